@@ -1,0 +1,224 @@
+"""What a token pruner does, as a small JSON file that validates itself."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import tempfile
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+CONFIG_NAME = "token_pruner_config.json"
+
+IMPORTANCES = ("auto", "cls", "received", "distinct", "norm")
+KERNELS = ("rbf", "cosine")
+POSITIONS = ("auto", "compact", "original")
+
+if TYPE_CHECKING:
+    Budget: TypeAlias = int | float
+else:
+
+    class Budget:
+        """`int | float` for argument parsers, which call one type on the text: "64" is a count, "0.25" and "1.0" a share."""
+
+        def __new__(cls, text: str) -> int | float:
+            try:
+                return int(text)
+            except ValueError:
+                return float(text)
+
+
+@dataclass
+class TokenPrunerConfig:
+    """How many visual tokens to keep, and how they are chosen.
+
+    Args:
+        method: the selection method, a key of `hf_efficient.representation.selection.METHODS`.
+        budget: an int >= 1 is a number of tokens, a float in (0, 1] a share of the tokens, both per unit (picture, tile
+            or frame). `1` keeps one token, `1.0` keeps all.
+        importance: where token importance comes from. "cls": attention of the [CLS] token in the layer the features come
+            from; "received": attention received from all tokens of the unit; "distinct": attention-free, distance from
+            the unit's mean direction; "norm": length of the feature; "auto": the best of these that the model offers.
+        importance_weight: lambda of F(S), in [0, 1]: 0 is pure coverage, 1 is plain top-importance.
+        coverage_mix: how far important tokens weigh more in coverage, in [0, 1]: 0 weighs all tokens alike.
+        kernel: similarity of two tokens in coverage, "rbf" or "cosine" (of centred features).
+        question_weight: share of relevance to the question in importance, in [0, 1]; 0 is question-agnostic.
+        min_group_share: rho of the quotas of tiles or frames inside one unit, in [0, 1]; 0 is no quota.
+        positions: position ids of the kept tokens: "compact" (renumbered), "original" (gaps kept), "auto" (what suits
+            the model family).
+
+    Raises:
+        ValueError: a field is outside of what is said above; the message names field, value and fix.
+    """
+
+    method: str = field(default="id_pruner", metadata={"help": "Selection method."})
+    budget: Budget = field(
+        default=0.25,
+        metadata={"help": "Tokens to keep per picture, tile or frame: a count (64) or a share (0.25; 1.0 keeps all)."},
+    )
+    importance: str = field(
+        default="auto", metadata={"help": f"Source of token importance: {', '.join(IMPORTANCES)}."}
+    )
+    importance_weight: float = field(default=0.1, metadata={"help": "Weight of importance against coverage, 0 to 1."})
+    coverage_mix: float = field(
+        default=0.5, metadata={"help": "How far important tokens weigh more in coverage, 0 to 1."}
+    )
+    kernel: str = field(default="rbf", metadata={"help": f"Similarity of two tokens: {', '.join(KERNELS)}."})
+    question_weight: float = field(
+        default=0.0, metadata={"help": "Share of question relevance in importance, 0 to 1."}
+    )
+    min_group_share: float = field(
+        default=0.0, metadata={"help": "Share of the budget guaranteed to tiles or frames."}
+    )
+    positions: str = field(default="auto", metadata={"help": f"Position ids of kept tokens: {', '.join(POSITIONS)}."})
+
+    def __post_init__(self) -> None:
+        from .selection import METHODS  # here, since it imports torch
+
+        _check_choice("method", self.method, tuple(METHODS))
+        _check_choice("importance", self.importance, IMPORTANCES)
+        _check_choice("kernel", self.kernel, KERNELS)
+        _check_choice("positions", self.positions, POSITIONS)
+        for name in ("importance_weight", "coverage_mix", "question_weight", "min_group_share"):
+            _check_share(name, getattr(self, name))
+        _check_budget(self.budget)
+
+    def tokens_to_keep(self, n: int) -> int:
+        """Number of tokens K kept of a unit of `n`: the one place where it is computed.
+
+        Args:
+            n: tokens of the unit, >= 1.
+
+        Returns:
+            min(n, budget) for a count; max(1, round(budget * n)) for a share (halves round up).
+        """
+        if n < 1:
+            raise ValueError(f"A unit of {n} tokens cannot be pruned; expected at least 1.")
+        if isinstance(self.budget, int):
+            return min(n, self.budget)
+        return max(1, min(n, math.floor(self.budget * n + 0.5)))
+
+    def to_dict(self) -> dict[str, Any]:
+        """All fields as plain JSON values."""
+        return asdict(self)
+
+    def to_json_string(self) -> str:
+        """The content of the saved file; a count and a share stay apart (`1` and `1.0`)."""
+        return json.dumps(self.to_dict(), indent=2, sort_keys=True) + "\n"
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> TokenPrunerConfig:
+        """Build from plain values; absent fields take their defaults.
+
+        Raises:
+            ValueError: a key is not a field of the config, or a value is invalid.
+        """
+        known = [f.name for f in fields(cls)]
+        unknown = sorted(set(values) - set(known))
+        if unknown:
+            raise ValueError(
+                f"Unknown token pruner settings {unknown}; expected only {known}. Remove them, or upgrade hf_efficient "
+                "if a newer version wrote them."
+            )
+        return cls(**values)
+
+    def save_pretrained(self, folder: str | os.PathLike[str]) -> None:
+        """Write `token_pruner_config.json` into `folder` (made if absent), whole or not at all."""
+        target = Path(folder)
+        if target.is_file():
+            raise ValueError(f"save_pretrained needs a folder, got the file {str(target)!r}.")
+        target.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(dir=target, prefix=CONFIG_NAME, suffix=".tmp")
+        try:
+            with os.fdopen(handle, "w", encoding="utf-8") as file:
+                file.write(self.to_json_string())
+            os.chmod(temporary, 0o644)  # mkstemp's 0600 would hide the file from other users of a shared folder
+            os.replace(temporary, target / CONFIG_NAME)
+        except BaseException:
+            Path(temporary).unlink(missing_ok=True)
+            raise
+
+    @classmethod
+    def from_pretrained(cls, folder_or_id: str | os.PathLike[str], **hub_kwargs: Any) -> TokenPrunerConfig:
+        """Read `token_pruner_config.json` from a folder or from a model on the Hub.
+
+        Args:
+            folder_or_id: local folder, or id of a Hub repository.
+            hub_kwargs: passed to `huggingface_hub.hf_hub_download` (`revision`, `token`, `cache_dir`, ...).
+
+        Raises:
+            FileNotFoundError: the local folder has no such file.
+            ValueError: the file is not JSON, has unknown keys or invalid values.
+        """
+        if os.path.isdir(folder_or_id):
+            path = os.path.join(folder_or_id, CONFIG_NAME)
+            if not os.path.isfile(path):
+                raise FileNotFoundError(
+                    f"No {CONFIG_NAME} in {str(folder_or_id)!r}: the folder was saved without a token pruner. "
+                    "Pass a TokenPrunerConfig, or save the folder with one attached."
+                )
+        else:
+            from huggingface_hub import hf_hub_download
+
+            path = hf_hub_download(str(folder_or_id), CONFIG_NAME, **hub_kwargs)
+        try:
+            values = json.loads(Path(path).read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise ValueError(f"{path} is not valid JSON: {error}") from error
+        if not isinstance(values, dict):
+            raise ValueError(f"{path} holds a JSON {type(values).__name__}, expected an object of settings.")
+        return cls.from_dict(values)
+
+    def push_to_hub(
+        self,
+        repo_id: str,
+        *,
+        commit_message: str = "Upload token pruner config",
+        private: bool | None = None,
+        token: bool | str | None = None,
+        revision: str | None = None,
+        create_pr: bool = False,
+    ) -> str:
+        """Upload `token_pruner_config.json` to a Hub repository (made if absent).
+
+        Returns:
+            The URL of the commit.
+        """
+        from huggingface_hub import HfApi
+
+        api = HfApi(token=token)
+        repo_id = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
+        if revision is not None and not revision.startswith("refs/pr"):
+            api.create_branch(repo_id, branch=revision, exist_ok=True)
+        commit = api.upload_file(
+            path_or_fileobj=self.to_json_string().encode(),
+            path_in_repo=CONFIG_NAME,
+            repo_id=repo_id,
+            commit_message=commit_message,
+            revision=revision,
+            create_pr=create_pr,
+        )
+        return str(commit.commit_url)
+
+
+def _check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        raise ValueError(f"{name}={value!r} is not known; expected one of {', '.join(map(repr, choices))}.")
+
+
+def _check_share(name: str, value: object) -> None:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= 1:
+        raise ValueError(f"{name}={value!r} is out of range; expected a number in [0, 1].")
+
+
+def _check_budget(value: object) -> None:
+    advice = "expected an int >= 1 (tokens per picture, tile or frame) or a float in (0, 1] (share of them)"
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise ValueError(f"budget={value!r} is a {type(value).__name__}; {advice}.")
+    if isinstance(value, int) and value < 1:
+        raise ValueError(f"budget={value!r} keeps nothing; {advice}.")
+    if isinstance(value, float) and not 0 < value <= 1:
+        fix = f" Write budget={int(value)} to keep that many tokens." if value > 1 and value.is_integer() else ""
+        raise ValueError(f"budget={value!r} is not a share; {advice}.{fix}")

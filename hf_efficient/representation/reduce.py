@@ -1,0 +1,199 @@
+"""From N visual tokens to K: checks, importance, selection, report. Usable alone on any (B, N, D) features."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from .config import TokenPrunerConfig
+from .importance import distinctiveness, norms, relevance, shares
+from .selection import METHODS
+from .selection.id_pruner import coverage_weights, kernel_matrix
+
+
+@dataclass
+class SelectionReport:
+    """What a reduction kept, per unit and without labels.
+
+    Args:
+        importance_retained: (B,) share of the unit's importance that the kept tokens hold, in [0, 1].
+        coverage: (B,) importance-weighted mean similarity of every token to its nearest kept one, in [0, 1].
+        num_tokens: N.
+        kept: K.
+    """
+
+    importance_retained: Tensor
+    coverage: Tensor
+    num_tokens: int
+    kept: int
+
+
+@dataclass
+class ReducedTokens:
+    """K tokens in place of N.
+
+    Args:
+        tokens: (B, K, D) in the dtype of the input; gradients flow to the kept tokens.
+        indices: (B, K) long, rising positions of the kept tokens.
+        assignment: (B, N) long or None: which of the K tokens stands for each of the N.
+        mass: (B, K) or None: how many tokens each of the K stands for.
+        report: see `SelectionReport`.
+    """
+
+    tokens: Tensor
+    indices: Tensor
+    assignment: Tensor | None
+    mass: Tensor | None
+    report: SelectionReport
+
+
+def reduce_tokens(
+    features: Tensor,
+    config: TokenPrunerConfig,
+    importance: Tensor | None = None,
+    query: Tensor | None = None,
+    groups: Tensor | None = None,
+    valid: Tensor | None = None,
+) -> ReducedTokens:
+    """Reduce every unit of a batch to `config.tokens_to_keep(N)` tokens.
+
+    The choice is made in float32 whatever the dtype, without gradient, and independently for every row.
+
+    Args:
+        features: (B, N, D), any float dtype.
+        config: method, budget and their settings.
+        importance: (B, N) >= 0, or None to compute what `config.importance` says.
+        query: (B, T, D) question tokens in the space of the features, needed if `config.question_weight` > 0.
+        groups: (N,) or (B, N) long or None: tile or frame of every token, for `config.min_group_share`.
+        valid: (B, N) bool or None: tokens that may be kept (False: padding, line breaks).
+
+    Returns:
+        The kept tokens in order of position, their positions, and the report.
+
+    Raises:
+        ValueError: shapes do not fit, values are not finite, importance is negative or missing, or fewer valid tokens
+            than the budget.
+    """
+    order, weights, valid = _choose(features, config, importance, query, groups, valid)
+    indices = order.sort(dim=1).values
+    k, n = indices.shape[1], features.shape[1]
+    if k == n:
+        tokens = features
+    else:
+        tokens = features.gather(1, indices.unsqueeze(-1).expand(-1, -1, features.shape[-1]))
+    return ReducedTokens(tokens, indices, None, None, _report(features.detach(), weights, indices, config, valid))
+
+
+def select_order(
+    features: Tensor,
+    config: TokenPrunerConfig,
+    importance: Tensor | None = None,
+    query: Tensor | None = None,
+    groups: Tensor | None = None,
+    valid: Tensor | None = None,
+) -> Tensor:
+    """The choice of `reduce_tokens` alone, (B, K) long in the order taken. Arguments and errors as there."""
+    return _choose(features, config, importance, query, groups, valid)[0]
+
+
+@torch.no_grad()
+def _choose(
+    features: Tensor,
+    config: TokenPrunerConfig,
+    importance: Tensor | None,
+    query: Tensor | None,
+    groups: Tensor | None,
+    valid: Tensor | None,
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Order taken (B, K), importance (B, N) float32 and validity after checks."""
+    groups = _check_shapes(features, importance, query, groups, valid)
+    with torch.autocast(features.device.type, enabled=False):
+        k = config.tokens_to_keep(features.shape[1])
+        x = features.float()
+        _check_values(x, importance, valid, k)
+        weights = _importance(x, config, importance, query, valid)
+        return METHODS[config.method](x, weights, k, config, groups=groups, valid=valid), weights, valid
+
+
+def _importance(
+    x: Tensor, config: TokenPrunerConfig, importance: Tensor | None, query: Tensor | None, valid: Tensor | None
+) -> Tensor:
+    """(B, N) float32 >= 0 from the argument or from `config.importance`, mixed with question relevance."""
+    if importance is not None:
+        weights = importance.float()
+    elif config.importance in ("auto", "distinct"):
+        weights = distinctiveness(x, valid)
+    elif config.importance == "norm":
+        weights = norms(x)
+    else:
+        raise ValueError(
+            f"importance={config.importance!r} comes from the vision model's attention: pass the `importance` argument "
+            "(see hf_efficient.representation.importance), or set importance='distinct'."
+        )
+    if config.question_weight:
+        if query is None:
+            raise ValueError(
+                f"question_weight={config.question_weight} needs the `query` argument (B, T, D); pass it, or set "
+                "question_weight=0."
+            )
+        asked = shares(relevance(x, query, valid=valid), valid)
+        weights = (1 - config.question_weight) * shares(weights, valid) + config.question_weight * asked
+    return weights
+
+
+def _check_shapes(
+    features: Tensor, importance: Tensor | None, query: Tensor | None, groups: Tensor | None, valid: Tensor | None
+) -> Tensor | None:
+    """Raise on shapes and dtypes that do not fit; `groups` comes back as (B, N)."""
+    if features.dim() != 3 or not features.is_floating_point() or 0 in features.shape:
+        raise ValueError(
+            f"features of shape {tuple(features.shape)} and dtype {features.dtype}; expected non-empty floats (B, N, D). "
+            "Add the batch dimension with features[None] for one unit."
+        )
+    batch, n, width = features.shape
+    if importance is not None and (importance.shape != (batch, n) or not importance.is_floating_point()):
+        raise ValueError(
+            f"importance of shape {tuple(importance.shape)} and dtype {importance.dtype}; expected floats {(batch, n)}."
+        )
+    if query is not None and (
+        query.dim() != 3 or query.shape[0] != batch or query.shape[2] != width or not query.shape[1]
+    ):
+        raise ValueError(f"query of shape {tuple(query.shape)}; expected ({batch}, T, {width}) with T >= 1.")
+    if valid is not None and (valid.shape != (batch, n) or valid.dtype != torch.bool):
+        raise ValueError(f"valid of shape {tuple(valid.shape)} and dtype {valid.dtype}; expected bool {(batch, n)}.")
+    if groups is None:
+        return None
+    if groups.shape not in ((n,), (batch, n)) or groups.dtype != torch.long:
+        raise ValueError(
+            f"groups of shape {tuple(groups.shape)} and dtype {groups.dtype}; expected long {(n,)} or {(batch, n)}."
+        )
+    return groups.expand(batch, n)
+
+
+def _check_values(x: Tensor, importance: Tensor | None, valid: Tensor | None, k: int) -> None:
+    """Raise on values that would make the choice meaningless."""
+    if not torch.isfinite(x).all():
+        raise ValueError("features hold NaN or infinite values; check the vision model's output (dtype overflow?).")
+    if importance is not None and not ((importance >= 0) & torch.isfinite(importance)).all():
+        raise ValueError("importance holds negative, NaN or infinite values; expected finite values >= 0.")
+    if valid is not None and (valid.sum(1) < k).any():
+        raise ValueError(
+            f"A unit has {int(valid.sum(1).min())} valid tokens, fewer than the {k} to keep; lower the budget for it."
+        )
+
+
+@torch.no_grad()
+def _report(
+    features: Tensor, importance: Tensor, indices: Tensor, config: TokenPrunerConfig, valid: Tensor | None
+) -> SelectionReport:
+    """The two normalised meters of the kept tokens."""
+    with torch.autocast(features.device.type, enabled=False):
+        p = shares(importance, valid)
+        pi = coverage_weights(p, config.coverage_mix, valid)
+        similarity = kernel_matrix(features.float(), config.kernel, valid)
+        nearest = similarity.gather(2, indices.unsqueeze(1).expand(-1, similarity.shape[1], -1)).amax(-1)
+        retained = p.gather(1, indices).sum(1).clamp(0, 1)
+        coverage = (pi * nearest).sum(1).clamp(0, 1)
+    return SelectionReport(retained, coverage, features.shape[1], indices.shape[1])

@@ -1,0 +1,38 @@
+"""Random tokens: the baseline every method has to beat."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+SEED = 20260  # one constant, so that a result depends neither on the config nor on the rest of the batch
+
+
+def select(
+    features: Tensor,
+    importance: Tensor,
+    k: int,
+    config: object = None,
+    *,
+    groups: Tensor | None = None,
+    valid: Tensor | None = None,
+) -> Tensor:
+    """The same draw for every unit of N tokens, without touching torch's global generator.
+
+    Args:
+        features: (B, N, D); only its shape counts.
+        importance: unused.
+        k: tokens to take.
+        config: unused.
+        groups: unused.
+        valid: (B, N) bool or None; tokens marked False are never taken.
+
+    Returns:
+        (B, k) long, in the order taken.
+    """
+    order = torch.randperm(features.shape[1], generator=torch.Generator().manual_seed(SEED)).to(features.device)
+    order = order.expand(features.shape[0], -1)
+    if valid is not None:
+        barred = ~valid.gather(1, order)
+        order = order.gather(1, barred.byte().sort(dim=1, stable=True).indices)
+    return order[:, :k]

@@ -1,0 +1,74 @@
+# Everything here runs in the project's own .venv, which the first target you call makes: Python >= 3.11 is all it needs.
+# Another interpreter: make demo PYTHON=/path/to/python3.12
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+# nothing here needs the Hub at run time
+export HF_HUB_OFFLINE ?= 1
+export HF_HUB_DISABLE_TELEMETRY ?= 1
+export GRADIO_ANALYTICS_ENABLED ?= False
+
+.DEFAULT_GOAL := help
+.PHONY: help demo space test test-slow lint format docs bench-speed bench-retention bench-representation clean
+
+help:  ## this list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/' | expand -t 24
+
+# The stamps hold what is installed: the package alone, or with all that tests, tools, Spaces and benchmarks need.
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "hf_efficient needs Python >= 3.11; $(PYTHON) is $$($(PYTHON) --version 2>&1). Try: make PYTHON=python3.12" >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip' 2>/dev/null || \
+	  { echo "$(PYTHON) cannot make virtual environments: install its venv module (Debian, Ubuntu: apt-get install python3-venv)" >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.stamp: setup.py constraints.txt | $(BIN)/python
+	@echo "Installing hf_efficient into $(VENV) (a few minutes the first time, most of them for torch)"
+	$(PIP_INSTALL) --editable '.[vlm]'
+	@rm -rf hf_efficient.egg-info  # a left-over of the build, which would go stale
+	@touch $@
+
+$(VENV)/.stamp-dev: setup.py constraints.txt | $(BIN)/python
+	@echo "Installing hf_efficient with its development tools into $(VENV) (a few minutes the first time, most of them for torch)"
+	$(PIP_INSTALL) --editable '.[dev]'
+	@rm -rf hf_efficient.egg-info
+	@touch $(VENV)/.stamp $@
+
+demo: $(VENV)/.stamp  ## a real VLM on real pictures: stock against pruned
+	$(BIN)/hf-efficient demo
+
+space: $(VENV)/.stamp-dev  ## the visual tokens Space on http://127.0.0.1:7860
+	$(BIN)/python spaces/visual_tokens/app.py
+
+test: $(VENV)/.stamp-dev  ## the test suite (offline, no GPU)
+	$(BIN)/python -m pytest -q -m "not slow"
+
+test-slow: $(VENV)/.stamp-dev  ## the tests that take minutes each
+	$(BIN)/python -m pytest -q -m slow
+
+lint: $(VENV)/.stamp-dev  ## ruff and mypy
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(VENV)/.stamp-dev  ## let ruff put the code in order
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+docs: $(VENV)/.stamp-dev  ## API pages into docs/api, links of all Markdown pages checked
+	$(BIN)/python -m pytest -q tests/test_docs.py
+	$(BIN)/pdoc --docformat google --output-directory docs/api hf_efficient
+
+bench-speed: $(VENV)/.stamp-dev  ## time and memory of token pruning
+	$(BIN)/python benchmarks/token_pruning_speed.py
+
+bench-retention: $(VENV)/.stamp-dev  ## accuracy of the tiny VLM at every budget and method
+	$(BIN)/python benchmarks/token_retention.py
+
+bench-representation: $(VENV)/.stamp-dev  ## how well K tokens stand for all N
+	$(BIN)/python benchmarks/token_representation.py
+
+clean:  ## remove what the targets made, but for .venv
+	rm -rf build dist *.egg-info docs/api hf_efficient_demo .pytest_cache .mypy_cache .ruff_cache
+	find . -name __pycache__ -type d -not -path './$(VENV)/*' -prune -exec rm -rf {} +

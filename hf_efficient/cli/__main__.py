@@ -1,0 +1,8 @@
+"""`python -m hf_efficient.cli`, for a machine where the script is not on the path."""
+
+import sys
+
+from hf_efficient.cli import main
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,73 @@
+"""Packaging. Tool settings are in pyproject.toml, the exact versions that make and CI use in constraints.txt."""
+
+import re
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+ROOT = Path(__file__).parent
+VERSION = re.search(r'^__version__ = "([^"]+)"', (ROOT / "hf_efficient" / "__init__.py").read_text(), re.MULTILINE)[1]
+
+# transformers 5.23 is the first release known to have both hooks we stand on: ProcessorMixin.replace_image_token and
+# forward(..., mm_encoder_outputs=...). Upper bounds only where a major release may change a face
+# we subclass.
+INSTALL_REQUIRES = [
+    "torch>=2.13",
+    "transformers>=5.23,<6",
+    "huggingface-hub>=1.32,<3",
+    "safetensors>=0.8",
+    "numpy>=2",
+    "pillow>=11",
+    "tqdm>=4.66",
+]
+
+# Not needed by the maths or by LLaVA, but by every video processor and by those of Qwen-VL, SmolVLM and InternVL.
+VLM = ["torchvision>=0.28"]
+VIDEO = ["av>=14"]
+SPACES = ["gradio>=6.31,<7"]
+BENCH = ["matplotlib>=3.9", "scikit-image>=0.25"]
+DEV = [
+    "accelerate>=1.15",
+    "datasets>=5.2",
+    "mypy>=2.4",
+    "pdoc>=15",
+    "playwright>=1.60",
+    "pytest>=9",
+    "ruff>=0.17",
+    "setuptools>=77",
+]
+
+setup(
+    name="hf-efficient",
+    version=VERSION,
+    description="Efficient representation for Hugging Face models: visual tokens kept where they tell something.",
+    long_description=(ROOT / "README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    author="The hf_efficient contributors",
+    license_expression="Apache-2.0",
+    license_files=["LICENSE"],
+    keywords=["transformers", "vision-language", "visual tokens", "token pruning", "efficient inference"],
+    python_requires=">=3.11",
+    packages=find_packages(include=["hf_efficient", "hf_efficient.*"]),
+    package_data={"hf_efficient": ["py.typed", "assets/**"]},
+    install_requires=INSTALL_REQUIRES,
+    extras_require={
+        "vlm": VLM,
+        "video": VLM + VIDEO,
+        "spaces": VLM + SPACES,
+        "bench": VLM + BENCH,
+        "dev": VLM + SPACES + BENCH + DEV,
+    },
+    entry_points={"console_scripts": ["hf-efficient = hf_efficient.cli:main"]},
+    classifiers=[
+        "Development Status :: 4 - Beta",
+        "Intended Audience :: Developers",
+        "Intended Audience :: Science/Research",
+        "Programming Language :: Python :: 3",
+        "Programming Language :: Python :: 3.11",
+        "Programming Language :: Python :: 3.12",
+        "Programming Language :: Python :: 3.13",
+        "Topic :: Scientific/Engineering :: Artificial Intelligence",
+        "Typing :: Typed",
+    ],
+)

@@ -1,0 +1,196 @@
+"""Ask a vision-language model about pictures and measure what it costs: answers, prefill time, KV-cache bytes."""
+
+from __future__ import annotations
+
+import json
+import os
+import statistics
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+ASSETS = Path(__file__).parents[1] / "assets"
+TINY_VLM = ASSETS / "tiny_vlm"
+EVALUATION_SET = ASSETS / "tiny_vlm_eval"
+
+
+@dataclass(frozen=True)
+class Question:
+    """One question about a picture, its one right answer, and the family of questions it belongs to."""
+
+    question: str
+    answer: str
+    family: str
+
+
+@dataclass(frozen=True)
+class Scene:
+    """A picture (RGB) and what is asked about it."""
+
+    name: str
+    image: Image.Image
+    questions: tuple[Question, ...]
+
+
+def load_evaluation_set(folder: str | os.PathLike[str] = EVALUATION_SET, limit: int | None = None) -> list[Scene]:
+    """Read a folder of pictures with questions (`metadata.jsonl`, the layout of datasets' imagefolder).
+
+    Args:
+        folder: holds `metadata.jsonl`, a line `{"file_name": ..., "questions": [{"question", "answer", "family"}]}` per
+            picture, and the pictures.
+        limit: read only the first so many.
+
+    Returns:
+        The scenes, in the order of the file.
+
+    Raises:
+        FileNotFoundError: there is no metadata.jsonl, or a picture it names is missing.
+        ValueError: a line is not of this form; the message names it.
+    """
+    path = Path(folder) / "metadata.jsonl"
+    if not path.is_file():
+        raise FileNotFoundError(f"No metadata.jsonl in {str(folder)!r}; expected a folder of pictures with questions.")
+    scenes = []
+    with path.open(encoding="utf-8") as file:
+        for number, line in enumerate(file, 1):
+            if limit is not None and len(scenes) == limit:
+                break
+            try:
+                entry = json.loads(line)
+                questions = tuple(Question(**question) for question in entry["questions"])
+                name = entry["file_name"]
+            except (ValueError, TypeError, KeyError) as error:
+                raise ValueError(f"{path}, line {number} is not a scene ({type(error).__name__}: {error}).") from error
+            with Image.open(path.parent / name) as image:
+                scenes.append(Scene(name, image.convert("RGB"), questions))
+    return scenes
+
+
+def encode_prompts(processor: Any, images: Sequence[Image.Image], questions: Sequence[str]) -> dict[str, Tensor]:
+    """Model inputs of one prompt per question: the picture, then the question, padded on the left.
+
+    Args:
+        processor: processor of a model with pictures, stock or with a token pruner.
+        images: one picture per question.
+        questions: what is asked, as the model was trained to be asked.
+
+    Returns:
+        `input_ids` (B, L), `attention_mask` (B, L), `pixel_values` and whatever else the processor gives.
+    """
+    prompts = [f"{processor.image_token} {question}" for question in questions]
+    batch = processor(images=list(images), text=prompts, padding=True, padding_side="left", return_tensors="pt")
+    return dict(batch)
+
+
+@torch.no_grad()
+def answer_questions(
+    model: Any,
+    processor: Any,
+    images: Sequence[Image.Image],
+    questions: Sequence[str],
+    batch_size: int = 32,
+    max_new_tokens: int = 8,
+    progress: Callable[[int], object] | None = None,
+) -> list[str]:
+    """Greedy answers, one prompt per question.
+
+    Args:
+        model: a model that generates text from pictures; put into evaluation mode by the caller.
+        processor: the model's.
+        images: one picture per question.
+        questions: as many.
+        batch_size: prompts that go through the model together.
+        max_new_tokens: longest answer.
+        progress: called after every batch with the number of questions it answered.
+
+    Returns:
+        The answers without special tokens, words separated by single spaces.
+
+    Raises:
+        ValueError: not as many pictures as questions.
+    """
+    if len(images) != len(questions):
+        raise ValueError(f"{len(images)} pictures for {len(questions)} questions; expected one picture per question.")
+    answers: list[str] = []
+    for start in range(0, len(questions), batch_size):
+        part = slice(start, start + batch_size)
+        inputs = on_device(model, encode_prompts(processor, images[part], questions[part]))
+        generated = model.generate(**inputs, do_sample=False, max_new_tokens=max_new_tokens)
+        replies = processor.batch_decode(generated[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
+        answers.extend(" ".join(reply.split()) for reply in replies)
+        if progress is not None:
+            progress(len(replies))
+    return answers
+
+
+def exact_match(predictions: Sequence[str], answers: Sequence[str]) -> list[bool]:
+    """Which predictions are the answer, word for word (case and spacing aside).
+
+    Raises:
+        ValueError: not as many predictions as answers.
+    """
+    if len(predictions) != len(answers):
+        raise ValueError(f"{len(predictions)} predictions for {len(answers)} answers; expected one for each.")
+    return [_plain(given) == _plain(right) for given, right in zip(predictions, answers, strict=True)]
+
+
+def _plain(text: str) -> str:
+    return " ".join(text.lower().split())
+
+
+def on_device(model: Any, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The inputs on the model's device, pictures in the model's dtype."""
+    moved = {}
+    for name, value in inputs.items():
+        moved[name] = value.to(model.device, model.dtype if value.is_floating_point() else None)
+    return moved
+
+
+@torch.no_grad()
+def prefill(model: Any, inputs: dict[str, Tensor]) -> Any:
+    """One forward pass over whole prompts, as `generate` starts: the output holds the filled `past_key_values`."""
+    return model(**on_device(model, inputs), use_cache=True, logits_to_keep=1)
+
+
+def prefill_seconds(model: Any, inputs: dict[str, Tensor], repeats: int = 5) -> float:
+    """Median time of `prefill`, vision tower and choice of tokens included. Compare only within one process.
+
+    Args:
+        model: stock or with a token pruner.
+        inputs: of `encode_prompts`, by the processor in the same state.
+        repeats: timed runs; one more before them is not timed.
+
+    Returns:
+        Seconds.
+    """
+    seconds = []
+    for _ in range(repeats + 1):
+        _wait_for(model.device)
+        start = time.perf_counter()
+        prefill(model, inputs)
+        _wait_for(model.device)
+        seconds.append(time.perf_counter() - start)
+    return statistics.median(seconds[1:])
+
+
+def _wait_for(device: torch.device) -> None:
+    if device.type != "cpu":
+        torch.accelerator.synchronize(device)
+
+
+def kv_cache_bytes(past_key_values: Any) -> int:
+    """Bytes of the keys and values that a cache holds, over all layers and the whole batch."""
+    return sum(tensor.numel() * tensor.element_size() for tensor in _cache_tensors(past_key_values))
+
+
+def _cache_tensors(past_key_values: Any) -> Iterable[Tensor]:
+    for layer in past_key_values.layers:
+        for tensor in (layer.keys, layer.values):
+            if tensor is not None:
+                yield tensor

@@ -1,0 +1,125 @@
+"""Answers, costs and the evaluation set, against the stock model's own single runs and closed forms."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from hf_efficient.representation.evaluation import (
+    EVALUATION_SET,
+    answer_questions,
+    encode_prompts,
+    exact_match,
+    kv_cache_bytes,
+    load_evaluation_set,
+    prefill,
+    prefill_seconds,
+)
+from tests.scene_vlm import make_scene_vlm, make_scenes
+
+
+@pytest.fixture(scope="module")
+def vlm() -> tuple[Any, Any]:
+    return make_scene_vlm()
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_scenes(tmp_path_factory.mktemp("scenes") / "set", scenes=4)
+
+
+def test_load_evaluation_set_reads_what_was_written(folder: Path) -> None:
+    scenes = load_evaluation_set(folder)
+    lines = [json.loads(line) for line in (folder / "metadata.jsonl").read_text().splitlines()]
+    assert [s.name for s in scenes] == [line["file_name"] for line in lines]
+    assert [[vars(q) for q in s.questions] for s in scenes] == [line["questions"] for line in lines]
+    assert all(s.image.mode == "RGB" and s.image.size == (96, 96) for s in scenes)
+    assert len(load_evaluation_set(folder, limit=3)) == 3
+
+
+def test_load_evaluation_set_names_the_broken_line(folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"metadata\.jsonl"):
+        load_evaluation_set(tmp_path)
+    good = (folder / "metadata.jsonl").read_text().splitlines()[0].replace("images/", f"{folder}/images/")
+    for bad in ("no json", "[]", "{}", json.dumps({"file_name": "x.png", "questions": [{"question": "?"}]})):
+        (tmp_path / "metadata.jsonl").write_text(f"{good}\n{bad}\n")
+        with pytest.raises(ValueError, match="line 2 is not a scene"):
+            load_evaluation_set(tmp_path)
+
+
+def test_the_shipped_evaluation_set_is_large_and_loads_as_an_imagefolder(tmp_path: Path) -> None:
+    from datasets import load_dataset
+
+    scenes = load_evaluation_set(EVALUATION_SET)
+    assert len(scenes) >= 500
+    assert len({question.family for scene in scenes for question in scene.questions}) >= 7
+    rows = load_dataset("imagefolder", data_dir=str(EVALUATION_SET), split="train", cache_dir=str(tmp_path))
+    assert len(rows) == len(scenes)
+    assert rows[7]["image"].convert("RGB").tobytes() == scenes[7].image.tobytes()
+    assert [q["answer"] for q in rows[7]["questions"]] == [q.answer for q in scenes[7].questions]
+
+
+def test_batched_answers_equal_single_ones(vlm: tuple[Any, Any], folder: Path) -> None:
+    model, processor = vlm
+    asked = [(scene.image, question.question) for scene in load_evaluation_set(folder) for question in scene.questions]
+    images, questions = zip(*asked)
+    seen: list[int] = []
+    batched = answer_questions(model, processor, images, questions, batch_size=5, progress=seen.append)
+    assert seen == [5, 5, 2]
+    single = []
+    for image, question in asked:
+        inputs = processor(images=image, text=f"<image> {question}", return_tensors="pt")
+        ids = model.generate(**inputs, do_sample=False, max_new_tokens=8)[0, inputs["input_ids"].shape[1] :]
+        single.append(" ".join(processor.decode(ids, skip_special_tokens=True).split()))
+    assert batched == single
+    assert len(set(batched)) > 1, "a model that always says the same tests nothing"
+
+
+def test_as_many_pictures_as_questions(vlm: tuple[Any, Any]) -> None:
+    with pytest.raises(ValueError, match="0 pictures for 1 questions"):
+        answer_questions(*vlm, images=[], questions=["list all ."])
+
+
+def test_exact_match_forgives_case_and_spacing_only() -> None:
+    assert exact_match(["Boot ", "bag  boot", "bag", ""], ["boot", "bag boot", "bags", "bag"]) == [
+        True,
+        True,
+        False,
+        False,
+    ]
+    with pytest.raises(ValueError, match="1 predictions for 2 answers"):
+        exact_match(["a"], ["a", "b"])
+
+
+def test_kv_cache_bytes_is_the_closed_form(vlm: tuple[Any, Any], folder: Path) -> None:
+    from transformers import DynamicCache
+
+    model, processor = vlm
+    scene = load_evaluation_set(folder)[0]
+    inputs = encode_prompts(processor, [scene.image] * 3, [q.question for q in scene.questions])
+    length = inputs["input_ids"].shape[1]
+    layers, heads, width, floats = 2, 2, 16, 4
+    assert kv_cache_bytes(prefill(model, inputs).past_key_values) == 2 * layers * 3 * heads * length * width * floats
+    half = prefill(model.to(torch.bfloat16), inputs).past_key_values
+    model.float()
+    assert kv_cache_bytes(half) * 2 == 2 * layers * 3 * heads * length * width * floats
+    assert kv_cache_bytes(DynamicCache(config=model.config.get_text_config())) == 0
+
+
+def test_prefill_is_the_first_step_of_generate(vlm: tuple[Any, Any], folder: Path) -> None:
+    model, processor = vlm
+    scene = load_evaluation_set(folder)[1]
+    inputs = encode_prompts(processor, [scene.image] * 3, [q.question for q in scene.questions])
+    first = prefill(model, inputs).logits[:, -1]
+    step = model.generate(**inputs, do_sample=False, max_new_tokens=1, return_dict_in_generate=True, output_logits=True)
+    assert torch.allclose(first, step.logits[0], atol=1e-5)
+
+
+def test_prefill_seconds_grows_with_the_batch(vlm: tuple[Any, Any], folder: Path) -> None:
+    model, processor = vlm
+    scene = load_evaluation_set(folder)[0]
+    one = encode_prompts(processor, [scene.image], ["list all ."])
+    many = encode_prompts(processor, [scene.image] * 64, ["list all ."] * 64)
+    assert 0 < prefill_seconds(model, one, 3) < prefill_seconds(model, many, 3)

@@ -197,3 +197,20 @@ def _report(
         retained = p.gather(1, indices).sum(1).clamp(0, 1)
         coverage = (pi * nearest).sum(1).clamp(0, 1)
     return SelectionReport(retained, coverage, features.shape[1], indices.shape[1])
+
+
+@torch.no_grad()
+def selection_report(
+    features: Tensor, config: TokenPrunerConfig, kept: Tensor, importance: Tensor | None = None, query: Tensor | None = None
+) -> SelectionReport:
+    """The report `reduce_tokens` would give had it kept `kept` (B, N) bool, which may differ in number between rows.
+
+    `kept` of the report is the largest number. Arguments and errors as of `reduce_tokens`.
+    """
+    with torch.autocast(features.device.type, enabled=False):
+        x = features.float()
+        p = shares(_importance(x, config, importance, query, None))
+        pi = coverage_weights(p, config.coverage_mix, None)
+        nearest = kernel_matrix(x, config.kernel, None).masked_fill(~kept.unsqueeze(1), 0).amax(-1)
+        retained, coverage = (p * kept).sum(1).clamp(0, 1), (pi * nearest).sum(1).clamp(0, 1)
+    return SelectionReport(retained, coverage, kept.shape[1], int(kept.sum(1).max()))

@@ -1,0 +1,149 @@
+"""The face: stock models and processors with fewer visual tokens, in two lines."""
+
+from __future__ import annotations
+
+import os
+import types
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from .attached import Attached, PlaceholderPruner, TokenPruner, attached_class
+from .config import TokenPrunerConfig
+from .families import family_of
+from .inputs import MODALITIES
+
+
+def attach_token_pruner(
+    model: Any, processor: Any, config: TokenPrunerConfig | dict[str, Any] | str | os.PathLike[str]
+) -> tuple[Any, Any]:
+    """Let a stock model and its processor work with fewer visual tokens, in place.
+
+    Afterwards `processor(...)` emits exactly K placeholders for every picture, tile or frame, and the model delivers
+    exactly K features for it; `forward`, `generate`, training and saving go on as before. `model.base_model.token_pruner`
+    tells what was kept (`.last`). Attaching again replaces the config.
+
+    Args:
+        model: a stock vision-language model with a language head, of a supported family.
+        processor: its stock processor.
+        config: a `TokenPrunerConfig`, its values as a dict, or a folder or Hub id it was saved to.
+
+    Returns:
+        The same model and processor.
+
+    Raises:
+        ValueError: the family is not supported, the processor is not the model's, or the config does not suit the family.
+    """
+    if isinstance(config, dict):
+        config = TokenPrunerConfig.from_dict(config)
+    elif not isinstance(config, TokenPrunerConfig):
+        config = TokenPrunerConfig.from_pretrained(config)
+    family = family_of(model)
+    _check_pair(model, processor, family)
+    pruner = TokenPruner(config, family)
+    base = model.base_model
+    family.source(base, "image", config.importance)  # raises if the encoder has no such importance
+    for thing, role in ((base, "base"), (model, "generation"), (processor, "processor")):
+        if not isinstance(thing, Attached):
+            _set_class(thing, attached_class(type(thing), role))
+    base.token_pruner = pruner
+    processor.token_pruner = PlaceholderPruner(config, family, model)
+    return model, processor
+
+
+def detach_token_pruner(model: Any, processor: Any) -> tuple[Any, Any]:
+    """Give a model and a processor their stock classes back, in place; either may be stock already.
+
+    Returns:
+        The same model and processor.
+    """
+    for thing in (model, model.base_model, processor):
+        if isinstance(thing, Attached):
+            _set_class(thing, thing.stock_class)
+            thing.__dict__.pop("token_pruner", None)
+    return model, processor
+
+
+@contextmanager
+def token_pruner(
+    model: Any, processor: Any, config: TokenPrunerConfig | dict[str, Any] | str | os.PathLike[str]
+) -> Iterator[tuple[Any, Any]]:
+    """Attach a token pruner inside a `with` block; what was attached before comes back after it, also on errors.
+
+    Arguments and errors as of `attach_token_pruner`. Yields model and processor.
+    """
+    before = [thing.__dict__.get("token_pruner") for thing in (model.base_model, processor)]
+    attach_token_pruner(model, processor, config)
+    try:
+        yield model, processor
+    finally:
+        for thing, partner, pruner in ((model.base_model, model, before[0]), (processor, None, before[1])):
+            if pruner is not None:
+                thing.token_pruner = pruner
+                continue
+            for part in (thing, partner):
+                if isinstance(part, Attached):
+                    _set_class(part, part.stock_class)
+            thing.__dict__.pop("token_pruner", None)
+
+
+def load_token_pruned(
+    folder_or_id: str | os.PathLike[str], config: TokenPrunerConfig | dict[str, Any] | None = None, **kwargs: Any
+) -> tuple[Any, Any]:
+    """Load a model and its processor with a token pruner attached.
+
+    Args:
+        folder_or_id: what an attached model and processor were saved to, or any stock folder or Hub id with `config`.
+        config: the pruner's config; None reads `token_pruner_config.json` beside the weights.
+        kwargs: for the model's `from_pretrained`; those about the Hub (`revision`, `token`, `cache_dir`,
+            `local_files_only`, `force_download`, `subfolder`) hold for the processor and the config too.
+
+    Returns:
+        Model and processor.
+
+    Raises:
+        FileNotFoundError: no config is given and none was saved.
+        ValueError: as `attach_token_pruner`.
+    """
+    from transformers import AutoModelForImageTextToText, AutoProcessor
+
+    hub = {k: v for k, v in kwargs.items() if k in HUB_ARGUMENTS}
+    if config is None:
+        config = TokenPrunerConfig.from_pretrained(folder_or_id, **hub)  # first: it fails before the weights are read
+    processor = AutoProcessor.from_pretrained(folder_or_id, **hub)
+    model = AutoModelForImageTextToText.from_pretrained(folder_or_id, **kwargs)
+    return attach_token_pruner(model, processor, config)
+
+
+HUB_ARGUMENTS = ("revision", "token", "cache_dir", "local_files_only", "force_download", "subfolder")
+
+
+def _set_class(thing: Any, new: type) -> None:
+    """Change an object's class; where accelerate holds a module's forward in the instance, change that too."""
+    thing.__class__ = new
+    if "_old_forward" in vars(thing):
+        thing._old_forward = types.MethodType(new.forward, thing)  # type: ignore[attr-defined]
+
+
+def _check_pair(model: Any, processor: Any, family: Any) -> None:
+    """Raise unless model and processor belong together."""
+    if not hasattr(model, "generate") or model.base_model is model:
+        raise ValueError(
+            f"{type(model).__name__} has no language head; pass the whole model (...ForConditionalGeneration), whose "
+            "base model gets the pruner."
+        )
+    if family.processor not in [cls.__name__ for cls in type(processor).__mro__]:
+        raise ValueError(
+            f"{type(processor).__name__} is not the processor of {type(model).__name__}; expected {family.processor}."
+        )
+    for modality in MODALITIES:
+        expected = getattr(model.config, f"{modality}_token_id", None)
+        if expected is None or not hasattr(model.base_model, f"get_{modality}_features"):
+            continue
+        token = family.placeholder(processor, modality)
+        found = processor.tokenizer.convert_tokens_to_ids(token)
+        if found != expected:
+            raise ValueError(
+                f"The processor writes {token!r} (id {found}) for a {modality}, but the model looks for id {expected}: "
+                "they do not belong together. Load both from the same folder."
+            )

@@ -1,0 +1,31 @@
+"""Gemma 3: a picture (or a pan-and-scan crop) is a unit; its tokens are patches averaged over squares."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor
+
+from .family import Family, Unit, pixel_values
+
+
+class Gemma3(Family):
+    """The processor repeats the tokenizer's image token; its own `image_token` is the one that opens a picture."""
+
+    processor = "Gemma3Processor"
+
+    def units(self, base: Any, call: dict[str, Any], modality: str) -> list[Unit]:
+        side = base.multi_modal_projector.tokens_per_side
+        return [Unit(side * side, (side, side)) for _ in range(len(pixel_values(call, modality)))]
+
+    def scores(self, base: Any, call: dict[str, Any], modality: str, attention: Tensor, units: list[Unit]) -> list[Tensor]:
+        projector = base.multi_modal_projector
+        side = projector.patches_per_image
+        return list(projector.avg_pool(attention.view(-1, 1, side, side)).flatten(1))
+
+    def placeholder(self, processor: Any, modality: str) -> str:
+        token: str = processor.tokenizer.image_token
+        return token
+
+
+FAMILY = Gemma3()

@@ -1,0 +1,39 @@
+"""Idefics3: a tile is a unit; its tokens are squares of patches, folded by pixel shuffle."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor
+
+from .family import Family, Unit, pixel_values
+
+
+class Idefics3(Family):
+    """Pictures come as (prompts, tiles, 3, height, width), filled up with black tiles, which the model leaves out."""
+
+    processor = "Idefics3Processor"
+    least_tiles = 0
+
+    def tower(self, base: Any, modality: str) -> Any:
+        return base.vision_model
+
+    def units(self, base: Any, call: dict[str, Any], modality: str) -> list[Unit]:
+        pixels = pixel_values(call, modality)
+        tiles = int((pixels != 0).flatten(2).any(-1).sum())
+        side = int(base.image_seq_len**0.5)
+        grid = (side, side) if side * side == base.image_seq_len else None
+        return [Unit(base.image_seq_len, grid) for _ in range(max(self.least_tiles, tiles))]
+
+    def scores(self, base: Any, call: dict[str, Any], modality: str, attention: Tensor, units: list[Unit]) -> list[Tensor]:
+        return list(base.connector.pixel_shuffle(attention.unsqueeze(-1), base.connector.scale_factor).sum(-1))
+
+    def placeholder(self, processor: Any, modality: str) -> str:
+        token: str = processor.image_token
+        return token
+
+    def counted_units(self, processor: Any, modality: str, tokens: int, patches: int, size: Any) -> list[int]:
+        return [processor.image_seq_len] * patches
+
+
+FAMILY = Idefics3()

@@ -1,0 +1,39 @@
+"""InternVL: a tile or a frame is a unit; its tokens are squares of patches, folded by pixel shuffle."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor
+
+from .family import Family, Unit, pixel_values
+
+
+class InternVL(Family):
+    """The tiles of a picture share one run of placeholders; videos are shown as pictures."""
+
+    processor = "InternVLProcessor"
+
+    def units(self, base: Any, call: dict[str, Any], modality: str) -> list[Unit]:
+        pixels = pixel_values(call, modality)
+        rows, columns = (int(side * base.config.downsample_ratio) for side in self.patch_grid(base, pixels))
+        return [Unit(rows * columns, (rows, columns)) for _ in range(len(pixels))]
+
+    def scores(self, base: Any, call: dict[str, Any], modality: str, attention: Tensor, units: list[Unit]) -> list[Tensor]:
+        patches = attention[:, self.dropped(base, call) :]
+        side = int(patches.shape[1] ** 0.5)
+        folded = base.pixel_shuffle(patches.view(-1, side, side, 1), scale_factor=base.config.downsample_ratio)
+        return list(folded.sum(-1).flatten(1))
+
+    def placeholder(self, processor: Any, modality: str) -> str:
+        token: str = processor.image_token
+        return token
+
+    def run_units(self, processor: Any, run: int, modality: str, inputs: Any, index: int) -> list[int]:
+        return [processor.image_seq_length] * (run // processor.image_seq_length)
+
+    def counted_units(self, processor: Any, modality: str, tokens: int, patches: int, size: Any) -> list[int]:
+        return [processor.image_seq_length] * patches
+
+
+FAMILY = InternVL()

@@ -1,0 +1,61 @@
+"""LLaVA-OneVision: a picture is a unit as in LLaVA-NeXT; among several in a prompt, one tile and one line break.
+
+A video is one unit too: its frames, pooled to a quarter of their tokens, and one line break at the end.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .family import Unit, frames, pixel_values, setting
+from .llava_next import LlavaNext, anyres_unit, image_sizes
+
+
+class LlavaOnevision(LlavaNext):
+    """Anyres with at most `anyres_max_<m>` tiles' worth of tokens, beyond which the model resizes the feature map."""
+
+    processor = "LlavaOnevisionProcessor"
+
+    def units(self, base: Any, call: dict[str, Any], modality: str) -> list[Unit]:
+        if modality == "image":
+            return super().units(base, call, modality)
+        videos = pixel_values(call, modality)
+        rows, columns = ((side + 1) // 2 for side in self.patch_grid(base, videos))
+        frame = torch.zeros(rows * columns * videos.shape[1])
+        units = []
+        for _ in range(len(videos)):
+            unit = anyres_unit(torch.cat([frame, torch.tensor([-1.0])]), overview=0)
+            shown = frames(len(frame), videos.shape[1])
+            unit.groups = None if shown is None else torch.cat([shown, shown[-1:]])
+            units.append(unit)
+        return units
+
+    def scores(self, base: Any, call: dict[str, Any], modality: str, attention: Tensor, units: list[Unit]) -> list[Tensor]:
+        if modality == "image":
+            return super().scores(base, call, modality, attention, units)
+        pooled = base.apply_pooling(attention[:, self.dropped(base, call) :].unsqueeze(-1)).squeeze(-1)
+        videos = pooled.reshape(len(units), -1)
+        return list(torch.cat([videos, videos.new_zeros(len(units), 1)], dim=1))
+
+    def tiles(self, base: Any, call: dict[str, Any]) -> list[int]:
+        counts = super().tiles(base, call)
+        together = call.get("batch_num_images")
+        if together is None:
+            return counts
+        alone = [n == 1 for n in torch.as_tensor(together).tolist() for _ in range(n)]
+        return [count if single else 1 for count, single in zip(counts, alone, strict=True)]
+
+    def pack(self, base: Any, call: dict[str, Any], maps: list[Tensor], newline: float) -> list[Tensor]:
+        packed, _ = base.pack_image_features(
+            [m.unsqueeze(-1) for m in maps],
+            image_sizes(call),
+            image_newline=torch.tensor([newline]),
+            vision_aspect_ratio=setting(base, call, "vision_aspect_ratio"),
+        )
+        return [m.squeeze(-1) for m in packed]
+
+
+FAMILY = LlavaOnevision()

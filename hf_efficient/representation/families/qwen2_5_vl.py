@@ -1,0 +1,31 @@
+"""Qwen2.5-VL: as Qwen2-VL, with an encoder that mostly looks through windows and orders its patches by them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor
+from transformers.vision_utils import get_vision_window_index
+
+from .qwen2_vl import Qwen2VL
+
+
+class Qwen25VL(Qwen2VL):
+    """Importance comes from the last block in which a picture sees all of itself; the order of windows is undone."""
+
+    processor = "Qwen2_5_VLProcessor"
+
+    def block(self, base: Any) -> int:
+        return int(max(base.visual.fullatt_block_indexes))
+
+    def raster_order(self, base: Any, call: dict[str, Any], modality: str, merged: Tensor) -> Any:
+        order, _ = get_vision_window_index(
+            call[f"{modality}_grid_thw"],
+            spatial_merge_size=base.visual.spatial_merge_size,
+            window_size=base.visual.window_size,
+            patch_size=base.visual.patch_size,
+        )
+        return order.argsort().to(merged.device)
+
+
+FAMILY = Qwen25VL()

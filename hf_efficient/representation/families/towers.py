@@ -1,0 +1,135 @@
+"""Importance from vision encoders: the attention of one layer, rebuilt from its queries and keys.
+
+Forward hooks read queries and keys where the encoder makes them, so the encoder keeps its fused attention (which returns
+no map) and nothing is computed twice but one layer's scores.
+"""
+
+from __future__ import annotations
+
+from types import TracebackType
+from typing import Any, Protocol, Self
+
+import torch
+from torch import Tensor, nn
+
+from ..importance import cls_attention, received_attention
+
+
+class AttentionWatch(Protocol):
+    """While entered, learns the attention of what runs; afterwards `result()` tells it."""
+
+    def __enter__(self) -> Self: ...
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None: ...
+    def result(self) -> Tensor:
+        """(pictures, tokens) float32, or (tokens,) for encoders that run all pictures as one sequence."""
+        ...
+
+
+class Hooks:
+    """Forward hooks that live as long as a `with` block."""
+
+    def __init__(self) -> None:
+        self.handles: list[Any] = []
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        while self.handles:
+            self.handles.pop().remove()
+
+
+class VitWatch(Hooks):
+    """Attention of one layer of an encoder with `q_proj` and `k_proj`: CLIP, SigLIP, DINOv2, InternViT, Idefics3."""
+
+    def __init__(self, tower: nn.Module, layer: int | list[int], source: str) -> None:
+        """`layer`: index into the encoder's hidden states, or several, of which the last counts; `source`: "cls" or "received"."""
+        super().__init__()
+        self.module = attention_at(tower, layer if isinstance(layer, int) else layer[-1])
+        self.source = source
+        self.seen: dict[str, Any] = {}
+
+    def __enter__(self) -> Self:
+        for name in ("q", "k"):
+            # where queries and keys are normed, the norm's output is what attention sees
+            part = getattr(self.module, f"{name}_norm", None) or getattr(self.module, f"{name}_proj")
+            self.handles.append(part.register_forward_hook(self._keep(name)))
+        self.handles.append(self.module.register_forward_pre_hook(self._keep_mask, with_kwargs=True))
+        return self
+
+    def _keep(self, name: str) -> Any:
+        def hook(module: nn.Module, inputs: Any, output: Tensor) -> None:
+            self.seen[name] = output.detach()
+
+        return hook
+
+    def _keep_mask(self, module: nn.Module, inputs: Any, kwargs: dict[str, Any]) -> None:
+        self.seen["mask"] = kwargs.get("attention_mask")
+
+    @torch.no_grad()
+    def result(self) -> Tensor:
+        """(pictures, tokens) float32; tokens the encoder was told to ignore get 0."""
+        q, k = (split_heads(self.seen[name], self.module) for name in "qk")
+        scale = float(getattr(self.module, "scale", None) or self.module.scaling)
+        if self.source == "cls":
+            return cls_attention(q[:, :, 0], k, scale)
+        seen = visible_keys(self.seen["mask"], k.shape[2])
+        if seen is None:
+            return received_attention(q, k, scale)
+        result = k.new_zeros(k.shape[0], k.shape[2], dtype=torch.float32)
+        for i, real in enumerate(seen):
+            result[i, real] = received_attention(q[i : i + 1, :, real], k[i : i + 1, :, real], scale)[0]
+        return result
+
+
+def split_heads(x: Tensor, module: Any) -> Tensor:
+    """(B, N, H·d) or (B, N, H, d) -> (B, H, N, d)."""
+    return x.reshape(*x.shape[:2], -1, module.head_dim).transpose(1, 2)
+
+
+def visible_keys(mask: Any, n: int) -> Tensor | None:
+    """(B, n) bool: keys that queries may see, from the mask (B, 1, n, n) given to a layer; None if all of them."""
+    if not isinstance(mask, Tensor):
+        return None
+    seen = (mask if mask.dtype == torch.bool else mask > torch.finfo(mask.dtype).min / 2).reshape(mask.shape[0], -1, n)
+    seen = seen.any(1)
+    return None if bool(seen.all()) else seen
+
+
+def attention_layers(tower: nn.Module) -> list[nn.Module]:
+    """The attention modules of an encoder, first to last; empty where none is of a known make."""
+    inner = getattr(tower, "vision_model", tower)
+    inner = getattr(inner, "encoder", inner)
+    layers = next((found for name in ("layers", "layer") if (found := getattr(inner, name, None)) is not None), [])
+    modules = []
+    for layer in layers:
+        found = [part for name in ("self_attn", "attention") if (part := getattr(layer, name, None)) is not None]
+        if not found or not hasattr(found[0], "q_proj"):
+            return []
+        modules.append(found[0])
+    return modules
+
+
+def attention_at(tower: nn.Module, hidden_state: int) -> nn.Module:
+    """Attention of the layer that makes `hidden_states[hidden_state]`; of the first layer for the embeddings, state 0."""
+    modules = attention_layers(tower)
+    return modules[hidden_state if hidden_state < 0 else max(0, hidden_state - 1)]
+
+
+def prefix_tokens(tower: nn.Module) -> int:
+    """Tokens an encoder puts before those of the patches: [CLS] and registers."""
+    embeddings = getattr(getattr(tower, "vision_model", tower), "embeddings", None)
+    has_cls = any(hasattr(embeddings, name) for name in ("class_embedding", "cls_token"))
+    registers = getattr(embeddings, "register_tokens", None)
+    return int(has_cls) + (0 if registers is None else registers.shape[1])
+
+
+def offers(tower: nn.Module) -> tuple[str, ...]:
+    """Sources of importance an encoder has, the best first."""
+    if not attention_layers(tower):
+        return ()
+    return ("cls", "received") if prefix_tokens(tower) else ("received",)

@@ -1,0 +1,200 @@
+"""From the features of an encoder to those of the kept tokens, unit by unit, whatever container they come in."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .config import TokenPrunerConfig
+from .families.family import Family, Unit
+from .reduce import reduce_tokens, select_order, selection_report
+
+
+@dataclass
+class KeptUnit:
+    """What was kept of one picture, tile, frame or video.
+
+    Args:
+        modality: "image" or "video".
+        num_tokens: N, the tokens it had.
+        indices: (K,) long, rising: the tokens it has now.
+        importance_retained: scalar in [0, 1], share of the importance that the kept tokens hold.
+        coverage: scalar in [0, 1], how well the kept tokens stand for all.
+        grid: rows and columns of the N tokens, None where they form no raster.
+    """
+
+    modality: str
+    num_tokens: int
+    indices: Tensor
+    importance_retained: Tensor
+    coverage: Tensor
+    grid: tuple[int, int] | None
+
+
+def encode(
+    stock: Callable[..., Any],
+    base: Any,
+    family: Family,
+    config: TokenPrunerConfig,
+    call: dict[str, Any],
+    modality: str,
+    question: Callable[[list[Unit]], Tensor] | None = None,
+) -> Any:
+    """Run a stock feature function and keep what the config says of its output.
+
+    Args:
+        stock: `get_image_features` or `get_video_features`, bound to `base`.
+        base: the model without its head.
+        family: the family of the model.
+        config: method, budget and their settings.
+        call: named arguments of `stock`.
+        modality: "image" or "video".
+        question: from units to (U, 1, D) text of their prompts, needed if `config.question_weight` > 0.
+
+    Returns:
+        The stock output, with `pooler_output` (and `deepstack_features`) reduced in the same container, and a list of
+        `KeptUnit` as its attribute `kept`.
+    """
+    units = family.units(base, call, modality)
+    prunes = any(config.tokens_to_keep(unit.n) < unit.n for unit in units)
+    source = family.source(base, modality, config.importance) if prunes else None
+    call = {**call, "return_dict": True}
+    scores = None
+    if source is None:
+        output = stock(**call)
+    else:
+        with family.attention(base, call, modality, source) as watch:
+            output = stock(**call)
+        scores = family.scores(base, call, modality, watch.result(), units)
+    query = question(units) if question is not None and prunes else None
+    features = split(output.pooler_output, units)
+    output.kept = choose(features, units, scores, query, config, modality)
+    output.pooler_output = repack(output.pooler_output, units, features, output.kept)
+    levels = getattr(output, "deepstack_features", None)
+    if levels is not None:
+        output.deepstack_features = [repack(level, units, split(level, units), output.kept) for level in levels]
+    return output
+
+
+def split(container: Any, units: list[Unit]) -> list[Tensor]:
+    """Features of every unit, (N_u, D), from a tensor (U, N, D) or from pieces that hold whole units."""
+    flat = torch.cat([piece.reshape(-1, piece.shape[-1]) for piece in container])
+    return list(flat.split([unit.n for unit in units]))
+
+
+def repack(container: Any, units: list[Unit], features: list[Tensor], kept: list[KeptUnit]) -> Any:
+    """The kept tokens in a container like the one they came in: tensor, list or tuple of whole units."""
+    tokens = [x if len(k.indices) == len(x) else x[k.indices] for x, k in zip(features, kept, strict=True)]
+    if isinstance(container, Tensor):
+        return torch.stack(tokens)
+    pieces, at = [], 0
+    for piece in container:
+        end, length = at, 0
+        while length < len(piece):
+            length += units[end].n
+            end += 1
+        pieces.append(torch.cat(tokens[at:end]) if end > at else piece)
+        at = end
+    return type(container)(pieces)
+
+
+def choose(
+    features: list[Tensor],
+    units: list[Unit],
+    scores: list[Tensor] | None,
+    query: Tensor | None,
+    config: TokenPrunerConfig,
+    modality: str,
+) -> list[KeptUnit]:
+    """What to keep of every unit; units laid out alike are chosen in one batch.
+
+    Args:
+        features: (N_u, D) of every unit.
+        units: their layout.
+        scores: (N_u,) importance of every unit, or None for what `config.importance` computes from features.
+        query: (U, 1, D) or None.
+        config: method, budget and their settings.
+        modality: noted in the result.
+    """
+    alike: dict[Any, list[int]] = {}
+    for i, unit in enumerate(units):
+        layout = [None if part is None else part.numpy().tobytes() for part in (unit.groups, unit.newline)]
+        alike.setdefault((unit.n, *layout), []).append(i)
+    kept: list[Any] = [None] * len(units)
+    for members in alike.values():
+        unit = units[members[0]]
+        stack = torch.stack([features[i].detach() for i in members])
+        weights = None if scores is None else torch.stack([scores[i] for i in members]).to(stack.device)
+        asked = None if query is None else query[members].to(stack.device)
+        indices, retained, coverage = choose_alike(stack, unit, weights, asked, config)
+        for row, i in enumerate(members):
+            kept[i] = KeptUnit(modality, unit.n, indices[row], retained[row], coverage[row], units[i].grid)
+    return kept
+
+
+@torch.no_grad()
+def choose_alike(
+    features: Tensor, unit: Unit, scores: Tensor | None, query: Tensor | None, config: TokenPrunerConfig
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Kept indices (U, K), importance retained (U,) and coverage (U,) of units (U, N, D) of one layout."""
+    k, n = config.tokens_to_keep(unit.n), unit.n
+    if k == n:  # nothing to choose, and the greedy loop would be at its longest
+        every = torch.arange(n, device=features.device).expand(len(features), -1)
+        return every, *torch.ones(2, len(features), device=features.device)
+    groups = None if unit.groups is None else unit.groups.to(features.device)
+    if unit.newline is None:
+        reduced = reduce_tokens(features, config, scores, query, groups)
+        return reduced.indices, reduced.report.importance_retained, reduced.report.coverage
+    tokens = (~unit.newline).nonzero().squeeze(1).to(features.device)
+    features = features[:, tokens]
+    scores = None if scores is None else scores[:, tokens]
+    groups = None if groups is None else groups[tokens]
+    order = select_order(features, replace(config, budget=min(k, len(tokens))), scores, query, groups)
+    assert unit.row is not None
+    mask = keep_rows(tokens[order], unit.row.to(features.device), unit.newline.to(features.device), k)
+    report = selection_report(features, config, mask[:, tokens], scores, query)
+    indices = mask.byte().sort(dim=1, descending=True, stable=True).indices[:, :k]
+    return indices.sort(dim=1).values, report.importance_retained, report.coverage
+
+
+def keep_rows(order: Tensor, row: Tensor, newline: Tensor, k: int) -> Tensor:
+    """The longest start of a greedy order that fits the budget together with the line breaks of its rows.
+
+    A token costs 1, and 1 more if it is the first of its row, since the row's line break is kept with it. Where one place
+    remains, it goes to the next token in the order that costs 1, and if there is none to the line break of the next row.
+    A budget of one goes to a token in any case.
+
+    Args:
+        order: (U, M) long, tokens in the order taken, M >= min(k, number of tokens).
+        row: (N,) long, row of every token and of the line break that ends it; -1 for tokens outside of rows.
+        newline: (N,) bool, which tokens are line breaks.
+        k: the budget, at most N.
+
+    Returns:
+        (U, N) bool with exactly k True in every line.
+    """
+    units, length = order.shape
+    n, rows = len(row), int(newline.sum())
+    step = torch.arange(length, device=order.device).expand(units, -1)
+    of = row[order] + 1  # 0 stands for tokens outside of rows
+    first = torch.full((units, rows + 1), length, device=order.device).scatter_reduce(1, of, step, "amin")
+    opens = (first.gather(1, of) == step) & (of > 0)
+    fits = (1 + opens.long()).cumsum(1) <= k
+    kept = torch.zeros(units, n, dtype=torch.bool, device=order.device).scatter(1, order, fits)
+    breaks = newline.nonzero().squeeze(1)  # in the order of rows
+    opened = torch.zeros(units, rows + 1, dtype=torch.long, device=order.device).scatter_add(1, of, fits.long()) > 0
+    opened[:, 0] = False
+    kept[:, breaks] = opened[:, 1:]
+    spare = kept.sum(1) < k
+    cheap = ~fits & ((of == 0) | opened.gather(1, of))
+    found = cheap.any(1)
+    # the first cheap token, else the first that did not fit: its line break, or itself where nothing is kept yet
+    place = torch.where(found, cheap.byte().argmax(1), (~fits).byte().argmax(1)).unsqueeze(1)
+    token, next_row = order.gather(1, place), of.gather(1, place)
+    line_break = breaks[(next_row - 1).clamp_min(0)]
+    chosen = torch.where(found.unsqueeze(1) | ~kept.any(1, keepdim=True), token, line_break)
+    return kept.scatter(1, chosen, kept.gather(1, chosen) | spare.unsqueeze(1))

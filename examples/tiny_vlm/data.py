@@ -1,0 +1,129 @@
+"""Training data made on the fly: scene number n is the same in every run, so that training resumes exactly."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+from transformers import PreTrainedTokenizerFast
+
+from .architecture import IMAGE, PIXEL_MEAN, PIXEL_STD
+from .questions import FAMILIES
+from .scenes import GARMENTS, GRID, LAYOUTS, Layout, Pictures, Scene, compose_scene
+
+VISUAL_TOKENS = GRID * GRID
+IGNORED = -100
+_KIND = {word: number for number, word in enumerate(GARMENTS, start=1)}
+
+
+@dataclass
+class PatchData(Dataset):
+    """Scenes with what each patch shows, for `PatchReader`."""
+
+    pictures: Pictures
+    length: int
+    seed: int = 0
+    layout: Layout = LAYOUTS["standard"]
+
+    def __len__(self) -> int:
+        return self.length
+
+    def __getitem__(self, index: int) -> dict[str, Tensor]:
+        scene = compose_scene(np.random.default_rng((self.seed, index)), self.pictures, self.layout)
+        kind = np.array([0, *(_KIND[item.word] for item in scene.items)])
+        place = np.array([IGNORED, *(item.place for item in scene.items)])
+        size = np.array([0, *(item.side / 32 for item in scene.items)], np.float32)
+        middle = np.zeros(VISUAL_TOKENS, np.float32)
+        middle[[item.centre_patch for item in scene.items]] = 1
+        numbers = np.bincount(kind[1:], minlength=len(GARMENTS) + 1)
+        numbers[0] = len(scene.items)
+        owner = scene.owner + 1
+        return {
+            "pixel_values": pixel_values(scene), "kind": torch.from_numpy(kind[owner]),
+            "place": torch.from_numpy(place[owner]), "size": torch.from_numpy(size[owner]),
+            "middle": torch.from_numpy(middle), "numbers": torch.from_numpy(numbers),
+        }  # fmt: skip
+
+
+@dataclass
+class TurnData(Dataset):
+    """Scenes with many question-answer turns each, packed into one sequence behind one picture.
+
+    Every turn attends to the picture and to itself, and its positions start right behind the picture: exactly what
+    it meets at test time, where it is asked alone. One pass over the picture pays for all its turns.
+
+    With `name_patches`, a visual token that shows a garment is also trained to say that garment's word: this aligns
+    the projector with the language model before, and while, questions ground in it.
+    """
+
+    pictures: Pictures
+    tokenizer: PreTrainedTokenizerFast
+    length: int
+    turns: int = 20
+    seed: int = 1
+    name_patches: bool = False
+    layout: Layout = LAYOUTS["standard"]
+
+    def __post_init__(self) -> None:
+        self._ids = self.tokenizer.get_vocab()
+
+    def __len__(self) -> int:
+        return self.length
+
+    def __getitem__(self, index: int) -> dict[str, Tensor]:
+        rng = np.random.default_rng((self.seed, index))
+        scene = compose_scene(rng, self.pictures, self.layout)
+        prefix = [self._ids["<s>"], *[self._ids[IMAGE]] * VISUAL_TOKENS]
+        ids, turn, positions, labels = (
+            list(prefix),
+            [0] * len(prefix),
+            list(range(len(prefix))),
+            [IGNORED] * len(prefix),
+        )
+        if self.name_patches:
+            words = [self._ids[item.word] for item in scene.items]
+            labels[2:] = [words[owner] if owner >= 0 else IGNORED for owner in scene.owner[:-1]]
+        for number, (question, answer) in enumerate(sample_turns(rng, scene, self.turns), start=1):
+            asked = [self._ids[word] for word in question.split()]
+            told = [*(self._ids[word] for word in answer.split()), self._ids["</s>"]]
+            ids += asked + told
+            turn += [number] * (len(asked) + len(told))
+            positions += range(len(prefix), len(prefix) + len(asked) + len(told))
+            labels += [IGNORED] * len(asked) + told
+        return {
+            "pixel_values": pixel_values(scene), "input_ids": torch.tensor(ids), "turn": torch.tensor(turn),
+            "position_ids": torch.tensor(positions), "labels": torch.tensor(labels),
+        }  # fmt: skip
+
+
+def sample_turns(rng: np.random.Generator, scene: Scene, turns: int) -> list[tuple[str, str]]:
+    """Distinct questions about `scene`, families drawn equally often; fewer than `turns` where no more are found."""
+    families, asked = list(FAMILIES.values()), {}
+    for _ in range(2 * turns):
+        turn = families[rng.integers(len(families))](rng, scene)
+        if turn is not None:
+            asked[turn[0]] = turn[1]
+        if len(asked) == turns:
+            break
+    return list(asked.items())
+
+
+def collate_turns(rows: list[dict[str, Tensor]]) -> dict[str, Tensor]:
+    """Pad on the right and build the (B, 1, L, L) mask under which no turn sees another."""
+    pad = lambda name, value: torch.nn.utils.rnn.pad_sequence([row[name] for row in rows], True, value)  # noqa: E731
+    turn = pad("turn", -1)
+    length = turn.shape[1]
+    causal = torch.ones(length, length, dtype=torch.bool).tril()
+    same = (turn[:, None, :] == 0) | (turn[:, None, :] == turn[:, :, None])
+    return {
+        "pixel_values": torch.stack([row["pixel_values"] for row in rows]),
+        "input_ids": pad("input_ids", 0), "position_ids": pad("position_ids", 0), "labels": pad("labels", IGNORED),
+        "attention_mask": (causal & same)[:, None],
+    }  # fmt: skip
+
+
+def pixel_values(scene: Scene) -> Tensor:
+    """(3, 96, 96) float32, as the processor's image processor makes it of `scene.image()`."""
+    pixels = torch.from_numpy((scene.pixels.astype(np.float32) / 255 - PIXEL_MEAN) / PIXEL_STD)
+    return pixels.expand(3, -1, -1)

@@ -1,0 +1,101 @@
+"""Train the tiny VLM that ships with hf_efficient: `python examples/train_tiny_vlm.py --output-dir runs/tiny_vlm`.
+
+Three stages, each with the HF Trainer, each resumable (run the same command again after an interruption):
+
+1. `vision`: a CLIP tower learns from scratch what each patch of a scene shows;
+2. `decoder`: projector and language model learn to answer on the frozen tower, many turns a picture;
+3. `joint`: the whole model at a low learning rate.
+
+Needs Fashion-MNIST (Debian: `apt-get install dataset-fashion-mnist`). Uses bfloat16 autocast where it pays.
+"""
+
+import argparse
+import dataclasses
+from pathlib import Path
+
+import torch
+from tiny_vlm.architecture import PatchReader, make_processor, make_vlm
+from tiny_vlm.data import PatchData, TurnData, collate_turns
+from tiny_vlm.scenes import FASHION_MNIST, load_fashion_mnist
+from transformers import LlavaForConditionalGeneration, Trainer, TrainingArguments, set_seed
+from transformers.trainer_utils import get_last_checkpoint
+
+
+@dataclasses.dataclass(frozen=True)
+class Stage:
+    """How long and how fast one stage trains."""
+
+    steps: int
+    batch: int
+    learning_rate: float
+
+
+STAGES = {"vision": Stage(2500, 64, 1e-3), "decoder": Stage(10000, 16, 1e-3), "joint": Stage(2000, 16, 1e-4)}
+
+
+def training_arguments(folder: Path, stage: Stage, seed: int) -> TrainingArguments:
+    """AdamW, warm-up, cosine; a checkpoint every few minutes."""
+    return TrainingArguments(
+        output_dir=str(folder), max_steps=stage.steps, per_device_train_batch_size=stage.batch,
+        learning_rate=stage.learning_rate, warmup_steps=200, lr_scheduler_type="cosine", weight_decay=0.05,
+        adam_beta2=0.98, max_grad_norm=1.0, bf16=True, seed=seed, data_seed=seed, logging_steps=50, save_steps=500,
+        save_total_limit=2, remove_unused_columns=False, dataloader_num_workers=1, report_to="none", disable_tqdm=True,
+        train_sampling_strategy="sequential", use_cpu=not torch.cuda.is_available(),
+    )  # fmt: skip
+
+
+def run(trainer: Trainer) -> None:
+    """Train from the last checkpoint if there is one."""
+    trainer.train(resume_from_checkpoint=get_last_checkpoint(trainer.args.output_dir))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--output-dir", type=Path, required=True)
+    parser.add_argument("--fashion-mnist", type=Path, default=FASHION_MNIST, help="folder of the four .gz files")
+    parser.add_argument("--seed", type=int, default=0, help="another seed trains another model")
+    for name, stage in STAGES.items():
+        parser.add_argument(f"--{name}-steps", type=int, default=stage.steps)
+    arguments = parser.parse_args()
+    stages = {n: dataclasses.replace(s, steps=getattr(arguments, f"{n}_steps")) for n, s in STAGES.items()}
+    folders = {name: arguments.output_dir / name for name in STAGES}
+    pictures = load_fashion_mnist("train", arguments.fashion_mnist)
+    set_seed(arguments.seed)
+
+    tower = folders["vision"] / "tower"
+    if not tower.exists():
+        reader = PatchReader()
+        reader.tower.set_attn_implementation("eager")  # SDPA's backward pass is twice as slow on a CPU at this size
+        data = PatchData(pictures, stages["vision"].steps * stages["vision"].batch, seed=arguments.seed)
+        run(
+            Trainer(reader, training_arguments(folders["vision"], stages["vision"], arguments.seed), train_dataset=data)
+        )
+        reader.tower.save_pretrained(tower)
+
+    processor = make_processor()
+    for name, previous in (("decoder", None), ("joint", folders["decoder"] / "model")):
+        finished = folders[name] / "model"
+        if finished.exists():
+            continue
+        if previous is None:
+            model = make_vlm(processor.tokenizer)
+            state = type(model.model.vision_tower).from_pretrained(tower).state_dict()
+            model.model.vision_tower.load_state_dict(state)
+            model.model.vision_tower.requires_grad_(False)
+        else:
+            model = LlavaForConditionalGeneration.from_pretrained(previous)
+        data_seed = 1000 * (1 + list(STAGES).index(name)) + arguments.seed
+        length = stages[name].steps * stages[name].batch
+        data = TurnData(pictures, processor.tokenizer, length, seed=data_seed, name_patches=True)
+        run(
+            Trainer(
+                model, training_arguments(folders[name], stages[name], arguments.seed), train_dataset=data,
+                data_collator=collate_turns,
+            )
+        )  # fmt: skip
+        model.save_pretrained(finished)
+        processor.save_pretrained(finished)
+
+
+if __name__ == "__main__":
+    main()

@@ -7,14 +7,15 @@ imported when it runs.
 import argparse
 import sys
 from collections.abc import Sequence
+from dataclasses import fields
 from importlib import import_module
+from pathlib import Path
 from typing import NoReturn
 
 from hf_efficient import __version__
+from hf_efficient.representation.config import TokenPrunerConfig
 
-
-class CommandError(Exception):
-    """A mistake of the user: its message is printed as one line on stderr, and the exit code is 2."""
+BUDGETS = (0.5, 0.25, 0.125, 0.06, 0.03)
 
 
 class _Parser(argparse.ArgumentParser):
@@ -23,11 +24,66 @@ class _Parser(argparse.ArgumentParser):
         self.exit(2, f"{self.prog}: error: {message} (see {self.prog} --help)\n")
 
 
+def budget(text: str) -> int | float:
+    """A number of tokens ("64") or a share of them ("0.25", "1.0")."""
+    try:
+        return int(text)
+    except ValueError:
+        return float(text)
+
+
+def at_least_one(text: str) -> int:
+    """A whole number >= 1."""
+    if int(text) < 1:
+        raise ValueError(text)
+    return int(text)
+
+
+def _add_pruner_options(parser: argparse.ArgumentParser, leave_out: Sequence[str] = ()) -> None:
+    """One option for every setting of a token pruner, with the help that the setting itself carries."""
+    group = parser.add_argument_group("token pruner")
+    for setting in fields(TokenPrunerConfig):
+        if setting.name not in leave_out:
+            group.add_argument(
+                f"--{setting.name.replace('_', '-')}",
+                type=budget if setting.name == "budget" else type(setting.default),
+                default=setting.default,
+                metavar="VALUE",
+                help=f"{setting.metadata['help']} (default: {setting.default})",
+            )
+
+
+def pruner_settings(arguments: argparse.Namespace) -> dict[str, object]:
+    """What the options of a command say about the token pruner."""
+    given = vars(arguments)
+    return {setting.name: given[setting.name] for setting in fields(TokenPrunerConfig) if setting.name in given}
+
+
 def build_parser() -> argparse.ArgumentParser:
     """The whole command line. Imports neither torch nor transformers."""
     parser = _Parser(prog="hf-efficient", description="Do the same with less, on stock Hugging Face models.")
     parser.add_argument("--version", action="version", version=f"hf-efficient {__version__}")
+    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     commands = parser.add_subparsers(dest="command", required=True, metavar="command")
+
+    demo = commands.add_parser(
+        "demo", help="stock against pruned: a vision-language model answers questions about pictures"
+    )
+    demo.add_argument("--output", type=Path, default=Path("hf_efficient_demo"), help="folder of pictures and figures")
+    demo.add_argument("--model", help="folder or Hub id of a model and its processor (default: the shipped one)")
+    demo.add_argument("--data", type=Path, help="folder of pictures with metadata.jsonl (default: the shipped set)")
+    demo.add_argument("--budgets", type=budget, nargs="+", default=BUDGETS, metavar="BUDGET", help="tokens or shares")
+    demo.add_argument("--scenes", type=at_least_one, default=96, help="pictures to ask about (default: 96)")
+    demo.add_argument("--draw", type=at_least_one, default=6, help="pictures to draw kept tokens on (default: 6)")
+    demo.add_argument("--batch-size", type=at_least_one, default=32, help="prompts at once (default: 32)")
+    _add_pruner_options(demo, leave_out=["budget"])
+    demo.set_defaults(module="hf_efficient.cli.demo")
+
+    prune = commands.add_parser("prune", help="attach a token pruner to a model and save it")
+    prune.add_argument("model", help="folder or Hub id of a vision-language model and its processor")
+    prune.add_argument("output", type=Path, help="new folder to save to")
+    _add_pruner_options(prune)
+    prune.set_defaults(module="hf_efficient.cli.prune")
 
     env = commands.add_parser("env", help="print versions, for a bug report")
     env.set_defaults(module="hf_efficient.cli.env")
@@ -41,16 +97,22 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: arguments without the program's name; those of the process by default.
 
     Returns:
-        The exit code: 0, or 2 after a mistake of the user (one line on stderr, no traceback).
+        The exit code: 0, or 2 after an error (one line on stderr, no traceback), or 130 after an interrupt.
     """
     arguments = build_parser().parse_args(argv)
     try:
         import_module(arguments.module).run(arguments)
-    except (CommandError, ValueError, OSError, ImportError) as error:
-        message = " ".join(str(error).split())
-        print(f"hf-efficient {arguments.command}: error: {message}", file=sys.stderr)
-        return 2
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
+    except Exception as error:
+        if arguments.debug:
+            raise
+        expected = isinstance(error, (ValueError, OSError, ImportError))  # these name what to change
+        prefix = "" if expected else f"{type(error).__name__}: "
+        advice = "" if expected else " (hf-efficient --debug ... shows where)"
+        print(
+            f"hf-efficient {arguments.command}: error: {prefix}{' '.join(str(error).split())}{advice}", file=sys.stderr
+        )
+        return 2
     return 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import statistics
@@ -9,11 +10,14 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from PIL import Image
 from torch import Tensor
+
+if TYPE_CHECKING:
+    from .config import TokenPrunerConfig
 
 ASSETS = Path(__file__).parents[1] / "assets"
 TINY_VLM = ASSETS / "tiny_vlm"
@@ -51,7 +55,7 @@ def load_evaluation_set(folder: str | os.PathLike[str] = EVALUATION_SET, limit: 
 
     Raises:
         FileNotFoundError: there is no metadata.jsonl, or a picture it names is missing.
-        ValueError: a line is not of this form; the message names it.
+        ValueError: a line is not of this form (the message names it), or there is no question at all.
     """
     path = Path(folder) / "metadata.jsonl"
     if not path.is_file():
@@ -69,6 +73,8 @@ def load_evaluation_set(folder: str | os.PathLike[str] = EVALUATION_SET, limit: 
                 raise ValueError(f"{path}, line {number} is not a scene ({type(error).__name__}: {error}).") from error
             with Image.open(path.parent / name) as image:
                 scenes.append(Scene(name, image.convert("RGB"), questions))
+    if not any(scene.questions for scene in scenes):
+        raise ValueError(f"{path} asks nothing; expected at least one picture with a question.")
     return scenes
 
 
@@ -182,6 +188,62 @@ def prefill_seconds(model: Any, inputs: dict[str, Tensor], repeats: int = 5) -> 
 def _wait_for(device: torch.device) -> None:
     if device.type != "cpu":
         torch.accelerator.synchronize(device)
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What prompts cost before the first word of an answer.
+
+    Args:
+        visual_tokens: placeholders of the first prompt.
+        prefill_seconds: median over the rounds, the whole batch.
+        kv_cache_bytes: keys and values after the prefill, the whole batch.
+    """
+
+    visual_tokens: int
+    prefill_seconds: float
+    kv_cache_bytes: int
+
+
+def compare_costs(
+    model: Any,
+    processor: Any,
+    images: Sequence[Image.Image],
+    questions: Sequence[str],
+    configs: Sequence[TokenPrunerConfig | None],
+    rounds: int = 5,
+) -> list[Cost]:
+    """Cost of the same prompts with several token pruners, measured in turns so that the times can be compared.
+
+    Args:
+        model: the model, as it is used with None.
+        processor: its processor.
+        images: one picture per question.
+        questions: one prompt each; all prompts form one batch.
+        configs: token pruners; None takes model and processor as they are.
+        rounds: timed prefills of every config.
+
+    Returns:
+        One cost per config.
+    """
+    seconds: list[list[float]] = [[] for _ in configs]
+    tokens, cache = [0] * len(configs), [0] * len(configs)
+    for _ in range(rounds):
+        for i, config in enumerate(configs):
+            with pruned(model, processor, config):
+                inputs = encode_prompts(processor, images, questions)
+                seconds[i].append(prefill_seconds(model, inputs, repeats=1))
+                if not cache[i]:
+                    tokens[i] = int((inputs["input_ids"][0] == processor.image_token_id).sum())
+                    cache[i] = kv_cache_bytes(prefill(model, inputs).past_key_values)
+    return [Cost(t, statistics.median(s), c) for t, s, c in zip(tokens, seconds, cache, strict=True)]
+
+
+def pruned(model: Any, processor: Any, config: TokenPrunerConfig | None) -> contextlib.AbstractContextManager[object]:
+    """`token_pruner`, or with None a context that changes nothing."""
+    from .attach import token_pruner
+
+    return contextlib.nullcontext() if config is None else token_pruner(model, processor, config)
 
 
 def kv_cache_bytes(past_key_values: Any) -> int:

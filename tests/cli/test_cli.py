@@ -1,0 +1,171 @@
+"""The commands as a user runs them."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+import hf_efficient
+from hf_efficient.cli import main
+from tests.scene_vlm import make_scene_vlm, make_scenes
+
+
+@pytest.fixture(scope="module")
+def vlm(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of a stock model and processor."""
+    folder = tmp_path_factory.mktemp("vlm")
+    for part in make_scene_vlm():
+        part.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_scenes(tmp_path_factory.mktemp("scenes") / "set", scenes=5)
+
+
+def error_of(capsys: pytest.CaptureFixture[str], arguments: list[str]) -> str:
+    """The one line on stderr of a command that fails with exit code 2."""
+    try:
+        code: object = main(arguments)
+    except SystemExit as exit:  # argparse
+        code = exit.code
+    assert code == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1, error
+    assert "Traceback" not in error
+    return error
+
+
+def test_env_prints_the_versions(capsys: pytest.CaptureFixture[str]) -> None:
+    import torch
+    import transformers
+
+    assert main(["env"]) == 0
+    lines = dict(re.findall(r"^- ([^:]+): (.+)$", capsys.readouterr().out, re.MULTILINE))
+    assert lines["hf_efficient"] == hf_efficient.__version__
+    assert lines["transformers"] == transformers.__version__
+    assert torch.__version__.startswith(lines["torch"])
+    assert lines["accelerator"] == "none" or torch.accelerator.is_available()
+
+
+def test_prune_saves_a_model_that_comes_back_pruned(
+    vlm: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    assert main(["prune", str(vlm), str(out), "--method", "max_min", "--budget", "20", "--importance", "norm"]) == 0
+    assert str(out) in capsys.readouterr().out
+    config = hf_efficient.TokenPrunerConfig.from_pretrained(out)
+    assert (config.method, config.budget, config.importance) == ("max_min", 20, "norm")
+    _, processor = hf_efficient.load_token_pruned(out)
+    ids = processor(images=Image.new("RGB", (96, 96)), text="<image> list all .", return_tensors="pt")["input_ids"]
+    assert (ids == processor.image_token_id).sum() == 20
+    assert json.loads((out / "config.json").read_text())["architectures"] == ["LlavaForConditionalGeneration"]
+
+
+def test_budget_keeps_a_count_and_a_share_apart(vlm: Path, tmp_path: Path) -> None:
+    for text, value in (("1", 1), ("1.0", 1.0)):
+        assert main(["prune", str(vlm), str(tmp_path / text), "--budget", text]) == 0
+        budget = hf_efficient.TokenPrunerConfig.from_pretrained(tmp_path / text).budget
+        assert (budget, type(budget)) == (value, type(value))
+
+
+def test_demo_writes_table_figures_and_pictures(
+    vlm: Path, scenes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "demo"
+    command = f"demo --model {vlm} --data {scenes} --output {out} --budgets 36 0.1 --scenes 4 --draw 2 --batch-size 5"
+    assert main(command.split()) == 0
+    printed = capsys.readouterr().out
+    results = json.loads((out / "results.json").read_text())
+    assert [row["budget"] for row in results["rows"]] == [None, 36, 0.1]
+    assert [row["visual_tokens"] for row in results["rows"]] == [144, 36, 14]
+    stock, *others = results["rows"]
+    assert stock["prefill_ratio"] == 1.0
+    for row in others:
+        saved = 2 * 2 * 2 * 16 * 4 * (144 - row["visual_tokens"])  # keys and values, layers, heads, width, float32
+        assert stock["kv_cache_bytes"] - row["kv_cache_bytes"] == saved
+        assert set(row["family_accuracy"]) == {"at", "exists", "list"}
+    assert "12 questions about 4 pictures" in printed
+    assert re.search(r"^ +36 +36 +\d", printed, re.MULTILINE)
+    pages = sorted(out.glob("kept_tokens_*.png"))
+    assert len(pages) == 2
+    with Image.open(pages[0]) as page:
+        assert page.size[0] > 3 * 384
+        assert page.size[1] > 384
+
+
+def test_demo_keep_all_answers_as_stock(vlm: Path, scenes: Path, tmp_path: Path) -> None:
+    """Of a random model nothing is right but what its own stock answers make right."""
+    from hf_efficient.representation.evaluation import answer_questions, load_evaluation_set
+
+    own = make_scenes(tmp_path / "own", scenes=3, seed=1)
+    model, processor = make_scene_vlm()
+    lines = []
+    for scene in load_evaluation_set(own):
+        asked = [question.question for question in scene.questions]
+        replies = answer_questions(model, processor, [scene.image] * len(asked), asked, max_new_tokens=8)
+        entries = [{"question": q, "answer": a, "family": "own"} for q, a in zip(asked, replies)]
+        lines.append(json.dumps({"file_name": scene.name, "questions": entries}))
+    (own / "metadata.jsonl").write_text("\n".join(lines))
+    out = tmp_path / "demo"
+    assert main(f"demo --model {vlm} --data {own} --output {out} --budgets 1.0 --draw 1".split()) == 0
+    rows = json.loads((out / "results.json").read_text())["rows"]
+    assert [row["accuracy"] for row in rows] == [1.0, 1.0]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("", "command"),
+        ("dance", "invalid choice: 'dance'"),
+        ("demo --budgets many", "invalid budget value: 'many'"),
+        ("demo --budgets 2.5", "budget=2.5"),
+        ("demo --scenes 0", "invalid at_least_one value: '0'"),
+        ("demo --method best", "method='best'"),
+        ("demo --data {tmp}", "metadata.jsonl"),
+        ("demo --model {tmp}", "config.json"),
+        ("demo --model {tmp}/gone", "gone"),
+        ("prune {vlm}", "output"),
+        ("prune {vlm} {vlm}", "in use"),
+        ("prune {tmp}/gone {tmp}/out", "gone"),
+        ("prune {vlm} {tmp}/out --budget 0", "budget=0"),
+        ("prune {vlm} {tmp}/out --question-weight 2", "question_weight=2.0"),
+    ],
+)
+def test_a_mistake_is_one_line_and_exit_code_2(
+    arguments: str, message: str, vlm: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    filled = arguments.format(vlm=vlm, tmp=tmp_path)
+    assert message in error_of(capsys, filled.split())
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_unsupported_family_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from transformers import BlipConfig, BlipForConditionalGeneration, BlipProcessor, ViTImageProcessor
+
+    small = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    text = {**small, "vocab_size": 100, "projection_dim": 16}
+    config = BlipConfig(text_config=text, vision_config={**small, "image_size": 16, "patch_size": 8})
+    BlipForConditionalGeneration(config).save_pretrained(tmp_path / "blip")
+    _, processor = make_scene_vlm()
+    BlipProcessor(ViTImageProcessor(), processor.tokenizer).save_pretrained(tmp_path / "blip")
+    error = error_of(capsys, ["prune", str(tmp_path / "blip"), str(tmp_path / "out")])
+    assert "blip" in error
+    assert "llava" in error
+
+
+def test_debug_shows_the_traceback(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError):
+        main(["--debug", "prune", str(tmp_path), str(tmp_path / "out")])
+
+
+def test_an_interrupt_is_no_traceback(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def stop(_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("hf_efficient.cli.env.run", stop)
+    assert main(["env"]) == 130
+    assert capsys.readouterr().err == "interrupted\n"

@@ -8,10 +8,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from .attached import Attached, PlaceholderPruner, TokenPruner, attached_class
+from .attached import Attached, attached_class
 from .config import TokenPrunerConfig
 from .families import family_of
 from .inputs import MODALITIES
+from .placeholders import PlaceholderPruner, PrunedProcessor
+from .pruned_model import PrunedBase, PrunedGeneration, TokenPruner
 
 
 def attach_token_pruner(
@@ -20,8 +22,8 @@ def attach_token_pruner(
     """Let a stock model and its processor work with fewer visual tokens, in place.
 
     Afterwards `processor(...)` emits exactly K placeholders for every picture, tile or frame, and the model delivers
-    exactly K features for it; `forward`, `generate`, training and saving go on as before. `model.base_model.token_pruner`
-    tells what was kept (`.last`). Attaching again replaces the config.
+    exactly K features for it; `forward`, `generate`, training and saving go on as before. What was kept is told by
+    `model.base_model.token_pruner.last`. Attaching again replaces the config.
 
     Args:
         model: a stock vision-language model with a language head, of a supported family.
@@ -32,7 +34,7 @@ def attach_token_pruner(
         The same model and processor.
 
     Raises:
-        ValueError: the family is not supported, the processor is not the model's, or the config does not suit the family.
+        ValueError: the family is not supported, the processor is not the model's, or the config does not suit both.
     """
     if isinstance(config, dict):
         config = TokenPrunerConfig.from_dict(config)
@@ -43,9 +45,9 @@ def attach_token_pruner(
     pruner = TokenPruner(config, family)
     base = model.base_model
     family.source(base, "image", config.importance)  # raises if the encoder has no such importance
-    for thing, role in ((base, "base"), (model, "generation"), (processor, "processor")):
+    for thing, mixin in ((base, PrunedBase), (model, PrunedGeneration), (processor, PrunedProcessor)):
         if not isinstance(thing, Attached):
-            _set_class(thing, attached_class(type(thing), role))
+            _set_class(thing, attached_class(type(thing), mixin))
     base.token_pruner = pruner
     processor.token_pruner = PlaceholderPruner(config, family, model)
     return model, processor

@@ -1,8 +1,4 @@
-"""The classes that attached models and processors get: same-named subclasses of their stock classes.
-
-They override what a stock class is asked on the way from pictures to logits, and leave the rest to it: the processor how
-many placeholders stand for a picture, the base model its features and positions, the generation class when to encode.
-"""
+"""Same-named subclasses for attached models and processors, which copy, pickle and save as what they are."""
 
 from __future__ import annotations
 
@@ -10,123 +6,43 @@ import copyreg
 import functools
 import inspect
 import os
-import re
-import weakref
-from collections.abc import Callable
 from typing import Any, ClassVar
 
-import torch
-from torch import Tensor
-
 from .config import TokenPrunerConfig
-from .families.family import PIXELS, Family, Unit
-from .features import KeptUnit, encode
-from .inputs import MODALITIES, Prompt, check_placeholders, feature_call, keeps_positions, restore
-
-
-class TokenPruner:
-    """State of an attached model, its `model.base_model.token_pruner`.
-
-    Attributes:
-        config: the `TokenPrunerConfig` in force.
-        last: a `KeptUnit` for every unit of the latest call with pictures or videos, in the order of their features.
-    """
-
-    def __init__(self, config: TokenPrunerConfig, family: Family) -> None:
-        self.config = config
-        self.family = family
-        self.keeps_positions = keeps_positions(family, config)
-        self.last: list[KeptUnit] = []
-        self.prompt: Prompt | None = None  # of the call that is under way
-        self.kept: dict[str, list[KeptUnit]] = {}  # of the call that is under way
-        self.shift: Tensor | None = None  # (B, 1) how far positions run ahead of the cache, as rope_deltas of M-RoPE
-        self.encoding = False
-
-    @property
-    def keeps_text_positions(self) -> bool:
-        """Whether one-axis positions have gaps where tokens were dropped."""
-        return self.keeps_positions and not self.family.mrope
-
-    def encode(self, base: Any, stock: Callable[..., Any], call: dict[str, Any], modality: str) -> Any:
-        """A stock feature function's output, pruned."""
-        prompt = self.prompt
-        question = None
-        if self.config.question_weight:
-            if prompt is None:
-                raise ValueError(
-                    f"question_weight={self.config.question_weight} needs the prompt: call model(...) or generate(...) "
-                    "with input_ids, not the feature function alone, or set question_weight=0."
-                )
-
-            def question(units: list[Unit]) -> Tensor:
-                counts = [self.config.tokens_to_keep(unit.n) for unit in units]
-                return prompt.question(base, modality, counts)
-
-        output = encode(stock, base, self.family, self.config, call, modality, question)
-        self.last = [unit for unit in self.last if unit.modality != modality] + output.kept
-        return output
-
-    def check(self, base: Any, prompt: Prompt, inputs: dict[str, Any]) -> None:
-        """Raise, before anything is encoded, unless prompt and pixels fit."""
-        for modality in MODALITIES:
-            call = feature_call(base, modality, inputs)
-            if call is not None:
-                check_placeholders(prompt, modality, self.family.units(base, call, modality), self.config)
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "last": [], "prompt": None, "kept": {}, "shift": None, "encoding": False}
-
-
-class PlaceholderPruner:
-    """State of an attached processor, its `processor.token_pruner`."""
-
-    def __init__(self, config: TokenPrunerConfig, family: Family, model: Any) -> None:
-        self.config = config
-        self.family = family
-        self.partner: weakref.ref[Any] | None = weakref.ref(model)
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "partner": None}  # a copy, or one in a worker process, has no model to compare with
-
-    def check(self) -> None:
-        """Raise if the model attached together with the processor has gone another way since."""
-        model = None if self.partner is None else self.partner()
-        if model is None:
-            return
-        other = getattr(model.base_model, "token_pruner", None)
-        if other is None:
-            raise ValueError(
-                "The processor has a token pruner, but the model it was attached with has none any more. Attach both with "
-                "attach_token_pruner(model, processor, config), or detach both with detach_token_pruner(model, processor)."
-            )
-        if other.config != self.config:
-            raise ValueError(
-                f"Processor and model prune differently: {self.config} against {other.config}. Attach both together with "
-                "attach_token_pruner(model, processor, config)."
-            )
-
-    def shrink(self, processor: Any, text: str, modality: str, inputs: Any, index: int) -> str:
-        """The text of one picture or video with K placeholders per unit in place of N."""
-        token = self.family.placeholder(processor, modality)
-
-        def fewer(run: re.Match[str]) -> str:
-            length = len(run.group()) // len(token)
-            sizes = self.family.run_units(processor, length, modality, inputs, index)
-            return token * sum(map(self.config.tokens_to_keep, sizes))
-
-        return re.sub(f"(?:{re.escape(token)})+", fewer, text)
 
 
 class Attached:
-    """What all attached objects share: they copy, pickle and save as what they are."""
+    """What all attached objects share."""
 
     stock_class: ClassVar[type]
-    role: ClassVar[str]
+    mixin: ClassVar[type]
+
+    @classmethod
+    def overrides(cls, stock: Any) -> dict[str, Any]:
+        """Attributes of the subclass that are made from those of its stock class."""
+        return {}
 
     def __reduce_ex__(self, protocol: Any) -> Any:
         # a class made at run time cannot be found by name: pickle the stock class and make it again
         rest = object.__reduce_ex__(self, 2)[2:]
-        return new_attached, (self.stock_class, self.role), *rest
+        return new_attached, (self.stock_class, self.mixin), *rest
+
+
+@functools.cache
+def attached_class(stock: type, mixin: type[Attached]) -> type:
+    """The subclass of a stock class with a mixin before it; one per pair, so that attached objects are of one type.
+
+    It has the name of the stock class, since transformers writes class names into the files it saves.
+    """
+    names = {"__module__": stock.__module__, "__qualname__": stock.__qualname__, "__doc__": stock.__doc__}
+    return type(
+        stock.__name__, (mixin, stock), {**names, "stock_class": stock, "mixin": mixin, **mixin.overrides(stock)}
+    )
+
+
+def new_attached(stock: type, mixin: type[Attached]) -> Any:
+    """An empty object of an attached class, for pickle and copy to fill."""
+    return copyreg.__newobj__(attached_class(stock, mixin))  # type: ignore[attr-defined]
 
 
 class Saved(Attached):
@@ -152,274 +68,3 @@ class Saved(Attached):
 
 
 HUB_ARGUMENTS = ("repo_id", "commit_message", "commit_description", "private", "revision", "create_pr", "tags")
-
-
-class PrunedProcessor(Saved):
-    """A processor that emits K placeholders per unit."""
-
-    token_pruner: PlaceholderPruner
-
-    def _pruner_config(self) -> TokenPrunerConfig:
-        return self.token_pruner.config
-
-    def replace_image_token(self, image_inputs: Any, image_idx: int, **kwargs: Any) -> str:
-        stock: Any = super()
-        self.token_pruner.check()
-        text = stock.replace_image_token(image_inputs, image_idx, **kwargs)
-        return self.token_pruner.shrink(self, text, "image", image_inputs, image_idx)
-
-    def replace_video_token(self, video_inputs: Any, video_idx: int, **kwargs: Any) -> str:
-        stock: Any = super()
-        self.token_pruner.check()
-        text = stock.replace_video_token(video_inputs, video_idx, **kwargs)
-        return self.token_pruner.shrink(self, text, "video", video_inputs, video_idx)
-
-    def _get_num_multimodal_tokens(self, image_sizes: Any = None, *args: Any, **kwargs: Any) -> Any:
-        stock: Any = super()
-        data = stock._get_num_multimodal_tokens(image_sizes, *args, **kwargs)
-        sizes = {"image": image_sizes, "video": args[0] if args else kwargs.get("video_sizes")}
-        for modality in MODALITIES:
-            counts = getattr(data, f"num_{modality}_tokens", None)
-            if not counts:
-                continue
-            patches = data.num_image_patches if modality == "image" else [1] * len(counts)
-            pruned = []
-            for tokens, patch, size in zip(counts, patches, sizes[modality], strict=True):
-                units = self.token_pruner.family.counted_units(self, modality, tokens, patch, size)
-                pruned.append(tokens - sum(units) + sum(map(self.token_pruner.config.tokens_to_keep, units)))
-            setattr(data, f"num_{modality}_tokens", pruned)
-        return data
-
-
-class PrunedGeneration(Saved):
-    """A generation class that encodes before it numbers the prompt, since positions depend on what is kept."""
-
-    base_model: Any
-
-    def _pruner_config(self) -> TokenPrunerConfig:
-        config: TokenPrunerConfig = self.base_model.token_pruner.config
-        return config
-
-    def _prepare_position_ids_for_generation(self, inputs_tensor: Tensor, model_kwargs: dict[str, Any]) -> Tensor:
-        stock: Any = super()
-        pruner: TokenPruner = self.base_model.token_pruner
-        ids = prompt_ids(inputs_tensor, model_kwargs)
-        if ids is None:
-            return stock._prepare_position_ids_for_generation(inputs_tensor, model_kwargs)
-        grids = {k: v for k, v in model_kwargs.items() if k.endswith("_grid_thw")}
-        past = cached_length(model_kwargs)
-        encodes = self._encode_prompt(ids, model_kwargs)
-        if past and encodes and pruner.keeps_positions:
-            raise ValueError(
-                "New pictures after a cache that is not empty cannot keep their positions. Pass the whole conversation "
-                "and all its pictures without past_key_values."
-            )
-        kept = kept_units(model_kwargs.get("mm_encoder_outputs"))
-        if past or not kept or not pruner.keeps_positions:
-            positions = stock._prepare_position_ids_for_generation(inputs_tensor, model_kwargs)
-            if not past:
-                pruner.shift = None
-            elif pruner.keeps_text_positions and pruner.shift is not None:
-                positions = positions + pruner.shift
-            return positions
-        if not pruner.family.mrope:
-            prompt = Prompt.of(self.base_model, ids, model_kwargs.get("attention_mask"))
-            full = restore(prompt, kept)
-            pruner.shift = full.dropped[:, None]
-            known = {k: v for k, v in model_kwargs.items() if k != "input_ids"} | {"attention_mask": full.mask}
-            return full.gather(stock._prepare_position_ids_for_generation(full.ids, known))
-        pruner.kept = kept
-        try:
-            return stock._prepare_position_ids_for_generation(inputs_tensor, {**model_kwargs, **grids})
-        finally:
-            pruner.kept = {}
-
-    def _maybe_prepare_encoder_kwargs_for_generation(
-        self, inputs_tensor: Tensor, model_kwargs: dict[str, Any], *args: Any, **kwargs: Any
-    ) -> Any:
-        # does nothing after the above; but that is not asked where the caller brings positions
-        stock: Any = super()
-        ids = prompt_ids(inputs_tensor, model_kwargs)
-        if ids is not None:
-            self._encode_prompt(ids, model_kwargs)
-        return stock._maybe_prepare_encoder_kwargs_for_generation(inputs_tensor, model_kwargs, *args, **kwargs)
-
-    def _encode_prompt(self, ids: Tensor, model_kwargs: dict[str, Any]) -> bool:
-        """Encode what pixels there are, in place in `model_kwargs`; whether there were any."""
-        base, mask = self.base_model, model_kwargs.get("attention_mask")
-        if all(feature_call(base, modality, model_kwargs) is None for modality in MODALITIES):
-            return False
-        past = cached_length(model_kwargs)
-        if past and (mask is None or mask.shape[1] == ids.shape[1]):  # the prompt repeats what is in the cache
-            ids, mask = ids[:, past:], None if mask is None else mask[:, past:]
-        pruner: TokenPruner = base.token_pruner
-        pruner.prompt, pruner.last = Prompt.of(base, ids, mask), []
-        try:
-            pruner.check(base, pruner.prompt, model_kwargs)
-            self._prepare_multimodal_encoder_kwargs_for_generation(model_kwargs)  # type: ignore[attr-defined]
-        finally:
-            pruner.prompt = None
-        return True
-
-
-def prompt_ids(inputs_tensor: Any, model_kwargs: dict[str, Any]) -> Tensor | None:
-    """The prompt's ids from the two places where generate() may have them."""
-    ids = model_kwargs.get("input_ids")
-    ids = inputs_tensor if ids is None or ids.shape[1] == 0 else ids
-    return ids if isinstance(ids, Tensor) and ids.dim() == 2 and not ids.is_floating_point() else None
-
-
-def cached_length(call: dict[str, Any]) -> int:
-    """Tokens that the call's cache holds."""
-    cache = call.get("past_key_values")
-    return 0 if cache is None else int(cache.get_seq_length())
-
-
-def kept_units(outputs: Any) -> dict[str, list[KeptUnit]]:
-    """What was kept of encoder outputs {modality: output}, of those that a pruner made."""
-    if not isinstance(outputs, dict):
-        return {}
-    kept = {m: getattr(output, "kept", None) for m, output in outputs.items()}
-    return {m: units for m, units in kept.items() if units}
-
-
-class PrunedBase(Attached):
-    """A base model that gives K features per unit, and the positions they have."""
-
-    token_pruner: TokenPruner
-
-
-def pruned_features(stock: Callable[..., Any], modality: str) -> Callable[..., Any]:
-    """`get_image_features` or `get_video_features`, pruned, with the signature generate() looks at."""
-    signature = inspect.signature(stock)
-
-    @functools.wraps(stock)
-    def features(self: Any, *args: Any, **kwargs: Any) -> Any:
-        pruner = self.token_pruner
-        if pruner.encoding:  # some families encode videos with their function for pictures
-            return stock(self, *args, **kwargs)
-        bound = signature.bind(self, *args, **kwargs).arguments
-        call = {**bound, **bound.pop("kwargs", {})}
-        call.pop("self")
-        as_dict = call.pop("return_dict", None)
-        pruner.encoding = True
-        try:
-            output = pruner.encode(self, functools.partial(stock, self), call, modality)
-        finally:
-            pruner.encoding = False
-        return output.to_tuple() if as_dict is False else output
-
-    return features
-
-
-def pruned_rope_index(stock: Callable[..., Any]) -> Callable[..., Any]:
-    """`get_rope_index` of M-RoPE families: that of the full prompt, of the tokens that are kept."""
-    names = [name for name in inspect.signature(stock).parameters if name != "self"]
-
-    @functools.wraps(stock)
-    def get_rope_index(self: Any, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
-        call = {**dict(zip(names, args, strict=False)), **kwargs}
-        pruner = self.token_pruner
-        if not pruner.kept:
-            return stock(self, **call)  # type: ignore[no-any-return]
-        prompt = Prompt.of(self, call["input_ids"], call.get("attention_mask"))
-        full = restore(prompt, pruner.kept, call["mm_token_type_ids"])
-        call |= {"input_ids": full.ids, "mm_token_type_ids": full.types, "attention_mask": full.mask}
-        positions, deltas = stock(self, **call)
-        return full.gather(positions), deltas + full.dropped[:, None]
-
-    return get_rope_index
-
-
-def pruned_forward(stock: Callable[..., Any]) -> Callable[..., Any]:
-    """`forward` of a base model: encode, then what follows from what is kept, then the stock forward."""
-    names = [name for name in inspect.signature(stock).parameters if name not in ("self", "kwargs")]
-
-    @functools.wraps(stock)
-    def forward(self: Any, *args: Any, **kwargs: Any) -> Any:
-        call = {**dict(zip(names, args, strict=False)), **kwargs}
-        pruner = self.token_pruner
-        given = call.get("mm_encoder_outputs") is not None
-        if call.get("input_ids") is not None and not given and any(call.get(p) is not None for p in ALL_PIXELS):
-            encode_call(self, call)
-        kept = kept_units(call.get("mm_encoder_outputs"))
-        if pruner.keeps_text_positions:
-            number_call(self, call, kept)
-        pruner.kept = kept if pruner.family.mrope else {}
-        try:
-            return stock(self, **call)
-        finally:
-            pruner.kept = {}
-
-    return forward
-
-
-ALL_PIXELS = tuple(name for names in PIXELS.values() for name in names)
-
-
-@torch.compiler.disable
-def encode_call(base: Any, call: dict[str, Any]) -> None:
-    """Replace the pixels of a forward call by `mm_encoder_outputs`, in place."""
-    pruner = base.token_pruner
-    pruner.prompt, pruner.last = Prompt.of(base, call["input_ids"], call.get("attention_mask")), []
-    try:
-        pruner.check(base, pruner.prompt, call)
-        outputs = {}
-        for modality in MODALITIES:
-            arguments = feature_call(base, modality, call)
-            if arguments is not None:
-                outputs[modality] = getattr(base, f"get_{modality}_features")(**arguments, return_dict=True)
-    finally:
-        pruner.prompt = None
-    for name in ALL_PIXELS:
-        call.pop(name, None)
-    call["mm_encoder_outputs"] = outputs
-
-
-@torch.compiler.disable
-def number_call(base: Any, call: dict[str, Any], kept: dict[str, list[KeptUnit]]) -> None:
-    """Give a forward call the one-axis positions of the unpruned prompt, in place."""
-    pruner, ids, past = base.token_pruner, call.get("input_ids"), cached_length(call)
-    if ids is not None and call.get("position_ids") is None:
-        if past and pruner.shift is not None:
-            call["position_ids"] = torch.arange(ids.shape[1], device=ids.device) + past + pruner.shift
-        elif kept and not past:
-            full = restore(Prompt.of(base, ids, call.get("attention_mask")), kept)
-            pruner.shift = full.dropped[:, None]
-            every = torch.arange(full.ids.shape[1], device=ids.device) + pruner.family.first_position
-            call["position_ids"] = full.gather(every[None])
-        elif not past:
-            pruner.shift = None
-    positions = call.get("position_ids")
-    if kept and positions is not None and call.get("attention_mask") is None and call.get("past_key_values") is None:
-        # without a mask and a cache, gaps would be taken for borders between packed sequences
-        if not bool((positions.diff(dim=-1) <= 0).any()):
-            call["attention_mask"] = torch.ones(positions.shape, dtype=torch.long, device=positions.device)
-
-
-ROLES: dict[str, type] = {"processor": PrunedProcessor, "base": PrunedBase, "generation": PrunedGeneration}
-
-
-@functools.cache
-def attached_class(stock: type, role: str) -> type:
-    """The same-named subclass of a stock class; one per class, so that attached objects are of one type.
-
-    The name is the stock one since transformers writes class names into configs.
-    """
-    namespace: dict[str, Any] = {"__module__": stock.__module__, "__qualname__": stock.__qualname__}
-    namespace |= {"__doc__": stock.__doc__, "stock_class": stock, "role": role}
-    found: Any = stock
-    if role == "base":
-        namespace["forward"] = pruned_forward(found.forward)
-        for modality in MODALITIES:
-            name = f"get_{modality}_features"
-            if hasattr(found, name):
-                namespace[name] = pruned_features(getattr(found, name), modality)
-        if hasattr(found, "get_rope_index"):
-            namespace["get_rope_index"] = pruned_rope_index(found.get_rope_index)
-    return type(stock.__name__, (ROLES[role], stock), namespace)
-
-
-def new_attached(stock: type, role: str) -> Any:
-    """An empty object of an attached class, for pickle and copy to fill."""
-    return copyreg.__newobj__(attached_class(stock, role))  # type: ignore[attr-defined]

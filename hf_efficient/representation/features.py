@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from .config import TokenPrunerConfig
-from .families.family import Family, Unit
+from .families.family import Family, Pictures, Unit
 from .reduce import reduce_tokens, select_order, selection_report
 
 
@@ -37,42 +37,38 @@ class KeptUnit:
 
 def encode(
     stock: Callable[..., Any],
-    base: Any,
     family: Family,
     config: TokenPrunerConfig,
-    call: dict[str, Any],
-    modality: str,
+    pictures: Pictures,
     question: Callable[[list[Unit]], Tensor] | None = None,
 ) -> Any:
     """Run a stock feature function and keep what the config says of its output.
 
     Args:
-        stock: `get_image_features` or `get_video_features`, bound to `base`.
-        base: the model without its head.
+        stock: `get_image_features` or `get_video_features`, bound to the model.
         family: the family of the model.
         config: method, budget and their settings.
-        call: named arguments of `stock`.
-        modality: "image" or "video".
+        pictures: the call.
         question: from units to (U, 1, D) text of their prompts, needed if `config.question_weight` > 0.
 
     Returns:
         The stock output, with `pooler_output` (and `deepstack_features`) reduced in the same container, and a list of
         `KeptUnit` as its attribute `kept`.
     """
-    units = family.units(base, call, modality)
+    units = family.units(pictures)
     prunes = any(config.tokens_to_keep(unit.n) < unit.n for unit in units)
-    source = family.source(base, modality, config.importance) if prunes else None
-    call = {**call, "return_dict": True}
+    source = family.source(pictures.base, pictures.modality, config.importance) if prunes else None
+    arguments = {**pictures.arguments, "return_dict": True}
     scores = None
     if source is None:
-        output = stock(**call)
+        output = stock(**arguments)
     else:
-        with family.attention(base, call, modality, source) as watch:
-            output = stock(**call)
-        scores = family.scores(base, call, modality, watch.result(), units)
+        with family.attention(pictures, source) as watch:
+            output = stock(**arguments)
+        scores = family.scores(pictures, watch.result(), units)
     query = question(units) if question is not None and prunes else None
     features = split(output.pooler_output, units)
-    output.kept = choose(features, units, scores, query, config, modality)
+    output.kept = choose(features, units, scores, query, config, pictures.modality)
     output.pooler_output = repack(output.pooler_output, units, features, output.kept)
     levels = getattr(output, "deepstack_features", None)
     if levels is not None:
@@ -164,9 +160,9 @@ def choose_alike(
 def keep_rows(order: Tensor, row: Tensor, newline: Tensor, k: int) -> Tensor:
     """The longest start of a greedy order that fits the budget together with the line breaks of its rows.
 
-    A token costs 1, and 1 more if it is the first of its row, since the row's line break is kept with it. Where one place
-    remains, it goes to the next token in the order that costs 1, and if there is none to the line break of the next row.
-    A budget of one goes to a token in any case.
+    A token costs 1, and 1 more if it is the first of its row, since the row's line break is kept with it. Where one
+    place remains, it goes to the next token in the order that costs 1, and if there is none to the line break of the
+    next row. A budget of one goes to a token in any case.
 
     Args:
         order: (U, M) long, tokens in the order taken, M >= min(k, number of tokens).

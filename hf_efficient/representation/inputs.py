@@ -1,8 +1,8 @@
 """Prompts and their visual placeholders: checking, dropping and restoring them, and the positions of what is kept.
 
-`prune_inputs` is the whole path as one pure function on a stock model and the inputs a stock processor made. An attached
-model walks the same path from the other side: its prompt already holds K placeholders per unit, so the unpruned prompt
-is restored to ask the stock model for its positions.
+`prune_inputs` is the whole path as one pure function on a stock model and the inputs a stock processor made. An
+attached model walks the same path from the other side: its prompt already holds K placeholders per unit, so the
+unpruned prompt is restored to ask the stock model for its positions.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from torch.nn import functional as F
 
 from .config import TokenPrunerConfig
 from .families import family_of
-from .families.family import PIXELS, Family, Unit
+from .families.family import PIXELS, Family, Pictures, Unit
 from .features import KeptUnit, encode
 
 MODALITIES = ("image", "video")
@@ -49,27 +49,29 @@ class Prompt:
         """(P,) flat positions of the placeholders, row by row."""
         return (self.ids.reshape(-1) == self.tokens[modality]).nonzero().squeeze(1)
 
-    def question(self, base: Any, modality: str, counts: list[int]) -> Tensor:
+    def question(self, pictures: Pictures, counts: list[int]) -> Tensor:
         """Direction of the text around every unit, (U, 1, D): mean of the unit vectors of its prompt's text tokens.
 
-        Args:
-            counts: placeholders of every unit in this prompt.
+        `counts` are the placeholders of every unit in this prompt.
         """
         text = torch.ones_like(self.ids, dtype=torch.bool) if self.mask is None else self.mask.bool()
         for token in self.tokens.values():
             text = text & (self.ids != token)
-        words = base.get_input_embeddings()(self.ids.masked_fill(~text, 0)).detach().float()
+        words = pictures.base.get_input_embeddings()(self.ids.masked_fill(~text, 0)).detach().float()
         rows = (F.normalize(words, dim=-1) * text.unsqueeze(-1)).sum(1, keepdim=True)
         starts = torch.tensor([0, *accumulate(counts)][:-1], device=self.ids.device)
-        return rows[self.places(modality)[starts] // self.ids.shape[1]]
+        return rows[self.places(pictures.modality)[starts] // self.ids.shape[1]]
 
 
-def feature_call(base: Any, modality: str, inputs: dict[str, Any]) -> dict[str, Any] | None:
-    """The arguments among `inputs` of the model's feature function; None if it has none or there are no pixels."""
-    function = getattr(base, f"get_{modality}_features", None)
-    if function is None or all(inputs.get(name) is None for name in PIXELS[modality]):
-        return None
-    return {k: inputs[k] for k in inspect.signature(function).parameters if inputs.get(k) is not None}
+def pictures_of(base: Any, inputs: dict[str, Any]) -> list[Pictures]:
+    """The calls of the model's feature functions that `inputs` hold pixels for, pictures before videos."""
+    calls = []
+    for modality in MODALITIES:
+        function = getattr(base, f"get_{modality}_features", None)
+        if function is not None and any(inputs.get(name) is not None for name in PIXELS[modality]):
+            names = inspect.signature(function).parameters
+            calls.append(Pictures(base, modality, {k: inputs[k] for k in names if inputs.get(k) is not None}))
+    return calls
 
 
 def check_placeholders(prompt: Prompt, modality: str, units: list[Unit], config: TokenPrunerConfig) -> None:
@@ -139,8 +141,8 @@ def restore(prompt: Prompt, kept: dict[str, list[KeptUnit]], types: Tensor | Non
     """The prompt as it was before its placeholders were pruned.
 
     Every token is repeated as often as it stands for tokens of the full prompt: a placeholder for itself and for what
-    was dropped between it and the one before (the last of a unit also for what was dropped after it). Rows are padded on
-    the side they are padded on already.
+    was dropped between it and the one before (the last of a unit also for what was dropped after it). Rows are padded
+    on the side they are padded on already.
     """
     ids, before, after = prompt.ids, torch.zeros_like(prompt.ids), torch.zeros_like(prompt.ids)
     for modality, units in kept.items():
@@ -211,20 +213,19 @@ def prune_inputs(model: Any, inputs: Any, config: TokenPrunerConfig) -> dict[str
     prompt = Prompt.of(base, inputs["input_ids"], inputs.get("attention_mask"))
     whole = TokenPrunerConfig(budget=1.0)
     outputs: dict[str, Any] = {}
-    for modality in MODALITIES:
-        call = feature_call(base, modality, inputs)
-        if call is None:
-            continue
-        check_placeholders(prompt, modality, family.units(base, call, modality), whole)
+    calls = pictures_of(base, inputs)
+    for pictures in calls:
+        check_placeholders(prompt, pictures.modality, family.units(pictures), whole)
+    for pictures in calls:
 
-        def question(units: list[Unit], modality: str = modality) -> Tensor:
-            return prompt.question(base, modality, [unit.n for unit in units])
+        def question(units: list[Unit], pictures: Pictures = pictures) -> Tensor:
+            return prompt.question(pictures, [unit.n for unit in units])
 
-        stock = getattr(base, f"get_{modality}_features")
-        outputs[modality] = encode(stock, base, family, config, call, modality, question if config.question_weight else None)
+        asked = question if config.question_weight else None
+        outputs[pictures.modality] = encode(pictures.function(), family, config, pictures, asked)
     kept = {modality: output.kept for modality, output in outputs.items()}
     columns, mask = kept_columns(prompt, kept)
-    used = {k for m in MODALITIES for k in (feature_call(base, m, inputs) or {})}
+    used = {name for pictures in calls for name in pictures.arguments}
     rest = {k: v for k, v in inputs.items() if k not in used}
     pruned = {k: v.gather(1, columns) if _per_token(v, prompt) else v for k, v in rest.items()}
     pad = getattr(model.config.get_text_config(), "pad_token_id", None)
@@ -242,7 +243,8 @@ def prune_inputs(model: Any, inputs: Any, config: TokenPrunerConfig) -> dict[str
         pruned["position_ids"] = positions.gather(-1, columns.expand(*positions.shape[:-1], -1))
         if family.mrope:  # the first of the four rows marks the text and must not have gaps
             pruned["position_ids"][0] = text_positions(mask)
-            base.rope_deltas = base.rope_deltas + known["attention_mask"].sum(1, keepdim=True) - mask.sum(1, keepdim=True)
+            dropped = known["attention_mask"].sum(1, keepdim=True) - mask.sum(1, keepdim=True)
+            base.rope_deltas = base.rope_deltas + dropped
     return pruned
 
 
@@ -251,7 +253,7 @@ def _per_token(value: Any, prompt: Prompt) -> bool:
 
 
 def kept_columns(prompt: Prompt, kept: dict[str, list[KeptUnit]]) -> tuple[Tensor, Tensor]:
-    """Columns (B, L') of a full prompt that stay, and their mask (B, L'); shorter rows are padded as they were before."""
+    """Columns (B, L') of a full prompt that stay, and their mask (B, L'); padding stays on its side."""
     keep = torch.ones_like(prompt.ids, dtype=torch.bool)
     for modality, units in kept.items():
         places = prompt.places(modality)

@@ -1,4 +1,4 @@
-"""The questions a family answers, with the answers of plain LLaVA-like models as defaults."""
+"""The questions a family answers, with the answers of LLaVA as defaults."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ PIXELS = {"image": ("pixel_values", "pixel_values_images"), "video": ("pixel_val
 
 @dataclass
 class Unit:
-    """One picture, tile, frame or video: the tokens among which the budget is spent. Known from shapes, before encoding.
+    """One picture, tile, frame or video: the tokens among which a budget is spent. Known before anything is encoded.
 
     Args:
         n: its tokens, line breaks included.
         grid: rows and columns of the raster its tokens form, None where they form none.
         groups: (n,) long or None: tile or frame of every token, for quotas.
-        row: (n,) long or None: for families that end rows of the raster with a line-break token, the row of every token,
-            -1 for tokens outside of such rows.
+        row: (n,) long or None: for families that end rows of the raster with a line-break token, the row of every
+            token, -1 for tokens outside of such rows.
         newline: (n,) bool or None: which tokens are line breaks.
     """
 
@@ -33,112 +33,108 @@ class Unit:
     newline: Tensor | None = None
 
 
-class Family:
-    """How one family cuts pictures into units, and where their importance is found.
+@dataclass
+class Pictures:
+    """A call of a model's `get_image_features` or `get_video_features`.
 
-    `base` is the model without its head (`model.base_model`), `call` the named arguments of its `get_image_features` or
-    `get_video_features`, `modality` "image" or "video".
+    Args:
+        base: the model without its head (`model.base_model`).
+        modality: "image" or "video".
+        arguments: named arguments of the call.
     """
 
+    base: Any
+    modality: str
+    arguments: dict[str, Any]
+
+    @property
+    def pixels(self) -> Tensor:
+        """Pixel values, of the shape the family's processor gives them."""
+        found: Tensor = next(p for name in PIXELS[self.modality] if (p := self.arguments.get(name)) is not None)
+        return found
+
+    def function(self) -> Any:
+        """The function that is called, bound to the model."""
+        return getattr(self.base, f"get_{self.modality}_features")
+
+    def setting(self, name: str) -> Any:
+        """An argument of the call, or what the model's config says where it is not given."""
+        given = self.arguments.get(name)
+        return getattr(self.base.config, name, None) if given is None else given
+
+
+class Family:
+    """How one family cuts pictures into units, and where their importance is found."""
+
+    #: name of the stock processor
     processor = "LlavaProcessor"
     #: positions have axes (time, height, width): they are always kept
     mrope = False
     #: position id that the stock forward gives to the first token
     first_position = 0
 
-    # -- model side
+    # the model
 
     def tower(self, base: Any, modality: str) -> Any:
         """The vision encoder."""
         return base.vision_tower
 
-    def units(self, base: Any, call: dict[str, Any], modality: str) -> list[Unit]:
+    def units(self, pictures: Pictures) -> list[Unit]:
         """The units of a call, in the order of their features."""
-        pixels = pixel_values(call, modality)
-        rows, columns = self.patch_grid(base, pixels)
-        n = rows * columns + towers.prefix_tokens(self.tower(base, modality)) - self.dropped(base, call)
-        grid = (rows, columns) if n == rows * columns else None
-        return [Unit(n, grid) for _ in range(len(pixels))]
-
-    def scores(self, base: Any, call: dict[str, Any], modality: str, attention: Tensor, units: list[Unit]) -> list[Tensor]:
-        """Importance of the tokens of every unit from `attention` (pictures, tokens of the encoder)."""
-        return list(attention[:, self.dropped(base, call) :])
-
-    def attention(self, base: Any, call: dict[str, Any], modality: str, source: str) -> towers.AttentionWatch:
-        """A context that, while the encoder runs in it, learns the attention `scores` will ask for.
-
-        Args:
-            source: "cls" or "received".
-        """
-        layer = setting(base, call, "vision_feature_layer")
-        return towers.VitWatch(self.tower(base, modality), -1 if layer is None else layer, source)
+        rows, columns = self.patch_grid(pictures)
+        prefix = towers.prefix_tokens(self.tower(pictures.base, pictures.modality))
+        n = rows * columns + prefix - self.dropped(pictures)
+        return [Unit(n, (rows, columns) if n == rows * columns else None) for _ in range(len(pictures.pixels))]
 
     def source(self, base: Any, modality: str, wanted: str) -> str | None:
-        """Where importance comes from: "cls", "received", or None where the features themselves must tell.
+        """Where importance comes from: "cls" or "received" attention, or None where the features must tell.
 
-        Args:
-            wanted: `TokenPrunerConfig.importance`.
-
-        Raises:
-            ValueError: the encoder cannot give what is wanted.
+        `wanted` is `TokenPrunerConfig.importance`; raises a ValueError if the encoder cannot give it.
         """
-        offers = towers.offers(self.tower(base, modality))
-        if wanted == "auto":
-            return offers[0] if offers else None
-        if wanted in ("cls", "received") and wanted not in offers:
-            raise ValueError(
-                f"importance={wanted!r} cannot be had from {type(self.tower(base, modality)).__name__}; it offers: "
-                f"{', '.join([*offers, 'distinct', 'norm'])}. importance='auto' takes the first."
-            )
-        return wanted if wanted in offers else None
+        tower = self.tower(base, modality)
+        return towers.choose_source(wanted, towers.offers(tower), type(tower).__name__)
 
-    def patch_grid(self, base: Any, pixels: Tensor) -> tuple[int, int]:
-        """Rows and columns of patches of pictures (..., height, width)."""
-        patch = base.config.vision_config.patch_size
+    def attention(self, pictures: Pictures, source: str) -> towers.AttentionWatch:
+        """A context that learns the attention of what the encoder runs inside of it."""
+        layer = pictures.setting("vision_feature_layer")
+        tower = self.tower(pictures.base, pictures.modality)
+        return towers.VitWatch(tower, -1 if layer is None else layer, source)
+
+    def scores(self, pictures: Pictures, attention: Tensor, units: list[Unit]) -> list[Tensor]:
+        """Importance (N_u,) of the tokens of every unit, from `attention` (pictures, tokens of the encoder)."""
+        return list(attention[:, self.dropped(pictures) :])
+
+    def patch_grid(self, pictures: Pictures) -> tuple[int, int]:
+        """Rows and columns of patches of a picture."""
+        patch = pictures.base.config.vision_config.patch_size
         high, wide = (patch, patch) if isinstance(patch, int) else patch
-        return pixels.shape[-2] // high, pixels.shape[-1] // wide
+        return pictures.pixels.shape[-2] // high, pictures.pixels.shape[-1] // wide
 
-    def dropped(self, base: Any, call: dict[str, Any]) -> int:
-        """Tokens of the encoder that are cut off its front before the projector."""
-        return int(setting(base, call, "vision_feature_select_strategy") == "default")
+    def dropped(self, pictures: Pictures) -> int:
+        """How many tokens of the encoder are cut off its front before the projector."""
+        return int(pictures.setting("vision_feature_select_strategy") == "default")
 
-    # -- processor side
+    # the processor
 
     def placeholder(self, processor: Any, modality: str) -> str:
-        """The token the processor repeats in the prompt."""
+        """The token that stands in the prompt as often as a picture has tokens."""
         token: str = getattr(processor, f"{modality}_token")
         return token
 
     def run_units(self, processor: Any, run: int, modality: str, inputs: Any, index: int) -> list[int]:
-        """Sizes of the units that a run of `run` placeholders stands for.
+        """Sizes of the units that an unbroken run of `run` placeholders stands for.
 
-        Args:
-            inputs: what the processor made of all pictures or videos.
-            index: which of them the run belongs to.
+        `inputs` is what the processor made of all pictures or videos, `index` says which of them the run belongs to.
         """
         return [run]
 
     def counted_units(self, processor: Any, modality: str, tokens: int, patches: int, size: Any) -> list[int]:
         """Sizes of the units behind one entry of the processor's `_get_num_multimodal_tokens`.
 
-        Args:
-            tokens: placeholders and what frames them.
-            patches: the processor's count of patches, which means tiles for some families.
-            size: the size the count was asked for.
+        `tokens` counts placeholders and what frames them, `patches` is the processor's count of patches (for some
+        families of tiles), `size` what was asked about.
         """
         return [tokens]
-
-
-def pixel_values(call: dict[str, Any], modality: str) -> Tensor:
-    """The pixels among the arguments of a feature function."""
-    found: Tensor = next(call[name] for name in PIXELS[modality] if call.get(name) is not None)
-    return found
-
-
-def setting(base: Any, call: dict[str, Any], name: str) -> Any:
-    """An argument of the call, or what the model's config says where it is not given."""
-    given = call.get(name)
-    return getattr(base.config, name, None) if given is None else given
 
 
 def frames(n: int, count: int) -> Tensor | None:

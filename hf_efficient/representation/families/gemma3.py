@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
-from .family import Family, Unit, pixel_values
+from .family import Family, Pictures, Unit
 
 
 class Gemma3(Family):
@@ -14,12 +14,12 @@ class Gemma3(Family):
 
     processor = "Gemma3Processor"
 
-    def units(self, base: Any, call: dict[str, Any], modality: str) -> list[Unit]:
-        side = base.multi_modal_projector.tokens_per_side
-        return [Unit(side * side, (side, side)) for _ in range(len(pixel_values(call, modality)))]
+    def units(self, pictures: Pictures) -> list[Unit]:
+        side = pictures.base.multi_modal_projector.tokens_per_side
+        return [Unit(side * side, (side, side)) for _ in range(len(pictures.pixels))]
 
-    def scores(self, base: Any, call: dict[str, Any], modality: str, attention: Tensor, units: list[Unit]) -> list[Tensor]:
-        projector = base.multi_modal_projector
+    def scores(self, pictures: Pictures, attention: Tensor, units: list[Unit]) -> list[Tensor]:
+        projector = pictures.base.multi_modal_projector
         side = projector.patches_per_image
         return list(projector.avg_pool(attention.view(-1, 1, side, side)).flatten(1))
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
-from .family import Family, Unit, pixel_values
+from .family import Family, Pictures, Unit
 
 
 class Idefics3(Family):
@@ -18,15 +18,17 @@ class Idefics3(Family):
     def tower(self, base: Any, modality: str) -> Any:
         return base.vision_model
 
-    def units(self, base: Any, call: dict[str, Any], modality: str) -> list[Unit]:
-        pixels = pixel_values(call, modality)
+    def units(self, pictures: Pictures) -> list[Unit]:
+        pixels = pictures.pixels
         tiles = int((pixels != 0).flatten(2).any(-1).sum())
-        side = int(base.image_seq_len**0.5)
-        grid = (side, side) if side * side == base.image_seq_len else None
-        return [Unit(base.image_seq_len, grid) for _ in range(max(self.least_tiles, tiles))]
+        n = pictures.base.image_seq_len
+        side = int(n**0.5)
+        grid = (side, side) if side * side == n else None
+        return [Unit(n, grid) for _ in range(max(self.least_tiles, tiles))]
 
-    def scores(self, base: Any, call: dict[str, Any], modality: str, attention: Tensor, units: list[Unit]) -> list[Tensor]:
-        return list(base.connector.pixel_shuffle(attention.unsqueeze(-1), base.connector.scale_factor).sum(-1))
+    def scores(self, pictures: Pictures, attention: Tensor, units: list[Unit]) -> list[Tensor]:
+        connector = pictures.base.connector
+        return list(connector.pixel_shuffle(attention.unsqueeze(-1), connector.scale_factor).sum(-1))
 
     def placeholder(self, processor: Any, modality: str) -> str:
         token: str = processor.image_token

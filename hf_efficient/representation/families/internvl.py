@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
-from .family import Family, Unit, pixel_values
+from .family import Family, Pictures, Unit
 
 
 class InternVL(Family):
@@ -14,15 +14,16 @@ class InternVL(Family):
 
     processor = "InternVLProcessor"
 
-    def units(self, base: Any, call: dict[str, Any], modality: str) -> list[Unit]:
-        pixels = pixel_values(call, modality)
-        rows, columns = (int(side * base.config.downsample_ratio) for side in self.patch_grid(base, pixels))
-        return [Unit(rows * columns, (rows, columns)) for _ in range(len(pixels))]
+    def units(self, pictures: Pictures) -> list[Unit]:
+        ratio = pictures.base.config.downsample_ratio
+        rows, columns = (int(side * ratio) for side in self.patch_grid(pictures))
+        return [Unit(rows * columns, (rows, columns)) for _ in range(len(pictures.pixels))]
 
-    def scores(self, base: Any, call: dict[str, Any], modality: str, attention: Tensor, units: list[Unit]) -> list[Tensor]:
-        patches = attention[:, self.dropped(base, call) :]
+    def scores(self, pictures: Pictures, attention: Tensor, units: list[Unit]) -> list[Tensor]:
+        patches = attention[:, self.dropped(pictures) :]
         side = int(patches.shape[1] ** 0.5)
-        folded = base.pixel_shuffle(patches.view(-1, side, side, 1), scale_factor=base.config.downsample_ratio)
+        base, raster = pictures.base, patches.view(-1, side, side, 1)
+        folded = base.pixel_shuffle(raster, scale_factor=base.config.downsample_ratio)
         return list(folded.sum(-1).flatten(1))
 
     def placeholder(self, processor: Any, modality: str) -> str:

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor
 from transformers.models.llava_next.modeling_llava_next import image_size_to_num_patches
 
 from . import towers
-from .family import Family, Unit, pixel_values, setting
+from .family import Family, Pictures, Unit
 
 
 class LlavaNext(Family):
@@ -17,37 +15,37 @@ class LlavaNext(Family):
 
     processor = "LlavaNextProcessor"
 
-    def units(self, base: Any, call: dict[str, Any], modality: str) -> list[Unit]:
-        rows, columns = self.patch_grid(base, pixel_values(call, modality))
-        n = rows * columns + towers.prefix_tokens(self.tower(base, modality)) - self.dropped(base, call)
-        marks = [torch.arange(tiles).view(-1, 1).expand(-1, n) for tiles in self.tiles(base, call)]
-        packed = self.pack(base, call, [mark.float() for mark in marks], newline=-1.0)
+    def units(self, pictures: Pictures) -> list[Unit]:
+        rows, columns = self.patch_grid(pictures)
+        n = rows * columns + towers.prefix_tokens(pictures.base.vision_tower) - self.dropped(pictures)
+        marks = [torch.arange(tiles).view(-1, 1).expand(-1, n) for tiles in self.tiles(pictures)]
+        packed = self.pack(pictures, [mark.float() for mark in marks], newline=-1.0)
         return [anyres_unit(tile, overview=n if len(mark) > 1 else 0) for tile, mark in zip(packed, marks, strict=True)]
 
-    def scores(self, base: Any, call: dict[str, Any], modality: str, attention: Tensor, units: list[Unit]) -> list[Tensor]:
-        per_picture = attention[:, self.dropped(base, call) :].split(self.tiles(base, call))
-        return self.pack(base, call, list(per_picture), newline=0.0)
+    def scores(self, pictures: Pictures, attention: Tensor, units: list[Unit]) -> list[Tensor]:
+        per_picture = attention[:, self.dropped(pictures) :].split(self.tiles(pictures))
+        return self.pack(pictures, list(per_picture), newline=0.0)
 
-    def tiles(self, base: Any, call: dict[str, Any]) -> list[int]:
+    def tiles(self, pictures: Pictures) -> list[int]:
         """Tiles of every picture, the overview counted."""
-        config = base.config
+        config = pictures.base.config
         size = config.vision_config.image_size
-        return [image_size_to_num_patches(s, config.image_grid_pinpoints, size) for s in image_sizes(call)]
+        return [image_size_to_num_patches(s, config.image_grid_pinpoints, size) for s in image_sizes(pictures)]
 
-    def pack(self, base: Any, call: dict[str, Any], maps: list[Tensor], newline: float) -> list[Tensor]:
+    def pack(self, pictures: Pictures, maps: list[Tensor], newline: float) -> list[Tensor]:
         """Maps (tiles, n) of every picture as the model packs features: (N,) each, with `newline` for line breaks."""
-        packed, _ = base.pack_image_features(
+        packed, _ = pictures.base.pack_image_features(
             [m.unsqueeze(-1) for m in maps],
-            image_sizes(call),
-            vision_feature_select_strategy=setting(base, call, "vision_feature_select_strategy"),
+            image_sizes(pictures),
+            vision_feature_select_strategy=pictures.setting("vision_feature_select_strategy"),
             image_newline=torch.tensor([newline]),
         )
         return [m.squeeze(-1) for m in packed]
 
 
-def image_sizes(call: dict[str, Any]) -> list[list[int]]:
+def image_sizes(pictures: Pictures) -> list[list[int]]:
     """Height and width of the pictures as they were given."""
-    sizes = call["image_sizes"]
+    sizes = pictures.arguments["image_sizes"]
     return sizes.tolist() if isinstance(sizes, Tensor) else [list(map(int, size)) for size in sizes]
 
 

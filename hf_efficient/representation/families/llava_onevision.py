@@ -5,12 +5,10 @@ A video is one unit too: its frames, pooled to a quarter of their tokens, and on
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
-from .family import Unit, frames, pixel_values, setting
+from .family import Pictures, Unit, frames
 from .llava_next import LlavaNext, anyres_unit, image_sizes
 
 
@@ -19,11 +17,11 @@ class LlavaOnevision(LlavaNext):
 
     processor = "LlavaOnevisionProcessor"
 
-    def units(self, base: Any, call: dict[str, Any], modality: str) -> list[Unit]:
-        if modality == "image":
-            return super().units(base, call, modality)
-        videos = pixel_values(call, modality)
-        rows, columns = ((side + 1) // 2 for side in self.patch_grid(base, videos))
+    def units(self, pictures: Pictures) -> list[Unit]:
+        if pictures.modality == "image":
+            return super().units(pictures)
+        videos = pictures.pixels
+        rows, columns = ((side + 1) // 2 for side in self.patch_grid(pictures))
         frame = torch.zeros(rows * columns * videos.shape[1])
         units = []
         for _ in range(len(videos)):
@@ -33,27 +31,28 @@ class LlavaOnevision(LlavaNext):
             units.append(unit)
         return units
 
-    def scores(self, base: Any, call: dict[str, Any], modality: str, attention: Tensor, units: list[Unit]) -> list[Tensor]:
-        if modality == "image":
-            return super().scores(base, call, modality, attention, units)
-        pooled = base.apply_pooling(attention[:, self.dropped(base, call) :].unsqueeze(-1)).squeeze(-1)
+    def scores(self, pictures: Pictures, attention: Tensor, units: list[Unit]) -> list[Tensor]:
+        if pictures.modality == "image":
+            return super().scores(pictures, attention, units)
+        patches = attention[:, self.dropped(pictures) :].unsqueeze(-1)
+        pooled = pictures.base.apply_pooling(patches).squeeze(-1)
         videos = pooled.reshape(len(units), -1)
         return list(torch.cat([videos, videos.new_zeros(len(units), 1)], dim=1))
 
-    def tiles(self, base: Any, call: dict[str, Any]) -> list[int]:
-        counts = super().tiles(base, call)
-        together = call.get("batch_num_images")
+    def tiles(self, pictures: Pictures) -> list[int]:
+        counts = super().tiles(pictures)
+        together = pictures.arguments.get("batch_num_images")
         if together is None:
             return counts
         alone = [n == 1 for n in torch.as_tensor(together).tolist() for _ in range(n)]
         return [count if single else 1 for count, single in zip(counts, alone, strict=True)]
 
-    def pack(self, base: Any, call: dict[str, Any], maps: list[Tensor], newline: float) -> list[Tensor]:
-        packed, _ = base.pack_image_features(
+    def pack(self, pictures: Pictures, maps: list[Tensor], newline: float) -> list[Tensor]:
+        packed, _ = pictures.base.pack_image_features(
             [m.unsqueeze(-1) for m in maps],
-            image_sizes(call),
+            image_sizes(pictures),
             image_newline=torch.tensor([newline]),
-            vision_aspect_ratio=setting(base, call, "vision_aspect_ratio"),
+            vision_aspect_ratio=pictures.setting("vision_aspect_ratio"),
         )
         return [m.squeeze(-1) for m in packed]
 

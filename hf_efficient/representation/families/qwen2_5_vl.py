@@ -7,6 +7,7 @@ from typing import Any
 from torch import Tensor
 from transformers.vision_utils import get_vision_window_index
 
+from .family import Pictures
 from .qwen2_vl import Qwen2VL
 
 
@@ -18,12 +19,13 @@ class Qwen25VL(Qwen2VL):
     def block(self, base: Any) -> int:
         return int(max(base.visual.fullatt_block_indexes))
 
-    def raster_order(self, base: Any, call: dict[str, Any], modality: str, merged: Tensor) -> Any:
+    def raster_order(self, pictures: Pictures, merged: Tensor) -> Any:
+        visual = pictures.base.visual
         order, _ = get_vision_window_index(
-            call[f"{modality}_grid_thw"],
-            spatial_merge_size=base.visual.spatial_merge_size,
-            window_size=base.visual.window_size,
-            patch_size=base.visual.patch_size,
+            pictures.arguments[f"{pictures.modality}_grid_thw"],
+            spatial_merge_size=visual.spatial_merge_size,
+            window_size=visual.window_size,
+            patch_size=visual.patch_size,
         )
         return order.argsort().to(merged.device)
 

@@ -1,4 +1,4 @@
-"""Qwen2-VL: a picture or a video is a unit; a token is a square of merged patches; positions are (time, height, width)."""
+"""Qwen2-VL: a picture or a video is a unit; a token is a square of merged patches; positions are kept."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from torch import Tensor
 
 from .. import importance
 from . import towers
-from .family import Family, Unit, frames
+from .family import Family, Pictures, Unit, frames
 
 
 class Qwen2VL(Family):
-    """All pictures run through the encoder as one sequence, in which only patches of one picture or frame see each other."""
+    """The encoder runs all pictures as one sequence, in which patches see those of their own picture or frame only."""
 
     processor = "Qwen2VLProcessor"
     mrope = True
@@ -21,35 +21,31 @@ class Qwen2VL(Family):
     def tower(self, base: Any, modality: str) -> Any:
         return base.visual
 
-    def units(self, base: Any, call: dict[str, Any], modality: str) -> list[Unit]:
-        side = base.visual.spatial_merge_size
+    def units(self, pictures: Pictures) -> list[Unit]:
+        side = pictures.base.visual.spatial_merge_size
         units = []
-        for time, rows, columns in grids(call, modality):
+        for time, rows, columns in grids(pictures):
             grid = (rows // side, columns // side)
             n = time * grid[0] * grid[1]
             units.append(Unit(n, grid if time == 1 else None, frames(n, time)))
         return units
 
     def source(self, base: Any, modality: str, wanted: str) -> str | None:
-        if wanted == "cls":
-            raise ValueError(
-                f"importance='cls' cannot be had from {type(base.visual).__name__}, which has no [CLS] token; it offers: "
-                "received, distinct, norm. importance='auto' takes the first."
-            )
-        return "received" if wanted in ("auto", "received") else None
+        return towers.choose_source(wanted, ("received",), type(base.visual).__name__)
 
-    def attention(self, base: Any, call: dict[str, Any], modality: str, source: str) -> towers.AttentionWatch:
+    def attention(self, pictures: Pictures, source: str) -> towers.AttentionWatch:
+        base = pictures.base
         return QwenWatch(base.visual.blocks[self.block(base)].attn)
 
     def block(self, base: Any) -> int:
         """The encoder block whose attention counts: the last in which a picture sees all of itself."""
         return len(base.visual.blocks) - 1
 
-    def scores(self, base: Any, call: dict[str, Any], modality: str, attention: Tensor, units: list[Unit]) -> list[Tensor]:
-        merged = attention.view(-1, base.visual.spatial_merge_size**2).sum(-1)
-        return list(merged[self.raster_order(base, call, modality, merged)].split([unit.n for unit in units]))
+    def scores(self, pictures: Pictures, attention: Tensor, units: list[Unit]) -> list[Tensor]:
+        merged = attention.view(-1, pictures.base.visual.spatial_merge_size**2).sum(-1)
+        return list(merged[self.raster_order(pictures, merged)].split([unit.n for unit in units]))
 
-    def raster_order(self, base: Any, call: dict[str, Any], modality: str, merged: Tensor) -> Any:
+    def raster_order(self, pictures: Pictures, merged: Tensor) -> Any:
         """Index that brings merged patches from the encoder's order to that of the features."""
         return slice(None)
 
@@ -92,9 +88,9 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     return (x.float() * cos.float().unsqueeze(1) + turned * sin.float().unsqueeze(1)).to(x.dtype)
 
 
-def grids(call: dict[str, Any], modality: str) -> list[list[int]]:
+def grids(pictures: Pictures) -> list[list[int]]:
     """(time, height, width) in patches of every picture or video."""
-    found: list[list[int]] = call[f"{modality}_grid_thw"].tolist()
+    found: list[list[int]] = pictures.arguments[f"{pictures.modality}_grid_thw"].tolist()
     return found
 
 

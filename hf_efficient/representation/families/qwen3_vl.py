@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from .family import Unit
+from .family import Pictures, Unit
 from .qwen2_vl import Qwen2VL, grids
 
 
@@ -13,13 +13,13 @@ class Qwen3VL(Qwen2VL):
 
     processor = "Qwen3VLProcessor"
 
-    def units(self, base: Any, call: dict[str, Any], modality: str) -> list[Unit]:
-        if modality == "image":
-            return super().units(base, call, modality)
-        side = base.visual.spatial_merge_size
+    def units(self, pictures: Pictures) -> list[Unit]:
+        if pictures.modality == "image":
+            return super().units(pictures)
+        side = pictures.base.visual.spatial_merge_size
         return [
             Unit((rows // side) * (columns // side), (rows // side, columns // side))
-            for time, rows, columns in grids(call, modality)
+            for time, rows, columns in grids(pictures)
             for _ in range(time)
         ]
 

@@ -1,7 +1,7 @@
 """Importance from vision encoders: the attention of one layer, rebuilt from its queries and keys.
 
-Forward hooks read queries and keys where the encoder makes them, so the encoder keeps its fused attention (which returns
-no map) and nothing is computed twice but one layer's scores.
+Forward hooks read queries and keys where the encoder makes them, so the encoder keeps its fused attention, which
+returns no map, and nothing is computed twice but the scores of one layer.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class VitWatch(Hooks):
     """Attention of one layer of an encoder with `q_proj` and `k_proj`: CLIP, SigLIP, DINOv2, InternViT, Idefics3."""
 
     def __init__(self, tower: nn.Module, layer: int | list[int], source: str) -> None:
-        """`layer`: index into the encoder's hidden states, or several, of which the last counts; `source`: "cls" or "received"."""
+        """`layer` indexes the encoder's hidden states, of several the last counts; `source`: "cls" or "received"."""
         super().__init__()
         self.module = attention_at(tower, layer if isinstance(layer, int) else layer[-1])
         self.source = source
@@ -115,7 +115,7 @@ def attention_layers(tower: nn.Module) -> list[nn.Module]:
 
 
 def attention_at(tower: nn.Module, hidden_state: int) -> nn.Module:
-    """Attention of the layer that makes `hidden_states[hidden_state]`; of the first layer for the embeddings, state 0."""
+    """Attention of the layer that makes `hidden_states[hidden_state]`; state 0 counts as state 1."""
     modules = attention_layers(tower)
     return modules[hidden_state if hidden_state < 0 else max(0, hidden_state - 1)]
 
@@ -133,3 +133,19 @@ def offers(tower: nn.Module) -> tuple[str, ...]:
     if not attention_layers(tower):
         return ()
     return ("cls", "received") if prefix_tokens(tower) else ("received",)
+
+
+def choose_source(wanted: str, offered: tuple[str, ...], encoder: str) -> str | None:
+    """Where importance comes from: one of `offered`, or None where features must tell.
+
+    Raises:
+        ValueError: `wanted`, a `TokenPrunerConfig.importance`, cannot be had from this encoder.
+    """
+    if wanted == "auto":
+        return offered[0] if offered else None
+    if wanted in ("cls", "received") and wanted not in offered:
+        raise ValueError(
+            f"importance={wanted!r} cannot be had from {encoder}; it offers: "
+            f"{', '.join([*offered, 'distinct', 'norm'])}. importance='auto' takes the first."
+        )
+    return wanted if wanted in offered else None

@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor
 
 from . import towers
-from .family import Family, Unit, pixel_values
+from .family import Family, Pictures, Unit
 
 
 class VideoLlava(Family):
@@ -18,16 +18,16 @@ class VideoLlava(Family):
     def tower(self, base: Any, modality: str) -> Any:
         return base.image_tower if modality == "image" else base.video_tower
 
-    def units(self, base: Any, call: dict[str, Any], modality: str) -> list[Unit]:
-        if modality == "image":
-            return super().units(base, call, modality)
-        videos = pixel_values(call, modality)
-        rows, columns = self.patch_grid(base, videos)
-        n = rows * columns + towers.prefix_tokens(self.tower(base, modality))
+    def units(self, pictures: Pictures) -> list[Unit]:
+        if pictures.modality == "image":
+            return super().units(pictures)
+        videos = pictures.pixels
+        rows, columns = self.patch_grid(pictures)
+        n = rows * columns + towers.prefix_tokens(pictures.base.video_tower)
         return [Unit(n) for _ in range(videos.shape[0] * videos.shape[1])]
 
-    def scores(self, base: Any, call: dict[str, Any], modality: str, attention: Tensor, units: list[Unit]) -> list[Tensor]:
-        return super().scores(base, call, modality, attention, units) if modality == "image" else list(attention)
+    def scores(self, pictures: Pictures, attention: Tensor, units: list[Unit]) -> list[Tensor]:
+        return super().scores(pictures, attention, units) if pictures.modality == "image" else list(attention)
 
     def run_units(self, processor: Any, run: int, modality: str, inputs: Any, index: int) -> list[int]:
         if modality == "image":

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 else:
 
     class Budget:
-        """`int | float` for argument parsers, which call one type on the text: "64" is a count, "0.25" and "1.0" a share."""
+        """`int | float` for argument parsers, which call one type on the text: "64" is a count, "1.0" a share."""
 
         def __new__(cls, text: str) -> int | float:
             try:
@@ -38,9 +38,9 @@ class TokenPrunerConfig:
         method: the selection method, a key of `hf_efficient.representation.selection.METHODS`.
         budget: an int >= 1 is a number of tokens, a float in (0, 1] a share of the tokens, both per unit (picture, tile
             or frame). `1` keeps one token, `1.0` keeps all.
-        importance: where token importance comes from. "cls": attention of the [CLS] token in the layer the features come
-            from; "received": attention received from all tokens of the unit; "distinct": attention-free, distance from
-            the unit's mean direction; "norm": length of the feature; "auto": the best of these that the model offers.
+        importance: where token importance comes from. "cls": attention of the [CLS] token in the layer the features
+            come from; "received": attention received from all tokens of the unit; "distinct": attention-free, distance
+            from the unit's mean direction; "norm": length of the feature; "auto": the best that the model offers.
         importance_weight: lambda of F(S), in [0, 1]: 0 is pure coverage, 1 is plain top-importance.
         coverage_mix: how far important tokens weigh more in coverage, in [0, 1]: 0 weighs all tokens alike.
         kernel: similarity of two tokens in coverage, "rbf" or "cosine" (of centred features).
@@ -58,20 +58,14 @@ class TokenPrunerConfig:
         default=0.25,
         metadata={"help": "Tokens to keep per picture, tile or frame: a count (64) or a share (0.25; 1.0 keeps all)."},
     )
-    importance: str = field(
-        default="auto", metadata={"help": f"Source of token importance: {', '.join(IMPORTANCES)}."}
-    )
+    importance: str = field(default="auto", metadata={"help": f"Source of token importance: {', '.join(IMPORTANCES)}."})
     importance_weight: float = field(default=0.1, metadata={"help": "Weight of importance against coverage, 0 to 1."})
     coverage_mix: float = field(
         default=0.5, metadata={"help": "How far important tokens weigh more in coverage, 0 to 1."}
     )
     kernel: str = field(default="rbf", metadata={"help": f"Similarity of two tokens: {', '.join(KERNELS)}."})
-    question_weight: float = field(
-        default=0.0, metadata={"help": "Share of question relevance in importance, 0 to 1."}
-    )
-    min_group_share: float = field(
-        default=0.0, metadata={"help": "Share of the budget guaranteed to tiles or frames."}
-    )
+    question_weight: float = field(default=0.0, metadata={"help": "Share of question relevance in importance, 0 to 1."})
+    min_group_share: float = field(default=0.0, metadata={"help": "Share of the budget guaranteed to tiles or frames."})
     positions: str = field(default="auto", metadata={"help": f"Position ids of kept tokens: {', '.join(POSITIONS)}."})
 
     def __post_init__(self) -> None:

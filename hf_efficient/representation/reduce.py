@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from .config import TokenPrunerConfig
 from .importance import distinctiveness, norms, relevance, shares
-from .selection import METHODS
-from .selection.id_pruner import coverage_weights, kernel_matrix
+from .selection import METHODS, id_pruner
+from .selection.kernel import TokenKernel
 
 
 @dataclass
@@ -76,14 +77,12 @@ def reduce_tokens(
         ValueError: shapes do not fit, values are not finite, importance is negative or missing, or fewer valid tokens
             than the budget.
     """
-    order, weights, valid = _choose(features, config, importance, query, groups, valid)
-    indices = order.sort(dim=1).values
+    choice = _choose(features, config, importance, query, groups, valid)
+    indices = choice.order.sort(dim=1).values
     k, n = indices.shape[1], features.shape[1]
-    if k == n:
-        tokens = features
-    else:
-        tokens = features.gather(1, indices.unsqueeze(-1).expand(-1, -1, features.shape[-1]))
-    return ReducedTokens(tokens, indices, None, None, _report(features.detach(), weights, indices, config, valid))
+    tokens = features if k == n else features.gather(1, indices.unsqueeze(-1).expand(-1, -1, features.shape[-1]))
+    report = _report(features.detach(), choice, config, valid)
+    return ReducedTokens(tokens, indices, None, None, report)
 
 
 def select_order(
@@ -95,7 +94,15 @@ def select_order(
     valid: Tensor | None = None,
 ) -> Tensor:
     """The choice of `reduce_tokens` alone, (B, K) long in the order taken. Arguments and errors as there."""
-    return _choose(features, config, importance, query, groups, valid)[0]
+    return _choose(features, config, importance, query, groups, valid).order
+
+
+class _Choice(NamedTuple):
+    """What `_choose` found: order taken (B, K), importance (B, N) float32, and coverage (B,) if the method knows it."""
+
+    order: Tensor
+    importance: Tensor
+    coverage: Tensor | None
 
 
 @torch.no_grad()
@@ -106,15 +113,18 @@ def _choose(
     query: Tensor | None,
     groups: Tensor | None,
     valid: Tensor | None,
-) -> tuple[Tensor, Tensor, Tensor | None]:
-    """Order taken (B, K), importance (B, N) float32 and validity after checks."""
+) -> _Choice:
+    """Checks, importance, selection: in float32 and outside of autocast."""
     groups = _check_shapes(features, importance, query, groups, valid)
+    k = config.tokens_to_keep(features.shape[1])
     with torch.autocast(features.device.type, enabled=False):
-        k = config.tokens_to_keep(features.shape[1])
         x = features.float()
         _check_values(x, importance, valid, k)
-        weights = _importance(x, config, importance, query, valid)
-        return METHODS[config.method](x, weights, k, config, groups=groups, valid=valid), weights, valid
+        p = _importance(x, config, importance, query, valid)
+        if config.method == "id_pruner" and config.importance_weight < 1:
+            order, covered = id_pruner.select_and_cover(x, p, k, config, groups=groups, valid=valid)
+            return _Choice(order, p, covered.sum(1) / (1 - config.importance_weight))
+        return _Choice(METHODS[config.method](x, p, k, config, groups=groups, valid=valid), p, None)
 
 
 def _importance(
@@ -174,8 +184,12 @@ def _check_shapes(
 
 def _check_values(x: Tensor, importance: Tensor | None, valid: Tensor | None, k: int) -> None:
     """Raise on values that would make the choice meaningless."""
-    if not torch.isfinite(x).all():
-        raise ValueError("features hold NaN or infinite values; check the vision model's output (dtype overflow?).")
+    smallest, largest = x.aminmax()  # NaN comes through; 1e15 keeps squares within float32
+    if not ((smallest > -1e15) & (largest < 1e15)):
+        raise ValueError(
+            f"features hold NaN or values out of range, from {float(smallest)} to {float(largest)}; expected finite ones "
+            "below 1e15 in magnitude. Check the vision model's output (overflow of a 16-bit dtype?)."
+        )
     if importance is not None and not ((importance >= 0) & torch.isfinite(importance)).all():
         raise ValueError("importance holds negative, NaN or infinite values; expected finite values >= 0.")
     if valid is not None and (valid.sum(1) < k).any():
@@ -185,32 +199,14 @@ def _check_values(x: Tensor, importance: Tensor | None, valid: Tensor | None, k:
 
 
 @torch.no_grad()
-def _report(
-    features: Tensor, importance: Tensor, indices: Tensor, config: TokenPrunerConfig, valid: Tensor | None
-) -> SelectionReport:
+def _report(features: Tensor, choice: _Choice, config: TokenPrunerConfig, valid: Tensor | None) -> SelectionReport:
     """The two normalised meters of the kept tokens."""
     with torch.autocast(features.device.type, enabled=False):
-        p = shares(importance, valid)
-        pi = coverage_weights(p, config.coverage_mix, valid)
-        similarity = kernel_matrix(features.float(), config.kernel, valid)
-        nearest = similarity.gather(2, indices.unsqueeze(1).expand(-1, similarity.shape[1], -1)).amax(-1)
-        retained = p.gather(1, indices).sum(1).clamp(0, 1)
-        coverage = (pi * nearest).sum(1).clamp(0, 1)
-    return SelectionReport(retained, coverage, features.shape[1], indices.shape[1])
-
-
-@torch.no_grad()
-def selection_report(
-    features: Tensor, config: TokenPrunerConfig, kept: Tensor, importance: Tensor | None = None, query: Tensor | None = None
-) -> SelectionReport:
-    """The report `reduce_tokens` would give had it kept `kept` (B, N) bool, which may differ in number between rows.
-
-    `kept` of the report is the largest number. Arguments and errors as of `reduce_tokens`.
-    """
-    with torch.autocast(features.device.type, enabled=False):
-        x = features.float()
-        p = shares(_importance(x, config, importance, query, None))
-        pi = coverage_weights(p, config.coverage_mix, None)
-        nearest = kernel_matrix(x, config.kernel, None).masked_fill(~kept.unsqueeze(1), 0).amax(-1)
-        retained, coverage = (p * kept).sum(1).clamp(0, 1), (pi * nearest).sum(1).clamp(0, 1)
-    return SelectionReport(retained, coverage, kept.shape[1], int(kept.sum(1).max()))
+        p, coverage = shares(choice.importance, valid), choice.coverage
+        if coverage is None:
+            kernel, nearest = TokenKernel(features.float(), config.kernel, valid), torch.zeros_like(p)
+            for part in choice.order.split(512, dim=1):
+                nearest = torch.maximum(nearest, kernel.rows(part).amax(1))
+            coverage = (id_pruner.coverage_weights(p, config.coverage_mix, valid) * nearest).sum(1)
+        retained = p.gather(1, choice.order).sum(1)
+    return SelectionReport(retained.clamp(0, 1), coverage.clamp(0, 1), features.shape[1], choice.order.shape[1])

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from ..config import TokenPrunerConfig
 from ..importance import shares
+from .greedy import greedy_dense, greedy_lazy
+from .kernel import TokenKernel
+from .quota import Quota
+
+MAX_STORED = 2**26  # numbers of similarity matrices held at once: 256 MiB, one unit of 8192 tokens or 202 of 576
 
 
 def select(
@@ -32,91 +38,60 @@ def select(
         valid: (B, N) bool or None; tokens marked False are neither taken nor covered.
 
     Returns:
-        (B, k) long, in the order taken; equal gains by rising index.
+        (B, k) long, in the order taken; equal gains by rising index. O(B·N²·D) time; memory O(B·N²) up to `MAX_STORED`,
+        beyond which units go one after the other, and a unit too large by itself is worked off in O(N·(D + 128)).
     """
+    return select_and_cover(features, importance, k, config, groups=groups, valid=valid)[0]
+
+
+def select_and_cover(
+    features: Tensor,
+    importance: Tensor,
+    k: int,
+    config: TokenPrunerConfig,
+    *,
+    groups: Tensor | None = None,
+    valid: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    """`select`, and what the greedy steps know already: (1 - l) pi_i max_{j in S} k_ij, (B, N) float32."""
     batch, n, _ = features.shape
+    fitting = max(1, MAX_STORED // n**2)
+    if batch > fitting:
+        parts = [slice(at, at + fitting) for at in range(0, batch, fitting)]
+        inputs = [(features[s], importance[s], _part(groups, s), _part(valid, s)) for s in parts]
+        results = [select_and_cover(x, p, k, config, groups=g, valid=v) for x, p, g, v in inputs]
+        return torch.cat([order for order, _ in results]), torch.cat([covered for _, covered in results])
     p = shares(importance, valid)
     pi = coverage_weights(p, config.coverage_mix, valid)
-    similarity = kernel_matrix(features, config.kernel, valid)
     bonus = config.importance_weight * p / p.topk(k, dim=1).values.sum(1, keepdim=True)
-    barred = torch.zeros_like(p, dtype=torch.bool) if valid is None else ~valid
-    quota = (
-        Quota(pi, k, config.min_group_share, groups, valid) if groups is not None and config.min_group_share else None
-    )
-    weights = ((1 - config.importance_weight) * pi).unsqueeze(-1)
-    covered = torch.zeros_like(p)
-    rows = torch.arange(batch, device=p.device)
-    order = torch.empty(batch, k, dtype=torch.long, device=p.device)
-    for step in range(k):
-        gain = torch.bmm((similarity - covered.unsqueeze(1)).relu_(), weights).squeeze(-1) + bonus
-        closed = barred if quota is None else barred | quota.closed()
-        chosen = gain.masked_fill(closed, -1).argmax(1)
-        order[:, step] = chosen
-        barred = barred.scatter(1, chosen.unsqueeze(1), True)
-        covered = torch.maximum(covered, similarity[rows, chosen])
-        if quota is not None:
-            quota.take(chosen)
-    return order
+    if valid is not None:
+        bonus = bonus.masked_fill(~valid, -torch.inf)
+    quota = None
+    if groups is not None and config.min_group_share:
+        quota = Quota(pi, k, config.min_group_share, groups, valid)
+        bonus = bonus.masked_fill(quota.closed(), -torch.inf)
+    kernel = TokenKernel(features, config.kernel, valid)
+    weights = (1 - config.importance_weight) * pi
+    if n**2 > MAX_STORED:
+        sums = kernel.weighted_sums(weights)
+        return greedy_lazy(lambda at: kernel.rows(at).mul_(weights.unsqueeze(1)), sums + bonus, bonus, k, quota)
+    matrix = kernel.weighted(weights)
+    if features.device.type == "cpu":
+        return greedy_lazy(_row_reader(matrix), matrix.sum(-1) + bonus, bonus, k, quota)
+    return greedy_dense(matrix, bonus, k, quota)
 
 
 def coverage_weights(p: Tensor, mix: float, valid: Tensor | None) -> Tensor:
-    """pi_i = a p_i + (1 - a) / N over the valid tokens: (B, N), each row sums to 1. `p`: (B, N) shares."""
+    """pi_i = a p_i + (1 - a) / N over the valid tokens: (B, N), each row sums to 1. `p`: (B, N) shares; `mix`: a."""
     return mix * p + (1 - mix) * shares(torch.ones_like(p), valid)
 
 
-def kernel_matrix(features: Tensor, kernel: str, valid: Tensor | None) -> Tensor:
-    """Similarity k_ij in [0, 1] of all pairs of tokens, unmoved by adding one vector to all tokens.
-
-    "rbf": exp(-2 |x_i - x_j|² / mean_ab |x_a - x_b|²); "cosine": (1 + cos(x_i - m, x_j - m)) / 2, m the mean token.
-
-    Args:
-        features: (B, N, D) float32.
-        kernel: "rbf" or "cosine".
-        valid: (B, N) bool or None; only valid tokens shape m and the mean distance.
-
-    Returns:
-        (B, N, N) float32.
-    """
-    weights = shares(features.new_ones(features.shape[:2]), valid).unsqueeze(-1)
-    centred = features - (features * weights).sum(1, keepdim=True)
-    if kernel == "cosine":
-        directions = F.normalize(centred, dim=-1)
-        return torch.bmm(directions, directions.transpose(1, 2)).add_(1).mul_(0.5).clamp_(0, 1)
-    square = (centred * centred).sum(-1, keepdim=True)
-    spread = (square * weights).sum(1, keepdim=True)  # half of the mean squared distance
-    # tokens that differ by rounding only are equal tokens: their noise must not be blown up to structure
-    magnitude = (features * features).sum(-1, keepdim=True).mul(weights).sum(1, keepdim=True)
-    inverse = torch.where(spread > 1e-12 * magnitude, 1 / spread.clamp_min(torch.finfo(spread.dtype).tiny), 0)
-    square = square * inverse
-    exponent = torch.baddbmm(-square - square.transpose(1, 2), centred, centred.transpose(1, 2) * (2 * inverse))
-    return exponent.clamp_(max=0).exp_()
+def _row_reader(matrix: Tensor) -> Callable[[Tensor], Tensor]:
+    """Tokens (B, M) long -> their rows (B, M, N) of matrix (B, N, N)."""
+    batch, n, _ = matrix.shape
+    flat, first = matrix.view(batch * n, n), torch.arange(batch, device=matrix.device).unsqueeze(1) * n
+    return lambda at: flat.index_select(0, (at + first).flatten()).view(batch, -1, n)
 
 
-class Quota:
-    """Least numbers per group, l_g = floor(rho * k * mass_g) with mass_g the group's share of pi, kept exactly.
-
-    A step is open to a group while enough later steps remain for what the other groups are still owed. The sets that can
-    be completed this way form a matroid, hence the 1/2 of greedy.
-    """
-
-    def __init__(self, pi: Tensor, k: int, rho: float, groups: Tensor, valid: Tensor | None) -> None:
-        """`pi`: (B, N) shares; `groups`: (B, N) long, >= 0; `valid`: (B, N) bool or None."""
-        self.groups = groups
-        count = int(groups.max()) + 1
-        member = torch.ones_like(pi) if valid is None else valid.to(pi.dtype)
-        size = pi.new_zeros(pi.shape[0], count).scatter_add(1, groups, member)
-        mass = pi.new_zeros(pi.shape[0], count).scatter_add(1, groups, pi)
-        # the epsilon keeps a share such as 4 * 0.25 from being rounded below its whole number
-        self.owed = torch.minimum((rho * k * mass + 1e-4).floor(), size)
-        self.left = torch.full_like(self.owed[:, :1], k)
-
-    def closed(self) -> Tensor:
-        """(B, N) bool: tokens whose taking would leave too few steps for what other groups are owed."""
-        spare = self.left - self.owed.sum(1, keepdim=True)
-        return (spare <= 0) & (self.owed.gather(1, self.groups) <= 0)
-
-    def take(self, chosen: Tensor) -> None:
-        """Note the tokens (B,) just taken."""
-        group = self.groups.gather(1, chosen.unsqueeze(1))
-        self.owed = (self.owed - torch.zeros_like(self.owed).scatter(1, group, 1)).clamp_min(0)
-        self.left = self.left - 1
+def _part(values: Tensor | None, rows: slice) -> Tensor | None:
+    return None if values is None else values[rows]

@@ -1,0 +1,91 @@
+"""How alike two tokens of a unit are, whatever vector is added to all of them."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+LOWEST = -80.0  # exp(-80) is nothing beside 1, and exp of less gives denormal numbers, which CPUs are slow with
+
+
+class TokenKernel:
+    """Similarities k_ij in [0, 1] among the tokens of every unit.
+
+    With m the mean token and y_i = x_i - m,
+
+        "rbf":    k_ij = exp(-2 |x_i - x_j|² / mean_ab |x_a - x_b|²)
+        "cosine": k_ij = (1 + cos(y_i, y_j)) / 2
+
+    Both come from e_ij = f (y_i·y_j - |y_i|²/2 - |y_j|²/2), that is from one matrix product: k = exp(e) with
+    f = 2 / mean_a |y_a|², and k = 1 + e/2 with y of length 1 and f = 1. Tokens that differ by rounding only count as
+    equal: their noise is not blown up to structure.
+    """
+
+    def __init__(self, features: Tensor, kind: str, valid: Tensor | None = None) -> None:
+        """Centre, and find the scale.
+
+        Args:
+            features: (B, N, D) float32.
+            kind: "rbf" or "cosine".
+            valid: (B, N) bool or None; only valid tokens shape the mean and the scale.
+        """
+        self.kind = kind
+        weight = None if valid is None else (valid / valid.sum(1, keepdim=True)).unsqueeze(-1)
+        mean = _mean(features, weight)
+        self.points = features - mean
+        square = torch.linalg.vector_norm(self.points, dim=-1, keepdim=True).square_()
+        spread = _mean(square, weight)
+        noise = 1e-12 * (spread + mean.square().sum(-1, keepdim=True))
+        if kind == "cosine":
+            self.points.mul_(torch.where(square > noise, square.clamp_min(1e-37).rsqrt(), 0))
+            self.half, self.factor = torch.full_like(square, 0.5), torch.ones_like(spread)
+        else:
+            self.half, self.factor = square.mul_(0.5), torch.where(spread > noise, 2 / spread.clamp_min(1e-37), 0)
+
+    def panel(self, start: int, stop: int, end: int) -> Tensor:
+        """Similarities of tokens 0..end-1 to tokens start..stop-1: (B, end, stop - start)."""
+        columns = slice(start, stop)
+        return self._between(self.points[:, :end], self.half[:, :end], self.points[:, columns], self.half[:, columns])
+
+    def rows(self, indices: Tensor) -> Tensor:
+        """Similarities of the tokens `indices` (B, M) long to all tokens: (B, M, N)."""
+        points = self.points.gather(1, indices.unsqueeze(-1).expand(-1, -1, self.points.shape[-1]))
+        return self._between(points, self.half.gather(1, indices.unsqueeze(-1)), self.points, self.half)
+
+    def _between(self, left: Tensor, left_half: Tensor, right: Tensor, right_half: Tensor) -> Tensor:
+        halves = left_half + right_half.transpose(1, 2)
+        exponent = torch.baddbmm(halves, left, right.transpose(1, 2), beta=-1).mul_(self.factor).clamp_(LOWEST, 0)
+        return exponent.exp_() if self.kind == "rbf" else exponent.mul_(0.5).add_(1)
+
+    def weighted(self, weights: Tensor) -> Tensor:
+        """The whole matrix with column i scaled by weights_i: (B, N, N), entry (j, i) = weights_i k_ji.
+
+        k is symmetric, so only panels on and above the diagonal are computed; the rest is their mirror image.
+
+        Args:
+            weights: (B, N) float32.
+        """
+        n = weights.shape[1]
+        matrix = weights.new_empty(weights.shape[0], n, n)
+        step = max(96, -(-n // 15))
+        for start in range(0, n, step):
+            stop = min(n, start + step)
+            panel = self.panel(start, stop, stop)
+            torch.mul(panel, weights[:, None, start:stop], out=matrix[:, :stop, start:stop])
+            if start:
+                mirrored = panel[:, :start].transpose(1, 2)
+                torch.mul(mirrored, weights[:, None, :start], out=matrix[:, start:stop, :start])
+        return matrix
+
+    def weighted_sums(self, weights: Tensor) -> Tensor:
+        """Row sums of `weighted` without storing it: (B, N), sum_i weights_i k_ji. `weights`: (B, N) float32."""
+        n = weights.shape[1]
+        total = torch.zeros_like(weights)
+        for start in range(0, n, 128):
+            stop = min(n, start + 128)
+            total += self.panel(start, stop, n).mul_(weights[:, None, start:stop]).sum(-1)
+        return total
+
+
+def _mean(values: Tensor, weight: Tensor | None) -> Tensor:
+    return values.mean(1, keepdim=True) if weight is None else (values * weight).sum(1, keepdim=True)

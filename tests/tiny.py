@@ -1,12 +1,17 @@
 """The supported families as the tests see them: a tiny model each, and prompts for it."""
 
-from collections.abc import Callable
+import copy
+import functools
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
 from PIL import Image
 
+from hf_efficient import TokenPrunerConfig, attach_token_pruner
 from tests.tiny_models import (
     gemma3,
     internvl,
@@ -104,4 +109,51 @@ def video_prompts(name: str, rows: int = 2, images: bool = False) -> dict[str, A
     }
 
 
-LIKE_ROWS = [[0], [1, 2]]  # the batch most tests use: one prompt with one picture, one longer prompt with two
+ROWS = [[0], [1, 2]]  # the batch most tests use: one prompt with one picture, one longer prompt with two
+MIXED_ROWS = [[0], [], [1, 2]]
+
+
+@functools.cache
+def _built(name: str, attention: str) -> Any:
+    return FAMILIES[name].build(attention)
+
+
+def stock(name: str, attention: str = "sdpa") -> Any:
+    """A fresh (model, processor) of a family, without a pruner."""
+    return copy.deepcopy(_built(name, attention))
+
+
+def budget(name: str) -> int:
+    """A budget smaller than every unit of a tiny family."""
+    return 2 if name == "gemma3" else 4
+
+
+def pruned(name: str, attention: str = "sdpa", **settings: Any) -> Any:
+    """A fresh (model, processor) with a pruner attached, of `budget(name)` unless settings say otherwise."""
+    return attach_token_pruner(*stock(name, attention), TokenPrunerConfig(**{"budget": budget(name), **settings}))
+
+
+def generate(model: Any, inputs: Any, **settings: Any) -> torch.Tensor:
+    """The new tokens of a deterministic generation, (B, 5) unless settings say otherwise."""
+    settings = {"max_new_tokens": 5, "min_new_tokens": 5, "do_sample": False, **settings}
+    return model.generate(**inputs, **settings)[:, inputs["input_ids"].shape[1] :]
+
+
+def language_model(model: Any) -> Any:
+    base = model.base_model
+    return base.language_model if hasattr(base, "language_model") else base.text_model
+
+
+@contextmanager
+def recorded(model: Any) -> Iterator[list[dict[str, Any]]]:
+    """Collects the named arguments of every call of the language model."""
+    calls: list[dict[str, Any]] = []
+
+    def keep(module: Any, args: Any, kwargs: dict[str, Any]) -> None:
+        calls.append({k: v.clone() if isinstance(v, torch.Tensor) else v for k, v in kwargs.items()})
+
+    handle = language_model(model).register_forward_pre_hook(keep, with_kwargs=True)
+    try:
+        yield calls
+    finally:
+        handle.remove()

@@ -11,7 +11,10 @@ from torch import Tensor
 
 from .config import TokenPrunerConfig
 from .families.family import Family, Pictures, Unit
-from .reduce import reduce_tokens, select_order, selection_report
+from .importance import shares
+from .reduce import _importance, reduce_tokens, select_order
+from .selection.id_pruner import coverage_weights
+from .selection.kernel import TokenKernel
 
 
 @dataclass
@@ -152,9 +155,19 @@ def choose_alike(
     order = select_order(features, replace(config, budget=min(k, len(tokens))), scores, query, groups)
     assert unit.row is not None
     mask = keep_rows(tokens[order], unit.row.to(features.device), unit.newline.to(features.device), k)
-    report = selection_report(features, config, mask[:, tokens], scores, query)
-    indices = mask.byte().sort(dim=1, descending=True, stable=True).indices[:, :k]
-    return indices.sort(dim=1).values, report.importance_retained, report.coverage
+    indices = mask.byte().sort(dim=1, descending=True, stable=True).indices[:, :k].sort(dim=1).values
+    weights = _importance(features.float(), config, scores, query, None)
+    return indices, *meters(features.float(), mask[:, tokens], weights, config)
+
+
+def meters(features: Tensor, kept: Tensor, importance: Tensor, config: TokenPrunerConfig) -> tuple[Tensor, Tensor]:
+    """Importance retained (U,) and coverage (U,) of `kept` (U, N) bool, whose number may differ between units."""
+    p = shares(importance)
+    order = kept.byte().sort(dim=1, descending=True, stable=True).indices[:, : int(kept.sum(1).max())]
+    order = torch.where(kept.gather(1, order), order, order[:, :1])  # repeating a token leaves coverage as it is
+    nearest = TokenKernel(features, config.kernel, None).rows(order).amax(1)
+    coverage = (coverage_weights(p, config.coverage_mix, None) * nearest).sum(1)
+    return (p * kept).sum(1).clamp(0, 1), coverage.clamp(0, 1)
 
 
 def keep_rows(order: Tensor, row: Tensor, newline: Tensor, k: int) -> Tensor:

@@ -125,7 +125,7 @@ def stock(name: str, attention: str = "sdpa") -> Any:
 
 def budget(name: str) -> int:
     """A budget smaller than every unit of a tiny family."""
-    return 2 if name == "gemma3" else 4
+    return {"gemma3": 2, "qwen3_vl": 3}.get(name, 4)
 
 
 def pruned(name: str, attention: str = "sdpa", **settings: Any) -> Any:

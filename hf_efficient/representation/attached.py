@@ -53,8 +53,8 @@ class Saved(Attached):
 
     def save_pretrained(self, save_directory: str | os.PathLike[str], *args: Any, **kwargs: Any) -> Any:
         stock: Any = super()
-        call = inspect.signature(stock.save_pretrained).bind(save_directory, *args, **kwargs)
-        arguments = {**call.arguments, **call.arguments.pop("kwargs", {})}
+        arguments = inspect.signature(stock.save_pretrained).bind(save_directory, *args, **kwargs).arguments
+        arguments |= arguments.pop("kwargs", {})
         push = arguments.pop("push_to_hub", False)
         hub = {k: arguments.pop(k) for k in HUB_ARGUMENTS if push and k in arguments}
         result = stock.save_pretrained(**arguments)

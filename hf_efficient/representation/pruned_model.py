@@ -187,8 +187,8 @@ def pruned_features(stock: Callable[..., Any], modality: str) -> Callable[..., A
         pruner = self.token_pruner
         if pruner.encoding:  # some families encode videos with their function for pictures
             return stock(self, *args, **kwargs)
-        bound = signature.bind(self, *args, **kwargs).arguments
-        call = {**bound, **bound.pop("kwargs", {})}
+        call = signature.bind(self, *args, **kwargs).arguments
+        call |= call.pop("kwargs", {})
         call.pop("self")
         as_dict = call.pop("return_dict", None)
         pruner.encoding = True

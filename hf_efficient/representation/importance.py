@@ -24,7 +24,7 @@ def cls_attention(query: Tensor, keys: Tensor, scale: float | None = None) -> Te
         (B, N) float32, each row sums to 1.
     """
     scale = query.shape[-1] ** -0.5 if scale is None else scale
-    logits = torch.matmul(keys.float(), query.float().unsqueeze(-1)).squeeze(-1) * scale
+    logits = _dot(keys.float(), query.float().unsqueeze(-2)) * scale
     return logits.softmax(-1).mean(1)
 
 
@@ -64,13 +64,12 @@ def distinctiveness(features: Tensor, valid: Tensor | None = None) -> Tensor:
     if valid is not None:
         directions = directions * valid.unsqueeze(-1)
     total = directions.sum(1)
-    likeness = torch.matmul(directions, total.unsqueeze(-1)).squeeze(-1)
-    return rescale(-likeness, valid)
+    return rescale(-_dot(directions, total.unsqueeze(1)), valid)
 
 
 def norms(features: Tensor) -> Tensor:
     """Length of every token, (B, N) float32, of features (B, N, D): a weak stand-in where nothing better exists."""
-    return features.float().norm(dim=-1)
+    return torch.linalg.vector_norm(features.float(), dim=-1)
 
 
 def relevance(features: Tensor, query: Tensor, sign: float = 1.0, valid: Tensor | None = None) -> Tensor:
@@ -86,7 +85,7 @@ def relevance(features: Tensor, query: Tensor, sign: float = 1.0, valid: Tensor 
         (B, N) float32 in [0, 1], scaled from smallest to largest in every unit.
     """
     direction = F.normalize(query.float(), dim=-1).mean(1)
-    cosine = torch.matmul(F.normalize(features.float(), dim=-1), direction.unsqueeze(-1)).squeeze(-1)
+    cosine = _dot(F.normalize(features.float(), dim=-1), direction.unsqueeze(1))
     return rescale(sign * cosine, valid)
 
 
@@ -117,3 +116,8 @@ def shares(scores: Tensor, valid: Tensor | None = None) -> Tensor:
     peak = scores.amax(1, keepdim=True)
     scores = torch.where(peak > 0, scores / torch.where(peak > 0, peak, 1), ones)
     return scores / scores.sum(1, keepdim=True)
+
+
+def _dot(left: Tensor, right: Tensor) -> Tensor:
+    """Dot products over the last dimension; not by matmul, whose rounding would depend on the batch size."""
+    return (left * right).sum(-1)

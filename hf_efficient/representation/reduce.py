@@ -98,7 +98,7 @@ def select_order(
 
 
 class _Choice(NamedTuple):
-    """What `_choose` found: order taken (B, K), importance (B, N) float32, and coverage (B,) if the method knows it."""
+    """Order taken (B, K), importance (B, N) float32, and coverage (B,) where the method knows it."""
 
     order: Tensor
     importance: Tensor
@@ -119,7 +119,7 @@ def _choose(
     k = config.tokens_to_keep(features.shape[1])
     with torch.autocast(features.device.type, enabled=False):
         x = features.float()
-        _check_values(x, importance, valid, k)
+        _check_values(x, importance, groups, valid, k)
         p = _importance(x, config, importance, query, valid)
         if config.method == "id_pruner" and config.importance_weight < 1:
             order, covered = id_pruner.select_and_cover(x, p, k, config, groups=groups, valid=valid)
@@ -159,7 +159,7 @@ def _check_shapes(
     """Raise on shapes and dtypes that do not fit; `groups` comes back as (B, N)."""
     if features.dim() != 3 or not features.is_floating_point() or 0 in features.shape:
         raise ValueError(
-            f"features of shape {tuple(features.shape)} and dtype {features.dtype}; expected non-empty floats (B, N, D). "
+            f"features of shape {tuple(features.shape)} and dtype {features.dtype}; expected floats (B, N, D). "
             "Add the batch dimension with features[None] for one unit."
         )
     batch, n, width = features.shape
@@ -182,16 +182,18 @@ def _check_shapes(
     return groups.expand(batch, n)
 
 
-def _check_values(x: Tensor, importance: Tensor | None, valid: Tensor | None, k: int) -> None:
+def _check_values(x: Tensor, importance: Tensor | None, groups: Tensor | None, valid: Tensor | None, k: int) -> None:
     """Raise on values that would make the choice meaningless."""
     smallest, largest = x.aminmax()  # NaN comes through; 1e15 keeps squares within float32
     if not ((smallest > -1e15) & (largest < 1e15)):
         raise ValueError(
-            f"features hold NaN or values out of range, from {float(smallest)} to {float(largest)}; expected finite ones "
+            f"features hold NaN or values out of range ({float(smallest)} to {float(largest)}); expected finite ones "
             "below 1e15 in magnitude. Check the vision model's output (overflow of a 16-bit dtype?)."
         )
     if importance is not None and not ((importance >= 0) & torch.isfinite(importance)).all():
         raise ValueError("importance holds negative, NaN or infinite values; expected finite values >= 0.")
+    if groups is not None and (groups < 0).any():
+        raise ValueError("groups holds negative numbers; expected the index of a tile or frame for every token.")
     if valid is not None and (valid.sum(1) < k).any():
         raise ValueError(
             f"A unit has {int(valid.sum(1).min())} valid tokens, fewer than the {k} to keep; lower the budget for it."

@@ -7,7 +7,7 @@ from torch import Tensor
 
 
 class Quota:
-    """Lower bounds per group, l_g = floor(rho * k * mass_g), mass_g the group's share of the coverage weights; kept exactly.
+    """Lower bounds l_g = floor(rho * k * mass_g), mass_g the group's share of the coverage weights; kept exactly.
 
     A group is closed once the steps left are all owed to other groups. The sets that can be completed to k tokens this
     way form a matroid, for which greedy reaches at least 1/2 of the optimum. A closed group stays closed.

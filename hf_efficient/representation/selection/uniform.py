@@ -17,7 +17,7 @@ def select(
     groups: Tensor | None = None,
     valid: Tensor | None = None,
 ) -> Tensor:
-    """k positions spread evenly over the raster; where that is unknown (N not a square), evenly over the sequence.
+    """Positions spread evenly over the raster; where that is unknown (N not a square), evenly over the sequence.
 
     Args:
         features: (B, N, D); only its shape counts.
@@ -42,7 +42,7 @@ def select(
 
 
 def grid_points(rows: int, columns: int, k: int) -> list[int]:
-    """k distinct positions of a rows x columns raster, in near-equal lines of near-equal numbers, each centred in its cell.
+    """Distinct positions on a rows x columns raster, in lines of near-equal numbers, each centred in its cell.
 
     Returns:
         k rising indices into the flattened raster.

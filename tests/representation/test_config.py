@@ -1,0 +1,153 @@
+"""TokenPrunerConfig: what it accepts, what it refuses, and that files and command lines bring it back unchanged."""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+from transformers import HfArgumentParser
+
+from hf_efficient.representation.config import CONFIG_NAME, TokenPrunerConfig
+
+
+@pytest.mark.parametrize(
+    ("budget", "n", "kept"),
+    [
+        (64, 576, 64),
+        (1, 576, 1),
+        (1000, 576, 576),
+        (1.0, 576, 576),
+        (0.25, 576, 144),
+        (0.1, 144, 14),  # 14.4
+        (0.5, 5, 3),  # 2.5 rounds up, not to even
+        (0.001, 144, 1),
+        (0.25, 1, 1),
+    ],
+)
+def test_tokens_to_keep(budget: int | float, n: int, kept: int) -> None:
+    assert TokenPrunerConfig(budget=budget).tokens_to_keep(n) == kept
+
+
+def test_no_unit_is_empty() -> None:
+    with pytest.raises(ValueError, match="unit of 0 tokens"):
+        TokenPrunerConfig().tokens_to_keep(0)
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "said"),
+    [
+        ("method", "idpruner", "'id_pruner', 'random'"),
+        ("method", None, "method=None"),
+        ("budget", 0, "keeps nothing"),
+        ("budget", -3, "keeps nothing"),
+        ("budget", 0.0, "not a share"),
+        ("budget", 1.5, "not a share"),
+        ("budget", 64.0, "Write budget=64"),
+        ("budget", float("nan"), "not a share"),
+        ("budget", float("inf"), "not a share"),
+        ("budget", True, "is a bool"),
+        ("budget", "64", "is a str"),
+        ("budget", None, "is a NoneType"),
+        ("importance", "attention", "'cls', 'received'"),
+        ("importance_weight", 1.1, "in \\[0, 1\\]"),
+        ("importance_weight", "high", "in \\[0, 1\\]"),
+        ("coverage_mix", -0.1, "in \\[0, 1\\]"),
+        ("coverage_mix", float("nan"), "in \\[0, 1\\]"),
+        ("kernel", "dot", "'rbf', 'cosine'"),
+        ("question_weight", True, "in \\[0, 1\\]"),
+        ("min_group_share", 2, "in \\[0, 1\\]"),
+        ("positions", "kept", "'compact', 'original'"),
+    ],
+)
+def test_invalid_field_is_named_with_its_value_and_what_is_expected(field: str, value: Any, said: str) -> None:
+    with pytest.raises(ValueError, match=said) as caught:
+        TokenPrunerConfig(**{field: value})
+    assert str(caught.value).startswith(f"{field}={value!r}")
+
+
+@pytest.mark.parametrize("budget", [1, 1.0, 64, 0.25])
+def test_folder_brings_back_every_field_and_its_type(tmp_path: Path, budget: int | float) -> None:
+    config = TokenPrunerConfig(
+        method="max_min",
+        budget=budget,
+        importance="norm",
+        importance_weight=0.3,
+        coverage_mix=0.0,
+        kernel="cosine",
+        question_weight=0.5,
+        min_group_share=0.2,
+        positions="original",
+    )
+    config.save_pretrained(tmp_path / "new" / "folder")
+    back = TokenPrunerConfig.from_pretrained(tmp_path / "new" / "folder")
+    assert back == config
+    assert type(back.budget) is type(budget)
+    assert os.listdir(tmp_path / "new" / "folder") == [CONFIG_NAME]
+
+
+def test_file_is_plain_json_and_absent_fields_take_defaults(tmp_path: Path) -> None:
+    (tmp_path / CONFIG_NAME).write_text('{"budget": 32}')
+    assert TokenPrunerConfig.from_pretrained(tmp_path) == TokenPrunerConfig(budget=32)
+    assert json.loads(TokenPrunerConfig(budget=32).to_json_string()) == TokenPrunerConfig(budget=32).to_dict()
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ('{"budget": 32, "keep": 3, "lam": 0.1}', r"\['keep', 'lam'\]"),
+        ('{"budget": 0}', "keeps nothing"),
+        ("{budget: 32}", "not valid JSON"),
+        ("[1, 2]", "JSON list"),
+    ],
+)
+def test_bad_file_is_refused(tmp_path: Path, content: str, said: str) -> None:
+    (tmp_path / CONFIG_NAME).write_text(content)
+    with pytest.raises(ValueError, match=said):
+        TokenPrunerConfig.from_pretrained(tmp_path)
+
+
+def test_folder_without_the_file_says_so(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="without a token pruner"):
+        TokenPrunerConfig.from_pretrained(tmp_path)
+
+
+def test_save_to_a_file_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "taken").write_text("")
+    with pytest.raises(ValueError, match="needs a folder"):
+        TokenPrunerConfig().save_pretrained(tmp_path / "taken")
+
+
+def test_interrupted_save_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    TokenPrunerConfig(budget=8).save_pretrained(tmp_path)
+
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, "replace", killed)
+    with pytest.raises(KeyboardInterrupt):
+        TokenPrunerConfig(budget=9).save_pretrained(tmp_path)
+    assert os.listdir(tmp_path) == [CONFIG_NAME]
+    assert TokenPrunerConfig.from_pretrained(tmp_path).budget == 8
+
+
+@pytest.mark.parametrize(("text", "budget"), [("64", 64), ("1", 1), ("1.0", 1.0), ("0.25", 0.25)])
+def test_command_line_keeps_count_and_share_apart(text: str, budget: int | float) -> None:
+    (config,) = HfArgumentParser(TokenPrunerConfig).parse_args_into_dataclasses(
+        ["--budget", text, "--method", "random", "--importance-weight", "0.4"]
+    )
+    assert config == TokenPrunerConfig(budget=budget, method="random", importance_weight=0.4)
+    assert type(config.budget) is type(budget)
+
+
+def test_command_line_refuses_what_is_no_number(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        HfArgumentParser(TokenPrunerConfig).parse_args_into_dataclasses(["--budget", "all"])
+    assert "--budget: invalid Budget value: 'all'" in capsys.readouterr().err
+
+
+def test_argument_parser_reads_the_saved_file(tmp_path: Path) -> None:
+    TokenPrunerConfig(budget=1.0, kernel="cosine").save_pretrained(tmp_path)
+    (config,) = HfArgumentParser(TokenPrunerConfig).parse_json_file(tmp_path / CONFIG_NAME)
+    assert config == TokenPrunerConfig(budget=1.0, kernel="cosine")
+    assert type(config.budget) is float

@@ -214,5 +214,14 @@ def _paste(panels: Sequence[tuple[Image.Image, str]], title: str, answers: Seque
         y = text_height + height + gap
         pen.text((x, y), caption, (90, 90, 90), font)
         colour = (20, 120, 50) if exact_match([answer], [right])[0] else (180, 30, 30)
-        pen.text((x, y + text_height - 4), answer or "(nothing)", colour, font)
+        pen.text((x, y + text_height - 4), _shortened(answer or "(nothing)", width, font), colour, font)
     return page
+
+
+def _shortened(text: str, width: int, font: Any) -> str:
+    """The text, cut where it would be wider than so many pixels."""
+    if font.getlength(text) <= width:
+        return text
+    while text and font.getlength(text + "...") > width:
+        text = text[:-1]
+    return text + "..."

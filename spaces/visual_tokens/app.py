@@ -1,0 +1,319 @@
+"""Space: which visual tokens a vision-language model keeps, what it answers with them, and what that costs."""
+
+from functools import lru_cache
+from html import escape
+from typing import Any, NamedTuple
+
+import gradio as gr
+from gradio.data_classes import ImageData
+from PIL import Image, ImageOps
+
+from hf_efficient import TokenPrunerConfig
+from hf_efficient.cli.loading import load_vlm
+from hf_efficient.representation.drawing import draw_kept_tokens
+from hf_efficient.representation.evaluation import (
+    TINY_VLM,
+    Cost,
+    Scene,
+    answer_questions,
+    compare_costs,
+    exact_match,
+    load_evaluation_set,
+    pruned,
+)
+from hf_efficient.representation.selection import METHODS
+
+MODEL = TINY_VLM
+EXAMPLES = 12
+TOKENS = 144  # of a picture, as the shipped model sees it
+START_BUDGET = 16
+ROUNDS, PROMPTS_TIMED = 3, 8  # one prompt alone takes too short to be timed on a busy machine
+SMALLEST_SIDE, LARGEST_AREA, LONGEST_QUESTION = 16, 40_000_000, 24  # pixels, pixels, words
+
+INTRODUCTION = """
+# What can a picture lose?
+
+A vision-language model reads a picture as a row of **visual tokens**, here 144 patches, and pays for each of them.
+Choose how many it may keep and see which they are. The model is a small one that ships with
+hf_efficient: it knows scenes composed of **Fashion-MNIST garments**
+(trousers, pullovers, dresses, sandals, bags, boots) and questions like those in the list.
+"""
+ABOUT_UPLOADS = (
+    "Your own photograph works too, to see what the pruner keeps of it. The model has never seen a photograph, "
+    "though: what it *answers* means something for the garment scenes only."
+)
+CSS = """
+#picture img, #kept img, #examples img { image-rendering: pixelated; }
+#examples .grid-wrap { min-height: 0; }
+#examples .grid-container { grid-template-columns: repeat(6, minmax(0, 1fr)); grid-auto-rows: auto; }
+#examples .gallery-item { height: auto; }
+#examples .thumbnail-item { width: 100%; height: auto; aspect-ratio: 1; }
+#picture img, #kept img { width: 100%; height: 100%; object-fit: contain; }
+.answer textarea { font-size: 1.5rem !important; font-weight: 650; text-align: center; }
+#pruned-answer textarea { color: #b45309; }
+.dark #pruned-answer textarea { color: #fbbf24; }
+.costs { display: grid; grid-template-columns: max-content 1fr max-content max-content; align-items: center; }
+.costs { gap: .55rem .9rem; }
+.costs .head { font-size: .8rem; opacity: .65; text-align: right; }
+.costs .number { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
+.costs .bar { height: .7rem; border-radius: .35rem; background: var(--neutral-200); overflow: hidden; }
+.dark .costs .bar { background: var(--neutral-700); }
+.costs .bar i { display: block; height: 100%; background: #f59e0b; }
+.note { margin-top: .9rem; font-size: .92rem; opacity: .85; }
+"""
+_SANS, _MONO = ["ui-sans-serif", "system-ui", "sans-serif"], ["ui-monospace", "monospace"]  # none is downloaded
+LAUNCH_OPTIONS: dict[str, Any] = {
+    "theme": gr.themes.Soft(primary_hue="amber", neutral_hue="slate", font=_SANS, font_mono=_MONO),
+    "css": CSS,
+    "max_file_size": "20mb",
+}
+
+
+class Comparison(NamedTuple):
+    """A question answered twice.
+
+    Args:
+        drawn: the picture with the kept tokens.
+        answers: stock, pruned.
+        costs: stock, pruned.
+        importance_retained: share of the importance that the kept tokens hold.
+        coverage: how well the kept tokens stand for all.
+    """
+
+    drawn: Image.Image
+    answers: tuple[str, str]
+    costs: tuple[Cost, Cost]
+    importance_retained: float
+    coverage: float
+
+
+@lru_cache(maxsize=1)
+def load() -> tuple[Any, Any]:
+    """The shipped model and its processor, loaded when the first question is asked."""
+    return load_vlm(MODEL)
+
+
+@lru_cache(maxsize=1)
+def examples() -> list[Scene]:
+    """The pictures to pick from, with their questions and right answers."""
+    return load_evaluation_set(limit=EXAMPLES)
+
+
+def refusal(message: str) -> gr.Error:
+    """What to raise when the page cannot work with what it was given; the log stays free of it."""
+    return gr.Error(escape(message, quote=False), print_exception=False)
+
+
+def check_picture(path: str | None) -> Image.Image:
+    """Open an upload, or say what is wrong with it."""
+    if not path:
+        raise refusal("Pick a picture from the row, or upload one.")
+    try:
+        image = Image.open(path)  # reads the header only
+    except Image.DecompressionBombError:
+        raise _too_large() from None
+    except OSError:
+        raise refusal("This file is not a picture. Upload a PNG, JPEG or WebP file.") from None
+    with image:
+        if getattr(image, "is_animated", False):
+            raise refusal("This picture is animated. Upload a single frame of it.")
+        if min(image.size) < SMALLEST_SIDE:
+            raise refusal(
+                f"This picture has {image.width} x {image.height} pixels; it needs at least {SMALLEST_SIDE} a side.",
+            )
+        if image.width * image.height > LARGEST_AREA:
+            raise _too_large()
+        try:
+            return ImageOps.exif_transpose(image).convert("RGB")
+        except (OSError, SyntaxError, ValueError):
+            raise refusal("This picture is damaged. Save it again, or upload another.") from None
+
+
+def _too_large() -> gr.Error:
+    return refusal(f"This picture has more than {LARGEST_AREA // 10**6} megapixels. Scale it down.")
+
+
+def check_question(question: str | None, processor: Any) -> str:
+    """The question as the model was taught to read it, or what is wrong with it."""
+    words = (question or "").lower().replace("?", " ? ").replace(".", " . ").split()
+    if not set(words) - {"?", "."}:
+        raise refusal("Pick a question from the list, or write one.")
+    if len(words) > LONGEST_QUESTION:
+        raise refusal(f"Ask in at most {LONGEST_QUESTION} words.")
+    if words[-1] not in {"?", "."}:
+        words.append("." if words[0] == "list" else "?")
+    tokenizer = processor.tokenizer
+    known = set(tokenizer.get_vocab()) - set(tokenizer.all_special_tokens)
+    unknown = [word for word in words if word not in known]
+    if unknown:
+        vocabulary = ", ".join(sorted(word for word in known if word.isalpha() and len(word) > 2))
+        raise refusal(f"The model does not know {', '.join(map(repr, unknown))}. It knows: {vocabulary}.")
+    return " ".join(words)
+
+
+def compare(image: Image.Image, question: str, method: str, budget: int) -> Comparison:
+    """Ask the stock and the pruned model the same about the same picture."""
+    model, processor = load()
+    configs = [None, TokenPrunerConfig(method=method, budget=int(budget))]
+    replies = []
+    for config in configs:
+        with pruned(model, processor, config):
+            replies += answer_questions(model, processor, [image], [question])
+            kept = model.base_model.token_pruner.last[0] if config else None
+    assert kept is not None
+    timed = [image] * PROMPTS_TIMED, [question] * PROMPTS_TIMED
+    stock, fewer = compare_costs(model, processor, *timed, configs, ROUNDS)
+    return Comparison(
+        draw_kept_tokens(image, kept.indices.tolist(), kept.grid),
+        (replies[0], replies[1]),
+        (stock, fewer),
+        float(kept.importance_retained),
+        float(kept.coverage),
+    )
+
+
+def ask(path: str | None, question: str | None, method: str, budget: int) -> tuple[Image.Image, str, str, str]:
+    """What the page shows: the drawn picture, both answers, and the costs as HTML."""
+    image = check_picture(path)
+    asked = check_question(question, load()[1])
+    result = compare(image, asked, method, budget)
+    return result.drawn, *result.answers, describe(result, right_answer(image, asked))
+
+
+def right_answer(image: Image.Image, question: str) -> str | None:
+    """The answer that is known for an example's own questions."""
+    for scene in examples():
+        if scene.image.size == image.size and scene.image.tobytes() == image.tobytes():
+            return next((q.answer for q in scene.questions if q.question == question), None)
+    return None
+
+
+def describe(result: Comparison, right: str | None) -> str:
+    """Costs as bars, and a note, in HTML."""
+    stock, fewer = result.costs
+    kibibytes = 1024 * PROMPTS_TIMED
+    rows = [
+        ("Visual tokens", stock.visual_tokens, fewer.visual_tokens, "{:.0f}"),
+        (f"Prefill, {PROMPTS_TIMED} prompts", stock.prefill_seconds * 1e3, fewer.prefill_seconds * 1e3, "{:.0f} ms"),
+        ("KV cache, 1 prompt", stock.kv_cache_bytes / kibibytes, fewer.kv_cache_bytes / kibibytes, "{:.0f} KiB"),
+    ]
+    cells = '<span></span><span></span><span class="head">all</span><span class="head">kept</span>'
+    for name, whole, part, form in rows:
+        cells += (
+            f'<span>{name}</span><span class="bar"><i style="width:{min(100, 100 * part / whole):.0f}%"></i></span>'
+            f'<span class="number">{form.format(whole)}</span><span class="number">{form.format(part)}</span>'
+        )
+    notes = [
+        f"The kept tokens hold {result.importance_retained:.0%} of the importance "
+        f"and cover the picture to {result.coverage:.0%}."
+    ]
+    if right is not None:
+        verdict = {
+            (True, True): "both find it",
+            (True, False): "only all tokens find it",
+            (False, True): "only the kept tokens find it",
+            (False, False): "neither finds it",
+        }[tuple(exact_match(result.answers, [right, right]))]  # type: ignore[index]
+        notes.append(f"The right answer is <b>{escape(right)}</b>: {verdict}.")
+    return f'<div class="costs">{cells}</div><p class="note">{" ".join(notes)}</p>'
+
+
+def pick(selection: gr.SelectData) -> tuple[Image.Image, Any]:
+    """An example and its questions."""
+    scene = examples()[selection.index]
+    asked = [question.question for question in scene.questions]
+    return scene.image, gr.Dropdown(choices=asked, value=asked[0])
+
+
+def path_of(payload: ImageData | None) -> str | None:
+    """An upload as it came. Gradio would open it first, and fail without a word to the user."""
+    return payload.path if payload else None
+
+
+def build_demo() -> gr.Blocks:
+    """The page. Weights are loaded by the first question."""
+    first = examples()[0]
+    asked = [question.question for question in first.questions]
+    with gr.Blocks(title="What can a picture lose?") as demo:
+        gr.Markdown(INTRODUCTION)
+        with gr.Row():
+            with gr.Column(scale=5):
+                picture = gr.Image(
+                    first.image,
+                    label="Picture",
+                    type="filepath",
+                    image_mode=None,
+                    format="png",
+                    sources=["upload", "clipboard"],
+                    height=330,
+                    elem_id="picture",
+                )
+                picture.preprocess = path_of  # type: ignore[method-assign]
+                gallery = gr.Gallery(
+                    [scene.image for scene in examples()],
+                    label="Scenes to pick from",
+                    show_label=False,
+                    columns=6,
+                    height="auto",
+                    format="png",
+                    allow_preview=False,
+                    buttons=[],
+                    interactive=False,
+                    object_fit="cover",
+                    elem_id="examples",
+                )
+                question = gr.Dropdown(
+                    asked, value=asked[0], label="Question", allow_custom_value=True, elem_id="question"
+                )
+                with gr.Row():
+                    method = gr.Dropdown(list(METHODS), value="id_pruner", label="Method", elem_id="method")
+                    budget = gr.Slider(
+                        1, TOKENS, START_BUDGET, step=1, label="Visual tokens to keep", scale=2, elem_id="budget"
+                    )
+                button = gr.Button("Ask", variant="primary", elem_id="ask")
+                gr.Markdown(ABOUT_UPLOADS)
+            with gr.Column(scale=6):
+                kept = gr.Image(
+                    label="Kept tokens",
+                    show_label=False,  # it would hide a corner of the picture
+                    format="png",
+                    interactive=False,
+                    height=470,
+                    buttons=["download", "fullscreen"],
+                    elem_id="kept",
+                )
+                with gr.Row():
+                    stock_answer = gr.Textbox(
+                        label="Answer with all tokens", interactive=False, elem_id="stock-answer", elem_classes="answer"
+                    )
+                    pruned_answer = gr.Textbox(
+                        label="Answer with the kept tokens",
+                        interactive=False,
+                        elem_id="pruned-answer",
+                        elem_classes="answer",
+                    )
+                costs = gr.HTML(elem_id="costs", padding=True)
+        inputs, outputs = [picture, question, method, budget], [kept, stock_answer, pruned_answer, costs]
+        one_at_a_time: dict[str, Any] = {
+            "concurrency_limit": 1,
+            "concurrency_id": "model",
+            "show_progress_on": costs,  # the rest of the last result stays in sight meanwhile, and after an error
+        }
+        gr.on(
+            [demo.load, button.click, budget.release, method.input],
+            ask,
+            inputs,
+            outputs,
+            api_name="ask",
+            **one_at_a_time,
+        )
+        gallery.select(pick, None, [picture, question], api_visibility="private").then(
+            ask, inputs, outputs, api_visibility="private", **one_at_a_time
+        )
+    return demo
+
+
+demo = build_demo()
+
+if __name__ == "__main__":
+    demo.queue().launch(**LAUNCH_OPTIONS)

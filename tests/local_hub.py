@@ -79,9 +79,9 @@ class _Handler(BaseHTTPRequestHandler):
         elif path == "/api/repos/create":
             self._create(json.loads(body))
         elif match := re.fullmatch(r"/api/(?:models|datasets|spaces)/([^/]+/[^/]+)(?:/([\w-]+)(?:/.*)?)?", path):
-            self._repository(*match.groups(), body)
+            self._repository(match[1], match[2], body)
         elif match := re.fullmatch(r"/(?:datasets/|spaces/)?([^/]+/[^/]+)/resolve/[^/]+/(.+)", path):
-            self._file(*match.groups())
+            self._file(match[1], match[2])
         else:
             self._missing("Not", f"the local Hub does not know {self.command} {path}")
 

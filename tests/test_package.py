@@ -49,7 +49,7 @@ def test_every_public_name_resolves_where_the_table_says() -> None:
 def test_table_and_type_checker_imports_agree() -> None:
     source = Path(hf_efficient.__file__).read_text()
     block = source.split("if TYPE_CHECKING:")[1].split("__all__")[0]
-    seen = {}
+    seen: dict[str, str] = {}
     for module, names in re.findall(r"from ([\w.]+) import (\([^)]*\)|[^\n]+)", block):
         seen |= dict.fromkeys(re.findall(r"\w+", names), module)
     assert seen == hf_efficient._MODULE_OF

@@ -115,7 +115,7 @@ def measure(
         accuracy, by_family = accuracies(scenes, given)
         rows.append(
             Row(
-                budget=config and config.budget,
+                budget=None if config is None else config.budget,
                 visual_tokens=cost.visual_tokens,
                 accuracy=accuracy,
                 family_accuracy=by_family,

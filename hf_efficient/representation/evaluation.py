@@ -60,7 +60,7 @@ def load_evaluation_set(folder: str | os.PathLike[str] = EVALUATION_SET, limit: 
     path = Path(folder) / "metadata.jsonl"
     if not path.is_file():
         raise FileNotFoundError(f"No metadata.jsonl in {str(folder)!r}; expected a folder of pictures with questions.")
-    scenes = []
+    scenes: list[Scene] = []
     with path.open(encoding="utf-8") as file:
         for number, line in enumerate(file, 1):
             if limit is not None and len(scenes) == limit:

@@ -7,14 +7,13 @@ import os
 import tempfile
 
 os.environ["HF_HUB_OFFLINE"] = "1"
-os.environ["HF_HOME"] = os.environ.get("HF_EFFICIENT_TEST_HOME") or tempfile.mkdtemp(prefix="hf_efficient_tests_")
-os.environ["HF_EFFICIENT_TEST_HOME"] = os.environ["HF_HOME"]  # xdist workers and subprocesses share it
+os.environ["HF_HOME"] = tempfile.mkdtemp(prefix="hf_efficient_tests_")
 os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
 os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 os.environ["MPLBACKEND"] = "Agg"
-# Tiny models: a second thread only spins. Side-by-side workers then have a core each.
+# tiny models: a second thread only spins
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import shutil
@@ -32,5 +31,4 @@ def repository() -> Path:
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
-    if not hasattr(config, "workerinput") and "hf_efficient_tests_" in os.environ["HF_HOME"]:
-        shutil.rmtree(os.environ["HF_HOME"], ignore_errors=True)
+    shutil.rmtree(os.environ["HF_HOME"], ignore_errors=True)

@@ -33,7 +33,8 @@ VISION = {
 PINPOINTS = [[56, 112], [112, 56], [112, 112]]
 
 
-def make_tokenizer(special: list[str]) -> hf.PreTrainedTokenizerFast:
+def make_tokenizer(special: list[str], **names: str) -> Any:
+    """Words and special tokens; `names` are those that processors ask for as `tokenizer.<name>`."""
     words = [
         "<pad>",
         "<unk>",
@@ -52,14 +53,8 @@ def make_tokenizer(special: list[str]) -> hf.PreTrainedTokenizerFast:
         bos_token="<s>",
         eos_token="</s>",
         padding_side="left",
+        extra_special_tokens=names,
     )
-
-
-def name_tokens(tokenizer: Any, **names: str) -> None:
-    """Set tokenizer.<name> and tokenizer.<name>_id, as the tokenizers of some families carry them."""
-    for name, token in names.items():
-        setattr(tokenizer, name, token)
-        setattr(tokenizer, f"{name}_id", tokenizer.convert_tokens_to_ids(token))
 
 
 def finish(model_class: Any, config: Any, attention: str) -> Any:
@@ -177,9 +172,8 @@ def video_llava(attention: str = "sdpa") -> Any:
 
 def qwen(kind: str, attention: str) -> Any:
     names = ["<|image_pad|>", "<|video_pad|>", "<|vision_start|>", "<|vision_end|>"]
-    tokenizer = make_tokenizer(names)
+    tokenizer = make_tokenizer(names, image_token=names[0], video_token=names[1])
     ids = tokenizer.convert_tokens_to_ids(names)
-    tokenizer.image_token, tokenizer.video_token = names[:2]
     special = dict(zip(("image_token_id", "video_token_id", "vision_start_token_id", "vision_end_token_id"), ids))
     rope = {"rope_type": "default", "mrope_section": [2, 1, 1], "rope_theta": 10000.0}
     vision = {
@@ -253,8 +247,7 @@ SIGLIP = {**VISION, "model_type": "siglip_vision_model", "vision_use_head": Fals
 
 
 def paligemma(attention: str = "sdpa") -> Any:
-    tokenizer = make_tokenizer(["<image>"])
-    name_tokens(tokenizer, image_token="<image>")
+    tokenizer = make_tokenizer(["<image>"], image_token="<image>")
     config = hf.PaliGemmaConfig(
         vision_config=SIGLIP,
         text_config={**TEXT, "model_type": "gemma", "head_dim": 8, "vocab_size": 1500},
@@ -271,8 +264,7 @@ def paligemma(attention: str = "sdpa") -> Any:
 
 def gemma3(attention: str = "sdpa") -> Any:
     names = {"image_token": "<image_soft_token>", "boi_token": "<start_of_image>", "eoi_token": "<end_of_image>"}
-    tokenizer = make_tokenizer(list(names.values()))
-    name_tokens(tokenizer, **names)
+    tokenizer = make_tokenizer(list(names.values()), **names)
     config = hf.Gemma3Config(
         vision_config=SIGLIP,
         text_config={**TEXT, "head_dim": 8, "vocab_size": 1500, "sliding_window": 64},
@@ -297,8 +289,7 @@ def internvl(attention: str = "sdpa") -> Any:
         "context_image_token": "<IMG_CONTEXT>",
         "video_token": "<video>",
     }
-    tokenizer = make_tokenizer(list(names.values()))
-    name_tokens(tokenizer, **names)
+    tokenizer = make_tokenizer(list(names.values()), **names)
     config = hf.InternVLConfig(
         vision_config={**VISION, "image_size": [56, 56], "patch_size": [7, 7]},
         text_config={**TEXT, "model_type": "qwen2"},

@@ -205,9 +205,11 @@ def prune_inputs(model: Any, inputs: Any, config: TokenPrunerConfig) -> dict[str
         encoded pictures in `mm_encoder_outputs`, and `position_ids` where positions are kept.
 
     Raises:
-        ValueError: the model's family is not supported, or the prompt does not fit the pictures.
+        ValueError: the model's family is not supported, it has a pruner attached, or prompt and pictures do not fit.
     """
     base, family = model.base_model, family_of(model)
+    if hasattr(base, "token_pruner"):
+        raise ValueError("The model has a token pruner attached and prunes by itself; detach it, or call it directly.")
     keeps = keeps_positions(family, config)
     inputs = {k: v for k, v in inputs.items() if v is not None}
     prompt = Prompt.of(base, inputs["input_ids"], inputs.get("attention_mask"))
@@ -253,8 +255,9 @@ def _per_token(value: Any, prompt: Prompt) -> bool:
 
 
 def kept_columns(prompt: Prompt, kept: dict[str, list[KeptUnit]]) -> tuple[Tensor, Tensor]:
-    """Columns (B, L') of a full prompt that stay, and their mask (B, L'); padding stays on its side."""
-    keep = torch.ones_like(prompt.ids, dtype=torch.bool)
+    """Columns (B, L') of a full prompt that stay, and their mask (B, L'); rows are padded on the side they were."""
+    mask = torch.ones_like(prompt.ids) if prompt.mask is None else prompt.mask
+    keep = mask != 0
     for modality, units in kept.items():
         places = prompt.places(modality)
         chosen = torch.zeros(len(places), dtype=torch.bool, device=places.device)
@@ -262,7 +265,6 @@ def kept_columns(prompt: Prompt, kept: dict[str, list[KeptUnit]]) -> tuple[Tenso
         for start, unit in zip(starts, units, strict=False):
             chosen[start + unit.indices.to(places.device)] = True
         keep.view(-1)[places] = chosen
-    mask = torch.ones_like(prompt.ids) if prompt.mask is None else prompt.mask
     length = int(keep.sum(1).max())
     if bool(mask[:, -1].all()):  # padding goes to the left, so that every row ends with its last token
         columns = keep.byte().sort(dim=1, stable=True).indices[:, -length:]

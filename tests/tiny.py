@@ -118,9 +118,10 @@ def _built(name: str, attention: str) -> Any:
     return FAMILIES[name].build(attention)
 
 
-def stock(name: str, attention: str = "sdpa") -> Any:
+def stock(name: str, attention: str = "sdpa") -> tuple[Any, Any]:
     """A fresh (model, processor) of a family, without a pruner."""
-    return copy.deepcopy(_built(name, attention))
+    model, processor = copy.deepcopy(_built(name, attention))
+    return model, processor
 
 
 def budget(name: str) -> int:
@@ -128,9 +129,10 @@ def budget(name: str) -> int:
     return {"gemma3": 2, "qwen3_vl": 3}.get(name, 4)
 
 
-def pruned(name: str, attention: str = "sdpa", **settings: Any) -> Any:
+def pruned(name: str, attention: str = "sdpa", **settings: Any) -> tuple[Any, Any]:
     """A fresh (model, processor) with a pruner attached, of `budget(name)` unless settings say otherwise."""
-    return attach_token_pruner(*stock(name, attention), TokenPrunerConfig(**{"budget": budget(name), **settings}))
+    config = TokenPrunerConfig(**{"budget": budget(name), **settings})
+    return attach_token_pruner(*stock(name, attention), config=config)
 
 
 def generate(model: Any, inputs: Any, **settings: Any) -> torch.Tensor:

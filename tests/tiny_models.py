@@ -176,15 +176,8 @@ def qwen(kind: str, attention: str) -> Any:
     ids = tokenizer.convert_tokens_to_ids(names)
     special = dict(zip(("image_token_id", "video_token_id", "vision_start_token_id", "vision_end_token_id"), ids))
     rope = {"rope_type": "default", "mrope_section": [2, 1, 1], "rope_theta": 10000.0}
-    vision = {
-        "depth": 3,
-        "num_heads": 4,
-        "patch_size": 14,
-        "spatial_merge_size": 2,
-        "temporal_patch_size": 2,
-        "in_channels": 3,
-        "hidden_size": 32,
-    }
+    vision: dict[str, Any] = {"depth": 3, "hidden_size": 32, "num_heads": 4, "patch_size": 14, "in_channels": 3}
+    vision |= {"spatial_merge_size": 2, "temporal_patch_size": 2}
     text: dict[str, Any] = {**TEXT, "rope_parameters": rope}
     pixels = {"shortest_edge": 56 * 56, "longest_edge": 28 * 28 * 64}
     patches = {"patch_size": 14, "merge_size": 2, "temporal_patch_size": 2}

@@ -45,7 +45,8 @@ def attach_token_pruner(
     pruner = TokenPruner(config, family)
     base = model.base_model
     family.source(base, "image", config.importance)  # raises if the encoder has no such importance
-    for thing, mixin in ((base, PrunedBase), (model, PrunedGeneration), (processor, PrunedProcessor)):
+    mixins: Any = ((base, PrunedBase), (model, PrunedGeneration), (processor, PrunedProcessor))
+    for thing, mixin in mixins:
         if not isinstance(thing, Attached):
             _set_class(thing, attached_class(type(thing), mixin))
     base.token_pruner = pruner

@@ -29,7 +29,7 @@ class Attached:
 
 
 @functools.cache
-def attached_class(stock: type, mixin: type[Attached]) -> type:
+def attached_class(stock: Any, mixin: Any) -> type:
     """The subclass of a stock class with a mixin before it; one per pair, so that attached objects are of one type.
 
     It has the name of the stock class, since transformers writes class names into the files it saves.
@@ -40,7 +40,7 @@ def attached_class(stock: type, mixin: type[Attached]) -> type:
     )
 
 
-def new_attached(stock: type, mixin: type[Attached]) -> Any:
+def new_attached(stock: type, mixin: type) -> Any:
     """An empty object of an attached class, for pickle and copy to fill."""
     return copyreg.__newobj__(attached_class(stock, mixin))  # type: ignore[attr-defined]
 

@@ -3,8 +3,10 @@
 import pytest
 import torch
 
+from hf_efficient import attach_token_pruner
 from hf_efficient.representation.features import keep_rows
 from tests.tiny import prompts, pruned, video_prompts
+from tests.tiny_models import llava_onevision
 
 
 def layout(outside: int, widths: list[int]) -> tuple[torch.Tensor, torch.Tensor]:
@@ -88,10 +90,8 @@ def test_quotas_give_every_tile_something():
 
 def test_a_feature_map_that_the_model_resizes_is_cut_as_resized():
     """LLaVA-OneVision shrinks rows beyond m tiles' worth of tokens; importance and tiles are shrunk with them."""
-    from hf_efficient import TokenPrunerConfig, attach_token_pruner
-    from tests.tiny_models import llava_onevision
-
-    model, processor = attach_token_pruner(*llava_onevision(aspect="anyres_max_1"), TokenPrunerConfig(budget=9))
+    model, processor = llava_onevision(aspect="anyres_max_1")
+    attach_token_pruner(model, processor, {"budget": 9})
     inputs = processor(**prompts("llava_onevision", [[0]]))
     with torch.no_grad():
         model(**inputs)

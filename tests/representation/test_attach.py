@@ -80,7 +80,7 @@ def test_attaching_again_replaces_the_config():
 
 def test_attaching_from_a_folder(tmp_path):
     TokenPrunerConfig(budget=6).save_pretrained(tmp_path)
-    model, _ = attach_token_pruner(*stock("llava"), tmp_path)
+    model, _ = attach_token_pruner(*stock("llava"), config=tmp_path)
     assert model.base_model.token_pruner.config.budget == 6
 
 

@@ -53,7 +53,7 @@ def test_keeping_all_tokens_is_the_stock_model_whatever_the_positions(name, posi
 def test_every_unit_keeps_exactly_k_tokens(name, share):
     _, full_processor = stock(name)
     config = TokenPrunerConfig(budget=share or budget(name))
-    model, processor = attach_token_pruner(*stock(name), config)
+    model, processor = attach_token_pruner(*stock(name), config=config)
     for kind, arguments in cases(name).items():
         full, inputs = full_processor(**arguments), processor(**arguments)
         with torch.no_grad():

@@ -1,5 +1,7 @@
 """The pure function on a stock model and stock inputs: the same as the attached pair, without attaching anything."""
 
+from typing import Any
+
 import pytest
 import torch
 
@@ -81,7 +83,7 @@ def questions(name, texts):
 
 @pytest.mark.parametrize("name", ["llava", "llava_next", "qwen3_vl", "gemma3", "internvl", "smolvlm"])
 def test_the_question_moves_the_choice(name):
-    settings = {"budget": budget(name), "method": "top_importance", "question_weight": 1.0}
+    settings: dict[str, Any] = {"budget": budget(name), "method": "top_importance", "question_weight": 1.0}
     model, processor = pruned(name, **settings)
     inputs = processor(**questions(name, ["w1 w2 w3", "w40 w41 w42 w43"]))
     for call in (model, lambda **kw: model.generate(**kw, max_new_tokens=1)):

@@ -13,7 +13,7 @@ MROPE = [name for name, family in FAMILIES.items() if family.mrope]
 def kept_columns(model, inputs, last):
     """Columns of the unpruned prompt that stay, row by row: a plain walk, to check the vectorised one by."""
     tokens = {m: getattr(model.config, f"{m}_token_id", None) for m in ("image", "video")}
-    kept = {m: [] for m in tokens}
+    kept: dict[str, list[bool]] = {m: [] for m in tokens}
     for unit in last:
         kept[unit.modality] += [i in unit.indices.tolist() for i in range(unit.num_tokens)]
     stays = {tokens[m]: iter(flags) for m, flags in kept.items() if tokens[m] is not None}
@@ -207,5 +207,6 @@ def test_a_restored_prompt_is_the_unpruned_one(padding_side):
         (restored.mask, full["attention_mask"]),
         (restored.types, full["mm_token_type_ids"]),
     ):
+        assert ours is not None
         assert torch.equal(ours, theirs)
     assert torch.equal(restored.ids.gather(1, restored.columns), inputs["input_ids"])

@@ -2,6 +2,7 @@
 
 import sys
 from contextlib import contextmanager
+from typing import Any
 
 import pytest
 import torch
@@ -32,7 +33,7 @@ LAYERS = {
 @contextmanager
 def eager_attention(module):
     """Collects the weights that the stock eager attention computes for one attention module."""
-    source = sys.modules[type(module).__module__]
+    source: Any = sys.modules[type(module).__module__]
     stock, seen = source.eager_attention_forward, []
 
     def record(self, *args, **kwargs):

@@ -74,7 +74,7 @@ class VitWatch(Hooks):
     def result(self) -> Tensor:
         """(pictures, tokens) float32; tokens the encoder was told to ignore get 0."""
         q, k = (split_heads(self.seen[name], self.module) for name in "qk")
-        scale = float(getattr(self.module, "scale", None) or self.module.scaling)
+        scale = attribute(self.module, "scale", "scaling")
         if self.source == "cls":
             return cls_attention(q[:, :, 0], k, scale)
         seen = visible_keys(self.seen["mask"], k.shape[2])
@@ -84,6 +84,11 @@ class VitWatch(Hooks):
         for i, real in enumerate(seen):
             result[i, real] = received_attention(q[i : i + 1, :, real], k[i : i + 1, :, real], scale)[0]
         return result
+
+
+def attribute(thing: Any, *names: str) -> Any:
+    """The first of several attributes that there is: the same part goes by different names in different encoders."""
+    return next((found for name in names if (found := getattr(thing, name, None)) is not None), None)
 
 
 def split_heads(x: Tensor, module: Any) -> Tensor:
@@ -104,13 +109,13 @@ def attention_layers(tower: nn.Module) -> list[nn.Module]:
     """The attention modules of an encoder, first to last; empty where none is of a known make."""
     inner = getattr(tower, "vision_model", tower)
     inner = getattr(inner, "encoder", inner)
-    layers = next((found for name in ("layers", "layer") if (found := getattr(inner, name, None)) is not None), [])
+    layers: Any = attribute(inner, "layers", "layer") or ()
     modules = []
     for layer in layers:
-        found = [part for name in ("self_attn", "attention") if (part := getattr(layer, name, None)) is not None]
-        if not found or not hasattr(found[0], "q_proj"):
+        module = attribute(layer, "self_attn", "attention")
+        if not hasattr(module, "q_proj"):
             return []
-        modules.append(found[0])
+        modules.append(module)
     return modules
 
 

@@ -16,7 +16,6 @@ from tqdm import tqdm
 
 from hf_efficient import TokenPrunerConfig, __version__
 from hf_efficient.cli import pruner_settings
-from hf_efficient.cli.loading import load_vlm
 from hf_efficient.representation.drawing import draw_kept_tokens, enlarge
 from hf_efficient.representation.evaluation import (
     EVALUATION_SET,
@@ -27,6 +26,7 @@ from hf_efficient.representation.evaluation import (
     encode_prompts,
     exact_match,
     load_evaluation_set,
+    load_vlm,
     prefill,
     pruned,
 )

@@ -4,7 +4,7 @@ import argparse
 
 from hf_efficient import TokenPrunerConfig, attach_token_pruner
 from hf_efficient.cli import pruner_settings
-from hf_efficient.cli.loading import load_vlm
+from hf_efficient.representation.evaluation import load_vlm
 
 
 def run(arguments: argparse.Namespace) -> None:

@@ -24,6 +24,23 @@ TINY_VLM = ASSETS / "tiny_vlm"
 EVALUATION_SET = ASSETS / "tiny_vlm_eval"
 
 
+def load_vlm(model_id: str | os.PathLike[str] = TINY_VLM) -> tuple[Any, Any]:
+    """Model (in evaluation mode) and processor of a folder or Hub id, stock, and without a progress bar.
+
+    Raises:
+        FileNotFoundError: the folder does not hold a model.
+        OSError: there is neither such a folder nor such a model on the Hub.
+    """
+    from transformers import AutoModelForImageTextToText, AutoProcessor
+    from transformers.utils import logging
+
+    if Path(model_id).is_dir() and not (Path(model_id) / "config.json").is_file():
+        raise FileNotFoundError(f"No config.json in {str(model_id)!r}; expected a folder saved by save_pretrained.")
+    logging.disable_progress_bar()
+    processor = AutoProcessor.from_pretrained(model_id)
+    return AutoModelForImageTextToText.from_pretrained(model_id).eval(), processor
+
+
 @dataclass(frozen=True)
 class Question:
     """One question about a picture, its one right answer, and the family of questions it belongs to."""

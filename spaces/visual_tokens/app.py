@@ -2,6 +2,7 @@
 
 from functools import lru_cache
 from html import escape
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import gradio as gr
@@ -9,7 +10,6 @@ from gradio.data_classes import ImageData
 from PIL import Image, ImageOps
 
 from hf_efficient import TokenPrunerConfig
-from hf_efficient.cli.loading import load_vlm
 from hf_efficient.representation.drawing import draw_kept_tokens
 from hf_efficient.representation.evaluation import (
     TINY_VLM,
@@ -19,6 +19,7 @@ from hf_efficient.representation.evaluation import (
     compare_costs,
     exact_match,
     load_evaluation_set,
+    load_vlm,
     pruned,
 )
 from hf_efficient.representation.selection import METHODS
@@ -42,29 +43,10 @@ ABOUT_UPLOADS = (
     "Your own photograph works too, to see what the pruner keeps of it. The model has never seen a photograph, "
     "though: what it *answers* means something for the garment scenes only."
 )
-CSS = """
-#picture img, #kept img, #examples img { image-rendering: pixelated; }
-#examples .grid-wrap { min-height: 0; }
-#examples .grid-container { grid-template-columns: repeat(6, minmax(0, 1fr)); grid-auto-rows: auto; }
-#examples .gallery-item { height: auto; }
-#examples .thumbnail-item { width: 100%; height: auto; aspect-ratio: 1; }
-#picture img, #kept img { width: 100%; height: 100%; object-fit: contain; }
-.answer textarea { font-size: 1.5rem !important; font-weight: 650; text-align: center; }
-#pruned-answer textarea { color: #b45309; }
-.dark #pruned-answer textarea { color: #fbbf24; }
-.costs { display: grid; grid-template-columns: max-content 1fr max-content max-content; align-items: center; }
-.costs { gap: .55rem .9rem; }
-.costs .head { font-size: .8rem; opacity: .65; text-align: right; }
-.costs .number { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
-.costs .bar { height: .7rem; border-radius: .35rem; background: var(--neutral-200); overflow: hidden; }
-.dark .costs .bar { background: var(--neutral-700); }
-.costs .bar i { display: block; height: 100%; background: #f59e0b; }
-.note { margin-top: .9rem; font-size: .92rem; opacity: .85; }
-"""
 _SANS, _MONO = ["ui-sans-serif", "system-ui", "sans-serif"], ["ui-monospace", "monospace"]  # none is downloaded
 LAUNCH_OPTIONS: dict[str, Any] = {
     "theme": gr.themes.Soft(primary_hue="amber", neutral_hue="slate", font=_SANS, font_mono=_MONO),
-    "css": CSS,
+    "css_paths": Path(__file__).with_name("style.css"),
     "max_file_size": "20mb",
 }
 

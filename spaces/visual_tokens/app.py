@@ -35,14 +35,14 @@ INTRODUCTION = """
 # What can a picture lose?
 
 A vision-language model reads a picture as a row of **visual tokens**, here 144 patches, and pays for each of them.
-Choose how many it may keep and see which they are. The model is a small one that ships with
-hf_efficient: it knows scenes composed of **Fashion-MNIST garments**
-(trousers, pullovers, dresses, sandals, bags, boots) and questions like those in the list.
+Choose how many it may keep and see which they are. The model is a small one that ships with hf_efficient: it knows
+scenes composed of **Fashion-MNIST garments** (trousers, pullovers, dresses, sandals, bags, boots) and questions like
+those in the list.
 """
-ABOUT_UPLOADS = (
-    "Your own photograph works too, to see what the pruner keeps of it. The model has never seen a photograph, "
-    "though: what it *answers* means something for the garment scenes only."
-)
+ABOUT_UPLOADS = """
+Your own photograph works too, to see what the pruner keeps of it. The model has never seen a photograph, though:
+what it *answers* means something for the garment scenes only.
+"""
 _SANS, _MONO = ["ui-sans-serif", "system-ui", "sans-serif"], ["ui-monospace", "monospace"]  # none is downloaded
 LAUNCH_OPTIONS: dict[str, Any] = {
     "theme": gr.themes.Soft(primary_hue="amber", neutral_hue="slate", font=_SANS, font_mono=_MONO),
@@ -241,7 +241,6 @@ def build_demo() -> gr.Blocks:
                     allow_preview=False,
                     buttons=[],
                     interactive=False,
-                    object_fit="cover",
                     elem_id="examples",
                 )
                 question = gr.Dropdown(

@@ -26,8 +26,7 @@ from hf_efficient.representation.selection import METHODS
 
 MODEL = TINY_VLM
 EXAMPLES = 12
-TOKENS = 144  # of a picture, as the shipped model sees it
-START_BUDGET = 16
+TOKENS, START_BUDGET = 144, 16  # of a picture, as the shipped model sees it
 ROUNDS, PROMPTS_TIMED = 3, 8  # one prompt alone takes too short to be timed on a busy machine
 SMALLEST_SIDE, LARGEST_AREA, LONGEST_QUESTION = 16, 40_000_000, 24  # pixels, pixels, words
 

@@ -107,7 +107,7 @@ class PatchReader(nn.Module):
             place: (B, 144) long, place of the garment shown, -100 for background.
             size: (B, 144) float, side of the garment shown over 32; 0 for background.
             middle: (B, 144) float, 1 where the patch is the middle of a garment.
-            numbers: (B, 7) long, how many of each kind, and in all.
+            numbers: (B, 7) long, how many in all, then of each kind, at most `MAX_ITEMS`.
 
         Returns:
             `loss`, and `logits`: the kind of each patch, (B, 144, 7).

@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 from transformers import PreTrainedTokenizerFast
 
-from .architecture import IMAGE, PIXEL_MEAN, PIXEL_STD
+from .architecture import IMAGE, MAX_ITEMS, PIXEL_MEAN, PIXEL_STD
 from .questions import FAMILIES
 from .scenes import GARMENTS, GRID, LAYOUTS, Layout, Pictures, Scene, compose_scene
 
@@ -38,6 +38,7 @@ class PatchData(Dataset):
         middle[[item.centre_patch for item in scene.items]] = 1
         numbers = np.bincount(kind[1:], minlength=len(GARMENTS) + 1)
         numbers[0] = len(scene.items)
+        numbers = numbers.clip(max=MAX_ITEMS)
         owner = scene.owner + 1
         return {
             "pixel_values": pixel_values(scene), "kind": torch.from_numpy(kind[owner]),

@@ -4,10 +4,10 @@ from collections import Counter
 
 import numpy as np
 
-from .scenes import GARMENTS, PLACES, Item, Scene
+from .scenes import KINDS, PLACES, Item, Scene
 
 NOTHING = "nothing"
-PLURALS = {"trouser": "trousers", "pullover": "pullovers", "dress": "dresses", "sandal": "sandals", "bag": "bags",
+PLURALS = {"trouser": "trousers", "pullover": "pullovers", "sandal": "sandals", "bag": "bags",
            "boot": "boots"}  # fmt: skip
 COUNTS = tuple(str(number) for number in range(8))
 #: Asked to the largest only where it leads by so many pixels of its side.
@@ -29,23 +29,26 @@ def count(rng: np.random.Generator, scene: Scene) -> Question:
     if rng.random() < 0.3:
         return "how many garments ?", COUNTS[len(scene.items)]
     numbers = _numbers(scene)
-    number = _pick(rng, sorted({numbers[word] for word in GARMENTS}))
-    word = _pick(rng, [word for word in GARMENTS if numbers[word] == number])
+    number = _pick(rng, sorted({numbers[word] for word in KINDS}))
+    word = _pick(rng, [word for word in KINDS if numbers[word] == number])
     return f"how many {PLURALS[word]} ?", COUNTS[number]
 
 
-def exists(rng: np.random.Generator, scene: Scene) -> Question:
+def exists(rng: np.random.Generator, scene: Scene) -> Question | None:
     """Is there a garment of a kind: yes and no equally often."""
     numbers = _numbers(scene)
     present = rng.random() < 0.5
-    word = _pick(rng, [word for word in GARMENTS if (numbers[word] > 0) == present])
-    return f"is there a {word} ?", "yes" if present else "no"
+    words = [word for word in KINDS if (numbers[word] > 0) == present]
+    return (f"is there a {_pick(rng, words)} ?", "yes" if present else "no") if words else None
 
 
 def where(rng: np.random.Generator, scene: Scene) -> Question | None:
     """Where the only garment of its kind is."""
-    item = _pick_unique(rng, scene)
-    return item and (f"where is the {item.word} ?", PLACES[item.place])
+    unique = _unique(scene)
+    if not unique:
+        return None
+    item = _pick(rng, unique)
+    return f"where is the {item.word} ?", PLACES[item.place]
 
 
 def left_of(rng: np.random.Generator, scene: Scene) -> Question | None:
@@ -82,7 +85,7 @@ FAMILIES = {
 def vocabulary() -> list[str]:
     """Every word that questions and answers use, each once."""
     asked = "what is at how many garments there a where the left of which largest list all ? .".split()
-    return list(dict.fromkeys([*asked, *GARMENTS, *PLURALS.values(), *PLACES, *COUNTS, "yes", "no", NOTHING]))
+    return list(dict.fromkeys([*asked, *KINDS, *PLURALS.values(), *PLACES, *COUNTS, "yes", "no", NOTHING]))
 
 
 def _pick(rng: np.random.Generator, options: list):
@@ -96,11 +99,6 @@ def _numbers(scene: Scene) -> Counter[str]:
 def _unique(scene: Scene) -> list[Item]:
     numbers = _numbers(scene)
     return [item for item in scene.items if numbers[item.word] == 1]
-
-
-def _pick_unique(rng: np.random.Generator, scene: Scene) -> Item | None:
-    unique = _unique(scene)
-    return _pick(rng, unique) if unique else None
 
 
 def _left_neighbour(scene: Scene, item: Item) -> Item | None:

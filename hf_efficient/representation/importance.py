@@ -69,7 +69,8 @@ def distinctiveness(features: Tensor, valid: Tensor | None = None) -> Tensor:
 
 def norms(features: Tensor) -> Tensor:
     """Length of every token, (B, N) float32, of features (B, N, D): a weak stand-in where nothing better exists."""
-    return torch.linalg.vector_norm(features.float(), dim=-1)
+    length: Tensor = torch.linalg.vector_norm(features.float(), dim=-1)
+    return length
 
 
 def relevance(features: Tensor, query: Tensor, sign: float = 1.0, valid: Tensor | None = None) -> Tensor:

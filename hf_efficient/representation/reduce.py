@@ -77,10 +77,10 @@ def reduce_tokens(
         ValueError: shapes do not fit, values are not finite, importance is negative or missing, or fewer valid tokens
             than the budget.
     """
-    choice = _choose(features, config, importance, query, groups, valid)
+    choice = _choose(features, config, importance, query, groups, valid, in_order=False)
     indices = choice.order.sort(dim=1).values
-    k, n = indices.shape[1], features.shape[1]
-    tokens = features if k == n else features.gather(1, indices.unsqueeze(-1).expand(-1, -1, features.shape[-1]))
+    k, n, width = indices.shape[1], *features.shape[1:]
+    tokens = features if k == n else features.gather(1, indices.unsqueeze(-1).expand(-1, -1, width))
     report = _report(features.detach(), choice, config, valid)
     return ReducedTokens(tokens, indices, None, None, report)
 
@@ -113,14 +113,17 @@ def _choose(
     query: Tensor | None,
     groups: Tensor | None,
     valid: Tensor | None,
+    in_order: bool = True,
 ) -> _Choice:
-    """Checks, importance, selection: in float32 and outside of autocast."""
+    """Checks, importance, selection: in float32 and outside of autocast. `in_order`: also if all tokens are kept."""
     groups = _check_shapes(features, importance, query, groups, valid)
     k = config.tokens_to_keep(features.shape[1])
     with torch.autocast(features.device.type, enabled=False):
         x = features.float()
         _check_values(x, importance, groups, valid, k)
         p = _importance(x, config, importance, query, valid)
+        if k == x.shape[1] and not in_order:
+            return _Choice(torch.arange(k, device=x.device).expand(len(x), -1), p, torch.ones_like(p[:, 0]))
         if config.method == "id_pruner" and config.importance_weight < 1:
             order, covered = id_pruner.select_and_cover(x, p, k, config, groups=groups, valid=valid)
             return _Choice(order, p, covered.sum(1) / (1 - config.importance_weight))

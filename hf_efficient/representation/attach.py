@@ -48,7 +48,8 @@ def attach_token_pruner(
     mixins: Any = ((base, PrunedBase), (model, PrunedGeneration), (processor, PrunedProcessor))
     for thing, mixin in mixins:
         if not isinstance(thing, Attached):
-            _set_class(thing, attached_class(type(thing), mixin))
+            stock: Any = type(thing)
+            _set_class(thing, attached_class(stock, mixin))
     base.token_pruner = pruner
     processor.token_pruner = PlaceholderPruner(config, family, model)
     return model, processor

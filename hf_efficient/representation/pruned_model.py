@@ -232,9 +232,11 @@ def pruned_forward(stock: Callable[..., Any]) -> Callable[..., Any]:
         if call.get("input_ids") is not None and not given and any(call.get(p) is not None for p in ALL_PIXELS):
             encode_call(self, call)
         kept = kept_units(call.get("mm_encoder_outputs"))
-        if pruner.keeps_text_positions:
+        if pruner.keeps_text_positions and (kept or call.get("position_ids") is None):
             number_call(self, call, kept)
-        pruner.kept = kept if pruner.family.mrope else {}
+        if not (kept and pruner.family.mrope):
+            return stock(self, **call)
+        pruner.kept = kept  # for get_rope_index
         try:
             return stock(self, **call)
         finally:

@@ -1,0 +1,84 @@
+"""torch.compile and flex attention with an attached pruner."""
+
+import pytest
+import torch
+from transformers import StaticCache
+
+from tests.tiny import ROWS, generate, prompts, pruned
+
+CASES = [("llava", "auto"), ("llava", "original"), ("qwen2_5_vl", "auto"), ("qwen3_vl", "auto")]
+
+
+@pytest.fixture(autouse=True)
+def fresh_dynamo():
+    torch._dynamo.reset()
+    yield
+    torch._dynamo.reset()
+
+
+def compiled_agrees(name, positions, backend):
+    model, processor = pruned(name, positions=positions)
+    compiled = torch.compile(model, backend=backend)
+    for rows in (ROWS, [[0]]):
+        inputs = processor(**prompts(name, rows))
+        with torch.no_grad():
+            assert torch.allclose(compiled(**inputs).logits, model(**inputs).logits, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("name", "positions"),
+    [*CASES[1:3], *(pytest.param(*case, marks=pytest.mark.slow) for case in (CASES[0], CASES[3]))],
+)
+def test_compiled_models_agree(name, positions):
+    """Traced by dynamo, run by torch: what breaks under torch.compile breaks here."""
+    compiled_agrees(name, positions, "eager")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "positions"), CASES)
+def test_models_compiled_by_inductor_agree(name, positions):
+    compiled_agrees(name, positions, "inductor")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["llava", "qwen2_5_vl"])
+def test_generation_with_a_compiled_static_cache_agrees(name):
+    model, processor = pruned(name)
+    inputs = processor(**prompts(name, ROWS))
+    expected = generate(model, inputs)
+    model.forward = torch.compile(model.forward, backend="inductor")
+    assert torch.equal(generate(model, inputs, cache_implementation="static"), expected)
+
+
+@pytest.mark.parametrize(("name", "positions"), CASES)
+def test_a_decoding_step_is_one_graph(name, positions):
+    """As in generation with a static cache, where every break costs a launch per token."""
+    model, processor = pruned(name, positions=positions)
+    inputs = processor(**prompts(name, [[0]]))
+    length = inputs["input_ids"].shape[1]
+    cache = StaticCache(model.config.get_text_config(), max_cache_len=length + 4)
+    with torch.no_grad():
+        first = model(**inputs, past_key_values=cache, use_cache=True)
+        token = first.logits[:, -1:].argmax(-1)
+        axes = (4, 1, 1) if "qwen" in name else (1, 1)
+        step = {
+            "input_ids": token,
+            "position_ids": torch.full(axes, length),
+            "attention_mask": torch.ones(1, length + 1, dtype=torch.long),
+            "past_key_values": cache,
+        }
+        torch.compile(model, backend="eager", fullgraph=True)(**step)
+
+
+@pytest.mark.slow  # compiles by itself
+def test_flex_attention_agrees_with_sdpa():
+    model, processor = pruned("llava")
+    inputs = processor(**prompts("llava", ROWS))
+    with torch.no_grad():
+        expected = model(**inputs).logits[:, -1]
+        try:
+            flex, _ = pruned("llava", "flex_attention")
+            logits = flex(**inputs).logits[:, -1]
+        except (RuntimeError, NotImplementedError, ValueError, ImportError) as error:
+            pytest.skip(f"no flex attention on this machine: {type(error).__name__}: {str(error)[:150]}")
+    assert torch.allclose(logits, expected, atol=1e-4)

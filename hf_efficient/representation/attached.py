@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copyreg
 import functools
 import inspect
 import os
@@ -16,6 +15,10 @@ class Attached:
 
     stock_class: ClassVar[type]
     mixin: ClassVar[type]
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> Any:
+        # what is built anew, as by from_pretrained on the class, is stock until a pruner is attached to it
+        return cls.stock_class(*args, **kwargs)
 
     @classmethod
     def overrides(cls, stock: Any) -> dict[str, Any]:
@@ -42,7 +45,7 @@ def attached_class(stock: Any, mixin: Any) -> type:
 
 def new_attached(stock: type, mixin: type) -> Any:
     """An empty object of an attached class, for pickle and copy to fill."""
-    return copyreg.__newobj__(attached_class(stock, mixin))  # type: ignore[attr-defined]
+    return object.__new__(attached_class(stock, mixin))
 
 
 class Saved(Attached):
@@ -58,7 +61,8 @@ class Saved(Attached):
         push = arguments.pop("push_to_hub", False)
         hub = {k: arguments.pop(k) for k in HUB_ARGUMENTS if push and k in arguments}
         result = stock.save_pretrained(**arguments)
-        self._pruner_config().save_pretrained(save_directory)
+        if arguments.get("is_main_process", True):
+            self._pruner_config().save_pretrained(save_directory)
         if push:  # the stock method would upload before the pruner's config is there
             hub.setdefault("repo_id", os.path.basename(os.path.normpath(save_directory)))
             if "token" in arguments:

@@ -103,6 +103,25 @@ def test_the_context_manager_restores_what_was_there():
     assert type(model) is cls
 
 
+@pytest.mark.parametrize("hook_first", [True, False])
+def test_modules_with_accelerate_hooks_are_pruned_and_restored(hook_first):
+    """Accelerate keeps a module's forward in the instance, where a change of class does not reach it."""
+    hooks = pytest.importorskip("accelerate.hooks")
+    model, processor = stock("llava")
+    expected = model(**processor(**prompts("llava", ROWS))).logits
+    for step in ("hook", "attach") if hook_first else ("attach", "hook"):
+        if step == "hook":
+            hooks.add_hook_to_module(model.base_model, hooks.ModelHook())
+        else:
+            attach_token_pruner(model, processor, TokenPrunerConfig(budget=4, positions="original"))
+    pruned_model, _ = pruned("llava", budget=4, positions="original")
+    inputs = processor(**prompts("llava", ROWS))
+    assert torch.allclose(model(**inputs).logits, pruned_model(**inputs).logits)
+    assert len(model.base_model.token_pruner.last) == 3
+    detach_token_pruner(model, processor)
+    assert torch.equal(model(**processor(**prompts("llava", ROWS))).logits, expected)
+
+
 def test_what_was_kept_is_told_per_picture():
     model, processor = pruned("llava", budget=5)
     generate(model, processor(**prompts("llava", ROWS)))

@@ -64,6 +64,16 @@ def test_plain_transformers_loads_an_attached_folder_as_stock(tmp_path):
     assert torch.equal(generate(plain.eval(), inputs), expected)
 
 
+def test_an_attached_class_builds_and_loads_stock_objects(tmp_path):
+    model, processor = pruned("llava")
+    model.save_pretrained(tmp_path)
+    processor.save_pretrained(tmp_path)
+    reference, reference_processor = stock("llava")
+    plain, plain_processor = type(model).from_pretrained(tmp_path), type(processor).from_pretrained(tmp_path)
+    assert (type(plain), type(plain_processor)) == (type(reference), type(reference_processor))
+    assert type(type(model)(model.config)) is type(reference)
+
+
 def test_loading_takes_a_config_and_arguments_of_the_model(tmp_path):
     model, processor = stock("llava")
     model.save_pretrained(tmp_path)

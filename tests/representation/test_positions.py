@@ -175,6 +175,21 @@ def test_a_second_turn_goes_on_from_the_cache(name, positions):
     assert torch.allclose(torch.stack(turn.logits), torch.stack(whole.logits), atol=1e-4)
 
 
+def test_new_pictures_after_a_cache_with_compact_positions():
+    model, processor = pruned("llava")
+    inputs = dict(processor(**prompts("llava", [[0]])))
+    first = model.generate(**inputs, max_new_tokens=3, do_sample=False, return_dict_in_generate=True)
+    second = processor(**prompts("llava", [[1]]))
+    ids = torch.cat([first.sequences, second["input_ids"]], dim=1)
+    longer = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+    both = torch.cat([inputs["pixel_values"], second["pixel_values"]])
+    settings = {"max_new_tokens": 4, "do_sample": False, "output_logits": True, "return_dict_in_generate": True}
+    whole = model.generate(**longer, pixel_values=both, **settings)
+    cache = first.past_key_values
+    turn = model.generate(**longer, pixel_values=second["pixel_values"], past_key_values=cache, **settings)
+    assert torch.allclose(torch.stack(turn.logits), torch.stack(whole.logits), atol=1e-4)
+
+
 @pytest.mark.parametrize("name", ["llava", "qwen2_5_vl"])
 def test_new_pictures_after_a_cache_are_refused_where_positions_are_kept(name):
     model, processor = pruned(name, positions="original")

@@ -36,8 +36,8 @@ class Stage:
 STAGES = {
     "vision": Stage(2500, 64, 1e-3, "varied"),
     "full": Stage(2500, 64, 1e-3, "full"),
-    "decoder": Stage(6000, 16, 1e-3, "standard"),
-    "joint": Stage(1500, 16, 2e-4, "standard"),
+    "decoder": Stage(2800, 16, 1e-3, "standard"),
+    "joint": Stage(1000, 16, 2e-4, "standard"),
 }
 
 
@@ -46,7 +46,7 @@ def training_arguments(folder: Path, stage: Stage, seed: int) -> TrainingArgumen
     return TrainingArguments(
         output_dir=str(folder), max_steps=stage.steps, per_device_train_batch_size=stage.batch,
         learning_rate=stage.learning_rate, warmup_steps=200, lr_scheduler_type="cosine", weight_decay=0.05,
-        adam_beta2=0.98, max_grad_norm=1.0, bf16=True, seed=seed, data_seed=seed, logging_steps=50, save_steps=500,
+        adam_beta2=0.98, max_grad_norm=1.0, bf16=True, seed=seed, data_seed=seed, logging_steps=50, save_steps=250,
         save_total_limit=2, remove_unused_columns=False, dataloader_num_workers=1, report_to="none", disable_tqdm=True,
         train_sampling_strategy="sequential", use_cpu=not torch.cuda.is_available(),
     )  # fmt: skip

@@ -54,6 +54,10 @@ class TurnData(Dataset):
     Every turn attends to the picture and to itself, and its positions start right behind the picture: exactly what
     it meets at test time, where it is asked alone. One pass over the picture pays for all its turns.
 
+    In half of the scenes the positions of the visual tokens are squeezed or stretched at random (in order, several may
+    share one), so that the model learns to read places from what the tokens say, as large models do, and not from
+    how far back a token stands.
+
     With `name_patches`, a visual token that shows a garment is also trained to say that garment's word: this aligns
     the projector with the language model before, and while, questions ground in it.
     """
@@ -76,10 +80,11 @@ class TurnData(Dataset):
         rng = np.random.default_rng((self.seed, index))
         scene = compose_scene(rng, self.pictures, self.layout)
         prefix = [self._ids["<s>"], *[self._ids[IMAGE]] * VISUAL_TOKENS]
+        start = [0, *visual_positions(rng)]
         ids, turn, positions, labels = (
             list(prefix),
             [0] * len(prefix),
-            list(range(len(prefix))),
+            list(start),
             [IGNORED] * len(prefix),
         )
         if self.name_patches:
@@ -90,12 +95,20 @@ class TurnData(Dataset):
             told = [*(self._ids[word] for word in answer.split()), self._ids["</s>"]]
             ids += asked + told
             turn += [number] * (len(asked) + len(told))
-            positions += range(len(prefix), len(prefix) + len(asked) + len(told))
+            positions += range(start[-1] + 1, start[-1] + 1 + len(asked) + len(told))
             labels += [IGNORED] * len(asked) + told
         return {
             "pixel_values": pixel_values(scene), "input_ids": torch.tensor(ids), "turn": torch.tensor(turn),
             "position_ids": torch.tensor(positions), "labels": torch.tensor(labels),
         }  # fmt: skip
+
+
+def visual_positions(rng: np.random.Generator) -> list[int]:
+    """Positions of the visual tokens: 1 to 144, or, half of the time, a random rise to between about 6 and 216."""
+    if rng.random() < 0.5:
+        return list(range(1, VISUAL_TOKENS + 1))
+    pace = np.exp(rng.uniform(np.log(1 / 24), np.log(1.5)))
+    return (1 + np.floor(rng.exponential(pace, VISUAL_TOKENS).cumsum())).astype(int).tolist()
 
 
 def sample_turns(rng: np.random.Generator, scene: Scene, turns: int) -> list[tuple[str, str]]:

@@ -81,7 +81,7 @@ def reduce_tokens(
     indices = choice.order.sort(dim=1).values
     k, n, width = indices.shape[1], *features.shape[1:]
     tokens = features if k == n else features.gather(1, indices.unsqueeze(-1).expand(-1, -1, width))
-    report = _report(features.detach(), choice, config, valid)
+    report = _report(choice, config, valid)
     return ReducedTokens(tokens, indices, None, None, report)
 
 
@@ -98,11 +98,12 @@ def select_order(
 
 
 class _Choice(NamedTuple):
-    """Order taken (B, K), importance (B, N) float32, and coverage (B,) where the method knows it."""
+    """Order taken (B, K), importance (B, N) float32, coverage (B,) where the method knows it, kernel of the tokens."""
 
     order: Tensor
     importance: Tensor
     coverage: Tensor | None
+    kernel: TokenKernel
 
 
 @torch.no_grad()
@@ -120,14 +121,17 @@ def _choose(
     k = config.tokens_to_keep(features.shape[1])
     with torch.autocast(features.device.type, enabled=False):
         x = features.float()
-        _check_values(x, importance, groups, valid, k)
+        _check_values(importance, groups, valid, k)
+        kernel = TokenKernel(x, config.kernel, valid)
+        _check_features(x, kernel)
         p = _importance(x, config, importance, query, valid)
         if k == x.shape[1] and not in_order:
-            return _Choice(torch.arange(k, device=x.device).expand(len(x), -1), p, torch.ones_like(p[:, 0]))
-        if config.method == "id_pruner" and config.importance_weight < 1:
-            order, covered = id_pruner.select_and_cover(x, p, k, config, groups=groups, valid=valid)
-            return _Choice(order, p, covered.sum(1) / (1 - config.importance_weight))
-        return _Choice(METHODS[config.method](x, p, k, config, groups=groups, valid=valid), p, None)
+            return _Choice(torch.arange(k, device=x.device).expand(len(x), -1), p, torch.ones_like(p[:, 0]), kernel)
+        if config.method == "id_pruner":
+            order, covered = id_pruner.select_and_cover(kernel, p, k, config, groups=groups, valid=valid)
+            known = covered.sum(1) / (1 - config.importance_weight) if config.importance_weight < 1 else None
+            return _Choice(order, p, known, kernel)
+        return _Choice(METHODS[config.method](x, p, k, config, groups=groups, valid=valid), p, None, kernel)
 
 
 def _importance(
@@ -185,14 +189,17 @@ def _check_shapes(
     return groups.expand(batch, n)
 
 
-def _check_values(x: Tensor, importance: Tensor | None, groups: Tensor | None, valid: Tensor | None, k: int) -> None:
-    """Raise on values that would make the choice meaningless."""
-    smallest, largest = x.aminmax()  # NaN comes through; 1e15 keeps squares within float32
-    if not ((smallest > -1e15) & (largest < 1e15)):
+def _check_features(x: Tensor, kernel: TokenKernel) -> None:
+    """Raise on features that are not finite; their kernel has looked at all of them already."""
+    if not torch.isfinite(kernel.spread).all():
         raise ValueError(
-            f"features hold NaN or values out of range ({float(smallest)} to {float(largest)}); expected finite ones "
-            "below 1e15 in magnitude. Check the vision model's output (overflow of a 16-bit dtype?)."
+            f"features hold NaN, infinite or huge values ({int((~torch.isfinite(x)).sum())} are not finite); expected "
+            "magnitudes below 1e15. Check the vision model's output (overflow of a 16-bit dtype?)."
         )
+
+
+def _check_values(importance: Tensor | None, groups: Tensor | None, valid: Tensor | None, k: int) -> None:
+    """Raise on values that would make the choice meaningless."""
     if importance is not None and not ((importance >= 0) & torch.isfinite(importance)).all():
         raise ValueError("importance holds negative, NaN or infinite values; expected finite values >= 0.")
     if groups is not None and (groups < 0).any():
@@ -204,14 +211,14 @@ def _check_values(x: Tensor, importance: Tensor | None, groups: Tensor | None, v
 
 
 @torch.no_grad()
-def _report(features: Tensor, choice: _Choice, config: TokenPrunerConfig, valid: Tensor | None) -> SelectionReport:
+def _report(choice: _Choice, config: TokenPrunerConfig, valid: Tensor | None) -> SelectionReport:
     """The two normalised meters of the kept tokens."""
-    with torch.autocast(features.device.type, enabled=False):
+    with torch.autocast(choice.importance.device.type, enabled=False):
         p, coverage = shares(choice.importance, valid), choice.coverage
         if coverage is None:
-            kernel, nearest = TokenKernel(features.float(), config.kernel, valid), torch.zeros_like(p)
+            nearest = torch.zeros_like(p)
             for part in choice.order.split(512, dim=1):
-                nearest = torch.maximum(nearest, kernel.rows(part).amax(1))
+                nearest = torch.maximum(nearest, choice.kernel.rows(part).amax(1))
             coverage = (id_pruner.coverage_weights(p, config.coverage_mix, valid) * nearest).sum(1)
         retained = p.gather(1, choice.order).sum(1)
-    return SelectionReport(retained.clamp(0, 1), coverage.clamp(0, 1), features.shape[1], choice.order.shape[1])
+    return SelectionReport(retained.clamp(0, 1), coverage.clamp(0, 1), p.shape[1], choice.order.shape[1])

@@ -129,7 +129,11 @@ def test_kernel_is_its_formula_whichever_way_it_is_computed(kind: str) -> None:
     ones = torch.ones_like(weights)
     torch.testing.assert_close(tokens.weighted(ones), expected, atol=2e-6, rtol=0)
     torch.testing.assert_close(tokens.weighted(weights), expected * weights[:, None], atol=2e-6, rtol=0)
-    torch.testing.assert_close(tokens.weighted_sums(weights), (expected * weights[:, None]).sum(-1), atol=1e-4, rtol=0)
+    covered = torch.rand(2, 210) / 2
+    gains = (expected * weights[:, None] - covered[:, None]).relu().sum(-1)
+    torch.testing.assert_close(tokens.gains(weights, covered), gains, atol=1e-4, rtol=0)
+    second = tokens.part(slice(1, 2)).weighted(weights[1:])
+    torch.testing.assert_close(second, expected[1:] * weights[1:, None], atol=2e-6, rtol=0)
     index = torch.tensor([[5, 0, 209], [7, 7, 1]])
     rows = torch.stack([expected[b, index[b]] for b in range(2)])
     torch.testing.assert_close(tokens.rows(index), rows, atol=2e-6, rtol=0)
@@ -165,7 +169,10 @@ def test_lazy_and_dense_greedy_take_the_same_sequence(width: int) -> None:
     def rows(index: Tensor) -> Tensor:
         return torch.stack([matrix[b, index[b]] for b in range(4)])
 
-    lazy, lazy_cover = greedy_lazy(rows, matrix.sum(-1) + bonus, bonus, 120, width=width)
+    def gains(covered: Tensor) -> Tensor:
+        return (matrix - covered[:, None]).relu().sum(-1)
+
+    lazy, lazy_cover = greedy_lazy(rows, gains, bonus, 120, width=width)
     assert torch.equal(lazy, dense)
     assert torch.equal(lazy_cover, dense_cover)
 
@@ -181,7 +188,8 @@ def test_lazy_and_dense_greedy_keep_the_same_quotas() -> None:
         if way == "dense":
             orders.append(greedy_dense(matrix, pi, 20, quota)[0])
         else:
-            orders.append(greedy_lazy(lambda at: matrix[:, at[0]], matrix.sum(-1) + pi, pi, 20, quota, width=16)[0])
+            rows, gains = lambda at: matrix[:, at[0]], lambda c: (matrix - c[:, None]).relu().sum(-1)
+            orders.append(greedy_lazy(rows, gains, pi, 20, quota, width=16)[0])
     assert torch.equal(*orders)
 
 

@@ -7,11 +7,16 @@ Equal gains go to the lowest index.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from .quota import Quota
+
+Array = NDArray[Any]
 
 
 def greedy_dense(matrix: Tensor, bonus: Tensor, k: int, quota: Quota | None = None) -> tuple[Tensor, Tensor]:
@@ -32,24 +37,36 @@ def greedy_dense(matrix: Tensor, bonus: Tensor, k: int, quota: Quota | None = No
     for _ in range(k):
         gain = torch.sub(matrix, covered, out=work).relu_().sum(-1) + bonus
         token = gain.argmax(1, keepdim=True)
-        covered = torch.maximum(covered, _take(matrix, token))
-        _bar(bonus, token, quota)
+        row = matrix.gather(1, token.unsqueeze(-1).expand(-1, -1, matrix.shape[-1]))
+        covered = torch.maximum(covered, row)
+        bonus.scatter_(1, token, -torch.inf)
+        if quota is not None:
+            quota.take(token)
+            bonus.masked_fill_(quota.closed(), -torch.inf)
         order.append(token)
     return torch.cat(order, dim=1), covered.squeeze(1)
 
 
 def greedy_lazy(
-    rows: Callable[[Tensor], Tensor], bound: Tensor, bonus: Tensor, k: int, quota: Quota | None = None, width: int = 64
+    rows: Callable[[Tensor], Tensor],
+    gains: Callable[[Tensor], Tensor],
+    bonus: Tensor,
+    k: int,
+    quota: Quota | None = None,
+    width: int = 48,
 ) -> tuple[Tensor, Tensor]:
     """The same sequence from few gains, since gains only fall as S grows (Minoux, 1978), a block of tokens at a time.
 
     The `width` tokens of largest known upper bound are held with their rows. The best of them is taken as long as it
-    beats the largest bound outside; else bounds are updated and the block is chosen anew. Reads one flag per step back
-    from the device, hence meant for the CPU, or for N too large to store W.
+    beats the largest bound outside; else bounds are updated and the block is chosen anew. Bounds are gains of some
+    earlier step; all are brought up to date once, after the first token, which changes them most.
+
+    Meant for the CPU, or for N too large to store W: it runs on the host, where numpy does the small steps between the
+    sums at a fraction of what starting a torch operation costs.
 
     Args:
         rows: tokens (B, M) long -> their rows of W, (B, M, N) float32.
-        bound: (B, N) float32, upper bounds of all gains: the row sums of W + bonus.
+        gains: c (B, N) -> all gains without bonus, (B, N) float32.
         bonus: (B, N) float32, -inf for tokens that must not be taken.
         k: tokens to take.
         quota: lower bounds per group, or None.
@@ -58,48 +75,43 @@ def greedy_lazy(
     Returns:
         Tokens (B, k) long, in the order taken, and c (B, N) after the last.
     """
-    bonus, covered = bonus.clone(), torch.zeros_like(bound).unsqueeze(1)
-    block, rival, rival_value = _strongest(bound, width)
-    held = rows(block)
-    work = torch.empty_like(held)
-    order: list[Tensor] = []
-    while len(order) < k:
-        gain = torch.sub(held, covered, out=work).relu_().sum(-1).add_(bonus.gather(1, block))
-        value, place = gain.max(1, keepdim=True)
-        token = block.gather(1, place)
-        # the first test is the usual case and cheap; the second gives equal gains to the lower index
-        if (value <= rival_value).any() and ((value < rival_value) | ((value == rival_value) & (token > rival))).any():
-            bound = bound.scatter(1, block, gain)
-            block, rival, rival_value = _strongest(bound, width)
-            held = rows(block)
+    device, line = bonus.device, np.arange(len(bonus))
+    free = bonus.numpy(force=True).copy()
+    covered = np.zeros_like(free)
+    seen_covered = torch.from_numpy(covered)  # the same memory
+    order = np.empty((len(free), k), dtype=np.int64)
+    step, fresh, block = 0, -1, None
+    while step < k:
+        if step < 2 and fresh < step:
+            bounds, fresh, block = gains(seen_covered.to(device)).numpy(force=True) + free, step, None
+        if block is None:
+            block, rival, rival_bound = _strongest(bounds, width)
+            held = rows(torch.from_numpy(block).to(device)).cpu()
+            held_rows, work = held.numpy(), torch.empty_like(held)
+        gain = torch.sub(held, seen_covered.unsqueeze(1), out=work).relu_().sum(-1).numpy() + free[line[:, None], block]
+        place = gain.argmax(1)
+        value, token = gain[line, place], block[line, place]
+        if ((value < rival_bound) | ((value == rival_bound) & (token > rival))).any():
+            bounds[line[:, None], block] = gain
+            block = None
             continue
-        covered = torch.maximum(covered, _take(held, place))
-        _bar(bonus, token, quota)
-        order.append(token)
-    return torch.cat(order, dim=1), covered.squeeze(1)
+        np.maximum(covered, held_rows[line, place], out=covered)
+        order[:, step] = token
+        free[line, token] = -np.inf
+        if quota is not None:
+            quota.take(torch.from_numpy(token).to(device).unsqueeze(1))
+            free[quota.closed().numpy(force=True)] = -np.inf
+        step += 1
+    return torch.from_numpy(order).to(device), torch.from_numpy(covered).to(device)
 
 
-def _strongest(bound: Tensor, width: int) -> tuple[Tensor, Tensor, Tensor]:
-    """The tokens of largest bound (B, M), by rising index, and the strongest one outside (B, 1) with its bound."""
-    n = bound.shape[1]
-    # bits of floats >= 0 are ordered like the floats (and those of -inf below): equal bounds can be ranked by index
-    key = (bound.view(torch.int32).long() << 32) - torch.arange(n, device=bound.device)
+def _strongest(bounds: Array, width: int) -> tuple[Array, Array, Array]:
+    """The tokens of largest bound (B, M), by rising index, and the strongest one outside (B,) with its bound."""
+    batch, n = bounds.shape
     if n <= width:
-        everything = torch.arange(n, device=bound.device).expand_as(bound)
-        return everything, everything[:, :1], torch.full_like(bound[:, :1], -torch.inf)
-    token = key.topk(width + 1, dim=1).indices
-    rival = token[:, width:]
-    return token[:, :width].sort(dim=1).values, rival, bound.gather(1, rival)
-
-
-def _take(rows: Tensor, place: Tensor) -> Tensor:
-    """Row `place` (B, 1) of `rows` (B, M, N): (B, 1, N)."""
-    return rows.gather(1, place.unsqueeze(-1).expand(-1, -1, rows.shape[-1]))
-
-
-def _bar(bonus: Tensor, token: Tensor, quota: Quota | None) -> None:
-    """Close the token (B, 1) just taken, and groups that the quota closes, in `bonus` (B, N), in place."""
-    bonus.scatter_(1, token, -torch.inf)
-    if quota is not None:
-        quota.take(token)
-        bonus.masked_fill_(quota.closed(), -torch.inf)
+        return np.arange(n)[None].repeat(batch, 0), np.zeros(batch, np.int64), np.full(batch, -np.inf, bounds.dtype)
+    # bits of floats >= 0 are ordered like the floats (and those of -inf below): equal bounds can be ranked by index
+    key = (bounds.view(np.int32).astype(np.int64) << 32) - np.arange(n)
+    token = np.argpartition(key, n - width - 1, axis=1)[:, n - width - 1 :]  # the weakest of these comes first
+    rival = token[:, 0]
+    return np.sort(token[:, 1:], axis=1), rival, bounds[np.arange(batch), rival]

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
 from torch import Tensor
 
@@ -41,11 +39,12 @@ def select(
         (B, k) long, in the order taken; equal gains by rising index. O(B·N²·D) time; memory O(B·N²) up to `MAX_STORED`,
         beyond which units go one after the other, and a unit too large by itself is worked off in O(N·(D + 128)).
     """
-    return select_and_cover(features, importance, k, config, groups=groups, valid=valid)[0]
+    kernel = TokenKernel(features, config.kernel, valid)
+    return select_and_cover(kernel, importance, k, config, groups=groups, valid=valid)[0]
 
 
 def select_and_cover(
-    features: Tensor,
+    kernel: TokenKernel,
     importance: Tensor,
     k: int,
     config: TokenPrunerConfig,
@@ -53,12 +52,16 @@ def select_and_cover(
     groups: Tensor | None = None,
     valid: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """`select`, and what the greedy steps know already: (1 - l) pi_i max_{j in S} k_ij, (B, N) float32."""
-    batch, n, _ = features.shape
+    """`select` for features whose kernel is made already.
+
+    Returns:
+        Tokens (B, k) in the order taken, and what the last step knows: (1 - l) pi_i max_{j in S} k_ij, (B, N) float32.
+    """
+    batch, n = importance.shape
     fitting = max(1, MAX_STORED // n**2)
     if batch > fitting:
         parts = [slice(at, at + fitting) for at in range(0, batch, fitting)]
-        inputs = [(features[s], importance[s], _part(groups, s), _part(valid, s)) for s in parts]
+        inputs = [(kernel.part(s), importance[s], _part(groups, s), _part(valid, s)) for s in parts]
         results = [select_and_cover(x, p, k, config, groups=g, valid=v) for x, p, g, v in inputs]
         return torch.cat([order for order, _ in results]), torch.cat([covered for _, covered in results])
     p = shares(importance, valid)
@@ -70,14 +73,13 @@ def select_and_cover(
     if groups is not None and config.min_group_share:
         quota = Quota(pi, k, config.min_group_share, groups, valid)
         bonus = bonus.masked_fill(quota.closed(), -torch.inf)
-    kernel = TokenKernel(features, config.kernel, valid)
     weights = (1 - config.importance_weight) * pi
     if n**2 > MAX_STORED:
-        sums = kernel.weighted_sums(weights)
-        return greedy_lazy(lambda at: kernel.rows(at).mul_(weights.unsqueeze(1)), sums + bonus, bonus, k, quota)
+        rows = lambda at: kernel.rows(at).mul_(weights.unsqueeze(1))  # noqa: E731
+        return greedy_lazy(rows, lambda covered: kernel.gains(weights, covered), bonus, k, quota)
     matrix = kernel.weighted(weights)
-    if features.device.type == "cpu":
-        return greedy_lazy(_row_reader(matrix), matrix.sum(-1) + bonus, bonus, k, quota)
+    if matrix.device.type == "cpu":
+        return greedy_lazy(lambda at: take_rows(matrix, at), lambda c: row_gains(matrix, c), bonus, k, quota)
     return greedy_dense(matrix, bonus, k, quota)
 
 
@@ -86,11 +88,16 @@ def coverage_weights(p: Tensor, mix: float, valid: Tensor | None) -> Tensor:
     return mix * p + (1 - mix) * shares(torch.ones_like(p), valid)
 
 
-def _row_reader(matrix: Tensor) -> Callable[[Tensor], Tensor]:
-    """Tokens (B, M) long -> their rows (B, M, N) of matrix (B, N, N)."""
+def take_rows(matrix: Tensor, tokens: Tensor) -> Tensor:
+    """Rows `tokens` (B, M) long of matrix (B, N, N): (B, M, N)."""
     batch, n, _ = matrix.shape
-    flat, first = matrix.view(batch * n, n), torch.arange(batch, device=matrix.device).unsqueeze(1) * n
-    return lambda at: flat.index_select(0, (at + first).flatten()).view(batch, -1, n)
+    first = torch.arange(batch, device=matrix.device).unsqueeze(1) * n
+    return matrix.view(batch * n, n).index_select(0, (tokens + first).flatten()).view(batch, -1, n)
+
+
+def row_gains(matrix: Tensor, covered: Tensor) -> Tensor:
+    """sum_i relu(matrix_ji - covered_i) of all rows j: (B, N), of matrix (B, N, N) and covered (B, N)."""
+    return torch.cat([(part - covered.unsqueeze(1)).relu_().sum(-1) for part in matrix.split(96, dim=1)], dim=1)
 
 
 def _part(values: Tensor | None, rows: slice) -> Tensor | None:

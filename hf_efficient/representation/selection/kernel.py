@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from copy import copy
+
 import torch
 from torch import Tensor
 
@@ -41,6 +43,7 @@ class TokenKernel:
             self.half, self.factor = torch.full_like(square, 0.5), torch.ones_like(spread)
         else:
             self.half, self.factor = square.mul_(0.5), torch.where(spread > noise, 2 / spread.clamp_min(1e-37), 0)
+        self.spread = spread  # (B, 1, 1); not finite if the features are not, or their squares are not
 
     def panel(self, start: int, stop: int, end: int) -> Tensor:
         """Similarities of tokens 0..end-1 to tokens start..stop-1: (B, end, stop - start)."""
@@ -77,14 +80,30 @@ class TokenKernel:
                 torch.mul(mirrored, weights[:, None, :start], out=matrix[:, start:stop, :start])
         return matrix
 
-    def weighted_sums(self, weights: Tensor) -> Tensor:
-        """Row sums of `weighted` without storing it: (B, N), sum_i weights_i k_ji. `weights`: (B, N) float32."""
+    def gains(self, weights: Tensor, covered: Tensor) -> Tensor:
+        """What each token adds to the coverage, without storing the matrix: sum_i relu(weights_i k_ji - covered_i).
+
+        Args:
+            weights: (B, N) float32.
+            covered: (B, N) float32.
+
+        Returns:
+            (B, N) float32.
+        """
         n = weights.shape[1]
         total = torch.zeros_like(weights)
         for start in range(0, n, 128):
-            stop = min(n, start + 128)
-            total += self.panel(start, stop, n).mul_(weights[:, None, start:stop]).sum(-1)
+            columns = slice(start, min(n, start + 128))
+            panel = self.panel(start, columns.stop, n).mul_(weights[:, None, columns])
+            total += panel.sub_(covered[:, None, columns]).relu_().sum(-1)
         return total
+
+    def part(self, units: slice) -> TokenKernel:
+        """The kernel of some of the units."""
+        some = copy(self)
+        for name in ("points", "half", "spread", "factor"):
+            setattr(some, name, getattr(self, name)[units])
+        return some
 
 
 def _mean(values: Tensor, weight: Tensor | None) -> Tensor:

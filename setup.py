@@ -21,11 +21,12 @@ INSTALL_REQUIRES = [
     "tqdm>=4.66",
 ]
 
-# Not needed by the maths or by LLaVA, but by every video processor and by those of Qwen-VL, SmolVLM and InternVL.
-VLM = ["torchvision>=0.28"]
+# Not needed by the maths or by LLaVA. torchvision: every video processor, and those of Qwen-VL, SmolVLM and InternVL.
+# num2words: SmolVLM's processor.
+VLM = ["torchvision>=0.28", "num2words>=0.5.14"]
 VIDEO = ["av>=14"]
 SPACES = ["gradio>=6.31,<7"]
-BENCH = ["matplotlib>=3.9", "scikit-image>=0.25"]
+BENCH = ["matplotlib>=3.9", "onnx>=1.17", "scikit-image>=0.25"]
 DEV = [
     "accelerate>=1.15",
     "datasets>=5.2",

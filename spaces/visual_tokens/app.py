@@ -35,7 +35,7 @@ INTRODUCTION = """
 
 A vision-language model reads a picture as a row of **visual tokens**, here 144 patches, and pays for each of them.
 Choose how many it may keep and see which they are. The model is a small one that ships with hf_efficient: it knows
-scenes composed of **Fashion-MNIST garments** (trousers, pullovers, dresses, sandals, bags, boots) and questions like
+scenes composed of **Fashion-MNIST garments** (trousers, pullovers, sandals, bags, boots) and questions like
 those in the list.
 """
 ABOUT_UPLOADS = """

@@ -88,6 +88,17 @@ def test_quotas_give_every_tile_something():
     assert set(tile.tolist()) >= {0, 1, 2, 3, 4}
 
 
+@pytest.mark.parametrize(("name", "frame"), [("qwen2_vl", 4), ("qwen2_5_vl", 4), ("llava_onevision", 4)])
+def test_quotas_give_every_frame_its_share(name, frame):
+    model, processor = pruned(name, budget=6, min_group_share=1.0, coverage_mix=0.0, importance_weight=1.0)
+    with torch.no_grad():
+        model(**processor(**video_prompts(name)))
+    for unit in model.base_model.token_pruner.last:
+        tokens = unit.indices[unit.indices < unit.num_tokens - unit.num_tokens % frame]
+        count = (tokens // frame).bincount(minlength=unit.num_tokens // frame)
+        assert count.min() >= len(tokens) // len(count)
+
+
 def test_a_feature_map_that_the_model_resizes_is_cut_as_resized():
     """LLaVA-OneVision shrinks rows beyond m tiles' worth of tokens; importance and tiles are shrunk with them."""
     model, processor = llava_onevision(aspect="anyres_max_1")

@@ -8,6 +8,7 @@ import torch
 
 from hf_efficient import TokenPrunerConfig, attach_token_pruner, detach_token_pruner, token_pruner
 from hf_efficient.representation.features import KeptUnit
+from hf_efficient.representation.selection import METHODS
 from tests.tiny import FAMILIES, ROWS, budget, generate, prompts, pruned, recorded, stock
 
 
@@ -120,6 +121,16 @@ def test_modules_with_accelerate_hooks_are_pruned_and_restored(hook_first):
     assert len(model.base_model.token_pruner.last) == 3
     detach_token_pruner(model, processor)
     assert torch.equal(model(**processor(**prompts("llava", ROWS))).logits, expected)
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("name", ["llava", "llava_next", "qwen3_vl"])
+def test_every_method_keeps_exactly_k(name, method):
+    model, processor = pruned(name, method=method, budget=7)
+    inputs = processor(**prompts(name, ROWS))
+    assert int((inputs["input_ids"] == model.config.image_token_id).sum()) == 21
+    assert generate(model, inputs).shape == (2, 5)
+    assert [len(unit.indices) for unit in model.base_model.token_pruner.last] == [7, 7, 7]
 
 
 def test_what_was_kept_is_told_per_picture():

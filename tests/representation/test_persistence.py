@@ -12,6 +12,7 @@ import torch
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from hf_efficient import TokenPrunerConfig, attach_token_pruner, detach_token_pruner, load_token_pruned
+from tests.local_hub import LocalHub
 from tests.tiny import FAMILIES, ROWS, budget, generate, prompts, pruned, stock
 
 CONFIG_FILE = "token_pruner_config.json"
@@ -127,6 +128,26 @@ assert model.base_model.token_pruner.config == processor.token_pruner.config
     root = Path(__file__).parents[2]
     done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+def test_saving_with_push_to_hub_uploads_the_config_too(tmp_path):
+    """Stock saving uploads before it returns, when the pruner's config would not yet be there."""
+    code = """
+from tests.tiny import pruned
+model, processor = pruned("llava")
+model.save_pretrained("model", push_to_hub=True, commit_message="one")
+processor.save_pretrained("processor", push_to_hub=True, repo_id="tester/model")
+"""
+    root = Path(__file__).parents[2]
+    with LocalHub() as hub:
+        environment = {**hub.environment(tmp_path / "home"), "PYTHONPATH": str(root)}
+        done = subprocess.run(
+            [sys.executable, "-c", code], env=environment, cwd=tmp_path, capture_output=True, text=True
+        )
+        assert done.returncode == 0, done.stderr
+        assert {CONFIG_FILE, "config.json", "model.safetensors", "processor_config.json"} <= set(
+            hub.repos["tester/model"]
+        )
 
 
 def test_a_failed_save_leaves_no_broken_config(tmp_path):

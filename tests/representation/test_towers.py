@@ -220,6 +220,15 @@ def test_an_encoder_of_unknown_make_falls_back_to_distinct_tokens(monkeypatch):
         attach_token_pruner(model, processor, TokenPrunerConfig(importance="cls"))
 
 
+@pytest.mark.parametrize("importance", ["distinct", "norm"])
+@pytest.mark.parametrize("name", FAMILIES)
+def test_importance_from_features_asks_for_no_attention(name, importance):
+    model, processor = pruned(name, importance=importance)
+    with chosen_scores() as scores:
+        model(**processor(**prompts(name, ROWS)))
+    assert scores == [None]
+
+
 @pytest.mark.parametrize("name", FAMILIES)
 def test_hooks_do_not_outlive_a_call(name):
     def hooks():

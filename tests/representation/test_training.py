@@ -40,7 +40,7 @@ def test_the_loss_falls_and_the_projector_learns(name, positions):
         assert any(p.grad is not None and p.grad.abs().sum() > 0 for p in projector(model).parameters())
         optimizer.step()
         optimizer.zero_grad()
-        losses.append(float(loss))
+        losses.append(loss.item())
     assert losses[-1] < losses[0]
     assert any(not torch.equal(p, start[n]) for n, p in projector(model).named_parameters())
 
@@ -79,13 +79,13 @@ def test_gradients_equal_those_of_the_pure_function():
 
 
 @pytest.mark.parametrize("name", ["llava", "qwen2_5_vl", "llava_next"])
-def test_gradient_checkpointing_gives_the_same_gradients(name):
+def test_activation_checkpointing_gives_the_same_gradients(name):
     grads = []
     for checkpointing in (False, True):
         model, processor = pruned(name)
         model.train()
         if checkpointing:
-            model.gradient_checkpointing_enable()
+            model.activation_checkpointing_enable()
         model(**batch(name, processor), use_cache=False).loss.backward()
         grads.append([p.grad for p in projector(model).parameters()])
     for a, b in zip(*grads, strict=True):

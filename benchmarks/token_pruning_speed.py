@@ -14,13 +14,13 @@ machine `--clock cpu` with OMP_NUM_THREADS=1 counts the process's own time inste
 """
 
 import argparse
-import ctypes
-import gc
+import contextlib
 import json
 import platform
 import statistics
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,8 @@ import matplotlib
 import torch
 import transformers
 from peer_selectors import attention_map, cdpruner, divprune, visionzip
+from scaled_llava import build, prefill, prefill_memory
+from torch import Tensor
 
 from hf_efficient import TokenPrunerConfig, reduce_tokens, token_pruner
 from hf_efficient.representation.importance import cls_attention
@@ -37,23 +39,29 @@ import matplotlib.pyplot as plt
 
 Job = Callable[[], object]
 Clock = Callable[[], float]
+Around = Callable[[], contextlib.AbstractContextManager[Any]]
+Seconds = dict[str, list[float]]
 CLOCKS: dict[str, Clock] = {"wall": time.perf_counter, "cpu": time.process_time}
 SELECTION_CASES = ((576, 64, 1024), (576, 64, 4096), (2880, 160, 1024), (2880, 160, 4096))
 
 
-def race(jobs: dict[str, Job], rounds: int, clock: Clock) -> dict[str, list[float]]:
-    """Seconds of every job in every round; the jobs of a round run one after the other."""
-    seconds: dict[str, list[float]] = {name: [] for name in jobs}
+def race(jobs: dict[str, Job], rounds: int, clock: Clock, around: dict[str, Around] | None = None) -> Seconds:
+    """Seconds of every job in every round; the jobs of a round run one after the other.
+
+    `around` holds what a job needs to run in, which is entered and left outside of the time counted.
+    """
+    seconds: Seconds = {name: [] for name in jobs}
     for round_number in range(rounds + 1):
         for name, job in jobs.items():
-            start = clock()
-            job()
-            if round_number:  # the first round warms up
-                seconds[name].append(clock() - start)
+            with (around or {}).get(name, contextlib.nullcontext)():
+                start = clock()
+                job()
+                if round_number:  # the first round warms up
+                    seconds[name].append(clock() - start)
     return seconds
 
 
-def ratio(seconds: dict[str, list[float]], above: str, below: str) -> float:
+def ratio(seconds: Seconds, above: str, below: str) -> float:
     """Median over rounds of the ratio within a round."""
     return statistics.median(a / b for a, b in zip(seconds[above], seconds[below], strict=True))
 
@@ -81,13 +89,11 @@ def selection(cases: tuple[tuple[int, int, int], ...], rounds: int, clock: Clock
             "DivPrune": lambda: divprune(features[0], k),
             "CDPruner": lambda: cdpruner(features, image_embeds, text_embeds, k),
             "VisionZip, map given": lambda: visionzip(tokens, maps, keys, k),
-            "ID-Pruner from q, k": lambda: reduce_tokens(
-                features, config, cls_attention(queries[:, :, 0], keys)[:, 1:]
-            ),
+            "ID-Pruner from q, k": lambda: choose(features, config, queries, keys),
             "VisionZip from q, k": lambda: visionzip(tokens, attention_map(queries, keys), keys, k),
         }
         seconds = race(jobs, rounds, clock)
-        row = {
+        row: dict[str, Any] = {
             "N": n,
             "K": k,
             "D": width,
@@ -106,61 +112,13 @@ def selection(cases: tuple[tuple[int, int, int], ...], rounds: int, clock: Clock
     return rows
 
 
-def clustered(n: int, width: int) -> torch.Tensor:
+def clustered(n: int, width: int) -> Tensor:
     """Tokens (1, n, width) around a tenth as many centres with a common mean: redundant, as those of pictures are."""
     centres = torch.randn(n // 10, width) + 0.5 * torch.randn(width)
     return (centres[torch.randint(0, len(centres), (n,))] + 0.5 * torch.randn(n, width)).unsqueeze(0)
 
 
 # --- in a model
-
-
-def build(layers: int, width: int) -> tuple[Any, Any]:
-    """A LLaVA-1.5-shaped model with random weights, and its processor with a home-made tokenizer."""
-    from tokenizers import Tokenizer
-    from tokenizers.models import WordLevel
-    from tokenizers.pre_tokenizers import Whitespace
-    from transformers import (
-        CLIPImageProcessor,
-        CLIPVisionConfig,
-        LlamaConfig,
-        LlavaConfig,
-        LlavaForConditionalGeneration,
-        LlavaProcessor,
-        PreTrainedTokenizerFast,
-    )
-
-    words = {word: i for i, word in enumerate(["<pad>", "<image>", "<unk>", *(f"w{i}" for i in range(100))])}
-    backend = Tokenizer(WordLevel(words, unk_token="<unk>"))
-    backend.pre_tokenizer = Whitespace()
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, pad_token="<pad>", unk_token="<unk>")
-    tokenizer.add_special_tokens({"additional_special_tokens": ["<image>"]})
-    processor = LlavaProcessor(
-        CLIPImageProcessor(size={"shortest_edge": 336}, crop_size=336),
-        tokenizer,
-        patch_size=14,
-        vision_feature_select_strategy="default",
-        num_additional_image_tokens=1,
-    )
-    vision = CLIPVisionConfig(
-        hidden_size=1024,
-        intermediate_size=4096,
-        num_hidden_layers=24,
-        num_attention_heads=16,
-        image_size=336,
-        patch_size=14,
-    )
-    text = LlamaConfig(
-        vocab_size=32000,
-        hidden_size=width,
-        intermediate_size=round(width * 2.6875),  # 11008 / 4096
-        num_hidden_layers=layers,
-        num_attention_heads=width // 128,
-        num_key_value_heads=width // 128,
-    )
-    torch.manual_seed(0)
-    model = LlavaForConditionalGeneration(LlavaConfig(vision_config=vision, text_config=text, image_token_index=1))
-    return model.eval(), processor
 
 
 @torch.no_grad()
@@ -173,110 +131,76 @@ def in_model(budgets: list[int], layers: int, width: int, words: int, rounds: in
     def ask() -> Any:
         return processor(images=picture, text=prompt, do_rescale=False, return_tensors="pt")
 
+    def pruning(k: int) -> contextlib.AbstractContextManager[Any]:
+        return token_pruner(model, processor, TokenPrunerConfig(budget=k))
+
     inputs = ask()
     everything = model.base_model.get_image_features(inputs["pixel_values"], return_dict=True)
     n = everything.pooler_output[0].shape[0]
-    full = {"inputs": inputs, "memory": prefill_memory(model, inputs, everything)}
-    rows = []
+    features = torch.stack(list(everything.pooler_output))
+    queries, keys = torch.randn(2, 1, 16, n + 1, 64)
+    memory = {n: prefill_memory(model, inputs, everything)}
+    jobs: dict[str, Job] = {
+        "prefill, all tokens": lambda: prefill(model, inputs, everything),
+        "whole call, all tokens": lambda: model(**inputs),
+    }
+    around: dict[str, Around] = {}
     for k in budgets:
-        config = TokenPrunerConfig(budget=k)
-        with token_pruner(model, processor, config):
+        with pruning(k):
             short = ask()
             kept = model.base_model.get_image_features(short["pixel_values"], return_dict=True)
-            memory = prefill_memory(model, short, kept)
+            memory[k] = prefill_memory(model, short, kept)
         limit = model.base_model.get_image_features(inputs["pixel_values"], return_dict=True)
         limit.pooler_output = [unit[:k] for unit in everything.pooler_output]
-
-        def attached(job: Job, config: TokenPrunerConfig = config) -> Job:
-            def run() -> object:
-                with token_pruner(model, processor, config):
-                    return job()
-
-            return run
-
-        features = torch.stack(list(everything.pooler_output))
-        queries, keys = torch.randn(2, 1, 16, n + 1, 64)
-        jobs: dict[str, Job] = {
-            "selection": lambda f=features, c=config, q=queries, s=keys: reduce_tokens(
-                f, c, cls_attention(q[:, :, 0], s)[:, 1:]
-            ),
-            "prefill, pruned": attached(lambda i=short, f=kept: prefill(model, i, f)),
-            "prefill, limit": lambda i=short, f=limit: prefill(model, i, f),
-            "prefill, all tokens": lambda: prefill(model, inputs, everything),
-            "whole call, pruned": attached(lambda i=short: model(**i)),
-            "whole call, all tokens": lambda: model(**inputs),
-        }
-        seconds = race(jobs, rounds, clock)
+        config = TokenPrunerConfig(budget=k)
+        jobs[f"selection, {k}"] = partial(choose, features, config, queries, keys)
+        jobs[f"prefill, pruned to {k}"] = partial(prefill, model, short, kept)
+        jobs[f"prefill, limit {k}"] = partial(prefill, model, short, limit)
+        jobs[f"whole call, pruned to {k}"] = partial(model.__call__, **short)
+        around[f"prefill, pruned to {k}"] = around[f"whole call, pruned to {k}"] = partial(pruning, k)
+    seconds = race(jobs, rounds, clock, around)
+    rows = []
+    for k in budgets:
+        prompt = inputs["input_ids"].shape[1] - n + k
         row = {
             "kept": k,
-            "of": n,
-            "prompt": short["input_ids"].shape[1],
-            "milliseconds": {name: median_ms(values) for name, values in seconds.items()},
-            "selection / prefill it precedes": ratio(seconds, "selection", "prefill, pruned"),
-            "prefill pruned / limit": ratio(seconds, "prefill, pruned", "prefill, limit"),
-            "prefill pruned / all tokens": ratio(seconds, "prefill, pruned", "prefill, all tokens"),
-            "whole call pruned / all tokens": ratio(seconds, "whole call, pruned", "whole call, all tokens"),
-            "token share": short["input_ids"].shape[1] / inputs["input_ids"].shape[1],
-            "KV-cache bytes / all tokens": memory["kv_bytes"] / full["memory"]["kv_bytes"],
-            "peak memory / all tokens": share(memory["peak_bytes"], full["memory"]["peak_bytes"]),
-            **memory,
+            "prompt": prompt,
+            "selection / prefill it precedes": ratio(seconds, f"selection, {k}", f"prefill, pruned to {k}"),
+            "prefill pruned / limit": ratio(seconds, f"prefill, pruned to {k}", f"prefill, limit {k}"),
+            "prefill pruned / all tokens": ratio(seconds, f"prefill, pruned to {k}", "prefill, all tokens"),
+            "whole call pruned / all tokens": ratio(seconds, f"whole call, pruned to {k}", "whole call, all tokens"),
+            "prompt length / all tokens": prompt / inputs["input_ids"].shape[1],
+            "KV-cache bytes / all tokens": share(memory[k]["kv_bytes"], memory[n]["kv_bytes"]),
+            "peak memory / all tokens": share(memory[k]["peak_bytes"], memory[n]["peak_bytes"]),
+            **memory[k],
         }
         rows.append(row)
-        print(f"{n} tokens -> {k}, prompt of {row['prompt']}")
-        for name, value in row["milliseconds"].items():
-            print(f"  {name:34s} {value:10.1f} ms")
-        for name in [key for key in row if "/" in key or key == "token share"]:
+        print(f"{n} tokens -> {k}, prompt of {prompt}")
+        for name in [key for key in row if "/" in key]:
             print(f"  {name:34s} {row[name] if row[name] is None else round(row[name], 4)}")
-    parameters = sum(p.numel() for p in model.parameters())
+    milliseconds = {name: median_ms(values) for name, values in seconds.items()}
+    for name, value in milliseconds.items():
+        print(f"  {name:34s} {value:10.1f} ms")
     return {
         "shape": {
             "vision": "ViT 24 x 1024, 576 tokens",
             "language": f"Llama {layers} x {width}",
-            "parameters": parameters,
+            "parameters": sum(p.numel() for p in model.parameters()),
         },
         "words in the prompt": words,
-        "all tokens": full["memory"],
+        "all tokens": memory[n],
+        "milliseconds": milliseconds,
         "rows": rows,
     }
 
 
+def choose(features: Tensor, config: TokenPrunerConfig, queries: Tensor, keys: Tensor) -> object:
+    """All that pruning adds to a call: importance from the layer's queries and keys, selection, report."""
+    return reduce_tokens(features, config, cls_attention(queries[:, :, 0], keys)[:, 1:])
+
+
 def share(part: int | None, whole: int | None) -> float | None:
     return None if part is None or not whole else part / whole
-
-
-def prefill(model: Any, inputs: Any, features: Any) -> Any:
-    """The language model on a prompt whose pictures are encoded already."""
-    return model(
-        input_ids=inputs["input_ids"],
-        attention_mask=inputs["attention_mask"],
-        mm_encoder_outputs={"image": features},
-        use_cache=True,
-        logits_to_keep=1,
-    )
-
-
-def prefill_memory(model: Any, inputs: Any, features: Any) -> dict[str, int | None]:
-    """KV-cache bytes after a prefill, and how far resident memory rose in it (None where Linux's /proc is absent)."""
-    prefill(model, inputs, features)
-    gc.collect()
-    before = resident(reset_peak=True)
-    out = prefill(model, inputs, features)
-    after = resident()
-    layers = out.past_key_values.layers
-    held = sum(t.numel() * t.element_size() for layer in layers for t in (layer.keys, layer.values))
-    return {"kv_bytes": held, "peak_bytes": None if before is None or after is None else after[1] - before[0]}
-
-
-def resident(reset_peak: bool = False) -> tuple[int, int] | None:
-    """Resident bytes of this process, now and at their peak; `reset_peak` gives freed memory back and starts anew."""
-    status = Path("/proc/self/status")
-    if not status.exists():
-        return None
-    if reset_peak:
-        ctypes.CDLL(None).malloc_trim(0)
-        Path("/proc/self/clear_refs").write_text("5")
-    sizes = {line.split()[0]: int(line.split()[1]) * 1024 for line in status.read_text().splitlines() if "kB" in line}
-    return sizes["VmRSS:"], sizes["VmHWM:"]
 
 
 # --- results
@@ -298,7 +222,7 @@ def plot(results: dict[str, Any], path: Path) -> None:
         else:
             rows = results[part]["rows"]
             kept = [row["kept"] for row in rows]
-            for name in ("prefill pruned / all tokens", "KV-cache bytes / all tokens", "token share"):
+            for name in ("prefill pruned / all tokens", "KV-cache bytes / all tokens", "prompt length / all tokens"):
                 axis.plot(kept, [row[name] for row in rows], marker="o", label=name)
             axis.set(xlabel="tokens kept of 576", title=results[part]["shape"]["language"])
             axis.grid(alpha=0.3)
@@ -311,15 +235,19 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--only", choices=("selection", "model"), help="one of the two parts")
     parser.add_argument("--quick", action="store_true", help="few rounds and a small language model")
-    parser.add_argument("--rounds", type=int, help="rounds of every comparison; default 15, 3 with --quick")
+    parser.add_argument(
+        "--rounds",
+        type=int,
+        help="rounds of every comparison; default 15 for selection, 5 for the model, 3 with --quick",
+    )
     parser.add_argument("--clock", choices=CLOCKS, default="wall", help="wall time, or CPU time of the process")
-    parser.add_argument("--layers", type=int, default=12, help="layers of the language model")
+    parser.add_argument("--layers", type=int, default=16, help="layers of the language model")
     parser.add_argument("--width", type=int, default=2048, help="hidden size of the language model")
     parser.add_argument("--words", type=int, default=40, help="text tokens in the prompt")
     parser.add_argument("--budgets", type=int, nargs="+", default=[288, 144, 64, 32], help="visual tokens to keep")
     parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results" / "token_pruning_speed")
     arguments = parser.parse_args()
-    rounds = arguments.rounds or (3 if arguments.quick else 15)
+    rounds = {part: arguments.rounds or (3 if arguments.quick else n) for part, n in (("selection", 15), ("model", 5))}
     results: dict[str, Any] = {
         "setting": {
             "torch": torch.__version__,
@@ -333,10 +261,12 @@ def main() -> None:
     }
     if arguments.only != "model":
         cases = SELECTION_CASES[::2] if arguments.quick else SELECTION_CASES
-        results["selection"] = selection(cases, rounds, CLOCKS[arguments.clock])
+        results["selection"] = selection(cases, rounds["selection"], CLOCKS[arguments.clock])
     if arguments.only != "selection":
         layers, width = (2, 1024) if arguments.quick else (arguments.layers, arguments.width)
-        results["model"] = in_model(arguments.budgets, layers, width, arguments.words, rounds, CLOCKS[arguments.clock])
+        results["model"] = in_model(
+            arguments.budgets, layers, width, arguments.words, rounds["model"], CLOCKS[arguments.clock]
+        )
     arguments.output.mkdir(parents=True, exist_ok=True)
     stem = f"{arguments.only or 'all'}{'_quick' if arguments.quick else ''}"
     (arguments.output / f"{stem}.json").write_text(json.dumps(results, indent=1) + "\n")

@@ -49,7 +49,7 @@ def greedy_dense(matrix: Tensor, bonus: Tensor, k: int, quota: Quota | None = No
 
 def greedy_lazy(
     rows: Callable[[Tensor], Tensor],
-    gains: Callable[[Tensor], Tensor],
+    gains: Callable[[Tensor | None], Tensor],
     bonus: Tensor,
     k: int,
     quota: Quota | None = None,
@@ -66,7 +66,7 @@ def greedy_lazy(
 
     Args:
         rows: tokens (B, M) long -> their rows of W, (B, M, N) float32.
-        gains: c (B, N) -> all gains without bonus, (B, N) float32.
+        gains: c (B, N), or None for zeros -> all gains without bonus, (B, N) float32.
         bonus: (B, N) float32, -inf for tokens that must not be taken.
         k: tokens to take.
         quota: lower bounds per group, or None.
@@ -83,7 +83,8 @@ def greedy_lazy(
     step, fresh, block = 0, -1, None
     while step < k:
         if step < 2 and fresh < step:
-            bounds, fresh, block = gains(seen_covered.to(device)).numpy(force=True) + free, step, None
+            known = gains(seen_covered.to(device) if step else None)
+            bounds, fresh, block = known.numpy(force=True) + free, step, None
         if block is None:
             block, rival, rival_bound = _strongest(bounds, width)
             held = rows(torch.from_numpy(block).to(device)).cpu()

@@ -95,8 +95,10 @@ def take_rows(matrix: Tensor, tokens: Tensor) -> Tensor:
     return matrix.view(batch * n, n).index_select(0, (tokens + first).flatten()).view(batch, -1, n)
 
 
-def row_gains(matrix: Tensor, covered: Tensor) -> Tensor:
-    """sum_i relu(matrix_ji - covered_i) of all rows j: (B, N), of matrix (B, N, N) and covered (B, N)."""
+def row_gains(matrix: Tensor, covered: Tensor | None) -> Tensor:
+    """sum_i relu(matrix_ji - covered_i) of all rows j: (B, N), of matrix (B, N, N) >= 0 and covered (B, N) or None."""
+    if covered is None:
+        return matrix.sum(-1)
     return torch.cat([(part - covered.unsqueeze(1)).relu_().sum(-1) for part in matrix.split(96, dim=1)], dim=1)
 
 

@@ -80,12 +80,12 @@ class TokenKernel:
                 torch.mul(mirrored, weights[:, None, :start], out=matrix[:, start:stop, :start])
         return matrix
 
-    def gains(self, weights: Tensor, covered: Tensor) -> Tensor:
+    def gains(self, weights: Tensor, covered: Tensor | None) -> Tensor:
         """What each token adds to the coverage, without storing the matrix: sum_i relu(weights_i k_ji - covered_i).
 
         Args:
             weights: (B, N) float32.
-            covered: (B, N) float32.
+            covered: (B, N) float32, or None for zeros.
 
         Returns:
             (B, N) float32.
@@ -95,7 +95,7 @@ class TokenKernel:
         for start in range(0, n, 128):
             columns = slice(start, min(n, start + 128))
             panel = self.panel(start, columns.stop, n).mul_(weights[:, None, columns])
-            total += panel.sub_(covered[:, None, columns]).relu_().sum(-1)
+            total += (panel if covered is None else panel.sub_(covered[:, None, columns]).relu_()).sum(-1)
         return total
 
     def part(self, units: slice) -> TokenKernel:

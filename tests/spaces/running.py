@@ -64,6 +64,7 @@ def browser_page(url: str, width: int = 1280, height: int = 1000) -> Iterator[An
                 else problems.append(f"request to {request.url}")
             ),
         )
+        page.set_default_timeout(120_000)  # a busy machine is slow, not broken
         page.goto(url, wait_until="domcontentloaded")
         yield page
         browser.close()

@@ -294,6 +294,13 @@ def test_of_duplicates_one_each_is_taken_before_any_second_and_always_the_first(
     assert order[10:] == [10, 11, 12, 13]  # nothing left to gain: by index
 
 
+@pytest.mark.parametrize("method", METHODS)
+def test_features_that_need_gradients_can_be_chosen_from(method: str) -> None:
+    x, p = unit(0, 50)
+    order = METHODS[method](x, p, 10, TokenPrunerConfig())
+    assert torch.equal(METHODS[method](x.requires_grad_(), p.requires_grad_(), 10, TokenPrunerConfig()), order)
+
+
 def test_random_leaves_the_global_generator_alone() -> None:
     x, p = unit(0, 50)
     before = torch.get_rng_state()

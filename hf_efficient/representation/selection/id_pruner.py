@@ -43,6 +43,7 @@ def select(
     return select_and_cover(kernel, importance, k, config, groups=groups, valid=valid)[0]
 
 
+@torch.no_grad()
 def select_and_cover(
     kernel: TokenKernel,
     importance: Tensor,

@@ -30,7 +30,9 @@ def select(
     Returns:
         (B, k) long, in the order taken.
     """
-    order = torch.randperm(features.shape[1], generator=torch.Generator().manual_seed(SEED)).to(features.device)
+    order = torch.randperm(features.shape[1], generator=torch.Generator().manual_seed(SEED), device="cpu").to(
+        features.device
+    )
     order = order.expand(features.shape[0], -1)
     if valid is not None:
         barred = ~valid.gather(1, order)

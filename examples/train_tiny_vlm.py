@@ -5,7 +5,8 @@ Four stages, each with the HF Trainer, each resumable (run the same command agai
 1. `vision`: a CLIP tower learns from scratch what each patch of a scene shows;
 2. `full`: the same on scenes full of garments;
 3. `decoder`: projector and language model learn to answer on the frozen tower, many turns a picture;
-4. `joint`: the whole model at a low learning rate. Its result is `OUTPUT/joint/model`.
+4. `answers`: the same on fewer turns and on answers alone, for what is learned last (which garment is the largest).
+   Its result is `OUTPUT/answers/model`.
 
 Needs Fashion-MNIST (Debian: `apt-get install dataset-fashion-mnist`). Uses bfloat16 autocast where it pays.
 """
@@ -36,8 +37,8 @@ class Stage:
 STAGES = {
     "vision": Stage(2500, 64, 1e-3, "varied"),
     "full": Stage(2500, 64, 1e-3, "full"),
-    "decoder": Stage(2800, 16, 1e-3, "standard"),
-    "joint": Stage(1000, 16, 2e-4, "standard"),
+    "decoder": Stage(2400, 16, 1e-3, "free"),
+    "answers": Stage(1500, 16, 5e-4, "standard"),
 }
 
 
@@ -77,22 +78,22 @@ def train_tower(pictures: Pictures, stages: dict[str, Stage], folders: dict[str,
 def train_language(
     pictures: Pictures, stages: dict[str, Stage], folders: dict[str, Path], seed: int, tower: Path
 ) -> None:
-    """The stages `decoder`, on the frozen tower, and `joint`; each leaves a whole model behind."""
+    """The stages `decoder` and `answers`, on the frozen tower; each leaves a whole model behind."""
     processor = make_processor()
-    for number, name in enumerate(("decoder", "joint"), start=2):
+    for number, name in enumerate(("decoder", "answers"), start=2):
         finished = folders[name] / "model"
         if finished.exists():
             continue
         if name == "decoder":
             model = make_vlm(processor.tokenizer)
             model.model.vision_tower.load_state_dict(CLIPVisionModel.from_pretrained(tower).state_dict())
-            model.model.vision_tower.requires_grad_(False)
         else:
             model = LlavaForConditionalGeneration.from_pretrained(folders["decoder"] / "model")
+        model.model.vision_tower.requires_grad_(False)
         stage = stages[name]
         data = TurnData(
             pictures, processor.tokenizer, stage.steps * stage.batch, seed=1000 * number + seed,
-            layout=LAYOUTS[stage.layout], name_patches=True,
+            layout=LAYOUTS[stage.layout], turns=20 if name == "decoder" else 10, name_patches=name == "decoder",
         )  # fmt: skip
         arguments = training_arguments(folders[name], stage, seed)
         run(Trainer(model, arguments, train_dataset=data, data_collator=collate_turns))

@@ -10,7 +10,7 @@ from transformers import PreTrainedTokenizerFast
 
 from .architecture import IMAGE, MAX_ITEMS, PIXEL_MEAN, PIXEL_STD
 from .questions import FAMILIES
-from .scenes import GARMENTS, GRID, LAYOUTS, Layout, Pictures, Scene, compose_scene
+from .scenes import GARMENTS, GRID, LAYOUTS, PLACES, Layout, Pictures, Scene, compose_scene
 
 VISUAL_TOKENS = GRID * GRID
 IGNORED = -100
@@ -58,8 +58,8 @@ class TurnData(Dataset):
     share one), so that the model learns to read places from what the tokens say, as large models do, and not from
     how far back a token stands.
 
-    With `name_patches`, a visual token that shows a garment is also trained to say that garment's word: this aligns
-    the projector with the language model before, and while, questions ground in it.
+    With `name_patches`, a visual token that shows a garment is also trained to say that garment's word or, at random,
+    the word of its place: this aligns the projector with the language model before questions ground in it.
     """
 
     pictures: Pictures
@@ -88,8 +88,7 @@ class TurnData(Dataset):
             [IGNORED] * len(prefix),
         )
         if self.name_patches:
-            words = [self._ids[item.word] for item in scene.items]
-            labels[2:] = [words[owner] if owner >= 0 else IGNORED for owner in scene.owner[:-1]]
+            labels[2:] = self._names(rng, scene)[:-1]
         for number, (question, answer) in enumerate(sample_turns(rng, scene, self.turns), start=1):
             asked = [self._ids[word] for word in question.split()]
             told = [*(self._ids[word] for word in answer.split()), self._ids["</s>"]]
@@ -101,6 +100,11 @@ class TurnData(Dataset):
             "pixel_values": pixel_values(scene), "input_ids": torch.tensor(ids), "turn": torch.tensor(turn),
             "position_ids": torch.tensor(positions), "labels": torch.tensor(labels),
         }  # fmt: skip
+
+    def _names(self, rng: np.random.Generator, scene: Scene) -> list[int]:
+        """What each visual token is trained to say: ids of words, `IGNORED` for background."""
+        words = np.array([[self._ids[item.word], self._ids[PLACES[item.place]]] for item in scene.items])
+        return np.where(scene.owner >= 0, words[scene.owner, rng.integers(0, 2, VISUAL_TOKENS)], IGNORED).tolist()
 
 
 def visual_positions(rng: np.random.Generator) -> list[int]:

@@ -27,6 +27,8 @@ PLACES = (
 GARMENTS = {"trouser": 1, "pullover": 2, "dress": 3, "sandal": 5, "bag": 8, "boot": 9}
 #: What questions are about: on 20 pixels the tower takes one dress in eight for a pullover or a trouser.
 KINDS = ("trouser", "pullover", "sandal", "bag", "boot")
+#: Pixels by which a garment made clearly larger leads.
+CLEAR_LEAD = 5
 FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")
 
 Pictures = Mapping[str, np.ndarray]
@@ -34,7 +36,10 @@ Pictures = Mapping[str, np.ndarray]
 
 @dataclass(frozen=True)
 class Layout:
-    """What scenes look like: how many garments, how large, and how much else there is to see."""
+    """What scenes look like: how many garments, how large, and how much else there is to see.
+
+    `clear_largest` is the share of scenes in which one garment is made clearly larger than the others.
+    """
 
     items: tuple[int, int] = (1, 5)
     sides: tuple[int, int] = (20, 32)
@@ -42,14 +47,17 @@ class Layout:
     noise: tuple[int, int] = (0, 40)
     clutter: tuple[int, int] = (0, 6)
     kinds: tuple[str, ...] = KINDS
+    clear_largest: float = 0.5
 
 
 #: `standard` is what the model answers about. The tower learns to see on `varied`, where garments are smaller and the
-#: background lighter, then on `full`, whose many garments make more of every step. The others are for held-out tests.
+#: background lighter, then on `full`, whose many garments make more of every step. The decoder learns on `free`, where
+#: sizes are left to chance. The others are for held-out tests.
 LAYOUTS = {
     "standard": Layout(),
-    "varied": Layout(sides=(16, 32), grey=(0, 70), kinds=tuple(GARMENTS)),
-    "full": Layout(items=(6, 9), kinds=tuple(GARMENTS)),
+    "varied": Layout(sides=(16, 32), grey=(0, 70), kinds=tuple(GARMENTS), clear_largest=0),
+    "full": Layout(items=(6, 9), kinds=tuple(GARMENTS), clear_largest=0),
+    "free": Layout(clear_largest=0),
     "crowded": Layout(items=(4, 7)),
     "small": Layout(sides=(16, 20)),
     "noisy": Layout(noise=(30, 60), clutter=(6, 12)),
@@ -113,6 +121,10 @@ def compose_scene(rng: np.random.Generator, pictures: Pictures, layout: Layout =
     places = np.sort(rng.choice(9, count, replace=False))
     words = _words(rng, layout.kinds, count)
     sides = rng.integers(layout.sides[0], layout.sides[1] + 1, count)
+    if layout.clear_largest and rng.random() < layout.clear_largest:
+        lead, most = sides.argmax(), max(sides.max(), layout.sides[0] + CLEAR_LEAD)
+        sides = np.minimum(sides, most - CLEAR_LEAD)
+        sides[lead] = most
     items, owned = [], np.zeros((count, GRID * GRID), np.int64)
     for index, (word, place, side) in enumerate(zip(words, places, sides, strict=True)):
         slack = PLACE_SIDE - side

@@ -10,7 +10,7 @@ import torch
 sys.path.insert(0, str(Path(__file__).parents[2] / "examples"))
 from tiny_vlm.architecture import make_processor, make_vlm
 from tiny_vlm.data import PatchData, TurnData, collate_turns, pixel_values, visual_positions
-from tiny_vlm.scenes import GARMENTS, LAYOUTS, compose_scene
+from tiny_vlm.scenes import GARMENTS, LAYOUTS, PLACES, compose_scene
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +41,10 @@ def test_labels_are_answers_and_the_words_of_patches(pictures):
     row = TurnData(pictures, processor.tokenizer, length=1, name_patches=True)[0]
     scene = compose_scene(np.random.default_rng((1, 0)), pictures)
     words = [processor.tokenizer.decode(i) if i >= 0 else None for i in row["labels"][2:145]]
-    assert words == [scene.items[owner].word if owner >= 0 else None for owner in scene.owner[:-1]]
+    for word, owner in zip(words, scene.owner[:-1], strict=True):
+        item = scene.items[owner] if owner >= 0 else None
+        assert word in ((item.word, PLACES[item.place]) if item else (None,))
+    assert {word in PLACES for word in words if word} == {True, False}
     told = row["labels"][145:] != -100
     assert torch.equal(row["labels"][145:][told], row["input_ids"][145:][told])
     assert (row["input_ids"][145:][told] == processor.tokenizer.eos_token_id).sum() == row["turn"].max()

@@ -9,6 +9,7 @@ from PIL import Image
 
 import hf_efficient
 from hf_efficient.cli import main
+from hf_efficient.representation.evaluation import TINY_VLM
 from tests.scene_vlm import make_scene_vlm, make_scenes
 
 
@@ -169,3 +170,13 @@ def test_an_interrupt_is_no_traceback(monkeypatch: pytest.MonkeyPatch, capsys: p
     monkeypatch.setattr("hf_efficient.cli.env.run", stop)
     assert main(["env"]) == 130
     assert capsys.readouterr().err == "interrupted\n"
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not TINY_VLM.is_dir(), reason="the shipped model is not in this checkout")
+def test_demo_of_the_shipped_model(tmp_path: Path) -> None:
+    assert main(["demo", "--output", str(tmp_path), "--scenes", "48"]) == 0
+    stock, *pruned = json.loads((tmp_path / "results.json").read_text())["rows"]
+    assert stock["accuracy"] >= 0.9
+    assert pruned[0]["accuracy"] >= stock["accuracy"] - 0.1, "half of the tokens answer nearly as well"
+    assert all(row["prefill_ratio"] < 1 for row in pruned)

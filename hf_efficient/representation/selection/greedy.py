@@ -88,20 +88,23 @@ def greedy_lazy(
         if block is None:
             block, rival, rival_bound = _strongest(bounds, width)
             held = rows(torch.from_numpy(block).to(device)).cpu()
-            held_rows, work = held.numpy(), torch.empty_like(held)
-        gain = torch.sub(held, seen_covered.unsqueeze(1), out=work).relu_().sum(-1).numpy() + free[line[:, None], block]
+            held_rows, work, extra = held.numpy(), torch.empty_like(held), free[line[:, None], block]
+        gain = torch.sub(held, seen_covered.unsqueeze(1), out=work).relu_().sum(-1).numpy()
+        gain += extra
         place = gain.argmax(1)
         value, token = gain[line, place], block[line, place]
-        if ((value < rival_bound) | ((value == rival_bound) & (token > rival))).any():
+        beaten = value <= rival_bound  # seldom, hence looked at first
+        if beaten.any() and (beaten & ((value < rival_bound) | (token > rival))).any():
             bounds[line[:, None], block] = gain
             block = None
             continue
         np.maximum(covered, held_rows[line, place], out=covered)
         order[:, step] = token
-        free[line, token] = -np.inf
+        extra[line, place] = free[line, token] = -np.inf
         if quota is not None:
             quota.take(torch.from_numpy(token).to(device).unsqueeze(1))
             free[quota.closed().numpy(force=True)] = -np.inf
+            extra = free[line[:, None], block]
         step += 1
     return torch.from_numpy(order).to(device), torch.from_numpy(covered).to(device)
 

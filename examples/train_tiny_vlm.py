@@ -14,6 +14,7 @@ Needs Fashion-MNIST (Debian: `apt-get install dataset-fashion-mnist`). Uses bflo
 import argparse
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import load_model, save_model
@@ -38,7 +39,12 @@ STAGES = {
     "vision": Stage(2500, 64, 1e-3, "varied"),
     "full": Stage(2500, 64, 1e-3, "full"),
     "decoder": Stage(2400, 16, 1e-3, "free"),
-    "answers": Stage(1500, 16, 5e-4, "standard"),
+    "answers": Stage(1600, 16, 1e-3, "sizes"),
+}
+#: What a sequence of the language stages holds; see `TurnData`.
+TURNS: dict[str, dict[str, Any]] = {
+    "decoder": {"turns": 20, "name_patches": True},
+    "answers": {"turns": 5, "first": ("largest",)},
 }
 
 
@@ -93,7 +99,7 @@ def train_language(
         stage = stages[name]
         data = TurnData(
             pictures, processor.tokenizer, stage.steps * stage.batch, seed=1000 * number + seed,
-            layout=LAYOUTS[stage.layout], turns=20 if name == "decoder" else 10, name_patches=name == "decoder",
+            layout=LAYOUTS[stage.layout], **TURNS[name],
         )  # fmt: skip
         arguments = training_arguments(folders[name], stage, seed)
         run(Trainer(model, arguments, train_dataset=data, data_collator=collate_turns))

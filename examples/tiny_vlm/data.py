@@ -58,6 +58,7 @@ class TurnData(Dataset):
     share one), so that the model learns to read places from what the tokens say, as large models do, and not from
     how far back a token stands.
 
+    `first` names question families asked about every scene that they fit: those that come up too rarely by chance.
     With `name_patches`, a visual token that shows a garment is also trained to say that garment's word or, at random,
     the word of its place: this aligns the projector with the language model before questions ground in it.
     """
@@ -68,6 +69,7 @@ class TurnData(Dataset):
     turns: int = 20
     seed: int = 1
     name_patches: bool = False
+    first: tuple[str, ...] = ()
     layout: Layout = LAYOUTS["standard"]
 
     def __post_init__(self) -> None:
@@ -89,7 +91,7 @@ class TurnData(Dataset):
         )
         if self.name_patches:
             labels[2:] = self._names(rng, scene)[:-1]
-        for number, (question, answer) in enumerate(sample_turns(rng, scene, self.turns), start=1):
+        for number, (question, answer) in enumerate(sample_turns(rng, scene, self.turns, self.first), start=1):
             asked = [self._ids[word] for word in question.split()]
             told = [*(self._ids[word] for word in answer.split()), self._ids["</s>"]]
             ids += asked + told
@@ -115,11 +117,17 @@ def visual_positions(rng: np.random.Generator) -> list[int]:
     return (1 + np.floor(rng.exponential(pace, VISUAL_TOKENS).cumsum())).astype(int).tolist()
 
 
-def sample_turns(rng: np.random.Generator, scene: Scene, turns: int) -> list[tuple[str, str]]:
-    """Distinct questions about `scene`, families drawn equally often; fewer than `turns` where no more are found."""
+def sample_turns(
+    rng: np.random.Generator, scene: Scene, turns: int, first: tuple[str, ...] = ()
+) -> list[tuple[str, str]]:
+    """Distinct questions about `scene`: one of each family in `first` that fits it, the rest of families drawn equally
+    often; fewer than `turns` where no more are found.
+    """
     families, asked = list(FAMILIES.values()), {}
-    for _ in range(2 * turns):
-        turn = families[rng.integers(len(families))](rng, scene)
+    wanted = [FAMILIES[family] for family in first]
+    for number in range(2 * turns):
+        ask = wanted[number] if number < len(wanted) else families[rng.integers(len(families))]
+        turn = ask(rng, scene)
         if turn is not None:
             asked[turn[0]] = turn[1]
         if len(asked) == turns:

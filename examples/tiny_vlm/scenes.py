@@ -25,10 +25,10 @@ PLACES = (
 #: Fashion-MNIST's numbers of the classes that the tower learns to tell apart (T-shirt, coat, shirt and sneaker are left
 #: out: people confuse them too, and a task nobody can do measures nothing).
 GARMENTS = {"trouser": 1, "pullover": 2, "dress": 3, "sandal": 5, "bag": 8, "boot": 9}
-#: What questions are about: on 20 pixels the tower takes one dress in eight for a pullover or a trouser.
+#: What questions are about: with dresses the tower names 96.3 % of garments rightly, without them 98.4 %.
 KINDS = ("trouser", "pullover", "sandal", "bag", "boot")
 #: Pixels by which a garment made clearly larger leads.
-CLEAR_LEAD = 5
+CLEAR_LEAD = 10
 FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")
 
 Pictures = Mapping[str, np.ndarray]
@@ -52,12 +52,13 @@ class Layout:
 
 #: `standard` is what the model answers about. The tower learns to see on `varied`, where garments are smaller and the
 #: background lighter, then on `full`, whose many garments make more of every step. The decoder learns on `free`, where
-#: sizes are left to chance. The others are for held-out tests.
+#: sizes are left to chance, then on `sizes`, where they mostly differ. The others are for held-out tests.
 LAYOUTS = {
     "standard": Layout(),
     "varied": Layout(sides=(16, 32), grey=(0, 70), kinds=tuple(GARMENTS), clear_largest=0),
     "full": Layout(items=(6, 9), kinds=tuple(GARMENTS), clear_largest=0),
     "free": Layout(clear_largest=0),
+    "sizes": Layout(items=(2, 5), clear_largest=0.8),
     "crowded": Layout(items=(4, 7)),
     "small": Layout(sides=(16, 20)),
     "noisy": Layout(noise=(30, 60), clutter=(6, 12)),

@@ -59,7 +59,7 @@ class TokenPrunerConfig:
         metadata={"help": "Tokens to keep per picture, tile or frame: a count (64) or a share (0.25; 1.0 keeps all)."},
     )
     importance: str = field(default="auto", metadata={"help": f"Source of token importance: {', '.join(IMPORTANCES)}."})
-    importance_weight: float = field(default=0.1, metadata={"help": "Weight of importance against coverage, 0 to 1."})
+    importance_weight: float = field(default=0.01, metadata={"help": "Weight of importance against coverage, 0 to 1."})
     coverage_mix: float = field(
         default=0.5, metadata={"help": "How far important tokens weigh more in coverage, 0 to 1."}
     )

@@ -118,7 +118,7 @@ def load_fashion_mnist(split: str, folder: Path = FASHION_MNIST) -> dict[str, np
 def compose_scene(rng: np.random.Generator, pictures: Pictures, layout: Layout = LAYOUTS["standard"]) -> Scene:
     """Draw one scene: background, clutter, then garments at distinct places."""
     canvas = _background(rng, layout)
-    count = rng.integers(layout.items[0], layout.items[1] + 1)
+    count = int(rng.integers(layout.items[0], layout.items[1] + 1))
     places = np.sort(rng.choice(9, count, replace=False))
     words = _words(rng, layout.kinds, count)
     sides = rng.integers(layout.sides[0], layout.sides[1] + 1, count)

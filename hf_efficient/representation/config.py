@@ -59,11 +59,11 @@ class TokenPrunerConfig:
         metadata={"help": "Tokens to keep per picture, tile or frame: a count (64) or a share (0.25; 1.0 keeps all)."},
     )
     importance: str = field(default="auto", metadata={"help": f"Source of token importance: {', '.join(IMPORTANCES)}."})
-    importance_weight: float = field(default=0.01, metadata={"help": "Weight of importance against coverage, 0 to 1."})
+    importance_weight: float = field(default=0.0, metadata={"help": "Weight of importance against coverage, 0 to 1."})
     coverage_mix: float = field(
         default=0.5, metadata={"help": "How far important tokens weigh more in coverage, 0 to 1."}
     )
-    kernel: str = field(default="rbf", metadata={"help": f"Similarity of two tokens: {', '.join(KERNELS)}."})
+    kernel: str = field(default="cosine", metadata={"help": f"Similarity of two tokens: {', '.join(KERNELS)}."})
     question_weight: float = field(default=0.0, metadata={"help": "Share of question relevance in importance, 0 to 1."})
     min_group_share: float = field(default=0.0, metadata={"help": "Share of the budget guaranteed to tiles or frames."})
     positions: str = field(default="auto", metadata={"help": f"Position ids of kept tokens: {', '.join(POSITIONS)}."})

@@ -91,6 +91,7 @@ def train_language(
         if finished.exists():
             continue
         if name == "decoder":
+            set_seed(seed)  # the same start whether or not this run has trained the tower
             model = make_vlm(processor.tokenizer)
             model.model.vision_tower.load_state_dict(CLIPVisionModel.from_pretrained(tower).state_dict())
         else:

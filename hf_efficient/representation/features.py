@@ -12,7 +12,7 @@ from torch import Tensor
 from .config import TokenPrunerConfig
 from .families.family import Family, Pictures, Unit
 from .importance import shares
-from .reduce import _importance, reduce_tokens, select_order
+from .reduce import reduce_tokens, select_order, token_importance
 from .selection.id_pruner import coverage_weights
 from .selection.kernel import TokenKernel
 
@@ -156,7 +156,7 @@ def choose_alike(
     assert unit.row is not None
     mask = keep_rows(tokens[order], unit.row.to(features.device), unit.newline.to(features.device), k)
     indices = mask.byte().sort(dim=1, descending=True, stable=True).indices[:, :k].sort(dim=1).values
-    weights = _importance(features.float(), config, scores, query, None)
+    weights = token_importance(features.float(), config, scores, query, None)
     return indices, *meters(features.float(), mask[:, tokens], weights, config)
 
 

@@ -124,7 +124,7 @@ def _choose(
         _check_values(importance, groups, valid, k)
         kernel = TokenKernel(x, config.kernel, valid)
         _check_features(x, kernel)
-        p = _importance(x, config, importance, query, valid)
+        p = token_importance(x, config, importance, query, valid)
         if k == x.shape[1] and not in_order:
             return _Choice(torch.arange(k, device=x.device).expand(len(x), -1), p, torch.ones_like(p[:, 0]), kernel)
         if config.method == "id_pruner":
@@ -134,7 +134,7 @@ def _choose(
         return _Choice(METHODS[config.method](x, p, k, config, groups=groups, valid=valid), p, None, kernel)
 
 
-def _importance(
+def token_importance(
     x: Tensor, config: TokenPrunerConfig, importance: Tensor | None, query: Tensor | None, valid: Tensor | None
 ) -> Tensor:
     """(B, N) float32 >= 0 from the argument or from `config.importance`, mixed with question relevance."""

@@ -10,7 +10,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from hf_efficient.representation.config import TokenPrunerConfig
 from hf_efficient.representation.importance import shares
-from hf_efficient.representation.selection import METHODS, id_pruner
+from hf_efficient.representation.selection import SELECTORS as METHODS
+from hf_efficient.representation.selection import id_pruner
 from hf_efficient.representation.selection.greedy import greedy_dense, greedy_lazy
 from hf_efficient.representation.selection.kernel import TokenKernel
 from hf_efficient.representation.selection.quota import Quota

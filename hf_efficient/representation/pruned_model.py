@@ -37,6 +37,7 @@ class TokenPruner:
         self.kept: dict[str, list[KeptUnit]] = {}  # of the call that is under way
         self.shift: Tensor | None = None  # (B, 1) how far positions run ahead of the cache, as rope_deltas of M-RoPE
         self.encoding = False
+        self.generating = False  # generate() notes sizes of whole prompts, which its calls of forward take apart
 
     @property
     def keeps_text_positions(self) -> bool:
@@ -68,7 +69,7 @@ class TokenPruner:
             check_placeholders(prompt, pictures.modality, self.family.units(pictures), self.config)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "last": [], "prompt": None, "kept": {}, "shift": None, "encoding": False}
+        return {**self.__dict__, "last": [], "prompt": None, "kept": {}, "shift": None, "encoding": False, "generating": False}
 
 
 class PrunedGeneration(Saved):
@@ -79,6 +80,14 @@ class PrunedGeneration(Saved):
     def _pruner_config(self) -> TokenPrunerConfig:
         config: TokenPrunerConfig = self.base_model.token_pruner.config
         return config
+
+    def generate(self, *args: Any, **kwargs: Any) -> Any:
+        stock: Any = super()
+        self.base_model.token_pruner.generating = True
+        try:
+            return stock.generate(*args, **kwargs)
+        finally:
+            self.base_model.token_pruner.generating = False
 
     def _prepare_position_ids_for_generation(self, inputs_tensor: Tensor, model_kwargs: dict[str, Any]) -> Tensor:
         stock: Any = super()
@@ -244,7 +253,7 @@ def pruned_forward(stock: Callable[..., Any]) -> Callable[..., Any]:
         if call.get("input_ids") is not None and not given and any(call.get(p) is not None for p in ALL_PIXELS):
             encode_call(self, call)
         kept = kept_units(call.get("mm_encoder_outputs"))
-        if pruner.size_aware:
+        if pruner.size_aware and not pruner.generating:
             size_call(self, call, kept)
         if pruner.keeps_text_positions and (kept or call.get("position_ids") is None):
             number_call(self, call, kept)

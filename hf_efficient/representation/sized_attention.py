@@ -111,9 +111,8 @@ def note_sizes(base: Any, prompt: Prompt, kept: dict[str, list[KeptUnit]], past:
 
     Args:
         base: the model without its head.
-        prompt: the ids of a call.
-        kept: modality -> what was kept. Where the ids hold other than all of its placeholders (beams, chunks of a
-            prompt), what was noted for the whole prompt stays.
+        prompt: the ids of a call, all of its placeholders among them.
+        kept: modality -> what was kept.
         past: tokens in the cache before the ids.
     """
     sizes = [sizes_of(config) for config in text_configs(base)]
@@ -124,7 +123,7 @@ def note_sizes(base: Any, prompt: Prompt, kept: dict[str, list[KeptUnit]], past:
             masses = torch.cat([unit.mass for unit in units if unit.mass is not None])
             places = prompt.places(modality)
             if len(places) != len(masses):
-                return
+                return  # the stock model will say so
             log_mass.view(-1)[places] = masses.log().to(log_mass.device)
     if past:
         before = sizes[0].log_mass

@@ -69,7 +69,15 @@ class TokenPruner:
             check_placeholders(prompt, pictures.modality, self.family.units(pictures), self.config)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "last": [], "prompt": None, "kept": {}, "shift": None, "encoding": False, "generating": False}
+        return {
+            **self.__dict__,
+            "last": [],
+            "prompt": None,
+            "kept": {},
+            "shift": None,
+            "encoding": False,
+            "generating": False,
+        }
 
 
 class PrunedGeneration(Saved):

@@ -1,5 +1,7 @@
 """ITG against what a quantiser of a distribution must satisfy, and against k-means written down plainly."""
 
+import itertools
+
 import pytest
 import torch
 from torch import Tensor
@@ -49,8 +51,8 @@ def test_tokens_are_those_of_plain_weighted_k_means(steps: int) -> None:
     seeds = id_pruner.select(x, p, 9, config()).sort(dim=1).values
     for row in range(2):
         centres, member = plain_lloyd(x[row], weights[row], seeds[row].tolist(), steps)
-        anchors = [min((i for i in range(40) if member[i] == k), key=lambda i, k=k: float((x[row, i] - centres[k]).norm()))
-                   for k in range(9)]  # fmt: skip
+        away = (x[row] - centres[member]).norm(dim=1)
+        anchors = [min((i for i in range(40) if member[i] == k), key=lambda i: float(away[i])) for k in range(9)]
         order = sorted(range(9), key=lambda k: anchors[k])
         assert reduced.indices[row].tolist() == [anchors[k] for k in order]
         assert reduced.assignment[row].tolist() == [order.index(k) for k in member]
@@ -72,7 +74,7 @@ def test_error_falls_with_every_step_and_is_below_that_of_the_seeds() -> None:
         centres, assignment = itg.lloyd(x, w, seeds, steps)
         held = centres.gather(1, assignment.unsqueeze(-1).expand_as(x))
         errors.append((w * (x - held).square().sum(-1)).sum(1))
-    for before, after in zip(errors, errors[1:], strict=False):
+    for before, after in itertools.pairwise(errors):
         assert (after <= before * (1 + 1e-6)).all()
     assert (errors[-1] < 0.8 * errors[0]).all()
 

@@ -9,7 +9,18 @@ from transformers import AttentionInterface
 from hf_efficient import TokenPrunerConfig, attach_token_pruner, detach_token_pruner, token_pruner
 from hf_efficient.representation.inputs import prune_inputs
 from hf_efficient.representation.sized_attention import PREFIX, add_log_mass, text_configs
-from tests.tiny import FAMILIES, MIXED_ROWS, ROWS, generate, language_model, prompts, pruned, recorded, stock, video_prompts
+from tests.tiny import (
+    FAMILIES,
+    MIXED_ROWS,
+    ROWS,
+    generate,
+    language_model,
+    prompts,
+    pruned,
+    recorded,
+    stock,
+    video_prompts,
+)
 
 # PaliGemma and Gemma 3 let pictures look both ways or through windows; their masks are tested below
 CAUSAL = [name for name in FAMILIES if name not in ("paligemma", "gemma3")]

@@ -12,7 +12,27 @@ from collections.abc import Callable
 
 from torch import Tensor
 
-from . import id_pruner, itg, max_min, random, top_importance, uniform
+from . import (
+    cdpruner,
+    cen_prune,
+    dart,
+    feature_pooling,
+    holov,
+    id_pruner,
+    id_selection,
+    idpruner_mmr,
+    itg,
+    max_min,
+    prumerge,
+    random,
+    scope,
+    spare,
+    tome,
+    top_importance,
+    uniform,
+    visionzip,
+    vispruner,
+)
 from .mixture import Mixture
 
 SELECTORS: dict[str, Callable[..., Tensor]] = {
@@ -21,8 +41,21 @@ SELECTORS: dict[str, Callable[..., Tensor]] = {
     "uniform": uniform.select,  # an even grid
     "top_importance": top_importance.select,  # the k most important
     "max_min": max_min.select,  # farthest point on 1 - cosine (DivPrune)
+    "cen_prune": cen_prune.select,  # the same on centred tokens, times distinctiveness
+    "cdpruner": cdpruner.select,  # determinantal point process
+    "idpruner_mmr": idpruner_mmr.select,  # maximal marginal relevance (Tencent's IDPruner)
+    "id_selection": id_selection.select,  # importance, suppressed around what is taken
+    "vispruner": vispruner.select,  # half by importance, half without duplicates
+    "holov": holov.select,  # a budget for every crop
+    "scope": scope.select,  # saliency times gain of coverage
+    "dart": dart.select,  # least like a few pivots
+    "spare": spare.select,  # column subset selection
 }
 GENERATORS: dict[str, Callable[..., Mixture]] = {
     "itg": itg.generate,  # importance-weighted k-means seeded by ID-Pruner
+    "feature_pooling": feature_pooling.generate,  # means over a coarser raster
+    "visionzip": visionzip.generate,  # dominant tokens and merged contextual ones
+    "prumerge": prumerge.generate,  # LLaVA-PruMerge+: attention, even samples, neighbours
+    "tome": tome.generate,  # bipartite soft matching
 }
 METHODS: dict[str, Callable[..., Tensor | Mixture]] = {**SELECTORS, **GENERATORS}

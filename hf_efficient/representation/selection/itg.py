@@ -50,7 +50,7 @@ def generate(
 
 
 def cluster_weights(importance: Tensor, valid: Tensor | None) -> Tensor:
-    """w = (p / mean p)^(1/2), (B, N) float32; never 0, so that a cluster of unimportant tokens has a mean; invalid: 0."""
+    """w = (p / mean p)^(1/2), (B, N) float32: 0 for invalid tokens alone, so that every cluster has a mean."""
     peak = importance.amax(1, keepdim=True)
     weights = (importance / torch.where(peak > 0, peak, 1)).clamp_min(1e-6).sqrt()
     weights = weights / weights.mean(1, keepdim=True)

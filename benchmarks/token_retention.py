@@ -26,7 +26,7 @@ from retention_statistics import Grades, compare, curves, table
 from torch import Tensor
 from tqdm import tqdm
 
-from hf_efficient import TokenPrunerConfig, token_pruner
+from hf_efficient import TokenPrunerConfig, remember_pictures, token_pruner
 from hf_efficient.representation.drawing import draw_kept_tokens
 from hf_efficient.representation.evaluation import (
     EVALUATION_SET,
@@ -195,7 +195,12 @@ def main() -> None:
     parser.add_argument("--seed", type=int, help="compose held-out scenes from this seed instead")
     parser.add_argument("--layout", default="standard", help="layout of composed scenes")
     parser.add_argument("--scenes", type=int, help="only the first so many (composed: how many, default 512)")
-    parser.add_argument("--methods", nargs="+", default=[*VARIANTS, RESIZED], help="the first is compared with")
+    parser.add_argument(
+        "--methods",
+        nargs="+",
+        default=[*VARIANTS, RESIZED],
+        help=f"the first is compared with; of {[*VARIANTS, RESIZED]}",
+    )
     parser.add_argument("--budgets", nargs="+", type=float, default=BUDGETS, help="shares of the visual tokens")
     parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results" / "token_retention")
     arguments = parser.parse_args()
@@ -210,12 +215,13 @@ def main() -> None:
     for folder in arguments.model:
         model, processor = load_vlm(folder)
         label = Path(folder).name
-        everything.append(book(f"{label} all", lambda: grade_scenes(model, processor, scenes)))
-        blind.append(book(f"{label} blind", lambda: grade_scenes(model, processor, shown_noise(scenes))))
-        for budget in tqdm(arguments.budgets, desc=label):
-            for name in tqdm(arguments.methods, desc=f"{budget:.1%}", leave=False):
-                measure = lambda: grade(model, processor, scenes, VARIANTS.get(name), budget)  # noqa: E731
-                graded.setdefault((name, budget), []).append(book(f"{label} {name} {budget}", measure))
+        with remember_pictures(model, size=24):  # the tower runs once, not once per method and budget
+            everything.append(book(f"{label} all", lambda: grade_scenes(model, processor, scenes)))
+            blind.append(book(f"{label} blind", lambda: grade_scenes(model, processor, shown_noise(scenes))))
+            for budget in tqdm(arguments.budgets, desc=label):
+                for name in tqdm(arguments.methods, desc=f"{budget:.1%}", leave=False):
+                    measure = lambda: grade(model, processor, scenes, VARIANTS.get(name), budget)  # noqa: E731
+                    graded.setdefault((name, budget), []).append(book(f"{label} {name} {budget}", measure))
     total = visual_tokens(model)
     tokens = {budget: TokenPrunerConfig(budget=budget).tokens_to_keep(total) for budget in arguments.budgets}
     result: dict[str, Any] = {

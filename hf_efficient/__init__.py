@@ -17,6 +17,7 @@ _MODULE_OF = {
     "detach_token_pruner": "hf_efficient.representation.attach",
     "load_token_pruned": "hf_efficient.representation.attach",
     "token_pruner": "hf_efficient.representation.attach",
+    "remember_pictures": "hf_efficient.representation.memory",
 }
 
 if TYPE_CHECKING:
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
         token_pruner,
     )
     from hf_efficient.representation.config import TokenPrunerConfig
+    from hf_efficient.representation.memory import remember_pictures
     from hf_efficient.representation.reduce import ReducedTokens, reduce_tokens
 
 __all__ = [
@@ -37,6 +39,7 @@ __all__ = [
     "detach_token_pruner",
     "load_token_pruned",
     "reduce_tokens",
+    "remember_pictures",
     "token_pruner",
 ]
 

@@ -76,14 +76,17 @@ def encode(
     units = family.units(pictures)
     prunes = any(config.tokens_to_keep(unit.n) < unit.n for unit in units)
     source = family.source(pictures.base, pictures.modality, config.importance) if prunes else None
-    arguments = {**pictures.arguments, "return_dict": True}
-    scores = None
-    if source is None:
-        output = stock(**arguments)
-    else:
+
+    def look() -> tuple[Any, list[Tensor] | None]:
+        arguments = {**pictures.arguments, "return_dict": True}
+        if source is None:
+            return stock(**arguments), None
         with family.attention(pictures, source) as watch:
             output = stock(**arguments)
-        scores = family.scores(pictures, watch.result(), units)
+        return output, family.scores(pictures, watch.result(), units)
+
+    memory = None if torch.is_grad_enabled() else getattr(pictures.base, "picture_memory", None)
+    output, scores = look() if memory is None else memory.recall(pictures, source, look)
     query = question(units) if question is not None and prunes else None
     features = split(output.pooler_output, units)
     output.kept = choose(features, units, scores, query, config, pictures.modality)

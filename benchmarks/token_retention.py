@@ -13,6 +13,7 @@ import json
 import platform
 import sys
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +58,8 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "tome, size-aware": {"method": "tome", "size_aware": True},
     "cdpruner, question": {"method": "cdpruner", "question_weight": 1.0},
     "id_pruner, question": {"question_weight": 0.3},
+    "fastv": {"llm_layers": [2]},  # all tokens up to layer 2, the budget's from there on
+    "itg, then fastv": {"method": "itg", "llm_layers": [2], "llm_budget": 0.5},  # twice the budget up to layer 2
 }
 BUDGETS = (0.5, 0.25, 0.125, 0.0625, 0.03, 0.015)
 PICTURED = (
@@ -109,6 +112,9 @@ def grade(
 ) -> Grades:
     """Grades of all questions with one variant (None: the resized picture) at one budget."""
     config = TokenPrunerConfig(**{**(settings or {}), "budget": budget})
+    if config.llm_layers:
+        first, second = (1.0, budget) if config.method == "id_pruner" else (min(1.0, 2 * budget), config.llm_budget)
+        return grade_answers(model, processor, scenes, replace(config, budget=first, llm_budget=second))
     if settings is None:
         return grade_scenes(
             model, processor, scenes, vision_inputs=resized(config.tokens_to_keep(visual_tokens(model)))
@@ -119,6 +125,16 @@ def grade(
         return [[next(graded)[0] for _ in scene.questions] for scene in scenes]
     with token_pruner(model, processor, config):
         return grade_scenes(model, processor, scenes)
+
+
+def grade_answers(model: Any, processor: Any, scenes: Sequence[Scene], config: TokenPrunerConfig) -> Grades:
+    """Grades of questions asked one by one: what the last word attends to differs from question to question."""
+    asked = [(scene.image, question.question, question.answer) for scene in scenes for question in scene.questions]
+    images, questions, answers = zip(*asked, strict=True)
+    with token_pruner(model, processor, config):
+        given = answer_questions(model, processor, images, questions, batch_size=128)
+    rights = iter(exact_match(given, answers))
+    return [[next(rights) for _ in scene.questions] for scene in scenes]
 
 
 def visual_tokens(model: Any) -> int:

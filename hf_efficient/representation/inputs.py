@@ -49,6 +49,10 @@ class Prompt:
         """(P,) flat positions of the placeholders, row by row."""
         return (self.ids.reshape(-1) == self.tokens[modality]).nonzero().squeeze(1)
 
+    def visual(self) -> Tensor:
+        """(B, L) bool: which tokens are placeholders of any modality."""
+        return torch.isin(self.ids, torch.tensor(list(self.tokens.values()), device=self.ids.device))
+
     def question(self, pictures: Pictures, counts: list[int]) -> Tensor:
         """Direction of the text around every unit, (U, 1, D): mean of the unit vectors of its prompt's text tokens.
 

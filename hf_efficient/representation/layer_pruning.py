@@ -1,4 +1,4 @@
-"""Pruning inside the language model: after some layers, visual tokens that the last word does not attend to are dropped.
+"""Pruning inside the language model: after some layers, visual tokens the last word does not attend to are dropped.
 
 One layer, early, is FastV (Chen et al., ECCV 2024); several, each keeping a share, is PyramidDrop (Xing et al., CVPR
 2025). Tokens are really dropped: later layers run on shorter sequences and hold fewer keys and values. Positions stay
@@ -70,8 +70,10 @@ class LayerPruning:
     @torch.no_grad()
     def _watch(self, module: Any, query: Tensor, key: Tensor, mask: Tensor | None, scaling: float | None) -> None:
         """Attention of the last token of every prompt, mean of heads, in the layer before a stage that is to come."""
-        if self.visual is None or module.layer_idx + 1 in self.kept or query.shape[2] < 2:
+        if self.visual is None or module.layer_idx + 1 in self.kept:
             return
+        if query.shape[2] < self._columns(module.layer_idx, self.visual.shape[1])[0].shape[1]:
+            return  # a part of a prompt, which the next layer refuses
         assert self.last is not None
         rows = len(query) // len(self.visual)
         self.visual, self.last = self.visual.repeat_interleave(rows, 0), self.last.repeat_interleave(rows, 0)
@@ -166,7 +168,7 @@ class LayerPruning:
 
 
 def cut_mask(mask: Tensor | None, rows: Tensor | None, columns: Tensor, counts: Tensor, queries: int) -> Tensor | None:
-    """The mask (B, 1, Q, KV) of the columns (B, M) that are left, those that do not count hidden from all but themselves.
+    """The mask (B, 1, Q, KV) of the columns (B, M) that are left; what does not count is hidden but from itself.
 
     `rows` are the queries that are left, None for all; without a mask attention is causal, and stays so.
     """

@@ -34,6 +34,8 @@ from hf_efficient.representation.evaluation import (
     TINY_VLM,
     Question,
     Scene,
+    answer_questions,
+    exact_match,
     load_evaluation_set,
     load_vlm,
 )

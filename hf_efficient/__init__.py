@@ -17,6 +17,7 @@ _MODULE_OF = {
     "detach_token_pruner": "hf_efficient.representation.attach",
     "load_token_pruned": "hf_efficient.representation.attach",
     "token_pruner": "hf_efficient.representation.attach",
+    "prune_inputs": "hf_efficient.representation.inputs",
     "remember_pictures": "hf_efficient.representation.memory",
 }
 
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
         token_pruner,
     )
     from hf_efficient.representation.config import TokenPrunerConfig
+    from hf_efficient.representation.inputs import prune_inputs
     from hf_efficient.representation.memory import remember_pictures
     from hf_efficient.representation.reduce import ReducedTokens, reduce_tokens
 
@@ -38,6 +40,7 @@ __all__ = [
     "attach_token_pruner",
     "detach_token_pruner",
     "load_token_pruned",
+    "prune_inputs",
     "reduce_tokens",
     "remember_pictures",
     "token_pruner",

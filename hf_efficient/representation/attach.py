@@ -42,6 +42,11 @@ def attach_token_pruner(
         config = TokenPrunerConfig.from_dict(config)
     elif not isinstance(config, TokenPrunerConfig):
         config = TokenPrunerConfig.from_pretrained(config)
+    if config.adaptive:
+        raise ValueError(
+            "adaptive=True cannot be attached: the processor writes placeholders before a picture is looked at. Use "
+            "prune_inputs(model, inputs, config) on inputs of the stock processor, or min_group_share."
+        )
     family = family_of(model)
     _check_pair(model, processor, family)
     base = model.base_model

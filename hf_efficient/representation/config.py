@@ -46,6 +46,10 @@ class TokenPrunerConfig:
         kernel: similarity of two tokens in coverage, "rbf" or "cosine" (of centred features).
         question_weight: share of relevance to the question in importance, in [0, 1]; 0 is question-agnostic.
         min_group_share: rho of the quotas of tiles or frames inside one unit, in [0, 1]; 0 is no quota.
+        merge_static: cosine from which a token of a video counts as unchanged since the frame before, in [0, 1]; such
+            tokens are merged before the choice. 0 is off. Only for units that hold several frames.
+        adaptive: share the budget of all units of a prompt (tiles, frames) by what there is to see in each; their sum
+            stays what it is. Only with `prune_inputs`, since a processor writes placeholders before it is known.
         positions: position ids of the kept tokens: "compact" (renumbered), "original" (gaps kept), "auto" (what suits
             the model family and `size_aware`).
         size_aware: whether a token that stands for n tokens counts as n in the language model's attention, which must
@@ -74,6 +78,8 @@ class TokenPrunerConfig:
     kernel: str = field(default="cosine", metadata={"help": f"Similarity of two tokens: {', '.join(KERNELS)}."})
     question_weight: float = field(default=0.0, metadata={"help": "Share of question relevance in importance, 0 to 1."})
     min_group_share: float = field(default=0.0, metadata={"help": "Share of the budget guaranteed to tiles or frames."})
+    merge_static: float = field(default=0.0, metadata={"help": "Cosine of tokens of a video that count as unchanged."})
+    adaptive: bool = field(default=False, metadata={"help": "Share the budget among tiles and frames by content."})
     positions: str = field(default="auto", metadata={"help": f"Position ids of kept tokens: {', '.join(POSITIONS)}."})
     size_aware: bool | None = field(
         default=None, metadata={"help": "Let attention count a token as often as it stands for one; default: with ITG."}
@@ -92,7 +98,14 @@ class TokenPrunerConfig:
         _check_choice("importance", self.importance, IMPORTANCES)
         _check_choice("kernel", self.kernel, KERNELS)
         _check_choice("positions", self.positions, POSITIONS)
-        for name in ("importance_weight", "coverage_mix", "question_weight", "min_group_share", "centroid_share"):
+        for name in (
+            "importance_weight",
+            "coverage_mix",
+            "question_weight",
+            "min_group_share",
+            "merge_static",
+            "centroid_share",
+        ):
             _check_share(name, getattr(self, name))
         if self.size_aware is not None and not isinstance(self.size_aware, bool):
             raise ValueError(f"size_aware={self.size_aware!r} is no answer; expected True, False or None (by method).")

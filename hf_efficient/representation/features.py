@@ -17,6 +17,7 @@ from .selection import GENERATORS
 from .selection.id_pruner import coverage_weights
 from .selection.kernel import TokenKernel
 from .selection.mixture import Mixture, mass
+from .sharing import information, share_budget
 
 
 @dataclass
@@ -59,6 +60,7 @@ def encode(
     config: TokenPrunerConfig,
     pictures: Pictures,
     question: Callable[[list[Unit]], Tensor] | None = None,
+    rows: list[int] | None = None,
 ) -> Any:
     """Run a stock feature function and keep what the config says of its output.
 
@@ -68,6 +70,7 @@ def encode(
         config: method, budget and their settings.
         pictures: the call.
         question: from units to (U, 1, D) text of their prompts, needed if `config.question_weight` > 0.
+        rows: prompt of every unit, needed if `config.adaptive`.
 
     Returns:
         The stock output, with `pooler_output` (and `deepstack_features`) reduced in the same container, and a list of
@@ -89,12 +92,28 @@ def encode(
     output, scores = look() if memory is None else memory.recall(pictures, source, look)
     query = question(units) if question is not None and prunes else None
     features = split(output.pooler_output, units)
-    output.kept = choose(features, units, scores, query, config, pictures.modality)
+    budgets = [config.tokens_to_keep(unit.n) for unit in units]
+    if config.adaptive and rows is not None:
+        budgets = shared_budgets(features, rows, budgets)
+    output.kept = choose(features, units, scores, query, config, pictures.modality, budgets)
     output.pooler_output = repack(output.pooler_output, units, features, output.kept)
     levels = getattr(output, "deepstack_features", None)
     if levels is not None:
         output.deepstack_features = [repack(level, units, split(level, units), output.kept) for level in levels]
     return output
+
+
+def shared_budgets(features: list[Tensor], rows: list[int], budgets: list[int]) -> list[int]:
+    """The budgets of the units of every prompt, shared among them by what there is to see; each keeps one at least."""
+    shared = list(budgets)
+    for row in set(rows):
+        members = [i for i, r in enumerate(rows) if r == row]
+        worth = torch.stack([information(features[i].detach()[None])[0] for i in members])
+        most = torch.tensor([len(features[i]) for i in members], device=worth.device)
+        given = share_budget(worth[None], most, sum(budgets[i] for i in members), least=1)[0].tolist()
+        for i, count in zip(members, given, strict=True):
+            shared[i] = count
+    return shared
 
 
 def split(container: Any, units: list[Unit]) -> list[Tensor]:
@@ -107,7 +126,7 @@ def repack(container: Any, units: list[Unit], features: list[Tensor], kept: list
     """The kept tokens in a container like the one they came in: tensor, list or tuple of whole units."""
     tokens = [unit.tokens(x) for x, unit in zip(features, kept, strict=True)]
     if isinstance(container, Tensor):
-        return torch.stack(tokens)
+        return torch.stack(tokens) if len({len(unit) for unit in tokens}) == 1 else torch.cat(tokens)[None]
     pieces, at = [], 0
     for piece in container:
         end, length = at, 0
@@ -126,8 +145,9 @@ def choose(
     query: Tensor | None,
     config: TokenPrunerConfig,
     modality: str,
+    budgets: list[int],
 ) -> list[KeptUnit]:
-    """What to keep of every unit; units laid out alike are chosen in one batch.
+    """What to keep of every unit; units laid out alike, with equal budgets, are chosen in one batch.
 
     Args:
         features: (N_u, D) of every unit.
@@ -136,18 +156,20 @@ def choose(
         query: (U, 1, D) or None.
         config: method, budget and their settings.
         modality: noted in the result.
+        budgets: tokens to keep of every unit.
     """
     alike: dict[Any, list[int]] = {}
     for i, unit in enumerate(units):
         layout = [None if part is None else part.numpy().tobytes() for part in (unit.groups, unit.newline)]
-        alike.setdefault((unit.n, *layout), []).append(i)
+        alike.setdefault((unit.n, budgets[i], *layout), []).append(i)
     kept: list[Any] = [None] * len(units)
     for members in alike.values():
         unit = units[members[0]]
         stack = torch.stack([features[i].detach() for i in members])
         weights = None if scores is None else torch.stack([scores[i] for i in members]).to(stack.device)
         asked = None if query is None else query[members].to(stack.device)
-        for i, one in zip(members, choose_alike(stack, unit, weights, asked, config, modality), strict=True):
+        exact = replace(config, budget=budgets[members[0]])
+        for i, one in zip(members, choose_alike(stack, unit, weights, asked, exact, modality), strict=True):
             kept[i] = replace(one, grid=units[i].grid)
     return kept
 
@@ -198,15 +220,23 @@ def choose_with_breaks(
     inner = features[:, tokens]
     scores = None if scores is None else scores[:, tokens]
     groups = None if groups is None else groups[tokens]
+    generates = config.method in GENERATORS or (config.merge_static > 0 and groups is not None)
     seeds = "id_pruner" if config.method in GENERATORS else config.method
-    order = select_order(inner, replace(config, method=seeds, budget=min(k, len(tokens))), scores, query, groups)
+    selecting = replace(config, method=seeds, merge_static=0.0, budget=min(k, len(tokens)))
+    order = select_order(inner, selecting, scores, query, groups)
     mask = keep_rows(tokens[order], row, newline, k)
     mixtures: list[Mixture | None] = [None] * len(features)
-    if config.method in GENERATORS:
+    if generates:
         for u, count in enumerate(mask[:, tokens].sum(1).tolist()):
             part = lambda values, u=u: None if values is None else values[u : u + 1]  # noqa: E731
             made = reduce_tokens(inner[u : u + 1], replace(config, budget=count), part(scores), part(query), groups)
-            mixture = made.mixture or Mixture(made.indices, made.indices, torch.ones_like(inner[:1, :, 0]))
+            mixture = made.mixture
+            if mixture is None:  # a choice as it is
+                mixture = Mixture(
+                    made.indices,
+                    nearest_kept(inner[u : u + 1], made.indices),
+                    torch.zeros_like(inner[:1, :, 0], dtype=torch.float32).scatter(1, made.indices, 1.0),
+                )
             mixtures[u] = mixture.with_breaks(tokens, row, newline, k)
             mask[u] = torch.zeros_like(mask[u]).scatter(0, mixtures[u].anchors[0], True)
     indices = mask.byte().sort(dim=1, descending=True, stable=True).indices[:, :k].sort(dim=1).values

@@ -19,7 +19,8 @@ from torch.nn import functional as F
 from .config import TokenPrunerConfig
 from .families import family_of
 from .families.family import PIXELS, Family, Pictures, Unit
-from .features import KeptUnit, encode
+from .features import encode
+from .kept import KeptUnit
 
 MODALITIES = ("image", "video")
 

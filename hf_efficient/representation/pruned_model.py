@@ -13,8 +13,8 @@ from torch import Tensor
 from .attached import Attached, Saved
 from .config import TokenPrunerConfig
 from .families.family import PIXELS, Pictures
-from .features import KeptUnit
 from .inputs import MODALITIES, Prompt, pictures_of, restore
+from .kept import KeptUnit
 from .pruner import TokenPruner, cached_length, kept_units
 from .sized_attention import size_own_mask
 

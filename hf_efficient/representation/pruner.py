@@ -9,8 +9,9 @@ from torch import Tensor
 
 from .config import TokenPrunerConfig
 from .families.family import Family, Pictures, Unit
-from .features import KeptUnit, encode
+from .features import encode
 from .inputs import Prompt, check_placeholders, keeps_positions, pictures_of
+from .kept import KeptUnit
 from .layer_pruning import LayerPruning
 from .sized_attention import language_model, note_sizes, set_attention
 

@@ -19,8 +19,8 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import eager_mask, sdpa_mask
 
-from .features import KeptUnit
 from .inputs import Prompt
+from .kept import KeptUnit
 
 PREFIX = "token_pruner_"
 SUPPORTED = ("sdpa", "eager")

@@ -151,7 +151,7 @@ def curves(result: dict[str, Any], path: Path, strong: Sequence[str]) -> None:
         axes.errorbar(
             tokens, values, np.abs(bounds - values), marker="o", markersize=3, capsize=2, label=method, **style
         )
-    for anchor, line in zip(result["anchors"], ("--", ":"), strict=True):
+    for anchor, line in zip(result["anchors"], ("--", ":"), strict=False):
         axes.axhline(anchor["accuracy"], linestyle=line, color="grey", label=anchor["method"])
     axes.set_xscale("log", base=2)
     axes.set_xticks(sorted({row["tokens"] for row in result["rows"]}), minor=False)

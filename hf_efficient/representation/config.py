@@ -88,7 +88,7 @@ class TokenPrunerConfig:
         default_factory=list, metadata={"help": "Layers of the language model to drop visual tokens after, if any."}
     )
     llm_budget: Budget = field(default=0.5, metadata={"help": "Visual tokens of a prompt to keep at each such layer."})
-    lloyd_steps: int = field(default=5, metadata={"help": "Steps of ITG's clustering."})
+    lloyd_steps: int = field(default=3, metadata={"help": "Steps of ITG's clustering."})
     centroid_share: float = field(default=0.75, metadata={"help": "Share of the mean in ITG's tokens, 0 to 1."})
 
     def __post_init__(self) -> None:

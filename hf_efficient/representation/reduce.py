@@ -133,10 +133,11 @@ def reconstruction_error(
 ) -> Tensor:
     """sum_i w_i |x_i - z_a(i)|² / sum_i w_i |x_i - mean|² with ITG's weights w: (B,) float32, 0 if all is kept."""
     x, weights = features.float(), cluster_weights(importance, valid)
-    weights = (weights / weights.sum(1, keepdim=True)).unsqueeze(-1)
+    weights = weights / weights.sum(1, keepdim=True)
     stand_in = tokens.float().gather(1, assignment.unsqueeze(-1).expand_as(x))
-    spread = (weights * (x - (weights * x).sum(1, keepdim=True)).square()).sum((1, 2))
-    lost = (weights * (x - stand_in).square()).sum((1, 2))
+    mean = torch.bmm(weights.unsqueeze(1), x)
+    lost = (weights * torch.linalg.vector_norm(x - stand_in, dim=-1).square()).sum(1)
+    spread = (weights * torch.linalg.vector_norm(x, dim=-1).square()).sum(1) - mean.square().sum((1, 2))
     return lost / torch.where(spread > 0, spread, 1)
 
 

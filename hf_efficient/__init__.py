@@ -17,6 +17,15 @@ _MODULE_OF = {
     "detach_token_pruner": "hf_efficient.representation.attach",
     "load_token_pruned": "hf_efficient.representation.attach",
     "token_pruner": "hf_efficient.representation.attach",
+    "BiDSTConfig": "hf_efficient.sparsity.config",
+    "BiDSTModel": "hf_efficient.sparsity.model",
+    "BiDSTTrainer": "hf_efficient.sparsity.trainer",
+    "SparsityCallback": "hf_efficient.sparsity.callback",
+    "train_sparsely": "hf_efficient.sparsity.callback",
+    "compress": "hf_efficient.sparsity.compact",
+    "decompress": "hf_efficient.sparsity.compact",
+    "load_sparse": "hf_efficient.sparsity.checkpoint",
+    "save_sparse": "hf_efficient.sparsity.checkpoint",
 }
 
 if TYPE_CHECKING:
@@ -28,16 +37,31 @@ if TYPE_CHECKING:
     )
     from hf_efficient.representation.config import TokenPrunerConfig
     from hf_efficient.representation.reduce import ReducedTokens, reduce_tokens
+    from hf_efficient.sparsity.callback import SparsityCallback, train_sparsely
+    from hf_efficient.sparsity.checkpoint import load_sparse, save_sparse
+    from hf_efficient.sparsity.compact import compress, decompress
+    from hf_efficient.sparsity.config import BiDSTConfig
+    from hf_efficient.sparsity.model import BiDSTModel
+    from hf_efficient.sparsity.trainer import BiDSTTrainer
 
 __all__ = [
+    "BiDSTConfig",
+    "BiDSTModel",
+    "BiDSTTrainer",
     "ReducedTokens",
+    "SparsityCallback",
     "TokenPrunerConfig",
     "__version__",
     "attach_token_pruner",
+    "compress",
+    "decompress",
     "detach_token_pruner",
+    "load_sparse",
     "load_token_pruned",
     "reduce_tokens",
+    "save_sparse",
     "token_pruner",
+    "train_sparsely",
 ]
 
 

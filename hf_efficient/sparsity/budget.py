@@ -1,9 +1,12 @@
-"""How many weights of each layer live: one budget, spread by one of three rules."""
+"""How many weights of each layer live: one budget, spread by a rule."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+
+import torch
+from torch import Tensor
 
 
 def uniform(shapes: Sequence[Sequence[int]], density: float) -> list[int]:
@@ -30,6 +33,7 @@ def erk(shapes: Sequence[Sequence[int]], density: float) -> list[int]:
     raw = [sum(shape) for shape in shapes]  # n_l * sum(shape_l) / prod(shape_l): counts up to the common factor
     budget = math.floor(density * sum(sizes) + 0.5)
     dense: set[int] = set()
+    factor = 0.0
     while len(dense) < len(sizes):
         left = budget - sum(sizes[l] for l in dense)
         factor = left / sum(raw[l] for l in range(len(raw)) if l not in dense)
@@ -39,6 +43,22 @@ def erk(shapes: Sequence[Sequence[int]], density: float) -> list[int]:
         dense |= over
     exact = [float(sizes[l]) if l in dense else factor * raw[l] for l in range(len(sizes))]
     return _rounded(exact, budget)
+
+
+def largest(weights: Sequence[Tensor], density: float) -> list[int]:
+    """What a layer has of the largest |w| of all layers together; at least one. The sum is round(density * sum n_l).
+
+    Args:
+        weights: of the layers, any shapes.
+        density: share of living weights of all layers together, in (0, 1].
+    """
+    sizes = [weight.numel() for weight in weights]
+    magnitudes = [weight.detach().flatten().float().abs() for weight in weights]
+    for magnitude in magnitudes:
+        magnitude[magnitude.argmax()] = torch.inf
+    best = torch.cat(magnitudes).topk(math.floor(density * sum(sizes) + 0.5)).indices
+    layer = torch.repeat_interleave(torch.arange(len(sizes)), torch.tensor(sizes)).to(best.device)[best]
+    return [int(count) for count in torch.bincount(layer, minlength=len(sizes))]
 
 
 def _rounded(exact: Sequence[float], total: int) -> list[int]:

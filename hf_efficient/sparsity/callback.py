@@ -59,8 +59,8 @@ def make_training(
     missing = [name for name, weight in weights.items() if id(weight.values) not in trained]
     if missing:
         raise ValueError(
-            f"The optimizer does not train the living weights of {missing[0]!r} (nor of {len(missing) - 1} more layers). "
-            "Make it after get_peft_model, over all parameters that require gradients."
+            f"The optimizer does not train the living weights of {missing[0]!r} (nor of {len(missing) - 1} more "
+            "layers). Make it after get_peft_model, over all parameters that require gradients."
         )
     return SparseTraining(
         weights,

@@ -1,7 +1,7 @@
 """Sparse checkpoints: a bitmap and the values that are not zero, in an ordinary safetensors file.
 
-A tensor `w` that is smaller this way is stored as `w:bitmap` (uint8, a bit per place) and `w:values`; all others as they
-are. Shapes, dtypes and a checksum of every stored tensor are in the file's metadata, and nothing of it is trusted.
+A tensor `w` that is smaller this way is stored as `w:bitmap` (uint8, a bit per place) and `w:values`; all others as
+they are. Shapes, dtypes and a checksum of every stored tensor are in the file's metadata, and nothing of it is trusted.
 """
 
 from __future__ import annotations

@@ -49,7 +49,8 @@ class BiDSTConfig(PeftConfig):
             along a cosine.
         stop_fraction: share of training after which the topology rests, in [0, 1].
         init: which weights live first. "random"; "magnitude" (largest |w|); "gradient" and "snip" (largest |dL/dw| and
-            |w dL/dw|, measured on the first `init_steps` batches); "auto": magnitude for "weight", gradient for "delta".
+            |w dL/dw|, measured on the first `init_steps` batches); "auto": magnitude for "weight", gradient for
+            "delta".
         init_steps: optimizer steps whose gradients the last two add up, >= 1. Meanwhile the targeted layers are as they
             were and do not learn.
         seed: of chance.
@@ -57,10 +58,11 @@ class BiDSTConfig(PeftConfig):
         score_interval: BiDST: optimizer steps between two hyper-gradients, >= 1.
         score_lr: BiDST: step of the scores, beta of the upper level, >= 0.
         implicit_weight: BiDST: weight of the implicit term of the hyper-gradient (1/gamma), >= 0.
-        kernel: how Linear layers are computed in training: "dense" (whole tensor), "compact" (CSR and SDDMM, CPU), or
+        kernel: how Linear layers are computed in training: "dense" (whole tensor), "compact" (CSR and SDDMM, CPU),
             "auto" (whichever a first timing finds faster, per layer).
-        target_modules: names, or a regular expression, of the layers; "all-linear"; None takes, for "weight", all linear
-            and convolutional layers but embeddings, norms and heads, and for "delta" what LoRA takes for this model type.
+        target_modules: names, or a regular expression, of the layers; or "all-linear". None takes, for "weight", all
+            linear and convolutional layers but embeddings, norms and heads; for "delta", what LoRA takes for this
+            model type.
         exclude_modules: names, or a regular expression, of layers to leave out.
         layers_to_transform: numbers of the blocks to take.
         layers_pattern: name of the list of blocks, if it is not found.

@@ -89,7 +89,7 @@ class BiDSTLayer(nn.Module, BaseTunerLayer):
         for adapter in replacing:
             sparse = self.sparse_weight(adapter)
             weight = sparse.dense(base.weight if sparse.probing else None)
-            bias = self.bidst_bias[adapter] if adapter in self.bidst_bias else bias
+            bias = self.bidst_bias.get(adapter, bias)
         for adapter in here:
             if adapter not in replacing:
                 weight = self.sparse_weight(adapter).dense(weight)
@@ -146,7 +146,7 @@ class BiDSTLayer(nn.Module, BaseTunerLayer):
             adapter, path, sparse = adapters[0], self.kernel[adapters[0]], self.sparse_weight(adapters[0])
             if path.suits(sparse, x):
                 rest = F.linear(x, base.weight, base.bias) if self.target[adapter] == "delta" else base.bias
-                rest = self.bidst_bias[adapter] if adapter in self.bidst_bias else rest
+                rest = self.bidst_bias.get(adapter, rest)
                 return path(sparse, x) if rest is None else path(sparse, x) + rest
         weight, bias = self.effective(adapters)
         if isinstance(base, nn.Linear):

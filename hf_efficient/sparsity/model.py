@@ -55,7 +55,12 @@ class BiDSTModel(BaseTuner):
         targeted = {key: m for key, m in modules.items() if self._targets(config, key)}
         for key, module in targeted.items():
             check_layer(key, module, modules.get(key.rpartition(".")[0]))
-        self._counts = count_living(config, {key: _weight_of(module) for key, module in targeted.items()})
+        weights = {key: _weight_of(module) for key, module in targeted.items()}
+        self._budgets = share_budget(config, weights)
+        known = all(1 <= config.counts.get(key, 0) <= weight.numel() for key, weight in weights.items())
+        start = config.make_topology(1).initial_count
+        first = {key: start(k, weights[key].numel()) for key, k in self._budgets.items()}
+        self._living = {key: config.counts[key] for key in weights} if known and weights else first
 
     def _targets(self, config: BiDSTConfig, key: str) -> bool:
         found = self._check_target_module_exists(config, key) if key else None
@@ -69,9 +74,8 @@ class BiDSTModel(BaseTuner):
             covered = any(key == name or key.startswith(f"{name}.") for name in names)
             if own and not key:
                 warnings.warn(
-                    "Parameters that lie directly in the model stay frozen: "
-                    f"{[name for name, _ in module.named_parameters(recurse=False)]}. PEFT cannot wrap the model itself; "
-                    "move them into a module of their own to train them.",
+                    f"{[name for name, _ in module.named_parameters(recurse=False)]} lie directly in the model and "
+                    "stay frozen: PEFT cannot wrap the model itself. Move them into a module of their own.",
                     stacklevel=2,
                 )
             elif own and not covered and not self._targets(config, key):
@@ -98,15 +102,19 @@ class BiDSTModel(BaseTuner):
         **_: Any,
     ) -> None:
         if isinstance(target, BiDSTLayer):
-            target.update_layer(adapter_name, current_key, self._counts[current_key], config)
+            self._update(target, adapter_name, current_key, config)
             return
         check_layer(current_key, target, parent)
         layer = (Linear if isinstance(target, (nn.Linear, Conv1D)) else BiDSTLayer)(target)
         layer.set_adapter([adapter_name])
-        layer.update_layer(adapter_name, current_key, self._counts[current_key], config)
+        self._update(layer, adapter_name, current_key, config)
         if adapter_name not in self.active_adapters:
             layer.requires_grad_(False)  # an additional adapter is not trainable by itself
         self._replace_module(parent, target_name, layer, target)
+
+    def _update(self, layer: BiDSTLayer, adapter_name: str, key: str, config: BiDSTConfig) -> None:
+        layer.update_layer(adapter_name, key, self._living[key], config)
+        layer.sparse_weight(adapter_name).budget = self._budgets[key]
 
     @classmethod
     def _get_adapter_state_dict(
@@ -151,28 +159,25 @@ def default_targets(modules: dict[str, nn.Module]) -> list[str]:
     ]
 
 
-def count_living(config: BiDSTConfig, weights: dict[str, Tensor]) -> dict[str, int]:
-    """layer -> living weights.
+def share_budget(config: BiDSTConfig, weights: dict[str, Tensor]) -> dict[str, int]:
+    """layer -> k, the weights that shall live.
 
     Raises:
         ValueError: a layer would have none.
     """
-    known = config.counts
-    if known and all(key in known and 1 <= known[key] <= weight.numel() for key, weight in weights.items()):
-        return {key: known[key] for key in weights}
     density = 1 - config.sparsity
     if config.distribution == "nonzero":
         counts = [int(weight.count_nonzero()) for weight in weights.values()]
+    elif config.distribution == "global" and config.first_living == "magnitude":
+        counts = budget.largest(list(weights.values()), density)
     else:
         rule = budget.erk if config.distribution == "erk" else budget.uniform
-        counts = rule([tuple(weight.shape) for weight in weights.values()], density) if weights else []
-    if config.topology == "gmp":
-        counts = [weight.numel() for weight in weights.values()]
+        counts = rule([tuple(weight.shape) for weight in weights.values()], density)
     for (key, weight), k in zip(weights.items(), counts, strict=True):
         if k < 1:
             raise ValueError(
-                f"sparsity={config.sparsity} leaves {key!r} ({weight.numel()} weights) none alive. Lower sparsity below "
-                f"{1 - 1 / weight.numel():.6g}, take distribution='erk', or leave the layer out with exclude_modules."
+                f"sparsity={config.sparsity} leaves none of the {weight.numel()} weights of {key!r} alive. Lower it, "
+                "take distribution='erk', or leave the layer out with exclude_modules."
             )
     return dict(zip(weights, counts, strict=True))
 

@@ -1,4 +1,4 @@
-"""The engine of dynamic sparse training: sits behind an optimizer and moves living weights when its topology says so."""
+"""The engine of dynamic sparse training: sits behind an optimizer and moves weights when its topology says so."""
 
 from __future__ import annotations
 
@@ -99,8 +99,11 @@ class SparseTraining:
         self.seconds += time.perf_counter() - began
 
     def report(self) -> dict[str, float]:
-        """What to log: sparsity, mask_updates, share_changed and mask_iou of the last update, itop_rate (share of places
-        that ever lived), mask_time_share (of the time since training began)."""
+        """What to log.
+
+        sparsity; mask_updates; share_changed and mask_iou of the last of them; itop_rate, the share of places that ever
+        lived; mask_time_share, of the time since training began.
+        """
         alive = sum(len(weight.indices) for weight in self.weights.values())
         places = sum(weight.numel for weight in self.weights.values())
         ever = sum(int(bitmap.unpack(self.state["ever"][n], w.numel).sum()) for n, w in self.weights.items())
@@ -249,8 +252,8 @@ class SparseTraining:
         dist.all_gather(all_ranks, mine)
         if any(int(other) != crc for other in all_ranks):
             raise RuntimeError(
-                f"Masks differ between ranks after step {self.steps} (checksums {[int(c) for c in all_ranks]}). Give all "
-                "ranks the same seed and the same checkpoint."
+                f"Masks differ between ranks after step {self.steps} (checksums {[int(c) for c in all_ranks]}). Give "
+                "all ranks the same seed and the same checkpoint."
             )
 
 

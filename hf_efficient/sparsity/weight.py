@@ -29,6 +29,7 @@ class SparseWeight(nn.Module):
         collecting: while True, backward adds dL/dz of *all* n places to `gradient`, z being the whole tensor.
         probing: while True, the whole tensor is the one given to `dense`, and nothing living is differentiated.
         gradient: (n,) float32 or None.
+        budget: k that training ends with; differs from that of now only while a topology starts with more.
         memory: what a topology remembers of this weight between steps (name -> tensor).
         seconds: spent on collecting.
 
@@ -55,6 +56,7 @@ class SparseWeight(nn.Module):
         places = torch.arange(k, dtype=torch.int32 if n < 2**31 else torch.int64, device=device)
         self.values = nn.Parameter(torch.zeros(k, dtype=dtype, device=device))
         self.register_buffer("indices", places)
+        self.budget = k
         self.collecting = False
         self.probing = False
         self.gradient: Tensor | None = None
@@ -118,6 +120,8 @@ class SparseWeight(nn.Module):
         values = torch.cat([self.values[kept], self.values.new_zeros(len(places))])
         self.indices = torch.cat([self.indices[kept], places.to(self.indices.dtype)])
         self.values.grad = None
+        # autograd's accumulator keeps the old size while any graph is alive; another dtype in between makes it let go
+        self.values.data = torch.empty(0, dtype=torch.float64, device=values.device)
         self.values.data = values
 
     def collect(self, gradient: Tensor) -> None:

@@ -17,4 +17,4 @@ TOPOLOGIES: dict[str, type[Topology]] = {
     "static": Static,
 }
 
-__all__ = ["TOPOLOGIES", "BiDST", "GMP", "MEST", "RigL", "SET", "Static", "Topology"]
+__all__ = ["GMP", "MEST", "SET", "TOPOLOGIES", "BiDST", "RigL", "Static", "Topology"]

@@ -55,8 +55,8 @@ class BiDST(Topology):
     Args:
         candidates: c / k.
         score_interval: steps between two hyper-gradients.
-        score_lr: beta of the upper level. Hyper-gradients are divided by their mean size over the living, since a top-k
-            knows no units.
+        score_lr: beta of the upper level. Hyper-gradients are divided by their root mean square, since a top-k knows no
+            units.
         implicit_weight: 1/gamma of the hyper-gradient.
     """
 
@@ -66,6 +66,7 @@ class BiDST(Topology):
     implicit_weight: float = 1e-4
     pace: float = 3.0
     keep: float = 0.5
+    start: float = 0.0
 
     def reads_gradient(self, step: int) -> bool:
         """Every `score_interval` steps, and when weights are exchanged."""
@@ -91,7 +92,7 @@ class BiDST(Topology):
         h = hyper_gradient(weight.values.detach().float(), g_living, 1.0, self.implicit_weight)
         h_dormant = hyper_gradient(memory["dormant"], g_dormant, 0.0, self.implicit_weight)
         psi, psi_dormant = self.scores(weight)
-        beta = self.score_lr / h.abs().mean().clamp_min(1e-30)
+        beta = self.score_lr / torch.cat([h, h_dormant]).square().mean().sqrt().clamp_min(1e-30)
         threshold = psi.min()
         memory["learned"] -= beta * h * gumbel_slope(psi, threshold, generator)
         memory["candidate_learned"] -= beta * h_dormant * gumbel_slope(psi_dormant, threshold, generator)
@@ -99,7 +100,7 @@ class BiDST(Topology):
         memory["dormant"] -= alpha * (g_dormant + GAMMA * memory["dormant"])
 
     def scores(self, weight: SparseWeight) -> tuple[Tensor, Tensor]:
-        """psi of the living (k,) and of the candidates (c,): |theta| / max |theta| plus what the upper level learned."""
+        """psi of the living (k,) and of the candidates (c,): |theta| / max |theta|, plus what was learned."""
         theta, memory = weight.values.detach().float().abs(), weight.memory
         unit = theta.max().clamp_min(1e-30)
         return theta / unit + memory["learned"], memory["dormant"].abs() / unit + memory["candidate_learned"]
@@ -124,21 +125,24 @@ class BiDST(Topology):
         seats = order[torch.searchsorted(memory["candidates"][order], places)]
         n = min(len(slots), len(places))
         memory["candidates"][seats[:n]] = weight.places[slots[:n]]
+        first = memory["dormant"][seats] * self.start
         memory["dormant"][seats[:n]] = weight.values.detach()[slots[:n]].float()
-        return None
+        return first if self.start else None
 
     def settled(self, weight: SparseWeight) -> None:
         """New candidates: the best of the old ones, and the dead places with the largest gradient."""
         memory, g = weight.memory, weight.gradient
         assert g is not None
         count = min(max(1, int(self.candidates * len(weight.indices))), weight.numel - len(weight.indices))
-        best = memory["dormant"].abs().topk(min(len(memory["dormant"]), int(self.keep * count))).indices
-        kept = memory["candidates"][best]
+        dead = ~weight.alive()[memory["candidates"]]  # under a global budget more may have come alive than died
+        old, dormant = memory["candidates"][dead], memory["dormant"][dead]
+        best = dormant.abs().topk(min(len(old), int(self.keep * count))).indices
+        kept = old[best]
         strength = g.abs()
         strength[weight.places] = -1.0
         strength[kept] = -1.0
         fresh = strength.topk(count - len(kept)).indices
         memory["candidates"] = torch.cat([kept, fresh])
-        memory["dormant"] = torch.cat([memory["dormant"][best], g.new_zeros(len(fresh))])
+        memory["dormant"] = torch.cat([dormant[best], g.new_zeros(len(fresh))])
         memory["learned"] = g.new_zeros(len(weight.indices))
         memory["candidate_learned"] = g.new_zeros(count)

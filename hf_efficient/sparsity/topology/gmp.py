@@ -14,7 +14,7 @@ from .topology import Move, Topology
 
 @dataclass
 class GMP(Topology):
-    """k_t = k + (n - k) (1 - t / t_stop)^3; drop score |w|, nothing grows. It trains dense for a good part: a baseline."""
+    """k_t = k + (n - k) (1 - t / t_stop)^3; drop score |w|, nothing grows. Dense at first: a baseline."""
 
     def initial_count(self, k: int, n: int) -> int:
         """All."""
@@ -35,7 +35,7 @@ class GMP(Topology):
         moves: list[Move] = []
         for weight in weights:
             living = len(weight.indices)
-            surplus = living - min(living, self.count_at(step, int(weight.memory["goal"]), weight.numel))
+            surplus = living - min(living, self.count_at(step, weight.budget, weight.numel))
             slots = self.drop_scores(weight).topk(surplus, largest=False).indices
             moves.append((slots, torch.empty(0, dtype=torch.int64, device=slots.device)))
         return moves

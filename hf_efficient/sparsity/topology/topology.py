@@ -76,11 +76,12 @@ class Topology:
             A move for each weight; as many die as come alive, over all of them.
         """
         drop = [self.drop_scores(weight).float() for weight in weights]
-        for score in drop:
-            score[score.argmax()] = torch.inf  # a layer without any weight is cut off for good
+        if len(weights) > 1:
+            for score in drop:
+                score[score.argmax()] = torch.inf  # a layer without any weight is cut off for good
         grow = [self.grow_scores(weight, generator) for weight in weights]
         drop_score, grow_score = torch.cat(drop), torch.cat([score.float() for _, score in grow])
-        count = min(int(self.share_at(step) * len(drop_score)), len(drop_score) - len(weights), len(grow_score))
+        count = min(round(self.share_at(step) * len(drop_score)), int(drop_score.isfinite().sum()), len(grow_score))
         dying, slots = drop_score.topk(count, largest=False)
         coming, at = grow_score.topk(count)
         accepted = self.accepts(dying, coming)

@@ -26,6 +26,15 @@ _MODULE_OF = {
     "S2SAM": "hf_efficient.optimization.optimizer",
     "ZOSAM": "hf_efficient.optimization.optimizer",
     "recalibrate_batch_norm": "hf_efficient.optimization.batch_norm",
+    "BiDSTConfig": "hf_efficient.sparsity.config",
+    "BiDSTModel": "hf_efficient.sparsity.model",
+    "BiDSTTrainer": "hf_efficient.sparsity.trainer",
+    "SparsityCallback": "hf_efficient.sparsity.callback",
+    "train_sparsely": "hf_efficient.sparsity.callback",
+    "compress": "hf_efficient.sparsity.compact",
+    "decompress": "hf_efficient.sparsity.compact",
+    "load_sparse": "hf_efficient.sparsity.checkpoint",
+    "save_sparse": "hf_efficient.sparsity.checkpoint",
 }
 
 if TYPE_CHECKING:
@@ -41,25 +50,40 @@ if TYPE_CHECKING:
     )
     from hf_efficient.representation.config import TokenPrunerConfig
     from hf_efficient.representation.reduce import ReducedTokens, reduce_tokens
+    from hf_efficient.sparsity.callback import SparsityCallback, train_sparsely
+    from hf_efficient.sparsity.checkpoint import load_sparse, save_sparse
+    from hf_efficient.sparsity.compact import compress, decompress
+    from hf_efficient.sparsity.config import BiDSTConfig
+    from hf_efficient.sparsity.model import BiDSTModel
+    from hf_efficient.sparsity.trainer import BiDSTTrainer
 
 __all__ = [
     "S2SAM",
     "SAM",
     "ZOSAM",
+    "BiDSTConfig",
+    "BiDSTModel",
+    "BiDSTTrainer",
     "ReducedTokens",
     "S2SAMTrainer",
     "SAMArguments",
     "SAMTrainer",
     "SAMTrainerMixin",
+    "SparsityCallback",
     "TokenPrunerConfig",
     "ZOSAMTrainer",
     "__version__",
     "attach_token_pruner",
+    "compress",
+    "decompress",
     "detach_token_pruner",
+    "load_sparse",
     "load_token_pruned",
     "recalibrate_batch_norm",
     "reduce_tokens",
+    "save_sparse",
     "token_pruner",
+    "train_sparsely",
 ]
 
 

@@ -79,8 +79,9 @@ def detach_token_pruner(model: Any, processor: Any) -> tuple[Any, Any]:
     Returns:
         The same model and processor.
     """
-    if isinstance(model.base_model, Attached):
-        model.base_model.token_pruner.leave(model.base_model)
+    base = model.base_model
+    if isinstance(base, PrunedBase):
+        base.token_pruner.leave(base)
     for thing in (model, model.base_model, processor):
         if isinstance(thing, Attached):
             _set_class(thing, thing.stock_class)

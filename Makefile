@@ -10,7 +10,7 @@ export HF_HUB_DISABLE_TELEMETRY ?= 1
 export GRADIO_ANALYTICS_ENABLED ?= False
 
 .DEFAULT_GOAL := help
-.PHONY: help demo space test test-slow lint format docs bench-speed bench-retention bench-representation bench-video bench-cost bench-field clean
+.PHONY: help demo space test test-slow lint format docs bench-speed bench-retention bench-representation bench-generation bench-video bench-cost bench-field clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/' | expand -t 24
@@ -65,6 +65,9 @@ bench-speed: $(VENV)/.stamp-dev  ## time and memory of token pruning
 
 bench-retention: $(VENV)/.stamp-dev  ## accuracy of the tiny VLM at every budget and method
 	$(BIN)/python benchmarks/token_retention.py
+
+bench-generation: $(VENV)/.stamp-dev  ## generated against kept tokens on a real encoder
+	$(BIN)/python benchmarks/token_generation.py
 
 bench-video: $(VENV)/.stamp-dev  ## answers about clips whose frames share one budget
 	$(BIN)/python benchmarks/video_retention.py

@@ -105,6 +105,7 @@ def answers_with(model, processor, asked, config):
 
 def test_chat_templates_are_used_where_there_are_any() -> None:
     _, processor = make_scene_vlm()
+    processor.chat_template = None
     assert field_retention.prompt_of(processor, "what ?") == "<image> what ?"
     processor.chat_template = (
         "{% for m in messages %}{% for c in m.content %}{% if c.type == 'image' %}<image>{% else %}{{ c.text }}"

@@ -26,12 +26,14 @@ _MODULE_OF = {
     "S2SAM": "hf_efficient.optimization.optimizer",
     "ZOSAM": "hf_efficient.optimization.optimizer",
     "recalibrate_batch_norm": "hf_efficient.optimization.batch_norm",
+    "sharpness": "hf_efficient.optimization.sharpness",
 }
 
 if TYPE_CHECKING:
     from hf_efficient.optimization.arguments import SAMArguments
     from hf_efficient.optimization.batch_norm import recalibrate_batch_norm
     from hf_efficient.optimization.optimizer import S2SAM, SAM, ZOSAM
+    from hf_efficient.optimization.sharpness import sharpness
     from hf_efficient.optimization.trainer import S2SAMTrainer, SAMTrainer, SAMTrainerMixin, ZOSAMTrainer
     from hf_efficient.representation.attach import (
         attach_token_pruner,
@@ -59,6 +61,7 @@ __all__ = [
     "load_token_pruned",
     "recalibrate_batch_norm",
     "reduce_tokens",
+    "sharpness",
     "token_pruner",
 ]
 

@@ -113,7 +113,7 @@ class Weights:
         if not (0 < norm < float("inf")) or rho == 0:
             yield
             return
-        with self.kept(direction) as saved:
+        with self.kept(list(direction)) as saved:
             self.add(direction, rho / norm)
             del direction  # the forward pass does not need it: one copy of the weights is all that is held
             yield

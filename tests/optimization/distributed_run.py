@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
+from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
 from transformers import TrainingArguments
 
@@ -41,13 +42,22 @@ def data() -> list[dict[str, Any]]:
     return [{"x": torch.randn(6, generator=generator, dtype=torch.float64), "labels": i % 4} for i in range(32)]
 
 
-def train(folder: Path, method: SAMArguments, batch: int, **kwargs: Any) -> SAMTrainer:
+def sharded() -> Net:
+    """As transformers shards a model at load time; on the CPU accelerate does not offer FSDP."""
+    net: Any = Net()
+    for module in (net.first, net.second, net):
+        fully_shard(module)
+    net.is_distributed_loading_by_transformers = True
+    return net
+
+
+def train(folder: Path, method: SAMArguments, batch: int, fsdp: bool = False, **kwargs: Any) -> SAMTrainer:
     args = TrainingArguments(
         str(folder), per_device_train_batch_size=batch, gradient_accumulation_steps=2, max_steps=6, learning_rate=0.1,
         optim="sgd", optim_args="momentum=0.9", lr_scheduler_type="constant", report_to="none", disable_tqdm=True,
         use_cpu=True, train_sampling_strategy="sequential", **{"save_strategy": "no", **kwargs},
     )  # fmt: skip
-    trainer = SAMTrainer(Net(), args, train_dataset=data(), sam_args=method)
+    trainer = SAMTrainer(sharded() if fsdp else Net(), args, train_dataset=data(), sam_args=method)
     trainer.train(resume_from_checkpoint=kwargs.get("resume_from_checkpoint"))
     return trainer
 
@@ -60,23 +70,13 @@ def whole(model: nn.Module) -> dict[str, Tensor]:
 
 if __name__ == "__main__":
     target, mode = Path(sys.argv[1]), sys.argv[2]
-    sharding: dict[str, Any] = {}
-    if mode == "fsdp":
-        config = {
-            "version": 2,
-            "auto_wrap_policy": "SIZE_BASED_WRAP",
-            "min_num_params": 1,
-            "cpu_ram_efficient_loading": False,
-        }
-        sharding = {"fsdp": True, "fsdp_config": config}
     for name, method in METHODS.items():
-        trainer = train(target / name, method, 2, **sharding)
+        trainer = train(target / name, method, 2, fsdp=mode == "fsdp")
         rank = trainer.accelerator.process_index
         assert all(isinstance(p, DTensor) == (mode == "fsdp") for p in trainer.model.parameters())
         save_file(whole(trainer.model), target / f"{name}_{rank}.safetensors")
-    # broken off after three steps, and taken up again
-    saving = {**sharding, "save_strategy": "steps", "save_steps": 3}
-    train(target / "resumed", METHODS["s2sam"], 2, **saving)
-    checkpoint = str(target / "resumed" / "checkpoint-3")
-    trainer = train(target / "resumed", METHODS["s2sam"], 2, **saving, resume_from_checkpoint=checkpoint)
-    save_file(whole(trainer.model), target / f"resumed_{rank}.safetensors")
+    if mode == "ddp":  # broken off after three steps, and taken up again
+        train(target / "resumed", METHODS["s2sam"], 2, save_strategy="steps", save_steps=3)
+        checkpoint = str(target / "resumed" / "checkpoint-3")
+        trainer = train(target / "resumed", METHODS["s2sam"], 2, resume_from_checkpoint=checkpoint)
+        save_file(whole(trainer.model), target / f"resumed_{rank}.safetensors")

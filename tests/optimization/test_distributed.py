@@ -28,8 +28,6 @@ def launch(folder: Path, mode: str) -> None:
 
 def check(folder: Path, mode: str) -> None:
     launch(folder, mode)
-    resumed, straight = (load_file(folder / f"{name}_0.safetensors") for name in ("resumed", "s2sam"))
-    assert all(torch.equal(resumed[key], straight[key]) for key in straight)
     plain = load_file(folder / "plain_0.safetensors")
     for name, method in METHODS.items():
         ranks = [load_file(folder / f"{name}_{rank}.safetensors") for rank in (0, 1)]
@@ -47,6 +45,8 @@ def check(folder: Path, mode: str) -> None:
 @pytest.mark.slow
 def test_ddp(tmp_path: Path) -> None:
     check(tmp_path, "ddp")
+    resumed, straight = (load_file(tmp_path / f"{name}_0.safetensors") for name in ("resumed", "s2sam"))
+    assert all(torch.equal(resumed[key], straight[key]) for key in straight)
 
 
 @pytest.mark.slow

@@ -286,7 +286,8 @@ def test_stock_features_stay(tmp_path: Path) -> None:
 
     trainer = build(
         tmp_path, METHODS["s2sam"], max_steps=12, eval_strategy="steps", eval_steps=2, save_strategy="steps",
-        save_steps=2, logging_strategy="steps", logging_steps=1, load_best_model_at_end=True, metric_for_best_model="accuracy",
+        save_steps=2, logging_strategy="steps", logging_steps=1, load_best_model_at_end=True,
+        metric_for_best_model="accuracy",
         build_kwargs={
             "eval_dataset": rows(16), "callbacks": [Watch(), EarlyStoppingCallback(2)],
             "compute_metrics": lambda p: {"accuracy": float((p.predictions.argmax(-1) == p.label_ids).mean())},
@@ -407,7 +408,8 @@ def test_arguments_parse_beside_training_arguments(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("field", "value"),
     [("method", "samm"), ("rho", -0.1), ("rho", float("nan")), ("rho_schedule", "step"), ("num_queries", 0),
-     ("delta", 0.0), ("probe_fraction", 0.0), ("probe_fraction", 1.5), ("reuse_interval", 0), ("batch_norm_pass", "third"),
+     ("delta", 0.0), ("probe_fraction", 0.0), ("probe_fraction", 1.5), ("reuse_interval", 0),
+     ("batch_norm_pass", "third"),
      ("diagnostics_steps", -1), ("direction_seed", -1)],
 )  # fmt: skip
 def test_arguments_are_checked(field: str, value: Any) -> None:

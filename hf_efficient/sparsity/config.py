@@ -94,7 +94,7 @@ class BiDSTConfig(PeftConfig):
     kernel: str = field(default="auto", metadata={"help": f"Linear layers in training: {', '.join(KERNELS)}."})
     target_modules: list[str] | str | None = field(default=None, metadata={"help": "Layers, or 'all-linear'."})
     exclude_modules: list[str] | str | None = field(default=None, metadata={"help": "Layers to leave out."})
-    layers_to_transform: list[int] | int | None = field(default=None, metadata={"help": "Blocks to take."})
+    layers_to_transform: list[int] | None = field(default=None, metadata={"help": "Blocks to take."})
     layers_pattern: list[str] | str | None = field(default=None, metadata={"help": "Name of the list of blocks."})
     train_others: bool | None = field(default=None, metadata={"help": "Train and save everything else too."})
     modules_to_save: list[str] | None = field(default=None, metadata={"help": "Further modules to train and save."})
@@ -105,6 +105,7 @@ class BiDSTConfig(PeftConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         self.peft_type = BIDST
+        self.modules_to_tie: list[str] | None = None  # PEFT reads it; found anew for each model
         if isinstance(self.target_modules, list):
             self.target_modules = set(self.target_modules)  # type: ignore[assignment]  # PEFT wants sets
         if isinstance(self.exclude_modules, list):

@@ -17,6 +17,15 @@ _MODULE_OF = {
     "detach_token_pruner": "hf_efficient.representation.attach",
     "load_token_pruned": "hf_efficient.representation.attach",
     "token_pruner": "hf_efficient.representation.attach",
+    "SAMArguments": "hf_efficient.optimization.arguments",
+    "SAMTrainer": "hf_efficient.optimization.trainer",
+    "S2SAMTrainer": "hf_efficient.optimization.trainer",
+    "ZOSAMTrainer": "hf_efficient.optimization.trainer",
+    "SAMTrainerMixin": "hf_efficient.optimization.trainer",
+    "SAM": "hf_efficient.optimization.optimizer",
+    "S2SAM": "hf_efficient.optimization.optimizer",
+    "ZOSAM": "hf_efficient.optimization.optimizer",
+    "recalibrate_batch_norm": "hf_efficient.optimization.batch_norm",
     "BiDSTConfig": "hf_efficient.sparsity.config",
     "BiDSTModel": "hf_efficient.sparsity.model",
     "BiDSTTrainer": "hf_efficient.sparsity.trainer",
@@ -29,6 +38,10 @@ _MODULE_OF = {
 }
 
 if TYPE_CHECKING:
+    from hf_efficient.optimization.arguments import SAMArguments
+    from hf_efficient.optimization.batch_norm import recalibrate_batch_norm
+    from hf_efficient.optimization.optimizer import S2SAM, SAM, ZOSAM
+    from hf_efficient.optimization.trainer import S2SAMTrainer, SAMTrainer, SAMTrainerMixin, ZOSAMTrainer
     from hf_efficient.representation.attach import (
         attach_token_pruner,
         detach_token_pruner,
@@ -45,12 +58,20 @@ if TYPE_CHECKING:
     from hf_efficient.sparsity.trainer import BiDSTTrainer
 
 __all__ = [
+    "S2SAM",
+    "SAM",
+    "ZOSAM",
     "BiDSTConfig",
     "BiDSTModel",
     "BiDSTTrainer",
     "ReducedTokens",
+    "S2SAMTrainer",
+    "SAMArguments",
+    "SAMTrainer",
+    "SAMTrainerMixin",
     "SparsityCallback",
     "TokenPrunerConfig",
+    "ZOSAMTrainer",
     "__version__",
     "attach_token_pruner",
     "compress",
@@ -58,6 +79,7 @@ __all__ = [
     "detach_token_pruner",
     "load_sparse",
     "load_token_pruned",
+    "recalibrate_batch_norm",
     "reduce_tokens",
     "save_sparse",
     "token_pruner",

@@ -14,6 +14,7 @@ from .families import family_of
 from .inputs import MODALITIES
 from .placeholders import PlaceholderPruner, PrunedProcessor
 from .pruned_model import PrunedBase, PrunedGeneration, TokenPruner
+from .sized_attention import set_size_aware, takes_sizes
 
 
 def attach_token_pruner(
@@ -42,9 +43,11 @@ def attach_token_pruner(
         config = TokenPrunerConfig.from_pretrained(config)
     family = family_of(model)
     _check_pair(model, processor, family)
-    pruner = TokenPruner(config, family)
     base = model.base_model
+    size_aware = bool(config.size_aware) or (config.wants_sizes and takes_sizes(base))
+    pruner = TokenPruner(config, family, size_aware)
     family.source(base, "image", config.importance)  # raises if the encoder has no such importance
+    set_size_aware(base, size_aware)
     mixins: Any = ((base, PrunedBase), (model, PrunedGeneration), (processor, PrunedProcessor))
     for thing, mixin in mixins:
         if not isinstance(thing, Attached):
@@ -61,6 +64,8 @@ def detach_token_pruner(model: Any, processor: Any) -> tuple[Any, Any]:
     Returns:
         The same model and processor.
     """
+    if isinstance(model.base_model, Attached):
+        set_size_aware(model.base_model, False)
     for thing in (model, model.base_model, processor):
         if isinstance(thing, Attached):
             _set_class(thing, thing.stock_class)
@@ -81,6 +86,7 @@ def token_pruner(
     try:
         yield model, processor
     finally:
+        set_size_aware(model.base_model, before[0] is not None and before[0].size_aware)
         for thing, partner, pruner in ((model.base_model, model, before[0]), (processor, None, before[1])):
             if pruner is not None:
                 thing.token_pruner = pruner

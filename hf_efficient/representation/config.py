@@ -47,7 +47,12 @@ class TokenPrunerConfig:
         question_weight: share of relevance to the question in importance, in [0, 1]; 0 is question-agnostic.
         min_group_share: rho of the quotas of tiles or frames inside one unit, in [0, 1]; 0 is no quota.
         positions: position ids of the kept tokens: "compact" (renumbered), "original" (gaps kept), "auto" (what suits
-            the model family).
+            the model family and `size_aware`).
+        size_aware: whether a token that stands for n tokens counts as n in the language model's attention, which must
+            be sdpa or eager then. None: with ITG where the model's attention can, with no other method.
+        lloyd_steps: steps of ITG's clustering, >= 0; 0 merges every token into the nearest that ID-Pruner keeps.
+        centroid_share: beta of ITG, in [0, 1]: 1 makes each token the mean of its cluster, 0 the real token nearest to
+            that mean.
 
     Raises:
         ValueError: a field is outside of what is said above; the message names field, value and fix.
@@ -67,6 +72,11 @@ class TokenPrunerConfig:
     question_weight: float = field(default=0.0, metadata={"help": "Share of question relevance in importance, 0 to 1."})
     min_group_share: float = field(default=0.0, metadata={"help": "Share of the budget guaranteed to tiles or frames."})
     positions: str = field(default="auto", metadata={"help": f"Position ids of kept tokens: {', '.join(POSITIONS)}."})
+    size_aware: bool | None = field(
+        default=None, metadata={"help": "Let attention count a token as often as it stands for one; default: with ITG."}
+    )
+    lloyd_steps: int = field(default=5, metadata={"help": "Steps of ITG's clustering."})
+    centroid_share: float = field(default=0.75, metadata={"help": "Share of the mean in ITG's tokens, 0 to 1."})
 
     def __post_init__(self) -> None:
         from .selection import METHODS  # here, since it imports torch
@@ -75,9 +85,18 @@ class TokenPrunerConfig:
         _check_choice("importance", self.importance, IMPORTANCES)
         _check_choice("kernel", self.kernel, KERNELS)
         _check_choice("positions", self.positions, POSITIONS)
-        for name in ("importance_weight", "coverage_mix", "question_weight", "min_group_share"):
+        for name in ("importance_weight", "coverage_mix", "question_weight", "min_group_share", "centroid_share"):
             _check_share(name, getattr(self, name))
+        if self.size_aware is not None and not isinstance(self.size_aware, bool):
+            raise ValueError(f"size_aware={self.size_aware!r} is no answer; expected True, False or None (by method).")
+        if isinstance(self.lloyd_steps, bool) or not isinstance(self.lloyd_steps, int) or self.lloyd_steps < 0:
+            raise ValueError(f"lloyd_steps={self.lloyd_steps!r} is no number of steps; expected an int >= 0.")
         _check_budget(self.budget)
+
+    @property
+    def wants_sizes(self) -> bool:
+        """Whether attention shall count tokens by what they stand for, if it can."""
+        return self.method == "itg" if self.size_aware is None else self.size_aware
 
     def tokens_to_keep(self, n: int) -> int:
         """Number of tokens K kept of a unit of `n`: the one place where it is computed.

@@ -12,9 +12,11 @@ from torch import Tensor
 from .config import TokenPrunerConfig
 from .families.family import Family, Pictures, Unit
 from .importance import shares
-from .reduce import reduce_tokens, select_order, token_importance
+from .reduce import nearest_kept, reduce_tokens, select_order, token_importance
+from .selection import GENERATORS
 from .selection.id_pruner import coverage_weights
 from .selection.kernel import TokenKernel
+from .selection.mixture import Mixture, mass
 
 
 @dataclass
@@ -28,6 +30,10 @@ class KeptUnit:
         importance_retained: scalar in [0, 1], share of the importance that the kept tokens hold.
         coverage: scalar in [0, 1], how well the kept tokens stand for all.
         grid: rows and columns of the N tokens, None where they form no raster.
+        assignment: (N,) long, which of the K tokens stands for each of the N; None where nothing is assigned.
+        mass: (K,) float32, how many tokens each of the K stands for; None where nothing is assigned.
+        mixture: how generated tokens were made, as a batch of one; None where tokens were selected, and `indices` are
+            then those tokens, else the places that the generated ones take.
     """
 
     modality: str
@@ -36,6 +42,15 @@ class KeptUnit:
     importance_retained: Tensor
     coverage: Tensor
     grid: tuple[int, int] | None
+    assignment: Tensor | None = None
+    mass: Tensor | None = None
+    mixture: Mixture | None = None
+
+    def tokens(self, features: Tensor) -> Tensor:
+        """The K tokens (K, D) of one level of the unit's features (N, D)."""
+        if len(self.indices) == len(features):
+            return features
+        return features[self.indices] if self.mixture is None else self.mixture.of(features.unsqueeze(0)).squeeze(0)
 
 
 def encode(
@@ -87,7 +102,7 @@ def split(container: Any, units: list[Unit]) -> list[Tensor]:
 
 def repack(container: Any, units: list[Unit], features: list[Tensor], kept: list[KeptUnit]) -> Any:
     """The kept tokens in a container like the one they came in: tensor, list or tuple of whole units."""
-    tokens = [x if len(k.indices) == len(x) else x[k.indices] for x, k in zip(features, kept, strict=True)]
+    tokens = [unit.tokens(x) for x, unit in zip(features, kept, strict=True)]
     if isinstance(container, Tensor):
         return torch.stack(tokens)
     pieces, at = [], 0
@@ -129,35 +144,78 @@ def choose(
         stack = torch.stack([features[i].detach() for i in members])
         weights = None if scores is None else torch.stack([scores[i] for i in members]).to(stack.device)
         asked = None if query is None else query[members].to(stack.device)
-        indices, retained, coverage = choose_alike(stack, unit, weights, asked, config)
-        for row, i in enumerate(members):
-            kept[i] = KeptUnit(modality, unit.n, indices[row], retained[row], coverage[row], units[i].grid)
+        for i, one in zip(members, choose_alike(stack, unit, weights, asked, config, modality), strict=True):
+            kept[i] = replace(one, grid=units[i].grid)
     return kept
 
 
 @torch.no_grad()
 def choose_alike(
-    features: Tensor, unit: Unit, scores: Tensor | None, query: Tensor | None, config: TokenPrunerConfig
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Kept indices (U, K), importance retained (U,) and coverage (U,) of units (U, N, D) of one layout."""
+    features: Tensor,
+    unit: Unit,
+    scores: Tensor | None,
+    query: Tensor | None,
+    config: TokenPrunerConfig,
+    modality: str,
+) -> list[KeptUnit]:
+    """What to keep of units (U, N, D) of one layout."""
     k, n = config.tokens_to_keep(unit.n), unit.n
     if k == n:  # nothing to choose, and the greedy loop would be at its longest
-        every = torch.arange(n, device=features.device).expand(len(features), -1)
-        return every, *torch.ones(2, len(features), device=features.device)
+        every, one = torch.arange(n, device=features.device), torch.ones((), device=features.device)
+        ones = torch.ones(n, device=features.device)
+        return [KeptUnit(modality, n, every, one, one, unit.grid, every, ones) for _ in features]
     groups = None if unit.groups is None else unit.groups.to(features.device)
-    if unit.newline is None:
-        reduced = reduce_tokens(features, config, scores, query, groups)
-        return reduced.indices, reduced.report.importance_retained, reduced.report.coverage
-    tokens = (~unit.newline).nonzero().squeeze(1).to(features.device)
-    features = features[:, tokens]
+    if unit.newline is not None:
+        return choose_with_breaks(features, unit, scores, query, groups, config, modality)
+    reduced = reduce_tokens(features, config, scores, query, groups)
+    columns = (reduced.indices, reduced.report.importance_retained, reduced.report.coverage)
+    kept = [KeptUnit(modality, n, *row, unit.grid) for row in zip(*columns, strict=True)]
+    for u, one in enumerate(kept):
+        if reduced.assignment is not None and reduced.mass is not None:
+            one.assignment, one.mass = reduced.assignment[u], reduced.mass[u]
+        one.mixture = None if reduced.mixture is None else reduced.mixture.unit(u)
+    return kept
+
+
+def choose_with_breaks(
+    features: Tensor,
+    unit: Unit,
+    scores: Tensor | None,
+    query: Tensor | None,
+    groups: Tensor | None,
+    config: TokenPrunerConfig,
+    modality: str,
+) -> list[KeptUnit]:
+    """`choose_alike` for units whose rows end with a line-break token, which is kept where a token of its row is."""
+    assert unit.row is not None
+    assert unit.newline is not None
+    k, n = config.tokens_to_keep(unit.n), unit.n
+    row, newline = unit.row.to(features.device), unit.newline.to(features.device)
+    tokens = (~newline).nonzero().squeeze(1)
+    inner = features[:, tokens]
     scores = None if scores is None else scores[:, tokens]
     groups = None if groups is None else groups[tokens]
-    order = select_order(features, replace(config, budget=min(k, len(tokens))), scores, query, groups)
-    assert unit.row is not None
-    mask = keep_rows(tokens[order], unit.row.to(features.device), unit.newline.to(features.device), k)
+    seeds = "id_pruner" if config.method in GENERATORS else config.method
+    order = select_order(inner, replace(config, method=seeds, budget=min(k, len(tokens))), scores, query, groups)
+    mask = keep_rows(tokens[order], row, newline, k)
+    mixtures: list[Mixture | None] = [None] * len(features)
+    if config.method in GENERATORS:
+        for u, count in enumerate(mask[:, tokens].sum(1).tolist()):
+            part = lambda values, u=u: None if values is None else values[u : u + 1]  # noqa: E731
+            made = reduce_tokens(inner[u : u + 1], replace(config, budget=count), part(scores), part(query), groups)
+            mixture = made.mixture or Mixture(made.indices, made.indices, torch.ones_like(inner[:1, :, 0]))
+            mixtures[u] = mixture.with_breaks(tokens, row, newline, k)
+            mask[u] = torch.zeros_like(mask[u]).scatter(0, mixtures[u].anchors[0], True)
     indices = mask.byte().sort(dim=1, descending=True, stable=True).indices[:, :k].sort(dim=1).values
-    weights = token_importance(features.float(), config, scores, query, None)
-    return indices, *meters(features.float(), mask[:, tokens], weights, config)
+    weights = token_importance(inner.float(), config, scores, query, None)
+    columns = (indices, *meters(inner.float(), mask[:, tokens], weights, config))
+    kept = [KeptUnit(modality, n, *values, unit.grid) for values in zip(*columns, strict=True)]
+    for one, x, made_of in zip(kept, features, mixtures, strict=True):
+        one.mixture = made_of
+        if made_of is not None or config.size_aware:
+            one.assignment = nearest_kept(x[None], one.indices[None])[0] if made_of is None else made_of.assignment[0]
+            one.mass = mass(one.assignment[None], k)[0]
+    return kept
 
 
 def meters(features: Tensor, kept: Tensor, importance: Tensor, config: TokenPrunerConfig) -> tuple[Tensor, Tensor]:

@@ -178,8 +178,11 @@ def text_positions(mask: Tensor) -> Tensor:
     return (mask.cumsum(-1) - 1).masked_fill(mask == 0, 0)
 
 
-def keeps_positions(family: Family, config: TokenPrunerConfig) -> bool:
+def keeps_positions(family: Family, config: TokenPrunerConfig, size_aware: bool = False) -> bool:
     """Whether kept tokens keep the positions of the unpruned prompt.
+
+    On LLaVA-1.5 renumbered positions do better without size-aware attention and kept ones with it (RESTORE, ICML 2026),
+    so "auto" takes those pairs.
 
     Raises:
         ValueError: the config asks for compact positions in a family that has none.
@@ -189,7 +192,7 @@ def keeps_positions(family: Family, config: TokenPrunerConfig) -> bool:
             f"positions='compact' has no meaning for {family.processor[: -len('Processor')]}: its positions are (time, "
             "height, width) of the picture, and are kept. Use positions='auto' or 'original'."
         )
-    return family.mrope or config.positions == "original"
+    return family.mrope or config.positions == "original" or (config.positions == "auto" and size_aware)
 
 
 def prune_inputs(model: Any, inputs: Any, config: TokenPrunerConfig) -> dict[str, Any]:
@@ -210,6 +213,11 @@ def prune_inputs(model: Any, inputs: Any, config: TokenPrunerConfig) -> dict[str
     base, family = model.base_model, family_of(model)
     if hasattr(base, "token_pruner"):
         raise ValueError("The model has a token pruner attached and prunes by itself; detach it, or call it directly.")
+    if config.size_aware:
+        raise ValueError(
+            "size_aware=True changes the model's attention, not its inputs alone: use attach_token_pruner(model, "
+            "processor, config), or set size_aware=False."
+        )
     keeps = keeps_positions(family, config)
     inputs = {k: v for k, v in inputs.items() if v is not None}
     prompt = Prompt.of(base, inputs["input_ids"], inputs.get("attention_mask"))

@@ -15,6 +15,7 @@ from .config import TokenPrunerConfig
 from .families.family import PIXELS, Family, Pictures, Unit
 from .features import KeptUnit, encode
 from .inputs import MODALITIES, Prompt, check_placeholders, keeps_positions, pictures_of, restore
+from .sized_attention import note_sizes, size_own_mask
 
 
 class TokenPruner:
@@ -22,18 +23,21 @@ class TokenPruner:
 
     Attributes:
         config: the `TokenPrunerConfig` in force.
+        size_aware: whether the language model's attention counts tokens by what they stand for.
         last: a `KeptUnit` for every unit of the latest call with pictures or videos, in the order of their features.
     """
 
-    def __init__(self, config: TokenPrunerConfig, family: Family) -> None:
+    def __init__(self, config: TokenPrunerConfig, family: Family, size_aware: bool) -> None:
         self.config = config
         self.family = family
-        self.keeps_positions = keeps_positions(family, config)
+        self.size_aware = size_aware
+        self.keeps_positions = keeps_positions(family, config, size_aware)
         self.last: list[KeptUnit] = []
         self.prompt: Prompt | None = None  # of the call that is under way
         self.kept: dict[str, list[KeptUnit]] = {}  # of the call that is under way
         self.shift: Tensor | None = None  # (B, 1) how far positions run ahead of the cache, as rope_deltas of M-RoPE
         self.encoding = False
+        self.generating = False  # generate() notes sizes of whole prompts, which its calls of forward take apart
 
     @property
     def keeps_text_positions(self) -> bool:
@@ -65,7 +69,15 @@ class TokenPruner:
             check_placeholders(prompt, pictures.modality, self.family.units(pictures), self.config)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "last": [], "prompt": None, "kept": {}, "shift": None, "encoding": False}
+        return {
+            **self.__dict__,
+            "last": [],
+            "prompt": None,
+            "kept": {},
+            "shift": None,
+            "encoding": False,
+            "generating": False,
+        }
 
 
 class PrunedGeneration(Saved):
@@ -76,6 +88,14 @@ class PrunedGeneration(Saved):
     def _pruner_config(self) -> TokenPrunerConfig:
         config: TokenPrunerConfig = self.base_model.token_pruner.config
         return config
+
+    def generate(self, *args: Any, **kwargs: Any) -> Any:
+        stock: Any = super()
+        self.base_model.token_pruner.generating = True
+        try:
+            return stock.generate(*args, **kwargs)
+        finally:
+            self.base_model.token_pruner.generating = False
 
     def _prepare_position_ids_for_generation(self, inputs_tensor: Tensor, model_kwargs: dict[str, Any]) -> Tensor:
         stock: Any = super()
@@ -119,7 +139,16 @@ class PrunedGeneration(Saved):
         ids = prompt_ids(inputs_tensor, model_kwargs)
         if ids is not None:
             self._encode_prompt(ids, model_kwargs)
+            self._note_sizes(ids, model_kwargs)
         return stock._maybe_prepare_encoder_kwargs_for_generation(inputs_tensor, model_kwargs, *args, **kwargs)
+
+    def _note_sizes(self, ids: Tensor, model_kwargs: dict[str, Any]) -> None:
+        """What the tokens of the whole prompt stand for, before beams and chunks take it apart."""
+        base, past, mask = self.base_model, cached_length(model_kwargs), model_kwargs.get("attention_mask")
+        if base.token_pruner.size_aware:
+            if past and (mask is None or mask.shape[1] == ids.shape[1]):
+                ids = ids[:, past:]
+            note_sizes(base, Prompt.of(base, ids, None), kept_units(model_kwargs.get("mm_encoder_outputs")), past)
 
     def _encode_prompt(self, ids: Tensor, model_kwargs: dict[str, Any]) -> bool:
         """Encode what pixels there are, in place in `model_kwargs`; whether there were any."""
@@ -232,6 +261,8 @@ def pruned_forward(stock: Callable[..., Any]) -> Callable[..., Any]:
         if call.get("input_ids") is not None and not given and any(call.get(p) is not None for p in ALL_PIXELS):
             encode_call(self, call)
         kept = kept_units(call.get("mm_encoder_outputs"))
+        if pruner.size_aware and not pruner.generating:
+            size_call(self, call, kept)
         if pruner.keeps_text_positions and (kept or call.get("position_ids") is None):
             number_call(self, call, kept)
         if not (kept and pruner.family.mrope):
@@ -261,6 +292,14 @@ def encode_call(base: Any, call: dict[str, Any]) -> None:
     for name in ALL_PIXELS:
         call.pop(name, None)
     call["mm_encoder_outputs"] = outputs
+
+
+@torch.compiler.disable
+def size_call(base: Any, call: dict[str, Any], kept: dict[str, list[KeptUnit]]) -> None:
+    """Tell attention what the tokens of a forward call stand for; in place where the call brings its own mask."""
+    if call.get("input_ids") is not None:
+        note_sizes(base, Prompt.of(base, call["input_ids"], None), kept, cached_length(call))
+    call["attention_mask"] = size_own_mask(base, call.get("attention_mask"))
 
 
 @torch.compiler.disable

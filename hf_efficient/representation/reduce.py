@@ -10,8 +10,10 @@ from torch import Tensor
 
 from .config import TokenPrunerConfig
 from .importance import distinctiveness, norms, relevance, shares
-from .selection import METHODS, id_pruner
+from .selection import GENERATORS, SELECTORS, id_pruner
+from .selection.itg import cluster_weights
 from .selection.kernel import TokenKernel
+from .selection.mixture import Mixture, mass, nearest
 
 
 @dataclass
@@ -23,12 +25,16 @@ class SelectionReport:
         coverage: (B,) importance-weighted mean similarity of every token to its nearest kept one, in [0, 1].
         num_tokens: N.
         kept: K.
+        reconstruction_error: (B,) importance-weighted squared distance of every token to the one that stands for it,
+            relative to the variance; None where no token is assigned. Of generated tokens the two meters above tell
+            what their anchors hold.
     """
 
     importance_retained: Tensor
     coverage: Tensor
     num_tokens: int
     kept: int
+    reconstruction_error: Tensor | None = None
 
 
 @dataclass
@@ -36,11 +42,13 @@ class ReducedTokens:
     """K tokens in place of N.
 
     Args:
-        tokens: (B, K, D) in the dtype of the input; gradients flow to the kept tokens.
-        indices: (B, K) long, rising positions of the kept tokens.
-        assignment: (B, N) long or None: which of the K tokens stands for each of the N.
-        mass: (B, K) or None: how many tokens each of the K stands for.
+        tokens: (B, K, D) in the dtype of the input; gradients flow to the tokens they are made of.
+        indices: (B, K) long, rising positions of the kept tokens, or of the anchors of generated ones.
+        assignment: (B, N) long or None: which of the K tokens stands for each of the N. For methods that select, only
+            with `config.size_aware`: the nearest kept token.
+        mass: (B, K) float32 or None: how many tokens each of the K stands for.
         report: see `SelectionReport`.
+        mixture: how the tokens were made, None where they were selected. Makes tokens of other levels of features.
     """
 
     tokens: Tensor
@@ -48,6 +56,17 @@ class ReducedTokens:
     assignment: Tensor | None
     mass: Tensor | None
     report: SelectionReport
+    mixture: Mixture | None = None
+
+    def unpool(self) -> Tensor:
+        """(B, N, D): for every token the one that stands for it, as dense tasks need.
+
+        Raises:
+            ValueError: there is no assignment.
+        """
+        if self.assignment is None:
+            raise ValueError("These tokens were selected without an assignment; set size_aware=True to get one.")
+        return self.tokens.gather(1, self.assignment.unsqueeze(-1).expand(-1, -1, self.tokens.shape[-1]))
 
 
 def reduce_tokens(
@@ -71,18 +90,52 @@ def reduce_tokens(
         valid: (B, N) bool or None: tokens that may be kept (False: padding, line breaks).
 
     Returns:
-        The kept tokens in order of position, their positions, and the report.
+        The kept or generated tokens in order of position, their positions, and the report.
 
     Raises:
         ValueError: shapes do not fit, values are not finite, importance is negative or missing, or fewer valid tokens
             than the budget.
     """
     choice = _choose(features, config, importance, query, groups, valid, in_order=False)
-    indices = choice.order.sort(dim=1).values
-    k, n, width = indices.shape[1], *features.shape[1:]
-    tokens = features if k == n else features.gather(1, indices.unsqueeze(-1).expand(-1, -1, width))
+    k, n, width = choice.order.shape[1], *features.shape[1:]
+    if choice.mixture is not None:
+        mixture, indices, assignment = choice.mixture, choice.mixture.anchors, choice.mixture.assignment
+        tokens = mixture.of(features)
+    else:
+        mixture, indices, assignment = None, choice.order.sort(dim=1).values, None
+        tokens = features if k == n else features.gather(1, indices.unsqueeze(-1).expand(-1, -1, width))
+        if config.size_aware or config.method in GENERATORS:  # a generator gets here where there is nothing to merge
+            assignment = nearest_kept(features, indices)
     report = _report(choice, config, valid)
-    return ReducedTokens(tokens, indices, None, None, report)
+    if assignment is None:
+        return ReducedTokens(tokens, indices, None, None, report)
+    report.reconstruction_error = reconstruction_error(features, tokens, assignment, choice.importance, valid)
+    return ReducedTokens(tokens, indices, assignment, mass(assignment, k, valid), report, mixture)
+
+
+@torch.no_grad()
+def nearest_kept(features: Tensor, indices: Tensor) -> Tensor:
+    """The kept token nearest to each token of features (B, N, D): (B, N) long in [0, K), of indices (B, K) long."""
+    own = torch.arange(indices.shape[1], device=features.device).expand_as(indices)
+    if indices.shape[1] == features.shape[1]:
+        return own
+    with torch.autocast(features.device.type, enabled=False):
+        x = features.float()
+        kept = x.gather(1, indices.unsqueeze(-1).expand(-1, -1, x.shape[-1]))
+        return nearest(x, kept).scatter(1, indices, own)
+
+
+@torch.no_grad()
+def reconstruction_error(
+    features: Tensor, tokens: Tensor, assignment: Tensor, importance: Tensor, valid: Tensor | None
+) -> Tensor:
+    """sum_i w_i |x_i - z_a(i)|² / sum_i w_i |x_i - mean|² with ITG's weights w: (B,) float32, 0 if all is kept."""
+    x, weights = features.float(), cluster_weights(importance, valid)
+    weights = (weights / weights.sum(1, keepdim=True)).unsqueeze(-1)
+    stand_in = tokens.float().gather(1, assignment.unsqueeze(-1).expand_as(x))
+    spread = (weights * (x - (weights * x).sum(1, keepdim=True)).square()).sum((1, 2))
+    lost = (weights * (x - stand_in).square()).sum((1, 2))
+    return lost / torch.where(spread > 0, spread, 1)
 
 
 def select_order(
@@ -93,7 +146,10 @@ def select_order(
     groups: Tensor | None = None,
     valid: Tensor | None = None,
 ) -> Tensor:
-    """The choice of `reduce_tokens` alone, (B, K) long in the order taken. Arguments and errors as there."""
+    """The choice of `reduce_tokens` alone, (B, K) long in the order taken. Arguments and errors as there.
+
+    Of methods that generate: the places of their tokens, rising.
+    """
     return _choose(features, config, importance, query, groups, valid).order
 
 
@@ -104,6 +160,7 @@ class _Choice(NamedTuple):
     importance: Tensor
     coverage: Tensor | None
     kernel: TokenKernel
+    mixture: Mixture | None = None
 
 
 @torch.no_grad()
@@ -131,7 +188,10 @@ def _choose(
             order, covered = id_pruner.select_and_cover(kernel, p, k, config, groups=groups, valid=valid)
             known = covered.sum(1) / (1 - config.importance_weight) if config.importance_weight < 1 else None
             return _Choice(order, p, known, kernel)
-        return _Choice(METHODS[config.method](x, p, k, config, groups=groups, valid=valid), p, None, kernel)
+        if config.method in GENERATORS:
+            mixture = GENERATORS[config.method](x, p, k, config, groups=groups, valid=valid)
+            return _Choice(mixture.anchors, p, None, kernel, mixture)
+        return _Choice(SELECTORS[config.method](x, p, k, config, groups=groups, valid=valid), p, None, kernel)
 
 
 def token_importance(

@@ -86,7 +86,7 @@ def test_demo_writes_table_figures_and_pictures(
     stock, *others = results["rows"]
     assert stock["prefill_ratio"] == 1.0
     for row in others:
-        saved = 2 * 2 * 2 * 16 * 4 * (144 - row["visual_tokens"])  # keys and values, layers, heads, width, float32
+        saved = 2 * 4 * 6 * 32 * 4 * (144 - row["visual_tokens"])  # keys and values, layers, heads, width, float32
         assert stock["kv_cache_bytes"] - row["kv_cache_bytes"] == saved
         assert set(row["family_accuracy"]) == {"at", "exists", "list"}
     assert "12 questions about 4 pictures" in printed

@@ -35,12 +35,14 @@ _MODULE_OF = {
     "decompress": "hf_efficient.sparsity.compact",
     "load_sparse": "hf_efficient.sparsity.checkpoint",
     "save_sparse": "hf_efficient.sparsity.checkpoint",
+    "sharpness": "hf_efficient.optimization.sharpness",
 }
 
 if TYPE_CHECKING:
     from hf_efficient.optimization.arguments import SAMArguments
     from hf_efficient.optimization.batch_norm import recalibrate_batch_norm
     from hf_efficient.optimization.optimizer import S2SAM, SAM, ZOSAM
+    from hf_efficient.optimization.sharpness import sharpness
     from hf_efficient.optimization.trainer import S2SAMTrainer, SAMTrainer, SAMTrainerMixin, ZOSAMTrainer
     from hf_efficient.representation.attach import (
         attach_token_pruner,
@@ -82,6 +84,7 @@ __all__ = [
     "recalibrate_batch_norm",
     "reduce_tokens",
     "save_sparse",
+    "sharpness",
     "token_pruner",
     "train_sparsely",
 ]

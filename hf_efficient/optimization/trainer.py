@@ -127,7 +127,7 @@ class SAMTrainerMixin:
         if abs(weights.distance - rho) > 0.05 * rho and any(p.dtype.itemsize < 4 for p in weights.parameters):
             self._warn_once(
                 "swallowed",
-                f"16-bit weights moved by {weights.distance:.3g} instead of rho={rho:.3g}: they cannot hold most of the "
+                f"16-bit weights moved by {weights.distance:.3g} instead of rho={rho:.3g}: they cannot hold most "
                 "changes. Use SAMArguments(upcast=True) with bf16=True or fp16=True, or a larger rho.",
             )
 

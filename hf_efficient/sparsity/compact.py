@@ -93,6 +93,7 @@ class _Product(torch.autograd.Function):
     def forward(ctx: Any, values: Tensor, x: Tensor, pattern: Pattern, weight: SparseWeight) -> Tensor:
         ctx.pattern, ctx.weight = pattern, weight
         ctx.save_for_backward(values, x)
+        weight.start_collecting()
         return multiply(pattern.matrix(values), x)
 
     @staticmethod

@@ -117,6 +117,9 @@ class BiDSTModel(BaseTuner):
         if adapter_name not in self.active_adapters:
             layer.requires_grad_(False)  # an additional adapter is not trainable by itself
         self._replace_module(parent, target_name, layer, target)
+        if isinstance(parent, nn.TransformerEncoderLayer):
+            # torch's inference path reads the weights without calling the layers; without this mark it is not taken
+            parent.activation_relu_or_gelu = 0
 
     def _update(self, layer: BiDSTLayer, adapter_name: str, key: str, config: BiDSTConfig) -> None:
         layer.update_layer(adapter_name, key, self._living[key], config)

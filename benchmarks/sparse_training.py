@@ -6,12 +6,13 @@ MEST, BiDST, and BiDST with S2-SAM and ZO-SAM. All get the same data, epochs, le
 first topology; a seed fixes initial weights and the order of batches for all methods alike.
 
 Each run is written to `results/sparse_training/runs.json` when it ends, and not done again: the same command goes on
-where it stopped, and makes table and plot of whatever runs there are. Accuracy is that of the last epoch on the test set;
-no run is chosen by it. Training FLOPs are counted from densities and steps, not measured. Mask work is measured: seconds
-spent on scores and exchanges, and on copying the gradients they read.
+where it stopped, and makes table and plot of whatever runs there are. Accuracy is that of the last epoch on the test
+set; no run is chosen by it. Training FLOPs are counted from densities and steps, not measured. Mask work is measured:
+seconds spent on scores and exchanges, and on copying the gradients they read.
 """
 
 import argparse
+import itertools
 import json
 import math
 import os
@@ -97,14 +98,16 @@ def words(name: str, size: int = 4000) -> Callable[[], Data]:
 def mlp(*sizes: int) -> nn.Module:
     """Linear layers with ReLU between."""
     layers: list[nn.Module] = []
-    for i, o in zip(sizes, sizes[1:]):
+    for i, o in itertools.pairwise(sizes):
         layers += [nn.Linear(i, o), nn.ReLU()]
     return nn.Sequential(*layers[:-1])
 
 
 TASKS = {
     "mlp": Task(fashion(30_000, (784,)), lambda: mlp(784, 300, 100, 10), "[02]", epochs=6),
-    "resnet": Task(fashion(10_000, (1, 28, 28)), SmallResNet, r"stages\.(.*conv\d|[12]\.shortcut)", epochs=6, interval=50),
+    "resnet": Task(
+        fashion(10_000, (1, 28, 28)), SmallResNet, r"stages\.(.*conv\d|[12]\.shortcut)", epochs=6, interval=50
+    ),
     "vit": Task(fashion(10_000, (1, 28, 28)), SmallViT, r"layers\..*linear\d", epochs=12, interval=50),
     "r52": Task(words("reuters_r52"), lambda: mlp(4000, 256, 128, 52), "[02]", epochs=12, batch=64),
     "newsgroups": Task(words("newsgroups"), lambda: mlp(4000, 256, 128, 20), "[02]", epochs=10, batch=64),
@@ -157,7 +160,7 @@ def run(task: Task, data: Data, method: str, sparsity: float, seed: int) -> dict
         recalibrate_batch_norm(model, [x[b] for b in torch.arange(len(x)).split(500)[:10]])
     model.eval()
     with torch.no_grad():
-        right = sum(int((model(a).argmax(1) == b).sum()) for a, b in zip(x_test.split(500), y_test.split(500)))
+        right = sum(int((model(x_test[b]).argmax(1) == y_test[b]).sum()) for b in torch.arange(len(y_test)).split(500))
     result: dict[str, Any] = {"accuracy": 100 * right / len(x_test), "seconds": seconds, "steps": steps}
     result["flops"] = count_flops(model, x[:1], task, steps, training)
     if training is not None:
@@ -210,7 +213,11 @@ def table(runs: dict[str, dict[str, Any]]) -> str:
     for task in dict.fromkeys(key.split()[0] for key in runs):
         sparsities = sorted({float(key.split()[2]) for key in runs if key.split()[0] == task} - {0.0})
         heads = [f"{s:.0%} sparse" for s in sparsities]
-        lines += [f"**{task}**", "", "| method | " + " | ".join(heads) + " | seeds | FLOPs of dense | s | mask work, s |"]
+        lines += [
+            f"**{task}**",
+            "",
+            "| method | " + " | ".join(heads) + " | seeds | FLOPs of dense | s | mask work, s |",
+        ]
         lines.append("|---" * (len(heads) + 5) + "|")
         for method in METHODS:
             columns = [accuracies(runs, task, method, s) for s in (sparsities if method != "dense" else [0.0])]
@@ -239,7 +246,7 @@ def plot(runs: dict[str, dict[str, Any]], path: Path) -> None:
     """Accuracy over sparsity: a panel per task, a line per method, bars of one standard error."""
     tasks = list(dict.fromkeys(key.split()[0] for key in runs))
     figure, panels = plt.subplots(1, len(tasks), figsize=(5 * len(tasks), 4), layout="constrained", squeeze=False)
-    for task, axes in zip(tasks, panels[0]):
+    for task, axes in zip(tasks, panels[0], strict=True):
         for method in METHODS:
             points = [(s, accuracies(runs, task, method, s)) for s in (0.0, *SPARSITIES)]
             points = [(s, a) for s, a in points if a]

@@ -18,7 +18,9 @@ from torch import Tensor, nn
 
 from .weight import SparseWeight
 
-warnings.filterwarnings("ignore", message="Sparse CSR tensor support is in beta")  # known, and said once per process
+with warnings.catch_warnings():  # torch says once per process that CSR tensors are in beta: now
+    warnings.simplefilter("ignore")
+    torch.sparse_csr_tensor([0, 1], [0], [1.0], (1, 1), check_invariants=False)
 
 BLOCK = 512  # activations multiplied at once
 SMALLEST = 2**14  # below so many places a layer is never worth it

@@ -12,7 +12,8 @@ from peft import get_peft_model, get_peft_model_state_dict, set_peft_model_state
 from torch import nn
 
 from hf_efficient import S2SAM, ZOSAM, BiDSTConfig, train_sparsely
-from hf_efficient.sparsity import bitmap, moments
+from hf_efficient.sparsity import moments
+from hf_efficient.sparsity import places as bits
 from hf_efficient.sparsity.layer import BiDSTLayer
 from hf_efficient.sparsity.topology import SET, BiDST, RigL, Static
 from hf_efficient.sparsity.training import SparseTraining
@@ -193,7 +194,7 @@ def test_report_counts_what_happened() -> None:
     assert report["mask_iou"] == pytest.approx(int((now & last).sum()) / int((now | last).sum()))
     assert report["itop_rate"] == pytest.approx(len(seen) / 100)
     assert 0 < report["mask_time_share"] < 1
-    assert bitmap.unpack(training.state["ever"]["w"], 100).sum() == len(seen)
+    assert bits.unpack(training.state["ever"]["w"], 100).sum() == len(seen)
 
 
 @TOPOLOGIES

@@ -398,7 +398,7 @@ def test_quantised_layers_are_refused() -> None:
 
 def test_names_that_peft_would_confuse_are_refused() -> None:
     model = nn.ModuleDict({"a_norm_x": nn.Linear(8, 8), "x": nn.LayerNorm(8)})
-    with pytest.raises(ValueError, match="'x'.*'a_norm_x'.*train_others=False"):
+    with pytest.raises(ValueError, match=r"'x'.*'a_norm_x'.*train_others=False"):
         get_peft_model(model, BiDSTConfig(sparsity=0.5, target_modules=["a_norm_x"]))
 
 
@@ -408,7 +408,9 @@ def test_mixed_adapters_are_refused_by_peft() -> None:
 
 
 def test_config_goes_through_files_parsers_and_copies(tmp_path: Path) -> None:
-    config = BiDSTConfig(sparsity=0.9, target="delta", topology="rigl", target_modules=["q_proj"], task_type="CAUSAL_LM")
+    config = BiDSTConfig(
+        sparsity=0.9, target="delta", topology="rigl", target_modules=["q_proj"], task_type="CAUSAL_LM"
+    )
     config.save_pretrained(tmp_path)
     again = PeftConfig.from_pretrained(tmp_path)
     assert {**again.to_dict(), "target_modules": None} == {**config.to_dict(), "target_modules": None}

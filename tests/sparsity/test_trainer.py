@@ -1,4 +1,4 @@
-"""Sparse training under the HF Trainer: what moves, what is logged, and that a killed run goes on as if nothing had been."""
+"""Sparse training under the HF Trainer: what moves, what is logged, and that a killed run goes on as it was."""
 
 import os
 import subprocess

@@ -69,7 +69,10 @@ class BiDSTModel(BaseTuner):
     def _save_others(self, config: BiDSTConfig, modules: dict[str, nn.Module]) -> None:
         """Name all modules with parameters of their own that are not targeted: they are trained and saved."""
         names: list[str] = []
+        tied = self._get_module_names_tied_with_embedding() or []
         for key, module in modules.items():
+            if key in tied:
+                continue  # PEFT ties it to the copy of the embedding that trains
             own = any(True for _ in module.parameters(recurse=False))
             covered = any(key == name or key.startswith(f"{name}.") for name in names)
             if own and not key:
@@ -89,7 +92,10 @@ class BiDSTModel(BaseTuner):
                 )
         known = list(config.modules_to_save or [])
         config.modules_to_save = known + [name for name in names if name not in known] or None
-        config.ensure_weight_tying = config.ensure_weight_tying or bool(self._get_module_names_tied_with_embedding())
+        config.ensure_weight_tying = config.ensure_weight_tying or bool(tied)
+
+    def _add_modules_to_save_to_tie(self, config: BiDSTConfig, tied_weight_keys: list[str]) -> None:
+        config.modules_to_tie = tied_weight_keys
 
     def _create_and_replace(
         self,
@@ -111,6 +117,9 @@ class BiDSTModel(BaseTuner):
         if adapter_name not in self.active_adapters:
             layer.requires_grad_(False)  # an additional adapter is not trainable by itself
         self._replace_module(parent, target_name, layer, target)
+        if isinstance(parent, nn.TransformerEncoderLayer):
+            # torch's inference path reads the weights without calling the layers; without this mark it is not taken
+            parent.activation_relu_or_gelu = 0
 
     def _update(self, layer: BiDSTLayer, adapter_name: str, key: str, config: BiDSTConfig) -> None:
         layer.update_layer(adapter_name, key, self._living[key], config)

@@ -11,7 +11,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from . import bitmap, moments
+from . import moments
+from . import places as bits
 from .topology import Topology
 from .weight import SparseWeight
 
@@ -106,7 +107,7 @@ class SparseTraining:
         """
         alive = sum(len(weight.indices) for weight in self.weights.values())
         places = sum(weight.numel for weight in self.weights.values())
-        ever = sum(int(bitmap.unpack(self.state["ever"][n], w.numel).sum()) for n, w in self.weights.items())
+        ever = sum(int(bits.unpack(self.state["ever"][n], w.numel).sum()) for n, w in self.weights.items())
         collecting = sum(weight.seconds for weight in self.weights.values())
         moved = self.state["moved"]
         return {
@@ -124,7 +125,7 @@ class SparseTraining:
         if group.get(KEY) is self.state and self.state:
             return
         if KEY not in group:
-            ever = {name: bitmap.pack(weight.alive()) for name, weight in self.weights.items()}
+            ever = {name: bits.pack(weight.alive()) for name, weight in self.weights.items()}
             group[KEY] = {"steps": 0, "updates": 0, "moved": 0, "ever": ever, "memory": {}}
         self.state = group[KEY]
         for name, weight in self.weights.items():
@@ -188,7 +189,7 @@ class SparseTraining:
                 start = None if self.additive else self.bases[name].detach().flatten()[places]
                 weight.select(places, start)
                 moments.forget(self.optimizer, weight.values, torch.arange(len(places), device=places.device))
-                self.state["ever"][name] = bitmap.pack(weight.alive())
+                self.state["ever"][name] = bits.pack(weight.alive())
         self._agree()
 
     def _exchange(self) -> None:
@@ -200,7 +201,7 @@ class SparseTraining:
             for name, weight, (slots, places) in zip(group, weights, plan, strict=True):
                 total += max(len(slots), len(places))
                 self._move(weight, slots, places)
-                bitmap.add(self.state["ever"][name], places)
+                bits.add(self.state["ever"][name], places)
                 self.topology.settled(weight)
         if total:
             self.state["moved"] = total

@@ -124,6 +124,11 @@ class SparseWeight(nn.Module):
         self.values.data = torch.empty(0, dtype=torch.float64, device=values.device)
         self.values.data = values
 
+    def start_collecting(self) -> None:
+        """Called by a forward: without gradients so far it is a step's first, and what a skipped step left is void."""
+        if self.values.grad is None:
+            self.gradient = None
+
     def collect(self, gradient: Tensor) -> None:
         """Add dL/dz, of `shape`, to what the micro-batches of this step have brought."""
         began = time.perf_counter()
@@ -159,6 +164,7 @@ class _Scatter(torch.autograd.Function):
     def forward(ctx: Any, values: Tensor, indices: Tensor, base: Tensor | None, weight: SparseWeight) -> Tensor:
         ctx.weight, ctx.has_base, ctx.probing = weight, base is not None, weight.probing
         ctx.save_for_backward(indices)
+        weight.start_collecting()
         if base is None:
             whole = torch.zeros(weight.numel, dtype=values.dtype, device=values.device)
         else:

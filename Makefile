@@ -13,7 +13,7 @@ export GRADIO_ANALYTICS_ENABLED ?= False
 .PHONY: help demo space test test-slow lint format docs bench-speed bench-retention bench-representation clean
 
 help:  ## this list
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/' | expand -t 24
+	@grep -hE '^[a-z%-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/' | expand -t 24
 
 # The stamps hold what is installed: the package alone, or with all that tests, tools, Spaces and benchmarks need.
 $(BIN)/python:
@@ -68,6 +68,9 @@ bench-retention: $(VENV)/.stamp-dev  ## accuracy of the tiny VLM at every budget
 
 bench-representation: $(VENV)/.stamp-dev  ## how well K tokens stand for all N
 	$(BIN)/python benchmarks/token_representation.py
+
+bench-%: $(VENV)/.stamp-dev  ## any other benchmark: bench-sam-step runs benchmarks/sam_step.py
+	$(BIN)/python benchmarks/$(subst -,_,$*).py
 
 clean:  ## remove what the targets made, but for .venv
 	rm -rf build dist *.egg-info docs/api hf_efficient_demo .pytest_cache .mypy_cache .ruff_cache

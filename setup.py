@@ -25,6 +25,8 @@ INSTALL_REQUIRES = [
 # num2words: SmolVLM's processor.
 VLM = ["torchvision>=0.28", "num2words>=0.5.14"]
 VIDEO = ["av>=14"]
+# The tuner stands on BaseTuner, which PEFT calls internal; 0.21 is the first release whose state dict is structural.
+SPARSITY = ["accelerate>=1.15", "peft>=0.21,<1"]
 SPACES = ["gradio>=6.31,<7"]
 BENCH = ["matplotlib>=3.9", "onnx>=1.17", "scikit-image>=0.25"]
 DEV = [
@@ -55,9 +57,10 @@ setup(
     extras_require={
         "vlm": VLM,
         "video": VLM + VIDEO,
+        "sparsity": SPARSITY,
         "spaces": VLM + SPACES,
         "bench": VLM + BENCH,
-        "dev": VLM + SPACES + BENCH + DEV,
+        "dev": VLM + SPARSITY + SPACES + BENCH + DEV,
     },
     entry_points={"console_scripts": ["hf-efficient = hf_efficient.cli:main"]},
     classifiers=[

@@ -17,6 +17,8 @@ _MODULE_OF = {
     "detach_token_pruner": "hf_efficient.representation.attach",
     "load_token_pruned": "hf_efficient.representation.attach",
     "token_pruner": "hf_efficient.representation.attach",
+    "prune_inputs": "hf_efficient.representation.inputs",
+    "remember_pictures": "hf_efficient.representation.memory",
     "SAMArguments": "hf_efficient.optimization.arguments",
     "SAMTrainer": "hf_efficient.optimization.trainer",
     "S2SAMTrainer": "hf_efficient.optimization.trainer",
@@ -26,6 +28,15 @@ _MODULE_OF = {
     "S2SAM": "hf_efficient.optimization.optimizer",
     "ZOSAM": "hf_efficient.optimization.optimizer",
     "recalibrate_batch_norm": "hf_efficient.optimization.batch_norm",
+    "BiDSTConfig": "hf_efficient.sparsity.config",
+    "BiDSTModel": "hf_efficient.sparsity.model",
+    "BiDSTTrainer": "hf_efficient.sparsity.trainer",
+    "SparsityCallback": "hf_efficient.sparsity.callback",
+    "train_sparsely": "hf_efficient.sparsity.callback",
+    "compress": "hf_efficient.sparsity.compact",
+    "decompress": "hf_efficient.sparsity.compact",
+    "load_sparse": "hf_efficient.sparsity.checkpoint",
+    "save_sparse": "hf_efficient.sparsity.checkpoint",
     "sharpness": "hf_efficient.optimization.sharpness",
 }
 
@@ -42,27 +53,46 @@ if TYPE_CHECKING:
         token_pruner,
     )
     from hf_efficient.representation.config import TokenPrunerConfig
+    from hf_efficient.representation.inputs import prune_inputs
+    from hf_efficient.representation.memory import remember_pictures
     from hf_efficient.representation.reduce import ReducedTokens, reduce_tokens
+    from hf_efficient.sparsity.callback import SparsityCallback, train_sparsely
+    from hf_efficient.sparsity.checkpoint import load_sparse, save_sparse
+    from hf_efficient.sparsity.compact import compress, decompress
+    from hf_efficient.sparsity.config import BiDSTConfig
+    from hf_efficient.sparsity.model import BiDSTModel
+    from hf_efficient.sparsity.trainer import BiDSTTrainer
 
 __all__ = [
     "S2SAM",
     "SAM",
     "ZOSAM",
+    "BiDSTConfig",
+    "BiDSTModel",
+    "BiDSTTrainer",
     "ReducedTokens",
     "S2SAMTrainer",
     "SAMArguments",
     "SAMTrainer",
     "SAMTrainerMixin",
+    "SparsityCallback",
     "TokenPrunerConfig",
     "ZOSAMTrainer",
     "__version__",
     "attach_token_pruner",
+    "compress",
+    "decompress",
     "detach_token_pruner",
+    "load_sparse",
     "load_token_pruned",
+    "prune_inputs",
     "recalibrate_batch_norm",
     "reduce_tokens",
+    "remember_pictures",
+    "save_sparse",
     "sharpness",
     "token_pruner",
+    "train_sparsely",
 ]
 
 

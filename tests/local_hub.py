@@ -78,8 +78,8 @@ class _Handler(BaseHTTPRequestHandler):
             self._json({"errors": [], "warnings": []})
         elif path == "/api/repos/create":
             self._create(json.loads(body))
-        elif match := re.fullmatch(r"/api/(?:models|datasets|spaces)/([^/]+/[^/]+)(?:/([\w-]+)(?:/.*)?)?", path):
-            self._repository(match[1], match[2], body)
+        elif match := re.fullmatch(r"/api/(?:models|datasets|spaces)/([^/]+/[^/]+)(?:/([\w-]+)(?:/(.*))?)?", path):
+            self._repository(match[1], match[2], match[3] or "", body)
         elif match := re.fullmatch(r"/(?:datasets/|spaces/)?([^/]+/[^/]+)/resolve/[^/]+/(.+)", path):
             self._file(match[1], match[2])
         else:
@@ -96,7 +96,7 @@ class _Handler(BaseHTTPRequestHandler):
             self.server.repos[repo] = {}
             self._json(reply)
 
-    def _repository(self, repo: str, verb: str | None, body: bytes) -> None:
+    def _repository(self, repo: str, verb: str | None, rest: str, body: bytes) -> None:
         files = self.server.repos.get(repo)
         if files is None:
             return self._missing("Repo", f"Repository {repo} not found")
@@ -110,7 +110,11 @@ class _Handler(BaseHTTPRequestHandler):
                 {"success": True, "commitOid": oid, "commitUrl": f"{self.server.url}/{repo}/commit/{oid}"}
             )
         if verb == "tree":
-            return self._json([_entry(path, data) for path, data in files.items()])
+            folder = rest.partition("/")[2]  # behind the revision
+            inside = {path: data for path, data in files.items() if not folder or path.startswith(f"{folder}/")}
+            if folder and not inside:
+                return self._missing("Entry", f"No folder {folder} in {repo}")
+            return self._json([_entry(path, data) for path, data in inside.items()])
         if verb == "paths-info":
             asked = json.loads(body)["paths"]
             return self._json([_entry(path, files[path]) for path in asked if path in files])

@@ -16,6 +16,15 @@ def kernel(x: Tensor, kind: str = "rbf") -> Tensor:
     return (1 + torch.nn.functional.cosine_similarity(y[:, None], y[None], dim=-1)) / 2
 
 
+def unit(seed: int, n: int, width: int = 6) -> tuple[Tensor, Tensor]:
+    """Tokens (1, n, width) in loose clusters, as pictures have them, and their importance (1, n)."""
+    generator = torch.Generator().manual_seed(seed)
+    centres = torch.randn(max(2, n // 4), width, generator=generator)
+    member = torch.randint(0, len(centres), (n,), generator=generator)
+    x = centres[member] + 0.5 * torch.randn(n, width, generator=generator)
+    return x[None], torch.rand(1, n, generator=generator) ** 2
+
+
 class Objective:
     """F(S) = l sum_S p / sum_TopK p + (1 - l) sum_i pi_i max_{j in S} k_ij of one unit."""
 

@@ -100,7 +100,8 @@ def test_kv_cache_bytes_is_the_closed_form(vlm: tuple[Any, Any], folder: Path) -
     scene = load_evaluation_set(folder)[0]
     inputs = encode_prompts(processor, [scene.image] * 3, [q.question for q in scene.questions])
     length = inputs["input_ids"].shape[1]
-    layers, heads, width, floats = 2, 2, 16, 4
+    text, floats = model.config.text_config, 4
+    layers, heads, width = text.num_hidden_layers, text.num_key_value_heads, text.head_dim
     assert kv_cache_bytes(prefill(model, inputs).past_key_values) == 2 * layers * 3 * heads * length * width * floats
     half = prefill(model.to(torch.bfloat16), inputs).past_key_values
     model.float()

@@ -53,7 +53,7 @@ def greedy_lazy(
     bonus: Tensor,
     k: int,
     quota: Quota | None = None,
-    width: int = 48,
+    width: int = 96,
 ) -> tuple[Tensor, Tensor]:
     """The same sequence from few gains, since gains only fall as S grows (Minoux, 1978), a block of tokens at a time.
 
@@ -79,6 +79,7 @@ def greedy_lazy(
     free = bonus.numpy(force=True).copy()
     covered = np.zeros_like(free)
     seen_covered = torch.from_numpy(covered)  # the same memory
+    every_row = seen_covered.unsqueeze(1)
     order = np.empty((len(free), k), dtype=np.int64)
     step, fresh, block = 0, -1, None
     while step < k:
@@ -89,7 +90,7 @@ def greedy_lazy(
             block, rival, rival_bound = _strongest(bounds, width)
             held = rows(torch.from_numpy(block).to(device)).cpu()
             held_rows, work, extra = held.numpy(), torch.empty_like(held), free[line[:, None], block]
-        gain = torch.sub(held, seen_covered.unsqueeze(1), out=work).relu_().sum(-1).numpy()
+        gain = torch.sub(held, every_row, out=work).relu_().sum(-1).numpy()
         gain += extra
         place = gain.argmax(1)
         value, token = gain[line, place], block[line, place]

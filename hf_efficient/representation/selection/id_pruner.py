@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -80,7 +82,7 @@ def select_and_cover(
         return greedy_lazy(rows, lambda covered: kernel.gains(weights, covered), bonus, k, quota)
     matrix = kernel.weighted(weights)
     if matrix.device.type == "cpu":
-        return greedy_lazy(lambda at: take_rows(matrix, at), lambda c: row_gains(matrix, c), bonus, k, quota)
+        return greedy_lazy(row_taker(matrix), lambda c: row_gains(matrix, c), bonus, k, quota)
     return greedy_dense(matrix, bonus, k, quota)
 
 
@@ -89,11 +91,11 @@ def coverage_weights(p: Tensor, mix: float, valid: Tensor | None) -> Tensor:
     return mix * p + (1 - mix) * shares(torch.ones_like(p), valid)
 
 
-def take_rows(matrix: Tensor, tokens: Tensor) -> Tensor:
-    """Rows `tokens` (B, M) long of matrix (B, N, N): (B, M, N)."""
+def row_taker(matrix: Tensor) -> Callable[[Tensor], Tensor]:
+    """A function from tokens (B, M) long to their rows (B, M, N) of matrix (B, N, N)."""
     batch, n, _ = matrix.shape
-    first = torch.arange(batch, device=matrix.device).unsqueeze(1) * n
-    return matrix.view(batch * n, n).index_select(0, (tokens + first).flatten()).view(batch, -1, n)
+    flat, first = matrix.view(batch * n, n), torch.arange(batch, device=matrix.device).unsqueeze(1) * n
+    return lambda tokens: flat.index_select(0, (tokens + first).flatten()).view(batch, -1, n)
 
 
 def row_gains(matrix: Tensor, covered: Tensor | None) -> Tensor:

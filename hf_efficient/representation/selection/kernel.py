@@ -18,9 +18,9 @@ class TokenKernel:
         "rbf":    k_ij = exp(-2 |x_i - x_j|² / mean_ab |x_a - x_b|²)
         "cosine": k_ij = (1 + cos(y_i, y_j)) / 2
 
-    Both come from e_ij = f (y_i·y_j - |y_i|²/2 - |y_j|²/2), that is from one matrix product: k = exp(e) with
-    f = 2 / mean_a |y_a|², and k = 1 + e/2 with y of length 1 and f = 1. Tokens that differ by rounding only count as
-    equal: their noise is not blown up to structure.
+    Both come from one matrix product of scaled points z, and few passes over it: "rbf" is
+    exp(z_i·z_j - |z_i|²/2 - |z_j|²/2) with z = y sqrt(2 / mean_a |y_a|²), and "cosine" is z_i·z_j + 1/2 with
+    z = y / (sqrt(2) |y|). Tokens that differ by rounding only count as equal: their noise is not blown up to structure.
     """
 
     def __init__(self, features: Tensor, kind: str, valid: Tensor | None = None) -> None:
@@ -39,10 +39,11 @@ class TokenKernel:
         spread = _mean(square, weight)
         noise = 1e-12 * (spread + mean.square().sum(-1, keepdim=True))
         if kind == "cosine":
-            self.points.mul_(torch.where(square > noise, square.clamp_min(1e-37).rsqrt(), 0))
-            self.half, self.factor = torch.full_like(square, 0.5), torch.ones_like(spread)
+            scale = torch.where(square > noise, (2 * square).clamp_min(1e-37).rsqrt(), 0)
         else:
-            self.half, self.factor = square.mul_(0.5), torch.where(spread > noise, 2 / spread.clamp_min(1e-37), 0)
+            scale = torch.where(spread > noise, 2 / spread.clamp_min(1e-37), 0).sqrt()
+        self.points.mul_(scale)
+        self.half = square.mul_(scale.square()).mul_(0.5)
         self.spread = spread  # (B, 1, 1); not finite if the features are not, or their squares are not
 
     def panel(self, start: int, stop: int, end: int) -> Tensor:
@@ -56,9 +57,11 @@ class TokenKernel:
         return self._between(points, self.half.gather(1, indices.unsqueeze(-1)), self.points, self.half)
 
     def _between(self, left: Tensor, left_half: Tensor, right: Tensor, right_half: Tensor) -> Tensor:
+        transposed = right.transpose(1, 2)
+        if self.kind == "cosine":
+            return torch.baddbmm(left.new_full((1, 1, 1), 0.5), left, transposed).clamp_(0, 1)
         halves = left_half + right_half.transpose(1, 2)
-        exponent = torch.baddbmm(halves, left, right.transpose(1, 2), beta=-1).mul_(self.factor).clamp_(LOWEST, 0)
-        return exponent.exp_() if self.kind == "rbf" else exponent.mul_(0.5).add_(1)
+        return torch.baddbmm(halves, left, transposed, beta=-1).clamp_(LOWEST, 0).exp_()
 
     def weighted(self, weights: Tensor) -> Tensor:
         """The whole matrix with column i scaled by weights_i: (B, N, N), entry (j, i) = weights_i k_ji.
@@ -101,7 +104,7 @@ class TokenKernel:
     def part(self, units: slice) -> TokenKernel:
         """The kernel of some of the units."""
         some = copy(self)
-        for name in ("points", "half", "spread", "factor"):
+        for name in ("points", "half", "spread"):
             setattr(some, name, getattr(self, name)[units])
         return some
 

@@ -63,7 +63,7 @@ def main() -> None:
     source = script.model_name_or_path or str(real_data.minilm())
     tokenizer = AutoTokenizer.from_pretrained(source)
     labels = {"id2label": dict(enumerate(names)), "label2id": {name: i for i, name in enumerate(names)}}
-    model = AutoModelForSequenceClassification.from_pretrained(source, num_labels=len(names), **labels)
+    model = AutoModelForSequenceClassification.from_pretrained(source, ignore_mismatched_sizes=True, **labels)
 
     def tokens(rows: dict[str, Any]) -> Any:
         return tokenizer(rows["text"], truncation=True, max_length=script.max_length)

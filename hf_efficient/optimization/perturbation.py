@@ -50,8 +50,11 @@ class Weights:
 
     @torch.no_grad()
     def pack(self, direction: Direction) -> dict[Tensor, Tensor]:
-        """A dense direction with only its active entries kept. Nothing is copied where all entries live."""
-        return {p: self.values(p, d) for p, d in direction.items()}
+        """A dense direction with only its active entries kept. Nothing is copied where all entries live.
+
+        A parameter that has changed its shape since (a sparse weight with another budget) is left out.
+        """
+        return {p: self.values(p, d) for p, d in direction.items() if local(d).shape == local(p).shape}
 
     @torch.no_grad()
     def unpack(self, direction: Direction) -> dict[Tensor, Tensor]:

@@ -32,7 +32,7 @@ def test_text(tmp_path: Path) -> None:
     rows = "\n".join(f"{words[i % 40]} {words[i % 7]},{'good' if i % 2 else 'bad'}" for i in range(24))
     (tmp_path / "data.csv").write_text(f"text,label\n{rows}\n")
     run("text_classification.py", *common(tmp_path / "out"), "--train_file", str(tmp_path / "data.csv"),
-        "--max_length", "8", "--model_name_or_path", str(model), "--method", "zosam", "--guided", "--rho", "0.1")  # fmt: skip
+        "--max_length", "8", "--model_name_or_path", str(model), "--method", "zosam", "--guided")  # fmt: skip
     card = (tmp_path / "out" / "README.md").read_text()
     assert "- method: zosam" in card
     assert (tmp_path / "out" / "model.safetensors").exists()

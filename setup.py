@@ -27,8 +27,9 @@ VLM = ["torchvision>=0.28", "num2words>=0.5.14"]
 VIDEO = ["av>=14"]
 # The tuner stands on BaseTuner, which PEFT calls internal; 0.21 is the first release whose state dict is structural.
 SPARSITY = ["accelerate>=1.15", "peft>=0.21,<1"]
+TRAINING = ["accelerate>=1.15"]  # transformers' Trainer asks for it
 SPACES = ["gradio>=6.31,<7"]
-BENCH = ["matplotlib>=3.9", "onnx>=1.17", "scikit-image>=0.25"]
+BENCH = ["matplotlib>=3.9", "onnx>=1.17", "pytorch-optimizer>=4.1", "scikit-image>=0.25", "scipy>=1.13"]
 DEV = [
     "accelerate>=1.15",
     "datasets>=5.2",
@@ -38,6 +39,7 @@ DEV = [
     "pytest>=9",
     "ruff>=0.17",
     "setuptools>=77",
+    "trl>=1.16",
 ]
 
 setup(
@@ -58,6 +60,7 @@ setup(
         "vlm": VLM,
         "video": VLM + VIDEO,
         "sparsity": SPARSITY,
+        "training": TRAINING,
         "spaces": VLM + SPACES,
         "bench": VLM + BENCH,
         "dev": VLM + SPARSITY + SPACES + BENCH + DEV,

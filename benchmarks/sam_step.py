@@ -3,8 +3,8 @@
 Time and memory of a training step of every method, as ratios to the plain Trainer step: a ViT and a BERT-size encoder
 in `Trainer`, and pytorch_optimizer's SAM family beside ours in a plain loop. All methods take turns, step by step, in
 one process with one thread; ratios are medians over rounds of (this method's step) / (the plain step of the same
-round). Memory is the peak of tensor bytes that the step allocates beyond what was there before it, as torch's profiler
-counts them.
+round). Memory is what the method holds between steps, plus the peak of tensor bytes that a step allocates beyond what
+was there before it, as torch's profiler counts them. Results of several calls (`--models`, `--methods`) are joined.
 """
 
 import argparse
@@ -49,6 +49,7 @@ METHODS: dict[str, SAMArguments | None] = {
     "ASAM": SAMArguments("asam"),
 }
 GOALS = {"S2-SAM": 1.03, "ZO-SAM, half the batch": 1.36, "ZO-SAM": 1.70, "SAM": 2.05}
+PLAIN_AT_FIRST = ("plain", "S2-SAM", "ours: S2SAM", "MSAM", "guided ZO-SAM, half the batch", "guided ZO-SAM")
 RESULTS = Path(__file__).parent / "results" / "sam_step"
 
 
@@ -71,10 +72,12 @@ def bert(batch: int) -> tuple[Any, dict[str, torch.Tensor]]:
 MODELS: dict[str, Callable[[int], Any]] = {"ViT-S": vit, "BERT-base": bert}
 
 
-def trainer_steps(build: Callable[[int], Any], batch: int, methods: list[str]) -> dict[str, Callable[[], None]]:
-    """For each method a function that does one whole step: forward, backward, clipping, AdamW.
+def trainer_steps(
+    build: Callable[[int], Any], batch: int, methods: list[str]
+) -> dict[str, tuple[Any, Callable[[], None]]]:
+    """For each method its Trainer, and a function that does one whole step: forward, backward, clipping, SGD.
 
-    All share one model, so that memory holds it once; each has its own optimizer state and memory.
+    All share one model, so that memory holds it once. SGD, since the cheaper the optimizer, the more the rest counts.
     """
     torch.manual_seed(0)
     model, inputs = build(batch)
@@ -83,7 +86,7 @@ def trainer_steps(build: Callable[[int], Any], batch: int, methods: list[str]) -
         method = METHODS[name]
         args = TrainingArguments(
             tempfile.mkdtemp(), per_device_train_batch_size=batch, use_cpu=True, report_to="none", disable_tqdm=True,
-            optim="sgd", learning_rate=1e-4,
+            optim="sgd", optim_args="momentum=0.9" if name == "MSAM" else None, learning_rate=1e-4,
         )  # fmt: skip
         trainer: Any = Trainer(model, args) if method is None else SAMTrainer(model, args, sam_args=method)
         trainer.create_optimizer_and_scheduler(1000)
@@ -97,7 +100,7 @@ def trainer_steps(build: Callable[[int], Any], batch: int, methods: list[str]) -
             model.zero_grad()
             trainer.state.global_step += 1
 
-        steps[name] = step
+        steps[name] = (trainer, step)
     return steps
 
 
@@ -152,8 +155,9 @@ def loop_steps(build: Callable[[int], Any], batch: int) -> dict[str, Callable[[]
 def measure(steps: dict[str, Callable[[], None]], rounds: int) -> dict[str, dict[str, float]]:
     """Median ratio of each step to the plain one of the same round, and its median seconds."""
     seconds: dict[str, list[float]] = {name: [] for name in steps}
-    for step in steps.values():
-        step()  # the first step of S2-SAM is a plain one
+    for name in steps:
+        if name in PLAIN_AT_FIRST:
+            steps[name]()
     for number in tqdm(range(rounds), leave=False):
         names = list(steps)
         for name in names if number % 2 == 0 else names[::-1]:
@@ -182,6 +186,12 @@ def peak_bytes(step: Callable[[], None]) -> int:
     return peak
 
 
+def held_bytes(trainer: Any) -> int:
+    """What the method keeps from one step to the next."""
+    memory = trainer._ascent.memory if getattr(trainer, "_ascent", None) else {}
+    return sum(d.nbytes for direction in memory.values() for d in direction.values())
+
+
 def table(result: dict[str, Any]) -> str:
     """Markdown."""
     lines = []
@@ -192,13 +202,9 @@ def table(result: dict[str, Any]) -> str:
             "|---|---|---|---|---|",
         ]
         for name, row in of["methods"].items():
-            extra = (
-                (row["peak"] - of["methods"]["plain"]["peak"]) / (4 * of["parameters"])
-                if "peak" in row
-                else float("nan")
-            )
+            extra = f"{of['extra_copies'][name]:.2f}" if name in of["extra_copies"] else ""
             goal = f"{GOALS[name]:.2f}" if name in GOALS else ""
-            lines.append(f"| {name} | {row['seconds']:.2f} | {row['ratio']:.3f} | {goal} | {extra:.2f} |")
+            lines.append(f"| {name} | {row['seconds']:.2f} | {row['ratio']:.3f} | {goal} | {extra} |")
         lines.append("")
     for model, of in result["loop"].items():
         lines += [
@@ -231,22 +237,33 @@ def plot(result: dict[str, Any], path: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--models", nargs="+", choices=list(MODELS), default=list(MODELS))
-    parser.add_argument("--methods", nargs="+", choices=list(METHODS), default=list(METHODS))
+    parser.add_argument(
+        "--methods", nargs="*", choices=list(METHODS), default=list(METHODS), help="with plain, or none"
+    )
     parser.add_argument("--batch", type=int, default=8)
+    parser.add_argument("--memory", action=argparse.BooleanOptionalAction, default=True, help="one more step of each")
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--no-loop", action="store_true", help="leave the plain loop and its peers out")
+    parser.add_argument(
+        "--loop", action=argparse.BooleanOptionalAction, default=True, help="the plain loop and its peers"
+    )
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     path = RESULTS / "results.json"
     result = json.loads(path.read_text()) if path.exists() else {"trainer": {}, "loop": {}}
     for name in arguments.models:
-        steps = trainer_steps(MODELS[name], arguments.batch, arguments.methods)
-        rows = measure(steps, arguments.rounds)
-        for method, step in steps.items():
-            rows[method]["peak"] = peak_bytes(step)
-        parameters = sum(p.numel() for p in MODELS[name](1)[0].parameters())
-        result["trainer"][name] = {"batch": arguments.batch, "parameters": parameters, "methods": rows}
-        if not arguments.no_loop:
+        if arguments.methods:
+            steps = trainer_steps(MODELS[name], arguments.batch, arguments.methods)
+            rows = measure({method: step for method, (_, step) in steps.items()}, arguments.rounds)
+            parameters = sum(p.numel() for p in steps["plain"][0].model.parameters())
+            of = result["trainer"].setdefault(
+                name, {"batch": arguments.batch, "parameters": parameters, "methods": {}, "extra_copies": {}}
+            )
+            if arguments.memory:
+                bytes_of = {m: peak_bytes(step) + held_bytes(trainer) for m, (trainer, step) in steps.items()}
+                of["extra_copies"] |= {m: (b - bytes_of["plain"]) / (4 * parameters) for m, b in bytes_of.items()}
+            of["batch"] = arguments.batch
+            of["methods"] = {m: rows.get(m, of["methods"].get(m)) for m in METHODS if m in rows or m in of["methods"]}
+        if arguments.loop:
             rows = measure(loop_steps(MODELS[name], arguments.batch), arguments.rounds)
             result["loop"][name] = {"batch": arguments.batch, "methods": rows}
         result["versions"] = {

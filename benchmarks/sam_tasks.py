@@ -9,10 +9,12 @@ from typing import Any
 
 import numpy as np
 import torch
+from peft import get_peft_model
 from small_networks import SmallResNet, SmallViT
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from hf_efficient import BiDSTConfig, train_sparsely
 from hf_efficient.optimization.batch_norm import recalibrate_batch_norm
 from hf_efficient.optimization.looksam import LookSAMAscent
 from hf_efficient.optimization.msam import MSAMAscent
@@ -61,7 +63,8 @@ class Setting:
         size: training examples.
         epochs: passes over them.
         noise: share of training labels that are replaced by a random other class.
-        sparsity: share of the inner weights that are dead, uniform per layer, fixed at random.
+        sparsity: share of the inner weights that are dead, uniform per layer.
+        topology: "static" (fixed at random), or "rigl" or "mest", exchanging weights every 20 steps.
     """
 
     network: str = "resnet"
@@ -70,6 +73,7 @@ class Setting:
     epochs: int = 20
     noise: float = 0.0
     sparsity: float = 0.0
+    topology: str = "static"
     batch: int = 32
 
 
@@ -80,10 +84,16 @@ SETTINGS = {
     "vit, 500": Setting("vit"),
     "resnet, 500, 98 % sparse": Setting(sparsity=0.98),
     "resnet, 500, 90 % sparse": Setting(sparsity=0.9),
+    "resnet, 500, 95 % RigL": Setting(sparsity=0.95, topology="rigl"),
+    "resnet, 500, 95 % MEST": Setting(sparsity=0.95, topology="mest"),
     "minilm, rotten tomatoes, 256": Setting("minilm", "rotten_tomatoes", 256, 4, batch=16),
     "resnet, 500, 20 % noise": Setting(noise=0.2),
     "resnet, 500, 60 % noise": Setting(noise=0.6),
     "vit, 500, 40 % noise": Setting("vit", noise=0.4),
+    "resnet, 500, 90 % RigL": Setting(sparsity=0.9, topology="rigl"),
+    "resnet, 500, 98 % RigL": Setting(sparsity=0.98, topology="rigl"),
+    "resnet, 500, 90 % MEST": Setting(sparsity=0.9, topology="mest"),
+    "resnet, 500, 98 % MEST": Setting(sparsity=0.98, topology="mest"),
     "resnet, 100": Setting(size=100, epochs=50, batch=16),
     "minilm, reuters r52, 512": Setting("minilm", "reuters_r52", 512, 4, batch=16),
     "minilm, newsgroups, 512": Setting("minilm", "newsgroups", 512, 4, batch=16),
@@ -99,7 +109,9 @@ def train_and_test(
     x, y, test_x, test_y = data(setting, seed, tuning)
     torch.manual_seed(seed)
     net = network(setting, int(test_y.max()) + 1)
-    masks = fixed_masks(net, setting.sparsity, seed)
+    masks = fixed_masks(net, setting.sparsity, seed) if setting.topology == "static" else []
+    if setting.topology != "static":
+        net = dynamic(net, setting, seed)
     params = [p for p in net.parameters() if p.requires_grad]
     if setting.network == "resnet":
         optimizer = method(params, torch.optim.SGD, rho=rho, lr=0.1, momentum=0.9, weight_decay=5e-4)
@@ -107,6 +119,8 @@ def train_and_test(
         lr = 1e-3 if setting.network == "vit" else 3e-4
         optimizer = method(params, torch.optim.AdamW, rho=rho, lr=lr, weight_decay=0.05)
     steps = setting.epochs * (len(x) // setting.batch)
+    if setting.topology != "static":
+        train_sparsely(net, optimizer, steps)
     scheduler = torch.optim.lr_scheduler.OneCycleLR(
         optimizer, optimizer.param_groups[0]["lr"], steps, cycle_momentum=False
     )
@@ -186,6 +200,15 @@ def _texts(name: str) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     from minilm_top import hidden_states
 
     return hidden_states(name)
+
+
+def dynamic(net: nn.Module, setting: Setting, seed: int) -> nn.Module:
+    """The same inner convolutions, with a topology that moves."""
+    config = BiDSTConfig(
+        sparsity=setting.sparsity, topology=setting.topology, distribution="uniform", init="random", seed=seed,
+        target_modules=r"stages\.(.*conv\d|[12]\.shortcut)", update_interval=20, kernel="dense",
+    )  # fmt: skip
+    return get_peft_model(net, config)
 
 
 def fixed_masks(net: nn.Module, sparsity: float, seed: int) -> list[tuple[Tensor, Tensor]]:

@@ -43,8 +43,7 @@ class ClosureBatch:
         return loss
 
     def kept_gradients(self) -> dict[Tensor, Tensor]:
-        # copies, since a loop may zero gradients in place
-        return {p: g.clone() for p, g in self.weights.gradients().items()} if self.is_finite() else {}
+        return self.weights.gradients() if self.is_finite() else {}
 
     def is_finite(self) -> bool:
         if self._norm is None:

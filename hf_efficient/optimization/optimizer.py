@@ -121,6 +121,13 @@ class PerturbingOptimizer(Optimizer):
     def _parameters(self) -> list[Tensor]:
         return [p for group in self.param_groups for p in group["params"]]
 
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """As in torch. What is remembered of the gradients stays, also if they are zeroed in place."""
+        if not set_to_none:
+            for direction in self.ascent.memory.values():
+                direction |= {p: d.clone() for p, d in direction.items() if d is p.grad}
+        super().zero_grad(set_to_none)
+
     def train(self) -> None:
         """The Trainer and accelerate call this at the start of a step: perturb, where no closure is needed."""
         if not self.needs_closure:

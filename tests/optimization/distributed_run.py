@@ -2,6 +2,7 @@
 
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -9,7 +10,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
-from transformers import TrainingArguments
+from transformers import PreTrainedConfig, TrainingArguments
 
 from hf_efficient import SAMArguments, SAMTrainer
 
@@ -48,6 +49,8 @@ def sharded() -> Net:
     for module in (net.first, net.second, net):
         fully_shard(module)
     net.is_distributed_loading_by_transformers = True
+    net.config = PreTrainedConfig()
+    net.config.distributed_config = SimpleNamespace(dp_replicate_size=1)  # what the Trainer asks for
     return net
 
 

@@ -128,8 +128,11 @@ def test_scheduler_sees_the_real_groups() -> None:
 def test_zeroing_gradients_in_place_does_not_lose_the_direction() -> None:
     net = network()
     opt = S2SAM(net.parameters(), torch.optim.SGD, lr=0.1)
-    step(net, opt, 0)
-    net.zero_grad(set_to_none=False)
+    x, y = batch(0)
+    nn.functional.cross_entropy(net(x), y).backward()
+    opt.perturb()
+    opt.step()
+    opt.zero_grad(set_to_none=False)
     before = values(net)
     opt.perturb()
     assert not same(values(net), before)
@@ -251,3 +254,21 @@ def test_rho_may_be_a_function_of_the_step() -> None:
     opt.perturb()
     moved = torch.cat([p.detach().flatten() for p in net.parameters()]) - before
     assert moved.norm().item() == pytest.approx(0.25, rel=1e-4)
+
+
+def test_what_a_topology_forgets_is_forgotten_here_too() -> None:
+    """Between step and zero_grad, gradients of entries that came alive are zeroed in place; they are not moved next."""
+    net = network(batch_norm=True)
+    opt = S2SAM(net.parameters(), torch.optim.SGD, lr=0.1)
+    x, y = batch(0)
+    opt.perturb()
+    nn.functional.cross_entropy(net(x), y).backward()
+    opt.step()
+    with torch.no_grad():
+        net[0].weight.grad[:4] = 0.0
+    opt.zero_grad()
+    before = net[0].weight.detach().clone()
+    opt.perturb()
+    moved = net[0].weight - before
+    assert (moved[:4] == 0).all()
+    assert (moved[4:] != 0).any()

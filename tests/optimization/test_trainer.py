@@ -3,6 +3,8 @@
 import dataclasses
 import json
 import random
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -454,3 +456,31 @@ def test_models_compiled_by_torch_train_the_same(tmp_path: Path) -> None:
         eager = trained(tmp_path, METHODS[method], bert(0.0), max_steps=3)
         for a, b in zip(compiled.model.parameters(), eager.model.parameters()):
             torch.testing.assert_close(a, b, atol=1e-4, rtol=0)
+
+
+KILLED = """
+import os, sys
+from transformers import TrainerCallback
+from tests.optimization.trainers import METHODS, build
+
+class Kill(TrainerCallback):
+    def on_substep_end(self, args, state, control, **kwargs):
+        if state.global_step == int(sys.argv[2]):
+            os._exit(9)
+
+build(sys.argv[1], METHODS["s2sam"], max_steps=8, save_strategy="steps", save_steps=1, gradient_accumulation_steps=2,
+      build_kwargs={"callbacks": [Kill()]}).train()
+"""
+
+
+@pytest.mark.slow
+def test_a_process_that_was_killed_is_resumed_to_the_bit(tmp_path: Path, repository: Path) -> None:
+    kwargs = {"max_steps": 8, "gradient_accumulation_steps": 2}
+    reference = state(trained(tmp_path / "whole", METHODS["s2sam"], **kwargs).model)
+    for step in random.Random(1).sample(range(2, 8), 3):
+        folder = tmp_path / str(step)
+        done = subprocess.run([sys.executable, "-c", KILLED, str(folder), str(step)], cwd=repository, check=False)
+        assert done.returncode == 9
+        resumed = build(folder, METHODS["s2sam"], **kwargs)
+        resumed.train(resume_from_checkpoint=True)
+        assert same(state(resumed.model), reference)

@@ -10,7 +10,7 @@ export HF_HUB_DISABLE_TELEMETRY ?= 1
 export GRADIO_ANALYTICS_ENABLED ?= False
 
 .DEFAULT_GOAL := help
-.PHONY: help demo space test test-slow lint format docs bench-speed bench-retention bench-representation clean
+.PHONY: help demo space test test-slow lint format docs bench-speed bench-retention bench-representation bench-sparse-speed bench-sparse-training bench-sparse-adapters clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/' | expand -t 24
@@ -68,6 +68,15 @@ bench-retention: $(VENV)/.stamp-dev  ## accuracy of the tiny VLM at every budget
 
 bench-representation: $(VENV)/.stamp-dev  ## how well K tokens stand for all N
 	$(BIN)/python benchmarks/token_representation.py
+
+bench-sparse-speed: $(VENV)/.stamp-dev  ## time, memory and file size of sparse layers on the CPU
+	$(BIN)/python benchmarks/sparse_speed.py
+
+bench-sparse-training: $(VENV)/.stamp-dev  ## accuracy of sparse training from scratch, method against method (hours; resumable)
+	$(BIN)/python benchmarks/sparse_training.py
+
+bench-sparse-adapters: $(VENV)/.stamp-dev  ## accuracy of sparse adapters and LoRA at equal budgets (hours; resumable)
+	$(BIN)/python benchmarks/sparse_adapters.py
 
 clean:  ## remove what the targets made, but for .venv
 	rm -rf build dist *.egg-info docs/api hf_efficient_demo .pytest_cache .mypy_cache .ruff_cache

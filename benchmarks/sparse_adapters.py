@@ -1,11 +1,11 @@
 """Adapters with equally many trainable values: `python benchmarks/sparse_adapters.py`.
 
-LoRA, SHiRA (random static support), Supertuning (largest weights, static), and BiDST's delta, whose support is chosen by
-the first gradients and then moves (or rests: "bidst static"), on the two top layers of MiniLM-L6: 3.5M weights; the four
-layers below are frozen and their outputs are computed once. Tasks: sentiment of film reviews (no film in both splits),
-20 newsgroups, R52. Budgets: 0.1, 0.5 and 2 % of the weights, exactly as many values as LoRA has at rank 1 and 6 on query
-and value, and at rank 5 on all layers; all methods also train the same head. Learning rate of each method: the best of
-its grid on training texts held back, seed 0. Everything else is the same: Adam, steps, batches, cosine.
+LoRA, SHiRA (random static support), Supertuning (largest weights, static), and BiDST's delta, whose support is chosen
+by the first gradients and then moves (or rests: "bidst static"), on the two top layers of MiniLM-L6: 3.5M weights; the
+four layers below are frozen and their outputs are computed once. Tasks: sentiment of film reviews (no film in both
+splits), 20 newsgroups, R52. Budgets: 0.1, 0.5 and 2 % of the weights: as many values as LoRA has at rank 1 and 6
+on query and value, and at rank 5 on all layers; all methods also train the same head. Learning rate of each method: the
+best of its grid on training texts held back, seed 0. Everything else is the same: Adam, steps, batches, cosine.
 
 Each run is written when it ends and not done again. Time of a step and bytes of the adapter file are measured too.
 """

@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .weight import SparseWeight
+from .weight import SparseWeight, check_places
 
 with warnings.catch_warnings():  # torch says once per process that CSR tensors are in beta: now
     warnings.simplefilter("ignore")
@@ -39,6 +39,7 @@ class Pattern:
 
     def __init__(self, places: Tensor, rows: int, columns: int) -> None:
         flat = places.long()
+        check_places(flat, rows * columns, "compact layer")  # CSR products do not check, and would read anywhere
         row, column = flat // columns, flat % columns
         self.shape, self.transposed_shape = (rows, columns), (columns, rows)
         self.order = flat.argsort()

@@ -14,7 +14,7 @@ from torch.func import functional_call
 
 from .compact import CompactPath
 from .config import BiDSTConfig
-from .weight import SparseWeight
+from .weight import SparseWeight, check_places
 
 
 class BiDSTLayer(nn.Module, BaseTunerLayer):
@@ -80,12 +80,7 @@ class BiDSTLayer(nn.Module, BaseTunerLayer):
         base = self.get_base_layer()
         weight, bias = base.weight, getattr(base, "bias", None)
         here = [a for a in adapters if a in self.bidst_weight]
-        replacing = [a for a in here if self.target[a] == "weight"]
-        if len(replacing) > 1:
-            raise ValueError(
-                f"Adapters {replacing} each replace the whole weight (target='weight'), so only one of them can be "
-                "active. Activate one with set_adapter, or train the others with target='delta'."
-            )
+        replacing = self._one_replacing(here)
         for adapter in replacing:
             sparse = self.sparse_weight(adapter)
             weight = sparse.dense(base.weight if sparse.probing else None)
@@ -95,6 +90,16 @@ class BiDSTLayer(nn.Module, BaseTunerLayer):
                 weight = self.sparse_weight(adapter).dense(weight)
         return weight.to(base.weight.dtype), bias if bias is None else bias.to(base.weight.dtype)
 
+    def _one_replacing(self, adapters: list[str]) -> list[str]:
+        """Of these adapters, those that replace the whole weight: none or one."""
+        replacing = [a for a in adapters if self.target.get(a) == "weight"]
+        if len(replacing) > 1:
+            raise ValueError(
+                f"Adapters {replacing} each replace the whole weight (target='weight'), so only one of them can be "
+                "active or merged. Choose one with set_adapter, or train the others with target='delta'."
+            )
+        return replacing
+
     def get_delta_weight(self, adapter: str) -> Tensor:
         """Effective weight minus base weight, of the weight's shape and dtype."""
         return self.effective([adapter])[0].detach() - self.get_base_weight()
@@ -103,13 +108,13 @@ class BiDSTLayer(nn.Module, BaseTunerLayer):
         """Write the effective weight into the base layer.
 
         Raises:
-            ValueError: `safe_merge` and the result is not finite.
+            ValueError: `safe_merge` and the result is not finite; or two adapters replace the weight.
         """
-        for adapter in check_adapters_to_merge(self, adapter_names):
-            if adapter not in self.bidst_weight:
-                continue
-            self.sparse_weight(adapter).check(f"adapter {adapter!r}")
-            base = self.get_base_layer()
+        adapters = [a for a in check_adapters_to_merge(self, adapter_names) if a in self.bidst_weight]
+        self._one_replacing([*self.merged_adapters, *adapters])
+        for adapter in sorted(adapters, key=lambda a: self.target[a] != "weight"):  # deltas add to what replaces
+            sparse, base = self.sparse_weight(adapter), self.get_base_layer()
+            check_places(sparse.indices, sparse.numel, f"adapter {adapter!r}")
             weight, bias = (x if x is None else x.detach() for x in self.effective([adapter]))
             if safe_merge and not bool(weight.isfinite().all()):
                 raise ValueError(f"NaNs detected in the merged weights. The adapter {adapter} seems to be broken")

@@ -11,6 +11,7 @@ import torch
 from peft.tuners.tuners_utils import BaseTuner, BaseTunerLayer, _ExcludedModule, _maybe_include_all_linear_layers
 from peft.utils import (
     TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING,
+    ModulesToSaveWrapper,
     register_peft_method,
     resolve_quantization_backend,
 )
@@ -20,6 +21,7 @@ from transformers.pytorch_utils import Conv1D
 from . import budget
 from .config import BiDSTConfig
 from .layer import BiDSTLayer, Linear
+from .weight import check_places
 
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 # As Cerebras' filter: these stay dense when nobody says which layers to take.
@@ -121,6 +123,12 @@ class BiDSTModel(BaseTuner):
             # torch's inference path reads the weights without calling the layers; without this mark it is not taken
             parent.activation_relu_or_gelu = 0
 
+    def _replace_module(self, parent: nn.Module, child_name: str, new_module: nn.Module, child: nn.Module) -> None:
+        if isinstance(child, ModulesToSaveWrapper):
+            setattr(parent, child_name, new_module)  # PEFT would look for a weight, which composite modules have not
+        else:
+            super()._replace_module(parent, child_name, new_module, child)
+
     def _update(self, layer: BiDSTLayer, adapter_name: str, key: str, config: BiDSTConfig) -> None:
         layer.update_layer(adapter_name, key, self._living[key], config)
         layer.sparse_weight(adapter_name).budget = self._budgets[key]
@@ -155,6 +163,13 @@ class BiDSTModel(BaseTuner):
                 "file and adapter_config.json are of different adapters. Fetch both again; if you changed the tensors "
                 'yourself, set "checksum" to null in adapter_config.json.'
             )
+        for name, layer in model.named_modules():
+            places = tensors.get(f"{name}.bidst_weight.{adapter_name}.indices")
+            if isinstance(layer, BiDSTLayer) and places is not None:
+                weight = layer.sparse_weight(adapter_name)
+                check_places(places, weight.numel, name)
+                if len(places) != len(weight.indices):  # layers that share one budget have exchanged some of it
+                    weight.resize(torch.arange(0), places.to(weight.indices.device))
         return tensors
 
 

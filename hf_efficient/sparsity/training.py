@@ -84,18 +84,16 @@ class SparseTraining:
         began = time.perf_counter()
         self._follow()
         self.state["steps"] += 1
-        if self._wanted(self.steps) and self._gradients_are_finite():
-            if self.steps <= self.init_steps:
-                self._choose_first()
-            else:
-                rate = float(self.optimizer.param_groups[0]["lr"])
-                chance = self._chance(1)
-                for weight in self.weights.values():
-                    self.topology.observe(weight, self.steps, rate, chance)
-                if self.topology.due(self.steps):
-                    self._exchange()
-        elif self.steps > self.init_steps and self.topology.due(self.steps) and not self._wanted(self.steps):
-            self._exchange()
+        wanted = self._wanted(self.steps)
+        if wanted and not self._gradients_are_finite():
+            self.state["steps"] -= 1  # the step overflowed: it does not count
+        elif self.steps <= self.init_steps:
+            self._choose_first()
+        else:
+            if wanted:
+                self._observe()
+            if self.topology.due(self.steps):
+                self._exchange()
         self._listen()
         self.seconds += time.perf_counter() - began
 
@@ -162,6 +160,11 @@ class SparseTraining:
                 weight.gradient *= torch.where(scale.isfinite() & (scale > 0), scale, torch.ones_like(scale))
             finite = finite and bool(weight.gradient.isfinite().all())
         return finite
+
+    def _observe(self) -> None:
+        rate, chance = float(self.optimizer.param_groups[0]["lr"]), self._chance(1)
+        for weight in self.weights.values():
+            self.topology.observe(weight, self.steps, rate, chance)
 
     def _choose_first(self) -> None:
         for weight in self.weights.values():

@@ -24,8 +24,7 @@ with warnings.catch_warnings():  # torch says once per process that CSR tensors 
     torch.sparse_csr_tensor([0, 1], [0], [1.0], (1, 1), check_invariants=False)
 
 BLOCK = 512  # activations multiplied at once
-SMALLEST = 2**14  # below so many places a layer is never worth it
-DENSEST = 0.3  # above this density neither
+SMALLEST, DENSEST = 2**14, 0.3  # layers of fewer places, or denser ones, are not worth a timing
 
 
 class Pattern:
@@ -224,6 +223,11 @@ class CompactLinear(nn.Module):
         bias: (out,) or None.
     """
 
+    starts: Tensor
+    columns: Tensor
+    values: Tensor
+    bias: Tensor | None
+
     def __init__(self, weight: Tensor, bias: Tensor | None = None) -> None:
         super().__init__()
         self.out_features, self.in_features = weight.shape
@@ -252,9 +256,9 @@ class CompactLinear(nn.Module):
 
 
 def compress(model: nn.Module, *, tokens: int = 128, kernel: str = "auto") -> nn.Module:
-    """Replace the sparse linear layers of a plain model by `CompactLinear`, where that is faster; in place.
+    """Replace sparse linear layers of a plain model by `CompactLinear`, for inference on the CPU, in place.
 
-    For inference on the CPU. `decompress` brings back the model as it was, bit for bit but for signs of zeros.
+    `decompress` brings back the model as it was, bit for bit but for signs of zeros.
 
     Args:
         model: any module; its `nn.Linear` layers with float32 weights on the CPU are looked at.

@@ -52,7 +52,7 @@ class BiDSTLayer(nn.Module, BaseTunerLayer):
             k: 1 <= k <= n.
             config: what is sparse, and which weights live first.
         """
-        base = self.get_base_layer()
+        base: Any = self.get_base_layer()
         weight = base.weight
         sparse = SparseWeight(weight.shape, k, dtype=weight.dtype)
         if not sparse.values.is_meta and not weight.is_meta:
@@ -77,7 +77,7 @@ class BiDSTLayer(nn.Module, BaseTunerLayer):
         Raises:
             ValueError: more than one adapter replaces the weight.
         """
-        base = self.get_base_layer()
+        base: Any = self.get_base_layer()
         weight, bias = base.weight, getattr(base, "bias", None)
         here = [a for a in adapters if a in self.bidst_weight]
         replacing = self._one_replacing(here)
@@ -113,16 +113,18 @@ class BiDSTLayer(nn.Module, BaseTunerLayer):
         adapters = [a for a in check_adapters_to_merge(self, adapter_names) if a in self.bidst_weight]
         self._one_replacing([*self.merged_adapters, *adapters])
         for adapter in sorted(adapters, key=lambda a: self.target[a] != "weight"):  # deltas add to what replaces
-            sparse, base = self.sparse_weight(adapter), self.get_base_layer()
+            base: Any = self.get_base_layer()
+            sparse = self.sparse_weight(adapter)
             check_places(sparse.indices, sparse.numel, f"adapter {adapter!r}")
-            weight, bias = (x if x is None else x.detach() for x in self.effective([adapter]))
+            weight, bias = self.effective([adapter])
+            weight = weight.detach()
             if safe_merge and not bool(weight.isfinite().all()):
                 raise ValueError(f"NaNs detected in the merged weights. The adapter {adapter} seems to be broken")
             # what was there is kept, not recomputed: w + d - d is not w in floating point
             self._before_merge.append((base.weight.data, None if bias is None else base.bias.data))
             base.weight.data = weight.clone() if weight is base.weight else weight
             if bias is not None:
-                base.bias.data = bias.clone()
+                base.bias.data = bias.detach().clone()
             self.merged_adapters.append(adapter)
 
     def unmerge(self) -> None:
@@ -130,7 +132,7 @@ class BiDSTLayer(nn.Module, BaseTunerLayer):
         if not self.merged:
             warnings.warn("Already unmerged. Nothing to do.", stacklevel=2)
             return
-        base = self.get_base_layer()
+        base: Any = self.get_base_layer()
         while self.merged_adapters:
             self.merged_adapters.pop()
             weight, bias = self._before_merge.pop()
@@ -140,7 +142,7 @@ class BiDSTLayer(nn.Module, BaseTunerLayer):
 
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """The base layer's result with the effective weight: same shapes and dtype."""
-        base = self.get_base_layer()
+        base: Any = self.get_base_layer()
         if self.disable_adapters and self.merged:
             self.unmerge()
         adapters = [a for a in self.active_adapters if a in self.bidst_weight]

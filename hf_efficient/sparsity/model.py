@@ -39,7 +39,7 @@ class BiDSTModel(BaseTuner):
 
     prefix: str = "bidst_"
     tuner_layer_cls = BiDSTLayer
-    target_module_mapping = TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING
+    target_module_mapping = TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING  # type: ignore[assignment]
 
     def _check_new_adapter_config(self, config: BiDSTConfig) -> None:
         """The first thing PEFT calls for a new adapter: all that depends on the model is filled in here."""
@@ -57,7 +57,7 @@ class BiDSTModel(BaseTuner):
         targeted = {key: m for key, m in modules.items() if self._targets(config, key)}
         for key, module in targeted.items():
             check_layer(key, module, modules.get(key.rpartition(".")[0]))
-        weights = {key: _weight_of(module) for key, module in targeted.items()}
+        weights = {key: weight_of(module) for key, module in targeted.items()}
         self._budgets = share_budget(config, weights)
         known = all(1 <= config.counts.get(key, 0) <= weight.numel() for key, weight in weights.items())
         start = config.make_topology(1).initial_count
@@ -99,7 +99,7 @@ class BiDSTModel(BaseTuner):
     def _add_modules_to_save_to_tie(self, config: BiDSTConfig, tied_weight_keys: list[str]) -> None:
         config.modules_to_tie = tied_weight_keys
 
-    def _create_and_replace(
+    def _create_and_replace(  # type: ignore[override]
         self,
         config: BiDSTConfig,
         adapter_name: str,
@@ -243,7 +243,7 @@ def checksum(state_dict: dict[str, Tensor], adapter_name: str) -> int:
         if where is None:
             continue
         name = key[: where.start()].removeprefix("base_model.model.") + where[1] + key[where.end() :]
-        raw = tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy()
+        raw = tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes()
         total ^= zlib.crc32(raw, zlib.crc32(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode()))
     return total
 
@@ -252,7 +252,8 @@ def _base(module: nn.Module) -> nn.Module:
     return module.get_base_layer() if isinstance(module, BaseTunerLayer) else module
 
 
-def _weight_of(module: nn.Module) -> Tensor:
+def weight_of(module: nn.Module) -> Tensor:
+    """The weight of a layer, adapted or not."""
     weight: Tensor = _base(module).weight  # type: ignore[assignment]
     return weight
 

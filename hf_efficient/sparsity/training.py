@@ -162,9 +162,9 @@ class SparseTraining:
         return finite
 
     def _observe(self) -> None:
-        rate, chance = float(self.optimizer.param_groups[0]["lr"]), self._chance(1)
+        chance = self._chance(1)
         for weight in self.weights.values():
-            self.topology.observe(weight, self.steps, rate, chance)
+            self.topology.observe(weight, self.steps, moments.pace(self.optimizer, weight.values), chance)
 
     def _choose_first(self) -> None:
         for weight in self.weights.values():

@@ -96,6 +96,17 @@ def test_a_grown_weight_does_not_burst_under_adam() -> None:
     assert float(moved[:16].mean()) > 2 * float(moved[16:].mean())
 
 
+def test_pace_is_the_mean_step_of_a_unit_gradient() -> None:
+    for make, expected in ((torch.optim.SGD, 0.1), (torch.optim.Adam, 0.1 / 3), (torch.optim.Adagrad, 0.1 / 3)):
+        parameter = nn.Parameter(torch.zeros(8))
+        optimizer = make([parameter], lr=0.1)
+        parameter.grad = torch.full((8,), 3.0)
+        optimizer.step()
+        assert moments.pace(optimizer, parameter) == pytest.approx(expected, rel=1e-5)
+        if make is not torch.optim.SGD:
+            assert float(parameter.detach().abs().mean()) == pytest.approx(expected * 3, rel=1e-5)
+
+
 @pytest.mark.parametrize(("rule", "additive"), [("gradient", True), ("snip", False)])
 def test_first_topology_by_gradient_or_saliency(rule: str, additive: bool) -> None:
     """The layer is as it was during the probing steps; then the k best of the summed gradients live."""
@@ -306,7 +317,7 @@ def test_sharpness_aware_optimizers_perturb_living_weights_only(outer: Any) -> N
 
 
 def test_convolutions_move_too() -> None:
-    config = BiDSTConfig(sparsity=0.7, target_modules=["conv1", "conv2"], update_interval=2, score_interval=1)
+    config = BiDSTConfig(sparsity=0.7, topology="rigl", target_modules=["conv1", "conv2"], update_interval=2)
     model = get_peft_model(ConvNet(), config)
     optimizer = torch.optim.SGD(trainable(model), lr=0.05)
     training = train_sparsely(model, optimizer, total_steps=30)

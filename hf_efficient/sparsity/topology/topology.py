@@ -49,8 +49,15 @@ class Topology:
     def begin(self, weight: SparseWeight) -> None:
         """Told of a weight before its first step, to set up what it remembers in `weight.memory`."""
 
-    def observe(self, weight: SparseWeight, step: int, learning_rate: float, generator: torch.Generator) -> None:
-        """Read `weight.gradient` of a step at which it was wanted."""
+    def observe(self, weight: SparseWeight, step: int, pace: float, generator: torch.Generator) -> None:
+        """Read `weight.gradient` of a step at which it was wanted.
+
+        Args:
+            weight: whose gradient it is.
+            step: optimizer steps done.
+            pace: how far a unit of gradient moves a living weight in one step.
+            generator: source of chance.
+        """
 
     def drop_scores(self, weight: SparseWeight) -> Tensor:
         """(k,): what each living weight is worth; the lowest die."""

@@ -58,11 +58,12 @@ class BiDSTModel(BaseTuner):
         for key, module in targeted.items():
             check_layer(key, module, modules.get(key.rpartition(".")[0]))
         weights = {key: weight_of(module) for key, module in targeted.items()}
-        self._budgets = share_budget(config, weights)
-        known = all(1 <= config.counts.get(key, 0) <= weight.numel() for key, weight in weights.items())
+        saved = {key: config.counts.get(key, 0) for key in weights}
+        known = all(1 <= saved[key] <= weight.numel() for key, weight in weights.items())
+        depends_on_values = config.distribution in ("nonzero", "global")  # of which there may be none while loading
+        self._budgets = saved if known and depends_on_values else share_budget(config, weights)
         start = config.make_topology(1).initial_count
-        first = {key: start(k, weights[key].numel()) for key, k in self._budgets.items()}
-        self._living = {key: config.counts[key] for key in weights} if known and weights else first
+        self._living = saved if known else {key: start(k, weights[key].numel()) for key, k in self._budgets.items()}
 
     def _targets(self, config: BiDSTConfig, key: str) -> bool:
         found = self._check_target_module_exists(config, key) if key else None

@@ -243,6 +243,21 @@ def test_a_torch_loop_resumes_bit_for_bit(topology: str) -> None:
         assert all(torch.equal(result[name], tensor) for name, tensor in expected.items())
 
 
+def test_a_forward_before_training_begins_does_no_harm() -> None:
+    """It times the layer and remembers the result, which is no reason to think that training had begun."""
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(256, 256), nn.ReLU(), nn.Linear(256, 4))
+    model = get_peft_model(net, BiDSTConfig(sparsity=0.9, target_modules=["0"], update_interval=2, score_interval=1))
+    x = torch.randn(8, 256)
+    model(x)
+    assert "compact" in weights_of(model)[0].memory
+    optimizer = torch.optim.SGD(trainable(model), lr=0.1)
+    train_sparsely(model, optimizer, total_steps=8)
+    run(model, optimizer, [(x, torch.arange(8) % 4)] * 8)
+    assert "candidates" in weights_of(model)[0].memory
+    assert "compact" in weights_of(model)[0].memory
+
+
 def test_accumulated_micro_batches_are_one_batch() -> None:
     """In float64, where the order of sums does not decide who lives."""
     data = batches(12)

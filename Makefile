@@ -10,10 +10,10 @@ export HF_HUB_DISABLE_TELEMETRY ?= 1
 export GRADIO_ANALYTICS_ENABLED ?= False
 
 .DEFAULT_GOAL := help
-.PHONY: help demo space test test-slow lint format docs bench-speed bench-retention bench-representation bench-sparse-speed bench-sparse-training bench-sparse-adapters clean
+.PHONY: help demo space test test-slow lint format docs bench-speed bench-retention bench-representation clean
 
 help:  ## this list
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/' | expand -t 24
+	@grep -hE '^[a-z%-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/' | expand -t 24
 
 # The stamps hold what is installed: the package alone, or with all that tests, tools, Spaces and benchmarks need.
 $(BIN)/python:
@@ -69,14 +69,8 @@ bench-retention: $(VENV)/.stamp-dev  ## accuracy of the tiny VLM at every budget
 bench-representation: $(VENV)/.stamp-dev  ## how well K tokens stand for all N
 	$(BIN)/python benchmarks/token_representation.py
 
-bench-sparse-speed: $(VENV)/.stamp-dev  ## time, memory and file size of sparse layers on the CPU
-	$(BIN)/python benchmarks/sparse_speed.py
-
-bench-sparse-training: $(VENV)/.stamp-dev  ## accuracy of sparse training from scratch, method against method (hours; resumable)
-	$(BIN)/python benchmarks/sparse_training.py
-
-bench-sparse-adapters: $(VENV)/.stamp-dev  ## accuracy of sparse adapters and LoRA at equal budgets (hours; resumable)
-	$(BIN)/python benchmarks/sparse_adapters.py
+bench-%: $(VENV)/.stamp-dev  ## any other benchmark: bench-sam-step runs benchmarks/sam_step.py
+	$(BIN)/python benchmarks/$(subst -,_,$*).py
 
 clean:  ## remove what the targets made, but for .venv
 	rm -rf build dist *.egg-info docs/api hf_efficient_demo .pytest_cache .mypy_cache .ruff_cache

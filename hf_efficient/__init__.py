@@ -17,6 +17,8 @@ _MODULE_OF = {
     "detach_token_pruner": "hf_efficient.representation.attach",
     "load_token_pruned": "hf_efficient.representation.attach",
     "token_pruner": "hf_efficient.representation.attach",
+    "prune_inputs": "hf_efficient.representation.inputs",
+    "remember_pictures": "hf_efficient.representation.memory",
     "SAMArguments": "hf_efficient.optimization.arguments",
     "SAMTrainer": "hf_efficient.optimization.trainer",
     "S2SAMTrainer": "hf_efficient.optimization.trainer",
@@ -51,6 +53,8 @@ if TYPE_CHECKING:
         token_pruner,
     )
     from hf_efficient.representation.config import TokenPrunerConfig
+    from hf_efficient.representation.inputs import prune_inputs
+    from hf_efficient.representation.memory import remember_pictures
     from hf_efficient.representation.reduce import ReducedTokens, reduce_tokens
     from hf_efficient.sparsity.callback import SparsityCallback, train_sparsely
     from hf_efficient.sparsity.checkpoint import load_sparse, save_sparse
@@ -81,8 +85,10 @@ __all__ = [
     "detach_token_pruner",
     "load_sparse",
     "load_token_pruned",
+    "prune_inputs",
     "recalibrate_batch_norm",
     "reduce_tokens",
+    "remember_pictures",
     "save_sparse",
     "sharpness",
     "token_pruner",

@@ -113,7 +113,7 @@ class Weights:
         if not (0 < norm < float("inf")) or rho == 0:
             yield
             return
-        with self.kept(direction) as saved:
+        with self.kept(list(direction)) as saved:
             self.add(direction, rho / norm)
             del direction  # the forward pass does not need it: one copy of the weights is all that is held
             yield
@@ -146,8 +146,12 @@ def global_norm(direction: Direction) -> float:
     """‖d‖₂ over all tensors together, in float32 or better, and over all shards of a sharded model."""
     if not direction:
         return 0.0
-    norms = torch._foreach_norm([_wide(local(d)) for d in direction.values()], 2)
-    return _sum_over_shards({p: n.double().square() for p, n in zip(direction, norms, strict=True)}) ** 0.5
+    tensors = [_wide(local(d)) for d in direction.values()]
+    squares = [n.double().square() for n in torch._foreach_norm(tensors, 2)]
+    total = _sum_over_shards(dict(zip(direction, squares, strict=True)))
+    if total == float("inf"):  # numbers above 1e19, as a GradScaler makes them, have no square in float32
+        total = _sum_over_shards({p: local(d).double().square().sum() for p, d in direction.items()})
+    return total**0.5
 
 
 def dot(a: Direction, b: Direction) -> float:

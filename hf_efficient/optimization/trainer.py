@@ -47,6 +47,7 @@ class SAMTrainerMixin:
     def __init__(self, *args: Any, sam_args: SAMArguments | None = None, **kwargs: Any) -> None:
         self.sam_args = sam_args if sam_args is not None else SAMArguments()
         self._ascent: Ascent | None = None
+        self._ascent_of: object = None
         self._micro_batches: list[Inputs] = []
         self._collecting_for: tuple[int, int] | None = None
         self._diagnostics: dict[str, float] = {}
@@ -102,8 +103,8 @@ class SAMTrainerMixin:
         return window.reported
 
     def _current_ascent(self) -> Ascent:
-        if self._ascent is None:
-            self._ascent = self.sam_args.ascent(lambda: self.optimizer)
+        if self._ascent is None or self._ascent_of is not self.state:  # a new training starts from nothing
+            self._ascent, self._ascent_of = self.sam_args.ascent(lambda: self.optimizer), self.state
         return self._ascent
 
     def _drop(self, weights: Weights, statistics: list[tuple[Tensor, Tensor]]) -> None:
@@ -163,7 +164,6 @@ class SAMTrainerMixin:
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         super()._load_optimizer_and_scheduler(checkpoint)
-        self._ascent = None  # a new run starts from nothing
         if checkpoint is None:
             return
         memory = self._current_ascent().memory

@@ -121,7 +121,7 @@ class GuidedZOSAMAscent(ZOSAMAscent):
 
 def directional_derivative(weights: Weights, batch: Batch, z: Direction, delta: float, fraction: float) -> float:
     """[L(w + δ z) - L(w - δ z)] / (2δ): two losses; the weights are afterwards as before, to the bit."""
-    with weights.kept(z) as saved:
+    with weights.kept(list(z)) as saved:
         weights.add(z, delta)
         plus = batch.loss(fraction)
         weights.put_back(saved)

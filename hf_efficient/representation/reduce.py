@@ -8,12 +8,14 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from .checks import check_features, check_shapes, check_values
 from .config import TokenPrunerConfig
 from .importance import distinctiveness, norms, relevance, shares
 from .selection import GENERATORS, SELECTORS, id_pruner
 from .selection.itg import cluster_weights
 from .selection.kernel import TokenKernel
 from .selection.mixture import Mixture, mass, nearest
+from .temporal import Runs, static_runs
 
 
 @dataclass
@@ -131,10 +133,11 @@ def reconstruction_error(
 ) -> Tensor:
     """sum_i w_i |x_i - z_a(i)|² / sum_i w_i |x_i - mean|² with ITG's weights w: (B,) float32, 0 if all is kept."""
     x, weights = features.float(), cluster_weights(importance, valid)
-    weights = (weights / weights.sum(1, keepdim=True)).unsqueeze(-1)
+    weights = weights / weights.sum(1, keepdim=True)
     stand_in = tokens.float().gather(1, assignment.unsqueeze(-1).expand_as(x))
-    spread = (weights * (x - (weights * x).sum(1, keepdim=True)).square()).sum((1, 2))
-    lost = (weights * (x - stand_in).square()).sum((1, 2))
+    mean = torch.bmm(weights.unsqueeze(1), x)
+    lost = (weights * torch.linalg.vector_norm(x - stand_in, dim=-1).square()).sum(1)
+    spread = (weights * torch.linalg.vector_norm(x, dim=-1).square()).sum(1) - mean.square().sum((1, 2))
     return lost / torch.where(spread > 0, spread, 1)
 
 
@@ -174,16 +177,20 @@ def _choose(
     in_order: bool = True,
 ) -> _Choice:
     """Checks, importance, selection: in float32 and outside of autocast. `in_order`: also if all tokens are kept."""
-    groups = _check_shapes(features, importance, query, groups, valid)
+    groups = check_shapes(features, importance, query, groups, valid)
     k = config.tokens_to_keep(features.shape[1])
     with torch.autocast(features.device.type, enabled=False):
         x = features.float()
-        _check_values(importance, groups, valid, k)
+        check_values(importance, groups, valid, k)
         kernel = TokenKernel(x, config.kernel, valid)
-        _check_features(x, kernel)
+        check_features(x, kernel)
         p = token_importance(x, config, importance, query, valid)
         if k == x.shape[1] and not in_order:
             return _Choice(torch.arange(k, device=x.device).expand(len(x), -1), p, torch.ones_like(p[:, 0]), kernel)
+        if config.merge_static and groups is not None:
+            runs = static_runs(x, groups, config.merge_static, k)
+            if runs is not None:
+                return _choose_runs(x, p, k, config, groups, runs, kernel)
         if config.method == "id_pruner":
             order, covered = id_pruner.select_and_cover(kernel, p, k, config, groups=groups, valid=valid)
             known = covered.sum(1) / (1 - config.importance_weight) if config.importance_weight < 1 else None
@@ -192,6 +199,25 @@ def _choose(
             mixture = GENERATORS[config.method](x, p, k, config, groups=groups, valid=valid)
             return _Choice(mixture.anchors, p, None, kernel, mixture)
         return _Choice(SELECTORS[config.method](x, p, k, config, groups=groups, valid=valid), p, None, kernel)
+
+
+def _choose_runs(
+    x: Tensor, p: Tensor, k: int, config: TokenPrunerConfig, groups: Tensor, runs: Runs, kernel: TokenKernel
+) -> _Choice:
+    """The choice among runs of static tokens, each told by its mean at its first token; as a mixture of all tokens."""
+    merged, worth, starts = runs.mean(x), runs.total(p), runs.starts
+    if config.method in GENERATORS:
+        mixture = GENERATORS[config.method](merged, worth, k, config, groups=groups, valid=starts)
+        if mixture.source is not None:
+            raise ValueError(
+                f"merge_static cannot be used with method={config.method!r}, which takes tokens in more than once."
+            )
+    else:
+        order = SELECTORS[config.method](merged, worth, k, config, groups=groups, valid=starts)
+        anchors = order.sort(dim=1).values
+        chosen = torch.zeros_like(p).scatter(1, anchors, 1.0)
+        mixture = Mixture(anchors, nearest_kept(merged, anchors), chosen)
+    return _Choice(mixture.anchors, p, None, kernel, runs.spread(mixture))
 
 
 def token_importance(
@@ -218,56 +244,6 @@ def token_importance(
         asked = shares(relevance(x, query, valid=valid), valid)
         weights = (1 - config.question_weight) * shares(weights, valid) + config.question_weight * asked
     return weights
-
-
-def _check_shapes(
-    features: Tensor, importance: Tensor | None, query: Tensor | None, groups: Tensor | None, valid: Tensor | None
-) -> Tensor | None:
-    """Raise on shapes and dtypes that do not fit; `groups` comes back as (B, N)."""
-    if features.dim() != 3 or not features.is_floating_point() or 0 in features.shape:
-        raise ValueError(
-            f"features of shape {tuple(features.shape)} and dtype {features.dtype}; expected floats (B, N, D). "
-            "Add the batch dimension with features[None] for one unit."
-        )
-    batch, n, width = features.shape
-    if importance is not None and (importance.shape != (batch, n) or not importance.is_floating_point()):
-        raise ValueError(
-            f"importance of shape {tuple(importance.shape)} and dtype {importance.dtype}; expected floats {(batch, n)}."
-        )
-    if query is not None and (
-        query.dim() != 3 or query.shape[0] != batch or query.shape[2] != width or not query.shape[1]
-    ):
-        raise ValueError(f"query of shape {tuple(query.shape)}; expected ({batch}, T, {width}) with T >= 1.")
-    if valid is not None and (valid.shape != (batch, n) or valid.dtype != torch.bool):
-        raise ValueError(f"valid of shape {tuple(valid.shape)} and dtype {valid.dtype}; expected bool {(batch, n)}.")
-    if groups is None:
-        return None
-    if groups.shape not in ((n,), (batch, n)) or groups.dtype != torch.long:
-        raise ValueError(
-            f"groups of shape {tuple(groups.shape)} and dtype {groups.dtype}; expected long {(n,)} or {(batch, n)}."
-        )
-    return groups.expand(batch, n)
-
-
-def _check_features(x: Tensor, kernel: TokenKernel) -> None:
-    """Raise on features that are not finite; their kernel has looked at all of them already."""
-    if not torch.isfinite(kernel.spread).all():
-        raise ValueError(
-            f"features hold NaN, infinite or huge values ({int((~torch.isfinite(x)).sum())} are not finite); expected "
-            "magnitudes below 1e15. Check the vision model's output (overflow of a 16-bit dtype?)."
-        )
-
-
-def _check_values(importance: Tensor | None, groups: Tensor | None, valid: Tensor | None, k: int) -> None:
-    """Raise on values that would make the choice meaningless."""
-    if importance is not None and not ((importance >= 0) & torch.isfinite(importance)).all():
-        raise ValueError("importance holds negative, NaN or infinite values; expected finite values >= 0.")
-    if groups is not None and (groups < 0).any():
-        raise ValueError("groups holds negative numbers; expected the index of a tile or frame for every token.")
-    if valid is not None and (valid.sum(1) < k).any():
-        raise ValueError(
-            f"A unit has {int(valid.sum(1).min())} valid tokens, fewer than the {k} to keep; lower the budget for it."
-        )
 
 
 @torch.no_grad()

@@ -19,10 +19,10 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import eager_mask, sdpa_mask
 
-from .features import KeptUnit
 from .inputs import Prompt
+from .kept import KeptUnit
 
-PREFIX = "size_aware_"
+PREFIX = "token_pruner_"
 SUPPORTED = ("sdpa", "eager")
 
 
@@ -70,34 +70,48 @@ def add_log_mass(mask: Tensor, log_mass: Tensor, kv_offset: Any = 0) -> Tensor:
     return torch.where(mask > torch.finfo(mask.dtype).min / 2, mask + columns, mask)
 
 
+def watched_attention(
+    module: Any, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **kwargs: Any
+) -> Any:
+    """sdpa; a layer whose attention is asked for shows its queries and keys on the way."""
+    watch = getattr(module, "attention_watch", None)
+    if watch is not None:
+        watch(module, query, key, attention_mask, kwargs.get("scaling"))
+    return sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
+
+
 for _name in SUPPORTED:
-    AttentionInterface.register(PREFIX + _name, sdpa_attention_forward)
+    AttentionInterface.register(PREFIX + _name, watched_attention)
     AttentionMaskInterface.register(PREFIX + _name, size_aware_mask)
 
 
 def text_configs(base: Any) -> list[Any]:
     """The configs that the attention layers and the masks of a (base) model's language model are made by."""
-    inner = getattr(base, "language_model", None) or base.text_model
-    found = [inner.config, base.config.get_text_config()]
+    found = [language_model(base).config, base.config.get_text_config()]
     return found if found[0] is not found[1] else found[:1]
 
 
-def takes_sizes(base: Any) -> bool:
+def language_model(base: Any) -> Any:
+    """The language model, without its head, of a base model."""
+    return getattr(base, "language_model", None) or base.text_model
+
+
+def takes_masks(base: Any) -> bool:
     """Whether the language model's attention takes an additive mask."""
     return all(str(c._attn_implementation).removeprefix(PREFIX) in SUPPORTED for c in text_configs(base))
 
 
-def set_size_aware(base: Any, on: bool) -> None:
-    """Switch the language model of a (base) model to size-aware attention or back.
+def set_attention(base: Any, on: bool) -> None:
+    """Switch the language model of a (base) model to the attention of this file or back.
 
     Raises:
         ValueError: its attention takes no additive mask.
     """
-    if on and not takes_sizes(base):
+    if on and not takes_masks(base):
         raise ValueError(
-            f"size_aware=True adds a bias to attention, which {text_configs(base)[0]._attn_implementation!r} cannot "
-            "take; it needs sdpa or eager. Load the model with attn_implementation='sdpa' (the vision encoder may go "
-            "on with another), or set size_aware=False."
+            "size_aware=True and llm_layers work on attention's mask, which "
+            f"{text_configs(base)[0]._attn_implementation!r} cannot take; they need sdpa or eager. Load the model with "
+            "attn_implementation='sdpa' (the vision encoder may go on with another), or leave both out."
         )
     for config in text_configs(base):
         plain = str(config._attn_implementation).removeprefix(PREFIX)

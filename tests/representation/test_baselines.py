@@ -10,7 +10,7 @@ from torch.nn.functional import cosine_similarity
 
 from hf_efficient import TokenPrunerConfig, reduce_tokens
 from hf_efficient.representation.selection import GENERATORS, SELECTORS
-from hf_efficient.representation.selection.holov import budgets
+from hf_efficient.representation.sharing import share_budget
 
 SEEDS = range(5)
 
@@ -175,10 +175,10 @@ def test_budgets_are_exact_and_never_more_than_there_is() -> None:
     worth = torch.tensor([[8.0, 1.0, 1.0], [1.0, 1.0, 1.0], [0.0, 0.0, 0.0]])
     count = torch.tensor([3, 3, 4])
     for k in range(11):
-        given = budgets(worth, count, k)
+        given = share_budget(worth, count, k)
         assert given.sum(1).tolist() == [k] * 3
         assert (given <= count).all()
-    assert budgets(worth, count, 5)[0].tolist() == [3, 1, 1]
+    assert share_budget(worth, count, 5)[0].tolist() == [3, 1, 1]
 
 
 # --- methods that generate

@@ -37,25 +37,24 @@ def over_valid(method: Callable[..., Any]) -> Callable[..., Any]:
             method(x[at][None], p[at][None], k, config) for x, p, at in zip(features, importance, places, strict=True)
         ]
         if isinstance(results[0], Mixture):
-            return spread([spread_one(r, at, valid.shape[1]) for r, at in zip(results, places, strict=True)])
+            return spread(results, places, valid.shape[1])
         return torch.stack([at[order[0]] for order, at in zip(results, places, strict=True)])
 
     return run
 
 
-def spread_one(made: Mixture, at: Tensor, n: int) -> tuple[Tensor, ...]:
-    """Anchors, assignment (n,), weights, source and target of a mixture of one unit, in places of all n tokens."""
-    assignment = made.assignment.new_zeros(n).scatter(0, at, made.assignment[0])
-    source = at if made.source is None else at[made.source[0]]
-    target = (made.assignment if made.target is None else made.target)[0]
-    return at[made.anchors[0]], assignment, made.weights[0], source, target
-
-
-def spread(rows: list[tuple[Tensor, ...]]) -> Mixture:
-    """One mixture of the parts of several units; shorter ones are filled up with parts of weight 0."""
-    anchors, assignment, *parts = zip(*rows, strict=True)
-    weights, source, target = (pad_sequence(list(part), batch_first=True) for part in parts)
-    return Mixture(torch.stack(anchors), torch.stack(assignment), weights, source, target)
+def spread(made: list[Mixture], places: list[Tensor], n: int) -> Mixture:
+    """One mixture of those of several units, in places of all n tokens; tokens without a place have weight 0."""
+    anchors = torch.stack([at[one.anchors[0]] for one, at in zip(made, places, strict=True)])
+    empty = anchors.new_zeros(n)
+    assignment = torch.stack([empty.scatter(0, at, one.assignment[0]) for one, at in zip(made, places, strict=True)])
+    if made[0].source is None:
+        weights = [empty.float().scatter(0, at, one.weights[0]) for one, at in zip(made, places, strict=True)]
+        return Mixture(anchors, assignment, torch.stack(weights))
+    sources = [at[one.source[0]] for one, at in zip(made, places, strict=True) if one.source is not None]
+    targets = [one.target[0] for one in made if one.target is not None]
+    parts = ([one.weights[0] for one in made], sources, targets)
+    return Mixture(anchors, assignment, *(pad_sequence(part, batch_first=True) for part in parts))
 
 
 def cosines(features: Tensor) -> Tensor:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from ..importance import shares
+from ..sharing import share_budget
 from .compact import cosines, over_valid
 
 CROPS = 16
@@ -41,23 +42,9 @@ def select(features: Tensor, importance: Tensor, k: int, config: Any = None) -> 
     score = shares(importance) + VARIETY * shares(variety)
     count = torch.bincount(crop)
     worth = torch.zeros(len(features), len(count), device=features.device).index_add(1, crop, score) / count
-    given = budgets(worth, count, k)
+    given = share_budget(worth, count, k)
     ranked = importance.sort(dim=1, descending=True, stable=True).indices
     by_crop = ranked.gather(1, crop[ranked].sort(dim=1, stable=True).indices)  # crops in order, importance falling
     rank = torch.arange(n, device=features.device) - (count.cumsum(0) - count)[crop]
     taken = rank < given.gather(1, crop.expand(len(features), -1))
     return by_crop[taken].view(len(features), k)
-
-
-def budgets(worth: Tensor, count: Tensor, k: int) -> Tensor:
-    """k tokens shared among crops in proportion to worth (B, C) >= 0, at most count (C,) each: (B, C) long, exact.
-
-    Whole parts first; what is left goes one by one to the crops with most worth that have room.
-    """
-    given = (shares(worth) * k + 1e-4).floor().long().minimum(count)
-    order = worth.sort(dim=1, descending=True, stable=True).indices
-    while bool((left := k - given.sum(1, keepdim=True)).any()):
-        room = (given < count).gather(1, order)
-        lucky = room & (room.cumsum(1) <= left)
-        given = given + torch.zeros_like(given).scatter(1, order, lucky.long())
-    return given

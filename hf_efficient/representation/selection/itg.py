@@ -72,11 +72,11 @@ def lloyd(x: Tensor, weights: Tensor, seeds: Tensor, steps: int) -> tuple[Tensor
     k = seeds.shape[1]
     own = torch.arange(k, device=x.device).expand_as(seeds)
     centres = x.gather(1, seeds.unsqueeze(-1).expand(-1, -1, x.shape[-1]))
-    parts = torch.cat([x, torch.ones_like(x[..., :1])], dim=-1) * weights.unsqueeze(-1)  # one sum for values and weight
+    weights = weights.unsqueeze(-1)
+    weighted = x * weights
     for _ in range(steps + 1):
         assignment = nearest(x, centres).scatter(1, seeds, own)
-        sums = sum_by(assignment, parts, k)
-        centres = sums[..., :-1] / sums[..., -1:]
+        centres = sum_by(assignment, weighted, k) / sum_by(assignment, weights, k)
     return centres, assignment
 
 

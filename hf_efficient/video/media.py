@@ -38,7 +38,7 @@ class ColorTags:
     range: int = 0
 
     def matrix(self, height: int) -> int:
-        """The YUV matrix, by the convention of players where the tag is absent: BT.709 from 720 lines on, else BT.601."""
+        """The YUV matrix; where the tag is absent, as players assume: BT.709 from 720 lines on, else BT.601."""
         known = {1: 1, 4: 4, 5: 5, 6: 5, 7: 7, 9: 9}
         return known.get(self.space, BT709 if height >= 720 else BT601)
 

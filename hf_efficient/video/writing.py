@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from fractions import Fraction
 from pathlib import Path
 from types import TracebackType
@@ -137,10 +138,8 @@ class VideoWriter:
     def _abandon(self) -> None:
         if self.copier is not None:
             self.copier.close()
-        try:
+        with suppress(av.error.FFmpegError, ValueError, OSError):  # what it would finish is thrown away
             self.container.close()
-        except (av.error.FFmpegError, ValueError, OSError):
-            pass  # what it would finish is thrown away
         self.temporary.unlink(missing_ok=True)
 
 

@@ -28,9 +28,8 @@ def pictures(count: int, width: int, height: int, seed: int = 0) -> np.ndarray:
     texture = rng.integers(0, 256, (height, width, 3))
     frames = []
     for t in range(count):
-        frame = np.stack(
-            [127 + 80 * np.sin((x + 3 * t) / 17), 127 + 80 * np.cos(y / 13), 127 + 60 * np.sin((x + y) / 23)], -1
-        )
+        waves = 80 * np.sin((x + 3 * t) / 17), 80 * np.cos(y / 13), 60 * np.sin((x + y) / 23)
+        frame = 127 + np.stack(waves, -1)
         side = min(height, width) // 3
         top, left = (t * 2) % max(1, height - side), (t * 3) % max(1, width - side)
         frame[top : top + side, left : left + side] = texture[:side, :side]

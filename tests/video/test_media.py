@@ -2,6 +2,7 @@
 
 import subprocess
 from fractions import Fraction
+from itertools import pairwise
 from pathlib import Path
 
 import av
@@ -103,7 +104,9 @@ def test_colours_come_back_by_the_tagged_matrix(tmp_path: Path, color: tuple[int
     ours = next(read_frames(source)).rgb.astype(int)
     assert np.abs(ours - frames[0]).max() <= 2
     name = {1: "bt709", 6: "smpte170m"}[color[0]]  # an independent reader that is told the matrix
-    command = ["ffmpeg", "-v", "error", "-i", source, "-frames:v", "1", "-vf", f"scale=in_color_matrix={name}:flags=bicubic+accurate_rnd+full_chroma_int", "-f", "rawvideo", "-pix_fmt", "rgb24", "-"]  # fmt: skip
+    scale = f"scale=in_color_matrix={name}:flags=bicubic+accurate_rnd+full_chroma_int"
+    command = ["ffmpeg", "-v", "error", "-i", source, "-frames:v", "1", "-vf", scale, "-f", "rawvideo"]
+    command += ["-pix_fmt", "rgb24", "-"]
     theirs = np.frombuffer(subprocess.run(command, check=True, capture_output=True).stdout, np.uint8)
     assert np.abs(ours - theirs.reshape(48, 64, 3)).max() <= 2
 
@@ -111,15 +114,16 @@ def test_colours_come_back_by_the_tagged_matrix(tmp_path: Path, color: tuple[int
 def test_a_failed_write_leaves_nothing(tmp_path: Path) -> None:
     source = make_clip(tmp_path / "a.mp4", pictures(3, 64, 48))
     info = probe(source)
-    with pytest.raises(RuntimeError, match="stop"), VideoWriter(tmp_path / "b.mp4", info, (64, 48)) as writer:
-        writer.write(*next(read_frames(source)))
-        raise RuntimeError("stop")
+    with pytest.raises(ValueError, match="ndim"), VideoWriter(tmp_path / "b.mp4", info, (64, 48)) as writer:
+        writer.write(np.zeros((48, 64), np.uint8), 0)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["a.mp4"]
 
 
 def test_sound_that_the_container_cannot_hold_is_said(tmp_path: Path) -> None:
-    source = make_clip(tmp_path / "a.mkv", pictures(3, 64, 48), audio="libvorbis")
-    with pytest.raises(MediaError, match=r"cannot hold the source's audio \(vorbis\): write to a .mkv"):
+    picture, source = make_clip(tmp_path / "picture.mkv", pictures(3, 64, 48)), tmp_path / "a.mkv"
+    sound = ["-f", "lavfi", "-i", "sine=d=0.2", "-c:v", "copy", "-c:a", "pcm_u8"]
+    subprocess.run(["ffmpeg", "-v", "error", "-i", picture, *sound, source], check=True)
+    with pytest.raises(MediaError, match=r"cannot hold the source's audio \(pcm_u8\): write to a .mkv"):
         rewrite(source, tmp_path / "b.mp4")
     assert not (tmp_path / "b.mp4").exists()
     assert packets(rewrite(source, tmp_path / "b.mkv"), "audio") != []
@@ -184,7 +188,7 @@ def test_a_file_cut_in_the_middle_is_an_error_not_a_shorter_video(tmp_path: Path
     front = rewrite(source, tmp_path / "front.mp4").read_bytes()  # its index comes first
     cut = tmp_path / "cut.mp4"
     cut.write_bytes(front[: len(front) * 6 // 10])
-    with pytest.raises(MediaError, match="cannot be read|cut off"):
+    with pytest.raises(MediaError, match=r"cannot be read|cut off"):
         list(read_frames(cut))
 
 
@@ -193,4 +197,4 @@ def test_public_clips_read_whole(name: str, frames: int) -> None:
     info = probe(clip(name))
     stamps = [frame.pts for frame in read_frames(clip(name), info)]
     assert len(stamps) == info.frames == frames
-    assert all(b > a for a, b in zip(stamps, stamps[1:]))
+    assert all(b > a for a, b in pairwise(stamps))

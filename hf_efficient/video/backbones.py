@@ -141,7 +141,7 @@ class EDSR(nn.Module):
 
     def __init__(self, scale: int, num_features: int, num_blocks: int, expansion: int = 4) -> None:
         super().__init__()
-        self.register_buffer("mean", torch.tensor([0.4488, 0.4371, 0.4040])[:, None, None], persistent=False)
+        self.register_buffer("mean", torch.tensor([0.4488, 0.4371, 0.4040])[:, None, None])
         f = num_features
         self.head = conv(3, f, 3)
         self.blocks = nn.ModuleList(nn.ModuleList([conv(f, f, 3), conv(f, f, 3)]) for _ in range(num_blocks))

@@ -109,14 +109,8 @@ def write_manifest(folder: Path, low_resolution: str, source: dict[str, Any], **
         name: {"bytes": (folder / name).stat().st_size, "sha256": sha256(folder / name)}
         for name in checked_files(low_resolution)
     }
-    manifest = {
-        "format": FORMAT,
-        "version": VERSION,
-        "source": source,
-        "low_resolution": low_resolution,
-        "files": files,
-    }
-    write_text(folder / MANIFEST_NAME, json.dumps({**manifest, **extra}, indent=2) + "\n")
+    manifest = {"format": FORMAT, "version": VERSION, "source": source, "low_resolution": low_resolution}
+    write_text(folder / MANIFEST_NAME, json.dumps({**manifest, "files": files, **extra}, indent=2) + "\n")
 
 
 def write_text(path: Path, text: str) -> None:
@@ -190,9 +184,7 @@ def source_from_json(values: dict[str, Any]) -> VideoInfo:
 def _read_manifest(folder: Path) -> dict[str, Any]:
     path = folder / MANIFEST_NAME
     if not path.is_file():
-        raise BundleError(
-            f"{str(folder)!r} is not a bundle: it has no {MANIFEST_NAME}. `hf-efficient stdo encode` makes one."
-        )
+        raise BundleError(f"{str(folder)!r} is no bundle: it has no {MANIFEST_NAME}. See hf-efficient stdo encode.")
     if path.stat().st_size > LARGEST_MANIFEST:
         raise BundleError(f"{path} is larger than {LARGEST_MANIFEST} bytes: it is damaged.")
     try:
@@ -202,7 +194,6 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
     if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
         raise BundleError(f"{path} does not describe a bundle: its format is not {FORMAT!r}.")
     if manifest.get("version") != VERSION:
-        raise BundleError(
-            f"{path} has version {manifest.get('version')!r}; this player knows {VERSION}. Upgrade hf_efficient."
-        )
+        version = manifest.get("version")
+        raise BundleError(f"{path} has version {version!r}; this player knows {VERSION}. Upgrade hf_efficient.")
     return manifest

@@ -116,9 +116,8 @@ def decode(
     source, output = player.bundle.source, Path(output)
     if output.resolve().parent == player.bundle.path.resolve():
         raise ValueError(f"{str(output)!r} lies inside the bundle: write somewhere else.")
-    options = (
-        {} if codec == "ffv1" else {"crf": str(VISUALLY_LOSSLESS.get(codec, "10") if quality is None else quality)}
-    )
+    crf = VISUALLY_LOSSLESS.get(codec, "10") if quality is None else str(quality)
+    options = {} if codec == "ffv1" else {"crf": crf}
     if preset is not None:
         options["preset"] = preset
     size = (source.width, source.height)

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from torch import nn
 
 from hf_efficient.video.backbones import NetworkSpec
@@ -78,6 +79,27 @@ def build_experts(config: Any) -> nn.ModuleList:
     if config.weight_dtype == "int8":
         to_int8(experts)
     return experts
+
+
+def save_experts(folder: Path, config: dict[str, Any], experts: nn.ModuleList, packed: bytes) -> None:
+    """config.json and model.safetensors, as `load_experts` and transformers' from_pretrained read them.
+
+    Args:
+        folder: made if absent.
+        config: the fields of DEFAULTS.
+        experts: the networks, as `weights.as_stored` leaves them.
+        packed: the routing map.
+    """
+    folder.mkdir(exist_ok=True)
+    dtype = torch.float32 if config["weight_dtype"] == "float32" else torch.float16
+    state = {
+        f"experts.{name}": (tensor.to(dtype) if tensor.is_floating_point() else tensor).contiguous()
+        for name, tensor in experts.state_dict().items()
+    }
+    state["routing"] = torch.tensor(list(packed), dtype=torch.uint8)
+    save_file(state, folder / WEIGHTS_NAME, metadata={"format": "pt"})
+    kind = {"architectures": ["STDOModel"], "model_type": "stdo", "dtype": str(dtype).removeprefix("torch.")}
+    (folder / CONFIG_NAME).write_text(json.dumps({**kind, **config}, indent=2) + "\n", encoding="utf-8")
 
 
 def load_config(folder: Path) -> SimpleNamespace:

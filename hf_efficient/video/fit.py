@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors.torch import save_file
 from torch import nn
 from tqdm import tqdm
 
@@ -27,7 +26,7 @@ from hf_efficient.video.bundle import (
     write_text,
 )
 from hf_efficient.video.card import model_card
-from hf_efficient.video.experts import CONFIG_NAME, WEIGHTS_NAME
+from hf_efficient.video.experts import save_experts
 from hf_efficient.video.media import Path_, VideoInfo, probe, read_frames
 from hf_efficient.video.overfit import Recipe, load_checkpoint, overfit, store_error
 from hf_efficient.video.patches import Geometry, bicubic_errors, degrade, pad_to_grid, psnr, to_rgb8, to_tensor
@@ -75,7 +74,7 @@ def fit_video(
     """
     chosen = FitSettings(**{**(asdict(settings) if settings else {}), **changes})
     if device == AUTO:
-        device = str(torch.accelerator.current_accelerator() or "cpu")
+        device = str(torch.accelerator.current_accelerator(check_available=True) or "cpu")
     fit = Fit(Path(source), Path(output), chosen, progress_bar, torch.device(device))
     if fit.processes.first:
         fit.prepare(overwrite)
@@ -119,8 +118,8 @@ class Fit:
             if different and not overwrite:
                 changes = ", ".join(f"{n}: {known.get(n)!r} then, {identity[n]!r} now" for n in different)
                 raise FileExistsError(
-                    f"{str(self.work)!r} holds unfinished work of other settings ({changes}): call with those to go on, "
-                    "or overwrite it (overwrite=True)."
+                    f"{str(self.work)!r} holds unfinished work of other settings ({changes}): call with those "
+                    "to go on, or with overwrite=True to start anew."
                 )
             if different:
                 shutil.rmtree(self.work)
@@ -263,8 +262,10 @@ class Fit:
             "num_blocks": s.num_blocks, "expansion": s.expansion, "weight_dtype": s.weight_dtype,
             "patch_width": g.patch_width, "patch_height": g.patch_height, "routing_bytes": len(packed),
         }  # fmt: skip
-        write_model(self.draft / MODEL_FOLDER, config, experts, packed)
+        save_experts(self.draft / MODEL_FOLDER, config, experts, packed)
         bicubic = psnr(float(errors.mean(dtype=np.float64)))
+        index = {"_class_name": "STDOPipeline", "_diffusers_version": "0.42.1", "model": ["hf_efficient", "STDOModel"]}
+        write_text(self.draft / "model_index.json", json.dumps(index, indent=2) + "\n")
         write_manifest(
             self.draft, self.low_resolution.name, source_to_json(self.info, self.source, len(errors)),
             fit=asdict(s), experts=records, bicubic_patch_psnr=round(bicubic, 4),
@@ -286,24 +287,3 @@ class Fit:
     def _bar(self, frames: Iterator[Any], what: str) -> Iterator[Any]:
         hidden = not self._shows_progress
         return iter(tqdm(frames, desc=what, total=self.info.frames or None, unit="frame", disable=hidden))
-
-
-def write_model(folder: Path, config: dict[str, Any], experts: nn.ModuleList, packed: bytes) -> None:
-    """config.json and model.safetensors as transformers reads them, and the pipeline's index beside the folder."""
-    folder.mkdir(exist_ok=True)
-    dtype = torch.float32 if config["weight_dtype"] == "float32" else torch.float16
-    state = {
-        f"experts.{name}": (tensor.to(dtype) if tensor.is_floating_point() else tensor).contiguous()
-        for name, tensor in experts.state_dict().items()
-    }
-    state["routing"] = torch.frombuffer(bytearray(packed), dtype=torch.uint8) if packed else torch.zeros(0, dtype=torch.uint8)  # fmt: skip
-    save_file(state, folder / WEIGHTS_NAME, metadata={"format": "pt"})
-    described = {
-        "architectures": ["STDOModel"],
-        "model_type": "stdo",
-        "dtype": str(dtype).removeprefix("torch."),
-        **config,
-    }
-    write_text(folder / CONFIG_NAME, json.dumps(described, indent=2) + "\n")
-    index = {"_class_name": "STDOPipeline", "_diffusers_version": "0.42.1", "model": ["hf_efficient", "STDOModel"]}
-    write_text(folder.parent / "model_index.json", json.dumps(index, indent=2) + "\n")

@@ -17,6 +17,10 @@ _MODULE_OF = {
     "detach_token_pruner": "hf_efficient.representation.attach",
     "load_token_pruned": "hf_efficient.representation.attach",
     "token_pruner": "hf_efficient.representation.attach",
+    "STDOConfig": "hf_efficient.video.configuration_stdo",
+    "STDOModel": "hf_efficient.video.modeling_stdo",
+    "STDOPipeline": "hf_efficient.video.pipeline_stdo",
+    "fit_video": "hf_efficient.video.fit",
 }
 
 if TYPE_CHECKING:
@@ -28,13 +32,21 @@ if TYPE_CHECKING:
     )
     from hf_efficient.representation.config import TokenPrunerConfig
     from hf_efficient.representation.reduce import ReducedTokens, reduce_tokens
+    from hf_efficient.video.configuration_stdo import STDOConfig
+    from hf_efficient.video.fit import fit_video
+    from hf_efficient.video.modeling_stdo import STDOModel
+    from hf_efficient.video.pipeline_stdo import STDOPipeline
 
 __all__ = [
     "ReducedTokens",
+    "STDOConfig",
+    "STDOModel",
+    "STDOPipeline",
     "TokenPrunerConfig",
     "__version__",
     "attach_token_pruner",
     "detach_token_pruner",
+    "fit_video",
     "load_token_pruned",
     "reduce_tokens",
     "token_pruner",

@@ -193,7 +193,7 @@ class NetworkSpec:
     backbone: str = "wdsr"
     scale: int = 2
     num_features: int = 16
-    num_blocks: int = 4
+    num_blocks: int = 2
     expansion: int = 4
 
     def __post_init__(self) -> None:

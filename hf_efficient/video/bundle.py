@@ -19,6 +19,8 @@ MANIFEST_NAME, MODEL_FOLDER = "bundle.json", "model"
 FORMAT, VERSION = "hf_efficient.stdo", 1
 LOW_RESOLUTION = re.compile(r"low_resolution\.(mp4|mkv)")
 LARGEST_MANIFEST = 1 << 20
+EXTRA = ("fit", "experts", "bicubic_patch_psnr")  # what bundle.json says beyond what a player needs
+PIPELINE = {"_class_name": "STDOPipeline", "_diffusers_version": "0.42.1", "model": ["hf_efficient", "STDOModel"]}
 
 
 class BundleError(ValueError):
@@ -104,12 +106,13 @@ def checked_files(low_resolution: str) -> list[str]:
 
 
 def write_manifest(folder: Path, low_resolution: str, source: dict[str, Any], **extra: Any) -> None:
-    """Write bundle.json for the files that are in `folder`, whole or not at all."""
+    """Write bundle.json for the files in `folder`, and model_index.json, by which diffusers knows a pipeline."""
     files = {
         name: {"bytes": (folder / name).stat().st_size, "sha256": sha256(folder / name)}
         for name in checked_files(low_resolution)
     }
     manifest = {"format": FORMAT, "version": VERSION, "source": source, "low_resolution": low_resolution}
+    write_text(folder / "model_index.json", json.dumps(PIPELINE, indent=2) + "\n")
     write_text(folder / MANIFEST_NAME, json.dumps({**manifest, "files": files, **extra}, indent=2) + "\n")
 
 

@@ -35,7 +35,7 @@ class STDOConfig(PretrainedConfig):
     scale: int = 2
     num_experts: int = 1
     num_features: int | list[int] = 16
-    num_blocks: int | list[int] = 4
+    num_blocks: int | list[int] = 2
     expansion: int = 4
     weight_dtype: str = "float32"
     patch_width: int = 48

@@ -23,7 +23,7 @@ DEFAULTS: dict[str, Any] = {
     "scale": 2,
     "num_experts": 1,
     "num_features": 16,
-    "num_blocks": 4,
+    "num_blocks": 2,
     "expansion": 4,
     "weight_dtype": "float32",
     "patch_width": 48,

@@ -264,8 +264,6 @@ class Fit:
         }  # fmt: skip
         save_experts(self.draft / MODEL_FOLDER, config, experts, packed)
         bicubic = psnr(float(errors.mean(dtype=np.float64)))
-        index = {"_class_name": "STDOPipeline", "_diffusers_version": "0.42.1", "model": ["hf_efficient", "STDOModel"]}
-        write_text(self.draft / "model_index.json", json.dumps(index, indent=2) + "\n")
         write_manifest(
             self.draft, self.low_resolution.name, source_to_json(self.info, self.source, len(errors)),
             fit=asdict(s), experts=records, bicubic_patch_psnr=round(bicubic, 4),

@@ -75,6 +75,7 @@ def overfit(
     """
     rank, processes = process
     device = next(net.parameters()).device
+    net.to(memory_format=torch.channels_last)  # convolutions of few channels are a sixth faster so
     optimizer = torch.optim.Adam(net.parameters(), lr=recipe.learning_rate)
     done = load_checkpoint(checkpoint, net, optimizer)
     if progress is not None:
@@ -82,7 +83,7 @@ def overfit(
     net.train()
     for step in range(done, recipe.steps):
         indices = np.array_split(recipe.draw(step, len(store)), processes)[rank]
-        lr, hr, mask = (x.to(device) for x in store.batch(indices))
+        lr, hr, mask = (x.to(device, memory_format=torch.channels_last) for x in store.batch(indices))
         for group in optimizer.param_groups:
             group["lr"] = recipe.rate(step)
         optimizer.zero_grad(set_to_none=True)

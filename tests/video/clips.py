@@ -25,7 +25,8 @@ def pictures(count: int, width: int, height: int, seed: int = 0) -> np.ndarray:
     """(count, height, width, 3) uint8: a smooth picture with a textured square that moves over it."""
     rng = np.random.default_rng(seed)
     y, x = np.mgrid[:height, :width]
-    texture = rng.integers(0, 256, (height, width, 3))
+    coarse = rng.integers(0, 256, (height // 5 + 1, width // 5 + 1, 3))
+    texture = np.kron(coarse, np.ones((5, 5, 1)))[:height, :width]  # sharp edges, which bicubic enlargement blurs
     frames = []
     for t in range(count):
         waves = 80 * np.sin((x + 3 * t) / 17), 80 * np.cos(y / 13), 60 * np.sin((x + y) / 23)

@@ -217,7 +217,7 @@ class NetworkSpec:
 
 
 def start_from_bicubic(net: nn.Module) -> None:
-    """Let an untrained WDSR begin as bicubic enlargement: the skip holds its kernels, the tail is nearly silent.
+    """Let an untrained WDSR begin as bicubic enlargement: the skip holds its kernels, the tail speaks softly.
 
     The 5x5 skip spans the four taps of every sub-pixel position, so the start is exact away from the frame's border.
     Ours, not the paper's: a short training need not learn what is known. Other backbones are left as they are (SRCNN
@@ -231,7 +231,7 @@ def start_from_bicubic(net: nn.Module) -> None:
         taps = cubic(torch.arange(-2, 3, dtype=torch.float64)[None] - positions[:, None])  # (s, 5)
         kernels = (taps[:, None, :, None] * taps[None, :, None, :]).reshape(s * s, 5, 5)
         net.skip.weight.copy_(torch.einsum("ck,nhw->cnkhw", torch.eye(3), kernels.float()).reshape(3 * s * s, 3, 5, 5))
-        net.tail.weight.mul_(0.01)
+        net.tail.weight.mul_(0.1)
 
 
 def cubic(x: Tensor, a: float = -0.5) -> Tensor:

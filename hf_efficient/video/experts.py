@@ -14,7 +14,8 @@ from torch import nn
 
 from hf_efficient.video.backbones import NetworkSpec
 from hf_efficient.video.routing import MOST_EXPERTS
-from hf_efficient.video.weights import WEIGHT_DTYPES, to_int8
+from hf_efficient.video.settings import WEIGHT_DTYPES
+from hf_efficient.video.weights import to_int8
 
 CONFIG_NAME, WEIGHTS_NAME = "config.json", "model.safetensors"
 # Fields of a config and their defaults: the whole of what a player must know.

@@ -50,7 +50,7 @@ class STDOPipeline(DiffusionPipeline):
 
     Made by `fit_video`. There is no diffusion in it: it is a pipeline for `from_pretrained`, `save_pretrained`,
     `push_to_hub`, dtype, device, progress bar and output types as users of diffusers know them. Weights stored in
-    fp16 compute in float32 unless `torch_dtype` says otherwise.
+    fp16 compute in float32 unless `dtype` says otherwise.
 
         pipe = STDOPipeline.from_pretrained("bundle/")
         pipe(output_path="out.mp4")                     # with sound, subtitles, time stamps and tags of the source
@@ -72,7 +72,7 @@ class STDOPipeline(DiffusionPipeline):
 
         Args:
             pretrained_model_name_or_path: folder, or id of a Hub repository.
-            kwargs: `torch_dtype`, and for the Hub `revision`, `token`, `cache_dir`, `local_files_only`, ...
+            kwargs: `dtype`, and for the Hub `revision`, `token`, `cache_dir`, `local_files_only`, ...
 
         Raises:
             BundleError: the bundle is damaged or incomplete.
@@ -83,7 +83,8 @@ class STDOPipeline(DiffusionPipeline):
             folder = snapshot_download(folder, **{name: kwargs.pop(name) for name in known if name in kwargs})
         bundle = Bundle.open(folder)
         Player(bundle)  # strict: transformers would fill a tensor that is absent with noise
-        kwargs.setdefault("torch_dtype", torch.float32)
+        if "torch_dtype" not in kwargs:
+            kwargs.setdefault("dtype", torch.float32)
         pipeline = super().from_pretrained(folder, **kwargs)
         pipeline.bundle = bundle
         return pipeline

@@ -1,15 +1,16 @@
-"""FitSettings: everything that decides what a bundle becomes."""
+"""FitSettings: everything that decides what a bundle becomes. Importing it does not import torch."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from hf_efficient.video.backbones import NetworkSpec
-from hf_efficient.video.weights import WEIGHT_DTYPES
+if TYPE_CHECKING:
+    from hf_efficient.video.backbones import NetworkSpec
 
 METHODS = ("jstdo", "stdo", "single", "time")
 EDGES = ("count", "error")
+WEIGHT_DTYPES = ("float32", "float16", "int8")
 LR_CODECS = ("libx264", "libx265", "libsvtav1")
 AUTO = "auto"
 
@@ -96,6 +97,7 @@ class FitSettings:
 
     def network(self, m: int) -> NetworkSpec:
         """What builds network m."""
+        from hf_efficient.video.backbones import NetworkSpec  # here, since it imports torch
 
         def at(value: Any) -> Any:
             return value[m] if isinstance(value, (list, tuple)) else value

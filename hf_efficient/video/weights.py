@@ -8,7 +8,7 @@ from torch.nn import functional as F
 from torch.nn.utils import parametrize
 from torch.nn.utils.parametrizations import weight_norm
 
-WEIGHT_DTYPES = ("float32", "float16", "int8")
+from hf_efficient.video.settings import WEIGHT_DTYPES
 
 
 def add_weight_norm(net: nn.Module) -> nn.Module:

@@ -6,7 +6,7 @@ import json
 import os
 import shutil
 from collections.abc import Iterator
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -136,8 +136,11 @@ class Fit:
             codec, pixel_format, options = LOSSLESS
         if s.lr_preset and s.lr_quality:
             options["preset"] = s.lr_preset
+        # an untagged source's matrix goes by its height, which the stream has not: so the stream is tagged
+        matrix = self.info.color.matrix(self.info.height)
+        like = replace(self.info, color=replace(self.info.color, space=matrix))
         with VideoWriter(
-            self.low_resolution, self.info, (g.lr_width, g.lr_height), codec, pixel_format, options, self.source
+            self.low_resolution, like, (g.lr_width, g.lr_height), codec, pixel_format, options, self.source
         ) as writer:
             for frame in self._bar(read_frames(self.source, self.info), "low resolution"):
                 small = degrade(pad_to_grid(to_tensor(frame.rgb), g), g)

@@ -11,6 +11,7 @@ from typing import Any
 
 import av
 import numpy as np
+import torch
 
 from hf_efficient.video.media import RESAMPLING, MediaError, Path_, VideoInfo, copyable_streams
 
@@ -69,6 +70,9 @@ class VideoWriter:
 
     def _add_video(self, codec: str, pixel_format: str, options: dict[str, str]) -> None:
         like, rgb = self.like, pixel_format.startswith(("rgb", "gbr", "bgr"))
+        if codec.startswith("libx264") and torch.backends.cpu.get_cpu_capability() == "AVX512":
+            # x264's AVX-512 code of macroblock trees reads what nobody wrote: the same frames give other files
+            options = {**options, "x264-params": ":".join(filter(None, [options.get("x264-params"), "asm=AVX2"]))}
         # MPEG time bases and frame rates have 16 or 31 bits: finer ones are rounded by the encoders themselves
         self.stream = self.container.add_stream(codec, rate=like.rate.limit_denominator(100_000), options=options)
         context = self.stream.codec_context

@@ -57,16 +57,7 @@ def test_info_says_what_is_there(bundle: Path, capsys: pytest.CaptureFixture[str
     capsys.readouterr()
     assert main(["stdo", "info", str(bundle)]) == 0
     printed = capsys.readouterr().out
-    for word in (
-        "source.mp4",
-        "96x80, 12 frames",
-        "48x40",
-        "2 x wdsr",
-        "float16",
-        "method stdo",
-        "kbit/s",
-        "network 1",
-    ):
+    for word in ("source.mp4", "96x80, 12 frames", "48x40", "2 x wdsr", "float16", "method stdo", "network 1"):
         assert word in printed
     total = sum(Bundle.open(bundle).sizes().values())
     assert f"{total:,} in all" in printed
@@ -88,11 +79,8 @@ def test_evaluate_writes_table_json_and_plot(
 def test_compare_gives_codecs_the_same_bytes(source: Path, bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["stdo", "compare", str(bundle), str(source), "--codecs", "libx264"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    rows = {
-        r[1].strip(): int(r[2].replace(",", ""))
-        for r in (line.split("|") for line in lines)
-        if len(r) == 5 and "," in r[2]
-    }
+    cells = [line.split("|") for line in lines if line.startswith("|") and "," in line]
+    rows = {row[1].strip(): int(row[2].replace(",", "")) for row in cells if row[2].strip()[0].isdigit()}
     assert rows["libx264"] <= rows["stdo"] == sum(Bundle.open(bundle).sizes().values())
 
 

@@ -270,6 +270,16 @@ def test_impossible_settings_are_refused_first(settings: dict[str, Any], message
         fit_video("gone.mp4", "bundle", **settings)
 
 
+def test_an_untagged_720p_video_keeps_its_colours(tmp_path: Path) -> None:
+    frames = np.full((1, 720, 1280, 3), (200, 40, 60), np.uint8)
+    source = make_clip(tmp_path / "a.mp4", frames, pixel_format="yuv444p")
+    fit = Fit(source, tmp_path / "bundle", FitSettings(), False, torch.device("cpu"))
+    fit.prepare(overwrite=False)
+    fit.make_low_resolution()
+    large, small = (next(read_frames(path)).rgb[100, 100].astype(int) for path in (source, fit.low_resolution))
+    assert np.abs(large - small).max() <= 3
+
+
 def test_lossless_low_resolution_is_the_degraded_video(tmp_path: Path) -> None:
     fit = started(tmp_path, **LOSSLESS)
     for lr, hr in fit._pairs():

@@ -197,7 +197,7 @@ class NetworkSpec:
     expansion: int = 4
 
     def __post_init__(self) -> None:
-        if self.backbone not in BACKBONES:
+        if not isinstance(self.backbone, str) or self.backbone not in BACKBONES:
             raise ValueError(f"backbone={self.backbone!r} is not known; expected one of {', '.join(BACKBONES)}.")
         if self.scale not in SCALES:
             raise ValueError(f"scale={self.scale!r} is not supported; expected 2, 3 or 4.")

@@ -75,19 +75,7 @@ def fit_video(
     chosen = FitSettings(**{**(asdict(settings) if settings else {}), **changes})
     if device == AUTO:
         device = str(torch.accelerator.current_accelerator(check_available=True) or "cpu")
-    fit = Fit(Path(source), Path(output), chosen, progress_bar, torch.device(device))
-    if fit.processes.first:
-        fit.prepare(overwrite)
-        fit.make_low_resolution()
-        fit.score()
-        fit.make_stores()
-    fit.processes.wait()
-    fit.train()
-    fit.processes.wait()
-    if fit.processes.first:
-        fit.finish()
-    fit.processes.wait()
-    return Bundle.open(output)
+    return Fit(Path(source), Path(output), chosen, progress_bar, torch.device(device)).run(overwrite)
 
 
 class Fit:
@@ -103,6 +91,21 @@ class Fit:
         self.draft = self.work / "bundle"
         suffix = ".mp4" if "mp4" in self.info.container else ".mkv"  # Matroska holds any sound, but rounds times to ms
         self.low_resolution = self.draft / f"low_resolution{suffix}"
+
+    def run(self, overwrite: bool = False) -> Bundle:
+        """All stages."""
+        if self.processes.first:
+            self.prepare(overwrite)
+            self.make_low_resolution()
+            self.score()
+            self.make_stores()
+        self.processes.wait()
+        self.train()
+        self.processes.wait()
+        if self.processes.first:
+            self.finish()
+        self.processes.wait()
+        return Bundle.open(self.output)
 
     def prepare(self, overwrite: bool) -> None:
         """Make or check the work folder."""

@@ -24,7 +24,8 @@ INSTALL_REQUIRES = [
 # Not needed by the maths or by LLaVA. torchvision: every video processor, and those of Qwen-VL, SmolVLM and InternVL.
 # num2words: SmolVLM's processor.
 VLM = ["torchvision>=0.28", "num2words>=0.5.14"]
-VIDEO = ["av>=14"]
+# imageio-ffmpeg: VMAF; matplotlib: the plots of `stdo evaluate`
+VIDEO = ["av>=18,<19", "diffusers>=0.42,<1", "imageio-ffmpeg>=0.6", "matplotlib>=3.9"]
 SPACES = ["gradio>=6.31,<7"]
 BENCH = ["matplotlib>=3.9", "onnx>=1.17", "scikit-image>=0.25"]
 DEV = [
@@ -47,7 +48,7 @@ setup(
     author="The hf_efficient contributors",
     license_expression="Apache-2.0",
     license_files=["LICENSE"],
-    keywords=["transformers", "vision-language", "visual tokens", "token pruning", "efficient inference"],
+    keywords=["transformers", "video super-resolution", "vision-language", "visual tokens", "token pruning", "efficient inference"],
     python_requires=">=3.11",
     packages=find_packages(include=["hf_efficient", "hf_efficient.*"]),
     package_data={"hf_efficient": ["py.typed", "assets/**"]},
@@ -57,7 +58,7 @@ setup(
         "video": VLM + VIDEO,
         "spaces": VLM + SPACES,
         "bench": VLM + BENCH,
-        "dev": VLM + SPACES + BENCH + DEV,
+        "dev": VLM + VIDEO + SPACES + BENCH + DEV,
     },
     entry_points={"console_scripts": ["hf-efficient = hf_efficient.cli:main"]},
     classifiers=[

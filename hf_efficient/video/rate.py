@@ -122,7 +122,13 @@ def encode_at_size(source: Path_, output: Path, codec: str, total: int) -> tuple
     while best < worst:
         middle = (best + worst) // 2
         best, worst = (best, middle) if _encode(source, info, output, codec, middle) <= total else (middle + 1, worst)
-    size = _encode(source, info, output, codec, worst)
+    return encode_at_quality(source, output, codec, worst)
+
+
+def encode_at_quality(source: Path_, output: Path, codec: str, quality: int) -> tuple[int, float]:
+    """The source through a codec alone, at a slow preset and a constant quality (crf): bytes, and PSNR in dB."""
+    info = probe(source)
+    size = _encode(source, info, output, codec, quality)
     pairs = zip(read_frames(output), read_frames(source, info), strict=True)
     errors = [np.square((a.rgb.astype(np.float32) - b.rgb) / 255).mean(dtype=np.float64) for a, b in pairs]
     return size, psnr(float(np.mean(errors)))
@@ -147,18 +153,15 @@ def bd_rate(anchor: list[tuple[float, float]], tested: list[tuple[float, float]]
         tested: the same of the other curve.
 
     Returns:
-        Mean over the common PSNR range of log-rate differences, curves interpolated piecewise (as PCHIP does, without
-        the overshoot of a cubic fit); NaN without a common range.
+        Mean over the common PSNR range of log-rate differences, linear between the points (a cubic fit overshoots);
+        NaN without a common range.
     """
-    from scipy.interpolate import PchipInterpolator
-
     curves = []
     for points in (anchor, tested):
-        ordered = sorted({quality: bits for bits, quality in points}.items())
-        curves.append(PchipInterpolator([q for q, _ in ordered], [np.log(b) for _, b in ordered]))
-    low = max(curve.x[0] for curve in curves)
-    high = min(curve.x[-1] for curve in curves)
+        ordered = sorted((quality, np.log(bits)) for bits, quality in points)
+        curves.append(np.array(ordered).T)
+    low, high = max(c[0][0] for c in curves), min(c[0][-1] for c in curves)
     if low >= high:
         return float("nan")
-    difference = (curves[1].integrate(low, high) - curves[0].integrate(low, high)) / (high - low)
-    return float(np.exp(difference) - 1)
+    grid = np.linspace(low, high, 2001)
+    return float(np.exp(np.mean(np.interp(grid, *curves[1]) - np.interp(grid, *curves[0]))) - 1)

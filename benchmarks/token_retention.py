@@ -1,16 +1,19 @@
 """How much of a VLM's accuracy is left when most visual tokens are gone: `python benchmarks/token_retention.py`.
 
-Methods x budgets x question families on the tiny VLM and its fixed evaluation set (or, with --evaluation-set, on a
-held-out one of `examples/make_tiny_vlm_evaluation.py --seed ... --layout ...`). Everything is measured in one run:
-exact-match accuracy with 95 % confidence intervals (bootstrap over scenes), paired differences to ID-Pruner, and as
-anchors the model with all tokens and the model shown noise instead of the picture. Writes a table, a JSON with all
-numbers, curves, and pictures of what each method keeps.
+Methods x budgets x question families on the tiny VLM and its fixed evaluation set, or on scenes that nobody tuned to:
+`--seed 123 --layout crowded` composes them anew (needs Fashion-MNIST). Everything is measured in one run: exact-match
+accuracy with 95 % confidence intervals (bootstrap over scenes), paired differences to ID-Pruner and to ITG, and as
+anchors the model with all tokens and the model shown noise instead of the picture. Several `--model` folders (training
+seeds) are averaged, question by question. Writes tables, a JSON with all numbers, curves, and pictures of what each
+method keeps. An interrupted run goes on where it was: grades are written as they are made, and read again.
 """
 
 import argparse
 import json
 import platform
-from collections.abc import Sequence
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,26 +23,65 @@ import torch
 import transformers
 from packed_turns import grade_scenes
 from PIL import Image
+from retention_statistics import Grades, compare, curves, table
+from torch import Tensor
 from tqdm import tqdm
-from transformers import AutoModelForImageTextToText, AutoProcessor
 
-from hf_efficient import TokenPrunerConfig, token_pruner
+from hf_efficient import TokenPrunerConfig, remember_pictures, token_pruner
 from hf_efficient.representation.drawing import draw_kept_tokens
-from hf_efficient.representation.evaluation import EVALUATION_SET, TINY_VLM, Scene, load_evaluation_set
+from hf_efficient.representation.evaluation import (
+    EVALUATION_SET,
+    TINY_VLM,
+    Question,
+    Scene,
+    answer_questions,
+    exact_match,
+    load_evaluation_set,
+    load_vlm,
+)
+from hf_efficient.representation.families import family_of
+from hf_efficient.representation.families.family import Pictures
+from hf_efficient.representation.features import encode
+from hf_efficient.representation.selection import METHODS
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
 RESIZED = "resized_picture"
-METHODS = ("id_pruner", "top_importance", "max_min", "uniform", "random", RESIZED)
-BUDGETS = (0.5, 0.25, 0.125, 0.0625, 0.03)
-BOOTSTRAP_SAMPLES = 2000
+#: Settings by the name of the row. Methods come with their defaults; what belongs to one method follows it.
+VARIANTS: dict[str, dict[str, Any]] = {
+    "id_pruner": {},
+    "id_pruner, size-aware": {"size_aware": True},
+    "id_pruner, size-aware, compact": {"size_aware": True, "positions": "compact"},
+    "itg": {"method": "itg"},
+    "itg, compact": {"method": "itg", "positions": "compact"},
+    "itg, not size-aware": {"method": "itg", "size_aware": False},
+    **{name: {"method": name} for name in METHODS if name not in ("id_pruner", "itg")},
+    "tome, size-aware": {"method": "tome", "size_aware": True},
+    "cdpruner, question": {"method": "cdpruner", "question_weight": 1.0},
+    "id_pruner, question": {"question_weight": 0.3},
+    "fastv": {"llm_layers": [2]},  # all tokens up to layer 2, the budget's from there on
+    "itg, then fastv": {"method": "itg", "llm_layers": [2], "llm_budget": 0.5},  # twice the budget up to layer 2
+}
+BUDGETS = (0.5, 0.25, 0.125, 0.0625, 0.03, 0.015)
+PICTURED = (
+    "id_pruner",
+    "itg",
+    "top_importance",
+    "max_min",
+    "scope",
+    "visionzip",
+    "prumerge",
+    "tome",
+    "holov",
+    "uniform",
+)
 
 
 def resized(tokens: int) -> Any:
     """The picture shrunk until the vision tower makes at most `tokens` visual tokens of it, nearly square."""
 
-    def vision_inputs(model: Any, pixel_values: torch.Tensor) -> tuple[dict[str, Any], int]:
+    def vision_inputs(model: Any, pixel_values: Tensor, scenes: Sequence[Scene]) -> tuple[Any, int]:
         patch = model.config.vision_config.patch_size
         rows = int(tokens**0.5)
         columns = tokens // rows if tokens // rows <= rows * 1.5 else rows
@@ -47,20 +89,54 @@ def resized(tokens: int) -> Any:
             pixel_values, size=(rows * patch, columns * patch), mode="bicubic", antialias=True, align_corners=False
         )
         encoded = model.base_model.get_image_features(small, interpolate_pos_encoding=True, return_dict=True)
-        return {"mm_encoder_outputs": {"image": encoded}}, rows * columns
+        return encoded, rows * columns
 
     return vision_inputs
 
 
-def grade(model: Any, processor: Any, scenes: Sequence[Scene], method: str, budget: float) -> list[list[bool]]:
-    """Grades of all questions with one method at one budget."""
-    config = TokenPrunerConfig(method="id_pruner" if method == RESIZED else method, budget=budget)
-    if method == RESIZED:
+def asked(processor: Any, config: TokenPrunerConfig) -> Any:
+    """Pictures pruned with a view to the one question of their scene; the answer behind it is not looked at."""
+
+    def vision_inputs(model: Any, pixel_values: Tensor, scenes: Sequence[Scene]) -> tuple[Any, int]:
+        base, words = model.base_model, processor.tokenizer
+        ids = [words(scene.questions[0].question, add_special_tokens=False, return_tensors="pt") for scene in scenes]
+        embed = lambda one: torch.nn.functional.normalize(base.get_input_embeddings()(one["input_ids"][0]), dim=-1)  # noqa: E731
+        query = torch.stack([embed(one).mean(0, keepdim=True) for one in ids])
+        pictures = Pictures(base, "image", {"pixel_values": pixel_values})
+        encoded = encode(pictures.function(), family_of(model), config, pictures, lambda units: query)
+        return encoded, len(encoded.kept[0].indices)
+
+    return vision_inputs
+
+
+def grade(
+    model: Any, processor: Any, scenes: Sequence[Scene], settings: dict[str, Any] | None, budget: float
+) -> Grades:
+    """Grades of all questions with one variant (None: the resized picture) at one budget."""
+    config = TokenPrunerConfig(**{**(settings or {}), "budget": budget})
+    if config.llm_layers:
+        first, second = (1.0, budget) if config.method == "id_pruner" else (min(1.0, 2 * budget), config.llm_budget)
+        return grade_answers(model, processor, scenes, replace(config, budget=first, llm_budget=second))
+    if settings is None:
         return grade_scenes(
             model, processor, scenes, vision_inputs=resized(config.tokens_to_keep(visual_tokens(model)))
         )
+    if config.question_weight:
+        single = [Scene(scene.name, scene.image, (question,)) for scene in scenes for question in scene.questions]
+        graded = iter(grade_scenes(model, processor, single, vision_inputs=asked(processor, config)))
+        return [[next(graded)[0] for _ in scene.questions] for scene in scenes]
     with token_pruner(model, processor, config):
         return grade_scenes(model, processor, scenes)
+
+
+def grade_answers(model: Any, processor: Any, scenes: Sequence[Scene], config: TokenPrunerConfig) -> Grades:
+    """Grades of questions asked one by one: what the last word attends to differs from question to question."""
+    asked = [(scene.image, question.question, question.answer) for scene in scenes for question in scene.questions]
+    images, questions, answers = zip(*asked, strict=True)
+    with token_pruner(model, processor, config):
+        given = answer_questions(model, processor, images, questions, batch_size=128)
+    rights = iter(exact_match(given, answers))
+    return [[next(rights) for _ in scene.questions] for scene in scenes]
 
 
 def visual_tokens(model: Any) -> int:
@@ -75,149 +151,117 @@ def shown_noise(scenes: Sequence[Scene]) -> list[Scene]:
     return [Scene(scene.name, image, scene.questions) for scene, image in zip(scenes, noise, strict=True)]
 
 
-class Bootstrap:
-    """Resamples scenes, the same way for every method, so that differences are paired."""
+def composed(seed: int, layout: str, count: int) -> Iterator[Scene]:
+    """Held-out scenes of Fashion-MNIST's test pictures, as `examples/make_tiny_vlm_evaluation.py` writes them."""
+    sys.path.append(str(Path(__file__).parents[1] / "examples"))
+    from tiny_vlm.questions import FAMILIES
+    from tiny_vlm.scenes import LAYOUTS, compose_scene, load_fashion_mnist
 
-    def __init__(self, scenes: Sequence[Scene]) -> None:
-        rng = np.random.default_rng(0)
-        self.picks = rng.integers(0, len(scenes), (BOOTSTRAP_SAMPLES, len(scenes)))
-        self.asked = np.array([len(scene.questions) for scene in scenes])
-
-    def samples(self, graded: list[list[bool]]) -> np.ndarray:
-        """(BOOTSTRAP_SAMPLES,) accuracies."""
-        right = np.array([sum(row) for row in graded])
-        return right[self.picks].sum(1) / self.asked[self.picks].sum(1)
-
-
-def interval(samples: np.ndarray) -> list[float]:
-    return [round(float(value), 4) for value in np.percentile(samples, [2.5, 97.5])]
+    pictures = load_fashion_mnist("t10k")
+    for number in range(count):
+        rng = np.random.default_rng((seed, number))
+        scene = compose_scene(rng, pictures, LAYOUTS[layout])
+        turns = {family: ask(rng, scene) for family, ask in FAMILIES.items()}
+        questions = tuple(Question(turn[0], turn[1], family) for family, turn in turns.items() if turn is not None)
+        yield Scene(f"{layout} {seed} {number}", scene.image().convert("L").convert("RGB"), questions)
 
 
-def accuracy(graded: list[list[bool]]) -> float:
-    return float(np.mean([right for row in graded for right in row]))
+class GradeBook:
+    """Grades by name, kept in a file as hexadecimal bits."""
 
+    def __init__(self, path: Path, scenes: Sequence[Scene]) -> None:
+        self.path, self.counts = path, [len(scene.questions) for scene in scenes]
+        self.books: dict[str, str] = json.loads(path.read_text()) if path.is_file() else {}
 
-def by_family(scenes: Sequence[Scene], graded: list[list[bool]]) -> dict[str, float]:
-    """Accuracy of each question family."""
-    answers: dict[str, list[bool]] = {}
-    for scene, row in zip(scenes, graded, strict=True):
-        for question, right in zip(scene.questions, row, strict=True):
-            answers.setdefault(question.family, []).append(right)
-    return {family: round(float(np.mean(rights)), 4) for family, rights in answers.items()}
-
-
-def row_of(scenes: Sequence[Scene], graded: list[list[bool]], bootstrap: Bootstrap, **labels: Any) -> dict[str, Any]:
-    return {
-        **labels, "accuracy": round(accuracy(graded), 4), "interval": interval(bootstrap.samples(graded)),
-        "families": by_family(scenes, graded),
-    }  # fmt: skip
-
-
-def measure(
-    model: Any, processor: Any, scenes: Sequence[Scene], methods: Sequence[str], budgets: Sequence[float]
-) -> dict[str, Any]:
-    """All rows of the table."""
-    bootstrap = Bootstrap(scenes)
-    everything = grade_scenes(model, processor, scenes)
-    total = visual_tokens(model)
-    anchors = [
-        row_of(scenes, everything, bootstrap, method="all tokens", tokens=total),
-        row_of(scenes, grade_scenes(model, processor, shown_noise(scenes)), bootstrap, method="blind", tokens=total),
-    ]
-    rows = []
-    for budget in budgets:
-        tokens = TokenPrunerConfig(budget=budget).tokens_to_keep(total)
-        graded = {
-            m: grade(model, processor, scenes, m, budget) for m in tqdm(methods, desc=f"{tokens} tokens", leave=False)
-        }
-        for method, grades in graded.items():
-            row = row_of(scenes, grades, bootstrap, method=method, budget=budget, tokens=tokens)
-            row["retention"] = round(row["accuracy"] / max(anchors[0]["accuracy"], 1e-9), 4)
-            ours = graded[methods[0]]
-            gap = bootstrap.samples(ours) - bootstrap.samples(grades)
-            row["behind_first"] = round(accuracy(ours) - accuracy(grades), 4)
-            row["behind_first_interval"] = interval(gap)
-            rows.append(row)
-    return {"anchors": anchors, "rows": rows}
-
-
-def table(result: dict[str, Any]) -> str:
-    """The measurements as Markdown."""
-    families = list(result["anchors"][0]["families"])
-    head = ["method", "tokens", "accuracy", "95 % interval", "behind ID-Pruner", *families]
-    lines = ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
-    for row in [*result["anchors"], *result["rows"]]:
-        low, high = row["interval"]
-        behind = ""
-        if row.get("behind_first"):
-            behind = "{:+.1%} ({:+.1%} to {:+.1%})".format(row["behind_first"], *row["behind_first_interval"])
-        cells = [row["method"], str(row["tokens"]), f"{row['accuracy']:.1%}", f"{low:.1%} to {high:.1%}", behind]
-        lines.append("| " + " | ".join(cells + [f"{row['families'][family]:.1%}" for family in families]) + " |")
-    return "\n".join(lines)
-
-
-def plot(result: dict[str, Any], path: Path) -> None:
-    """Accuracy over tokens kept, a curve per method."""
-    figure, axes = plt.subplots(figsize=(7, 4.5), layout="constrained")
-    for method in dict.fromkeys(row["method"] for row in result["rows"]):
-        rows = [row for row in result["rows"] if row["method"] == method]
-        tokens, values = [row["tokens"] for row in rows], np.array([row["accuracy"] for row in rows])
-        bounds = np.array([row["interval"] for row in rows]).T
-        style = {"linewidth": 2.5, "color": "black"} if method == "id_pruner" else {"linewidth": 1.3}
-        axes.errorbar(tokens, values, np.abs(bounds - values), marker="o", capsize=3, label=method, **style)
-    for anchor, line in zip(result["anchors"], ("--", ":"), strict=True):
-        axes.axhline(anchor["accuracy"], linestyle=line, color="grey", label=anchor["method"])
-    axes.set_xscale("log", base=2)
-    axes.set_xticks(sorted({row["tokens"] for row in result["rows"]}), minor=False)
-    axes.xaxis.set_major_formatter("{x:.0f}")
-    axes.set(xlabel=f"visual tokens kept of {result['anchors'][0]['tokens']}", ylabel="exact-match accuracy")
-    axes.legend(fontsize=8)
-    figure.savefig(path, dpi=150)
+    def __call__(self, name: str, measure: Any) -> Grades:
+        """The grades of this name, measured if they are not in the file yet."""
+        if name not in self.books:
+            bits = "".join(str(int(right)) for row in measure() for right in row)
+            self.books[name] = f"{int('1' + bits, 2):x}"
+            temporary = self.path.with_suffix(".tmp")
+            temporary.write_text(json.dumps(self.books, indent=0) + "\n")
+            temporary.replace(self.path)
+        rights = iter(bin(int(self.books[name], 16))[3:])
+        grades = [[next(rights) == "1" for _ in range(count)] for count in self.counts]
+        if next(rights, None) is not None:
+            raise SystemExit(f"{self.path} was written for other scenes; remove it, or choose another --output.")
+        return grades
 
 
 def picture_kept(
-    model: Any, processor: Any, scenes: Sequence[Scene], methods: Sequence[str], budget: float, path: Path
+    model: Any, processor: Any, scenes: Sequence[Scene], names: Sequence[str], budget: float, path: Path
 ) -> None:
     """What each method keeps of a few scenes: a row per scene, a column per method."""
-    selecting = [method for method in methods if method != RESIZED]
-    figure, axes = plt.subplots(len(scenes), len(selecting), figsize=(2.2 * len(selecting), 2.3 * len(scenes)),
+    figure, axes = plt.subplots(len(scenes), len(names), figsize=(2.2 * len(names), 2.3 * len(scenes)),
                                 squeeze=False, layout="constrained")  # fmt: skip
-    for column, method in enumerate(selecting):
-        with token_pruner(model, processor, TokenPrunerConfig(method=method, budget=budget)):
+    for column, name in enumerate(names):
+        with token_pruner(model, processor, TokenPrunerConfig(**{**VARIANTS[name], "budget": budget})):
             grade_scenes(model, processor, scenes)
             kept = model.base_model.token_pruner.last
         for row, (scene, unit) in enumerate(zip(scenes, kept, strict=True)):
             axes[row, column].imshow(draw_kept_tokens(scene.image, unit.indices.tolist(), unit.grid))
             axes[row, column].axis("off")
-        axes[0, column].set_title(method, fontsize=9)
+        axes[0, column].set_title(name, fontsize=9)
     figure.savefig(path, dpi=110)
+    plt.close(figure)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", default=str(TINY_VLM), help="folder or id of a LLaVA")
+    parser.add_argument("--model", nargs="+", default=[str(TINY_VLM)], help="folders or ids of LLaVAs")
     parser.add_argument("--evaluation-set", type=Path, default=EVALUATION_SET)
-    parser.add_argument("--scenes", type=int, help="only the first so many")
-    parser.add_argument("--methods", nargs="+", default=METHODS, help="the first is the one others are compared with")
+    parser.add_argument("--seed", type=int, help="compose held-out scenes from this seed instead")
+    parser.add_argument("--layout", default="standard", help="layout of composed scenes")
+    parser.add_argument("--scenes", type=int, help="only the first so many (composed: how many, default 512)")
+    parser.add_argument(
+        "--methods",
+        nargs="+",
+        default=[*VARIANTS, RESIZED],
+        help=f"the first is compared with; of {[*VARIANTS, RESIZED]}",
+    )
     parser.add_argument("--budgets", nargs="+", type=float, default=BUDGETS, help="shares of the visual tokens")
     parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results" / "token_retention")
     arguments = parser.parse_args()
 
-    model = AutoModelForImageTextToText.from_pretrained(arguments.model).eval()
-    processor = AutoProcessor.from_pretrained(arguments.model)
-    scenes = load_evaluation_set(arguments.evaluation_set, arguments.scenes)
-    result = measure(model, processor, scenes, arguments.methods, arguments.budgets)
-    result["scenes"], result["questions"] = len(scenes), sum(len(scene.questions) for scene in scenes)
-    result["versions"] = {
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "transformers": transformers.__version__,
-    }
+    if arguments.seed is None:
+        scenes = load_evaluation_set(arguments.evaluation_set, arguments.scenes)
+    else:
+        scenes = list(composed(arguments.seed, arguments.layout, arguments.scenes or 512))
     arguments.output.mkdir(parents=True, exist_ok=True)
+    book = GradeBook(arguments.output / "grades.json", scenes)
+    everything, blind, graded = [], [], {}
+    for folder in arguments.model:
+        model, processor = load_vlm(folder)
+        label = Path(folder).name
+        with remember_pictures(model, size=24):  # the tower runs once, not once per method and budget
+            everything.append(book(f"{label} all", lambda: grade_scenes(model, processor, scenes)))
+            blind.append(book(f"{label} blind", lambda: grade_scenes(model, processor, shown_noise(scenes))))
+            for budget in tqdm(arguments.budgets, desc=label):
+                for name in tqdm(arguments.methods, desc=f"{budget:.1%}", leave=False):
+                    measure = lambda: grade(model, processor, scenes, VARIANTS.get(name), budget)  # noqa: E731
+                    graded.setdefault((name, budget), []).append(book(f"{label} {name} {budget}", measure))
+    total = visual_tokens(model)
+    tokens = {budget: TokenPrunerConfig(budget=budget).tokens_to_keep(total) for budget in arguments.budgets}
+    result: dict[str, Any] = {
+        "first": arguments.methods[0],
+        **compare(scenes, graded, everything, blind, total, tokens, (arguments.methods[0], "itg")),
+        "models": arguments.model,
+        "scenes": len(scenes),
+        "questions": sum(len(scene.questions) for scene in scenes),
+        "set": str(arguments.evaluation_set.name)
+        if arguments.seed is None
+        else f"{arguments.layout}, seed {arguments.seed}",
+        "versions": {
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+            "transformers": transformers.__version__,
+        },
+    }
     (arguments.output / "results.json").write_text(json.dumps(result, indent=1) + "\n")
     (arguments.output / "table.md").write_text(table(result) + "\n")
-    plot(result, arguments.output / "accuracy.png")
-    picture_kept(model, processor, scenes[:4], arguments.methods, 0.125, arguments.output / "kept.png")
+    curves(result, arguments.output / "accuracy.png", ("id_pruner", "itg"))
+    pictured = [name for name in PICTURED if name in arguments.methods]
+    picture_kept(model, processor, scenes[:4], pictured, 0.0625, arguments.output / "kept.png")
     print(table(result))
 
 

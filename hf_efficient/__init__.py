@@ -21,9 +21,35 @@ _MODULE_OF = {
     "STDOModel": "hf_efficient.video.modeling_stdo",
     "STDOPipeline": "hf_efficient.video.pipeline_stdo",
     "fit_video": "hf_efficient.video.fit",
+    "prune_inputs": "hf_efficient.representation.inputs",
+    "remember_pictures": "hf_efficient.representation.memory",
+    "SAMArguments": "hf_efficient.optimization.arguments",
+    "SAMTrainer": "hf_efficient.optimization.trainer",
+    "S2SAMTrainer": "hf_efficient.optimization.trainer",
+    "ZOSAMTrainer": "hf_efficient.optimization.trainer",
+    "SAMTrainerMixin": "hf_efficient.optimization.trainer",
+    "SAM": "hf_efficient.optimization.optimizer",
+    "S2SAM": "hf_efficient.optimization.optimizer",
+    "ZOSAM": "hf_efficient.optimization.optimizer",
+    "recalibrate_batch_norm": "hf_efficient.optimization.batch_norm",
+    "BiDSTConfig": "hf_efficient.sparsity.config",
+    "BiDSTModel": "hf_efficient.sparsity.model",
+    "BiDSTTrainer": "hf_efficient.sparsity.trainer",
+    "SparsityCallback": "hf_efficient.sparsity.callback",
+    "train_sparsely": "hf_efficient.sparsity.callback",
+    "compress": "hf_efficient.sparsity.compact",
+    "decompress": "hf_efficient.sparsity.compact",
+    "load_sparse": "hf_efficient.sparsity.checkpoint",
+    "save_sparse": "hf_efficient.sparsity.checkpoint",
+    "sharpness": "hf_efficient.optimization.sharpness",
 }
 
 if TYPE_CHECKING:
+    from hf_efficient.optimization.arguments import SAMArguments
+    from hf_efficient.optimization.batch_norm import recalibrate_batch_norm
+    from hf_efficient.optimization.optimizer import S2SAM, SAM, ZOSAM
+    from hf_efficient.optimization.sharpness import sharpness
+    from hf_efficient.optimization.trainer import S2SAMTrainer, SAMTrainer, SAMTrainerMixin, ZOSAMTrainer
     from hf_efficient.representation.attach import (
         attach_token_pruner,
         detach_token_pruner,
@@ -31,25 +57,54 @@ if TYPE_CHECKING:
         token_pruner,
     )
     from hf_efficient.representation.config import TokenPrunerConfig
+    from hf_efficient.representation.inputs import prune_inputs
+    from hf_efficient.representation.memory import remember_pictures
     from hf_efficient.representation.reduce import ReducedTokens, reduce_tokens
     from hf_efficient.video.configuration_stdo import STDOConfig
     from hf_efficient.video.fit import fit_video
     from hf_efficient.video.modeling_stdo import STDOModel
     from hf_efficient.video.pipeline_stdo import STDOPipeline
+    from hf_efficient.sparsity.callback import SparsityCallback, train_sparsely
+    from hf_efficient.sparsity.checkpoint import load_sparse, save_sparse
+    from hf_efficient.sparsity.compact import compress, decompress
+    from hf_efficient.sparsity.config import BiDSTConfig
+    from hf_efficient.sparsity.model import BiDSTModel
+    from hf_efficient.sparsity.trainer import BiDSTTrainer
 
 __all__ = [
+    "S2SAM",
+    "SAM",
+    "ZOSAM",
+    "BiDSTConfig",
+    "BiDSTModel",
+    "BiDSTTrainer",
     "ReducedTokens",
     "STDOConfig",
     "STDOModel",
     "STDOPipeline",
+    "S2SAMTrainer",
+    "SAMArguments",
+    "SAMTrainer",
+    "SAMTrainerMixin",
+    "SparsityCallback",
     "TokenPrunerConfig",
+    "ZOSAMTrainer",
     "__version__",
     "attach_token_pruner",
+    "compress",
+    "decompress",
     "detach_token_pruner",
     "fit_video",
+    "load_sparse",
     "load_token_pruned",
+    "prune_inputs",
+    "recalibrate_batch_norm",
     "reduce_tokens",
+    "remember_pictures",
+    "save_sparse",
+    "sharpness",
     "token_pruner",
+    "train_sparsely",
 ]
 
 

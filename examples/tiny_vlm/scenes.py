@@ -99,10 +99,20 @@ class Scene:
 
 
 def load_fashion_mnist(split: str, folder: Path = FASHION_MNIST) -> dict[str, np.ndarray]:
-    """Read one split (`train` or `t10k`) of Fashion-MNIST from its four gzip files.
+    """One split of Fashion-MNIST, sorted by the garments that scenes are made of.
 
     Returns:
         For each word of `GARMENTS` its pictures, (n, 28, 28) uint8.
+    """
+    pixels, classes = read_fashion_mnist(split, folder)
+    return {word: pixels[classes == number] for word, number in GARMENTS.items()}
+
+
+def read_fashion_mnist(split: str, folder: Path = FASHION_MNIST) -> tuple[np.ndarray, np.ndarray]:
+    """Read one split (`train` or `t10k`) of Fashion-MNIST from its two gzip files.
+
+    Returns:
+        Pictures (n, 28, 28) uint8 and their classes (n,) uint8, 0 to 9.
 
     Raises:
         FileNotFoundError: the files are not in `folder` (Debian: `apt-get install dataset-fashion-mnist`).
@@ -112,7 +122,7 @@ def load_fashion_mnist(split: str, folder: Path = FASHION_MNIST) -> dict[str, np
         raise FileNotFoundError(f"{images} not found: install Debian's dataset-fashion-mnist, or pass --fashion-mnist")
     pixels = np.frombuffer(gzip.decompress(images.read_bytes()), np.uint8, offset=16).reshape(-1, 28, 28)
     classes = np.frombuffer(gzip.decompress(labels.read_bytes()), np.uint8, offset=8)
-    return {word: pixels[classes == number] for word, number in GARMENTS.items()}
+    return pixels, classes
 
 
 def compose_scene(rng: np.random.Generator, pictures: Pictures, layout: Layout = LAYOUTS["standard"]) -> Scene:

@@ -13,7 +13,9 @@ from .config import TokenPrunerConfig
 from .families import family_of
 from .inputs import MODALITIES
 from .placeholders import PlaceholderPruner, PrunedProcessor
-from .pruned_model import PrunedBase, PrunedGeneration, TokenPruner
+from .pruned_model import PrunedBase, PrunedGeneration
+from .pruner import TokenPruner
+from .sized_attention import takes_masks
 
 
 def attach_token_pruner(
@@ -40,11 +42,27 @@ def attach_token_pruner(
         config = TokenPrunerConfig.from_dict(config)
     elif not isinstance(config, TokenPrunerConfig):
         config = TokenPrunerConfig.from_pretrained(config)
+    if config.adaptive:
+        raise ValueError(
+            "adaptive=True cannot be attached: the processor writes placeholders before a picture is looked at. Use "
+            "prune_inputs(model, inputs, config) on inputs of the stock processor, or min_group_share."
+        )
     family = family_of(model)
     _check_pair(model, processor, family)
-    pruner = TokenPruner(config, family)
     base = model.base_model
+    size_aware = bool(config.size_aware) or (config.wants_sizes and takes_masks(base))
+    pruner = TokenPruner(config, family, size_aware)
     family.source(base, "image", config.importance)  # raises if the encoder has no such importance
+    before = vars(base).get("token_pruner")
+    if before is not None:
+        before.leave(base)
+    try:
+        pruner.enter(base)
+    except ValueError:
+        pruner.leave(base)
+        if before is not None:
+            before.enter(base)
+        raise
     mixins: Any = ((base, PrunedBase), (model, PrunedGeneration), (processor, PrunedProcessor))
     for thing, mixin in mixins:
         if not isinstance(thing, Attached):
@@ -61,6 +79,8 @@ def detach_token_pruner(model: Any, processor: Any) -> tuple[Any, Any]:
     Returns:
         The same model and processor.
     """
+    if isinstance(model.base_model, Attached):
+        model.base_model.token_pruner.leave(model.base_model)
     for thing in (model, model.base_model, processor):
         if isinstance(thing, Attached):
             _set_class(thing, thing.stock_class)
@@ -81,6 +101,9 @@ def token_pruner(
     try:
         yield model, processor
     finally:
+        model.base_model.token_pruner.leave(model.base_model)
+        if before[0] is not None:
+            before[0].enter(model.base_model)
         for thing, partner, pruner in ((model.base_model, model, before[0]), (processor, None, before[1])):
             if pruner is not None:
                 thing.token_pruner = pruner

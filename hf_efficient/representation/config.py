@@ -46,8 +46,20 @@ class TokenPrunerConfig:
         kernel: similarity of two tokens in coverage, "rbf" or "cosine" (of centred features).
         question_weight: share of relevance to the question in importance, in [0, 1]; 0 is question-agnostic.
         min_group_share: rho of the quotas of tiles or frames inside one unit, in [0, 1]; 0 is no quota.
+        merge_static: cosine from which a token of a video counts as unchanged since the frame before, in [0, 1]; such
+            tokens are merged before the choice. 0 is off. Only for units that hold several frames.
+        adaptive: share the budget of all units of a prompt (tiles, frames) by what there is to see in each; their sum
+            stays what it is. Only with `prune_inputs`, since a processor writes placeholders before it is known.
         positions: position ids of the kept tokens: "compact" (renumbered), "original" (gaps kept), "auto" (what suits
-            the model family).
+            the model family and `size_aware`).
+        size_aware: whether a token that stands for n tokens counts as n in the language model's attention, which must
+            be sdpa or eager then. None: with ITG where the model's attention can, with no other method.
+        llm_layers: layers of the language model after which visual tokens are dropped once more, by the attention that
+            the last token of the prompt pays them in that layer (one: FastV; several: PyramidDrop). Counted from 1.
+        llm_budget: visual tokens of a prompt kept at each of these layers, an int or a share as `budget`.
+        lloyd_steps: steps of ITG's clustering, >= 0; 0 merges every token into the nearest that ID-Pruner keeps.
+        centroid_share: beta of ITG, in [0, 1]: 1 makes each token the mean of its cluster, 0 the real token nearest to
+            that mean.
 
     Raises:
         ValueError: a field is outside of what is said above; the message names field, value and fix.
@@ -66,7 +78,18 @@ class TokenPrunerConfig:
     kernel: str = field(default="cosine", metadata={"help": f"Similarity of two tokens: {', '.join(KERNELS)}."})
     question_weight: float = field(default=0.0, metadata={"help": "Share of question relevance in importance, 0 to 1."})
     min_group_share: float = field(default=0.0, metadata={"help": "Share of the budget guaranteed to tiles or frames."})
+    merge_static: float = field(default=0.0, metadata={"help": "Cosine of tokens of a video that count as unchanged."})
+    adaptive: bool = field(default=False, metadata={"help": "Share the budget among tiles and frames by content."})
     positions: str = field(default="auto", metadata={"help": f"Position ids of kept tokens: {', '.join(POSITIONS)}."})
+    size_aware: bool | None = field(
+        default=None, metadata={"help": "Let attention count a token as often as it stands for one; default: with ITG."}
+    )
+    llm_layers: list[int] = field(
+        default_factory=list, metadata={"help": "Layers of the language model to drop visual tokens after, if any."}
+    )
+    llm_budget: Budget = field(default=0.5, metadata={"help": "Visual tokens of a prompt to keep at each such layer."})
+    lloyd_steps: int = field(default=3, metadata={"help": "Steps of ITG's clustering."})
+    centroid_share: float = field(default=0.75, metadata={"help": "Share of the mean in ITG's tokens, 0 to 1."})
 
     def __post_init__(self) -> None:
         from .selection import METHODS  # here, since it imports torch
@@ -75,9 +98,33 @@ class TokenPrunerConfig:
         _check_choice("importance", self.importance, IMPORTANCES)
         _check_choice("kernel", self.kernel, KERNELS)
         _check_choice("positions", self.positions, POSITIONS)
-        for name in ("importance_weight", "coverage_mix", "question_weight", "min_group_share"):
+        for name in (
+            "importance_weight",
+            "coverage_mix",
+            "question_weight",
+            "min_group_share",
+            "merge_static",
+            "centroid_share",
+        ):
             _check_share(name, getattr(self, name))
-        _check_budget(self.budget)
+        if self.size_aware is not None and not isinstance(self.size_aware, bool):
+            raise ValueError(f"size_aware={self.size_aware!r} is no answer; expected True, False or None (by method).")
+        if isinstance(self.lloyd_steps, bool) or not isinstance(self.lloyd_steps, int) or self.lloyd_steps < 0:
+            raise ValueError(f"lloyd_steps={self.lloyd_steps!r} is no number of steps; expected an int >= 0.")
+        _check_budget("budget", self.budget)
+        _check_budget("llm_budget", self.llm_budget)
+        layers = self.llm_layers
+        if (
+            not isinstance(layers, list)
+            or not all(type(i) is int and i >= 1 for i in layers)
+            or len(set(layers)) != len(layers)
+        ):
+            raise ValueError(f"llm_layers={layers!r} is no list of layers; expected distinct ints >= 1, as [2].")
+
+    @property
+    def wants_sizes(self) -> bool:
+        """Whether attention shall count tokens by what they stand for, if it can."""
+        return self.method == "itg" if self.size_aware is None else self.size_aware
 
     def tokens_to_keep(self, n: int) -> int:
         """Number of tokens K kept of a unit of `n`: the one place where it is computed.
@@ -88,11 +135,11 @@ class TokenPrunerConfig:
         Returns:
             min(n, budget) for a count; max(1, round(budget * n)) for a share (halves round up).
         """
-        if n < 1:
-            raise ValueError(f"A unit of {n} tokens cannot be pruned; expected at least 1.")
-        if isinstance(self.budget, int):
-            return min(n, self.budget)
-        return max(1, min(n, math.floor(self.budget * n + 0.5)))
+        return _kept(n, self.budget)
+
+    def tokens_to_keep_in_llm(self, n: int) -> int:
+        """Number of visual tokens of a prompt kept of `n` at a layer of `llm_layers`: as `tokens_to_keep`."""
+        return _kept(n, self.llm_budget)
 
     def to_dict(self) -> dict[str, Any]:
         """All fields as plain JSON values."""
@@ -197,6 +244,12 @@ class TokenPrunerConfig:
         return str(commit.commit_url)
 
 
+def _kept(n: int, budget: int | float) -> int:
+    if n < 1:
+        raise ValueError(f"A unit of {n} tokens cannot be pruned; expected at least 1.")
+    return min(n, budget) if isinstance(budget, int) else max(1, min(n, math.floor(budget * n + 0.5)))
+
+
 def _check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
     if value not in choices:
         raise ValueError(f"{name}={value!r} is not known; expected one of {', '.join(map(repr, choices))}.")
@@ -207,12 +260,12 @@ def _check_share(name: str, value: object) -> None:
         raise ValueError(f"{name}={value!r} is out of range; expected a number in [0, 1].")
 
 
-def _check_budget(value: object) -> None:
+def _check_budget(name: str, value: object) -> None:
     advice = "expected an int >= 1 (tokens per picture, tile or frame) or a float in (0, 1] (share of them)"
     if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise ValueError(f"budget={value!r} is a {type(value).__name__}; {advice}.")
+        raise ValueError(f"{name}={value!r} is a {type(value).__name__}; {advice}.")
     if isinstance(value, int) and value < 1:
-        raise ValueError(f"budget={value!r} keeps nothing; {advice}.")
+        raise ValueError(f"{name}={value!r} keeps nothing; {advice}.")
     if isinstance(value, float) and not 0 < value <= 1:
-        fix = f" Write budget={int(value)} to keep that many tokens." if value > 1 and value.is_integer() else ""
-        raise ValueError(f"budget={value!r} is not a share; {advice}.{fix}")
+        fix = f" Write {name}={int(value)} to keep that many tokens." if value > 1 and value.is_integer() else ""
+        raise ValueError(f"{name}={value!r} is not a share; {advice}.{fix}")

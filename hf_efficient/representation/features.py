@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -11,31 +11,10 @@ from torch import Tensor
 
 from .config import TokenPrunerConfig
 from .families.family import Family, Pictures, Unit
-from .importance import shares
-from .reduce import reduce_tokens, select_order, token_importance
-from .selection.id_pruner import coverage_weights
-from .selection.kernel import TokenKernel
-
-
-@dataclass
-class KeptUnit:
-    """What was kept of one picture, tile, frame or video.
-
-    Args:
-        modality: "image" or "video".
-        num_tokens: N, the tokens it had.
-        indices: (K,) long, rising: the tokens it has now.
-        importance_retained: scalar in [0, 1], share of the importance that the kept tokens hold.
-        coverage: scalar in [0, 1], how well the kept tokens stand for all.
-        grid: rows and columns of the N tokens, None where they form no raster.
-    """
-
-    modality: str
-    num_tokens: int
-    indices: Tensor
-    importance_retained: Tensor
-    coverage: Tensor
-    grid: tuple[int, int] | None
+from .kept import KeptUnit
+from .line_breaks import choose_with_breaks
+from .reduce import reduce_tokens
+from .sharing import information, share_budget
 
 
 def encode(
@@ -44,6 +23,7 @@ def encode(
     config: TokenPrunerConfig,
     pictures: Pictures,
     question: Callable[[list[Unit]], Tensor] | None = None,
+    rows: list[int] | None = None,
 ) -> Any:
     """Run a stock feature function and keep what the config says of its output.
 
@@ -53,6 +33,7 @@ def encode(
         config: method, budget and their settings.
         pictures: the call.
         question: from units to (U, 1, D) text of their prompts, needed if `config.question_weight` > 0.
+        rows: prompt of every unit, needed if `config.adaptive`.
 
     Returns:
         The stock output, with `pooler_output` (and `deepstack_features`) reduced in the same container, and a list of
@@ -61,22 +42,41 @@ def encode(
     units = family.units(pictures)
     prunes = any(config.tokens_to_keep(unit.n) < unit.n for unit in units)
     source = family.source(pictures.base, pictures.modality, config.importance) if prunes else None
-    arguments = {**pictures.arguments, "return_dict": True}
-    scores = None
-    if source is None:
-        output = stock(**arguments)
-    else:
+
+    def look() -> tuple[Any, list[Tensor] | None]:
+        arguments = {**pictures.arguments, "return_dict": True}
+        if source is None:
+            return stock(**arguments), None
         with family.attention(pictures, source) as watch:
             output = stock(**arguments)
-        scores = family.scores(pictures, watch.result(), units)
+        return output, family.scores(pictures, watch.result(), units)
+
+    memory = None if torch.is_grad_enabled() else getattr(pictures.base, "picture_memory", None)
+    output, scores = look() if memory is None else memory.recall(pictures, source, look)
     query = question(units) if question is not None and prunes else None
     features = split(output.pooler_output, units)
-    output.kept = choose(features, units, scores, query, config, pictures.modality)
+    budgets = [config.tokens_to_keep(unit.n) for unit in units]
+    if config.adaptive and rows is not None:
+        budgets = shared_budgets(features, rows, budgets)
+    output.kept = choose(features, units, scores, query, config, pictures.modality, budgets)
     output.pooler_output = repack(output.pooler_output, units, features, output.kept)
     levels = getattr(output, "deepstack_features", None)
     if levels is not None:
         output.deepstack_features = [repack(level, units, split(level, units), output.kept) for level in levels]
     return output
+
+
+def shared_budgets(features: list[Tensor], rows: list[int], budgets: list[int]) -> list[int]:
+    """The budgets of the units of every prompt, shared among them by what there is to see; each keeps one at least."""
+    shared = list(budgets)
+    for row in set(rows):
+        members = [i for i, r in enumerate(rows) if r == row]
+        worth = torch.stack([information(features[i].detach()[None])[0] for i in members])
+        most = torch.tensor([len(features[i]) for i in members], device=worth.device)
+        given = share_budget(worth[None], most, sum(budgets[i] for i in members), least=1)[0].tolist()
+        for i, count in zip(members, given, strict=True):
+            shared[i] = count
+    return shared
 
 
 def split(container: Any, units: list[Unit]) -> list[Tensor]:
@@ -87,9 +87,9 @@ def split(container: Any, units: list[Unit]) -> list[Tensor]:
 
 def repack(container: Any, units: list[Unit], features: list[Tensor], kept: list[KeptUnit]) -> Any:
     """The kept tokens in a container like the one they came in: tensor, list or tuple of whole units."""
-    tokens = [x if len(k.indices) == len(x) else x[k.indices] for x, k in zip(features, kept, strict=True)]
+    tokens = [unit.tokens(x) for x, unit in zip(features, kept, strict=True)]
     if isinstance(container, Tensor):
-        return torch.stack(tokens)
+        return torch.stack(tokens) if len({len(unit) for unit in tokens}) == 1 else torch.cat(tokens)[None]
     pieces, at = [], 0
     for piece in container:
         end, length = at, 0
@@ -108,8 +108,9 @@ def choose(
     query: Tensor | None,
     config: TokenPrunerConfig,
     modality: str,
+    budgets: list[int],
 ) -> list[KeptUnit]:
-    """What to keep of every unit; units laid out alike are chosen in one batch.
+    """What to keep of every unit; units laid out alike, with equal budgets, are chosen in one batch.
 
     Args:
         features: (N_u, D) of every unit.
@@ -118,92 +119,47 @@ def choose(
         query: (U, 1, D) or None.
         config: method, budget and their settings.
         modality: noted in the result.
+        budgets: tokens to keep of every unit.
     """
     alike: dict[Any, list[int]] = {}
     for i, unit in enumerate(units):
         layout = [None if part is None else part.numpy().tobytes() for part in (unit.groups, unit.newline)]
-        alike.setdefault((unit.n, *layout), []).append(i)
+        alike.setdefault((unit.n, budgets[i], *layout), []).append(i)
     kept: list[Any] = [None] * len(units)
     for members in alike.values():
         unit = units[members[0]]
         stack = torch.stack([features[i].detach() for i in members])
         weights = None if scores is None else torch.stack([scores[i] for i in members]).to(stack.device)
         asked = None if query is None else query[members].to(stack.device)
-        indices, retained, coverage = choose_alike(stack, unit, weights, asked, config)
-        for row, i in enumerate(members):
-            kept[i] = KeptUnit(modality, unit.n, indices[row], retained[row], coverage[row], units[i].grid)
+        exact = replace(config, budget=budgets[members[0]])
+        for i, one in zip(members, choose_alike(stack, unit, weights, asked, exact, modality), strict=True):
+            kept[i] = replace(one, grid=units[i].grid)
     return kept
 
 
 @torch.no_grad()
 def choose_alike(
-    features: Tensor, unit: Unit, scores: Tensor | None, query: Tensor | None, config: TokenPrunerConfig
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Kept indices (U, K), importance retained (U,) and coverage (U,) of units (U, N, D) of one layout."""
+    features: Tensor,
+    unit: Unit,
+    scores: Tensor | None,
+    query: Tensor | None,
+    config: TokenPrunerConfig,
+    modality: str,
+) -> list[KeptUnit]:
+    """What to keep of units (U, N, D) of one layout."""
     k, n = config.tokens_to_keep(unit.n), unit.n
     if k == n:  # nothing to choose, and the greedy loop would be at its longest
-        every = torch.arange(n, device=features.device).expand(len(features), -1)
-        return every, *torch.ones(2, len(features), device=features.device)
+        every, one = torch.arange(n, device=features.device), torch.ones((), device=features.device)
+        ones = torch.ones(n, device=features.device)
+        return [KeptUnit(modality, n, every, one, one, unit.grid, every, ones) for _ in features]
     groups = None if unit.groups is None else unit.groups.to(features.device)
-    if unit.newline is None:
-        reduced = reduce_tokens(features, config, scores, query, groups)
-        return reduced.indices, reduced.report.importance_retained, reduced.report.coverage
-    tokens = (~unit.newline).nonzero().squeeze(1).to(features.device)
-    features = features[:, tokens]
-    scores = None if scores is None else scores[:, tokens]
-    groups = None if groups is None else groups[tokens]
-    order = select_order(features, replace(config, budget=min(k, len(tokens))), scores, query, groups)
-    assert unit.row is not None
-    mask = keep_rows(tokens[order], unit.row.to(features.device), unit.newline.to(features.device), k)
-    indices = mask.byte().sort(dim=1, descending=True, stable=True).indices[:, :k].sort(dim=1).values
-    weights = token_importance(features.float(), config, scores, query, None)
-    return indices, *meters(features.float(), mask[:, tokens], weights, config)
-
-
-def meters(features: Tensor, kept: Tensor, importance: Tensor, config: TokenPrunerConfig) -> tuple[Tensor, Tensor]:
-    """Importance retained (U,) and coverage (U,) of `kept` (U, N) bool, whose number may differ between units."""
-    p = shares(importance)
-    order = kept.byte().sort(dim=1, descending=True, stable=True).indices[:, : int(kept.sum(1).max())]
-    order = torch.where(kept.gather(1, order), order, order[:, :1])  # repeating a token leaves coverage as it is
-    nearest = TokenKernel(features, config.kernel, None).rows(order).amax(1)
-    coverage = (coverage_weights(p, config.coverage_mix, None) * nearest).sum(1)
-    return (p * kept).sum(1).clamp(0, 1), coverage.clamp(0, 1)
-
-
-def keep_rows(order: Tensor, row: Tensor, newline: Tensor, k: int) -> Tensor:
-    """The longest start of a greedy order that fits the budget together with the line breaks of its rows.
-
-    A token costs 1, and 1 more if it is the first of its row, since the row's line break is kept with it. Where one
-    place remains, it goes to the next token in the order that costs 1, and if there is none to the line break of the
-    next row. A budget of one goes to a token in any case.
-
-    Args:
-        order: (U, M) long, tokens in the order taken, M >= min(k, number of tokens).
-        row: (N,) long, row of every token and of the line break that ends it; -1 for tokens outside of rows.
-        newline: (N,) bool, which tokens are line breaks.
-        k: the budget, at most N.
-
-    Returns:
-        (U, N) bool with exactly k True in every line.
-    """
-    units, length = order.shape
-    n, rows = len(row), int(newline.sum())
-    step = torch.arange(length, device=order.device).expand(units, -1)
-    of = row[order] + 1  # 0 stands for tokens outside of rows
-    first = torch.full((units, rows + 1), length, device=order.device).scatter_reduce(1, of, step, "amin")
-    opens = (first.gather(1, of) == step) & (of > 0)
-    fits = (1 + opens.long()).cumsum(1) <= k
-    kept = torch.zeros(units, n, dtype=torch.bool, device=order.device).scatter(1, order, fits)
-    breaks = newline.nonzero().squeeze(1)  # in the order of rows
-    opened = torch.zeros(units, rows + 1, dtype=torch.long, device=order.device).scatter_add(1, of, fits.long()) > 0
-    opened[:, 0] = False
-    kept[:, breaks] = opened[:, 1:]
-    spare = kept.sum(1) < k
-    cheap = ~fits & ((of == 0) | opened.gather(1, of))
-    found = cheap.any(1)
-    # the first cheap token, else the first that did not fit: its line break, or itself where nothing is kept yet
-    place = torch.where(found, cheap.byte().argmax(1), (~fits).byte().argmax(1)).unsqueeze(1)
-    token, next_row = order.gather(1, place), of.gather(1, place)
-    line_break = breaks[(next_row - 1).clamp_min(0)]
-    chosen = torch.where(found.unsqueeze(1) | ~kept.any(1, keepdim=True), token, line_break)
-    return kept.scatter(1, chosen, kept.gather(1, chosen) | spare.unsqueeze(1))
+    if unit.newline is not None:
+        return choose_with_breaks(features, unit, scores, query, groups, config, modality)
+    reduced = reduce_tokens(features, config, scores, query, groups)
+    columns = (reduced.indices, reduced.report.importance_retained, reduced.report.coverage)
+    kept = [KeptUnit(modality, n, *row, unit.grid) for row in zip(*columns, strict=True)]
+    for u, one in enumerate(kept):
+        if reduced.assignment is not None and reduced.mass is not None:
+            one.assignment, one.mass = reduced.assignment[u], reduced.mass[u]
+        one.mixture = None if reduced.mixture is None else reduced.mixture.unit(u)
+    return kept

@@ -19,7 +19,8 @@ from torch.nn import functional as F
 from .config import TokenPrunerConfig
 from .families import family_of
 from .families.family import PIXELS, Family, Pictures, Unit
-from .features import KeptUnit, encode
+from .features import encode
+from .kept import KeptUnit
 
 MODALITIES = ("image", "video")
 
@@ -49,6 +50,10 @@ class Prompt:
         """(P,) flat positions of the placeholders, row by row."""
         return (self.ids.reshape(-1) == self.tokens[modality]).nonzero().squeeze(1)
 
+    def visual(self) -> Tensor:
+        """(B, L) bool: which tokens are placeholders of any modality."""
+        return torch.isin(self.ids, torch.tensor(list(self.tokens.values()), device=self.ids.device))
+
     def question(self, pictures: Pictures, counts: list[int]) -> Tensor:
         """Direction of the text around every unit, (U, 1, D): mean of the unit vectors of its prompt's text tokens.
 
@@ -59,8 +64,13 @@ class Prompt:
             text = text & (self.ids != token)
         words = pictures.base.get_input_embeddings()(self.ids.masked_fill(~text, 0)).detach().float()
         rows = (F.normalize(words, dim=-1) * text.unsqueeze(-1)).sum(1, keepdim=True)
-        starts = torch.tensor([0, *accumulate(counts)][:-1], device=self.ids.device)
-        return rows[self.places(pictures.modality)[starts] // self.ids.shape[1]]
+        return rows[self.rows(pictures.modality, counts)]
+
+    def rows(self, modality: str, counts: list[int]) -> list[int]:
+        """The row of every unit, of units with `counts` placeholders each."""
+        starts = torch.tensor([0, *accumulate(counts)][:-1], dtype=torch.long, device=self.ids.device)
+        rows: list[int] = (self.places(modality)[starts] // self.ids.shape[1]).tolist()
+        return rows
 
 
 def pictures_of(base: Any, inputs: dict[str, Any]) -> list[Pictures]:
@@ -178,8 +188,11 @@ def text_positions(mask: Tensor) -> Tensor:
     return (mask.cumsum(-1) - 1).masked_fill(mask == 0, 0)
 
 
-def keeps_positions(family: Family, config: TokenPrunerConfig) -> bool:
+def keeps_positions(family: Family, config: TokenPrunerConfig, size_aware: bool = False) -> bool:
     """Whether kept tokens keep the positions of the unpruned prompt.
+
+    On LLaVA-1.5 renumbered positions do better without size-aware attention and kept ones with it (RESTORE, ICML 2026),
+    so "auto" takes those pairs.
 
     Raises:
         ValueError: the config asks for compact positions in a family that has none.
@@ -189,7 +202,7 @@ def keeps_positions(family: Family, config: TokenPrunerConfig) -> bool:
             f"positions='compact' has no meaning for {family.processor[: -len('Processor')]}: its positions are (time, "
             "height, width) of the picture, and are kept. Use positions='auto' or 'original'."
         )
-    return family.mrope or config.positions == "original"
+    return family.mrope or config.positions == "original" or (config.positions == "auto" and size_aware)
 
 
 def prune_inputs(model: Any, inputs: Any, config: TokenPrunerConfig) -> dict[str, Any]:
@@ -210,6 +223,11 @@ def prune_inputs(model: Any, inputs: Any, config: TokenPrunerConfig) -> dict[str
     base, family = model.base_model, family_of(model)
     if hasattr(base, "token_pruner"):
         raise ValueError("The model has a token pruner attached and prunes by itself; detach it, or call it directly.")
+    if config.size_aware:
+        raise ValueError(
+            "size_aware=True changes the model's attention, not its inputs alone: use attach_token_pruner(model, "
+            "processor, config), or set size_aware=False."
+        )
     keeps = keeps_positions(family, config)
     inputs = {k: v for k, v in inputs.items() if v is not None}
     prompt = Prompt.of(base, inputs["input_ids"], inputs.get("attention_mask"))
@@ -224,7 +242,8 @@ def prune_inputs(model: Any, inputs: Any, config: TokenPrunerConfig) -> dict[str
             return prompt.question(pictures, [unit.n for unit in units])
 
         asked = question if config.question_weight else None
-        outputs[pictures.modality] = encode(pictures.function(), family, config, pictures, asked)
+        rows = prompt.rows(pictures.modality, [unit.n for unit in family.units(pictures)])
+        outputs[pictures.modality] = encode(pictures.function(), family, config, pictures, asked, rows)
     kept = {modality: output.kept for modality, output in outputs.items()}
     columns, mask = kept_columns(prompt, kept)
     used = {name for pictures in calls for name in pictures.arguments}

@@ -12,60 +12,11 @@ from torch import Tensor
 
 from .attached import Attached, Saved
 from .config import TokenPrunerConfig
-from .families.family import PIXELS, Family, Pictures, Unit
-from .features import KeptUnit, encode
-from .inputs import MODALITIES, Prompt, check_placeholders, keeps_positions, pictures_of, restore
-
-
-class TokenPruner:
-    """State of an attached model, its `model.base_model.token_pruner`.
-
-    Attributes:
-        config: the `TokenPrunerConfig` in force.
-        last: a `KeptUnit` for every unit of the latest call with pictures or videos, in the order of their features.
-    """
-
-    def __init__(self, config: TokenPrunerConfig, family: Family) -> None:
-        self.config = config
-        self.family = family
-        self.keeps_positions = keeps_positions(family, config)
-        self.last: list[KeptUnit] = []
-        self.prompt: Prompt | None = None  # of the call that is under way
-        self.kept: dict[str, list[KeptUnit]] = {}  # of the call that is under way
-        self.shift: Tensor | None = None  # (B, 1) how far positions run ahead of the cache, as rope_deltas of M-RoPE
-        self.encoding = False
-
-    @property
-    def keeps_text_positions(self) -> bool:
-        """Whether one-axis positions have gaps where tokens were dropped."""
-        return self.keeps_positions and not self.family.mrope
-
-    def encode(self, stock: Callable[..., Any], pictures: Pictures) -> Any:
-        """A stock feature function's output, pruned."""
-        prompt = self.prompt
-        question = None
-        if self.config.question_weight:
-            if prompt is None:
-                raise ValueError(
-                    f"question_weight={self.config.question_weight} needs the prompt: call model(...) or generate(...) "
-                    "with input_ids, not the feature function alone, or set question_weight=0."
-                )
-
-            def question(units: list[Unit]) -> Tensor:
-                counts = [self.config.tokens_to_keep(unit.n) for unit in units]
-                return prompt.question(pictures, counts)
-
-        output = encode(stock, self.family, self.config, pictures, question)
-        self.last = [unit for unit in self.last if unit.modality != pictures.modality] + output.kept
-        return output
-
-    def check(self, base: Any, prompt: Prompt, inputs: dict[str, Any]) -> None:
-        """Raise, before anything is encoded, unless prompt and pixels fit."""
-        for pictures in pictures_of(base, inputs):
-            check_placeholders(prompt, pictures.modality, self.family.units(pictures), self.config)
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "last": [], "prompt": None, "kept": {}, "shift": None, "encoding": False}
+from .families.family import PIXELS, Pictures
+from .inputs import MODALITIES, Prompt, pictures_of, restore
+from .kept import KeptUnit
+from .pruner import TokenPruner, cached_length, kept_units
+from .sized_attention import size_own_mask
 
 
 class PrunedGeneration(Saved):
@@ -76,6 +27,14 @@ class PrunedGeneration(Saved):
     def _pruner_config(self) -> TokenPrunerConfig:
         config: TokenPrunerConfig = self.base_model.token_pruner.config
         return config
+
+    def generate(self, *args: Any, **kwargs: Any) -> Any:
+        stock: Any = super()
+        self.base_model.token_pruner.generating = True
+        try:
+            return stock.generate(*args, **kwargs)
+        finally:
+            self.base_model.token_pruner.generating = False
 
     def _prepare_position_ids_for_generation(self, inputs_tensor: Tensor, model_kwargs: dict[str, Any]) -> Tensor:
         stock: Any = super()
@@ -119,7 +78,15 @@ class PrunedGeneration(Saved):
         ids = prompt_ids(inputs_tensor, model_kwargs)
         if ids is not None:
             self._encode_prompt(ids, model_kwargs)
+            self._note_prompt(ids, model_kwargs)
         return stock._maybe_prepare_encoder_kwargs_for_generation(inputs_tensor, model_kwargs, *args, **kwargs)
+
+    def _note_prompt(self, ids: Tensor, model_kwargs: dict[str, Any]) -> None:
+        """Tell the language model of the whole prompt, before beams and chunks take it apart."""
+        base, past, mask = self.base_model, cached_length(model_kwargs), model_kwargs.get("attention_mask")
+        if past and (mask is None or mask.shape[1] == ids.shape[1]):
+            ids = ids[:, past:]
+        base.token_pruner.note(base, ids, mask, kept_units(model_kwargs.get("mm_encoder_outputs")), past)
 
     def _encode_prompt(self, ids: Tensor, model_kwargs: dict[str, Any]) -> bool:
         """Encode what pixels there are, in place in `model_kwargs`; whether there were any."""
@@ -144,20 +111,6 @@ def prompt_ids(inputs_tensor: Any, model_kwargs: dict[str, Any]) -> Tensor | Non
     ids = model_kwargs.get("input_ids")
     ids = inputs_tensor if ids is None or ids.shape[1] == 0 else ids
     return ids if isinstance(ids, Tensor) and ids.dim() == 2 and not ids.is_floating_point() else None
-
-
-def cached_length(call: dict[str, Any]) -> int:
-    """Tokens that the call's cache holds."""
-    cache = call.get("past_key_values")
-    return 0 if cache is None else int(cache.get_seq_length())
-
-
-def kept_units(outputs: Any) -> dict[str, list[KeptUnit]]:
-    """What was kept of encoder outputs {modality: output}, of those that a pruner made."""
-    if not isinstance(outputs, dict):
-        return {}
-    kept = {m: getattr(output, "kept", None) for m, output in outputs.items()}
-    return {m: units for m, units in kept.items() if units}
 
 
 class PrunedBase(Attached):
@@ -232,6 +185,8 @@ def pruned_forward(stock: Callable[..., Any]) -> Callable[..., Any]:
         if call.get("input_ids") is not None and not given and any(call.get(p) is not None for p in ALL_PIXELS):
             encode_call(self, call)
         kept = kept_units(call.get("mm_encoder_outputs"))
+        if (pruner.size_aware or pruner.layers is not None) and not pruner.generating:
+            note_call(self, call, kept)
         if pruner.keeps_text_positions and (kept or call.get("position_ids") is None):
             number_call(self, call, kept)
         if not (kept and pruner.family.mrope):
@@ -261,6 +216,14 @@ def encode_call(base: Any, call: dict[str, Any]) -> None:
     for name in ALL_PIXELS:
         call.pop(name, None)
     call["mm_encoder_outputs"] = outputs
+
+
+@torch.compiler.disable
+def note_call(base: Any, call: dict[str, Any], kept: dict[str, list[KeptUnit]]) -> None:
+    """Tell the language model of the prompt of a forward call; in place where the call brings its own mask."""
+    if call.get("input_ids") is not None:
+        base.token_pruner.note(base, call["input_ids"], call.get("attention_mask"), kept, cached_length(call))
+    call["attention_mask"] = size_own_mask(base, call.get("attention_mask"))
 
 
 @torch.compiler.disable

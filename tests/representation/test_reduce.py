@@ -8,7 +8,7 @@ from torch import Tensor
 
 from hf_efficient import TokenPrunerConfig, reduce_tokens
 from hf_efficient.representation.reduce import select_order
-from hf_efficient.representation.selection import METHODS
+from hf_efficient.representation.selection import SELECTORS as METHODS
 from tests.representation.objective import Objective
 
 

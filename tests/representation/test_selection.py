@@ -9,7 +9,8 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from hf_efficient.representation.config import TokenPrunerConfig
-from hf_efficient.representation.selection import METHODS, id_pruner
+from hf_efficient.representation.selection import SELECTORS as METHODS
+from hf_efficient.representation.selection import id_pruner
 from hf_efficient.representation.selection.uniform import grid_points
 from tests.representation.objective import Objective, unit
 

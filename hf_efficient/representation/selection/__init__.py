@@ -1,8 +1,9 @@
-"""Which tokens to keep. One short file per method, each with
+"""Which tokens to keep, or what to make of them. One short file per method. A method that selects has
 
     select(features: (B, N, D) fp32, importance: (B, N) fp32, k, config, *, groups=None, valid=None) -> (B, k) long
 
-which returns the tokens in the order taken, so that the first j of k are what the method takes for j.
+which returns the tokens in the order taken, so that the first j of k are what the method takes for j. A method that
+generates has `generate`, with the same arguments, and returns a `Mixture`.
 """
 
 from __future__ import annotations
@@ -11,12 +12,50 @@ from collections.abc import Callable
 
 from torch import Tensor
 
-from . import id_pruner, max_min, random, top_importance, uniform
+from . import (
+    cdpruner,
+    cen_prune,
+    dart,
+    feature_pooling,
+    holov,
+    id_pruner,
+    id_selection,
+    idpruner_mmr,
+    itg,
+    max_min,
+    prumerge,
+    random,
+    scope,
+    spare,
+    tome,
+    top_importance,
+    uniform,
+    visionzip,
+    vispruner,
+)
+from .mixture import Mixture
 
-METHODS: dict[str, Callable[..., Tensor]] = {
+SELECTORS: dict[str, Callable[..., Tensor]] = {
     "id_pruner": id_pruner.select,  # importance and coverage in one submodular objective
     "random": random.select,  # the same fixed draw for every picture
     "uniform": uniform.select,  # an even grid
     "top_importance": top_importance.select,  # the k most important
     "max_min": max_min.select,  # farthest point on 1 - cosine (DivPrune)
+    "cen_prune": cen_prune.select,  # the same on centred tokens, times distinctiveness
+    "cdpruner": cdpruner.select,  # determinantal point process
+    "idpruner_mmr": idpruner_mmr.select,  # maximal marginal relevance (Tencent's IDPruner)
+    "id_selection": id_selection.select,  # importance, suppressed around what is taken
+    "vispruner": vispruner.select,  # half by importance, half without duplicates
+    "holov": holov.select,  # a budget for every crop
+    "scope": scope.select,  # saliency times gain of coverage
+    "dart": dart.select,  # least like a few pivots
+    "spare": spare.select,  # column subset selection
 }
+GENERATORS: dict[str, Callable[..., Mixture]] = {
+    "itg": itg.generate,  # importance-weighted k-means seeded by ID-Pruner
+    "feature_pooling": feature_pooling.generate,  # means over a coarser raster
+    "visionzip": visionzip.generate,  # dominant tokens and merged contextual ones
+    "prumerge": prumerge.generate,  # LLaVA-PruMerge+: attention, even samples, neighbours
+    "tome": tome.generate,  # bipartite soft matching
+}
+METHODS: dict[str, Callable[..., Tensor | Mixture]] = {**SELECTORS, **GENERATORS}

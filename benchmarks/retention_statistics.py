@@ -1,0 +1,162 @@
+"""Accuracies with bootstrap intervals, paired differences, and the table and curves made of them."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import numpy as np
+
+from hf_efficient.representation.evaluation import Scene
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+
+BOOTSTRAP_SAMPLES = 2000
+Grades = list[list[bool]]  # for every scene a bool per question
+
+
+class Bootstrap:
+    """Resamples scenes, the same way for every method and model, so that differences are paired."""
+
+    def __init__(self, scenes: Sequence[Scene]) -> None:
+        rng = np.random.default_rng(0)
+        self.picks = rng.integers(0, len(scenes), (BOOTSTRAP_SAMPLES, len(scenes)))
+        self.asked = np.array([len(scene.questions) for scene in scenes])
+
+    def samples(self, graded: Sequence[Grades]) -> np.ndarray:
+        """(BOOTSTRAP_SAMPLES,) accuracies, means over the models whose grades are given."""
+        right = np.array([[sum(row) for row in grades] for grades in graded]).mean(0)
+        return right[self.picks].sum(1) / self.asked[self.picks].sum(1)
+
+
+def interval(samples: np.ndarray) -> list[float]:
+    return [round(float(value), 4) for value in np.percentile(samples, [2.5, 97.5])]
+
+
+def accuracy(graded: Sequence[Grades]) -> float:
+    return float(np.mean([right for grades in graded for row in grades for right in row]))
+
+
+def by_family(scenes: Sequence[Scene], graded: Sequence[Grades]) -> dict[str, float]:
+    """Accuracy of each question family."""
+    answers: dict[str, list[bool]] = {}
+    for grades in graded:
+        for scene, row in zip(scenes, grades, strict=True):
+            for question, right in zip(scene.questions, row, strict=True):
+                answers.setdefault(question.family, []).append(right)
+    return {family: round(float(np.mean(rights)), 4) for family, rights in answers.items()}
+
+
+def row_of(scenes: Sequence[Scene], graded: Sequence[Grades], bootstrap: Bootstrap, **labels: Any) -> dict[str, Any]:
+    """One row: `graded` holds the grades of every model."""
+    row = {
+        **labels, "accuracy": round(accuracy(graded), 4), "interval": interval(bootstrap.samples(graded)),
+        "families": by_family(scenes, graded),
+    }  # fmt: skip
+    if len(graded) > 1:
+        row["models"] = [round(accuracy([grades]), 4) for grades in graded]
+    return row
+
+
+def compare(
+    scenes: Sequence[Scene],
+    graded: dict[tuple[str, float], Sequence[Grades]],
+    everything: Sequence[Grades],
+    blind: Sequence[Grades],
+    total: int,
+    tokens: dict[float, int],
+    against: Sequence[str],
+) -> dict[str, Any]:
+    """All rows, and per budget what the first of `against` and the best of them are ahead of every other method.
+
+    Args:
+        scenes: what was asked.
+        graded: (method, budget) -> grades of every model.
+        everything: grades with all tokens.
+        blind: grades with noise in place of the pictures.
+        total: tokens of a picture.
+        tokens: budget -> tokens kept.
+        against: methods that the others are compared with; the first gives `behind_first`.
+    """
+    bootstrap = Bootstrap(scenes)
+    anchors = [
+        row_of(scenes, everything, bootstrap, method="all tokens", tokens=total),
+        row_of(scenes, blind, bootstrap, method="blind", tokens=total),
+    ]
+    rows, leads = [], []
+    for budget, kept in tokens.items():
+        here = {method: grades for (method, b), grades in graded.items() if b == budget}
+        for method, grades in here.items():
+            row = row_of(scenes, grades, bootstrap, method=method, budget=budget, tokens=kept)
+            row["retention"] = round(row["accuracy"] / max(anchors[0]["accuracy"], 1e-9), 4)
+            for name, other in (("first", against[0]), *((other, other) for other in against[1:])):
+                if other in here:
+                    row[f"behind_{name}"] = round(accuracy(here[other]) - row["accuracy"], 4)
+                    gap = bootstrap.samples(here[other]) - bootstrap.samples(grades)
+                    row[f"behind_{name}_interval"] = interval(gap)
+            rows.append(row)
+        ours = {m: accuracy(g) for m, g in here.items() if m.startswith(tuple(against))}
+        others = {m: accuracy(g) for m, g in here.items() if m not in ours}
+        if ours and others:
+            best, rival = max(ours, key=ours.__getitem__), max(others, key=others.__getitem__)
+            gap = bootstrap.samples(here[best]) - bootstrap.samples(here[rival])
+            leads.append(
+                {"budget": budget, "tokens": kept, "best": best, "rival": rival,
+                 "ahead": round(ours[best] - others[rival], 4), "interval": interval(gap)}
+            )  # fmt: skip
+    return {"anchors": anchors, "rows": rows, "leads": leads}
+
+
+def table(result: dict[str, Any]) -> str:
+    """The measurements as Markdown: who leads, then every method and question family."""
+    lines = ["| tokens | best of ours | best of the others | ahead | 95 % interval |", "|---|---|---|---|---|"]
+    for lead in result["leads"]:
+        low, high = lead["interval"]
+        cells = [
+            str(lead["tokens"]),
+            lead["best"],
+            lead["rival"],
+            f"{lead['ahead']:+.1%}",
+            f"{low:+.1%} to {high:+.1%}",
+        ]
+        lines.append("| " + " | ".join(cells) + " |")
+    families = list(result["anchors"][0]["families"])
+    head = ["method", "tokens", "accuracy", "95 % interval", f"behind {result['first']}", *families]
+    lines += ["", "| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
+    for row in [*result["anchors"], *result["rows"]]:
+        low, high = row["interval"]
+        behind = ""
+        if row.get("behind_first"):
+            behind = "{:+.1%} ({:+.1%} to {:+.1%})".format(row["behind_first"], *row["behind_first_interval"])
+        cells = [row["method"], str(row["tokens"]), f"{row['accuracy']:.1%}", f"{low:.1%} to {high:.1%}", behind]
+        lines.append("| " + " | ".join(cells + [f"{row['families'][family]:.1%}" for family in families]) + " |")
+    return "\n".join(lines)
+
+
+def curves(result: dict[str, Any], path: Path, strong: Sequence[str]) -> None:
+    """Accuracy over tokens kept, a curve per method; those of `strong` in black and colour, the others thin."""
+    figure, axes = plt.subplots(figsize=(10, 6.5), layout="constrained")
+    methods = list(dict.fromkeys(row["method"] for row in result["rows"]))
+    colours = plt.get_cmap("tab20").colors
+    for number, method in enumerate(methods):
+        rows = [row for row in result["rows"] if row["method"] == method]
+        tokens, values = [row["tokens"] for row in rows], np.array([row["accuracy"] for row in rows])
+        bounds = np.array([row["interval"] for row in rows]).T
+        style: dict[str, Any] = {"linewidth": 1, "color": colours[number % 20], "alpha": 0.8}
+        if method in strong:
+            style = {"linewidth": 2.6, "color": ("black", "crimson", "royalblue")[strong.index(method) % 3]}
+        elif number >= 20:
+            style["linestyle"] = "--"
+        axes.errorbar(
+            tokens, values, np.abs(bounds - values), marker="o", markersize=3, capsize=2, label=method, **style
+        )
+    for anchor, line in zip(result["anchors"], ("--", ":"), strict=False):
+        axes.axhline(anchor["accuracy"], linestyle=line, color="grey", label=anchor["method"])
+    axes.set_xscale("log", base=2)
+    axes.set_xticks(sorted({row["tokens"] for row in result["rows"]}), minor=False)
+    axes.xaxis.set_major_formatter("{x:.0f}")
+    axes.set(xlabel=f"visual tokens kept of {result['anchors'][0]['tokens']}", ylabel="exact-match accuracy")
+    axes.legend(fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
+    figure.savefig(path, dpi=150)
+    plt.close(figure)

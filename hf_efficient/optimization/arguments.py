@@ -1,0 +1,143 @@
+"""What a sharpness-aware run does, as a dataclass that parses beside `TrainingArguments`."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import asdict, dataclass, field, fields
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .ascent import Ascent
+
+METHODS = ("sam", "asam", "s2sam", "zosam", "looksam", "msam")
+SCHEDULES = ("constant", "inverse_sqrt", "linear", "cosine")
+PASSES = ("first", "second", "both")
+
+
+@dataclass
+class SAMArguments:
+    """Which variant perturbs the weights, and how far.
+
+    No field has the name of one of `TrainingArguments`, so that `HfArgumentParser((TrainingArguments, SAMArguments))`
+    and `TrlParser` read both from one command line or yaml file.
+
+    Args:
+        method: "sam" or "asam" (two passes), "s2sam" (one pass), "zosam" (2 `num_queries` forward passes more),
+            "looksam" (1 + 1/`reuse_interval` passes), "msam" (one pass, along the momentum).
+        rho: distance of the perturbation, L2 over all active weights together; 0 is the plain Trainer. "asam" measures
+            in units of the weights and wants about ten times more.
+        rho_schedule: rho_t over steps t = 1, 2, ..., T: "constant", "inverse_sqrt" (rho / sqrt(t); S2-SAM, Remark 1),
+            "linear" or "cosine" (down to 0 at T).
+        adaptive: measure the distance in units of each weight's size, for any method ("asam" is "sam" with it).
+        perturb_pruned: perturb also entries that a sparsity mask declares dead, as the published code of S2-SAM does.
+        num_queries: directions m of "zosam".
+        delta: step of the finite difference of "zosam", per weight. Guided directions are probed at distance `rho`.
+        probe_fraction: share of each batch that "zosam" takes its losses on; 0.5 makes m = 1 cost a third more than
+            plain training.
+        guided: "zosam" asks along the last gradients instead of at random.
+        direction_seed: of the random directions of "zosam".
+        reuse_interval: k of "looksam".
+        reuse_weight: alpha of "looksam".
+        batch_norm_pass: which pass of "sam", "asam" and "looksam" updates running statistics of BatchNorm: "first" (at
+            the weights themselves), "second" or "both". Probes of "zosam" never do.
+        upcast: hold trainable 16-bit weights in float32; 16-bit weights swallow a small perturbation.
+        diagnostics_steps: log rho, norms, and the cosine of the perturbation with the gradient every so many steps; 0
+            is never.
+
+    Raises:
+        ValueError: a field is outside of what is said above; the message names field, value and fix.
+    """
+
+    method: str = field(default="sam", metadata={"help": f"Variant: {', '.join(METHODS)}."})
+    rho: float = field(default=0.05, metadata={"help": "Distance of the perturbation (L2); 0 is plain training."})
+    rho_schedule: str = field(default="constant", metadata={"help": f"rho over steps: {', '.join(SCHEDULES)}."})
+    adaptive: bool = field(default=False, metadata={"help": "Distance in units of each weight's size (ASAM)."})
+    perturb_pruned: bool = field(
+        default=False, metadata={"help": "Perturb weights that a sparsity mask declares dead."}
+    )
+    num_queries: int = field(default=1, metadata={"help": "Directions of zosam; each costs two forward passes."})
+    delta: float = field(default=1e-3, metadata={"help": "Step of zosam's finite difference."})
+    probe_fraction: float = field(default=1.0, metadata={"help": "Share of the batch for zosam's losses, (0, 1]."})
+    guided: bool = field(default=False, metadata={"help": "zosam asks along the last gradients."})
+    direction_seed: int = field(default=0, metadata={"help": "Seed of zosam's directions."})
+    reuse_interval: int = field(default=5, metadata={"help": "k of looksam."})
+    reuse_weight: float = field(default=0.7, metadata={"help": "alpha of looksam."})
+    batch_norm_pass: str = field(
+        default="first", metadata={"help": f"Pass that updates BatchNorm statistics: {', '.join(PASSES)}."}
+    )
+    upcast: bool = field(default=False, metadata={"help": "Hold trainable 16-bit weights in float32."})
+    diagnostics_steps: int = field(default=0, metadata={"help": "Log rho and cosine every so many steps; 0 is never."})
+
+    def __post_init__(self) -> None:
+        _check(self, "method", self.method in METHODS, f"one of {', '.join(METHODS)}")
+        _check(self, "rho", _is_number(self.rho) and 0 <= self.rho < math.inf, "a finite number >= 0")
+        _check(self, "rho_schedule", self.rho_schedule in SCHEDULES, f"one of {', '.join(SCHEDULES)}")
+        _check(self, "num_queries", _is_count(self.num_queries, 1), "a whole number >= 1")
+        _check(self, "delta", _is_number(self.delta) and 0 < self.delta < math.inf, "a number > 0")
+        _check(self, "probe_fraction", _is_number(self.probe_fraction) and 0 < self.probe_fraction <= 1, "in (0, 1]")
+        _check(self, "direction_seed", _is_count(self.direction_seed, 0), "a whole number >= 0")
+        _check(self, "reuse_interval", _is_count(self.reuse_interval, 1), "a whole number >= 1")
+        _check(self, "reuse_weight", _is_number(self.reuse_weight) and self.reuse_weight >= 0, "a number >= 0")
+        _check(self, "batch_norm_pass", self.batch_norm_pass in PASSES, f"one of {', '.join(PASSES)}")
+        _check(self, "diagnostics_steps", _is_count(self.diagnostics_steps, 0), "a whole number >= 0")
+
+    def rho_at(self, step: int, total: int) -> float:
+        """The distance in step `step` = 0, 1, ... of `total`."""
+        match self.rho_schedule:
+            case "inverse_sqrt":
+                return self.rho / math.sqrt(step + 1)
+            case "linear":
+                return self.rho * max(0.0, 1 - step / max(total, 1))
+            case "cosine":
+                return self.rho * (1 + math.cos(math.pi * min(1.0, step / max(total, 1)))) / 2
+        return self.rho
+
+    def to_dict(self) -> dict[str, Any]:
+        """All fields as plain JSON values."""
+        return asdict(self)
+
+    def to_json_string(self) -> str:
+        """The fields as JSON, which `from_dict(json.loads(...))` reads back."""
+        return json.dumps(self.to_dict(), indent=2, sort_keys=True) + "\n"
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> SAMArguments:
+        """Build from plain values; absent fields take their defaults.
+
+        Raises:
+            ValueError: a key is not a field, or a value is invalid.
+        """
+        known = [f.name for f in fields(cls)]
+        if unknown := sorted(set(values) - set(known)):
+            raise ValueError(f"Unknown {unknown}; expected only {known}. Remove them, or upgrade hf_efficient.")
+        return cls(**values)
+
+    def ascent(self, optimizer: Any) -> Ascent:
+        """The variant, new. `optimizer` is called for the optimizer whose momentum "msam" follows."""
+        from . import looksam, msam, s2sam, sam, zosam
+
+        match self.method:
+            case "s2sam":
+                return s2sam.S2SAMAscent()
+            case "zosam":
+                variant = zosam.GuidedZOSAMAscent if self.guided else zosam.ZOSAMAscent
+                return variant(self.num_queries, self.delta, self.probe_fraction, self.direction_seed)
+            case "looksam":
+                return looksam.LookSAMAscent(self.reuse_interval, self.reuse_weight)
+            case "msam":
+                return msam.MSAMAscent(optimizer)
+        return sam.SAMAscent()
+
+
+def _check(arguments: SAMArguments, name: str, holds: bool, expected: str) -> None:
+    if not holds:
+        raise ValueError(f"{name}={getattr(arguments, name)!r} is out of range; expected {expected}.")
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def _is_count(value: object, least: int) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= least

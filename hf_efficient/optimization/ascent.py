@@ -1,0 +1,43 @@
+"""What a variant is: it says where the weights stand while the gradient of a step is taken.
+
+A variant has one method, `perturbed`, a context manager: around its block it moves the weights and brings them back; in
+the block the caller runs forward and backward of the whole batch. The Trainer and the torch optimizers both use it, so
+that each algorithm is written once.
+"""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager
+from typing import Protocol, TypeAlias
+
+from torch import Tensor
+
+from .perturbation import Direction, Weights
+
+#: What a variant carries from one step to the next: name -> dense direction. It is saved with checkpoints.
+Memory: TypeAlias = dict[str, dict[Tensor, Tensor]]
+
+
+class Batch(Protocol):
+    """The data of one optimizer step (all its micro-batches), as a function of the weights as they are now."""
+
+    def gradient(self) -> Direction:
+        """∇L at the present weights, by a forward and a backward pass. Leaves no gradient on the weights."""
+
+    def loss(self, fraction: float) -> float:
+        """L at the present weights on this share of each micro-batch: no graph, the same dropout in every call."""
+
+    def kept_gradients(self) -> dict[Tensor, Tensor]:
+        """The gradients on the weights, safe to keep until the next step; none if they or the loss are not finite."""
+
+
+class Ascent(Protocol):
+    """A variant of sharpness-aware minimization."""
+
+    memory: Memory
+    step: int  # number of the optimizer step, set by the caller
+
+    def perturbed(
+        self, weights: Weights, batch: Batch, rho: float, measure: bool = False
+    ) -> AbstractContextManager[None]:
+        """Weights at the variant's point inside the block, and as they were after it."""

@@ -1,0 +1,239 @@
+"""Sharpness-aware training in `transformers.Trainer` and everything built on it."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from huggingface_hub import ModelCard
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from transformers import Trainer
+from transformers.utils import logging
+
+from .arguments import SAMArguments
+from .ascent import Ascent
+from .batch_norm import copy_statistics
+from .perturbation import Weights, local
+from .window import Inputs, Window
+
+logger = logging.get_logger(__name__)
+
+_CARD_HEADING = "### Sharpness-aware minimization"
+_PAPERS = {
+    "sam": "2010.01412", "asam": "2102.11600", "s2sam": None, "zosam": "2603.13115", "looksam": "2203.02714",
+    "msam": "2401.12033",
+}  # fmt: skip
+
+
+class SAMTrainerMixin:
+    """Goes before any Trainer: `class MyTrainer(SAMTrainerMixin, SFTTrainer)`, with `sam_args=SAMArguments(...)`.
+
+    It works in `training_step` alone, which leaves the weights bit for bit as it found them: evaluation, saving,
+    logging, generation, an exception or Ctrl-C never meet perturbed weights. With gradient accumulation the
+    micro-batches of a step are collected and run together at its end, so that all of them stand at one point.
+
+    A step whose loss or gradient is not finite is dropped: weights, optimizer state, what the variant remembers and
+    BatchNorm statistics stay as they were. (With a GradScaler it is the scaler that drops it, and lowers its scale.)
+
+    Args:
+        sam_args: the variant; default `SAMArguments()`.
+        args, kwargs: the Trainer's own.
+    """
+
+    def __init__(self, *args: Any, sam_args: SAMArguments | None = None, **kwargs: Any) -> None:
+        self.sam_args = sam_args if sam_args is not None else SAMArguments()
+        self._ascent: Ascent | None = None
+        self._ascent_of: object = None
+        self._micro_batches: list[Inputs] = []
+        self._collecting_for: tuple[int, int] | None = None
+        self._diagnostics: dict[str, float] = {}
+        self._warned: set[str] = set()
+        super().__init__(*args, **kwargs)
+        if self.is_deepspeed_enabled:
+            raise ValueError("DeepSpeed keeps gradients where they cannot be read; use DDP or FSDP2.")
+        if self.sam_args.upcast:
+            hold_in_float32(self.model)
+
+    def call_model_init(self, trial: Any = None) -> nn.Module:
+        """The Trainer's own, with 16-bit weights held in float32 if asked for."""
+        model = super().call_model_init(trial)
+        if self.sam_args.upcast:
+            hold_in_float32(model)
+        return model
+
+    def training_step(self, model: nn.Module, inputs: Inputs, num_items_in_batch: Any = None) -> Tensor:
+        """One micro-batch. The last one of a step runs them all, and returns the loss of all."""
+        if self.sam_args.rho == 0:
+            return super().training_step(model, inputs, num_items_in_batch)
+        step = (id(self.state), self.state.global_step)
+        if self._collecting_for != step:
+            self._micro_batches, self._collecting_for = [], step  # also after a step that was broken off
+        self._micro_batches.append(inputs)
+        if not self.accelerator.sync_gradients:
+            return torch.zeros((), device=self.args.device)
+        micro_batches, self._micro_batches, self._collecting_for = self._micro_batches, [], None
+        parent = super().training_step
+        bound = lambda batch: parent(model, batch, num_items_in_batch)  # noqa: E731
+        return self._sam_step(bound, model, micro_batches, num_items_in_batch)
+
+    def _sam_step(self, parent: Any, model: nn.Module, micro_batches: list[Inputs], num_items: Any) -> Tensor:
+        arguments, step = self.sam_args, self.state.global_step
+        adaptive = arguments.adaptive or arguments.method == "asam"
+        weights = Weights(model.parameters(), adaptive, active_only=not arguments.perturb_pruned)
+        window = Window(self, parent, model, micro_batches, num_items, weights, arguments.batch_norm_pass)
+        ascent = self._current_ascent()
+        ascent.step = step
+        rho = arguments.rho_at(step, self.state.max_steps)
+        logged = arguments.diagnostics_steps > 0 and step % arguments.diagnostics_steps == 0
+        statistics = copy_statistics(model)
+        with ascent.perturbed(weights, window, rho, measure=logged or self._must_check_precision(weights)):
+            window.backward()
+        if weights.cosine is not None:
+            self._warn_if_swallowed(weights, rho)
+        if not window.is_finite():
+            self._drop(weights, statistics)
+        elif logged:
+            self._diagnostics = {"sam_rho": rho, "sam_gradient_norm": window.norm}
+            if weights.cosine is not None:
+                self._diagnostics |= {"sam_cosine": weights.cosine, "sam_distance": weights.distance}
+        return window.reported
+
+    def _current_ascent(self) -> Ascent:
+        if self._ascent is None or self._ascent_of is not self.state:  # a new training starts from nothing
+            self._ascent, self._ascent_of = self.sam_args.ascent(lambda: self.optimizer), self.state
+        return self._ascent
+
+    def _drop(self, weights: Weights, statistics: list[tuple[Tensor, Tensor]]) -> None:
+        """Make nothing of this step: no optimizer changes a weight that has no gradient."""
+        with torch.no_grad():
+            for buffer, before in statistics:
+                buffer.copy_(before)
+            if self.accelerator.scaler is not None:
+                for g in weights.gradients().values():
+                    local(g).fill_(float("inf"))  # the scaler's own sign for a step to skip
+                return
+        weights.take_gradients()
+        self._warn_once(
+            "finite", f"Step {self.state.global_step}: loss or gradient is not finite; the step is dropped."
+        )
+
+    def _must_check_precision(self, weights: Weights) -> bool:
+        return "swallowed" not in self._warned and any(p.dtype.itemsize < 4 for p in weights.parameters)
+
+    def _warn_if_swallowed(self, weights: Weights, rho: float) -> None:
+        if abs(weights.distance - rho) > 0.05 * rho and any(p.dtype.itemsize < 4 for p in weights.parameters):
+            self._warn_once(
+                "swallowed",
+                f"16-bit weights moved by {weights.distance:.3g} instead of rho={rho:.3g}: they cannot hold most "
+                "changes. Use SAMArguments(upcast=True) with bf16=True or fp16=True, or a larger rho.",
+            )
+
+    def _warn_once(self, what: str, message: str) -> None:
+        if what not in self._warned:
+            self._warned.add(what)
+            logger.warning(message)
+
+    def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
+        """The Trainer's own, with the diagnostics beside the training loss."""
+        if "loss" in logs and self._diagnostics:
+            logs = {**logs, **self._diagnostics}
+            self._diagnostics = {}
+        super().log(logs, *args, **kwargs)
+
+    # What the variant remembers belongs to the training state: saved and loaded where the optimizer's is.
+
+    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
+        super()._save_optimizer_and_scheduler(output_dir)
+        if self._ascent is None:
+            return
+        tensors = {
+            f"{name}.{parameter}": local(direction[p]).detach().contiguous()
+            for name, direction in self._ascent.memory.items()
+            for parameter, p in self.model.named_parameters()
+            if p in direction
+        }
+        if tensors and (self.args.should_save or self._is_sharded()):
+            path = self._memory_path(output_dir)
+            partial = path.with_suffix(".part")
+            save_file(tensors, partial)
+            os.replace(partial, path)
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        super()._load_optimizer_and_scheduler(checkpoint)
+        if checkpoint is None:
+            return
+        memory = self._current_ascent().memory
+        path = self._memory_path(checkpoint)
+        if not path.exists():
+            if memory and self.sam_args.rho > 0:
+                logger.warning(f"{path} not found: the first step is not perturbed.")
+            return
+        parameters = dict(self.model.named_parameters())
+        for key, tensor in load_file(path).items():
+            name, parameter = key.split(".", 1)
+            if name in memory and parameter in parameters:
+                memory[name][parameters[parameter]] = tensor.to(parameters[parameter].device)
+
+    def _is_sharded(self) -> bool:
+        return any(local(p) is not p for p in self.model.parameters())
+
+    def _memory_path(self, folder: str) -> Path:
+        rank = f"_{self.args.process_index}" if self._is_sharded() else ""
+        return Path(folder) / f"sam_memory{rank}.safetensors"
+
+    def create_model_card(self, *args: Any, **kwargs: Any) -> None:
+        """The Trainer's own card, with a section on the method and its arguments."""
+        super().create_model_card(*args, **kwargs)
+        path = Path(self.args.output_dir) / "README.md"
+        if not self.is_world_process_zero() or not path.exists():
+            return
+        card = ModelCard.load(path)
+        if _CARD_HEADING not in card.text:
+            card.text = card.text.rstrip() + "\n\n" + card_section(self.sam_args)
+        card.data.tags = list(dict.fromkeys([*(card.data.tags or []), "hf_efficient", self.sam_args.method]))
+        card.save(path)
+
+
+def card_section(arguments: SAMArguments) -> str:
+    """What a model card says about the method that trained the model."""
+    defaults = SAMArguments(method=arguments.method).to_dict()
+    said = {k: v for k, v in arguments.to_dict().items() if k in ("method", "rho") or v != defaults[k]}
+    paper = _PAPERS[arguments.method]
+    source = f" ([paper](https://huggingface.co/papers/{paper}))" if paper else " (Ji et al., NeurIPS 2024)"
+    lines = [_CARD_HEADING, "", f"Trained with `hf_efficient`{source}:", *(f"- {k}: {v}" for k, v in said.items())]
+    return "\n".join(lines) + "\n"
+
+
+def hold_in_float32(model: nn.Module) -> None:
+    """Trainable 16-bit weights become float32 in place; autocast (`bf16=True`) still computes in 16 bits."""
+    for p in model.parameters():
+        if p.requires_grad and p.is_floating_point() and p.dtype.itemsize < 4:
+            p.data = p.data.float()
+
+
+class SAMTrainer(SAMTrainerMixin, Trainer):
+    """`transformers.Trainer` with the variant that `sam_args` names."""
+
+
+class S2SAMTrainer(SAMTrainer):
+    """`transformers.Trainer` with S2-SAM: the perturbation of SAM at the cost of plain training."""
+
+    def __init__(self, *args: Any, sam_args: SAMArguments | None = None, **kwargs: Any) -> None:
+        super().__init__(*args, sam_args=_with_method(sam_args, "s2sam"), **kwargs)
+
+
+class ZOSAMTrainer(SAMTrainer):
+    """`transformers.Trainer` with ZO-SAM: the perturbation is estimated from forward passes alone."""
+
+    def __init__(self, *args: Any, sam_args: SAMArguments | None = None, **kwargs: Any) -> None:
+        super().__init__(*args, sam_args=_with_method(sam_args, "zosam"), **kwargs)
+
+
+def _with_method(arguments: SAMArguments | None, method: str) -> SAMArguments:
+    if arguments is not None and arguments.method not in ("sam", method):  # "sam" is the default: nothing was said
+        raise ValueError(f"method={arguments.method!r} does not fit this trainer; leave it out or use SAMTrainer.")
+    return replace(arguments or SAMArguments(), method=method)

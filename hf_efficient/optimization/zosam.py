@@ -1,0 +1,130 @@
+"""ZO-SAM (CVPR 2026, arXiv 2603.13115): the ascent direction is estimated from losses alone, without a backward pass.
+
+And a guided form of it, our own: the same number of losses, asked where the last gradients point.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .ascent import Batch, Memory
+from .perturbation import Direction, Weights, dot, global_norm, shard_rank
+
+
+class ZOSAMAscent:
+    """ĝ = (1/m) Σ_i [L(w + δ z_i) - L(w - δ z_i)] / (2δ) · z_i, z_i ~ N(0, I); ε = ρ ĝ/‖ĝ‖; g = ∇L(w + ε) exactly.
+
+    2m forward passes without graph, then one forward and one backward. Directions live on active entries only and come
+    from a generator of their own, seeded by (seed, step, i): the same on every process, and never stored.
+
+    Args:
+        num_queries: m.
+        delta: δ.
+        probe_fraction: share of the batch that the losses are taken on.
+        seed: of the directions.
+    """
+
+    def __init__(self, num_queries: int, delta: float, probe_fraction: float, seed: int) -> None:
+        self.num_queries, self.delta, self.probe_fraction, self.seed = num_queries, delta, probe_fraction, seed
+        self.memory: Memory = {}
+        self.step = 0
+
+    @contextmanager
+    def perturbed(self, weights: Weights, batch: Batch, rho: float, measure: bool = False) -> Iterator[None]:
+        """Weights at w + ε inside the block."""
+        with weights.moved(self.estimate(weights, batch), rho, measure):
+            yield
+
+    @torch.no_grad()
+    def estimate(self, weights: Weights, batch: Batch) -> Direction:
+        """m · ĝ (its length does not matter), packed."""
+        g: dict[Tensor, Tensor] = {}
+        for i in range(self.num_queries):
+            z = self.random_direction(weights, i)
+            slope = directional_derivative(weights, batch, z, self.delta, self.probe_fraction)
+            for p in z:
+                z[p].mul_(slope)
+                g[p] = g[p].add_(z[p]) if p in g else z[p]
+        return g
+
+    def random_direction(self, weights: Weights, i: int) -> dict[Tensor, Tensor]:
+        """z_i of the present step, packed."""
+        generators: dict[torch.device, torch.Generator] = {}
+        direction = {}
+        for p in weights.parameters:
+            like = weights.values(p, p)
+            if like.device not in generators:
+                seed = np.random.SeedSequence([self.seed, self.step, i, shard_rank(p)]).generate_state(1, np.uint64)
+                generators[like.device] = torch.Generator(like.device).manual_seed(int(seed[0]))
+            direction[p] = torch.empty_like(like).normal_(generator=generators[like.device])
+        return direction
+
+
+class GuidedZOSAMAscent(ZOSAMAscent):
+    """ZO-SAM whose m directions start with what is known: the last gradient, then an average of those before it.
+
+    The directions d_1 ... d_m are made orthonormal (random ones fill up). Losses at w ± ρ d_i give the slopes s_i, and
+    ĝ = Σ_i s_i d_i is the projection of the batch's gradient on their span. With m = 1 it is S2-SAM that asks, by two
+    losses, on which side of w the loss is higher.
+    """
+
+    AVERAGE = 0.9  # of the gradients before the last one
+
+    def __init__(self, num_queries: int, delta: float, probe_fraction: float, seed: int) -> None:
+        super().__init__(num_queries, delta, probe_fraction, seed)
+        self.memory = {"gradient": {}, "average": {}} if num_queries > 1 else {"gradient": {}}
+
+    @contextmanager
+    def perturbed(self, weights: Weights, batch: Batch, rho: float, measure: bool = False) -> Iterator[None]:
+        """Weights at w + ε inside the block."""
+        with weights.moved(self.guided_estimate(weights, batch, rho), rho, measure):
+            yield
+        self._remember(batch.kept_gradients())
+
+    @torch.no_grad()
+    def guided_estimate(self, weights: Weights, batch: Batch, rho: float) -> Direction:
+        """ĝ, packed."""
+        basis: list[dict[Tensor, Tensor]] = []
+        for i in range(self.num_queries):
+            d = self._candidate(weights, i)
+            for other in basis:
+                along = dot(d, other)
+                d = {p: d[p] - along * other[p] if p in other else d[p] for p in d}
+            if (norm := global_norm(d)) > 0:
+                basis.append({p: x / norm for p, x in d.items()})
+        g: dict[Tensor, Tensor] = {}
+        for d in basis:
+            slope = directional_derivative(weights, batch, d, rho, self.probe_fraction)
+            for p, x in d.items():
+                g[p] = g[p].add_(x, alpha=slope) if p in g else x * slope
+        return g
+
+    def _candidate(self, weights: Weights, i: int) -> dict[Tensor, Tensor]:
+        known = list(self.memory.values())
+        return weights.pack(known[i]) if i < len(known) and known[i] else self.random_direction(weights, i)
+
+    @torch.no_grad()
+    def _remember(self, gradients: dict[Tensor, Tensor]) -> None:
+        if not gradients:
+            return
+        last, average = self.memory["gradient"], self.memory.get("average")
+        if average is not None:
+            for p, g in last.items():
+                average[p] = average[p].lerp(g, 1 - self.AVERAGE) if p in average else g
+        self.memory["gradient"] = gradients
+
+
+def directional_derivative(weights: Weights, batch: Batch, z: Direction, delta: float, fraction: float) -> float:
+    """[L(w + δ z) - L(w - δ z)] / (2δ): two losses; the weights are afterwards as before, to the bit."""
+    with weights.kept(list(z)) as saved:
+        weights.add(z, delta)
+        plus = batch.loss(fraction)
+        weights.put_back(saved)
+        weights.add(z, -delta)
+        minus = batch.loss(fraction)
+    return (plus - minus) / (2 * delta)

@@ -1,0 +1,188 @@
+"""Pruning inside the language model: after some layers, visual tokens the last word does not attend to are dropped.
+
+One layer, early, is FastV (Chen et al., ECCV 2024); several, each keeping a share, is PyramidDrop (Xing et al., CVPR
+2025). Tokens are really dropped: later layers run on shorter sequences and hold fewer keys and values. Positions stay
+what they were, since queries and keys are rotated by what the model passes to its layers. The choice is made once, when
+the prompt is read, and holds for what is generated after it.
+
+Public FastV code keeps the attention map of a whole layer for its scores; here one row of it is computed.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+Keeps = Callable[[int], int]
+
+
+class LayerPruning:
+    """Hooks on a language model's layers, and what they have dropped of the prompt at hand."""
+
+    def __init__(self, layers: list[int], keeps: Keeps) -> None:
+        """`layers` counts from 1: the first to run on fewer tokens is the one after; `keeps`: tokens kept of n."""
+        self.stages, self.keeps = sorted(layers), keeps
+        self.handles: list[Any] = []
+        self.note(None, None)
+
+    def note(self, visual: Tensor | None, mask: Tensor | None) -> None:
+        """Begin a prompt: `visual` (B, L) bool marks its visual tokens (None: has none), `mask` (B, L) its padding."""
+        self.visual = visual
+        self.last: Tensor | None = None
+        if visual is not None:
+            places = torch.arange(visual.shape[1], device=visual.device)
+            last = places if mask is None else places.masked_fill(mask == 0, -1)
+            self.last = last.expand(visual.shape).amax(1)
+        self.kept: dict[int, tuple[Tensor, Tensor]] = {}  # stage -> columns (B, M) of the prompt, which of them count
+        self.scores: Tensor | None = None
+
+    def install(self, model: nn.Module) -> None:
+        """Hook the layers of a language model.
+
+        Raises:
+            ValueError: a layer there is not, or layers whose masks or features do not allow it.
+        """
+        layers: Any = model.layers
+        kinds = set(getattr(model.config, "layer_types", None) or ["full_attention"])
+        if self.stages[-1] >= len(layers) or kinds != {"full_attention"}:
+            raise ValueError(
+                f"llm_layers={self.stages} cannot be used with a language model of {len(layers)} layers of "
+                f"{', '.join(sorted(kinds))}; expected layers from 1 to {len(layers) - 1}, all of full attention."
+            )
+        for index in range(self.stages[0], len(layers)):
+            hook = functools.partial(self._before, index)
+            self.handles.append(layers[index].register_forward_pre_hook(hook, with_kwargs=True))
+        self.handles.append(layers[-1].register_forward_hook(self._after, with_kwargs=True))
+        for stage in self.stages:
+            layers[stage - 1].self_attn.attention_watch = self._watch
+
+    def remove(self, model: nn.Module) -> None:
+        """Take the hooks off again."""
+        while self.handles:
+            self.handles.pop().remove()
+        for layer in model.layers:  # type: ignore[union-attr]
+            vars(layer.self_attn).pop("attention_watch", None)
+
+    @torch.no_grad()
+    def _watch(self, module: Any, query: Tensor, key: Tensor, mask: Tensor | None, scaling: float | None) -> None:
+        """Attention of the last token of every prompt, mean of heads, in the layer before a stage that is to come."""
+        if self.visual is None or module.layer_idx + 1 in self.kept:
+            return
+        if query.shape[2] < self._columns(module.layer_idx, self.visual.shape[1])[0].shape[1]:
+            return  # a part of a prompt, which the next layer refuses
+        assert self.last is not None
+        rows = len(query) // len(self.visual)
+        self.visual, self.last = self.visual.repeat_interleave(rows, 0), self.last.repeat_interleave(rows, 0)
+        at = self.last.unsqueeze(1)
+        if self.kept:  # where it stands among the columns that are left
+            at = (self._columns(module.layer_idx, self.visual.shape[1])[0] == at).byte().argmax(1, keepdim=True)
+        asked = query.gather(2, at[:, None, :, None].expand(-1, query.shape[1], -1, query.shape[3]))
+        keys = key.repeat_interleave(query.shape[1] // key.shape[1], dim=1)[:, :, : query.shape[2]]
+        logits = (asked.float() * keys.float()).sum(-1) * (scaling or query.shape[-1] ** -0.5)
+        places = torch.arange(logits.shape[-1], device=logits.device)
+        logits = logits.masked_fill((places > at).unsqueeze(1), -torch.inf)
+        if mask is not None:
+            row = mask.expand(len(query), -1, -1, -1).gather(2, at[:, None, :, None].expand(-1, 1, -1, mask.shape[3]))
+            row = row[:, 0, :, : logits.shape[-1]]
+            logits = logits.masked_fill(~row, -torch.inf) if row.dtype == torch.bool else logits + row.float()
+        self.scores = logits.softmax(-1).mean(1)
+
+    def _choose(self, stage: int) -> None:
+        """Keep the visual tokens that are attended to most; every row drops what its own budget says."""
+        assert self.visual is not None
+        assert self.scores is not None
+        length = self.visual.shape[1]
+        columns, counts = self._columns(stage - 1, length)
+        alive = torch.zeros_like(self.visual).scatter(1, columns, counts)
+        scores = self.scores.new_full(self.visual.shape, -1.0).scatter(1, columns, self.scores[:, : columns.shape[1]])
+        scores = scores.masked_fill(~(self.visual & alive), -1)
+        here = (self.visual & alive).sum(1)
+        quota = torch.tensor([self.keeps(n) if n else 0 for n in here.tolist()], device=scores.device)
+        rank = scores.argsort(dim=1, descending=True, stable=True).argsort(dim=1)
+        keep = alive & (~self.visual | (rank < quota.unsqueeze(1)))
+        most = int(keep.sum(1).max())
+        columns = keep.byte().sort(dim=1, stable=True).indices[:, -most:]  # rows that keep fewer are filled up in front
+        self.kept[stage] = columns, keep.gather(1, columns)
+
+    def _columns(self, layer: int, total: int) -> tuple[Tensor, Tensor]:
+        """Columns (B, M) that a layer works on of a sequence of `total`, and which of them count."""
+        assert self.visual is not None
+        length = self.visual.shape[1]
+        stage = max((s for s in self.kept if s <= layer), default=None)
+        if stage is None:
+            every = torch.arange(total, device=self.visual.device).expand(len(self.visual), -1)
+            return every, torch.ones_like(every, dtype=torch.bool)
+        columns, counts = self.kept[stage]
+        more = torch.arange(length, total, device=columns.device).expand(len(columns), -1)
+        return torch.cat([columns, more], 1), torch.cat([counts, torch.ones_like(more, dtype=torch.bool)], 1)
+
+    def _before(self, index: int, layer: Any, args: Any, kwargs: dict[str, Any]) -> Any:
+        """Hand a layer what is left of its inputs."""
+        if self.visual is None:
+            return None
+        hidden, (*rest,), cache = args[0], args[1:], kwargs.get("past_key_values")
+        kwargs = dict(kwargs)
+        if cache is not None and cache.get_seq_length(index):
+            mask, queries = kwargs.get("attention_mask"), hidden.shape[1]
+            total = cache.get_seq_length(0) if mask is None else mask.shape[-1]
+            columns, counts = self._columns(index, total)
+            kwargs["attention_mask"] = cut_mask(mask, None, columns, counts, queries)
+            return (hidden, *rest), kwargs
+        if index == self.stages[0]:
+            self.total = hidden.shape[1]
+            if self.total < self.visual.shape[1]:
+                raise ValueError("llm_layers needs the whole prompt in one call; do not set prefill_chunk_size.")
+        if index in self.stages:
+            before = self._columns(index - 1, self.total)[0]
+            if index not in self.kept:
+                self._choose(index)
+            columns = self._columns(index, self.total)[0]
+            place = torch.zeros(len(columns), self.total, dtype=torch.long, device=columns.device)
+            place = place.scatter(1, before, torch.arange(before.shape[1], device=columns.device).expand_as(before))
+            hidden = hidden.gather(1, place.gather(1, columns).unsqueeze(-1).expand(-1, -1, hidden.shape[-1]))
+        columns, counts = self._columns(index, self.total)
+        mask = kwargs.get("attention_mask")
+        if mask is not None and mask.shape[-1] != self.total:
+            raise ValueError("llm_layers needs a cache that grows; do not set cache_implementation='static'.")
+        kwargs["attention_mask"] = cut_mask(mask, columns, columns, counts, columns.shape[1])
+        if kwargs.get("position_ids") is not None:
+            kwargs["position_ids"] = kwargs["position_ids"].expand(len(columns), -1).gather(1, columns)
+        kwargs["position_embeddings"] = tuple(
+            part.expand(len(columns), -1, -1).gather(1, columns.unsqueeze(-1).expand(-1, -1, part.shape[-1]))
+            for part in kwargs["position_embeddings"]
+        )
+        return (hidden, *rest), kwargs
+
+    def _after(self, layer: Any, args: Any, kwargs: dict[str, Any], output: Any) -> Any:
+        """Put the last layer's output back to its places; where tokens were dropped there are zeros."""
+        hidden = output[0] if isinstance(output, tuple) else output
+        if self.visual is None or not self.kept or hidden.shape[1] != self._columns(10**9, self.total)[0].shape[1]:
+            return output
+        columns = self._columns(10**9, self.total)[0].unsqueeze(-1).expand_as(hidden)
+        whole = hidden.new_zeros(len(hidden), self.total, hidden.shape[-1]).scatter(1, columns, hidden)
+        return (whole, *output[1:]) if isinstance(output, tuple) else whole
+
+
+def cut_mask(mask: Tensor | None, rows: Tensor | None, columns: Tensor, counts: Tensor, queries: int) -> Tensor | None:
+    """The mask (B, 1, Q, KV) of the columns (B, M) that are left; what does not count is hidden but from itself.
+
+    `rows` are the queries that are left, None for all; without a mask attention is causal, and stays so.
+    """
+    if mask is None:
+        if bool(counts.all()):
+            return None
+        causal = torch.ones(queries, columns.shape[1], dtype=torch.bool, device=columns.device)
+        mask = causal.tril(columns.shape[1] - queries).expand(len(columns), 1, -1, -1)
+    else:
+        mask = mask.expand(len(columns), -1, -1, -1)
+        if rows is not None:
+            mask = mask.gather(2, rows[:, None, :, None].expand(-1, 1, -1, mask.shape[3]))
+        mask = mask.gather(3, columns[:, None, None].expand(-1, 1, mask.shape[2], -1))
+    hide = ~counts[:, None, None].expand_as(mask)
+    if queries == columns.shape[1]:
+        hide = hide & ~torch.eye(queries, dtype=torch.bool, device=mask.device)
+    return mask.masked_fill(hide, False if mask.dtype == torch.bool else torch.finfo(mask.dtype).min)

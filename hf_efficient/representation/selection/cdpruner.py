@@ -1,0 +1,46 @@
+"""CDPruner (Zhang et al., NeurIPS 2025, https://arxiv.org/abs/2506.10967): a determinantal point process conditioned
+on what a token is worth."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..importance import rescale
+from .compact import cosines, over_valid, pick, row_of
+
+
+@over_valid
+def select(features: Tensor, importance: Tensor, k: int, config: Any = None) -> Tensor:
+    """Greedy maximum of det of the kernel L_ij = r_i cos_ij r_j, by incremental Cholesky factors.
+
+    In the paper r is the relevance to the question: set `question_weight=1`. The public code scales r by the smallest
+    and largest value of the whole batch, so that a picture's tokens depend on its batch mates, and takes the negated
+    mean cosine to the words in CLIP's space; here r is scaled within the unit, and its sign is that of the importance.
+
+    Args:
+        features: (B, N, D) float32.
+        importance: (B, N) float32, scaled to [0, 1] here: r.
+        k: tokens to take; once the kernel's rank is used up, the rest go by importance.
+        config: unused.
+
+    Returns:
+        (B, k) long, in the order taken. O(N²·D + N·k²).
+    """
+    worth = rescale(importance) + 1e-6
+    kernel = worth.unsqueeze(2) * cosines(features) * worth.unsqueeze(1)
+    left = worth.square() * (features.square().sum(-1) > 0)  # what a token adds to the determinant
+    factors = features.new_zeros(len(features), k, features.shape[1])
+    order = torch.zeros(len(features), k, dtype=torch.long, device=features.device)
+    floor = 1e-6 * worth.square().amax(1, keepdim=True)
+    for step in range(k):
+        chosen = pick(torch.where(left > floor, left, worth - 2), order, step)
+        index = chosen.unsqueeze(1).expand(-1, step, -1)
+        known = torch.bmm(factors[:, :step].gather(2, index).transpose(1, 2), factors[:, :step]).squeeze(1)
+        rest = left.gather(1, chosen)
+        row = (row_of(kernel, chosen) - known) / rest.clamp_min(1e-12).sqrt()
+        factors[:, step] = torch.where(rest > floor, row, 0)
+        left = left - factors[:, step].square()
+    return order

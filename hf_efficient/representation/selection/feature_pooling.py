@@ -1,0 +1,47 @@
+"""Feature pooling: means over the cells of a coarser raster. The baseline that many methods do not beat."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .compact import over_valid
+from .itg import medoids
+from .mixture import Mixture, mass, sum_by
+
+
+@over_valid
+def generate(features: Tensor, importance: Tensor, k: int, config: Any = None) -> Mixture:
+    """Means over k cells in lines of near-equal numbers, as near to squares as k allows.
+
+    Where tokens form no square, cells are stretches of the sequence. Importance plays no part.
+
+    Args:
+        features: (B, N, D) float32; only its shape counts.
+        importance: unused.
+        k: cells.
+        config: unused.
+
+    Returns:
+        The mixture; a token's place is that of the member nearest to the middle of its cell.
+    """
+    batch, n = features.shape[:2]
+    side = math.isqrt(n)
+    places = torch.arange(n, device=features.device)
+    if side * side == n:
+        lines = max(min(side, k, round(math.sqrt(k))), -(-k // side))
+        line = places // side * lines // side
+        first, share = line * k // lines, (line + 1) * k // lines - line * k // lines
+        cell = first + places % side * share // side
+        spots = torch.stack([places // side, places % side], dim=-1).float()
+    else:
+        cell, spots = places * k // n, places.unsqueeze(-1).float()
+    cell = cell.unsqueeze(0)
+    middle = sum_by(cell, spots.unsqueeze(0), k) / mass(cell, k).unsqueeze(-1)
+    anchors, order = medoids(spots.unsqueeze(0), middle, cell, None).sort(dim=1)
+    cell = order.argsort(dim=1).gather(1, cell)
+    weights = 1 / mass(cell, k).gather(1, cell)
+    return Mixture(anchors.expand(batch, -1), cell.expand(batch, -1), weights.expand(batch, -1))

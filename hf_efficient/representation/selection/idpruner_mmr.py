@@ -1,0 +1,41 @@
+"""IDPruner (Tencent, 2026, https://arxiv.org/abs/2602.13315): maximal marginal relevance. Not to be confused with
+ID-Pruner of this package."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..importance import rescale
+from .compact import cosines, over_valid, pick, row_of
+
+BALANCE = 0.5
+
+
+@over_valid
+def select(features: Tensor, importance: Tensor, k: int, config: Any = None) -> Tensor:
+    """Next token: argmax of l imp_i - (1 - l) max_{j taken} cos(x_i, x_j), l = 1/2; the first by importance alone.
+
+    The paper's importance is a trained scorer's, scaled from smallest to largest; here it is what the config says. The
+    public code works on batches of one.
+
+    Args:
+        features: (B, N, D) float32.
+        importance: (B, N) float32.
+        k: tokens to take.
+        config: unused.
+
+    Returns:
+        (B, k) long, in the order taken. O(N²·D + k·N).
+    """
+    importance, alike = rescale(importance), cosines(features)
+    order = torch.zeros(len(features), k, dtype=torch.long, device=features.device)
+    nearest = torch.full_like(importance, -torch.inf)
+    scores = importance
+    for step in range(k):
+        chosen = pick(scores, order, step)
+        nearest = torch.maximum(nearest, row_of(alike, chosen))
+        scores = BALANCE * importance - (1 - BALANCE) * nearest
+    return order

@@ -1,0 +1,92 @@
+"""ITG, importance-aware token generation: the K tokens whose distribution is closest to that of all N."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ..config import TokenPrunerConfig
+from . import id_pruner
+from .mixture import Mixture, nearest, sum_by
+
+
+@torch.no_grad()
+def generate(
+    features: Tensor,
+    importance: Tensor,
+    k: int,
+    config: TokenPrunerConfig,
+    *,
+    groups: Tensor | None = None,
+    valid: Tensor | None = None,
+) -> Mixture:
+    """Importance-weighted k-means, seeded by ID-Pruner: min over Z of sum_i w_i min_k |x_i - z_k|².
+
+    That minimum is the squared Wasserstein-2 distance from the weighted tokens to the nearest distribution on K atoms.
+    The steps keep every seed in its own cluster, so that none is ever empty and the K anchors are distinct.
+
+    Args:
+        features: (B, N, D) float32.
+        importance: (B, N) float32, >= 0: p; the weights are w_i = (p_i / mean p)^(1/2).
+        k: tokens to generate, 1 <= k <= N.
+        config: `lloyd_steps`, `centroid_share` (beta), and what ID-Pruner reads.
+        groups: (B, N) long or None: tile or frame of every token, for the quotas of the seeds.
+        valid: (B, N) bool or None; tokens marked False have no part in any token.
+
+    Returns:
+        z_k = beta (weighted mean of cluster k) + (1 - beta) (its anchor, the member nearest to that mean), as long as
+        its members are in the weighted mean. O(N·K·D) per step; memory O(N·(D + K)) and that of the seeding.
+    """
+    weights = cluster_weights(importance, valid)
+    seeds = id_pruner.select(features, importance, k, config, groups=groups, valid=valid).sort(dim=1).values
+    centres, assignment = lloyd(features, weights, seeds, config.lloyd_steps)
+    anchors = medoids(features, centres, assignment, valid)
+    order = anchors.argsort(dim=1)
+    anchors, assignment = anchors.gather(1, order), order.argsort(dim=1).gather(1, assignment)
+    share = weights / sum_by(assignment, weights.unsqueeze(-1), k).squeeze(-1).gather(1, assignment)
+    is_anchor = torch.zeros_like(weights).scatter(1, anchors, 1.0)
+    mix = config.centroid_share * share + (1 - config.centroid_share) * is_anchor
+    return Mixture(anchors, assignment, mix, keep_norm=True)
+
+
+def cluster_weights(importance: Tensor, valid: Tensor | None) -> Tensor:
+    """w = (p / mean p)^(1/2), (B, N) float32: 0 for invalid tokens alone, so that every cluster has a mean."""
+    peak = importance.amax(1, keepdim=True)
+    weights = (importance / torch.where(peak > 0, peak, 1)).clamp_min(1e-6).sqrt()
+    weights = weights / weights.mean(1, keepdim=True)
+    return weights if valid is None else weights * valid
+
+
+def lloyd(x: Tensor, weights: Tensor, seeds: Tensor, steps: int) -> tuple[Tensor, Tensor]:
+    """Weighted k-means in a fixed number of steps, every seed held in its own cluster.
+
+    Args:
+        x: (B, N, D) float32.
+        weights: (B, N) float32, > 0 at the seeds.
+        seeds: (B, K) long, distinct.
+        steps: new assignments and new means after the first.
+
+    Returns:
+        Weighted means (B, K, D) of the clusters, and the cluster (B, N) of every token. The error never rises.
+    """
+    k = seeds.shape[1]
+    own = torch.arange(k, device=x.device).expand_as(seeds)
+    centres = x.gather(1, seeds.unsqueeze(-1).expand(-1, -1, x.shape[-1]))
+    weights = weights.unsqueeze(-1)
+    weighted = x * weights
+    for _ in range(steps + 1):
+        assignment = nearest(x, centres).scatter(1, seeds, own)
+        centres = sum_by(assignment, weighted, k) / sum_by(assignment, weights, k)
+    return centres, assignment
+
+
+def medoids(x: Tensor, centres: Tensor, assignment: Tensor, valid: Tensor | None) -> Tensor:
+    """The member of every cluster nearest to its centre, (B, K) long; clusters share no member, so all are distinct."""
+    offset = x - centres.gather(1, assignment.unsqueeze(-1).expand_as(x))
+    distance = offset.square().sum(-1)
+    if valid is not None:
+        distance = distance.masked_fill(~valid, torch.inf)
+    least = distance.new_full(centres.shape[:2], torch.inf).scatter_reduce(1, assignment, distance, "amin")
+    places = torch.arange(x.shape[1], device=x.device).expand_as(assignment)
+    behind = places.masked_fill(distance > least.gather(1, assignment), x.shape[1])
+    return behind.new_full(centres.shape[:2], x.shape[1]).scatter_reduce(1, assignment, behind, "amin")

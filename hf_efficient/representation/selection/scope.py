@@ -1,0 +1,34 @@
+"""SCOPE (NeurIPS 2025): saliency times gain of coverage."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .compact import cosines, over_valid, pick, row_of
+
+
+@over_valid
+def select(features: Tensor, importance: Tensor, k: int, config: Any = None) -> Tensor:
+    """Next token: argmax of p_j sum_i relu(cos_ij - c_i), c_i the largest cosine of i to what is taken (at least 0).
+
+    The paper raises the saliency to a power; the public code's default is 1, as here.
+
+    Args:
+        features: (B, N, D) float32.
+        importance: (B, N) float32, >= 0: p.
+        k: tokens to take.
+        config: unused.
+
+    Returns:
+        (B, k) long, in the order taken. O(N²·(D + k)).
+    """
+    alike = cosines(features)
+    covered = torch.zeros_like(importance)
+    order = torch.zeros(len(features), k, dtype=torch.long, device=features.device)
+    for step in range(k):
+        gain = (alike - covered.unsqueeze(1)).relu().sum(-1)
+        covered = torch.maximum(covered, row_of(alike, pick(importance * gain, order, step)))
+    return order

@@ -1,0 +1,145 @@
+"""Sparse training under the Trainer, and behind the optimizer of any other loop."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers.utils import logging
+
+from .config import BiDSTConfig
+from .layer import BiDSTLayer
+from .training import SparseTraining
+
+logger = logging.get_logger(__name__)
+
+
+def train_sparsely(
+    model: nn.Module, optimizer: torch.optim.Optimizer, total_steps: int, adapter_name: str | None = None
+) -> SparseTraining:
+    """Have an optimizer move the living weights of a BiDST model as the model's config says: for any training loop.
+
+    Call it once, after the optimizer is made (and after its state dict is loaded, when resuming); the loop stays as it
+    is. With a gradient scaler nothing is to do either: a skipped step is no step.
+
+    Args:
+        model: what `get_peft_model(model, BiDSTConfig(...))` returned, or a model with such an adapter.
+        optimizer: over the model's trainable parameters; a `torch.optim.Optimizer`.
+        total_steps: optimizer steps of the whole training.
+        adapter_name: of the adapter that trains; None is the active one.
+
+    Returns:
+        The engine; `report()` says how sparse the model is and what has moved.
+
+    Raises:
+        ValueError: the model has no BiDST adapter of that name, or the optimizer does not train its values.
+    """
+    training = make_training(model, optimizer, total_steps, adapter_name)
+    optimizer.register_step_post_hook(lambda *_: training.step())
+    return training
+
+
+def make_training(
+    model: nn.Module, optimizer: torch.optim.Optimizer, total_steps: int, adapter_name: str | None = None
+) -> SparseTraining:
+    """The engine of `train_sparsely`, not yet called by anyone."""
+    layers = {name: module for name, module in model.named_modules() if isinstance(module, BiDSTLayer)}
+    if adapter_name is None:
+        adapter_name = next((a for layer in layers.values() for a in layer.active_adapters), "default")
+    layers = {name: layer for name, layer in layers.items() if adapter_name in layer.bidst_weight}
+    if not layers:
+        raise ValueError(
+            f"The model has no BiDST adapter {adapter_name!r}. Make one: get_peft_model(model, BiDSTConfig(...))."
+        )
+    config = _config_of(model, adapter_name)
+    weights = {name: layer.sparse_weight(adapter_name) for name, layer in layers.items()}
+    trained = {id(p) for group in optimizer.param_groups for p in group["params"]}
+    missing = [name for name, weight in weights.items() if id(weight.values) not in trained]
+    if missing:
+        raise ValueError(
+            f"The optimizer does not train the living weights of {missing[0]!r} (nor of {len(missing) - 1} more "
+            "layers). Make it after get_peft_model, over all parameters that require gradients."
+        )
+    return SparseTraining(
+        weights,
+        optimizer,
+        config.make_topology(total_steps),
+        first_living=config.first_living,
+        init_steps=config.init_steps,
+        global_budget=config.distribution == "global",
+        bases={name: layer.get_base_layer().weight for name, layer in layers.items()},
+        additive=config.target == "delta",
+        seed=config.seed,
+    )
+
+
+def _config_of(model: nn.Module, adapter_name: str) -> BiDSTConfig:
+    for module in model.modules():
+        configs = getattr(module, "peft_config", None)
+        if isinstance(configs, dict) and isinstance(configs.get(adapter_name), BiDSTConfig):
+            config: BiDSTConfig = configs[adapter_name]
+            return config
+    raise ValueError(f"The model carries no BiDSTConfig of adapter {adapter_name!r}.")
+
+
+class SparsityCallback(TrainerCallback):
+    """Lets the HF Trainer train a BiDST model: `Trainer(model, ..., callbacks=[SparsityCallback()])`.
+
+    Everything is read from the model's config. Weights move in `on_optimizer_step`, while gradients are still there;
+    metrics are added to every log entry. A checkpoint of the Trainer resumes bit for bit.
+
+    Args:
+        adapter_name: of the adapter that trains; None is the active one.
+
+    Raises:
+        ValueError: at the start of training, under FSDP or DeepSpeed.
+    """
+
+    def __init__(self, adapter_name: str | None = None) -> None:
+        self.adapter_name = adapter_name
+        self.training: SparseTraining | None = None
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Attach to model and optimizer; what a checkpoint brought is in the optimizer already."""
+        if getattr(args, "fsdp", None) or getattr(args, "deepspeed", None):
+            raise ValueError(
+                "Dynamic sparse training needs all gradients of a layer on each rank; FSDP and DeepSpeed shard them. "
+                "Train with DDP: remove `fsdp` and `deepspeed` from the arguments."
+            )
+        self.training = make_training(
+            kwargs["model"], _innermost(kwargs["optimizer"]), state.max_steps, self.adapter_name
+        )
+
+    def on_optimizer_step(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """One optimizer step was taken, unless a gradient overflowed."""
+        if self.training is not None and not getattr(kwargs["optimizer"], "step_was_skipped", False):
+            self.training.step()
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """Add what `SparseTraining.report` says to the entry, and to the history."""
+        if self.training is None or logs is None or "loss" not in logs:
+            return
+        report = {name: round(value, 6) for name, value in self.training.report().items()}
+        logs.update(report)
+        if state.log_history:
+            state.log_history[-1].update(report)
+
+
+def _innermost(optimizer: Any) -> torch.optim.Optimizer:
+    """The torch optimizer inside accelerate's wrapper."""
+    while not isinstance(optimizer, torch.optim.Optimizer) or type(optimizer).__name__ == "AcceleratedOptimizer":
+        optimizer = optimizer.optimizer
+    return optimizer

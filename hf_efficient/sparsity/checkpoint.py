@@ -1,0 +1,255 @@
+"""Sparse checkpoints: which places are not zero, and their values, in an ordinary safetensors file.
+
+A tensor `w` that is smaller this way is stored as `w:values` and either `w:bitmap` (a bit per place) or `w:gaps` (a
+byte per living place); all others as they are. Shapes, dtypes and a checksum of every stored tensor are in the file's
+metadata, and nothing of it is trusted.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import zlib
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from . import places
+from .compact import CompactLinear, compress
+
+FILE_NAME = "model.sparse.safetensors"
+FORMAT = "hf_efficient.sparse.1"
+
+
+def save_sparse(model: nn.Module, folder: str | os.PathLike[str]) -> Path:
+    """Write a model with zeros so that the zeros take next to nothing.
+
+    At fp32 and density d a weight takes 4 d + min(d, 1/8) bytes, or little more. What is loaded equals what was saved,
+    bit for bit but for the sign of zeros (a mask that multiplies leaves minus zeros). A transformers model's config is
+    written beside it.
+
+    Args:
+        model: plain model (merge adapters first); layers that `compress` replaced are stored like the others.
+        folder: made if absent.
+
+    Returns:
+        The file. It is written whole or not at all.
+
+    Raises:
+        ValueError: `model` is a PEFT model, or `folder` is a file.
+    """
+    if hasattr(model, "merge_and_unload"):
+        raise ValueError("save_sparse takes a plain model; merge the adapter first: model = model.merge_and_unload().")
+    target = Path(folder)
+    if target.is_file():
+        raise ValueError(f"save_sparse needs a folder, got the file {str(target)!r}.")
+    target.mkdir(parents=True, exist_ok=True)
+    tensors, layout = encode(dense_state_dict(model))
+    metadata = {"format": "pt", "sparse_format": FORMAT, "layout": json.dumps(layout, sort_keys=True)}
+    temporary = target / f".{FILE_NAME}.{os.getpid()}.tmp"
+    try:
+        save_file(tensors, temporary, metadata=metadata)
+        os.replace(temporary, target / FILE_NAME)
+    finally:
+        temporary.unlink(missing_ok=True)
+    for config in (getattr(model, "config", None), getattr(model, "generation_config", None)):
+        if hasattr(config, "save_pretrained"):
+            if getattr(config, "architectures", 0) is None:
+                config.architectures = [type(model).__name__]
+            config.save_pretrained(target)
+    return target / FILE_NAME
+
+
+def load_sparse(
+    source: str | os.PathLike[str],
+    model: nn.Module | type[Any] | None = None,
+    *,
+    compact: bool = False,
+    **hub_kwargs: Any,
+) -> nn.Module:
+    """Read what `save_sparse` wrote. No code is run but transformers' own or the given model's.
+
+    Args:
+        source: folder, file, or id of a Hub repository.
+        model: a module, which is filled in place; or a transformers class (`AutoModelForCausalLM`, ...); or None: the
+            class that the folder's config names.
+        compact: replace linear layers by really sparse ones where that is faster (see `compress`).
+        hub_kwargs: passed to `huggingface_hub.hf_hub_download` (`revision`, `token`, ...).
+
+    Returns:
+        The model, dense unless `compact`; `.save_pretrained(folder)` then writes what plain transformers loads.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: the file is damaged or hostile, or does not fit the model.
+    """
+    path = _locate(source, hub_kwargs)
+    state = read_sparse(path)
+    if not isinstance(model, nn.Module):
+        model = _empty_model(path.parent, model)
+    own = dense_state_dict(model)
+    missing, unexpected = sorted(set(own) - set(state)), sorted(set(state) - set(own))
+    if missing or unexpected:
+        raise ValueError(
+            f"{path} does not fit {type(model).__name__}: it lacks {missing[:3]} ({len(missing)} tensors) and holds "
+            f"{unexpected[:3]} ({len(unexpected)}) that the model has not. Load it into the model it was saved from."
+        )
+    for name, tensor in state.items():
+        if tensor.shape != own[name].shape:
+            raise ValueError(
+                f"{path}: {name!r} has shape {tuple(tensor.shape)}, the model's has {tuple(own[name].shape)}. Load it "
+                "into the model it was saved from."
+            )
+    model.load_state_dict(state, strict=False)  # what is tied has come with its twin
+    return compress(model) if compact else model
+
+
+def dense_state_dict(model: nn.Module) -> dict[str, Tensor]:
+    """The model's state dict as it would be without `compress`; of tied tensors, the first name only."""
+    state: dict[str, Tensor] = {}
+    seen: set[tuple[int, torch.Size]] = set()
+    for name, tensor in model.state_dict().items():
+        if tensor.numel() and (tensor.data_ptr(), tensor.shape) in seen:
+            continue
+        seen.add((tensor.data_ptr(), tensor.shape))
+        state[name] = tensor.detach()
+    for prefix, layer in model.named_modules():
+        if isinstance(layer, CompactLinear):
+            for name in ("starts", "columns", "values"):
+                del state[f"{prefix}.{name}"]
+            state[f"{prefix}.weight"] = layer.matrix().to_dense()
+    return state
+
+
+def encode(state: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Tensors to store, and what the metadata says of them: name -> {dtype, shape, crc, form}."""
+    tensors: dict[str, Tensor] = {}
+    layout: dict[str, Any] = {}
+    for name, tensor in state.items():
+        flat = tensor.cpu().contiguous().flatten()
+        living = flat.ne(0)
+        values = flat[living].clone()
+        bitmap, gaps = places.pack(living), places.to_gaps(living)
+        form = "gaps" if len(gaps) < len(bitmap) else "bitmap"
+        where = gaps if form == "gaps" else bitmap
+        if len(where) + values.nbytes < flat.nbytes:
+            stored = {f"{name}:{form}": where, f"{name}:values": values}
+        else:
+            form, stored = "dense", {name: flat.clone()}
+        tensors |= stored
+        layout[name] = {
+            "dtype": str(tensor.dtype).removeprefix("torch."),
+            "shape": list(tensor.shape),
+            "crc": _crc(stored.values()),
+            "form": form,
+        }
+    return tensors, layout
+
+
+def read_sparse(path: str | os.PathLike[str]) -> dict[str, Tensor]:
+    """The dense state dict of a file that `save_sparse` wrote, every tensor checked.
+
+    Raises:
+        ValueError: anything in it is not as `save_sparse` writes it.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  not a dict
+    except (SafetensorError, OSError, ValueError, RuntimeError) as error:
+        raise ValueError(f"{path} is not a whole safetensors file ({error}). Fetch or save it again.") from error
+    if metadata.get("sparse_format") != FORMAT:
+        raise ValueError(
+            f"{path} has sparse_format={metadata.get('sparse_format')!r}, expected {FORMAT!r}: it was not written by "
+            "save_sparse, or by a newer version. Load plain checkpoints with from_pretrained."
+        )
+    try:
+        return decode(tensors, json.loads(metadata["layout"]))
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise ValueError(f"{path} is damaged: {error}. Fetch or save it again.") from error
+
+
+def decode(tensors: dict[str, Tensor], layout: dict[str, Any]) -> dict[str, Tensor]:
+    """Inverse of `encode`.
+
+    Raises:
+        ValueError: tensors and layout disagree, or a checksum is wrong.
+    """
+    left = dict(tensors)
+    state: dict[str, Tensor] = {}
+    for name, entry in layout.items():
+        dtype = getattr(torch, entry["dtype"], None)
+        shape = entry["shape"]
+        if not isinstance(dtype, torch.dtype) or not all(type(s) is int and 0 <= s < 2**40 for s in shape):
+            raise ValueError(f"{name!r} has dtype {entry['dtype']!r} and shape {shape!r}")
+        form = entry["form"]
+        if form not in ("dense", "bitmap", "gaps"):
+            raise ValueError(f"{name!r} has the form {form!r}")
+        names = [name] if form == "dense" else [f"{name}:{form}", f"{name}:values"]
+        if any(n not in left for n in names):
+            raise ValueError(f"{name!r} is listed but not stored")
+        stored = [left.pop(n) for n in names]
+        if _crc(stored) != entry["crc"]:
+            raise ValueError(f"{name!r} has another checksum than when it was saved")
+        n, values = math.prod(shape), stored[-1]
+        if values.dtype != dtype or values.dim() != 1:
+            raise ValueError(f"{name!r} is {values.dtype} {tuple(values.shape)}, expected 1-D {dtype}")
+        if form == "dense":
+            if values.numel() != n:
+                raise ValueError(f"{name!r} has {values.numel()} values for shape {shape}")
+            state[name] = values.view(shape)
+            continue
+        living = (places.unpack if form == "bitmap" else places.from_gaps)(stored[0], n)
+        if int(living.sum()) != values.numel():
+            raise ValueError(f"{name!r} has {values.numel()} values for {int(living.sum())} living places")
+        state[name] = torch.zeros(n, dtype=dtype).masked_scatter_(living, values).view(shape)
+    if left:
+        raise ValueError(f"{sorted(left)[:3]} are stored but not listed")
+    return state
+
+
+def _crc(tensors: Any) -> int:
+    crc = 0
+    for tensor in tensors:
+        crc = zlib.crc32(tensor.view(torch.uint8).numpy() if tensor.numel() else b"", crc)
+    return crc
+
+
+def _locate(source: str | os.PathLike[str], hub_kwargs: dict[str, Any]) -> Path:
+    path = Path(source)
+    if path.is_file():
+        return path
+    if path.is_dir():
+        if not (path / FILE_NAME).is_file():
+            raise FileNotFoundError(f"No {FILE_NAME} in {str(path)!r}; expected a folder that save_sparse wrote.")
+        return path / FILE_NAME
+    from huggingface_hub import hf_hub_download
+
+    hf_hub_download(str(source), "config.json", **hub_kwargs)
+    return Path(hf_hub_download(str(source), FILE_NAME, **hub_kwargs))
+
+
+def _empty_model(folder: Path, cls: type[Any] | None) -> nn.Module:
+    """A transformers model of the folder's config, with whatever weights."""
+    import transformers
+
+    if not (folder / "config.json").is_file():
+        raise FileNotFoundError(
+            f"No config.json in {str(folder)!r}: pass the module itself, load_sparse(source, model)."
+        )
+    config = transformers.AutoConfig.from_pretrained(folder)
+    if cls is None:
+        name = (getattr(config, "architectures", None) or [None])[0]
+        cls = getattr(transformers, name, None) if isinstance(name, str) else None
+        if not (isinstance(cls, type) and issubclass(cls, transformers.PreTrainedModel)):
+            raise ValueError(
+                f"architectures={name!r} is no class of transformers; pass the class or the module itself."
+            )
+    make = getattr(cls, "_from_config", None) or cls.from_config
+    model: nn.Module = make(config)
+    return model.eval()

@@ -1,0 +1,176 @@
+"""A layer with a sparse weight, or with a sparse delta on its weight: PEFT's tuner layer."""
+
+from __future__ import annotations
+
+import warnings
+import zlib
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from peft.tuners.tuners_utils import BaseTunerLayer, check_adapters_to_merge
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from .compact import CompactPath
+from .config import BiDSTConfig
+from .weight import SparseWeight
+
+
+class BiDSTLayer(nn.Module, BaseTunerLayer):
+    """Computes its base layer with another weight: sparse ("weight"), or the base weight plus a sparse delta ("delta").
+
+    Serves every layer whose forward reads one `weight`: Linear, convolutions, Embedding, Conv1D. Nothing in the base
+    layer changes but by merging.
+
+    Attributes:
+        bidst_weight: adapter -> SparseWeight.
+        bidst_bias: adapter -> bias of the layer, where target is "weight" and the layer has one.
+    """
+
+    adapter_layer_names = ("bidst_weight", "bidst_bias")
+    other_param_names = ("target", "kernel")
+
+    def __init__(self, base_layer: nn.Module) -> None:
+        super().__init__()
+        self.base_layer = base_layer
+        self.bidst_weight = nn.ModuleDict()
+        self.bidst_bias = nn.ParameterDict()
+        self.target: dict[str, str] = {}
+        self.kernel: dict[str, CompactPath] = {}
+        self.merged_adapters: list[str] = []
+        self._disable_adapters = False
+        self._active_adapter: str | list[str] = []
+        self._before_merge: list[tuple[Tensor, Tensor | None]] = []
+
+    def update_layer(self, adapter_name: str, key: str, k: int, config: BiDSTConfig) -> None:
+        """Add an adapter of k living weights.
+
+        Args:
+            adapter_name: new.
+            key: name of the layer in its model; chance depends on it.
+            k: 1 <= k <= n.
+            config: what is sparse, and which weights live first.
+        """
+        base = self.get_base_layer()
+        weight = base.weight
+        sparse = SparseWeight(weight.shape, k, dtype=weight.dtype)
+        if not sparse.values.is_meta and not weight.is_meta:
+            places = first_places(weight, k, config, zlib.crc32(key.encode()))
+            sparse.select(places, weight.detach().flatten()[places] if config.target == "weight" else None)
+        self.bidst_weight[adapter_name] = sparse
+        if config.target == "weight" and getattr(base, "bias", None) is not None:
+            self.bidst_bias[adapter_name] = nn.Parameter(torch.empty_like(base.bias).copy_(base.bias.detach()))
+        self.target[adapter_name] = config.target
+        self.kernel[adapter_name] = CompactPath(config.kernel)
+        self._move_adapter_to_device_of_base_layer(adapter_name)
+        self.set_adapter(self.active_adapters, inference_mode=config.inference_mode)
+
+    def sparse_weight(self, adapter: str) -> SparseWeight:
+        """The adapter's weight or delta."""
+        weight: SparseWeight = self.bidst_weight[adapter]  # type: ignore[assignment]
+        return weight
+
+    def effective(self, adapters: list[str]) -> tuple[Tensor, Tensor | None]:
+        """Weight and bias with which the base layer is computed, in its dtype.
+
+        Raises:
+            ValueError: more than one adapter replaces the weight.
+        """
+        base = self.get_base_layer()
+        weight, bias = base.weight, getattr(base, "bias", None)
+        here = [a for a in adapters if a in self.bidst_weight]
+        replacing = [a for a in here if self.target[a] == "weight"]
+        if len(replacing) > 1:
+            raise ValueError(
+                f"Adapters {replacing} each replace the whole weight (target='weight'), so only one of them can be "
+                "active. Activate one with set_adapter, or train the others with target='delta'."
+            )
+        for adapter in replacing:
+            sparse = self.sparse_weight(adapter)
+            weight = sparse.dense(base.weight if sparse.probing else None)
+            bias = self.bidst_bias.get(adapter, bias)
+        for adapter in here:
+            if adapter not in replacing:
+                weight = self.sparse_weight(adapter).dense(weight)
+        return weight.to(base.weight.dtype), bias if bias is None else bias.to(base.weight.dtype)
+
+    def get_delta_weight(self, adapter: str) -> Tensor:
+        """Effective weight minus base weight, of the weight's shape and dtype."""
+        return self.effective([adapter])[0].detach() - self.get_base_weight()
+
+    def merge(self, safe_merge: bool = False, adapter_names: list[str] | None = None) -> None:
+        """Write the effective weight into the base layer.
+
+        Raises:
+            ValueError: `safe_merge` and the result is not finite.
+        """
+        for adapter in check_adapters_to_merge(self, adapter_names):
+            if adapter not in self.bidst_weight:
+                continue
+            self.sparse_weight(adapter).check(f"adapter {adapter!r}")
+            base = self.get_base_layer()
+            weight, bias = (x if x is None else x.detach() for x in self.effective([adapter]))
+            if safe_merge and not bool(weight.isfinite().all()):
+                raise ValueError(f"NaNs detected in the merged weights. The adapter {adapter} seems to be broken")
+            # what was there is kept, not recomputed: w + d - d is not w in floating point
+            self._before_merge.append((base.weight.data, None if bias is None else base.bias.data))
+            base.weight.data = weight.clone() if weight is base.weight else weight
+            if bias is not None:
+                base.bias.data = bias.clone()
+            self.merged_adapters.append(adapter)
+
+    def unmerge(self) -> None:
+        """Bring back the base layer, bit for bit."""
+        if not self.merged:
+            warnings.warn("Already unmerged. Nothing to do.", stacklevel=2)
+            return
+        base = self.get_base_layer()
+        while self.merged_adapters:
+            self.merged_adapters.pop()
+            weight, bias = self._before_merge.pop()
+            base.weight.data = weight
+            if bias is not None:
+                base.bias.data = bias
+
+    def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        """The base layer's result with the effective weight: same shapes and dtype."""
+        base = self.get_base_layer()
+        if self.disable_adapters and self.merged:
+            self.unmerge()
+        adapters = [a for a in self.active_adapters if a in self.bidst_weight]
+        if self.disable_adapters or self.merged or not adapters:
+            result: Tensor = self.base_layer(x, *args, **kwargs)
+            return result
+        if self.training and len(adapters) == 1 and isinstance(base, nn.Linear):
+            adapter, path, sparse = adapters[0], self.kernel[adapters[0]], self.sparse_weight(adapters[0])
+            if path.suits(sparse, x):
+                rest = F.linear(x, base.weight, base.bias) if self.target[adapter] == "delta" else base.bias
+                rest = self.bidst_bias.get(adapter, rest)
+                return path(sparse, x) if rest is None else path(sparse, x) + rest
+        weight, bias = self.effective(adapters)
+        if isinstance(base, nn.Linear):
+            return F.linear(self._cast_input_dtype(x, weight.dtype), weight, bias)
+        tensors = {"weight": weight} if bias is None else {"weight": weight, "bias": bias}
+        result = functional_call(base, tensors, (x, *args), kwargs)
+        return result
+
+    def __repr__(self) -> str:
+        return "bidst." + super().__repr__()
+
+
+class Linear(BiDSTLayer):
+    """`BiDSTLayer` over a linear layer: PEFT finds linear layers of an adapted model by this name."""
+
+
+def first_places(weight: Tensor, k: int, config: BiDSTConfig, salt: int) -> Tensor:
+    """(k,) int64: the places that live first, rising.
+
+    "gradient" and "snip" start at random too and choose at the first steps, when there are gradients.
+    """
+    if config.distribution == "nonzero":
+        return weight.detach().flatten().nonzero().flatten()
+    if config.first_living == "magnitude":
+        return weight.detach().flatten().float().abs().topk(k).indices.sort().values
+    generator = torch.Generator().manual_seed(config.seed * 2**32 + salt)
+    return torch.randperm(weight.numel(), generator=generator)[:k].sort().values.to(weight.device)

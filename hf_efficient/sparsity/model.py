@@ -1,0 +1,250 @@
+"""BiDST as a tuner of PEFT: which layers, how many weights each, and what a saved adapter must prove."""
+
+from __future__ import annotations
+
+import re
+import warnings
+import zlib
+from typing import Any
+
+import torch
+from peft.tuners.tuners_utils import BaseTuner, BaseTunerLayer, _ExcludedModule, _maybe_include_all_linear_layers
+from peft.utils import (
+    TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING,
+    register_peft_method,
+    resolve_quantization_backend,
+)
+from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
+
+from . import budget
+from .config import BiDSTConfig
+from .layer import BiDSTLayer, Linear
+
+CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+# As Cerebras' filter: these stay dense when nobody says which layers to take.
+DENSE_BY_DEFAULT = ("embed", "norm", "lm_head", "classifier", "score", "head", "pooler")
+
+
+class BiDSTModel(BaseTuner):
+    """A model whose targeted layers are sparse, or have a sparse delta; made by `peft.get_peft_model`.
+
+    Args:
+        model: any `torch.nn.Module`.
+        config: `BiDSTConfig`.
+        adapter_name: of the first adapter.
+    """
+
+    prefix: str = "bidst_"
+    tuner_layer_cls = BiDSTLayer
+    target_module_mapping = TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING
+
+    def _check_new_adapter_config(self, config: BiDSTConfig) -> None:
+        """The first thing PEFT calls for a new adapter: all that depends on the model is filled in here."""
+        super()._check_new_adapter_config(config)
+        modules = {key: module for key, module in self.model.named_modules() if not _inside_tuner(key, self.model)}
+        if config.target_modules is None and config.target == "weight":
+            config.target_modules = set(default_targets(modules))  # type: ignore[assignment]
+            if not config.target_modules:
+                raise ValueError("target_modules=None found no linear or convolutional layer; name the layers.")
+        elif config.target_modules is None:
+            config = self._prepare_adapter_config(config, self.get_model_config(self.model))
+        _maybe_include_all_linear_layers(config, self.model)
+        if config.trains_others:
+            self._save_others(config, modules)
+        targeted = {key: m for key, m in modules.items() if self._targets(config, key)}
+        for key, module in targeted.items():
+            check_layer(key, module, modules.get(key.rpartition(".")[0]))
+        weights = {key: _weight_of(module) for key, module in targeted.items()}
+        self._budgets = share_budget(config, weights)
+        known = all(1 <= config.counts.get(key, 0) <= weight.numel() for key, weight in weights.items())
+        start = config.make_topology(1).initial_count
+        first = {key: start(k, weights[key].numel()) for key, k in self._budgets.items()}
+        self._living = {key: config.counts[key] for key in weights} if known and weights else first
+
+    def _targets(self, config: BiDSTConfig, key: str) -> bool:
+        found = self._check_target_module_exists(config, key) if key else None
+        return bool(found) and not isinstance(found, _ExcludedModule)
+
+    def _save_others(self, config: BiDSTConfig, modules: dict[str, nn.Module]) -> None:
+        """Name all modules with parameters of their own that are not targeted: they are trained and saved."""
+        names: list[str] = []
+        tied = self._get_module_names_tied_with_embedding() or []
+        for key, module in modules.items():
+            if key in tied:
+                continue  # PEFT ties it to the copy of the embedding that trains
+            own = any(True for _ in module.parameters(recurse=False))
+            covered = any(key == name or key.startswith(f"{name}.") for name in names)
+            if own and not key:
+                warnings.warn(
+                    f"{[name for name, _ in module.named_parameters(recurse=False)]} lie directly in the model and "
+                    "stay frozen: PEFT cannot wrap the model itself. Move them into a module of their own.",
+                    stacklevel=2,
+                )
+            elif own and not covered and not self._targets(config, key):
+                names.append(key)
+        for name in names:
+            clash = [key for key in modules if key.endswith(name) and key not in names and self._targets(config, key)]
+            if clash:
+                raise ValueError(
+                    f"train_others wants to save {name!r}, but PEFT would take {clash[0]!r}, which ends alike, for the "
+                    "same module. Give the modules other names, or set train_others=False and list modules_to_save."
+                )
+        known = list(config.modules_to_save or [])
+        config.modules_to_save = known + [name for name in names if name not in known] or None
+        config.ensure_weight_tying = config.ensure_weight_tying or bool(tied)
+
+    def _add_modules_to_save_to_tie(self, config: BiDSTConfig, tied_weight_keys: list[str]) -> None:
+        config.modules_to_tie = tied_weight_keys
+
+    def _create_and_replace(
+        self,
+        config: BiDSTConfig,
+        adapter_name: str,
+        target: nn.Module,
+        target_name: str,
+        parent: nn.Module,
+        current_key: str,
+        **_: Any,
+    ) -> None:
+        if isinstance(target, BiDSTLayer):
+            self._update(target, adapter_name, current_key, config)
+            return
+        check_layer(current_key, target, parent)
+        layer = (Linear if isinstance(target, (nn.Linear, Conv1D)) else BiDSTLayer)(target)
+        layer.set_adapter([adapter_name])
+        self._update(layer, adapter_name, current_key, config)
+        if adapter_name not in self.active_adapters:
+            layer.requires_grad_(False)  # an additional adapter is not trainable by itself
+        self._replace_module(parent, target_name, layer, target)
+        if isinstance(parent, nn.TransformerEncoderLayer):
+            # torch's inference path reads the weights without calling the layers; without this mark it is not taken
+            parent.activation_relu_or_gelu = 0
+
+    def _update(self, layer: BiDSTLayer, adapter_name: str, key: str, config: BiDSTConfig) -> None:
+        layer.update_layer(adapter_name, key, self._living[key], config)
+        layer.sparse_weight(adapter_name).budget = self._budgets[key]
+
+    @classmethod
+    def _get_adapter_state_dict(
+        cls,
+        model: nn.Module,
+        config: BiDSTConfig,
+        adapter_name: str,
+        state_dict: dict[str, Tensor],
+        unwanted_adapter_names: list[str],
+    ) -> dict[str, Tensor]:
+        """Called before the config is written: it gets the shapes and the checksum of what is saved."""
+        layers = {n.removeprefix("base_model.model."): m for n, m in model.named_modules() if isinstance(m, BiDSTLayer)}
+        config.counts = {
+            key: len(layer.sparse_weight(adapter_name).indices)
+            for key, layer in layers.items()
+            if adapter_name in layer.bidst_weight
+        }
+        config.checksum = checksum(state_dict, adapter_name)
+        return super()._get_adapter_state_dict(model, config, adapter_name, state_dict, unwanted_adapter_names)
+
+    @classmethod
+    def _remap_adapter_state_dict_for_load(
+        cls, model: nn.Module, config: BiDSTConfig, adapter_name: str, state_dict: dict[str, Tensor]
+    ) -> dict[str, Tensor]:
+        tensors = super()._remap_adapter_state_dict_for_load(model, config, adapter_name, state_dict)
+        if config.checksum is not None and checksum(tensors, adapter_name) != config.checksum:
+            raise ValueError(
+                "The adapter's tensors are not those that were saved (their checksum differs): the file is damaged, or "
+                "file and adapter_config.json are of different adapters. Fetch both again; if you changed the tensors "
+                'yourself, set "checksum" to null in adapter_config.json.'
+            )
+        return tensors
+
+
+def default_targets(modules: dict[str, nn.Module]) -> list[str]:
+    """All linear and convolutional layers whose name says neither embedding, norm nor head."""
+    return [
+        key
+        for key, module in modules.items()
+        if isinstance(_base(module), (nn.Linear, Conv1D, *CONVOLUTIONS))
+        and not any(word in key.lower() for word in DENSE_BY_DEFAULT)
+    ]
+
+
+def share_budget(config: BiDSTConfig, weights: dict[str, Tensor]) -> dict[str, int]:
+    """layer -> k, the weights that shall live.
+
+    Raises:
+        ValueError: a layer would have none.
+    """
+    density = 1 - config.sparsity
+    if config.distribution == "nonzero":
+        counts = [int(weight.count_nonzero()) for weight in weights.values()]
+    elif config.distribution == "global" and config.first_living == "magnitude":
+        counts = budget.largest(list(weights.values()), density)
+    else:
+        rule = budget.erk if config.distribution == "erk" else budget.uniform
+        counts = rule([tuple(weight.shape) for weight in weights.values()], density)
+    for (key, weight), k in zip(weights.items(), counts, strict=True):
+        if k < 1:
+            raise ValueError(
+                f"sparsity={config.sparsity} leaves none of the {weight.numel()} weights of {key!r} alive. Lower it, "
+                "take distribution='erk', or leave the layer out with exclude_modules."
+            )
+    return dict(zip(weights, counts, strict=True))
+
+
+def check_layer(key: str, module: nn.Module, parent: nn.Module | None) -> None:
+    """Refuse a layer that cannot be sparse.
+
+    Raises:
+        TypeError: of another kind, or computed by its parent behind its back.
+        ValueError: quantised, or not floating-point.
+    """
+    base = _base(module)
+    weight = getattr(base, "weight", None)
+    quantised = resolve_quantization_backend(base) is not None or (
+        isinstance(weight, Tensor) and (not weight.is_floating_point() or type(weight.data) is not Tensor)
+    )
+    if quantised or hasattr(base, "qweight"):
+        raise ValueError(
+            f"target_modules matches {key!r}, whose weight is quantised ({type(base).__name__}); single weights of it "
+            "cannot be replaced. Load the model without quantisation, or leave the layer out with exclude_modules."
+        )
+    if isinstance(parent, nn.MultiheadAttention):
+        raise TypeError(
+            f"target_modules matches {key!r}, but nn.MultiheadAttention reads its weights without calling it. "
+            f"Leave it out: exclude_modules=[{key.rpartition('.')[2]!r}]."
+        )
+    if not isinstance(base, (nn.Linear, Conv1D, nn.Embedding, *CONVOLUTIONS)):
+        raise TypeError(
+            f"target_modules matches {key!r}, a {type(base).__name__}; expected Linear, Conv1D, Conv1d/2d/3d or "
+            "Embedding. Name the layers more exactly, or leave this one out with exclude_modules."
+        )
+
+
+def checksum(state_dict: dict[str, Tensor], adapter_name: str) -> int:
+    """CRC-32 over names and bytes of the tensors that belong to an adapter, whatever their order and its name."""
+    total = 0
+    for key, tensor in state_dict.items():
+        where = re.search(rf"\.(bidst_weight|bidst_bias|modules_to_save)\.{re.escape(adapter_name)}(\.|$)", key)
+        if where is None:
+            continue
+        name = key[: where.start()].removeprefix("base_model.model.") + where[1] + key[where.end() :]
+        raw = tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy()
+        total ^= zlib.crc32(raw, zlib.crc32(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode()))
+    return total
+
+
+def _base(module: nn.Module) -> nn.Module:
+    return module.get_base_layer() if isinstance(module, BaseTunerLayer) else module
+
+
+def _weight_of(module: nn.Module) -> Tensor:
+    weight: Tensor = _base(module).weight  # type: ignore[assignment]
+    return weight
+
+
+def _inside_tuner(key: str, model: nn.Module) -> bool:
+    parts = key.split(".")
+    return any(isinstance(model.get_submodule(".".join(parts[:i])), BaseTunerLayer) for i in range(1, len(parts)))
+
+
+register_peft_method(name="bidst", config_cls=BiDSTConfig, model_cls=BiDSTModel, prefix="bidst_")

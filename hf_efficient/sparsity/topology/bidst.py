@@ -1,0 +1,145 @@
+"""BiDST: mask scores learned by a bi-level hyper-gradient, on a restricted set of candidates (Ji et al., ICML 2024)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ..weight import SparseWeight
+from .topology import Topology
+
+TEMPERATURE = 1.0  # tau of the Gumbel-sigmoid, in units of the largest score
+LEAST_CHANGE = 0.005  # share of the living below which an exchange is not worth a new mask
+KEPT = 0.5  # share of the candidates that outlives an exchange, the largest dormant weights
+GAMMA = 5e-4  # L2 penalty of the lower level on dormant weights; that of living ones is the optimizer's weight decay
+
+
+def hyper_gradient(theta: Tensor, g: Tensor, m: Tensor | float, implicit_weight: float) -> Tensor:
+    """dL/dm = theta * g - (1/gamma) * m * g * g, the Hessian-free gradient of the upper level.
+
+    Lower level: theta*(m) = argmin L(m * theta) + gamma/2 ||theta||^2. With d2L/dtheta2 := 0 the implicit function
+    theorem gives d theta*/dm = -(1/gamma) diag(g), and the chain rule the line above. The paper's equations 8 to 11
+    were never published as code; this is the derivation of its ancestor BIP (Zhang et al., NeurIPS 2022).
+
+    Args:
+        theta: weights, any shape; of a dead place, the dormant weight it would come back with.
+        g: dL/dz at z = m * theta, same shape.
+        m: mask, 0 or 1, same shape.
+        implicit_weight: 1/gamma. As in BIP a factor of its own: 1/gamma of a usual weight decay would drown the rest.
+    """
+    return theta * g - implicit_weight * m * g * g
+
+
+def gumbel_slope(psi: Tensor, threshold: Tensor, generator: torch.Generator) -> Tensor:
+    """dm/dpsi = m (1 - m) / tau of the relaxed mask m = sigmoid((psi - threshold + G1 - G2) / tau), G Gumbel noise.
+
+    Args:
+        psi: scores, any shape.
+        threshold: score between life and death.
+        generator: source of noise, on the CPU.
+    """
+    u = torch.rand(psi.shape, generator=generator).clamp_(1e-6, 1 - 1e-6).to(psi.device)
+    m = torch.sigmoid((psi - threshold + u.logit()) / TEMPERATURE)  # G1 - G2 is logistic noise
+    return m * (1 - m) / TEMPERATURE
+
+
+@dataclass
+class BiDST(Topology):
+    """Every place has a weight, but only k of them count; a restricted set of the others is trained in their shadow.
+
+    Memory of a SparseWeight: `candidates` (c,) dead places; `dormant` (c,) the weights they would come back with, which
+    follow their own gradient (lower level); `learned` (k,) and `candidate_learned` (c,), what the upper level has added
+    to the scores since they were last set. A weight that dies becomes a candidate with the value it had.
+
+    Args:
+        candidates: c / k.
+        score_interval: steps between two hyper-gradients.
+        score_lr: beta of the upper level. Hyper-gradients are divided by their root mean square, since a top-k knows no
+            units.
+        implicit_weight: 1/gamma of the hyper-gradient.
+    """
+
+    candidates: float = 5.0
+    score_interval: int = 10
+    score_lr: float = 0.005
+    implicit_weight: float = 1e-4
+
+    def reads_gradient(self, step: int) -> bool:
+        """Every `score_interval` steps, and when weights are exchanged."""
+        return step < self.stop * self.total_steps and (step % self.score_interval == 0 or self.due(step))
+
+    def begin(self, weight: SparseWeight) -> None:
+        """No candidates yet."""
+        device = weight.indices.device
+        weight.memory |= {
+            "candidates": torch.empty(0, dtype=torch.int64, device=device),
+            "dormant": torch.empty(0, device=device),
+            "learned": torch.zeros(len(weight.indices), device=device),
+            "candidate_learned": torch.empty(0, device=device),
+        }
+
+    def observe(self, weight: SparseWeight, step: int, learning_rate: float, generator: torch.Generator) -> None:
+        """One step of the upper level on the scores, one of the lower level on dormant weights."""
+        memory, g = weight.memory, weight.gradient
+        assert g is not None
+        if not len(memory["candidates"]):
+            self.settled(weight)
+        g_living, g_dormant = g[weight.places], g[memory["candidates"]]
+        h = hyper_gradient(weight.values.detach().float(), g_living, 1.0, self.implicit_weight)
+        h_dormant = hyper_gradient(memory["dormant"], g_dormant, 0.0, self.implicit_weight)
+        psi, psi_dormant = self.scores(weight)
+        beta = self.score_lr / torch.cat([h, h_dormant]).square().mean().sqrt().clamp_min(1e-30)
+        threshold = psi.min()
+        memory["learned"] -= beta * h * gumbel_slope(psi, threshold, generator)
+        memory["candidate_learned"] -= beta * h_dormant * gumbel_slope(psi_dormant, threshold, generator)
+        alpha = learning_rate * self.score_interval
+        memory["dormant"] -= alpha * (g_dormant + GAMMA * memory["dormant"])
+
+    def scores(self, weight: SparseWeight) -> tuple[Tensor, Tensor]:
+        """psi of the living (k,) and of the candidates (c,): |theta| / max |theta|, plus what was learned."""
+        theta, memory = weight.values.detach().float().abs(), weight.memory
+        unit = theta.max().clamp_min(1e-30)
+        return theta / unit + memory["learned"], memory["dormant"].abs() / unit + memory["candidate_learned"]
+
+    def drop_scores(self, weight: SparseWeight) -> Tensor:
+        """psi of the living."""
+        return self.scores(weight)[0]
+
+    def grow_scores(self, weight: SparseWeight, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """psi of the candidates."""
+        return weight.memory["candidates"], self.scores(weight)[1]
+
+    def accepts(self, dying: Tensor, coming: Tensor) -> Tensor:
+        """Those of the exact top-k of all scores; none at all where they would be few (the paper's flag F)."""
+        better = coming > dying
+        return better & (better.sum() >= LEAST_CHANGE * len(dying) / max(self.share, 1e-9))
+
+    def moved(self, weight: SparseWeight, slots: Tensor, places: Tensor) -> Tensor | None:
+        """The dead take the candidates' seats, with the weights they had; who comes alive starts at zero."""
+        memory = weight.memory
+        order = memory["candidates"].argsort()
+        seats = order[torch.searchsorted(memory["candidates"][order], places)]
+        n = min(len(slots), len(places))
+        memory["candidates"][seats[:n]] = weight.places[slots[:n]]
+        memory["dormant"][seats[:n]] = weight.values.detach()[slots[:n]].float()
+        return None
+
+    def settled(self, weight: SparseWeight) -> None:
+        """New candidates: the best of the old ones, and the dead places with the largest gradient."""
+        memory, g = weight.memory, weight.gradient
+        assert g is not None
+        count = min(max(1, int(self.candidates * len(weight.indices))), weight.numel - len(weight.indices))
+        dead = ~weight.alive()[memory["candidates"]]  # under a global budget more may have come alive than died
+        old, dormant = memory["candidates"][dead], memory["dormant"][dead]
+        best = dormant.abs().topk(min(len(old), int(KEPT * count))).indices
+        kept = old[best]
+        strength = g.abs()
+        strength[weight.places] = -1.0
+        strength[kept] = -1.0
+        fresh = strength.topk(count - len(kept)).indices
+        memory["candidates"] = torch.cat([kept, fresh])
+        memory["dormant"] = torch.cat([dormant[best], g.new_zeros(len(fresh))])
+        memory["learned"] = g.new_zeros(len(weight.indices))
+        memory["candidate_learned"] = g.new_zeros(count)

@@ -1,0 +1,262 @@
+"""The engine of dynamic sparse training: sits behind an optimizer and moves weights when its topology says so."""
+
+from __future__ import annotations
+
+import time
+import zlib
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from . import moments
+from . import places as bits
+from .topology import Topology
+from .weight import SparseWeight
+
+KEY = "sparsity"  # of the optimizer's first parameter group, where all is kept that a resumed training needs
+
+
+class SparseTraining:
+    """Moves the living weights of a model while any optimizer trains them.
+
+    Call `step()` after every optimizer step, before gradients are cleared. All it remembers lies in the optimizer's
+    first parameter group, so that an optimizer's state dict, saved and loaded by whoever does that, brings training
+    back bit for bit, together with the model's own tensors.
+
+    Args:
+        weights: name -> weight, of one model.
+        optimizer: trains their `values`.
+        topology: who lives, who dies.
+        first_living: "gradient" or "snip": the first `init_steps` steps leave the weights as they were and choose those
+            that live by |dL/dw| or |w dL/dw|; anything else: they live already.
+        init_steps: see there.
+        global_budget: whether the weights share one budget; otherwise each keeps its own.
+        bases: name -> the dense tensor the model started from (needed for "snip", and to start values from).
+        additive: whether the values add to the bases.
+        seed: of chance; the same on all ranks.
+
+    Raises:
+        ValueError: values are sharded (FSDP), or they would change size under DDP.
+    """
+
+    def __init__(
+        self,
+        weights: Mapping[str, SparseWeight],
+        optimizer: torch.optim.Optimizer,
+        topology: Topology,
+        *,
+        first_living: str = "random",
+        init_steps: int = 1,
+        global_budget: bool = False,
+        bases: Mapping[str, Tensor] | None = None,
+        additive: bool = False,
+        seed: int = 0,
+    ) -> None:
+        self.weights = dict(weights)
+        self.optimizer = optimizer
+        self.topology = topology
+        self.first_living = first_living
+        self.init_steps = init_steps if first_living in ("gradient", "snip") else 0
+        self.bases = dict(bases or {})
+        self.additive = additive
+        self.groups = [list(self.weights)] if global_budget else [[name] for name in self.weights]
+        self.seed = seed
+        self.ranks = dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+        self._refuse_shards(resizes=global_budget or type(topology).initial_count is not Topology.initial_count)
+        self.began = time.perf_counter()
+        self.seconds = 0.0  # of mask work
+        self.state: dict[str, Any] = {}
+        self._follow()
+        self._agree()
+        self._listen()
+
+    @property
+    def steps(self) -> int:
+        """Optimizer steps seen."""
+        return int(self.state["steps"])
+
+    @torch.no_grad()
+    def step(self) -> None:
+        """Read what gradients tell, and move weights if it is time. Costs next to nothing at other steps."""
+        began = time.perf_counter()
+        self._follow()
+        self.state["steps"] += 1
+        if self._wanted(self.steps) and self._gradients_are_finite():
+            if self.steps <= self.init_steps:
+                self._choose_first()
+            else:
+                rate = float(self.optimizer.param_groups[0]["lr"])
+                chance = self._chance(1)
+                for weight in self.weights.values():
+                    self.topology.observe(weight, self.steps, rate, chance)
+                if self.topology.due(self.steps):
+                    self._exchange()
+        elif self.steps > self.init_steps and self.topology.due(self.steps) and not self._wanted(self.steps):
+            self._exchange()
+        self._listen()
+        self.seconds += time.perf_counter() - began
+
+    def report(self) -> dict[str, float]:
+        """What to log.
+
+        sparsity; mask_updates; share_changed and mask_iou of the last of them; itop_rate, the share of places that ever
+        lived; mask_time_share, of the time since training began.
+        """
+        alive = sum(len(weight.indices) for weight in self.weights.values())
+        places = sum(weight.numel for weight in self.weights.values())
+        ever = sum(int(bits.unpack(self.state["ever"][n], w.numel).sum()) for n, w in self.weights.items())
+        collecting = sum(weight.seconds for weight in self.weights.values())
+        moved = self.state["moved"]
+        return {
+            "sparsity": 1 - alive / places,
+            "mask_updates": self.state["updates"],
+            "share_changed": moved / alive,
+            "mask_iou": (alive - moved) / (alive + moved),
+            "itop_rate": ever / places,
+            "mask_time_share": (self.seconds + collecting) / (time.perf_counter() - self.began),
+        }
+
+    def _follow(self) -> None:
+        """Take up the state that lies in the optimizer: an empty one, or one that was loaded."""
+        group = self.optimizer.param_groups[0]
+        if group.get(KEY) is self.state and self.state:
+            return
+        if KEY not in group:
+            ever = {name: bits.pack(weight.alive()) for name, weight in self.weights.items()}
+            group[KEY] = {"steps": 0, "updates": 0, "moved": 0, "ever": ever, "memory": {}}
+        self.state = group[KEY]
+        for name, weight in self.weights.items():
+            device = weight.indices.device
+            memory = self.state["memory"].setdefault(name, weight.memory)
+            weight.memory = self.state["memory"][name] = {key: value.to(device) for key, value in memory.items()}
+            self.state["ever"][name] = self.state["ever"][name].to(device)
+            if not weight.memory:
+                self.topology.begin(weight)
+
+    def _wanted(self, step: int) -> bool:
+        return step <= self.init_steps or self.topology.reads_gradient(step)
+
+    def _listen(self) -> None:
+        following = self.steps + 1
+        for weight in self.weights.values():
+            weight.gradient = None
+            weight.collecting = self._wanted(following)
+            weight.probing = following <= self.init_steps
+
+    def _gradients_are_finite(self) -> bool:
+        """Bring dL/dz to the scale of the optimizer's gradients and to all ranks; False where a step overflowed."""
+        finite = True
+        for weight in self.weights.values():
+            if weight.gradient is None:  # the layer had no part in this step
+                weight.gradient = torch.zeros(weight.numel, device=weight.indices.device)
+            if self.ranks > 1:
+                dist.all_reduce(weight.gradient)
+                weight.gradient /= self.ranks
+            if weight.values.grad is not None and not weight.probing:
+                # loss scaling and clipping have touched the optimizer's gradients, not ours
+                ours = weight.gradient[weight.places]
+                scale = (weight.values.grad.float() @ ours) / (ours @ ours)
+                weight.gradient *= torch.where(scale.isfinite() & (scale > 0), scale, torch.ones_like(scale))
+            finite = finite and bool(weight.gradient.isfinite().all())
+        return finite
+
+    def _choose_first(self) -> None:
+        for weight in self.weights.values():
+            assert weight.gradient is not None
+            total = weight.memory.setdefault("first", torch.zeros_like(weight.gradient))
+            total += weight.gradient
+        if self.steps < self.init_steps:
+            return
+        for group in self.groups:
+            scores = []
+            for name in group:
+                score = self.weights[name].memory.pop("first").abs()
+                base = self.bases[name].detach().flatten().float() if self.first_living == "snip" else None
+                score = score if base is None else score * base.abs()
+                score[score.argmax()] = torch.inf  # no layer without a weight
+                scores.append(score)
+            budget = sum(len(self.weights[name].indices) for name in group)
+            best = torch.cat(scores).topk(budget).indices.sort().values
+            for name, low in zip(group, _offsets([len(score) for score in scores]), strict=True):
+                weight = self.weights[name]
+                places = best[(best >= low) & (best < low + weight.numel)] - low
+                if len(places) != len(weight.indices):
+                    moments.resize(self.optimizer, weight.values, places[:0], len(places))
+                    weight.resize(places[:0], places)
+                start = None if self.additive else self.bases[name].detach().flatten()[places]
+                weight.select(places, start)
+                moments.forget(self.optimizer, weight.values, torch.arange(len(places), device=places.device))
+                self.state["ever"][name] = bits.pack(weight.alive())
+        self._agree()
+
+    def _exchange(self) -> None:
+        generator = self._chance(0)
+        total = 0
+        for group in self.groups:
+            weights = [self.weights[name] for name in group]
+            plan = self.topology.plan(weights, self.steps, generator)
+            for name, weight, (slots, places) in zip(group, weights, plan, strict=True):
+                total += max(len(slots), len(places))
+                self._move(weight, slots, places)
+                bits.add(self.state["ever"][name], places)
+                self.topology.settled(weight)
+        if total:
+            self.state["moved"] = total
+            self.state["updates"] += 1
+            self._agree()
+
+    def _chance(self, purpose: int) -> torch.Generator:
+        """The same on all ranks and after a resume."""
+        return torch.Generator().manual_seed((self.seed * 2**31 + self.steps) * 2 + purpose)
+
+    def _move(self, weight: SparseWeight, slots: Tensor, places: Tensor) -> None:
+        start = self.topology.moved(weight, slots, places)
+        if len(slots) == len(places):
+            weight.swap(slots, places, start)
+            moments.forget(self.optimizer, weight.values, slots)
+            return
+        stay = torch.ones(len(weight.indices), dtype=torch.bool, device=slots.device).index_fill_(0, slots, False)
+        kept = stay.nonzero().flatten()
+        moments.resize(self.optimizer, weight.values, kept, len(places))
+        weight.resize(kept, places)
+
+    def _refuse_shards(self, resizes: bool) -> None:
+        for name, weight in self.weights.items():
+            if type(weight.values.data) is not Tensor or weight.values.shape != weight.indices.shape:
+                raise ValueError(
+                    f"{name}: its values are sharded (FSDP, tensor parallel or ZeRO-3), but a topology needs all of "
+                    "them on each rank. Train with DDP; the values are few."
+                )
+        if resizes and self.ranks > 1:
+            raise ValueError(
+                "distribution='global' and topology='gmp' change how many weights a layer has, which the buckets of "
+                "DistributedDataParallel cannot follow. Take distribution='erk' and another topology, or one process."
+            )
+
+    def _agree(self) -> None:
+        """Compare the masks of all ranks.
+
+        Raises:
+            RuntimeError: they differ.
+        """
+        if self.ranks == 1:
+            return
+        crc = 0
+        for weight in self.weights.values():
+            crc = zlib.crc32(weight.indices.cpu().numpy().tobytes(), crc)
+        device = next(iter(self.weights.values())).indices.device
+        mine = torch.tensor([crc], dtype=torch.int64, device=device)
+        all_ranks = [torch.zeros_like(mine) for _ in range(self.ranks)]
+        dist.all_gather(all_ranks, mine)
+        if any(int(other) != crc for other in all_ranks):
+            raise RuntimeError(
+                f"Masks differ between ranks after step {self.steps} (checksums {[int(c) for c in all_ranks]}). Give "
+                "all ranks the same seed and the same checkpoint."
+            )
+
+
+def _offsets(lengths: list[int]) -> list[int]:
+    return [sum(lengths[:i]) for i in range(len(lengths))]

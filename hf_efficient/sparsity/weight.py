@@ -1,0 +1,183 @@
+"""A weight of which only k entries exist: their values are the one trainable tensor, their places a buffer."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+
+class SparseWeight(nn.Module):
+    """k living entries of a tensor of n places; all other places are dead.
+
+    An optimizer sees `values` alone, so its moments exist for living entries only. `values` and `indices` keep their
+    order: what moves changes in its slot, and whatever an optimizer remembers of the other slots stays right.
+
+    Args:
+        shape: of the whole tensor.
+        k: living entries, 1 <= k <= n.
+        dtype: of the values.
+        device: of values and places.
+
+    Attributes:
+        values: (k,) parameter.
+        indices: (k,) int32 buffer (int64 from 2^31 places on), flat row-major places, unique, in no order.
+        collecting: while True, backward adds dL/dz of *all* n places to `gradient`, z being the whole tensor.
+        probing: while True, the whole tensor is the one given to `dense`, and nothing living is differentiated.
+        gradient: (n,) float32 or None.
+        budget: k that training ends with; differs from that of now only while a topology starts with more.
+        memory: what a topology remembers of this weight between steps (name -> tensor).
+        seconds: spent on collecting.
+
+    Raises:
+        ValueError: k outside of [1, n].
+    """
+
+    values: nn.Parameter
+    indices: Tensor
+
+    def __init__(
+        self,
+        shape: Sequence[int],
+        k: int,
+        *,
+        dtype: torch.dtype = torch.float32,
+        device: torch.device | str | None = None,
+    ) -> None:
+        super().__init__()
+        self.shape = torch.Size(shape)
+        n = self.numel
+        if not 1 <= k <= n:
+            raise ValueError(f"k={k} living weights of a tensor {tuple(shape)} is impossible; expected 1 to {n}.")
+        places = torch.arange(k, dtype=torch.int32 if n < 2**31 else torch.int64, device=device)
+        self.values = nn.Parameter(torch.zeros(k, dtype=dtype, device=device))
+        self.register_buffer("indices", places)
+        self.budget = k
+        self.collecting = False
+        self.probing = False
+        self.gradient: Tensor | None = None
+        self.memory: dict[str, Tensor] = {}
+        self.seconds = 0.0
+
+    @property
+    def numel(self) -> int:
+        """n, the number of places."""
+        return math.prod(self.shape)
+
+    @property
+    def places(self) -> Tensor:
+        """(k,) int64: `indices`, as torch indexes with them."""
+        return self.indices.long()
+
+    def alive(self) -> Tensor:
+        """(n,) bool: which places live."""
+        return torch.zeros(self.numel, dtype=torch.bool, device=self.indices.device).index_fill_(0, self.places, True)
+
+    def dense(self, base: Tensor | None = None) -> Tensor:
+        """The whole tensor, of `shape`: zero (or `base`) plus the values at their places. Differentiable.
+
+        Args:
+            base: tensor of `shape` to add to, or None.
+        """
+        whole: Tensor = _Scatter.apply(self.values, self.indices, base, self)  # type: ignore[no-untyped-call]
+        return whole
+
+    @torch.no_grad()
+    def select(self, places: Tensor, values: Tensor | None = None) -> None:
+        """Let exactly these places live.
+
+        Args:
+            places: (k,) integer, unique.
+            values: (k,), their values; None is zeros.
+        """
+        self.indices.copy_(places)
+        self.values.zero_() if values is None else self.values.copy_(values)
+
+    @torch.no_grad()
+    def swap(self, slots: Tensor, places: Tensor, values: Tensor | None = None) -> None:
+        """In these slots, let other places live; k stays.
+
+        Args:
+            slots: (c,) int64, unique: positions in `values`.
+            places: (c,) integer: dead places that come alive there.
+            values: (c,), what they start with; None is zeros.
+        """
+        self.indices[slots] = places.to(self.indices.dtype)
+        self.values[slots] = 0.0 if values is None else values.to(self.values.dtype)
+
+    @torch.no_grad()
+    def resize(self, kept: Tensor, places: Tensor) -> None:
+        """Keep some slots, append new places with value zero; k changes, the Parameter object stays.
+
+        Args:
+            kept: (r,) int64: slots that stay, in the order they take.
+            places: (c,) integer: dead places that come alive behind them.
+        """
+        values = torch.cat([self.values[kept], self.values.new_zeros(len(places))])
+        self.indices = torch.cat([self.indices[kept], places.to(self.indices.dtype)])
+        self.values.grad = None
+        # autograd's accumulator keeps the old size while any graph is alive; another dtype in between makes it let go
+        self.values.data = torch.empty(0, dtype=torch.float64, device=values.device)
+        self.values.data = values
+
+    def start_collecting(self) -> None:
+        """Called by a forward: without gradients so far it is a step's first, and what a skipped step left is void."""
+        if self.values.grad is None:
+            self.gradient = None
+
+    def collect(self, gradient: Tensor) -> None:
+        """Add dL/dz, of `shape`, to what the micro-batches of this step have brought."""
+        began = time.perf_counter()
+        flat = gradient.detach().flatten().float()
+        self.gradient = flat.clone() if self.gradient is None else self.gradient.add_(flat)
+        self.seconds += time.perf_counter() - began
+
+    def check(self, name: str) -> None:
+        """Refuse places that no honest file has.
+
+        Raises:
+            ValueError: a place lies outside of the tensor or lives twice, or a value is not finite.
+        """
+        places = self.places
+        wrong = bool((places < 0).any() or (places >= self.numel).any())
+        if wrong or len(places.unique()) != len(places):
+            raise ValueError(
+                f"{name}: the places of the living weights are damaged (expected {len(places)} different numbers in "
+                f"[0, {self.numel})). The file is corrupt or was written for another model; fetch it again."
+            )
+        if not bool(self.values.isfinite().all()):
+            raise ValueError(f"{name}: living weights that are not finite. The file is corrupt, or training diverged.")
+
+    def extra_repr(self) -> str:
+        """k of n, for print(model)."""
+        return f"{len(self.indices)} of {self.numel} alive, shape={tuple(self.shape)}"
+
+
+class _Scatter(torch.autograd.Function):
+    """z = base + values at their places; dL/dvalues = dL/dz there."""
+
+    @staticmethod
+    def forward(ctx: Any, values: Tensor, indices: Tensor, base: Tensor | None, weight: SparseWeight) -> Tensor:
+        ctx.weight, ctx.has_base, ctx.probing = weight, base is not None, weight.probing
+        ctx.save_for_backward(indices)
+        weight.start_collecting()
+        if base is None:
+            whole = torch.zeros(weight.numel, dtype=values.dtype, device=values.device)
+        else:
+            whole = base.detach().to(values.dtype, copy=True).flatten()
+        if not weight.probing:
+            whole.index_add_(0, indices, values)
+        return whole.view(weight.shape)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+        (indices,) = ctx.saved_tensors
+        if ctx.weight.collecting:
+            ctx.weight.collect(gradient)
+        values = gradient.flatten().index_select(0, indices)
+        base = gradient if ctx.has_base and ctx.needs_input_grad[2] else None
+        return (torch.zeros_like(values) if ctx.probing else values), None, base, None

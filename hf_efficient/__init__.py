@@ -17,6 +17,10 @@ _MODULE_OF = {
     "detach_token_pruner": "hf_efficient.representation.attach",
     "load_token_pruned": "hf_efficient.representation.attach",
     "token_pruner": "hf_efficient.representation.attach",
+    "STDOConfig": "hf_efficient.video.configuration_stdo",
+    "STDOModel": "hf_efficient.video.modeling_stdo",
+    "STDOPipeline": "hf_efficient.video.pipeline_stdo",
+    "fit_video": "hf_efficient.video.fit",
     "prune_inputs": "hf_efficient.representation.inputs",
     "remember_pictures": "hf_efficient.representation.memory",
     "SAMArguments": "hf_efficient.optimization.arguments",
@@ -56,6 +60,10 @@ if TYPE_CHECKING:
     from hf_efficient.representation.inputs import prune_inputs
     from hf_efficient.representation.memory import remember_pictures
     from hf_efficient.representation.reduce import ReducedTokens, reduce_tokens
+    from hf_efficient.video.configuration_stdo import STDOConfig
+    from hf_efficient.video.fit import fit_video
+    from hf_efficient.video.modeling_stdo import STDOModel
+    from hf_efficient.video.pipeline_stdo import STDOPipeline
     from hf_efficient.sparsity.callback import SparsityCallback, train_sparsely
     from hf_efficient.sparsity.checkpoint import load_sparse, save_sparse
     from hf_efficient.sparsity.compact import compress, decompress
@@ -71,6 +79,9 @@ __all__ = [
     "BiDSTModel",
     "BiDSTTrainer",
     "ReducedTokens",
+    "STDOConfig",
+    "STDOModel",
+    "STDOPipeline",
     "S2SAMTrainer",
     "SAMArguments",
     "SAMTrainer",
@@ -83,6 +94,7 @@ __all__ = [
     "compress",
     "decompress",
     "detach_token_pruner",
+    "fit_video",
     "load_sparse",
     "load_token_pruned",
     "prune_inputs",

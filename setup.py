@@ -46,7 +46,7 @@ DEV = [
 setup(
     name="hf-efficient",
     version=VERSION,
-    description="Budget-aware deep learning for Hugging Face: fewer visual tokens, flatter minima, sparse weights, light video.",
+    description="Budget-aware deep learning for Hugging Face: visual tokens, flat minima, sparse weights, light video.",
     long_description=(ROOT / "README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
     author="The hf_efficient contributors",

@@ -9,6 +9,7 @@ which methods make a matrix of all pairs (576 · 576 = 331,776).
 import argparse
 import json
 import time
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -37,14 +38,14 @@ class LargestTensor(TorchDispatchMode):
 
 
 @torch.no_grad()
-def measure(k: int, layers: int, width: int, words: int, rounds: int) -> dict[str, Any]:
-    """Times of all methods and of the prefill with k tokens, in one race."""
+def measure(methods: Sequence[str], k: int, layers: int, width: int, words: int, rounds: int) -> dict[str, Any]:
+    """Times of the methods and of the prefill with k tokens, in one race."""
     torch.manual_seed(0)
     model, processor = build(layers, width)
     features, importance = clustered(576, width), torch.rand(1, 576)
     prompt = "<image> " + " ".join(f"w{i % 100}" for i in range(words))
     picture = torch.rand(3, 336, 336)
-    configs = {name: TokenPrunerConfig(method=name, budget=k) for name in METHODS}
+    configs = {name: TokenPrunerConfig(method=name, budget=k) for name in methods}
     jobs: dict[str, Any] = {name: partial(reduce_tokens, features, c, importance) for name, c in configs.items()}
     with token_pruner(model, processor, TokenPrunerConfig(budget=k)):
         inputs = processor(images=picture, text=prompt, do_rescale=False, return_tensors="pt")
@@ -52,7 +53,7 @@ def measure(k: int, layers: int, width: int, words: int, rounds: int) -> dict[st
         jobs["prefill"] = lambda: prefill(model, inputs, kept)
         seconds = race(jobs, rounds, time.perf_counter)
     rows = []
-    for name in METHODS:
+    for name in methods:
         with LargestTensor() as largest:
             jobs[name]()
         row: dict[str, Any] = {"method": name, "ms": median_ms(seconds[name]), "largest tensor": largest.numbers}
@@ -83,6 +84,7 @@ def table(result: dict[str, Any]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--budgets", type=int, nargs="+", default=[64, 32])
+    parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS), help="id_pruner among them")
     parser.add_argument("--layers", type=int, default=16, help="layers of the language model")
     parser.add_argument("--width", type=int, default=2048, help="its hidden size, and that of the features")
     parser.add_argument("--words", type=int, default=40, help="text tokens in the prompt")
@@ -90,7 +92,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results" / "reduction_cost")
     arguments = parser.parse_args()
     parts = [
-        measure(k, arguments.layers, arguments.width, arguments.words, arguments.rounds)
+        measure(arguments.methods, k, arguments.layers, arguments.width, arguments.words, arguments.rounds)
         for k in tqdm(arguments.budgets, desc="budgets")
     ]
     result = {

@@ -140,7 +140,7 @@ def curves(result: dict[str, Any], path: Path, strong: Sequence[str]) -> None:
     methods = list(dict.fromkeys(row["method"] for row in result["rows"]))
     colours = plt.get_cmap("tab20").colors
     for number, method in enumerate(methods):
-        rows = [row for row in result["rows"] if row["method"] == method]
+        rows = sorted((row for row in result["rows"] if row["method"] == method), key=lambda row: row["tokens"])
         tokens, values = [row["tokens"] for row in rows], np.array([row["accuracy"] for row in rows])
         bounds = np.array([row["interval"] for row in rows]).T
         style: dict[str, Any] = {"linewidth": 1, "color": colours[number % 20], "alpha": 0.8}

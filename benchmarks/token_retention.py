@@ -243,7 +243,10 @@ def main() -> None:
                     measure = lambda: grade(model, processor, scenes, VARIANTS.get(name), budget)  # noqa: E731
                     graded.setdefault((name, budget), []).append(book(f"{label} {name} {budget}", measure))
     total = visual_tokens(model)
-    tokens = {budget: TokenPrunerConfig(budget=budget).tokens_to_keep(total) for budget in arguments.budgets}
+    tokens = {
+        budget: TokenPrunerConfig(budget=budget).tokens_to_keep(total)
+        for budget in sorted(arguments.budgets, reverse=True)
+    }
     result: dict[str, Any] = {
         "first": arguments.methods[0],
         **compare(scenes, graded, everything, blind, total, tokens, (arguments.methods[0], "itg")),

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import cached_property, partial
 from typing import NamedTuple
 
 import torch
@@ -27,16 +29,24 @@ class SelectionReport:
         coverage: (B,) importance-weighted mean similarity of every token to its nearest kept one, in [0, 1].
         num_tokens: N.
         kept: K.
-        reconstruction_error: (B,) importance-weighted squared distance of every token to the one that stands for it,
-            relative to the variance; None where no token is assigned. Of generated tokens the two meters above tell
-            what their anchors hold.
+        measure_error: what `reconstruction_error` asks; None where no token is assigned.
+
+    Of generated tokens the two meters tell what their anchors hold.
     """
 
     importance_retained: Tensor
     coverage: Tensor
     num_tokens: int
     kept: int
-    reconstruction_error: Tensor | None = None
+    measure_error: Callable[[], Tensor] | None = field(default=None, repr=False)
+
+    @cached_property
+    def reconstruction_error(self) -> Tensor | None:
+        """(B,) importance-weighted squared distance of every token to the one that stands for it, relative to variance.
+
+        Computed when it is first asked for; None where no token is assigned.
+        """
+        return None if self.measure_error is None else self.measure_error()
 
 
 @dataclass
@@ -111,7 +121,7 @@ def reduce_tokens(
     report = _report(choice, config, valid)
     if assignment is None:
         return ReducedTokens(tokens, indices, None, None, report)
-    report.reconstruction_error = reconstruction_error(features, tokens, assignment, choice.importance, valid)
+    report.measure_error = partial(reconstruction_error, features, tokens, assignment, choice.importance, valid)
     return ReducedTokens(tokens, indices, assignment, mass(assignment, k, valid), report, mixture)
 
 
@@ -196,7 +206,8 @@ def _choose(
             known = covered.sum(1) / (1 - config.importance_weight) if config.importance_weight < 1 else None
             return _Choice(order, p, known, kernel)
         if config.method in GENERATORS:
-            mixture = GENERATORS[config.method](x, p, k, config, groups=groups, valid=valid)
+            known = {"kernel": kernel} if config.method == "itg" else {}
+            mixture = GENERATORS[config.method](x, p, k, config, groups=groups, valid=valid, **known)
             return _Choice(mixture.anchors, p, None, kernel, mixture)
         return _Choice(SELECTORS[config.method](x, p, k, config, groups=groups, valid=valid), p, None, kernel)
 

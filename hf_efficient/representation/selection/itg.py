@@ -7,6 +7,7 @@ from torch import Tensor
 
 from ..config import TokenPrunerConfig
 from . import id_pruner
+from .kernel import TokenKernel
 from .mixture import Mixture, nearest, sum_by
 
 
@@ -19,6 +20,7 @@ def generate(
     *,
     groups: Tensor | None = None,
     valid: Tensor | None = None,
+    kernel: TokenKernel | None = None,
 ) -> Mixture:
     """Importance-weighted k-means, seeded by ID-Pruner: min over Z of sum_i w_i min_k |x_i - z_k|².
 
@@ -32,13 +34,15 @@ def generate(
         config: `lloyd_steps`, `centroid_share` (beta), and what ID-Pruner reads.
         groups: (B, N) long or None: tile or frame of every token, for the quotas of the seeds.
         valid: (B, N) bool or None; tokens marked False have no part in any token.
+        kernel: of the features, if it is made already.
 
     Returns:
         z_k = beta (weighted mean of cluster k) + (1 - beta) (its anchor, the member nearest to that mean), as long as
         its members are in the weighted mean. O(N·K·D) per step; memory O(N·(D + K)) and that of the seeding.
     """
     weights = cluster_weights(importance, valid)
-    seeds = id_pruner.select(features, importance, k, config, groups=groups, valid=valid).sort(dim=1).values
+    kernel = kernel or TokenKernel(features, config.kernel, valid)
+    seeds = id_pruner.select_and_cover(kernel, importance, k, config, groups=groups, valid=valid)[0].sort(dim=1).values
     centres, assignment = lloyd(features, weights, seeds, config.lloyd_steps)
     anchors = medoids(features, centres, assignment, valid)
     order = anchors.argsort(dim=1)

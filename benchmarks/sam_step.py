@@ -81,7 +81,7 @@ def trainer_steps(
     """
     torch.manual_seed(0)
     model, inputs = build(batch)
-    steps = {}
+    steps: dict[str, Any] = {}
     for name in methods:
         method = METHODS[name]
         args = TrainingArguments(

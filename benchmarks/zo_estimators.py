@@ -71,7 +71,7 @@ def cosines(network: str, ascent: Any, epochs: int) -> list[float]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--epochs", type=int, default=5)
+    parser.add_argument("--epochs", type=int, default=2)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     rows = []

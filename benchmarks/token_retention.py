@@ -229,7 +229,9 @@ def main() -> None:
         scenes = list(composed(arguments.seed, arguments.layout, arguments.scenes or 512))
     arguments.output.mkdir(parents=True, exist_ok=True)
     book = GradeBook(arguments.output / "grades.json", scenes)
-    everything, blind, graded = [], [], {}
+    everything: list[Grades] = []
+    blind: list[Grades] = []
+    graded: dict[tuple[str, float], list[Grades]] = {}
     for folder in arguments.model:
         model, processor = load_vlm(folder)
         label = Path(folder).name

@@ -1,4 +1,4 @@
-"""The command line: `hf-efficient demo | prune | env`.
+"""The command line: `hf-efficient demo | prune | stdo | env`.
 
 The parsers are built without torch, so that `--help` and a mistyped option answer at once; a command's own module is
 imported when it runs.
@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from hf_efficient import __version__
+from hf_efficient.cli.stdo_options import add_stdo
 from hf_efficient.representation.config import TokenPrunerConfig
 
 BUDGETS = (0.5, 0.25, 0.125, 0.06, 0.03)
@@ -84,6 +85,8 @@ def build_parser() -> argparse.ArgumentParser:
     prune.add_argument("output", type=Path, help="new folder to save to")
     _add_pruner_options(prune)
     prune.set_defaults(module="hf_efficient.cli.prune")
+
+    add_stdo(commands)
 
     env = commands.add_parser("env", help="print versions, for a bug report")
     env.set_defaults(module="hf_efficient.cli.env")

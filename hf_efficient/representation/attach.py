@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from transformers.utils import logging
+
 from .attached import Attached, attached_class
 from .config import TokenPrunerConfig
 from .families import family_of
@@ -16,6 +18,8 @@ from .placeholders import PlaceholderPruner, PrunedProcessor
 from .pruned_model import PrunedBase, PrunedGeneration
 from .pruner import TokenPruner
 from .sized_attention import takes_masks
+
+logger = logging.get_logger(__name__)
 
 
 def attach_token_pruner(
@@ -52,6 +56,12 @@ def attach_token_pruner(
     base = model.base_model
     size_aware = bool(config.size_aware) or (config.wants_sizes and takes_masks(base))
     pruner = TokenPruner(config, family, size_aware)
+    if not family.mrope and config.positions != "auto" and size_aware == (config.positions == "compact"):
+        logger.warning_once(
+            f"positions={config.positions!r} {'with' if size_aware else 'without'} size-aware attention: in published "
+            "measurements on LLaVA-1.5 this pair loses to the other two (docs/itg.md). Measure it, or use "
+            "positions='auto'."
+        )
     family.source(base, "image", config.importance)  # raises if the encoder has no such importance
     before = vars(base).get("token_pruner")
     if before is not None:
@@ -79,8 +89,9 @@ def detach_token_pruner(model: Any, processor: Any) -> tuple[Any, Any]:
     Returns:
         The same model and processor.
     """
-    if isinstance(model.base_model, Attached):
-        model.base_model.token_pruner.leave(model.base_model)
+    base = model.base_model
+    if isinstance(base, PrunedBase):
+        base.token_pruner.leave(base)
     for thing in (model, model.base_model, processor):
         if isinstance(thing, Attached):
             _set_class(thing, thing.stock_class)

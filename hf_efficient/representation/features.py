@@ -158,8 +158,8 @@ def choose_alike(
     reduced = reduce_tokens(features, config, scores, query, groups)
     columns = (reduced.indices, reduced.report.importance_retained, reduced.report.coverage)
     kept = [KeptUnit(modality, n, *row, unit.grid) for row in zip(*columns, strict=True)]
-    for u, one in enumerate(kept):
+    for u, made in enumerate(kept):
         if reduced.assignment is not None and reduced.mass is not None:
-            one.assignment, one.mass = reduced.assignment[u], reduced.mass[u]
-        one.mixture = None if reduced.mixture is None else reduced.mixture.unit(u)
+            made.assignment, made.mass = reduced.assignment[u], reduced.mass[u]
+        made.mixture = None if reduced.mixture is None else reduced.mixture.unit(u)
     return kept

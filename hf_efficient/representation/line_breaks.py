@@ -53,8 +53,8 @@ def choose_with_breaks(
                     nearest_kept(inner[u : u + 1], made.indices),
                     torch.zeros_like(inner[:1, :, 0], dtype=torch.float32).scatter(1, made.indices, 1.0),
                 )
-            mixtures[u] = mixture.with_breaks(tokens, row, newline, k)
-            mask[u] = torch.zeros_like(mask[u]).scatter(0, mixtures[u].anchors[0], True)
+            whole = mixture.with_breaks(tokens, row, newline, k)
+            mixtures[u], mask[u] = whole, torch.zeros_like(mask[u]).scatter(0, whole.anchors[0], True)
     indices = mask.byte().sort(dim=1, descending=True, stable=True).indices[:, :k].sort(dim=1).values
     weights = token_importance(inner.float(), config, scores, query, None)
     columns = (indices, *meters(inner.float(), mask[:, tokens], weights, config))

@@ -51,7 +51,7 @@ def key_of(pictures: Pictures, source: str | None) -> bytes:
         digest.update(name.encode())
         if isinstance(value, Tensor):
             digest.update(f"{value.dtype} {tuple(value.shape)}".encode())
-            digest.update(value.detach().contiguous().flatten().view(torch.uint8).cpu().numpy())
+            digest.update(value.detach().contiguous().flatten().view(torch.uint8).cpu().numpy().data)
         else:
             digest.update(repr(value).encode())
     return digest.digest()

@@ -57,7 +57,8 @@ def save_sparse(model: nn.Module, folder: str | os.PathLike[str]) -> Path:
         os.replace(temporary, target / FILE_NAME)
     finally:
         temporary.unlink(missing_ok=True)
-    for config in (getattr(model, "config", None), getattr(model, "generation_config", None)):
+    configs: list[Any] = [getattr(model, "config", None), getattr(model, "generation_config", None)]
+    for config in configs:
         if hasattr(config, "save_pretrained"):
             if getattr(config, "architectures", 0) is None:
                 config.architectures = [type(model).__name__]

@@ -17,15 +17,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .weight import SparseWeight
+from .weight import SparseWeight, check_places
 
 with warnings.catch_warnings():  # torch says once per process that CSR tensors are in beta: now
     warnings.simplefilter("ignore")
     torch.sparse_csr_tensor([0, 1], [0], [1.0], (1, 1), check_invariants=False)
 
 BLOCK = 512  # activations multiplied at once
-SMALLEST = 2**14  # below so many places a layer is never worth it
-DENSEST = 0.3  # above this density neither
+SMALLEST, DENSEST = 2**14, 0.3  # layers of fewer places, or denser ones, are not worth a timing
 
 
 class Pattern:
@@ -39,6 +38,7 @@ class Pattern:
 
     def __init__(self, places: Tensor, rows: int, columns: int) -> None:
         flat = places.long()
+        check_places(flat, rows * columns, "compact layer")  # CSR products do not check, and would read anywhere
         row, column = flat // columns, flat % columns
         self.shape, self.transposed_shape = (rows, columns), (columns, rows)
         self.order = flat.argsort()
@@ -223,6 +223,11 @@ class CompactLinear(nn.Module):
         bias: (out,) or None.
     """
 
+    starts: Tensor
+    columns: Tensor
+    values: Tensor
+    bias: Tensor | None
+
     def __init__(self, weight: Tensor, bias: Tensor | None = None) -> None:
         super().__init__()
         self.out_features, self.in_features = weight.shape
@@ -251,9 +256,9 @@ class CompactLinear(nn.Module):
 
 
 def compress(model: nn.Module, *, tokens: int = 128, kernel: str = "auto") -> nn.Module:
-    """Replace the sparse linear layers of a plain model by `CompactLinear`, where that is faster; in place.
+    """Replace sparse linear layers of a plain model by `CompactLinear`, for inference on the CPU, in place.
 
-    For inference on the CPU. `decompress` brings back the model as it was, bit for bit but for signs of zeros.
+    `decompress` brings back the model as it was, bit for bit but for signs of zeros.
 
     Args:
         model: any module; its `nn.Linear` layers with float32 weights on the CPU are looked at.

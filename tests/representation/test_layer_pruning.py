@@ -1,6 +1,7 @@
 """Dropping tokens between layers of the language model, against the stock model with those tokens hidden."""
 
 import copy
+from typing import Any
 
 import pytest
 import torch
@@ -179,6 +180,7 @@ def test_detaching_takes_every_hook_off_and_contexts_put_them_back():
 
 
 def test_what_cannot_be_done_is_refused():
+    layers: Any
     for layers in ([0], [2, 2], [1.0], (1,), 3):
         with pytest.raises(ValueError, match="llm_layers="):
             TokenPrunerConfig(llm_layers=layers)

@@ -7,6 +7,7 @@ import torch
 from transformers import AttentionInterface
 
 from hf_efficient import TokenPrunerConfig, attach_token_pruner, detach_token_pruner, token_pruner
+from hf_efficient.representation import attach
 from hf_efficient.representation.inputs import prune_inputs
 from hf_efficient.representation.sized_attention import PREFIX, add_log_mass, text_configs
 from tests.tiny import (
@@ -197,6 +198,17 @@ def test_it_is_on_with_itg_only_unless_asked_for_and_follows_positions():
         assert model.base_model.vision_tower.config._attn_implementation == "sdpa"
     compact, _ = pruned("llava", method="itg", positions="compact")
     assert not compact.base_model.token_pruner.keeps_positions
+
+
+def test_pairs_of_positions_and_sizes_that_lost_are_warned_of(caplog):
+    type(attach.logger).warning_once.cache_clear()
+    for positions, size_aware, warned in (("compact", True, True), ("original", False, True), ("auto", True, False),
+                                          ("auto", False, False), ("original", True, False)):  # fmt: skip
+        caplog.clear()
+        pruned("llava", positions=positions, size_aware=size_aware)
+        assert any(f"positions={positions!r}" in message for message in caplog.messages) == warned
+    pruned("qwen2_5_vl", positions="original")
+    assert not caplog.messages
 
 
 def test_attention_without_additive_masks_is_refused_when_asked_for_and_left_alone_when_not():

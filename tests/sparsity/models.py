@@ -10,6 +10,8 @@ from transformers import (
     LlamaConfig,
     LlamaForCausalLM,
     PreTrainedModel,
+    ViTConfig,
+    ViTForImageClassification,
 )
 
 IDS = torch.arange(16).view(2, 8) % 60
@@ -49,6 +51,21 @@ def bert() -> BertForSequenceClassification:
 def gpt2() -> GPT2LMHeadModel:
     torch.manual_seed(0)
     return GPT2LMHeadModel(GPT2Config(vocab_size=64, n_embd=32, n_layer=2, n_head=4, n_positions=64)).eval()
+
+
+def vit() -> ViTForImageClassification:
+    torch.manual_seed(0)
+    config = ViTConfig(
+        image_size=14,
+        patch_size=7,
+        num_channels=1,
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_labels=10,
+    )
+    return ViTForImageClassification(config).eval()
 
 
 class ConvNet(nn.Module):

@@ -100,13 +100,23 @@ def test_bidst_trainer_wants_a_config_or_an_adapter(tmp_path: Path) -> None:
     assert sum(isinstance(c, SparsityCallback) for c in trainer.callback_handler.callbacks) == 1
 
 
-@pytest.mark.parametrize("topology", ["bidst", "rigl"])
-@pytest.mark.parametrize("target", ["weight", "delta"])
+@pytest.mark.parametrize(
+    ("topology", "target", "distribution"),
+    [
+        ("bidst", "weight", "erk"),
+        ("rigl", "weight", "erk"),
+        ("bidst", "delta", "erk"),
+        ("bidst", "delta", "global"),
+        ("gmp", "weight", "uniform"),
+    ],
+)
 def test_a_resumed_run_equals_one_that_was_never_stopped_bit_for_bit(
-    topology: str, target: str, tmp_path: Path
+    topology: str, target: str, distribution: str, tmp_path: Path
 ) -> None:
+    settings = {"topology": topology, "target": target, "distribution": distribution}
+
     def trainer_of() -> Trainer:
-        model = get_peft_model(llama(), config(topology=topology, target=target, target_modules="all-linear"))
+        model = get_peft_model(llama(), config(target_modules="all-linear", **settings))
         args = arguments(tmp_path, save_strategy="steps", save_steps=10)
         return Trainer(model, args, train_dataset=Sentences(), callbacks=[SparsityCallback()])
 

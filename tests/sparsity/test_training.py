@@ -96,6 +96,17 @@ def test_a_grown_weight_does_not_burst_under_adam() -> None:
     assert float(moved[:16].mean()) > 2 * float(moved[16:].mean())
 
 
+def test_pace_is_the_mean_step_of_a_unit_gradient() -> None:
+    for make, expected in ((torch.optim.SGD, 0.1), (torch.optim.Adam, 0.1 / 3), (torch.optim.Adagrad, 0.1 / 3)):
+        parameter = nn.Parameter(torch.zeros(8))
+        optimizer = make([parameter], lr=0.1)
+        parameter.grad = torch.full((8,), 3.0)
+        optimizer.step()
+        assert moments.pace(optimizer, parameter) == pytest.approx(expected, rel=1e-5)
+        if make is not torch.optim.SGD:
+            assert float(parameter.detach().abs().mean()) == pytest.approx(expected * 3, rel=1e-5)
+
+
 @pytest.mark.parametrize(("rule", "additive"), [("gradient", True), ("snip", False)])
 def test_first_topology_by_gradient_or_saliency(rule: str, additive: bool) -> None:
     """The layer is as it was during the probing steps; then the k best of the summed gradients live."""
@@ -172,7 +183,8 @@ def test_a_step_that_overflowed_moves_nothing() -> None:
     optimizer.zero_grad()
     weight.dense().square().sum().backward()
     training.step()
-    assert training.steps == 2
+    assert training.steps == 1
+    assert weight.places.tolist() != before
 
 
 def test_report_counts_what_happened() -> None:
@@ -229,6 +241,21 @@ def test_a_torch_loop_resumes_bit_for_bit(topology: str) -> None:
         run(second, optimizer, data[10:])
         result = state_of(second)
         assert all(torch.equal(result[name], tensor) for name, tensor in expected.items())
+
+
+def test_a_forward_before_training_begins_does_no_harm() -> None:
+    """It times the layer and remembers the result, which is no reason to think that training had begun."""
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(256, 256), nn.ReLU(), nn.Linear(256, 4))
+    model = get_peft_model(net, BiDSTConfig(sparsity=0.9, target_modules=["0"], update_interval=2, score_interval=1))
+    x = torch.randn(8, 256)
+    model(x)
+    assert "compact" in weights_of(model)[0].memory
+    optimizer = torch.optim.SGD(trainable(model), lr=0.1)
+    train_sparsely(model, optimizer, total_steps=8)
+    run(model, optimizer, [(x, torch.arange(8) % 4)] * 8)
+    assert "candidates" in weights_of(model)[0].memory
+    assert "compact" in weights_of(model)[0].memory
 
 
 def test_accumulated_micro_batches_are_one_batch() -> None:
@@ -305,7 +332,7 @@ def test_sharpness_aware_optimizers_perturb_living_weights_only(outer: Any) -> N
 
 
 def test_convolutions_move_too() -> None:
-    config = BiDSTConfig(sparsity=0.7, target_modules=["conv1", "conv2"], update_interval=2, score_interval=1)
+    config = BiDSTConfig(sparsity=0.7, topology="rigl", target_modules=["conv1", "conv2"], update_interval=2)
     model = get_peft_model(ConvNet(), config)
     optimizer = torch.optim.SGD(trainable(model), lr=0.05)
     training = train_sparsely(model, optimizer, total_steps=30)

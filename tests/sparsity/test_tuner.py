@@ -24,7 +24,7 @@ from transformers import AutoModelForCausalLM, HfArgumentParser
 
 from hf_efficient import BiDSTConfig, BiDSTModel
 from hf_efficient.sparsity.layer import BiDSTLayer
-from tests.sparsity.models import ConvNet, bert, convnet_inputs, disturb, few_steps, gpt2, llama, logits
+from tests.sparsity.models import ConvNet, bert, convnet_inputs, disturb, few_steps, gpt2, llama, logits, vit
 
 DELTA = {"target": "delta", "sparsity": 0.9, "task_type": "CAUSAL_LM"}
 WEIGHT = {"target": "weight", "sparsity": 0.8, "task_type": "CAUSAL_LM"}
@@ -210,11 +210,12 @@ def test_unmerging_brings_the_base_back_bit_for_bit(settings: dict[str, Any]) ->
         model.base_model.unmerge_adapter()
 
 
-def test_safe_merge_refuses_what_is_not_finite() -> None:
+def test_safe_merge_refuses_what_is_not_finite_and_plain_merge_does_not() -> None:
     model = get_peft_model(llama(), config_of(DELTA))
     next(iter(layers(model).values())).sparse_weight("default").values.data[0] = torch.inf
-    with pytest.raises(ValueError, match="not finite"):
+    with pytest.raises(ValueError, match="NaNs detected"):
         model.merge_and_unload(safe_merge=True)
+    assert not logits(model.merge_and_unload()).isfinite().all()
 
 
 @BOTH
@@ -269,6 +270,36 @@ def test_a_delta_on_top_of_a_sparse_weight() -> None:
     model.add_adapter("delta", config_of(DELTA))
     model.base_model.set_adapter(["delta", "default"])
     assert torch.equal(logits(model), expected)
+    disturb(model, "delta")
+    expected = logits(model)
+    assert torch.equal(logits(model.merge_and_unload()), expected)
+
+
+def test_hostile_places_are_refused_before_they_are_used(tmp_path: Path) -> None:
+    model = get_peft_model(llama(), config_of(WEIGHT))
+    state = get_peft_model_state_dict(model)
+    name = next(key for key in state if key.endswith("indices"))
+    state[name] = state[name].clone()
+    state[name][0] = 2**31 - 1
+    model.peft_config["default"].checksum = None  # whoever forges a file forges its checksum too
+    with pytest.raises(ValueError, match="places of the living weights are damaged"):
+        set_peft_model_state_dict(model, state)
+    layer = next(iter(layers(model).values()))
+    layer.sparse_weight("default").indices[0] = 2**31 - 1  # transformers' own loader asks nobody
+    layer.kernel["default"].kernel = "compact"
+    with pytest.raises(ValueError, match="places of the living weights are damaged"):
+        layer.train()(torch.randn(2, 32))
+
+
+def test_a_changed_tensor_is_found_by_the_checksum(tmp_path: Path) -> None:
+    model = get_peft_model(llama(), config_of(WEIGHT))
+    for part in ("values", "embed_tokens.weight"):
+        state = get_peft_model_state_dict(model)
+        name = next(key for key in state if key.endswith(part))
+        state[name] = state[name].clone()
+        state[name].flatten()[0] += 1
+        with pytest.raises(ValueError, match=r'checksum differs.*"checksum" to null'):
+            set_peft_model_state_dict(model, state)
 
 
 def test_modules_to_save_are_trained_and_saved(tmp_path: Path) -> None:
@@ -315,6 +346,31 @@ def test_batch_norm_statistics_are_saved_with_the_rest(tmp_path: Path) -> None:
         expected = model.eval()(*inputs)
         model.save_pretrained(tmp_path)
         assert torch.equal(PeftModel.from_pretrained(ConvNet(), tmp_path).eval()(*inputs), expected)
+
+
+def test_vit_whose_embeddings_hold_parameters_of_their_own(tmp_path: Path) -> None:
+    model = get_peft_model(vit(), BiDSTConfig(sparsity=0.8)).eval()
+    assert "vit.embeddings" in model.peft_config["default"].modules_to_save
+    disturb(model)
+    pixels = torch.randn(2, 1, 14, 14)
+    with torch.no_grad():
+        expected = model(pixel_values=pixels).logits
+        model.save_pretrained(tmp_path)
+        again = PeftModel.from_pretrained(vit(), tmp_path).eval()
+        assert torch.equal(again(pixel_values=pixels).logits, expected)
+        assert torch.equal(model.merge_and_unload()(pixel_values=pixels).logits, expected)
+
+
+def test_torch_encoder_layers_do_not_bypass_the_adapter() -> None:
+    """In eval mode nn.TransformerEncoderLayer would read the base weights without calling its layers."""
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.TransformerEncoderLayer(16, 2, 32, 0.0, batch_first=True))
+    model = get_peft_model(net, BiDSTConfig(target="delta", sparsity=0.5, target_modules=["linear1", "linear2"]))
+    disturb(model)
+    x = torch.randn(2, 3, 16)
+    trained = model.train()(x).detach()
+    with torch.no_grad():
+        assert torch.allclose(model.eval()(x), trained, atol=1e-6)
 
 
 def test_conv1d_of_gpt2() -> None:

@@ -54,7 +54,8 @@ def spread(made: list[Mixture], places: list[Tensor], n: int) -> Mixture:
     sources = [at[one.source[0]] for one, at in zip(made, places, strict=True) if one.source is not None]
     targets = [one.target[0] for one in made if one.target is not None]
     parts = ([one.weights[0] for one in made], sources, targets)
-    return Mixture(anchors, assignment, *(pad_sequence(part, batch_first=True) for part in parts))
+    filled, source, target = (pad_sequence(part, batch_first=True) for part in parts)
+    return Mixture(anchors, assignment, filled, source, target)
 
 
 def cosines(features: Tensor) -> Tensor:

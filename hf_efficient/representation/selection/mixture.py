@@ -54,8 +54,14 @@ class Mixture:
     def unit(self, index: int) -> Mixture:
         """The mixture of one unit, as a batch of one."""
         rows = slice(index, index + 1)
-        parts = (self.anchors, self.assignment, self.weights, self.source, self.target)
-        return Mixture(*(None if part is None else part[rows] for part in parts), keep_norm=self.keep_norm)  # type: ignore[arg-type]
+        return Mixture(
+            self.anchors[rows],
+            self.assignment[rows],
+            self.weights[rows],
+            None if self.source is None else self.source[rows],
+            None if self.target is None else self.target[rows],
+            self.keep_norm,
+        )
 
     def with_breaks(self, tokens: Tensor, row: Tensor, newline: Tensor, k: int) -> Mixture:
         """The mixture of one unit (a batch of one) without its line breaks, with line breaks added up to k tokens.
@@ -82,8 +88,7 @@ class Mixture:
         source = torch.cat([tokens[source], breaks[first]])
         target = torch.cat([place[into[0]], place[len(anchors) :]])
         weights = torch.cat([self.weights[0], self.weights.new_ones(len(first))])
-        parts = (every, assignment, weights, source, target)
-        return Mixture(*(part.unsqueeze(0) for part in parts), keep_norm=self.keep_norm)
+        return Mixture(every[None], assignment[None], weights[None], source[None], target[None], self.keep_norm)
 
 
 def sum_by(target: Tensor, values: Tensor, k: int) -> Tensor:

@@ -80,7 +80,7 @@ class BiDST(Topology):
             "candidate_learned": torch.empty(0, device=device),
         }
 
-    def observe(self, weight: SparseWeight, step: int, learning_rate: float, generator: torch.Generator) -> None:
+    def observe(self, weight: SparseWeight, step: int, pace: float, generator: torch.Generator) -> None:
         """One step of the upper level on the scores, one of the lower level on dormant weights."""
         memory, g = weight.memory, weight.gradient
         assert g is not None
@@ -94,7 +94,7 @@ class BiDST(Topology):
         threshold = psi.min()
         memory["learned"] -= beta * h * gumbel_slope(psi, threshold, generator)
         memory["candidate_learned"] -= beta * h_dormant * gumbel_slope(psi_dormant, threshold, generator)
-        alpha = learning_rate * self.score_interval
+        alpha = pace * self.score_interval
         memory["dormant"] -= alpha * (g_dormant + GAMMA * memory["dormant"])
 
     def scores(self, weight: SparseWeight) -> tuple[Tensor, Tensor]:

@@ -1,0 +1,293 @@
+"""fit_video: from a video file to a bundle, in stages that each leave a finished file, so that any can be resumed."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+from tqdm import tqdm
+
+from hf_efficient.video import chunking, routing
+from hf_efficient.video.backbones import NetworkSpec, start_from_bicubic
+from hf_efficient.video.bundle import (
+    MODEL_FOLDER,
+    Bundle,
+    sha256,
+    source_to_json,
+    write_manifest,
+    write_text,
+)
+from hf_efficient.video.card import model_card
+from hf_efficient.video.experts import save_experts
+from hf_efficient.video.media import Path_, VideoInfo, probe, read_frames
+from hf_efficient.video.overfit import Recipe, load_checkpoint, overfit, store_error
+from hf_efficient.video.patches import Geometry, bicubic_errors, degrade, pad_to_grid, psnr, to_rgb8, to_tensor
+from hf_efficient.video.processes import Processes
+from hf_efficient.video.settings import AUTO, FitSettings
+from hf_efficient.video.store import PatchStore, paired_frames, write_stores
+from hf_efficient.video.weights import add_weight_norm, as_stored
+from hf_efficient.video.writing import LOSSLESS, VideoWriter
+
+GENERAL = "general"  # the network that all experts start from
+
+
+def fit_video(
+    source: Path_,
+    output: Path_,
+    *,
+    overwrite: bool = False,
+    progress_bar: bool = True,
+    device: str = AUTO,
+    settings: FitSettings | None = None,
+    **changes: Any,
+) -> Bundle:
+    """Overfit networks to a video and write the bundle that plays it.
+
+    Killed at any moment and called again with the same arguments, it goes on where it was (the work lies in
+    `output`.partial beside the bundle) and makes the same bundle, bit for bit. Under `accelerate launch` or `torchrun`
+    the networks are spread over the processes, or one network's batches are.
+
+    Args:
+        source: a video file.
+        output: folder of the bundle, made at the end, whole.
+        overwrite: replace a bundle that is there, and forget unfinished work of other settings.
+        progress_bar: show progress with the time left.
+        device: where to train: "cpu", "cuda", ...; "auto" takes a GPU where there is one.
+        settings: what the bundle becomes; the defaults of FitSettings otherwise.
+        changes: fields of FitSettings by name, over `settings`.
+
+    Returns:
+        The opened bundle.
+
+    Raises:
+        MediaError: the source is not a video that can be used; see `media.probe`.
+        FileExistsError: there is something under `output`, or unfinished work of other settings beside it.
+        ValueError: a setting is out of range.
+    """
+    chosen = FitSettings(**{**(asdict(settings) if settings else {}), **changes})
+    if device == AUTO:
+        device = str(torch.accelerator.current_accelerator(check_available=True) or "cpu")
+    return Fit(Path(source), Path(output), chosen, progress_bar, torch.device(device)).run(overwrite)
+
+
+class Fit:
+    """The stages. Each does nothing where its result lies in the work folder already."""
+
+    def __init__(self, source: Path, output: Path, settings: FitSettings, progress_bar: bool, device: torch.device):
+        self.source, self.output, self.settings, self.device = source, output, settings, device
+        self.progress_bar = progress_bar
+        self.processes = Processes()
+        self.info: VideoInfo = probe(source)
+        self.geometry = Geometry.choose(self.info.width, self.info.height, settings.scale)
+        self.work = output.with_name(output.name + ".partial")
+        self.draft = self.work / "bundle"
+        suffix = ".mp4" if "mp4" in self.info.container else ".mkv"  # Matroska holds any sound, but rounds times to ms
+        self.low_resolution = self.draft / f"low_resolution{suffix}"
+
+    def run(self, overwrite: bool = False) -> Bundle:
+        """All stages."""
+        if self.processes.first:
+            self.prepare(overwrite)
+            self.make_low_resolution()
+            self.score()
+            self.make_stores()
+        self.processes.wait()
+        self.train()
+        self.processes.wait()
+        if self.processes.first:
+            self.finish()
+        self.processes.wait()
+        return Bundle.open(self.output)
+
+    def prepare(self, overwrite: bool) -> None:
+        """Make or check the work folder."""
+        if self.output.exists() and not overwrite:
+            raise FileExistsError(
+                f"{str(self.output)!r} exists: choose another folder, or overwrite it (overwrite=True)."
+            )
+        identity = {**asdict(self.settings), "source": sha256(self.source), "width": self.info.width}
+        record = self.work / "settings.json"
+        if record.exists():
+            known = json.loads(record.read_text(encoding="utf-8"))
+            different = sorted(name for name in identity if known.get(name) != identity[name])
+            if different and not overwrite:
+                changes = ", ".join(f"{n}: {known.get(n)!r} then, {identity[n]!r} now" for n in different)
+                raise FileExistsError(
+                    f"{str(self.work)!r} holds unfinished work of other settings ({changes}): call with those "
+                    "to go on, or with overwrite=True to start anew."
+                )
+            if different:
+                shutil.rmtree(self.work)
+        self.draft.mkdir(parents=True, exist_ok=True)
+        write_text(record, json.dumps(identity))
+
+    def make_low_resolution(self) -> None:
+        """The stream that is sent: what the networks are trained on is what its decoder gives."""
+        if self.low_resolution.exists():
+            return
+        s, g = self.settings, self.geometry
+        codec, pixel_format, options = s.lr_codec, "yuv420p", {"crf": str(s.lr_quality)}
+        if s.lr_quality == 0:
+            codec, pixel_format, options = LOSSLESS
+        if s.lr_preset and s.lr_quality:
+            options["preset"] = s.lr_preset
+        # an untagged source's matrix goes by its height, which the stream has not: so the stream is tagged
+        matrix = self.info.color.matrix(self.info.height)
+        like = replace(self.info, color=replace(self.info.color, space=matrix))
+        with VideoWriter(
+            self.low_resolution, like, (g.lr_width, g.lr_height), codec, pixel_format, options, self.source
+        ) as writer:
+            for frame in self._bar(read_frames(self.source, self.info), "low resolution"):
+                small = degrade(pad_to_grid(to_tensor(frame.rgb), g), g)
+                writer.write(to_rgb8(small), frame.pts, frame.duration)
+
+    def score(self) -> None:
+        """errors.npy: (T, I·J) float32, what bicubic enlargement makes wrong in each patch."""
+        if not (self.work / "errors.npy").exists():
+            pairs = self._bar(self._pairs(), "scoring")
+            errors = torch.stack([bicubic_errors(lr, hr, self.geometry) for lr, hr in pairs])
+            draft = self.work / "errors.partial.npy"
+            np.save(draft, errors.numpy())
+            os.replace(draft, self.work / "errors.npy")
+
+    @property
+    def errors(self) -> np.ndarray:
+        return np.load(self.work / "errors.npy")
+
+    def labels(self) -> tuple[np.ndarray, int]:
+        """(T·I·J,) chunk of each patch, and the number of chunks."""
+        s, errors = self.settings, self.errors
+        frames, flat = len(errors), errors.ravel()
+        if s.method == "single":
+            return np.zeros(flat.size, np.int64), 1
+        if s.num_chunks == AUTO:
+            k = min(chunking.JOINT_CHUNKS, flat.size) if s.method == "jstdo" else chunking.choose_num_chunks(flat)
+        else:
+            k = int(s.num_chunks)
+        if s.method == "time":
+            return chunking.time_chunks(frames, errors.shape[1], k), k
+        return (chunking.equal_error if s.edges == "error" else chunking.equal_count)(flat, k), k
+
+    def chosen_patches(self) -> dict[str, np.ndarray]:
+        """Name of each network to train -> sorted numbers of its patches."""
+        labels, k = self.labels()
+        rng = np.random.default_rng(self.settings.seed)
+        if self.settings.method == "jstdo":
+            chosen = {"expert-0": chunking.joint_sample(labels, k, rng)}
+        else:
+            chosen = {f"expert-{m}": np.flatnonzero(labels == m) for m in range(k)}
+            chosen = {name: numbers for name, numbers in chosen.items() if len(numbers)}
+        if len(chosen) > 1 and self.settings.same_networks:
+            chosen = {GENERAL: np.arange(labels.size), **chosen}
+        most = self.settings.max_patches
+        return {name: np.sort(rng.permutation(numbers)[:most]) for name, numbers in chosen.items()}
+
+    def make_stores(self) -> None:
+        """Cut the training patches of all networks in one pass."""
+        wanted = {n: numbers for n, numbers in self.chosen_patches().items() if not (self.work / n).exists()}
+        if wanted:
+            pairs = self._bar(self._pairs(), "cutting patches")
+            write_stores(
+                pairs, self.geometry, self.settings.halo, list(wanted.values()), [self.work / n for n in wanted]
+            )
+
+    def recipes(self) -> dict[str, Recipe]:
+        """How each network is trained: of the steps, half for the common start, the rest in equal parts."""
+        s, names = self.settings, list(self.chosen_patches())
+        general = s.steps // 2 if GENERAL in names else 0
+        experts = [name for name in names if name != GENERAL]
+        each = max(1, (s.steps - general) // len(experts))
+        steps = {GENERAL: max(1, general), **dict.fromkeys(experts, each)}
+        return {
+            name: Recipe(steps[name], s.batch_size, s.learning_rate, 1000 * s.seed + n, s.checkpoint_every)
+            for n, name in enumerate(names)
+        }
+
+    def train(self) -> None:
+        """Train what belongs to this process."""
+        recipes = self.recipes()
+        together = {name: r for name, r in recipes.items() if name == GENERAL or len(recipes) == 1}
+        total = sum(r.steps for r in recipes.values())
+        with tqdm(total=total, desc="training", unit="step", disable=not self._shows_progress) as bar:
+            for name, recipe in together.items():
+                self._train(name, recipe, bar, self.processes.share)
+            self.processes.wait()
+            for n, (name, recipe) in enumerate((n, r) for n, r in recipes.items() if n not in together):
+                if n % self.processes.count == self.processes.rank:
+                    self._train(name, recipe, bar, (0, 1))
+
+    def _train(self, name: str, recipe: Recipe, bar: Any, process: tuple[int, int]) -> None:
+        bar.set_postfix_str(name)
+        net = self.new_network(self.spec(name), recipe.seed)
+        if name != GENERAL and (self.work / f"{GENERAL}.pt").exists():
+            load_checkpoint(self.work / f"{GENERAL}.pt", net)
+        overfit(net, PatchStore(self.work / name), recipe, self.work / f"{name}.pt", bar.update, process)
+
+    def spec(self, name: str) -> NetworkSpec:
+        return self.settings.network(0 if name == GENERAL else int(name.removeprefix("expert-")))
+
+    def new_network(self, spec: NetworkSpec, seed: int) -> nn.Module:
+        """Untrained, with weight norm where the paper has it."""
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            net = spec.build()
+        start_from_bicubic(net)
+        return (add_weight_norm(net) if spec.backbone == "wdsr" else net).to(self.device)
+
+    def finish(self) -> None:
+        """Cast the weights, measure what that costs, pack the map, and give the bundle its name."""
+        s, g, errors = self.settings, self.geometry, self.errors
+        labels, k = self.labels()
+        shares = chunking.error_shares(errors.ravel(), labels, k)
+        experts, records = nn.ModuleList(), []
+        names = [name for name in self.chosen_patches() if name != GENERAL]
+        for m in range(1 if s.method == "jstdo" else k):
+            name = f"expert-{m}" if f"expert-{m}" in names else names[0]  # no patch is routed to an empty chunk
+            net = self.new_network(self.spec(f"expert-{m}"), 0)
+            steps = load_checkpoint(self.work / f"{name}.pt", net)
+            store = PatchStore(self.work / name)
+            before = psnr(store_error(net.eval(), store))
+            experts.append(as_stored(net, s.weight_dtype).cpu())
+            record = {"patches": len(store), "steps": steps, "psnr_float32": before}
+            record["psnr_stored"] = psnr(store_error(experts[-1].to(self.device), store))
+            record["error_share"] = 1.0 if s.method == "jstdo" else float(shares[m])
+            records.append({key: round(v, 4) if isinstance(v, float) else v for key, v in record.items()})
+            experts.cpu()
+        maps = labels.reshape(len(errors), g.rows, g.columns)
+        packed = routing.pack(maps if len(experts) > 1 else np.zeros_like(maps), len(experts))
+        config = {
+            "backbone": s.backbone, "scale": s.scale, "num_experts": len(experts), "num_features": s.num_features,
+            "num_blocks": s.num_blocks, "expansion": s.expansion, "weight_dtype": s.weight_dtype,
+            "patch_width": g.patch_width, "patch_height": g.patch_height, "routing_bytes": len(packed),
+        }  # fmt: skip
+        save_experts(self.draft / MODEL_FOLDER, config, experts, packed)
+        bicubic = psnr(float(errors.mean(dtype=np.float64)))
+        write_manifest(
+            self.draft, self.low_resolution.name, source_to_json(self.info, self.source, len(errors)),
+            fit=asdict(s), experts=records, bicubic_patch_psnr=round(bicubic, 4),
+        )  # fmt: skip
+        manifest = json.loads((self.draft / "bundle.json").read_text(encoding="utf-8"))
+        write_text(self.draft / "README.md", model_card(manifest, config))
+        if self.output.exists():
+            shutil.rmtree(self.output)
+        os.replace(self.draft, self.output)
+        shutil.rmtree(self.work)
+
+    def _pairs(self) -> Iterator[Any]:
+        return paired_frames(self.source, self.info, self.low_resolution, self.geometry)
+
+    @property
+    def _shows_progress(self) -> bool:
+        return self.progress_bar and self.processes.first
+
+    def _bar(self, frames: Iterator[Any], what: str) -> Iterator[Any]:
+        hidden = not self._shows_progress
+        return iter(tqdm(frames, desc=what, total=self.info.frames or None, unit="frame", disable=hidden))

@@ -82,9 +82,9 @@ def work(store: Store, settings: list[str], methods: list[str], seeds: int) -> I
                     yield Run(setting, method, rho, seed, True)
         for seed in range(seeds):
             for method in methods:
-                rho = store.best_rho(setting, method)
-                assert rho is not None
-                yield Run(setting, method, rho, seed, False)
+                best = store.best_rho(setting, method)
+                assert best is not None
+                yield Run(setting, method, best, seed, False)
 
 
 def interval(values: np.ndarray) -> float:

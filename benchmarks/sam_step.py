@@ -81,7 +81,7 @@ def trainer_steps(
     """
     torch.manual_seed(0)
     model, inputs = build(batch)
-    steps = {}
+    steps: dict[str, Any] = {}
     for name in methods:
         method = METHODS[name]
         args = TrainingArguments(
@@ -169,6 +169,7 @@ def measure(steps: dict[str, Callable[[], None]], rounds: int) -> dict[str, dict
         name: {
             "seconds": statistics.median(values),
             "ratio": statistics.median(v / p for v, p in zip(values, plain, strict=True)),
+            "rounds": rounds,
         }
         for name, values in seconds.items()
     }
@@ -196,15 +197,15 @@ def table(result: dict[str, Any]) -> str:
     """Markdown."""
     lines = []
     for model, of in result["trainer"].items():
-        lines += [f"**{model}** ({of['parameters'] / 1e6:.0f}M parameters, batch {of['batch']}, Trainer)", ""]
+        lines += [f"**{model}** ({of['parameters'] / 1e6:.0f}M parameters, Trainer)", ""]
         lines += [
-            "| method | step s | ratio to plain | goal | extra peak memory, copies of the weights |",
-            "|---|---|---|---|---|",
+            "| method | batch | step s | ratio to plain | goal | extra peak memory, copies of the weights |",
+            "|---|---|---|---|---|---|",
         ]
         for name, row in of["methods"].items():
             extra = f"{of['extra_copies'][name]:.2f}" if name in of["extra_copies"] else ""
             goal = f"{GOALS[name]:.2f}" if name in GOALS else ""
-            lines.append(f"| {name} | {row['seconds']:.2f} | {row['ratio']:.3f} | {goal} | {extra} |")
+            lines.append(f"| {name} | {row['batch']} | {row['seconds']:.2f} | {row['ratio']:.3f} | {goal} | {extra} |")
         lines.append("")
     for model, of in result["loop"].items():
         lines += [
@@ -254,14 +255,12 @@ def main() -> None:
         if arguments.methods:
             steps = trainer_steps(MODELS[name], arguments.batch, arguments.methods)
             rows = measure({method: step for method, (_, step) in steps.items()}, arguments.rounds)
+            rows = {method: {**row, "batch": arguments.batch} for method, row in rows.items()}
             parameters = sum(p.numel() for p in steps["plain"][0].model.parameters())
-            of = result["trainer"].setdefault(
-                name, {"batch": arguments.batch, "parameters": parameters, "methods": {}, "extra_copies": {}}
-            )
+            of = result["trainer"].setdefault(name, {"parameters": parameters, "methods": {}, "extra_copies": {}})
             if arguments.memory:
                 bytes_of = {m: peak_bytes(step) + held_bytes(trainer) for m, (trainer, step) in steps.items()}
                 of["extra_copies"] |= {m: (b - bytes_of["plain"]) / (4 * parameters) for m, b in bytes_of.items()}
-            of["batch"] = arguments.batch
             of["methods"] = {m: rows.get(m, of["methods"].get(m)) for m in METHODS if m in rows or m in of["methods"]}
         if arguments.loop:
             rows = measure(loop_steps(MODELS[name], arguments.batch), arguments.rounds)

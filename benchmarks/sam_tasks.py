@@ -216,7 +216,7 @@ def fixed_masks(net: nn.Module, sparsity: float, seed: int) -> list[tuple[Tensor
     if sparsity == 0:
         return []
     rng = torch.Generator().manual_seed(seed)
-    masks = []
+    masks: list[tuple[Tensor, Tensor]] = []
     for name, p in net.named_parameters():
         if name.startswith("stages") and p.ndim == 4:
             alive = torch.randperm(p.numel(), generator=rng)[: round((1 - sparsity) * p.numel())]

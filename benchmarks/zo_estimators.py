@@ -27,7 +27,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "examples"))
 import real_data
 
 RESULTS = Path(__file__).parent / "results" / "zo_estimators"
-RHO, SIZE, BATCH = 0.05, 1600, 64
+RHO, SIZE, BATCH = 0.05, 1024, 32
 ASCENTS: dict[str, Callable[[], Any]] = {
     "S2-SAM: the last gradient": S2SAMAscent,
     "ZO-SAM, m = 1": lambda: ZOSAMAscent(1, 1e-3, 1.0, 0),
@@ -36,7 +36,7 @@ ASCENTS: dict[str, Callable[[], Any]] = {
     "guided, m = 2": lambda: GuidedZOSAMAscent(2, 1e-3, 1.0, 0),
     "guided, m = 8": lambda: GuidedZOSAMAscent(8, 1e-3, 1.0, 0),
 }
-NETWORKS: dict[str, Callable[[], Any]] = {"resnet": lambda: SmallResNet(16), "vit": SmallViT}
+NETWORKS: dict[str, Callable[[], Any]] = {"resnet": lambda: SmallResNet(8), "vit": lambda: SmallViT(48, 2)}
 
 
 def cosines(network: str, ascent: Any, epochs: int) -> list[float]:
@@ -71,7 +71,7 @@ def cosines(network: str, ascent: Any, epochs: int) -> list[float]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--epochs", type=int, default=8)
+    parser.add_argument("--epochs", type=int, default=2)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     rows = []

@@ -96,7 +96,7 @@ class PerturbingOptimizer(Optimizer):
         if entered is not None:
             _leave(entered, _BrokenOff())
 
-    def step(self, closure: Any = None) -> None:
+    def step(self, closure: Any = None) -> None:  # type: ignore[override]
         """Bring the weights back and let the base optimizer use the gradients that are there.
 
         Gradients that are not finite are not used: the step then changes nothing.
@@ -215,7 +215,7 @@ class SAM(PerturbingOptimizer):
     def train(self) -> None:
         """Nothing: SAM cannot move before it has a gradient."""
 
-    def step(self, closure: Any = None) -> None:
+    def step(self, closure: Any = None) -> None:  # type: ignore[override]
         """As in S2SAM.
 
         Raises:
@@ -260,7 +260,7 @@ class ZOSAM(PerturbingOptimizer):
     def train(self) -> None:
         """Nothing: ZO-SAM cannot move before it has losses."""
 
-    def step(self, closure: Any = None) -> None:
+    def step(self, closure: Any = None) -> None:  # type: ignore[override]
         """As in S2SAM.
 
         Raises:

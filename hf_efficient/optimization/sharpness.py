@@ -79,7 +79,7 @@ def loss_along(
     """
     weights, loss_of = Weights(model.parameters()), loss_of or loss_of_batch
     batches = data if isinstance(data, Sequence) else list(data)
-    curves = {}
+    curves: dict[str, list[float]] = {}
     with evaluated(model, weights):
         _mean_loss(model, batches, loss_of, backward=True)
         random = _random_direction(weights, seed)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from huggingface_hub import ModelCard
@@ -29,7 +29,11 @@ _PAPERS = {
 }  # fmt: skip
 
 
-class SAMTrainerMixin:
+# For type checkers the mix-in is a Trainer; at run time any Trainer may follow it.
+_AnyTrainer: Any = Trainer if TYPE_CHECKING else object
+
+
+class SAMTrainerMixin(_AnyTrainer):
     """Goes before any Trainer: `class MyTrainer(SAMTrainerMixin, SFTTrainer)`, with `sam_args=SAMArguments(...)`.
 
     It works in `training_step` alone, which leaves the weights bit for bit as it found them: evaluation, saving,
@@ -97,9 +101,10 @@ class SAMTrainerMixin:
         if not window.is_finite():
             self._drop(weights, statistics)
         elif logged:
-            self._diagnostics = {"sam_rho": rho, "sam_gradient_norm": window.norm}
+            self._diagnostics = {"sam_rho": rho, "sam_gradient_norm": window.norm or 0.0}
             if weights.cosine is not None:
                 self._diagnostics |= {"sam_cosine": weights.cosine, "sam_distance": weights.distance}
+        assert window.reported is not None
         return window.reported
 
     def _current_ascent(self) -> Ascent:

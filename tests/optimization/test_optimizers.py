@@ -15,7 +15,7 @@ from hf_efficient.sparsity.active import set_active_mask
 CLASSES: list[type[PerturbingOptimizer]] = [S2SAM, SAM, ZOSAM]
 
 
-def network(batch_norm: bool = False) -> nn.Sequential:
+def network(batch_norm: bool = False) -> Any:
     torch.manual_seed(0)
     middle: nn.Module = nn.BatchNorm1d(16) if batch_norm else nn.Dropout(0.3)
     return nn.Sequential(nn.Linear(8, 16), middle, nn.ReLU(), nn.Linear(16, 3))

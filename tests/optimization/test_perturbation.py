@@ -97,7 +97,7 @@ def test_frozen_and_shared_parameters() -> None:
 def test_norms_and_products_are_taken_wide_enough() -> None:
     small = torch.full((1000,), 1e-4, dtype=torch.float16)  # its square is 0 in float16
     p, q = nn.Parameter(torch.zeros(1000)), nn.Parameter(torch.zeros(2))
-    direction = {p: small, q: torch.tensor([3.0, 4.0], dtype=torch.float64)}
+    direction: dict[Tensor, Tensor] = {p: small, q: torch.tensor([3.0, 4.0], dtype=torch.float64)}
     expected = 25 + small.double().square().sum().item()
     assert global_norm(direction) ** 2 == pytest.approx(expected, rel=1e-6)
     assert dot(direction, direction) == pytest.approx(expected, rel=1e-6)

@@ -27,14 +27,14 @@ from hf_efficient.optimization.perturbation import Weights
 from tests.optimization.trainers import METHODS, arguments, bert, build, rows, same, state, trained
 
 
-def frozen_bert() -> nn.Module:
+def frozen_bert() -> Any:
     model = bert()
     for p in model.bert.embeddings.parameters():
         p.requires_grad_(False)
     return model
 
 
-def tied_llama() -> nn.Module:
+def tied_llama() -> Any:
     torch.manual_seed(0)
     config = LlamaConfig(
         vocab_size=50, hidden_size=16, intermediate_size=32, num_hidden_layers=2, num_attention_heads=2,
@@ -43,7 +43,7 @@ def tied_llama() -> nn.Module:
     return LlamaForCausalLM(config)
 
 
-def lora_bert() -> nn.Module:
+def lora_bert() -> Any:
     peft = pytest.importorskip("peft")
     torch.manual_seed(1)
     return peft.get_peft_model(bert(), peft.LoraConfig(r=2, target_modules=["query", "value"], task_type="SEQ_CLS"))
@@ -162,9 +162,10 @@ class NaNStep(TrainerCallback):
     """Spoils a step's batch from inside of the model."""
 
     def __init__(self, at: int) -> None:
-        self.at, self.hook = at, None
+        self.at = at
+        self.hook: Any = None
 
-    def on_step_begin(self, args: Any, state: Any, control: Any, model: nn.Module, **kwargs: Any) -> None:
+    def on_step_begin(self, args: Any, state: Any, control: Any, model: Any, **kwargs: Any) -> None:
         if state.global_step == self.at:
             self.hook = model.bert.embeddings.register_forward_hook(lambda module, args, out: out * float("nan"))
 
@@ -206,8 +207,10 @@ class KillAt(TrainerCallback):
 def test_resuming_gives_the_uninterrupted_run_to_the_bit(method: str, tmp_path: Path) -> None:
     """Random places (twelve for S2-SAM) of a run with dropout, shuffling, accumulation and a schedule of rho."""
     settings = dataclasses.replace(METHODS[method], rho_schedule="cosine", rho=0.3)
-    kwargs = {"max_steps": 10, "gradient_accumulation_steps": 2, "save_strategy": "steps", "optim": "adamw_torch",
-              "lr_scheduler_type": "cosine", "weight_decay": 0.01, "save_total_limit": 1}  # fmt: skip
+    kwargs: dict[str, Any] = {
+        "max_steps": 10, "gradient_accumulation_steps": 2, "save_strategy": "steps", "optim": "adamw_torch",
+        "lr_scheduler_type": "cosine", "weight_decay": 0.01, "save_total_limit": 1,
+    }  # fmt: skip
     reference = state(trained(tmp_path / "whole", settings, **{**kwargs, "save_strategy": "no"}).model)
     chance = random.Random(0)
     for case in range(12 if method == "s2sam" else 2):
@@ -475,7 +478,7 @@ build(sys.argv[1], METHODS["s2sam"], max_steps=8, save_strategy="steps", save_st
 
 @pytest.mark.slow
 def test_a_process_that_was_killed_is_resumed_to_the_bit(tmp_path: Path, repository: Path) -> None:
-    kwargs = {"max_steps": 8, "gradient_accumulation_steps": 2}
+    kwargs: dict[str, Any] = {"max_steps": 8, "gradient_accumulation_steps": 2}
     reference = state(trained(tmp_path / "whole", METHODS["s2sam"], **kwargs).model)
     for step in random.Random(1).sample(range(2, 8), 3):
         folder = tmp_path / str(step)

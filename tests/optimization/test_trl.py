@@ -10,7 +10,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from hf_efficient import SAMArguments, SAMTrainerMixin
 from tests.optimization.trainers import METHODS
 
-trl = pytest.importorskip("trl")
+trl: Any = pytest.importorskip("trl")
 
 
 def tokenizer() -> PreTrainedTokenizerFast:

@@ -32,7 +32,7 @@ def _bert(dropout: float) -> nn.Module:
     return BertForSequenceClassification(config)
 
 
-def bert(dropout: float = 0.1) -> nn.Module:
+def bert(dropout: float = 0.1) -> Any:
     """A fresh copy of one random model."""
     return copy.deepcopy(_bert(dropout))
 
@@ -53,7 +53,7 @@ def arguments(folder: Path | str, **kwargs: Any) -> TrainingArguments:
     )  # fmt: skip
 
 
-def trained(folder: Path | str, method: SAMArguments | None, model: nn.Module | None = None, **kwargs: Any) -> Trainer:
+def trained(folder: Path | str, method: SAMArguments | None, model: Any = None, **kwargs: Any) -> Any:
     """A Trainer after its training: with a method, or the plain one."""
     trainer = build(folder, method, model, **kwargs)
     trainer.train()
@@ -61,9 +61,9 @@ def trained(folder: Path | str, method: SAMArguments | None, model: nn.Module | 
 
 
 def build(
-    folder: Path | str, method: SAMArguments | None, model: nn.Module | None = None, cls: Any = None, data: Any = None,
-    build_kwargs: dict[str, Any] | None = None, **kwargs: Any,
-) -> Trainer:  # fmt: skip
+    folder: Path | str, method: SAMArguments | None, model: Any = None, cls: Any = None, data: Any = None,
+    build_kwargs: Any = None, **kwargs: Any,
+) -> Any:  # fmt: skip
     model = bert() if model is None else model
     cls = cls or (Trainer if method is None else SAMTrainer)
     sam = {} if method is None else {"sam_args": method}

@@ -22,7 +22,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import mean, stdev
+from statistics import mean, median, stdev
 from typing import Any
 
 import matplotlib
@@ -208,7 +208,7 @@ def key_of(task: str, method: str, sparsity: float, seed: int) -> str:
 
 
 def table(runs: dict[str, dict[str, Any]]) -> str:
-    """Means and standard deviations over seeds, one row per task and method."""
+    """Means and standard deviations over seeds, medians of times; one row per task and method."""
     lines: list[str] = []
     for task in dict.fromkeys(key.split()[0] for key in runs):
         sparsities = sorted({float(key.split()[2]) for key in runs if key.split()[0] == task} - {0.0})
@@ -228,9 +228,9 @@ def table(runs: dict[str, dict[str, Any]]) -> str:
             some = [r for key, r in runs.items() if key.split()[:2] == [task, method]]
             dense = [r["flops"] for key, r in runs.items() if key.split()[:2] == [task, "dense"]]
             flops = f"{mean(r['flops'] for r in some) / dense[0]:.2f}" if dense else ""
-            mask = f"{mean(r['mask_seconds'] for r in some):.2f}" if method != "dense" else ""
+            mask = f"{median(r['mask_seconds'] for r in some):.2f}" if method != "dense" else ""
             seeds = min(len(c) for c in columns if c)
-            cells += [str(seeds), flops, f"{mean(r['seconds'] for r in some):.0f}", mask]
+            cells += [str(seeds), flops, f"{median(r['seconds'] for r in some):.0f}", mask]
             lines.append(f"| {method} | " + " | ".join(cells) + " |")
         lines.append("")
     return "\n".join(lines)

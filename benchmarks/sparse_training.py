@@ -183,8 +183,8 @@ def count_flops(model: nn.Module, example: Tensor, task: Task, steps: int, train
     plus the dead places of dL/dw at the steps at which the topology reads it."""
     uses: list[tuple[int, int]] = []  # (places, living) times output positions
 
-    def count(module: nn.Module, _: Any, out: Tensor) -> None:
-        weight = module.get_base_layer().weight if isinstance(module, BiDSTLayer) else module.weight  # type: ignore[operator]
+    def count(module: Any, _: Any, out: Tensor) -> None:
+        weight = module.get_base_layer().weight if isinstance(module, BiDSTLayer) else module.weight
         positions = out.numel() // (out.shape[1] if isinstance(module, nn.Conv2d) or out.dim() == 4 else out.shape[-1])
         living = len(module.sparse_weight("default").indices) if isinstance(module, BiDSTLayer) else weight.numel()
         uses.append((weight.numel() * positions, living * positions))

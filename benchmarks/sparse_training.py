@@ -35,6 +35,7 @@ from torch import Tensor, nn
 
 from hf_efficient import S2SAM, ZOSAM, BiDSTConfig, recalibrate_batch_norm, train_sparsely
 from hf_efficient.sparsity.layer import BiDSTLayer
+from hf_efficient.sparsity.model import weight_of
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "examples"))
 import real_data
@@ -184,7 +185,7 @@ def count_flops(model: nn.Module, example: Tensor, task: Task, steps: int, train
     uses: list[tuple[int, int]] = []  # (places, living) times output positions
 
     def count(module: Any, _: Any, out: Tensor) -> None:
-        weight = module.get_base_layer().weight if isinstance(module, BiDSTLayer) else module.weight
+        weight = weight_of(module)
         positions = out.numel() // (out.shape[1] if isinstance(module, nn.Conv2d) or out.dim() == 4 else out.shape[-1])
         living = len(module.sparse_weight("default").indices) if isinstance(module, BiDSTLayer) else weight.numel()
         uses.append((weight.numel() * positions, living * positions))

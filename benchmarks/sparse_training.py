@@ -22,7 +22,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import mean, stdev
+from statistics import mean, median, stdev
 from typing import Any
 
 import matplotlib
@@ -35,6 +35,7 @@ from torch import Tensor, nn
 
 from hf_efficient import S2SAM, ZOSAM, BiDSTConfig, recalibrate_batch_norm, train_sparsely
 from hf_efficient.sparsity.layer import BiDSTLayer
+from hf_efficient.sparsity.model import weight_of
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "examples"))
 import real_data
@@ -183,8 +184,8 @@ def count_flops(model: nn.Module, example: Tensor, task: Task, steps: int, train
     plus the dead places of dL/dw at the steps at which the topology reads it."""
     uses: list[tuple[int, int]] = []  # (places, living) times output positions
 
-    def count(module: nn.Module, _: Any, out: Tensor) -> None:
-        weight = module.get_base_layer().weight if isinstance(module, BiDSTLayer) else module.weight  # type: ignore[operator]
+    def count(module: Any, _: Any, out: Tensor) -> None:
+        weight = weight_of(module)
         positions = out.numel() // (out.shape[1] if isinstance(module, nn.Conv2d) or out.dim() == 4 else out.shape[-1])
         living = len(module.sparse_weight("default").indices) if isinstance(module, BiDSTLayer) else weight.numel()
         uses.append((weight.numel() * positions, living * positions))
@@ -208,7 +209,7 @@ def key_of(task: str, method: str, sparsity: float, seed: int) -> str:
 
 
 def table(runs: dict[str, dict[str, Any]]) -> str:
-    """Means and standard deviations over seeds, one row per task and method."""
+    """Means and standard deviations over seeds, medians of times; one row per task and method."""
     lines: list[str] = []
     for task in dict.fromkeys(key.split()[0] for key in runs):
         sparsities = sorted({float(key.split()[2]) for key in runs if key.split()[0] == task} - {0.0})
@@ -228,9 +229,9 @@ def table(runs: dict[str, dict[str, Any]]) -> str:
             some = [r for key, r in runs.items() if key.split()[:2] == [task, method]]
             dense = [r["flops"] for key, r in runs.items() if key.split()[:2] == [task, "dense"]]
             flops = f"{mean(r['flops'] for r in some) / dense[0]:.2f}" if dense else ""
-            mask = f"{mean(r['mask_seconds'] for r in some):.2f}" if method != "dense" else ""
+            mask = f"{median(r['mask_seconds'] for r in some):.2f}" if method != "dense" else ""
             seeds = min(len(c) for c in columns if c)
-            cells += [str(seeds), flops, f"{mean(r['seconds'] for r in some):.0f}", mask]
+            cells += [str(seeds), flops, f"{median(r['seconds'] for r in some):.0f}", mask]
             lines.append(f"| {method} | " + " | ".join(cells) + " |")
         lines.append("")
     return "\n".join(lines)

@@ -38,6 +38,7 @@ class BiDSTLayer(nn.Module, BaseTunerLayer):
         self.bidst_bias = nn.ParameterDict()
         self.target: dict[str, str] = {}
         self.kernel: dict[str, CompactPath] = {}
+        self.in_features, self.out_features = _features(self.get_base_layer())
         self.merged_adapters: list[str] = []
         self._disable_adapters = False
         self._active_adapter: str | list[str] = []
@@ -168,6 +169,18 @@ class BiDSTLayer(nn.Module, BaseTunerLayer):
 
 class Linear(BiDSTLayer):
     """`BiDSTLayer` over a linear layer: PEFT finds linear layers of an adapted model by this name."""
+
+
+def _features(layer: Any) -> tuple[int, int]:
+    """Sizes of what a layer takes and gives, as PEFT's layers expose them."""
+    if isinstance(layer, nn.Linear):
+        return layer.in_features, layer.out_features
+    if isinstance(layer, nn.Embedding):
+        return layer.num_embeddings, layer.embedding_dim
+    if isinstance(layer, nn.modules.conv._ConvNd):
+        return layer.in_channels, layer.out_channels
+    rows, columns = layer.weight.shape  # Conv1D of GPT-2 keeps (in, out)
+    return rows, columns
 
 
 def first_places(weight: Tensor, k: int, config: BiDSTConfig, salt: int) -> Tensor:

@@ -44,7 +44,7 @@ class BiDSTModel(BaseTuner):
     def _check_new_adapter_config(self, config: BiDSTConfig) -> None:
         """The first thing PEFT calls for a new adapter: all that depends on the model is filled in here."""
         super()._check_new_adapter_config(config)
-        modules = {key: module for key, module in self.model.named_modules() if not _inside_tuner(key, self.model)}
+        modules = {key: module for key, module in self.model.named_modules() if not _inside_wrapper(key, self.model)}
         if config.target_modules is None and config.target == "weight":
             config.target_modules = set(default_targets(modules))  # type: ignore[assignment]
             if not config.target_modules:
@@ -76,7 +76,7 @@ class BiDSTModel(BaseTuner):
         for key, module in modules.items():
             if key in tied:
                 continue  # PEFT ties it to the copy of the embedding that trains
-            own = any(True for _ in module.parameters(recurse=False))
+            own = isinstance(module, ModulesToSaveWrapper) or any(True for _ in module.parameters(recurse=False))
             covered = any(key == name or key.startswith(f"{name}.") for name in names)
             if own and not key:
                 warnings.warn(
@@ -259,9 +259,11 @@ def weight_of(module: nn.Module) -> Tensor:
     return weight
 
 
-def _inside_tuner(key: str, model: nn.Module) -> bool:
+def _inside_wrapper(key: str, model: nn.Module) -> bool:
+    """Whether a module is the inner life of what earlier adapters put around a layer."""
     parts = key.split(".")
-    return any(isinstance(model.get_submodule(".".join(parts[:i])), BaseTunerLayer) for i in range(1, len(parts)))
+    outer = (model.get_submodule(".".join(parts[:i])) for i in range(1, len(parts)))
+    return any(isinstance(module, (BaseTunerLayer, ModulesToSaveWrapper)) for module in outer)
 
 
 register_peft_method(name="bidst", config_cls=BiDSTConfig, model_cls=BiDSTModel, prefix="bidst_")

@@ -264,6 +264,30 @@ def test_two_adapters_that_replace_the_weight_cannot_both_be_active() -> None:
         logits(model)
 
 
+def test_two_whole_sparse_models_live_side_by_side() -> None:
+    """Each has weights, norms, embeddings and head of its own."""
+    model = get_peft_model(llama(), config_of(WEIGHT))
+    disturb(model)
+    first = logits(model)
+    model.add_adapter("second", config_of(WEIGHT, sparsity=0.5))
+    disturb(model, "second")
+    assert torch.equal(logits(model), first)
+    model.set_adapter("second")
+    assert not torch.equal(logits(model), first)
+    model.delete_adapter("second")
+    model.set_adapter("default")
+    assert torch.equal(logits(model), first)
+
+
+def test_sizes_are_exposed_as_by_other_tuners() -> None:
+    names = ["conv1", "emb", "hidden"]
+    model = get_peft_model(ConvNet(), BiDSTConfig(target="delta", sparsity=0.5, target_modules=names))
+    sizes = {name.rpartition(".")[2]: (m.in_features, m.out_features) for name, m in layers(model).items()}
+    assert sizes == {"conv1": (3, 8), "emb": (10, 72), "hidden": (72, 20)}
+    linear = layers(get_peft_model(gpt2(), config_of(DELTA, target_modules=["c_fc"])))
+    assert {(m.in_features, m.out_features) for m in linear.values()} == {(32, 128)}
+
+
 def test_a_delta_on_top_of_a_sparse_weight() -> None:
     model = get_peft_model(llama(), config_of(WEIGHT, train_others=False))
     expected = logits(model)

@@ -60,16 +60,16 @@ if TYPE_CHECKING:
     from hf_efficient.representation.inputs import prune_inputs
     from hf_efficient.representation.memory import remember_pictures
     from hf_efficient.representation.reduce import ReducedTokens, reduce_tokens
-    from hf_efficient.video.configuration_stdo import STDOConfig
-    from hf_efficient.video.fit import fit_video
-    from hf_efficient.video.modeling_stdo import STDOModel
-    from hf_efficient.video.pipeline_stdo import STDOPipeline
     from hf_efficient.sparsity.callback import SparsityCallback, train_sparsely
     from hf_efficient.sparsity.checkpoint import load_sparse, save_sparse
     from hf_efficient.sparsity.compact import compress, decompress
     from hf_efficient.sparsity.config import BiDSTConfig
     from hf_efficient.sparsity.model import BiDSTModel
     from hf_efficient.sparsity.trainer import BiDSTTrainer
+    from hf_efficient.video.configuration_stdo import STDOConfig
+    from hf_efficient.video.fit import fit_video
+    from hf_efficient.video.modeling_stdo import STDOModel
+    from hf_efficient.video.pipeline_stdo import STDOPipeline
 
 __all__ = [
     "S2SAM",
@@ -79,13 +79,13 @@ __all__ = [
     "BiDSTModel",
     "BiDSTTrainer",
     "ReducedTokens",
-    "STDOConfig",
-    "STDOModel",
-    "STDOPipeline",
     "S2SAMTrainer",
     "SAMArguments",
     "SAMTrainer",
     "SAMTrainerMixin",
+    "STDOConfig",
+    "STDOModel",
+    "STDOPipeline",
     "SparsityCallback",
     "TokenPrunerConfig",
     "ZOSAMTrainer",

@@ -68,7 +68,7 @@ def fit_budget(source: Path_, settings: FitSettings, rate: float, log: Callable[
         ValueError: not even the narrowest network and the worst quality fit.
     """
     info = probe(source)
-    seconds = info.seconds or info.frames / info.rate
+    seconds = info.seconds or (info.frames or sum(1 for _ in read_frames(source, info))) / info.rate
     total = int(rate * float(seconds) / 8)
     chosen = settings
     for width in WIDTHS:

@@ -6,7 +6,7 @@ import json
 import os
 import shutil
 from collections.abc import Iterator
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -30,13 +30,13 @@ from hf_efficient.video.card import model_card
 from hf_efficient.video.experts import DEFAULTS, save_experts
 from hf_efficient.video.media import Path_, VideoInfo, probe, read_frames
 from hf_efficient.video.overfit import Recipe, load_checkpoint, overfit, store_error
-from hf_efficient.video.patches import Geometry, bicubic_errors, degrade, pad_to_grid, psnr, to_rgb8, to_tensor
+from hf_efficient.video.patches import Geometry, bicubic_errors, psnr
 from hf_efficient.video.plan import GENERAL, Plan
 from hf_efficient.video.processes import Processes
 from hf_efficient.video.settings import AUTO, FitSettings
 from hf_efficient.video.store import PatchStore, paired_frames, write_stores
+from hf_efficient.video.stream import stream_name, write_low_resolution
 from hf_efficient.video.weights import add_weight_norm, as_stored
-from hf_efficient.video.writing import LOSSLESS, VideoWriter
 
 
 def fit_video(
@@ -91,16 +91,15 @@ class Fit:
         self.geometry = Geometry.choose(self.info.width, self.info.height, settings.scale)
         self.work = output.with_name(output.name + ".partial")
         self.draft = self.work / "bundle"
-        suffix = ".mp4" if "mp4" in self.info.container else ".mkv"  # Matroska holds any sound, but rounds times to ms
-        self.low_resolution = self.draft / f"low_resolution{suffix}"
+        self.low_resolution = self.draft / stream_name(self.info)
         self.identity = {**asdict(settings), "source": sha256(source)}
 
     def run(self, overwrite: bool = False) -> Bundle:
         """All stages."""
-        done = self.output.exists() and self._known() == self.identity and not self.draft.exists()
+        done = self.work.exists() and not self.draft.exists() and self._is_made()
         self.processes.wait()
         if done:  # a kill fell between the bundle's getting its name and the end of tidying up
-            shutil.rmtree(self.work, ignore_errors=True)
+            self._tidy()
             return Bundle.open(self.output)
         if self.processes.first:
             self.prepare(overwrite)
@@ -122,7 +121,9 @@ class Fit:
                 f"{str(self.output)!r} exists: choose another folder, or overwrite it (overwrite=True)."
             )
         known = self._known()
-        if known:
+        if not known:
+            self._tidy()
+        else:
             different = sorted(name for name in self.identity if known.get(name) != self.identity[name])
             if different and not overwrite:
                 changes = ", ".join(f"{n}: {known.get(n)!r} then, {self.identity[n]!r} now" for n in different)
@@ -131,9 +132,22 @@ class Fit:
                     "to go on, or with overwrite=True to start anew."
                 )
             if different:
-                shutil.rmtree(self.work)
+                self._tidy()
         self.draft.mkdir(parents=True, exist_ok=True)
         write_text(self.work / "settings.json", json.dumps(self.identity))
+
+    def _tidy(self) -> None:
+        """Delete the work; its record first, so that a half-deleted folder is not taken for work to go on with."""
+        (self.work / "settings.json").unlink(missing_ok=True)
+        shutil.rmtree(self.work, ignore_errors=True)
+
+    def _is_made(self) -> bool:
+        """Whether the bundle that is there is the one asked for."""
+        path = self.output / MANIFEST_NAME
+        if not path.exists():
+            return False
+        manifest = json.loads(path.read_text(encoding="utf-8"))
+        return {**manifest.get("fit", {}), "source": manifest["source"]["sha256"]} == self.identity
 
     def _known(self) -> dict[str, Any]:
         """What the unfinished work was begun with; empty where there is none."""
@@ -142,23 +156,9 @@ class Fit:
 
     def make_low_resolution(self) -> None:
         """The stream that is sent: what the networks are trained on is what its decoder gives."""
-        if self.low_resolution.exists():
-            return
-        s, g = self.settings, self.geometry
-        codec, pixel_format, options = s.lr_codec, "yuv420p", {"crf": str(s.lr_quality)}
-        if s.lr_quality == 0:
-            codec, pixel_format, options = LOSSLESS
-        if s.lr_preset and s.lr_quality:
-            options["preset"] = s.lr_preset
-        # an untagged source's matrix goes by its height, which the stream has not: so the stream is tagged
-        matrix = self.info.color.matrix(self.info.height)
-        like = replace(self.info, color=replace(self.info.color, space=matrix))
-        with VideoWriter(
-            self.low_resolution, like, (g.lr_width, g.lr_height), codec, pixel_format, options, self.source
-        ) as writer:
-            for frame in self._bar(read_frames(self.source, self.info), "low resolution"):
-                small = degrade(pad_to_grid(to_tensor(frame.rgb), g), g)
-                writer.write(to_rgb8(small), frame.pts, frame.duration)
+        if not self.low_resolution.exists():
+            frames = self._bar(read_frames(self.source, self.info), "low resolution")
+            write_low_resolution(self.source, self.info, frames, self.geometry, self.settings, self.low_resolution)
 
     def score(self) -> None:
         """errors.npy: (T, I·J) float32, what bicubic enlargement makes wrong in each patch."""
@@ -234,7 +234,7 @@ class Fit:
         if self.output.exists():
             shutil.rmtree(self.output)
         os.replace(self.draft, self.output)
-        shutil.rmtree(self.work)
+        self._tidy()
 
     def stored_experts(self, k: int) -> tuple[nn.ModuleList, list[dict[str, Any]]]:
         """The networks as they are stored, and what storing them so costs: PSNR on their patches before and after."""

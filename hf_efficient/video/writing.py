@@ -15,9 +15,17 @@ import torch
 
 from hf_efficient.video.media import RESAMPLING, MediaError, Path_, VideoInfo, copyable_streams
 
-# Encoder options. "lossless" keeps RGB bit for bit; "visually_lossless" is what decode writes unless told otherwise.
+# Codec, pixel format and options that keep RGB bit for bit.
 LOSSLESS = ("libx264rgb", "rgb24", {"qp": "0", "preset": "veryfast"})
-CODECS = ("libx264", "libx265", "libsvtav1", "ffv1")
+SLOW = {"libx264": "slow", "libx265": "slow", "libsvtav1": "4"}
+
+
+def encoder_options(codec: str, quality: int, preset: str = "") -> dict[str, str]:
+    """A codec's options for a constant quality (crf) and a preset; "" is a slow one."""
+    options = {"crf": str(quality), "preset": preset or SLOW.get(codec, "")}
+    if codec == "libx265":
+        options["x265-params"] = "log-level=error"
+    return options
 
 
 class VideoWriter:

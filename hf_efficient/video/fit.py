@@ -28,7 +28,7 @@ from hf_efficient.video.bundle import (
 )
 from hf_efficient.video.card import model_card
 from hf_efficient.video.experts import DEFAULTS, save_experts
-from hf_efficient.video.media import Path_, VideoInfo, probe, read_frames
+from hf_efficient.video.media import MediaError, Path_, VideoInfo, probe, read_frames
 from hf_efficient.video.overfit import Recipe, load_checkpoint, overfit, store_error
 from hf_efficient.video.patches import Geometry, bicubic_errors, psnr
 from hf_efficient.video.plan import GENERAL, Plan
@@ -103,9 +103,13 @@ class Fit:
             return Bundle.open(self.output)
         if self.processes.first:
             self.prepare(overwrite)
-            self.make_low_resolution()
-            self.score()
-            self.make_stores()
+            try:
+                self.make_low_resolution()
+                self.score()
+                self.make_stores()
+            except MediaError:  # the source is broken further on: nothing of it is worth keeping
+                self._tidy()
+                raise
         self.processes.wait()
         self.train()
         self.processes.wait()

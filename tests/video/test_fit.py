@@ -19,12 +19,13 @@ from safetensors.torch import load_file
 from hf_efficient.video import fit as fit_module
 from hf_efficient.video.bundle import Bundle
 from hf_efficient.video.fit import Fit, fit_video
-from hf_efficient.video.media import MediaError, read_frames
+from hf_efficient.video.media import MediaError, probe, read_frames
 from hf_efficient.video.overfit import Recipe, load_checkpoint, masked_l1, overfit
 from hf_efficient.video.patches import degrade, to_rgb8, to_tensor, upsample_bicubic
 from hf_efficient.video.player import Player
 from hf_efficient.video.settings import FitSettings
 from hf_efficient.video.store import PatchStore
+from hf_efficient.video.writing import VideoWriter
 from tests.video.bundles import QUICK, source_clip
 from tests.video.clips import make_clip, pictures
 
@@ -283,6 +284,17 @@ def test_each_chunk_may_have_its_own_size(tmp_path: Path) -> None:
     bundle = fit_video(source_clip(tmp_path), tmp_path / "bundle", **settings)
     shares = [e["error_share"] for e in bundle.manifest["experts"]]
     assert shares == pytest.approx([0.5, 0.5], abs=0.1)
+
+
+def test_a_source_that_breaks_off_leaves_nothing(tmp_path: Path) -> None:
+    whole, cut = make_clip(tmp_path / "a.mp4", pictures(30, 128, 96), options={"crf": "1"}), tmp_path / "cut.mp4"
+    with VideoWriter(cut, probe(whole), (128, 96), options={"crf": "1"}) as writer:  # its index comes first
+        for frame in read_frames(whole):
+            writer.write(*frame)
+    cut.write_bytes(cut.read_bytes()[: cut.stat().st_size * 6 // 10])
+    with pytest.raises(MediaError):
+        fit_video(cut, tmp_path / "bundle", **QUICK)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["a.mp4", "cut.mp4"]
 
 
 def test_bad_sources_leave_nothing(tmp_path: Path) -> None:

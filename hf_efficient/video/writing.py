@@ -82,7 +82,8 @@ class VideoWriter:
             # x264's AVX-512 code of macroblock trees reads what nobody wrote: the same frames give other files
             options = {**options, "x264-params": ":".join(filter(None, [options.get("x264-params"), "asm=AVX2"]))}
         # MPEG time bases and frame rates have 16 or 31 bits: finer ones are rounded by the encoders themselves
-        self.stream = self.container.add_stream(codec, rate=like.rate.limit_denominator(100_000), options=options)
+        container: Any = self.container  # which of its stream types comes back depends on the codec
+        self.stream = container.add_stream(codec, rate=like.rate.limit_denominator(100_000), options=options)
         context = self.stream.codec_context
         context.width, context.height = self.size
         context.pix_fmt = pixel_format

@@ -11,15 +11,16 @@ from torch import Tensor, nn
 
 from hf_efficient.video import chunking
 from hf_efficient.video.backbones import WDSR
-from hf_efficient.video.fit import GENERAL, Fit
+from hf_efficient.video.fit import Fit
 from hf_efficient.video.overfit import LAST_LEARNING_RATE, Recipe, masked_l1, save_checkpoint
+from hf_efficient.video.plan import GENERAL, Plan
 from hf_efficient.video.store import PatchStore
 from hf_efficient.video.weights import add_weight_norm, fold_weight_norm
 
 EMT_SHARE = 0.2  # of the patches, the hardest (Li et al., ECCV 2022)
 
 
-class EMT(Fit):
+class HardestFifth(Plan):
     """Half of the steps on everything, half on the hardest fifth of the patches, one network."""
 
     def chosen_patches(self) -> dict[str, np.ndarray]:
@@ -27,8 +28,11 @@ class EMT(Fit):
         chosen = {GENERAL: np.arange(errors.size), "expert-0": chunking.hardest(errors, EMT_SHARE)}
         return {name: np.sort(rng.permutation(numbers)[:most]) for name, numbers in chosen.items()}
 
-    def labels(self) -> tuple[np.ndarray, int]:
-        return np.zeros(self.errors.size, np.int64), 1
+
+class EMT(Fit):
+    """method="single" with EMT's patches."""
+
+    plan_class = HardestFifth
 
 
 class Modulated(nn.Module):
@@ -61,12 +65,12 @@ class CaFM(Fit):
     """method="time" with shared weights: trained jointly, a stretch a step in turn. WDSR only."""
 
     def train(self) -> None:
-        names = [name for name in self.chosen_patches() if name != GENERAL]
+        names = [name for name in self.plan.chosen_patches() if name != GENERAL]
         if all((self.work / f"{name}.pt").exists() for name in names):
             return
         stores = [PatchStore(self.work / name) for name in names]
         s = self.settings
-        net = Modulated(self.new_network(self.spec(names[0]), 1000 * s.seed), len(names))  # type: ignore[arg-type]
+        net = Modulated(self.new_network(self.plan.spec(names[0]), 1000 * s.seed), len(names))  # type: ignore[arg-type]
         recipe = Recipe(s.steps, s.batch_size, s.learning_rate, 1000 * s.seed)
         optimizer = torch.optim.Adam(net.parameters(), lr=s.learning_rate)
         for step in range(s.steps):
@@ -78,7 +82,7 @@ class CaFM(Fit):
             masked_l1(net(lr), hr, mask).backward()
             optimizer.step()
         for m, name in enumerate(names):
-            single: Any = add_weight_norm(net.merged(self.new_network(self.spec(name), 0), m))  # type: ignore[arg-type]
+            single: Any = add_weight_norm(net.merged(self.new_network(self.plan.spec(name), 0), m))  # type: ignore[arg-type]
             save_checkpoint(self.work / f"{name}.pt", single, torch.optim.Adam(single.parameters()), s.steps)
 
     @staticmethod

@@ -86,7 +86,7 @@ def step_ratio(clip: Path, arguments: argparse.Namespace) -> dict[str, Any]:
         fit.score()
         fit.make_stores()
         store = PatchStore(fit.work / "expert-0")
-        net = fit.new_network(fit.spec("expert-0"), 0).to(memory_format=torch.channels_last)
+        net = fit.new_network(fit.plan.spec("expert-0"), 0).to(memory_format=torch.channels_last)
         lr, hr, _ = (x.to(memory_format=torch.channels_last) for x in store.batch(np.arange(settings.batch_size)))
         steps = 10
 

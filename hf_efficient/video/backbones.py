@@ -26,6 +26,26 @@ def upsample_bicubic(x: Tensor, scale: int) -> Tensor:
     return F.interpolate(x, scale_factor=scale, mode="bicubic", antialias=True)
 
 
+@torch.no_grad()
+def set_length(layer: nn.Conv2d, length: float) -> None:
+    """Give every output channel's kernel a length, which weight norm calls g, and no bias."""
+    layer.weight.mul_(length / layer.weight.flatten(1).norm(dim=1)[:, None, None, None])
+    if layer.bias is not None:
+        layer.bias.zero_()
+
+
+class WideBlock(nn.Module):
+    """x + project(ReLU(expand(x)))."""
+
+    def __init__(self, num_features: int, expansion: int) -> None:
+        super().__init__()
+        self.expand = conv(num_features, num_features * expansion, 3)
+        self.project = conv(num_features * expansion, num_features, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.project(F.relu(self.expand(x)))
+
+
 class WDSR(nn.Module):
     """Wide activation (Yu et al., arXiv 1808.08718): the expert of STDO. Weight norm is added by `weights`."""
 
@@ -33,30 +53,19 @@ class WDSR(nn.Module):
         super().__init__()
         self.scale = scale
         self.head = conv(3, num_features, 3)
-        self.blocks = nn.ModuleList(
-            nn.ModuleDict(
-                {
-                    "expand": conv(num_features, num_features * expansion, 3),
-                    "project": conv(num_features * expansion, num_features, 3),
-                }
-            )
-            for _ in range(num_blocks)
-        )
+        blocks = [WideBlock(num_features, expansion) for _ in range(num_blocks)]
+        self.blocks = nn.Sequential(*blocks)
         self.tail = conv(num_features, 3 * scale**2, 3)
         self.skip = conv(3, 3 * scale**2, 5)
-        lengths = [(self.head, 1.0), (self.tail, 1.0), (self.skip, 1.0)]
-        for block in self.blocks:
-            lengths += [(block["expand"], 2.0), (block["project"], num_blocks**-0.5)]
-        with torch.no_grad():
-            for layer, length in lengths:  # what weight norm calls g, the length of each output channel's kernel
-                layer.weight.mul_(length / layer.weight.flatten(1).norm(dim=1)[:, None, None, None])
-                layer.bias.zero_()
+        for layer in (self.head, self.tail, self.skip):
+            set_length(layer, 1.0)
+        for block in blocks:
+            set_length(block.expand, 2.0)
+            set_length(block.project, num_blocks**-0.5)
 
     def forward(self, x: Tensor) -> Tensor:
         x = x - 0.5
-        y = self.head(x)
-        for block in self.blocks:
-            y = y + block["project"](F.relu(block["expand"](y)))
+        y = self.blocks(self.head(x))
         return F.pixel_shuffle(self.tail(y) + self.skip(x), self.scale) + 0.5
 
     @staticmethod
@@ -71,17 +80,15 @@ class ESPCN(nn.Module):
         super().__init__()
         self.scale = scale
         narrow = max(1, num_features // 2)
-        self.layers = nn.ModuleList(
-            [
-                conv(3, num_features, 3),
-                *(conv(num_features, num_features, 3) for _ in range(num_blocks)),
-                conv(num_features, narrow, 3),
-                conv(narrow, 3 * scale**2, 3),
-            ]
-        )
-        for layer in self.layers:
-            gain = 1.0 if layer is self.layers[-1] else nn.init.calculate_gain("relu")
-            nn.init.orthogonal_(layer.weight, gain)
+        layers = [
+            conv(3, num_features, 3),
+            *(conv(num_features, num_features, 3) for _ in range(num_blocks)),
+            conv(num_features, narrow, 3),
+            conv(narrow, 3 * scale**2, 3),
+        ]
+        for layer in layers:
+            nn.init.orthogonal_(layer.weight, 1.0 if layer is layers[-1] else nn.init.calculate_gain("relu"))
+        self.layers = nn.ModuleList(layers)
 
     def forward(self, x: Tensor) -> Tensor:
         for layer in self.layers[:-1]:
@@ -134,6 +141,18 @@ class VDSR(nn.Module):
         return 2 + math.ceil((num_blocks + 2) / scale)
 
 
+class PlainBlock(nn.Module):
+    """x + second(ReLU(first(x)))."""
+
+    def __init__(self, num_features: int) -> None:
+        super().__init__()
+        self.first = conv(num_features, num_features, 3)
+        self.second = conv(num_features, num_features, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.second(F.relu(self.first(x)))
+
+
 class EDSR(nn.Module):
     """Residual blocks without batch norm (Lim et al., CVPR workshops 2017), residual scale 1."""
 
@@ -144,17 +163,15 @@ class EDSR(nn.Module):
         self.register_buffer("mean", torch.tensor([0.4488, 0.4371, 0.4040])[:, None, None])
         f = num_features
         self.head = conv(3, f, 3)
-        self.blocks = nn.ModuleList(nn.ModuleList([conv(f, f, 3), conv(f, f, 3)]) for _ in range(num_blocks))
+        self.blocks = nn.Sequential(*(PlainBlock(f) for _ in range(num_blocks)))
         self.body = conv(f, f, 3)
         self.factors = (2, 2) if scale == 4 else (scale,)
         self.up = nn.ModuleList(conv(f, f * factor**2, 3) for factor in self.factors)
         self.tail = conv(f, 3, 3)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = y = self.head(x - self.mean)
-        for first, second in self.blocks:  # type: ignore[misc]
-            y = y + second(F.relu(first(y)))
-        y = x + self.body(y)
+        x = self.head(x - self.mean)
+        y = x + self.body(self.blocks(x))
         for layer, factor in zip(self.up, self.factors, strict=True):
             y = F.pixel_shuffle(layer(y), factor)
         return self.tail(y) + self.mean

@@ -8,10 +8,11 @@ from pathlib import Path
 
 from hf_efficient.video.media import Path_, VideoInfo
 from hf_efficient.video.player import Player
-from hf_efficient.video.writing import VideoWriter
+from hf_efficient.video.writing import VideoWriter, encoder_options
 
 # Where one more bit brings nothing that an eye or the PSNR of the networks would notice.
-VISUALLY_LOSSLESS = {"libx264": "10", "libx265": "12", "libsvtav1": "12"}
+VISUALLY_LOSSLESS = {"libx264": 10, "libx265": 12, "libsvtav1": 12}
+FAST = {"libx264": "medium", "libx265": "medium", "libsvtav1": "8"}
 
 
 def decode(
@@ -43,10 +44,10 @@ def decode(
     source, output = player.bundle.source, Path(output)
     if output.resolve().parent == player.bundle.path.resolve():
         raise ValueError(f"{str(output)!r} lies inside the bundle: write somewhere else.")
-    crf = VISUALLY_LOSSLESS.get(codec, "10") if quality is None else str(quality)
-    options = {} if codec == "ffv1" else {"crf": crf}
-    if preset is not None:
-        options["preset"] = preset
+    options = {}
+    if codec != "ffv1":
+        crf = VISUALLY_LOSSLESS.get(codec, 10) if quality is None else quality
+        options = encoder_options(codec, crf, preset or FAST.get(codec, ""))
     size = (source.width, source.height)
     with VideoWriter(
         output, source, size, codec, output_pixel_format(source, codec), options, player.bundle.low_resolution

@@ -100,7 +100,8 @@ def save_experts(folder: Path, config: dict[str, Any], experts: nn.ModuleList, p
     state["routing"] = torch.tensor(list(packed), dtype=torch.uint8)
     save_file(state, folder / WEIGHTS_NAME, metadata={"format": "pt"})
     kind = {"architectures": ["STDOModel"], "model_type": "stdo", "dtype": str(dtype).removeprefix("torch.")}
-    (folder / CONFIG_NAME).write_text(json.dumps({**kind, **config}, indent=2) + "\n", encoding="utf-8")
+    fields = {name: config[name] for name in DEFAULTS}
+    (folder / CONFIG_NAME).write_text(json.dumps({**kind, **fields}, indent=2) + "\n", encoding="utf-8")
 
 
 def load_config(folder: Path) -> SimpleNamespace:

@@ -6,7 +6,7 @@ import json
 import os
 import shutil
 from collections.abc import Iterator
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from tqdm import tqdm
 from hf_efficient.video import chunking, routing
 from hf_efficient.video.backbones import NetworkSpec, start_from_bicubic
 from hf_efficient.video.bundle import (
+    MANIFEST_NAME,
     MODEL_FOLDER,
     Bundle,
     sha256,
@@ -26,17 +27,16 @@ from hf_efficient.video.bundle import (
     write_text,
 )
 from hf_efficient.video.card import model_card
-from hf_efficient.video.experts import save_experts
-from hf_efficient.video.media import Path_, VideoInfo, probe, read_frames
+from hf_efficient.video.experts import DEFAULTS, save_experts
+from hf_efficient.video.media import MediaError, Path_, VideoInfo, probe, read_frames
 from hf_efficient.video.overfit import Recipe, load_checkpoint, overfit, store_error
-from hf_efficient.video.patches import Geometry, bicubic_errors, degrade, pad_to_grid, psnr, to_rgb8, to_tensor
+from hf_efficient.video.patches import Geometry, bicubic_errors, psnr
+from hf_efficient.video.plan import GENERAL, Plan
 from hf_efficient.video.processes import Processes
 from hf_efficient.video.settings import AUTO, FitSettings
 from hf_efficient.video.store import PatchStore, paired_frames, write_stores
+from hf_efficient.video.stream import stream_name, write_low_resolution
 from hf_efficient.video.weights import add_weight_norm, as_stored
-from hf_efficient.video.writing import LOSSLESS, VideoWriter
-
-GENERAL = "general"  # the network that all experts start from
 
 
 def fit_video(
@@ -81,6 +81,8 @@ def fit_video(
 class Fit:
     """The stages. Each does nothing where its result lies in the work folder already."""
 
+    plan_class = Plan
+
     def __init__(self, source: Path, output: Path, settings: FitSettings, progress_bar: bool, device: torch.device):
         self.source, self.output, self.settings, self.device = source, output, settings, device
         self.progress_bar = progress_bar
@@ -89,16 +91,25 @@ class Fit:
         self.geometry = Geometry.choose(self.info.width, self.info.height, settings.scale)
         self.work = output.with_name(output.name + ".partial")
         self.draft = self.work / "bundle"
-        suffix = ".mp4" if "mp4" in self.info.container else ".mkv"  # Matroska holds any sound, but rounds times to ms
-        self.low_resolution = self.draft / f"low_resolution{suffix}"
+        self.low_resolution = self.draft / stream_name(self.info)
+        self.identity = {**asdict(settings), "source": sha256(source)}
 
     def run(self, overwrite: bool = False) -> Bundle:
         """All stages."""
+        done = self.work.exists() and not self.draft.exists() and self._is_made()
+        self.processes.wait()
+        if done:  # a kill fell between the bundle's getting its name and the end of tidying up
+            self._tidy()
+            return Bundle.open(self.output)
         if self.processes.first:
             self.prepare(overwrite)
-            self.make_low_resolution()
-            self.score()
-            self.make_stores()
+            try:
+                self.make_low_resolution()
+                self.score()
+                self.make_stores()
+            except MediaError:  # the source is broken further on: nothing of it is worth keeping
+                self._tidy()
+                raise
         self.processes.wait()
         self.train()
         self.processes.wait()
@@ -113,41 +124,45 @@ class Fit:
             raise FileExistsError(
                 f"{str(self.output)!r} exists: choose another folder, or overwrite it (overwrite=True)."
             )
-        identity = {**asdict(self.settings), "source": sha256(self.source), "width": self.info.width}
-        record = self.work / "settings.json"
-        if record.exists():
-            known = json.loads(record.read_text(encoding="utf-8"))
-            different = sorted(name for name in identity if known.get(name) != identity[name])
+        known = self._known()
+        if not known:
+            self._tidy()
+        else:
+            different = sorted(name for name in self.identity if known.get(name) != self.identity[name])
             if different and not overwrite:
-                changes = ", ".join(f"{n}: {known.get(n)!r} then, {identity[n]!r} now" for n in different)
+                changes = ", ".join(f"{n}: {known.get(n)!r} then, {self.identity[n]!r} now" for n in different)
                 raise FileExistsError(
                     f"{str(self.work)!r} holds unfinished work of other settings ({changes}): call with those "
                     "to go on, or with overwrite=True to start anew."
                 )
             if different:
-                shutil.rmtree(self.work)
+                self._tidy()
         self.draft.mkdir(parents=True, exist_ok=True)
-        write_text(record, json.dumps(identity))
+        write_text(self.work / "settings.json", json.dumps(self.identity))
+
+    def _tidy(self) -> None:
+        """Delete the work; its record first, so that a half-deleted folder is not taken for work to go on with."""
+        (self.work / "settings.json").unlink(missing_ok=True)
+        shutil.rmtree(self.work, ignore_errors=True)
+
+    def _is_made(self) -> bool:
+        """Whether the bundle that is there is the one asked for."""
+        path = self.output / MANIFEST_NAME
+        if not path.exists():
+            return False
+        manifest = json.loads(path.read_text(encoding="utf-8"))
+        return {**manifest.get("fit", {}), "source": manifest["source"]["sha256"]} == self.identity
+
+    def _known(self) -> dict[str, Any]:
+        """What the unfinished work was begun with; empty where there is none."""
+        record = self.work / "settings.json"
+        return json.loads(record.read_text(encoding="utf-8")) if record.exists() else {}
 
     def make_low_resolution(self) -> None:
         """The stream that is sent: what the networks are trained on is what its decoder gives."""
-        if self.low_resolution.exists():
-            return
-        s, g = self.settings, self.geometry
-        codec, pixel_format, options = s.lr_codec, "yuv420p", {"crf": str(s.lr_quality)}
-        if s.lr_quality == 0:
-            codec, pixel_format, options = LOSSLESS
-        if s.lr_preset and s.lr_quality:
-            options["preset"] = s.lr_preset
-        # an untagged source's matrix goes by its height, which the stream has not: so the stream is tagged
-        matrix = self.info.color.matrix(self.info.height)
-        like = replace(self.info, color=replace(self.info.color, space=matrix))
-        with VideoWriter(
-            self.low_resolution, like, (g.lr_width, g.lr_height), codec, pixel_format, options, self.source
-        ) as writer:
-            for frame in self._bar(read_frames(self.source, self.info), "low resolution"):
-                small = degrade(pad_to_grid(to_tensor(frame.rgb), g), g)
-                writer.write(to_rgb8(small), frame.pts, frame.duration)
+        if not self.low_resolution.exists():
+            frames = self._bar(read_frames(self.source, self.info), "low resolution")
+            write_low_resolution(self.source, self.info, frames, self.geometry, self.settings, self.low_resolution)
 
     def score(self) -> None:
         """errors.npy: (T, I·J) float32, what bicubic enlargement makes wrong in each patch."""
@@ -159,61 +174,22 @@ class Fit:
             os.replace(draft, self.work / "errors.npy")
 
     @property
-    def errors(self) -> np.ndarray:
-        return np.load(self.work / "errors.npy")
-
-    def labels(self) -> tuple[np.ndarray, int]:
-        """(T·I·J,) chunk of each patch, and the number of chunks."""
-        s, errors = self.settings, self.errors
-        frames, flat = len(errors), errors.ravel()
-        if s.method == "single":
-            return np.zeros(flat.size, np.int64), 1
-        if s.num_chunks == AUTO:
-            k = min(chunking.JOINT_CHUNKS, flat.size) if s.method == "jstdo" else chunking.choose_num_chunks(flat)
-        else:
-            k = int(s.num_chunks)
-        if s.method == "time":
-            return chunking.time_chunks(frames, errors.shape[1], k), k
-        return (chunking.equal_error if s.edges == "error" else chunking.equal_count)(flat, k), k
-
-    def chosen_patches(self) -> dict[str, np.ndarray]:
-        """Name of each network to train -> sorted numbers of its patches."""
-        labels, k = self.labels()
-        rng = np.random.default_rng(self.settings.seed)
-        if self.settings.method == "jstdo":
-            chosen = {"expert-0": chunking.joint_sample(labels, k, rng)}
-        else:
-            chosen = {f"expert-{m}": np.flatnonzero(labels == m) for m in range(k)}
-            chosen = {name: numbers for name, numbers in chosen.items() if len(numbers)}
-        if len(chosen) > 1 and self.settings.same_networks:
-            chosen = {GENERAL: np.arange(labels.size), **chosen}
-        most = self.settings.max_patches
-        return {name: np.sort(rng.permutation(numbers)[:most]) for name, numbers in chosen.items()}
+    def plan(self) -> Plan:
+        """What is trained on what; there after `score`."""
+        return self.plan_class(self.settings, np.load(self.work / "errors.npy"))
 
     def make_stores(self) -> None:
         """Cut the training patches of all networks in one pass."""
-        wanted = {n: numbers for n, numbers in self.chosen_patches().items() if not (self.work / n).exists()}
+        wanted = {n: numbers for n, numbers in self.plan.chosen_patches().items() if not (self.work / n).exists()}
         if wanted:
             pairs = self._bar(self._pairs(), "cutting patches")
             write_stores(
                 pairs, self.geometry, self.settings.halo, list(wanted.values()), [self.work / n for n in wanted]
             )
 
-    def recipes(self) -> dict[str, Recipe]:
-        """How each network is trained: of the steps, half for the common start, the rest in equal parts."""
-        s, names = self.settings, list(self.chosen_patches())
-        general = s.steps // 2 if GENERAL in names else 0
-        experts = [name for name in names if name != GENERAL]
-        each = max(1, (s.steps - general) // len(experts))
-        steps = {GENERAL: max(1, general), **dict.fromkeys(experts, each)}
-        return {
-            name: Recipe(steps[name], s.batch_size, s.learning_rate, 1000 * s.seed + n, s.checkpoint_every)
-            for n, name in enumerate(names)
-        }
-
     def train(self) -> None:
         """Train what belongs to this process."""
-        recipes = self.recipes()
+        recipes = self.plan.recipes()
         together = {name: r for name, r in recipes.items() if name == GENERAL or len(recipes) == 1}
         total = sum(r.steps for r in recipes.values())
         with tqdm(total=total, desc="training", unit="step", disable=not self._shows_progress) as bar:
@@ -226,13 +202,10 @@ class Fit:
 
     def _train(self, name: str, recipe: Recipe, bar: Any, process: tuple[int, int]) -> None:
         bar.set_postfix_str(name)
-        net = self.new_network(self.spec(name), recipe.seed)
+        net = self.new_network(self.plan.spec(name), recipe.seed)
         if name != GENERAL and (self.work / f"{GENERAL}.pt").exists():
             load_checkpoint(self.work / f"{GENERAL}.pt", net)
         overfit(net, PatchStore(self.work / name), recipe, self.work / f"{name}.pt", bar.update, process)
-
-    def spec(self, name: str) -> NetworkSpec:
-        return self.settings.network(0 if name == GENERAL else int(name.removeprefix("expert-")))
 
     def new_network(self, spec: NetworkSpec, seed: int) -> nn.Module:
         """Untrained, with weight norm where the paper has it."""
@@ -243,43 +216,44 @@ class Fit:
         return (add_weight_norm(net) if spec.backbone == "wdsr" else net).to(self.device)
 
     def finish(self) -> None:
-        """Cast the weights, measure what that costs, pack the map, and give the bundle its name."""
-        s, g, errors = self.settings, self.geometry, self.errors
-        labels, k = self.labels()
-        shares = chunking.error_shares(errors.ravel(), labels, k)
-        experts, records = nn.ModuleList(), []
-        names = [name for name in self.chosen_patches() if name != GENERAL]
-        for m in range(1 if s.method == "jstdo" else k):
-            name = f"expert-{m}" if f"expert-{m}" in names else names[0]  # no patch is routed to an empty chunk
-            net = self.new_network(self.spec(f"expert-{m}"), 0)
-            steps = load_checkpoint(self.work / f"{name}.pt", net)
-            store = PatchStore(self.work / name)
-            before = psnr(store_error(net.eval(), store))
-            experts.append(as_stored(net, s.weight_dtype).cpu())
-            record = {"patches": len(store), "steps": steps, "psnr_float32": before}
-            record["psnr_stored"] = psnr(store_error(experts[-1].to(self.device), store))
-            record["error_share"] = 1.0 if s.method == "jstdo" else float(shares[m])
-            records.append({key: round(v, 4) if isinstance(v, float) else v for key, v in record.items()})
-            experts.cpu()
-        maps = labels.reshape(len(errors), g.rows, g.columns)
-        packed = routing.pack(maps if len(experts) > 1 else np.zeros_like(maps), len(experts))
-        config = {
-            "backbone": s.backbone, "scale": s.scale, "num_experts": len(experts), "num_features": s.num_features,
-            "num_blocks": s.num_blocks, "expansion": s.expansion, "weight_dtype": s.weight_dtype,
-            "patch_width": g.patch_width, "patch_height": g.patch_height, "routing_bytes": len(packed),
-        }  # fmt: skip
+        """Pack the map, write the model, and give the bundle its name."""
+        s, g, plan = self.settings, self.geometry, self.plan
+        labels, k = plan.labels()
+        experts, records = self.stored_experts(1 if s.method == "jstdo" else k)
+        shares = [1.0] if s.method == "jstdo" else chunking.error_shares(plan.errors.ravel(), labels, k).tolist()
+        for record, share in zip(records, shares, strict=True):
+            record["error_share"] = round(share, 4)
+        maps = labels.reshape(-1, g.rows, g.columns)
+        packed = routing.pack(maps, len(experts)) if len(experts) > 1 else b""
+        config = {name: getattr(s, name) for name in DEFAULTS if hasattr(s, name)}
+        config |= {"num_experts": len(experts), "routing_bytes": len(packed)}
+        config |= {"patch_width": g.patch_width, "patch_height": g.patch_height}
         save_experts(self.draft / MODEL_FOLDER, config, experts, packed)
-        bicubic = psnr(float(errors.mean(dtype=np.float64)))
         write_manifest(
-            self.draft, self.low_resolution.name, source_to_json(self.info, self.source, len(errors)),
-            fit=asdict(s), experts=records, bicubic_patch_psnr=round(bicubic, 4),
+            self.draft, self.low_resolution.name, source_to_json(self.info, self.source, len(plan.errors)),
+            fit=asdict(s), experts=records, bicubic_patch_psnr=round(psnr(plan.errors.mean(dtype=np.float64)), 4),
         )  # fmt: skip
-        manifest = json.loads((self.draft / "bundle.json").read_text(encoding="utf-8"))
+        manifest = json.loads((self.draft / MANIFEST_NAME).read_text(encoding="utf-8"))
         write_text(self.draft / "README.md", model_card(manifest, config))
         if self.output.exists():
             shutil.rmtree(self.output)
         os.replace(self.draft, self.output)
-        shutil.rmtree(self.work)
+        self._tidy()
+
+    def stored_experts(self, k: int) -> tuple[nn.ModuleList, list[dict[str, Any]]]:
+        """The networks as they are stored, and what storing them so costs: PSNR on their patches before and after."""
+        plan, experts, records = self.plan, nn.ModuleList(), []
+        trained = [name for name in plan.chosen_patches() if name != GENERAL]
+        for m in range(k):
+            name = f"expert-{m}" if f"expert-{m}" in trained else trained[0]  # no patch is routed to an empty chunk
+            net, store = self.new_network(plan.spec(name), 0), PatchStore(self.work / name)
+            record: dict[str, Any] = {"patches": len(store), "steps": load_checkpoint(self.work / f"{name}.pt", net)}
+            record["psnr_float32"] = round(psnr(store_error(net.eval(), store)), 4)
+            as_stored(net, self.settings.weight_dtype)
+            record["psnr_stored"] = round(psnr(store_error(net, store)), 4)
+            experts.append(net.cpu())
+            records.append(record)
+        return experts, records
 
     def _pairs(self) -> Iterator[Any]:
         return paired_frames(self.source, self.info, self.low_resolution, self.geometry)

@@ -45,7 +45,7 @@ def enlarge(
     names = [0] if labels is None else np.unique(labels).tolist()
     for m in names:
         everything = [(0, 0, height, width)]
-        areas = everything if len(names) == 1 else merge(labels == m, patch_size, (height, width))
+        areas = everything if len(names) == 1 else merge(np.asarray(labels) == m, patch_size, (height, width))
         for area in areas:
             for tile in split(area, tile_pixels):
                 _run(experts[m], frame, tile, specs[m].radius, s, result)

@@ -12,16 +12,16 @@ from pathlib import Path
 import numpy as np
 
 from hf_efficient.video.media import Path_, VideoInfo, probe, read_frames
-from hf_efficient.video.patches import Geometry, degrade, pad_to_grid, psnr, to_rgb8, to_tensor
+from hf_efficient.video.patches import Geometry, psnr
 from hf_efficient.video.settings import FitSettings
+from hf_efficient.video.stream import stream_name, write_low_resolution
 from hf_efficient.video.weights import stored_bytes
-from hf_efficient.video.writing import VideoWriter
+from hf_efficient.video.writing import VideoWriter, encoder_options
 
 HEADER_BYTES = 4096  # of safetensors, JSON and the routing map, generously
 NETWORK_SHARE = 0.25  # most of a budget that goes into networks: the stream carries what they work on
 WIDTHS = (32, 24, 16, 12, 8, 6, 4)
 QUALITIES = {"libx264": (1, 51), "libx265": (1, 51), "libsvtav1": (1, 63)}
-SLOW = {"libx264": "slow", "libx265": "slow", "libsvtav1": "4"}
 UNITS = {"": 1, "k": 1e3, "m": 1e6, "g": 1e9}
 
 
@@ -68,7 +68,7 @@ def fit_budget(source: Path_, settings: FitSettings, rate: float, log: Callable[
         ValueError: not even the narrowest network and the worst quality fit.
     """
     info = probe(source)
-    seconds = info.seconds or info.frames / info.rate
+    seconds = info.seconds or (info.frames or sum(1 for _ in read_frames(source, info))) / info.rate
     total = int(rate * float(seconds) / 8)
     chosen = settings
     for width in WIDTHS:
@@ -95,13 +95,9 @@ def fit_budget(source: Path_, settings: FitSettings, rate: float, log: Callable[
 
 def _stream_bytes(source: Path_, info: VideoInfo, settings: FitSettings, folder: Path) -> int:
     """Size of the low-resolution stream with these settings, copied sound included."""
-    g = Geometry.choose(info.width, info.height, settings.scale)
-    options = {"crf": str(settings.lr_quality), "preset": settings.lr_preset or SLOW[settings.lr_codec]}
-    path = folder / ("trial.mp4" if "mp4" in info.container else "trial.mkv")
-    size = (g.lr_width, g.lr_height)
-    with VideoWriter(path, info, size, settings.lr_codec, "yuv420p", options, source) as writer:
-        for frame in read_frames(source, info):
-            writer.write(to_rgb8(degrade(pad_to_grid(to_tensor(frame.rgb), g), g)), frame.pts, frame.duration)
+    path = folder / stream_name(info)
+    geometry = Geometry.choose(info.width, info.height, settings.scale)
+    write_low_resolution(source, info, read_frames(source, info), geometry, settings, path)
     return path.stat().st_size
 
 
@@ -135,9 +131,7 @@ def encode_at_quality(source: Path_, output: Path, codec: str, quality: int) -> 
 
 
 def _encode(source: Path_, info: VideoInfo, output: Path, codec: str, crf: int) -> int:
-    options = {"crf": str(crf), "preset": SLOW[codec]}
-    if codec == "libx265":
-        options["x265-params"] = "log-level=error"
+    options = encoder_options(codec, crf)
     pixel_format = "yuv420p" if info.width % 2 == info.height % 2 == 0 else "yuv444p"
     with VideoWriter(output, info, (info.width, info.height), codec, pixel_format, options, source) as writer:
         for frame in read_frames(source, info):

@@ -42,7 +42,7 @@ class FitSettings:
         max_patches: most patches kept on disk for one network: a random part of its chunk where it has more.
         lr_codec: of the low-resolution stream: "libx264", "libx265" or "libsvtav1".
         lr_quality: its constant quality (crf, smaller is better); 0 is lossless RGB (libx264 only).
-        lr_preset: its speed; "" is the codec's own default.
+        lr_preset: its speed; "" is a slow one.
         seed: of initial weights, sampling and batches.
         checkpoint_every: steps between saved states.
 
@@ -66,7 +66,7 @@ class FitSettings:
     max_patches: int = field(default=4096, metadata=_help("Most training patches kept for one network."))
     lr_codec: str = field(default="libx264", metadata=_help(f"Of the low-resolution stream: {', '.join(LR_CODECS)}."))
     lr_quality: int = field(default=10, metadata=_help("Its crf; 0 is lossless RGB."))
-    lr_preset: str = field(default="slow", metadata=_help("Its preset."))
+    lr_preset: str = field(default="", metadata=_help("Its preset; a slow one by default."))
     seed: int = field(default=0, metadata=_help("Seed of weights, sampling and batches."))
     checkpoint_every: int = field(default=100, metadata=_help("Steps between saved states."))
 

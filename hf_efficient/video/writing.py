@@ -15,9 +15,17 @@ import torch
 
 from hf_efficient.video.media import RESAMPLING, MediaError, Path_, VideoInfo, copyable_streams
 
-# Encoder options. "lossless" keeps RGB bit for bit; "visually_lossless" is what decode writes unless told otherwise.
+# Codec, pixel format and options that keep RGB bit for bit.
 LOSSLESS = ("libx264rgb", "rgb24", {"qp": "0", "preset": "veryfast"})
-CODECS = ("libx264", "libx265", "libsvtav1", "ffv1")
+SLOW = {"libx264": "slow", "libx265": "slow", "libsvtav1": "4"}
+
+
+def encoder_options(codec: str, quality: int, preset: str = "") -> dict[str, str]:
+    """A codec's options for a constant quality (crf) and a preset; "" is a slow one."""
+    options = {"crf": str(quality), "preset": preset or SLOW.get(codec, "")}
+    if codec == "libx265":
+        options["x265-params"] = "log-level=error"
+    return options
 
 
 class VideoWriter:
@@ -74,7 +82,8 @@ class VideoWriter:
             # x264's AVX-512 code of macroblock trees reads what nobody wrote: the same frames give other files
             options = {**options, "x264-params": ":".join(filter(None, [options.get("x264-params"), "asm=AVX2"]))}
         # MPEG time bases and frame rates have 16 or 31 bits: finer ones are rounded by the encoders themselves
-        self.stream = self.container.add_stream(codec, rate=like.rate.limit_denominator(100_000), options=options)
+        container: Any = self.container  # which of its stream types comes back depends on the codec
+        self.stream = container.add_stream(codec, rate=like.rate.limit_denominator(100_000), options=options)
         context = self.stream.codec_context
         context.width, context.height = self.size
         context.pix_fmt = pixel_format

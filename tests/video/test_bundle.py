@@ -221,3 +221,11 @@ def test_two_thousand_fuzzed_bundles(tmp_path: Path) -> None:
             (folder / restored).write_bytes(originals[restored])
     assert 500 < told < 2000
     assert len(list(Player(folder).frames())) == 2
+
+
+@pytest.mark.parametrize("codec", ["libx265", "libsvtav1"])
+def test_other_codecs_in_and_out(tmp_path: Path, codec: str) -> None:
+    source = make_clip(tmp_path / "a.mp4", pictures(4, 160, 144))
+    fit_video(source, tmp_path / "bundle", **{**QUICK, "lr_codec": codec, "lr_preset": "", "lr_quality": 20})
+    output = decode(tmp_path / "bundle", tmp_path / "out.mkv", codec=codec, quality=20)
+    assert sum(1 for _ in read_frames(output)) == 4

@@ -2,7 +2,10 @@
 
 import os
 import random
+import shutil
 import signal
+import subprocess
+import sys
 import time
 from multiprocessing import get_context
 from pathlib import Path
@@ -11,16 +14,18 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from hf_efficient.video import fit as fit_module
 from hf_efficient.video.bundle import Bundle
 from hf_efficient.video.fit import Fit, fit_video
-from hf_efficient.video.media import MediaError, read_frames
+from hf_efficient.video.media import MediaError, probe, read_frames
 from hf_efficient.video.overfit import Recipe, load_checkpoint, masked_l1, overfit
 from hf_efficient.video.patches import degrade, to_rgb8, to_tensor, upsample_bicubic
 from hf_efficient.video.player import Player
 from hf_efficient.video.settings import FitSettings
 from hf_efficient.video.store import PatchStore
+from hf_efficient.video.writing import VideoWriter
 from tests.video.bundles import QUICK, source_clip
 from tests.video.clips import make_clip, pictures
 
@@ -45,7 +50,7 @@ def test_patches_are_the_video(tmp_path: Path) -> None:
     fit = started(tmp_path, method="stdo", num_chunks=2, halo=3, max_patches=10_000)
     fit.make_stores()
     pairs, g, per_frame = list(fit._pairs()), fit.geometry, fit.geometry.rows * fit.geometry.columns
-    labels, _ = fit.labels()
+    labels, _ = fit.plan.labels()
     for m in range(2):
         numbers, store = np.flatnonzero(labels == m), PatchStore(fit.work / f"expert-{m}")
         assert len(store) == len(numbers) > 0
@@ -65,20 +70,20 @@ def test_patches_are_the_video(tmp_path: Path) -> None:
 
 def test_every_patch_of_the_video_is_somebodys(tmp_path: Path) -> None:
     fit = started(tmp_path, method="stdo", num_chunks=3, max_patches=10**6)
-    chosen = fit.chosen_patches()
+    chosen = fit.plan.chosen_patches()
     experts = np.concatenate([v for k, v in chosen.items() if k != "general"])
-    assert sorted(experts.tolist()) == list(range(fit.errors.size))
-    assert chosen["general"].tolist() == list(range(fit.errors.size))
-    assert sum(r.steps for r in fit.recipes().values()) <= fit.settings.steps
+    assert sorted(experts.tolist()) == list(range(fit.plan.errors.size))
+    assert chosen["general"].tolist() == list(range(fit.plan.errors.size))
+    assert sum(r.steps for r in fit.plan.recipes().values()) <= fit.settings.steps
 
 
 def test_joint_training_leaves_the_easiest_out(tmp_path: Path) -> None:
     fit = started(tmp_path, max_patches=10**6)
-    labels, k = fit.labels()
-    (numbers,) = fit.chosen_patches().values()
+    labels, k = fit.plan.labels()
+    (numbers,) = fit.plan.chosen_patches().values()
     counts = np.bincount(labels[numbers], minlength=k) / np.bincount(labels, minlength=k)
     np.testing.assert_allclose(counts, [1, 2 / 3, 1 / 3, 0], atol=0.05)
-    assert fit.recipes()["expert-0"].steps == fit.settings.steps
+    assert fit.plan.recipes()["expert-0"].steps == fit.settings.steps
 
 
 def test_loss_by_hand() -> None:
@@ -102,15 +107,15 @@ def test_two_processes_average_to_one(tmp_path: Path, monkeypatch: pytest.Monkey
     fit = started(tmp_path)
     fit.make_stores()
     store, recipe = PatchStore(fit.work / "expert-0"), Recipe(steps=1, batch_size=4)
-    alone = overfit(fit.new_network(fit.spec("expert-0"), 0), store, recipe, tmp_path / "alone.pt")
+    alone = overfit(fit.new_network(fit.plan.spec("expert-0"), 0), store, recipe, tmp_path / "alone.pt")
     halves = []
     for rank in (0, 1):
         monkeypatch.setattr(
             "hf_efficient.video.overfit.average_gradients",
             lambda net, n: halves.append([p.grad.clone() for p in net.parameters()]),
         )
-        overfit(fit.new_network(fit.spec("expert-0"), 0), store, recipe, tmp_path / f"{rank}.pt", None, (rank, 2))
-    net = fit.new_network(fit.spec("expert-0"), 0)
+        overfit(fit.new_network(fit.plan.spec("expert-0"), 0), store, recipe, tmp_path / f"{rank}.pt", None, (rank, 2))
+    net = fit.new_network(fit.plan.spec("expert-0"), 0)
     optimizer = torch.optim.Adam(net.parameters(), lr=recipe.rate(0))
     for p, first, second in zip(net.parameters(), *halves, strict=True):
         p.grad = (first + second) / 2
@@ -181,10 +186,10 @@ def test_training_resumes_at_its_checkpoint(tmp_path: Path) -> None:
 
         return progress
 
-    whole = overfit(fit.new_network(fit.spec("expert-0"), 0), store, recipe, tmp_path / "whole.pt")
+    whole = overfit(fit.new_network(fit.plan.spec("expert-0"), 0), store, recipe, tmp_path / "whole.pt")
     with pytest.raises(Stop):
-        overfit(fit.new_network(fit.spec("expert-0"), 0), store, recipe, tmp_path / "cut.pt", stop_at(5))
-    net = fit.new_network(fit.spec("expert-0"), 0)
+        overfit(fit.new_network(fit.plan.spec("expert-0"), 0), store, recipe, tmp_path / "cut.pt", stop_at(5))
+    net = fit.new_network(fit.plan.spec("expert-0"), 0)
     assert load_checkpoint(tmp_path / "cut.pt", net) == 4
     done: list[int] = []
     resumed = overfit(net, store, recipe, tmp_path / "cut.pt", done.append)
@@ -219,6 +224,42 @@ def test_unfinished_work_of_other_settings_is_said(tmp_path: Path, monkeypatch: 
     assert fit_video(source, tmp_path / "bundle", **QUICK).sizes()
 
 
+def test_a_kill_at_the_very_end_is_tidied_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source, tidy = source_clip(tmp_path), shutil.rmtree
+
+    def fail(path: Path, **options: Any) -> None:
+        if path.name == "bundle.partial" and (path / "expert-0").exists():
+            tidy(path / "expert-0")
+            raise KeyboardInterrupt
+        tidy(path, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(shutil, "rmtree", fail)
+        with pytest.raises(KeyboardInterrupt):
+            fit_video(source, tmp_path / "bundle", **QUICK)
+    before = files(tmp_path / "bundle")
+    fit_video(source, tmp_path / "bundle", **QUICK)
+    assert files(tmp_path / "bundle") == before
+    assert not (tmp_path / "bundle.partial").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("settings", [{"method": "jstdo"}, {"method": "stdo", "num_chunks": 2}])
+def test_two_processes_make_the_bundle_of_one(tmp_path: Path, settings: dict[str, Any]) -> None:
+    """Under torchrun, gradients averaged or networks shared out, against one process."""
+    source, chosen = source_clip(tmp_path), {**QUICK, **settings, "weight_dtype": "float32"}
+    script = tmp_path / "fit.py"
+    script.write_text(
+        f"from hf_efficient import fit_video\nfit_video({str(source)!r}, {str(tmp_path / 'two')!r}, **{chosen!r})\n"
+    )
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", "29533", script]
+    subprocess.run(command, check=True, env={**os.environ, "PYTHONPATH": str(Path.cwd())})
+    one, two = (load_file(b.model / "model.safetensors") for b in
+                (fit_video(source, tmp_path / "one", **chosen), Bundle.open(tmp_path / "two")))  # fmt: skip
+    for name, tensor in one.items():
+        torch.testing.assert_close(two[name], tensor, atol=2e-3, rtol=0, msg=name)
+
+
 @pytest.mark.parametrize("size", [(1, 1), (33, 17), (64, 2)])
 @pytest.mark.parametrize("frames", [1, 3])
 def test_any_size_and_a_single_frame(tmp_path: Path, size: tuple[int, int], frames: int) -> None:
@@ -243,6 +284,17 @@ def test_each_chunk_may_have_its_own_size(tmp_path: Path) -> None:
     bundle = fit_video(source_clip(tmp_path), tmp_path / "bundle", **settings)
     shares = [e["error_share"] for e in bundle.manifest["experts"]]
     assert shares == pytest.approx([0.5, 0.5], abs=0.1)
+
+
+def test_a_source_that_breaks_off_leaves_nothing(tmp_path: Path) -> None:
+    whole, cut = make_clip(tmp_path / "a.mp4", pictures(30, 128, 96), options={"crf": "1"}), tmp_path / "cut.mp4"
+    with VideoWriter(cut, probe(whole), (128, 96), options={"crf": "1"}) as writer:  # its index comes first
+        for frame in read_frames(whole):
+            writer.write(*frame)
+    cut.write_bytes(cut.read_bytes()[: cut.stat().st_size * 6 // 10])
+    with pytest.raises(MediaError):
+        fit_video(cut, tmp_path / "bundle", **QUICK)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["a.mp4", "cut.mp4"]
 
 
 def test_bad_sources_leave_nothing(tmp_path: Path) -> None:

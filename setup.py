@@ -24,11 +24,13 @@ INSTALL_REQUIRES = [
 # Not needed by the maths or by LLaVA. torchvision: every video processor, and those of Qwen-VL, SmolVLM and InternVL.
 # num2words: SmolVLM's processor.
 VLM = ["torchvision>=0.28", "num2words>=0.5.14"]
-VIDEO = ["av>=14"]
+# imageio-ffmpeg: VMAF; matplotlib: the plots of `stdo evaluate`
+VIDEO = ["av>=18,<19", "diffusers>=0.42,<1", "imageio-ffmpeg>=0.6", "matplotlib>=3.9"]
 # The tuner stands on BaseTuner, which PEFT calls internal; 0.21 is the first release whose state dict is structural.
 SPARSITY = ["accelerate>=1.15", "peft>=0.21,<1"]
+TRAINING = ["accelerate>=1.15"]  # transformers' Trainer asks for it
 SPACES = ["gradio>=6.31,<7"]
-BENCH = ["matplotlib>=3.9", "onnx>=1.17", "scikit-image>=0.25"]
+BENCH = ["matplotlib>=3.9", "onnx>=1.17", "pytorch-optimizer>=4.1", "scikit-image>=0.25", "scipy>=1.13"]
 DEV = [
     "accelerate>=1.15",
     "datasets>=5.2",
@@ -38,18 +40,29 @@ DEV = [
     "pytest>=9",
     "ruff>=0.17",
     "setuptools>=77",
+    "trl>=1.16",
 ]
 
 setup(
     name="hf-efficient",
     version=VERSION,
-    description="Efficient representation for Hugging Face models: visual tokens kept where they tell something.",
+    description="Budget-aware deep learning for Hugging Face: visual tokens, flat minima, sparse weights, light video.",
     long_description=(ROOT / "README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
     author="The hf_efficient contributors",
     license_expression="Apache-2.0",
     license_files=["LICENSE"],
-    keywords=["transformers", "vision-language", "visual tokens", "token pruning", "efficient inference"],
+    keywords=[
+        "transformers",
+        "peft",
+        "diffusers",
+        "vision-language",
+        "visual tokens",
+        "token pruning",
+        "sharpness-aware minimization",
+        "sparse training",
+        "video super-resolution",
+    ],
     python_requires=">=3.11",
     packages=find_packages(include=["hf_efficient", "hf_efficient.*"]),
     package_data={"hf_efficient": ["py.typed", "assets/**"]},
@@ -58,9 +71,10 @@ setup(
         "vlm": VLM,
         "video": VLM + VIDEO,
         "sparsity": SPARSITY,
+        "training": TRAINING,
         "spaces": VLM + SPACES,
         "bench": VLM + BENCH,
-        "dev": VLM + SPARSITY + SPACES + BENCH + DEV,
+        "dev": VLM + VIDEO + SPARSITY + SPACES + BENCH + DEV,
     },
     entry_points={"console_scripts": ["hf-efficient = hf_efficient.cli:main"]},
     classifiers=[

@@ -17,6 +17,10 @@ _MODULE_OF = {
     "detach_token_pruner": "hf_efficient.representation.attach",
     "load_token_pruned": "hf_efficient.representation.attach",
     "token_pruner": "hf_efficient.representation.attach",
+    "STDOConfig": "hf_efficient.video.configuration_stdo",
+    "STDOModel": "hf_efficient.video.modeling_stdo",
+    "STDOPipeline": "hf_efficient.video.pipeline_stdo",
+    "fit_video": "hf_efficient.video.fit",
     "prune_inputs": "hf_efficient.representation.inputs",
     "remember_pictures": "hf_efficient.representation.memory",
     "SAMArguments": "hf_efficient.optimization.arguments",
@@ -37,12 +41,14 @@ _MODULE_OF = {
     "decompress": "hf_efficient.sparsity.compact",
     "load_sparse": "hf_efficient.sparsity.checkpoint",
     "save_sparse": "hf_efficient.sparsity.checkpoint",
+    "sharpness": "hf_efficient.optimization.sharpness",
 }
 
 if TYPE_CHECKING:
     from hf_efficient.optimization.arguments import SAMArguments
     from hf_efficient.optimization.batch_norm import recalibrate_batch_norm
     from hf_efficient.optimization.optimizer import S2SAM, SAM, ZOSAM
+    from hf_efficient.optimization.sharpness import sharpness
     from hf_efficient.optimization.trainer import S2SAMTrainer, SAMTrainer, SAMTrainerMixin, ZOSAMTrainer
     from hf_efficient.representation.attach import (
         attach_token_pruner,
@@ -60,6 +66,10 @@ if TYPE_CHECKING:
     from hf_efficient.sparsity.config import BiDSTConfig
     from hf_efficient.sparsity.model import BiDSTModel
     from hf_efficient.sparsity.trainer import BiDSTTrainer
+    from hf_efficient.video.configuration_stdo import STDOConfig
+    from hf_efficient.video.fit import fit_video
+    from hf_efficient.video.modeling_stdo import STDOModel
+    from hf_efficient.video.pipeline_stdo import STDOPipeline
 
 __all__ = [
     "S2SAM",
@@ -73,6 +83,9 @@ __all__ = [
     "SAMArguments",
     "SAMTrainer",
     "SAMTrainerMixin",
+    "STDOConfig",
+    "STDOModel",
+    "STDOPipeline",
     "SparsityCallback",
     "TokenPrunerConfig",
     "ZOSAMTrainer",
@@ -81,6 +94,7 @@ __all__ = [
     "compress",
     "decompress",
     "detach_token_pruner",
+    "fit_video",
     "load_sparse",
     "load_token_pruned",
     "prune_inputs",
@@ -88,6 +102,7 @@ __all__ = [
     "reduce_tokens",
     "remember_pictures",
     "save_sparse",
+    "sharpness",
     "token_pruner",
     "train_sparsely",
 ]

@@ -85,3 +85,31 @@ assert torch.equal(prefill(plain, inputs).logits, stock)
     assert {"config.json", "model.safetensors", "tokenizer.json", CONFIG_FILE} <= set(files)
     assert json.loads(files["config.json"])["architectures"] == ["LlavaForConditionalGeneration"]
     assert json.loads(files[CONFIG_FILE])["budget"] == 20
+
+
+def test_sparse_adapters_and_sparse_checkpoints_go_to_the_hub_and_come_back(hub: LocalHub, tmp_path: Path) -> None:
+    code = """
+import tempfile, torch
+from huggingface_hub import HfApi
+from peft import AutoPeftModelForCausalLM, PeftModel, get_peft_model
+from hf_efficient import BiDSTConfig, load_sparse, save_sparse
+from tests.sparsity.models import disturb, llama, logits
+
+llama().push_to_hub("tester/base")
+base = type(llama()).from_pretrained("tester/base")
+model = get_peft_model(base, BiDSTConfig(sparsity=0.9, task_type="CAUSAL_LM"))
+disturb(model)
+expected = logits(model)
+model.push_to_hub("tester/adapter")
+assert torch.equal(logits(PeftModel.from_pretrained(llama(), "tester/adapter")), expected)
+assert torch.equal(logits(AutoPeftModelForCausalLM.from_pretrained("tester/adapter")), expected)
+
+with tempfile.TemporaryDirectory() as folder:
+    save_sparse(model.merge_and_unload(), folder)
+    HfApi().create_repo("tester/sparse", exist_ok=True)
+    HfApi().upload_folder(repo_id="tester/sparse", folder_path=folder)
+assert torch.equal(logits(load_sparse("tester/sparse")), expected)
+"""
+    run_against(hub, tmp_path, code)
+    assert json.loads(hub.repos["tester/adapter"]["adapter_config.json"])["peft_type"] == "BIDST"
+    assert "model.sparse.safetensors" in hub.repos["tester/sparse"]

@@ -1,4 +1,4 @@
-"""The command line: `hf-efficient demo | prune | env`.
+"""The command line: `hf-efficient demo | prune | stdo | env`.
 
 The parsers are built without torch, so that `--help` and a mistyped option answer at once; a command's own module is
 imported when it runs.
@@ -13,9 +13,11 @@ from pathlib import Path
 from typing import NoReturn
 
 from hf_efficient import __version__
+from hf_efficient.cli.stdo_options import add_stdo
 from hf_efficient.representation.config import TokenPrunerConfig
 
 BUDGETS = (0.5, 0.25, 0.125, 0.06, 0.03)
+YES, NO = ("yes", "true", "1"), ("no", "false", "0")
 
 
 class _Parser(argparse.ArgumentParser):
@@ -39,17 +41,28 @@ def at_least_one(text: str) -> int:
     return int(text)
 
 
+def yes_or_no(text: str) -> bool:
+    """True of yes, true and 1, False of no, false and 0."""
+    if text.lower() not in (*YES, *NO):
+        raise ValueError(text)
+    return text.lower() in YES
+
+
 def _add_pruner_options(parser: argparse.ArgumentParser, leave_out: Sequence[str] = ()) -> None:
-    """One option for every setting of a token pruner, with the help that the setting itself carries."""
+    """One option for every setting of a token pruner that can be attached, with the help that the setting carries."""
     group = parser.add_argument_group("token pruner")
+    readers = {"Budget": budget, "bool": yes_or_no, "bool | None": yes_or_no, "float": float, "int": int}
     for setting in fields(TokenPrunerConfig):
-        if setting.name not in leave_out:
+        if setting.name not in (*leave_out, "adaptive"):
+            several = setting.type == "list[int]"
+            default = "none" if several else setting.default
             group.add_argument(
                 f"--{setting.name.replace('_', '-')}",
-                type=budget if setting.name == "budget" else type(setting.default),
-                default=setting.default,
+                type=int if several else readers.get(str(setting.type), str),
+                nargs="+" if several else None,
+                default=argparse.SUPPRESS,  # what is not said is left to the config
                 metavar="VALUE",
-                help=f"{setting.metadata['help']} (default: {setting.default})",
+                help=f"{setting.metadata['help']} (default: {default})",
             )
 
 
@@ -84,6 +97,8 @@ def build_parser() -> argparse.ArgumentParser:
     prune.add_argument("output", type=Path, help="new folder to save to")
     _add_pruner_options(prune)
     prune.set_defaults(module="hf_efficient.cli.prune")
+
+    add_stdo(commands)
 
     env = commands.add_parser("env", help="print versions, for a bug report")
     env.set_defaults(module="hf_efficient.cli.env")

@@ -67,15 +67,17 @@ def run(arguments: argparse.Namespace) -> None:
         OSError: the model or the pictures cannot be loaded.
     """
     settings = pruner_settings(arguments)
-    configs: list[Config] = [None, *(TokenPrunerConfig(**settings, budget=b) for b in arguments.budgets)]  # type: ignore[arg-type]
+    pruners = [TokenPrunerConfig(**settings, budget=b) for b in arguments.budgets]  # type: ignore[arg-type]
+    configs: list[Config] = [None, *pruners]
     scenes = load_evaluation_set(arguments.data or EVALUATION_SET, limit=arguments.scenes)
     model, processor = load_vlm(arguments.model or TINY_VLM)
     arguments.output.mkdir(parents=True, exist_ok=True)
 
     answers = answer_all(model, processor, scenes, configs, arguments.batch_size)
     rows = measure(model, processor, scenes, configs, answers)
-    print(table(rows, arguments.method, sum(len(scene.questions) for scene in scenes), len(scenes)))
-    write_results(arguments.output / "results.json", rows, settings, len(scenes))
+    print(table(rows, pruners[0].method, sum(len(scene.questions) for scene in scenes), len(scenes)))
+    common = {name: value for name, value in pruners[0].to_dict().items() if name != "budget"}
+    write_results(arguments.output / "results.json", rows, common, len(scenes))
     drawn = scenes[: arguments.draw]
     for number, scene in enumerate(tqdm(drawn, desc="drawing", unit="picture", leave=False)):
         sheet(model, processor, scene, configs, [given[number] for given in answers]).save(

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.module import register_module_forward_pre_hook
 
 
 def batch_norms(model: nn.Module) -> list[_BatchNorm]:
@@ -26,6 +27,25 @@ def frozen_statistics(model: nn.Module) -> Iterator[None]:
         yield
     finally:
         for m in gathering:
+            m.track_running_stats = True
+
+
+@contextmanager
+def all_statistics_frozen() -> Iterator[None]:
+    """As `frozen_statistics`, for whatever model is called inside the block."""
+    frozen: list[_BatchNorm] = []
+
+    def freeze(module: nn.Module, _: object) -> None:
+        if isinstance(module, _BatchNorm) and module.track_running_stats:
+            module.track_running_stats = False
+            frozen.append(module)
+
+    hook = register_module_forward_pre_hook(freeze)
+    try:
+        yield
+    finally:
+        hook.remove()
+        for m in frozen:
             m.track_running_stats = True
 
 

@@ -7,6 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from .batch_norm import all_statistics_frozen
 from .perturbation import Direction, Weights, global_norm
 from .randomness import random_state, set_random_state
 
@@ -25,7 +26,7 @@ class ClosureBatch:
     def gradient(self) -> Direction:
         if self.closure is not None:
             self.weights.take_gradients()
-            with torch.enable_grad():
+            with torch.enable_grad(), all_statistics_frozen():
                 self.closure().backward()
             set_random_state(self._random_state)  # the pass at the perturbed weights draws the same dropout masks
         gradient = self.weights.take_gradients()
@@ -36,13 +37,13 @@ class ClosureBatch:
     def loss(self, fraction: float) -> float:
         assert self.closure is not None
         set_random_state(self._random_state)
-        loss = float(self.closure())
+        with all_statistics_frozen():
+            loss = float(self.closure())
         set_random_state(self._random_state)
         return loss
 
     def kept_gradients(self) -> dict[Tensor, Tensor]:
-        # copies, since a loop may zero gradients in place
-        return {p: g.clone() for p, g in self.weights.gradients().items()} if self.is_finite() else {}
+        return self.weights.gradients() if self.is_finite() else {}
 
     def is_finite(self) -> bool:
         if self._norm is None:

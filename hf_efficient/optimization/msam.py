@@ -32,15 +32,14 @@ class MSAMAscent:
             yield
 
     def _momentum(self, weights: Weights) -> dict[Tensor, Tensor]:
-        state = self.optimizer().state
-        found = {}
-        for p in weights.parameters:
-            if state.get(p):
-                v = state[p].get("momentum_buffer", state[p].get("exp_avg"))
-                if v is None:
-                    raise ValueError(
-                        f"MSAM needs an optimizer with momentum (SGD with momentum > 0, Adam, AdamW, ...); "
-                        f"{type(self.optimizer()).__name__} keeps {sorted(state[p])}."
-                    )
-                found[p] = v
-        return found
+        optimizer = self.optimizer()
+        if not any(group.get("momentum") or "betas" in group for group in optimizer.param_groups):
+            raise ValueError(
+                "MSAM follows the momentum, and this optimizer has none; use SGD with momentum (in a Trainer "
+                'optim="sgd", optim_args="momentum=0.9"), Adam or AdamW.'
+            )
+        state = optimizer.state
+        buffers = {
+            p: state[p].get("momentum_buffer", state[p].get("exp_avg")) for p in weights.parameters if p in state
+        }
+        return {p: v for p, v in buffers.items() if v is not None}

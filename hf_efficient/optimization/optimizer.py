@@ -96,7 +96,7 @@ class PerturbingOptimizer(Optimizer):
         if entered is not None:
             _leave(entered, _BrokenOff())
 
-    def step(self, closure: Any = None) -> None:
+    def step(self, closure: Any = None) -> None:  # type: ignore[override]
         """Bring the weights back and let the base optimizer use the gradients that are there.
 
         Gradients that are not finite are not used: the step then changes nothing.
@@ -120,6 +120,13 @@ class PerturbingOptimizer(Optimizer):
 
     def _parameters(self) -> list[Tensor]:
         return [p for group in self.param_groups for p in group["params"]]
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """As in torch. What is remembered of the gradients stays, also if they are zeroed in place."""
+        if not set_to_none:
+            for direction in self.ascent.memory.values():
+                direction |= {p: d.clone() for p, d in direction.items() if d is p.grad}
+        super().zero_grad(set_to_none)
 
     def train(self) -> None:
         """The Trainer and accelerate call this at the start of a step: perturb, where no closure is needed."""
@@ -208,7 +215,7 @@ class SAM(PerturbingOptimizer):
     def train(self) -> None:
         """Nothing: SAM cannot move before it has a gradient."""
 
-    def step(self, closure: Any = None) -> None:
+    def step(self, closure: Any = None) -> None:  # type: ignore[override]
         """As in S2SAM.
 
         Raises:
@@ -253,7 +260,7 @@ class ZOSAM(PerturbingOptimizer):
     def train(self) -> None:
         """Nothing: ZO-SAM cannot move before it has losses."""
 
-    def step(self, closure: Any = None) -> None:
+    def step(self, closure: Any = None) -> None:  # type: ignore[override]
         """As in S2SAM.
 
         Raises:

@@ -7,7 +7,7 @@ the active entries alone, in one row. `Weights.pack` makes the second of the fir
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 
 import torch
 import torch.distributed as dist
@@ -17,6 +17,7 @@ from torch.distributed.tensor import DTensor
 from ..sparsity.active import active_mask
 
 Direction = Mapping[Tensor, Tensor]
+Saved = list[tuple[Tensor, Tensor]]  # parameters, and what their active entries were
 
 
 class Weights:
@@ -49,8 +50,11 @@ class Weights:
 
     @torch.no_grad()
     def pack(self, direction: Direction) -> dict[Tensor, Tensor]:
-        """A dense direction with only its active entries kept. Nothing is copied where all entries live."""
-        return {p: self.values(p, d) for p, d in direction.items()}
+        """A dense direction with only its active entries kept. Nothing is copied where all entries live.
+
+        A parameter that has changed its shape since (a sparse weight with another budget) is left out.
+        """
+        return {p: self.values(p, d) for p, d in direction.items() if local(d).shape == local(p).shape}
 
     @torch.no_grad()
     def unpack(self, direction: Direction) -> dict[Tensor, Tensor]:
@@ -78,7 +82,7 @@ class Weights:
                 p.masked_scatter_(mask, p[mask].add_(direction[p], alpha=scale))
 
     @contextmanager
-    def kept(self, of: Iterable[Tensor] | None = None) -> Iterator[list[tuple[Tensor, Tensor]]]:
+    def kept(self, of: Iterable[Tensor] | None = None) -> Iterator[Saved]:
         """Inside the block weights may change; after it, however it ends, they are what they were, to the bit."""
         with torch.no_grad():
             saved = [(p, self.values(p, p).clone()) for p in (self.parameters if of is None else of)]
@@ -88,7 +92,7 @@ class Weights:
             self.put_back(saved)
 
     @torch.no_grad()
-    def put_back(self, saved: list[tuple[Tensor, Tensor]]) -> None:
+    def put_back(self, saved: Saved) -> None:
         """Write what `kept` handed out over the weights."""
         whole = [(local(p), values) for p, values in saved if self.mask(p) is None]
         if whole:
@@ -98,7 +102,9 @@ class Weights:
                 p.masked_scatter_(mask, values)
 
     @contextmanager
-    def moved(self, direction: Direction, rho: float, measure: bool = False) -> Iterator[None]:
+    def moved(
+        self, direction: Direction, rho: float, measure: bool = False, saved: Saved | None = None
+    ) -> Iterator[None]:
         """Inside the block the weights are w + ε, ε = ρ d / ‖d‖; after it they are w, to the bit.
 
         ‖d‖ is over all parameters together (and over all shards). A direction that is empty, zero or not finite moves
@@ -108,12 +114,13 @@ class Weights:
             direction: packed.
             rho: distance, signed.
             measure: set `cosine` and `distance` from ε and the gradients that the block leaves.
+            saved: what a `kept` around this block handed out; it spares a second copy.
         """
         direction, norm = self._scaled(direction)
         if not (0 < norm < float("inf")) or rho == 0:
             yield
             return
-        with self.kept(direction) as saved:
+        with self.kept(list(direction)) if saved is None else nullcontext(saved) as saved:
             self.add(direction, rho / norm)
             del direction  # the forward pass does not need it: one copy of the weights is all that is held
             yield
@@ -130,7 +137,7 @@ class Weights:
         return {p: sizes[p] * d for p, d in scaled.items()}, global_norm(scaled)
 
     @torch.no_grad()
-    def _measure(self, saved: list[tuple[Tensor, Tensor]]) -> None:
+    def _measure(self, saved: Saved) -> None:
         epsilon = {p: self.values(p, p) - w for p, w in saved}
         gradients = self.pack(self.gradients())
         self.distance = global_norm(epsilon)
@@ -146,8 +153,12 @@ def global_norm(direction: Direction) -> float:
     """‖d‖₂ over all tensors together, in float32 or better, and over all shards of a sharded model."""
     if not direction:
         return 0.0
-    norms = torch._foreach_norm([_wide(local(d)) for d in direction.values()], 2)
-    return _sum_over_shards({p: n.double().square() for p, n in zip(direction, norms, strict=True)}) ** 0.5
+    tensors = [_wide(local(d)) for d in direction.values()]
+    squares = [n.double().square() for n in torch._foreach_norm(tensors, 2)]
+    total = _sum_over_shards(dict(zip(direction, squares, strict=True)))
+    if total == float("inf"):  # numbers above 1e19, as a GradScaler makes them, have no square in float32
+        total = _sum_over_shards({p: local(d).double().square().sum() for p, d in direction.items()})
+    return total**0.5
 
 
 def dot(a: Direction, b: Direction) -> float:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from huggingface_hub import ModelCard
@@ -29,7 +29,11 @@ _PAPERS = {
 }  # fmt: skip
 
 
-class SAMTrainerMixin:
+# For type checkers the mix-in is a Trainer; at run time any Trainer may follow it.
+_AnyTrainer: Any = Trainer if TYPE_CHECKING else object
+
+
+class SAMTrainerMixin(_AnyTrainer):
     """Goes before any Trainer: `class MyTrainer(SAMTrainerMixin, SFTTrainer)`, with `sam_args=SAMArguments(...)`.
 
     It works in `training_step` alone, which leaves the weights bit for bit as it found them: evaluation, saving,
@@ -47,6 +51,7 @@ class SAMTrainerMixin:
     def __init__(self, *args: Any, sam_args: SAMArguments | None = None, **kwargs: Any) -> None:
         self.sam_args = sam_args if sam_args is not None else SAMArguments()
         self._ascent: Ascent | None = None
+        self._ascent_of: object = None
         self._micro_batches: list[Inputs] = []
         self._collecting_for: tuple[int, int] | None = None
         self._diagnostics: dict[str, float] = {}
@@ -96,14 +101,15 @@ class SAMTrainerMixin:
         if not window.is_finite():
             self._drop(weights, statistics)
         elif logged:
-            self._diagnostics = {"sam_rho": rho, "sam_gradient_norm": window.norm}
+            self._diagnostics = {"sam_rho": rho, "sam_gradient_norm": window.norm or 0.0}
             if weights.cosine is not None:
                 self._diagnostics |= {"sam_cosine": weights.cosine, "sam_distance": weights.distance}
+        assert window.reported is not None
         return window.reported
 
     def _current_ascent(self) -> Ascent:
-        if self._ascent is None:
-            self._ascent = self.sam_args.ascent(lambda: self.optimizer)
+        if self._ascent is None or self._ascent_of is not self.state:  # a new training starts from nothing
+            self._ascent, self._ascent_of = self.sam_args.ascent(lambda: self.optimizer), self.state
         return self._ascent
 
     def _drop(self, weights: Weights, statistics: list[tuple[Tensor, Tensor]]) -> None:
@@ -127,7 +133,7 @@ class SAMTrainerMixin:
         if abs(weights.distance - rho) > 0.05 * rho and any(p.dtype.itemsize < 4 for p in weights.parameters):
             self._warn_once(
                 "swallowed",
-                f"16-bit weights moved by {weights.distance:.3g} instead of rho={rho:.3g}: they cannot hold most of the "
+                f"16-bit weights moved by {weights.distance:.3g} instead of rho={rho:.3g}: they cannot hold most "
                 "changes. Use SAMArguments(upcast=True) with bf16=True or fp16=True, or a larger rho.",
             )
 
@@ -163,7 +169,6 @@ class SAMTrainerMixin:
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         super()._load_optimizer_and_scheduler(checkpoint)
-        self._ascent = None  # a new run starts from nothing
         if checkpoint is None:
             return
         memory = self._current_ascent().memory

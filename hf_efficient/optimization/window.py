@@ -140,8 +140,9 @@ def share(inputs: Inputs, fraction: float) -> Inputs:
     """The first `fraction` of the rows (at least one) of everything in a batch that has one entry per row."""
     rows = next((len(value) for value in inputs.values() if isinstance(value, Tensor) and value.ndim), 1)
     kept = max(1, round(fraction * rows))
-    per_row = (Tensor, list, tuple)
-    return {
-        name: value[:kept] if isinstance(value, per_row) and getattr(value, "ndim", 1) and len(value) == rows else value
-        for name, value in inputs.items()
-    }
+
+    def has_rows(value: Any) -> bool:
+        whole = isinstance(value, (list, tuple)) or (isinstance(value, Tensor) and value.ndim > 0)
+        return whole and len(value) == rows
+
+    return {name: value[:kept] if has_rows(value) else value for name, value in inputs.items()}

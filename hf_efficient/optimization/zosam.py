@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from .ascent import Batch, Memory
-from .perturbation import Direction, Weights, dot, global_norm, shard_rank
+from .perturbation import Direction, Saved, Weights, dot, global_norm, shard_rank
 
 
 class ZOSAMAscent:
@@ -37,16 +37,16 @@ class ZOSAMAscent:
     @contextmanager
     def perturbed(self, weights: Weights, batch: Batch, rho: float, measure: bool = False) -> Iterator[None]:
         """Weights at w + ε inside the block."""
-        with weights.moved(self.estimate(weights, batch), rho, measure):
+        with weights.kept() as saved, weights.moved(self.estimate(weights, batch, saved), rho, measure, saved):
             yield
 
     @torch.no_grad()
-    def estimate(self, weights: Weights, batch: Batch) -> Direction:
+    def estimate(self, weights: Weights, batch: Batch, saved: Saved) -> Direction:
         """m · ĝ (its length does not matter), packed."""
         g: dict[Tensor, Tensor] = {}
         for i in range(self.num_queries):
             z = self.random_direction(weights, i)
-            slope = directional_derivative(weights, batch, z, self.delta, self.probe_fraction)
+            slope = directional_derivative(weights, batch, saved, z, self.delta, self.probe_fraction)
             for p in z:
                 z[p].mul_(slope)
                 g[p] = g[p].add_(z[p]) if p in g else z[p]
@@ -82,12 +82,15 @@ class GuidedZOSAMAscent(ZOSAMAscent):
     @contextmanager
     def perturbed(self, weights: Weights, batch: Batch, rho: float, measure: bool = False) -> Iterator[None]:
         """Weights at w + ε inside the block."""
-        with weights.moved(self.guided_estimate(weights, batch, rho), rho, measure):
-            yield
+        with weights.kept() as saved:
+            g = self.guided_estimate(weights, batch, saved, rho)
+            with weights.moved(g, rho, measure, saved):
+                del g
+                yield
         self._remember(batch.kept_gradients())
 
     @torch.no_grad()
-    def guided_estimate(self, weights: Weights, batch: Batch, rho: float) -> Direction:
+    def guided_estimate(self, weights: Weights, batch: Batch, saved: Saved, rho: float) -> Direction:
         """ĝ, packed."""
         basis: list[dict[Tensor, Tensor]] = []
         for i in range(self.num_queries):
@@ -99,7 +102,7 @@ class GuidedZOSAMAscent(ZOSAMAscent):
                 basis.append({p: x / norm for p, x in d.items()})
         g: dict[Tensor, Tensor] = {}
         for d in basis:
-            slope = directional_derivative(weights, batch, d, rho, self.probe_fraction)
+            slope = directional_derivative(weights, batch, saved, d, rho, self.probe_fraction)
             for p, x in d.items():
                 g[p] = g[p].add_(x, alpha=slope) if p in g else x * slope
         return g
@@ -119,12 +122,13 @@ class GuidedZOSAMAscent(ZOSAMAscent):
         self.memory["gradient"] = gradients
 
 
-def directional_derivative(weights: Weights, batch: Batch, z: Direction, delta: float, fraction: float) -> float:
+def directional_derivative(
+    weights: Weights, batch: Batch, saved: Saved, z: Direction, delta: float, fraction: float
+) -> float:
     """[L(w + δ z) - L(w - δ z)] / (2δ): two losses; the weights are afterwards as before, to the bit."""
-    with weights.kept(z) as saved:
-        weights.add(z, delta)
-        plus = batch.loss(fraction)
+    losses = []
+    for sign in (1, -1):
+        weights.add(z, sign * delta)
+        losses.append(batch.loss(fraction))
         weights.put_back(saved)
-        weights.add(z, -delta)
-        minus = batch.loss(fraction)
-    return (plus - minus) / (2 * delta)
+    return (losses[0] - losses[1]) / (2 * delta)

@@ -11,6 +11,7 @@ from transformers.utils import logging
 
 from .config import BiDSTConfig
 from .layer import BiDSTLayer
+from .model import weight_of
 from .training import SparseTraining
 
 logger = logging.get_logger(__name__)
@@ -69,7 +70,7 @@ def make_training(
         first_living=config.first_living,
         init_steps=config.init_steps,
         global_budget=config.distribution == "global",
-        bases={name: layer.get_base_layer().weight for name, layer in layers.items()},
+        bases={name: weight_of(layer) for name, layer in layers.items()},
         additive=config.target == "delta",
         seed=config.seed,
     )

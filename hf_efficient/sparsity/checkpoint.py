@@ -1,7 +1,8 @@
-"""Sparse checkpoints: a bitmap and the values that are not zero, in an ordinary safetensors file.
+"""Sparse checkpoints: which places are not zero, and their values, in an ordinary safetensors file.
 
-A tensor `w` that is smaller this way is stored as `w:bitmap` (uint8, a bit per place) and `w:values`; all others as
-they are. Shapes, dtypes and a checksum of every stored tensor are in the file's metadata, and nothing of it is trusted.
+A tensor `w` that is smaller this way is stored as `w:values` and either `w:bitmap` (a bit per place) or `w:gaps` (a
+byte per living place); all others as they are. Shapes, dtypes and a checksum of every stored tensor are in the file's
+metadata, and nothing of it is trusted.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from . import bitmap
+from . import places
 from .compact import CompactLinear, compress
 
 FILE_NAME = "model.sparse.safetensors"
@@ -26,9 +27,11 @@ FORMAT = "hf_efficient.sparse.1"
 
 
 def save_sparse(model: nn.Module, folder: str | os.PathLike[str]) -> Path:
-    """Write a model with zeros so that the zeros take an eighth of a byte each.
+    """Write a model with zeros so that the zeros take next to nothing.
 
-    At fp32 and density d a weight takes 4 d + 1/8 bytes. A transformers model's config is written beside it.
+    At fp32 and density d a weight takes 4 d + min(d, 1/8) bytes, or little more. What is loaded equals what was saved,
+    bit for bit but for the sign of zeros (a mask that multiplies leaves minus zeros). A transformers model's config is
+    written beside it.
 
     Args:
         model: plain model (merge adapters first); layers that `compress` replaced are stored like the others.
@@ -54,7 +57,8 @@ def save_sparse(model: nn.Module, folder: str | os.PathLike[str]) -> Path:
         os.replace(temporary, target / FILE_NAME)
     finally:
         temporary.unlink(missing_ok=True)
-    for config in (getattr(model, "config", None), getattr(model, "generation_config", None)):
+    configs: list[Any] = [getattr(model, "config", None), getattr(model, "generation_config", None)]
+    for config in configs:
         if hasattr(config, "save_pretrained"):
             if getattr(config, "architectures", 0) is None:
                 config.architectures = [type(model).__name__]
@@ -89,7 +93,7 @@ def load_sparse(
     state = read_sparse(path)
     if not isinstance(model, nn.Module):
         model = _empty_model(path.parent, model)
-    own = model.state_dict()
+    own = dense_state_dict(model)
     missing, unexpected = sorted(set(own) - set(state)), sorted(set(state) - set(own))
     if missing or unexpected:
         raise ValueError(
@@ -102,13 +106,19 @@ def load_sparse(
                 f"{path}: {name!r} has shape {tuple(tensor.shape)}, the model's has {tuple(own[name].shape)}. Load it "
                 "into the model it was saved from."
             )
-    model.load_state_dict(state)
+    model.load_state_dict(state, strict=False)  # what is tied has come with its twin
     return compress(model) if compact else model
 
 
 def dense_state_dict(model: nn.Module) -> dict[str, Tensor]:
-    """The model's state dict as it would be without `compress`."""
-    state = {name: tensor.detach() for name, tensor in model.state_dict().items()}
+    """The model's state dict as it would be without `compress`; of tied tensors, the first name only."""
+    state: dict[str, Tensor] = {}
+    seen: set[tuple[int, torch.Size]] = set()
+    for name, tensor in model.state_dict().items():
+        if tensor.numel() and (tensor.data_ptr(), tensor.shape) in seen:
+            continue
+        seen.add((tensor.data_ptr(), tensor.shape))
+        state[name] = tensor.detach()
     for prefix, layer in model.named_modules():
         if isinstance(layer, CompactLinear):
             for name in ("starts", "columns", "values"):
@@ -118,23 +128,26 @@ def dense_state_dict(model: nn.Module) -> dict[str, Tensor]:
 
 
 def encode(state: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Tensors to store, and what the metadata says of them: name -> {dtype, shape, crc, sparse}."""
+    """Tensors to store, and what the metadata says of them: name -> {dtype, shape, crc, form}."""
     tensors: dict[str, Tensor] = {}
     layout: dict[str, Any] = {}
     for name, tensor in state.items():
         flat = tensor.cpu().contiguous().flatten()
         living = flat.ne(0)
         values = flat[living].clone()
-        small = -(-flat.numel() // 8) + values.numel() * values.element_size()
-        # minus zero is not plus zero: such a tensor keeps all of its bits
-        sparse = small < flat.numel() * flat.element_size() and not bool(flat[~living].signbit().any())
-        stored = {f"{name}:bitmap": bitmap.pack(living), f"{name}:values": values} if sparse else {name: flat.clone()}
+        bitmap, gaps = places.pack(living), places.to_gaps(living)
+        form = "gaps" if len(gaps) < len(bitmap) else "bitmap"
+        where = gaps if form == "gaps" else bitmap
+        if len(where) + values.nbytes < flat.nbytes:
+            stored = {f"{name}:{form}": where, f"{name}:values": values}
+        else:
+            form, stored = "dense", {name: flat.clone()}
         tensors |= stored
         layout[name] = {
             "dtype": str(tensor.dtype).removeprefix("torch."),
             "shape": list(tensor.shape),
             "crc": _crc(stored.values()),
-            "sparse": sparse,
+            "form": form,
         }
     return tensors, layout
 
@@ -175,7 +188,10 @@ def decode(tensors: dict[str, Tensor], layout: dict[str, Any]) -> dict[str, Tens
         shape = entry["shape"]
         if not isinstance(dtype, torch.dtype) or not all(type(s) is int and 0 <= s < 2**40 for s in shape):
             raise ValueError(f"{name!r} has dtype {entry['dtype']!r} and shape {shape!r}")
-        names = [f"{name}:bitmap", f"{name}:values"] if entry["sparse"] else [name]
+        form = entry["form"]
+        if form not in ("dense", "bitmap", "gaps"):
+            raise ValueError(f"{name!r} has the form {form!r}")
+        names = [name] if form == "dense" else [f"{name}:{form}", f"{name}:values"]
         if any(n not in left for n in names):
             raise ValueError(f"{name!r} is listed but not stored")
         stored = [left.pop(n) for n in names]
@@ -184,12 +200,12 @@ def decode(tensors: dict[str, Tensor], layout: dict[str, Any]) -> dict[str, Tens
         n, values = math.prod(shape), stored[-1]
         if values.dtype != dtype or values.dim() != 1:
             raise ValueError(f"{name!r} is {values.dtype} {tuple(values.shape)}, expected 1-D {dtype}")
-        if not entry["sparse"]:
+        if form == "dense":
             if values.numel() != n:
                 raise ValueError(f"{name!r} has {values.numel()} values for shape {shape}")
             state[name] = values.view(shape)
             continue
-        living = bitmap.unpack(stored[0], n)
+        living = (places.unpack if form == "bitmap" else places.from_gaps)(stored[0], n)
         if int(living.sum()) != values.numel():
             raise ValueError(f"{name!r} has {values.numel()} values for {int(living.sum())} living places")
         state[name] = torch.zeros(n, dtype=dtype).masked_scatter_(living, values).view(shape)

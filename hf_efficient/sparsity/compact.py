@@ -7,22 +7,24 @@ Forward and dL/dx are products of a CSR matrix, dL/dvalues is a sampled dense-de
 
 from __future__ import annotations
 
+import functools
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .weight import SparseWeight
+from .weight import SparseWeight, check_places
 
-warnings.filterwarnings("ignore", message="Sparse CSR tensor support is in beta")  # known, and said once per process
+with warnings.catch_warnings():  # torch says once per process that CSR tensors are in beta: now
+    warnings.simplefilter("ignore")
+    torch.sparse_csr_tensor([0, 1], [0], [1.0], (1, 1), check_invariants=False)
 
 BLOCK = 512  # activations multiplied at once
-SMALLEST = 2**14  # below so many places a layer is never worth it
-DENSEST = 0.3  # above this density neither
+SMALLEST, DENSEST = 2**14, 0.3  # layers of fewer places, or denser ones, are not worth a timing
 
 
 class Pattern:
@@ -36,6 +38,7 @@ class Pattern:
 
     def __init__(self, places: Tensor, rows: int, columns: int) -> None:
         flat = places.long()
+        check_places(flat, rows * columns, "compact layer")  # CSR products do not check, and would read anywhere
         row, column = flat // columns, flat % columns
         self.shape, self.transposed_shape = (rows, columns), (columns, rows)
         self.order = flat.argsort()
@@ -59,16 +62,16 @@ class Pattern:
             check_invariants=False,
         )
 
-    def sample(self, left: Tensor, right: Tensor) -> Tensor:
-        """Entries of left.T @ right at the places, (k,), in their order: dL/dvalues.
+    def sample(self, left: Sequence[Tensor], right: Sequence[Tensor]) -> Tensor:
+        """Entries of sum_b left_b @ right_b.T at the places, (k,), in their order: dL/dvalues.
 
         Args:
-            left: (B, rows).
-            right: (B, columns).
+            left: blocks (rows, b).
+            right: blocks (columns, b).
         """
-        total = self.matrix(left.new_zeros(len(self.order)))
-        for a, b in zip(left.split(BLOCK), right.split(BLOCK), strict=True):
-            total = torch.sparse.sampled_addmm(total, a.t().contiguous(), b, beta=1.0)
+        total = self.matrix(left[0].new_zeros(len(self.order)))
+        for a, b in zip(left, right, strict=True):
+            total = torch.sparse.sampled_addmm(total, a, b.t(), beta=1.0)
         values = torch.empty_like(total.values())
         values[self.order] = total.values()
         return values
@@ -78,12 +81,16 @@ def _starts(rows: Tensor, count: int) -> Tensor:
     return F.pad(torch.bincount(rows, minlength=count).cumsum(0), (1, 0)).int()
 
 
-def multiply(matrix: Tensor, x: Tensor) -> Tensor:
-    """x @ matrix.T: (B, columns) and a (rows, columns) CSR give (B, rows)."""
-    y = x.new_empty(len(x), matrix.shape[0])
-    for block, out in zip(x.split(BLOCK), y.split(BLOCK), strict=True):
-        out.copy_((matrix @ block.t().contiguous()).t())
-    return y
+def columns_of(x: Tensor) -> list[Tensor]:
+    """(B, n) as transposed blocks (n, b), b <= BLOCK: what products with CSR matrices want."""
+    return [block.t().contiguous() for block in x.split(BLOCK)]
+
+
+def multiply(matrix: Tensor, blocks: Sequence[Tensor]) -> Tensor:
+    """x @ matrix.T for the blocks of x: a (rows, columns) CSR gives (B, rows)."""
+    if len(blocks) == 1:
+        return (matrix @ blocks[0]).t().contiguous()
+    return torch.cat([(matrix @ block).t() for block in blocks])
 
 
 class _Product(torch.autograd.Function):
@@ -91,21 +98,22 @@ class _Product(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, values: Tensor, x: Tensor, pattern: Pattern, weight: SparseWeight) -> Tensor:
+        blocks = columns_of(x)
         ctx.pattern, ctx.weight = pattern, weight
-        ctx.save_for_backward(values, x)
-        return multiply(pattern.matrix(values), x)
+        ctx.save_for_backward(values, *blocks)
+        weight.start_collecting()
+        return multiply(pattern.matrix(values), blocks)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
-        values, x = ctx.saved_tensors
-        gradient = gradient.contiguous()
-        to_x = multiply(ctx.pattern.transposed(values), gradient) if ctx.needs_input_grad[1] else None
+        values, *x = ctx.saved_tensors
+        blocks = columns_of(gradient)
+        to_x = multiply(ctx.pattern.transposed(values), blocks) if ctx.needs_input_grad[1] else None
         if ctx.weight.collecting:  # the topology wants dL/dz of dead places too, at this step
-            whole = gradient.t() @ x
+            whole = sum(g @ b.t() for g, b in zip(blocks, x, strict=True))
             ctx.weight.collect(whole)
             return whole.flatten()[ctx.weight.places], to_x, None, None
-        to_values = ctx.pattern.sample(gradient, x) if ctx.needs_input_grad[0] else None
-        return to_values, to_x, None, None
+        return ctx.pattern.sample(blocks, x) if ctx.needs_input_grad[0] else None, to_x, None, None
 
 
 class CompactPath:
@@ -133,7 +141,7 @@ class CompactPath:
         if weight.numel < SMALLEST or len(weight.indices) > DENSEST * weight.numel:
             return False
         if "compact" not in weight.memory:
-            faster = compact_trains_faster(weight.indices, weight.shape, x[..., 0].numel())
+            faster = compact_trains_faster(weight.shape, len(weight.indices), x[..., 0].numel())
             weight.memory["compact"] = torch.tensor(faster)
         return bool(weight.memory["compact"])
 
@@ -151,18 +159,18 @@ class CompactPath:
         return self._pattern
 
 
-def compact_trains_faster(places: Tensor, shape: torch.Size, tokens: int) -> bool:
-    """Time forward and backward of both ways on random numbers of a layer's size.
+@functools.cache
+def compact_trains_faster(shape: torch.Size, k: int, tokens: int) -> bool:
+    """Time forward and backward of both ways on random numbers; once for all layers of a size.
 
     Args:
-        places: (k,) living places.
         shape: (out, in).
+        k: living weights.
         tokens: B.
     """
-    weight = SparseWeight(shape, len(places))
-    weight.select(places, torch.randn(len(places)))
-    x = torch.randn(max(1, tokens), shape[1], requires_grad=True)
+    weight, x = _example(shape, k, tokens)
     path = CompactPath("compact")
+    x.requires_grad_()
 
     def both_ways(product: Callable[[], Tensor]) -> None:
         with torch.enable_grad():
@@ -172,6 +180,23 @@ def compact_trains_faster(places: Tensor, shape: torch.Size, tokens: int) -> boo
         lambda: both_ways(lambda: path(weight, x)), lambda: both_ways(lambda: F.linear(x, weight.dense()))
     )
     return times[0] < times[1]
+
+
+@functools.cache
+def compact_infers_faster(shape: torch.Size, k: int, tokens: int) -> bool:
+    """The same for forward alone, against a plain dense layer."""
+    weight, x = _example(shape, k, tokens)
+    dense = weight.dense().detach()
+    layer = CompactLinear(dense)
+    times = time_alternately(lambda: layer(x), lambda: F.linear(x, dense))
+    return times[0] < times[1]
+
+
+def _example(shape: torch.Size, k: int, tokens: int) -> tuple[SparseWeight, Tensor]:
+    generator = torch.Generator().manual_seed(0)  # the program's own chance stays as it is
+    weight = SparseWeight(shape, k)
+    weight.select(torch.randperm(weight.numel, generator=generator)[:k], torch.randn(k, generator=generator))
+    return weight, torch.randn(max(1, tokens), shape[1], generator=generator)
 
 
 def time_alternately(*calls: Callable[[], object], seconds: float = 0.3) -> list[float]:
@@ -198,6 +223,11 @@ class CompactLinear(nn.Module):
         bias: (out,) or None.
     """
 
+    starts: Tensor
+    columns: Tensor
+    values: Tensor
+    bias: Tensor | None
+
     def __init__(self, weight: Tensor, bias: Tensor | None = None) -> None:
         super().__init__()
         self.out_features, self.in_features = weight.shape
@@ -216,7 +246,7 @@ class CompactLinear(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(..., in) -> (..., out). No gradients."""
         with torch.no_grad():
-            y = multiply(self.matrix(), x.reshape(-1, self.in_features))
+            y = multiply(self.matrix(), columns_of(x.reshape(-1, self.in_features)))
             y = y if self.bias is None else y + self.bias
         return y.view(*x.shape[:-1], self.out_features)
 
@@ -226,9 +256,9 @@ class CompactLinear(nn.Module):
 
 
 def compress(model: nn.Module, *, tokens: int = 128, kernel: str = "auto") -> nn.Module:
-    """Replace the sparse linear layers of a plain model by `CompactLinear`, where that is faster; in place.
+    """Replace sparse linear layers of a plain model by `CompactLinear`, for inference on the CPU, in place.
 
-    For inference on the CPU. `decompress` brings back the model as it was, bit for bit but for signs of zeros.
+    `decompress` brings back the model as it was, bit for bit but for signs of zeros.
 
     Args:
         model: any module; its `nn.Linear` layers with float32 weights on the CPU are looked at.
@@ -250,10 +280,11 @@ def compress(model: nn.Module, *, tokens: int = 128, kernel: str = "auto") -> nn
     for name, layer in list(model.named_modules()):
         if type(layer) is not nn.Linear or layer.weight.device.type != "cpu" or layer.weight.dtype != torch.float32:
             continue
-        if name and layer.weight.count_nonzero() <= DENSEST * layer.weight.numel():
-            compact = CompactLinear(layer.weight, layer.bias)
-            if kernel == "compact" or _infers_faster(compact, layer, tokens):
-                model.set_submodule(name, compact.train(layer.training))
+        k, shape = int(layer.weight.count_nonzero()), layer.weight.shape
+        if not name or not 1 <= k <= DENSEST * layer.weight.numel():
+            continue
+        if kernel == "compact" or compact_infers_faster(shape, k, tokens):
+            model.set_submodule(name, CompactLinear(layer.weight, layer.bias).train(layer.training))
     return model
 
 
@@ -267,10 +298,3 @@ def decompress(model: nn.Module) -> nn.Module:
                 linear.bias = nn.Parameter(layer.bias)
             model.set_submodule(name, linear.train(layer.training))
     return model
-
-
-@torch.no_grad()
-def _infers_faster(compact: CompactLinear, dense: nn.Linear, tokens: int) -> bool:
-    x = torch.randn(tokens, dense.in_features)
-    times = time_alternately(lambda: compact(x), lambda: dense(x))
-    return times[0] < times[1]

@@ -87,14 +87,14 @@ class BiDSTConfig(PeftConfig):
     init: str = field(default="auto", metadata={"help": f"Which weights live first: {', '.join(INITS)}."})
     init_steps: int = field(default=1, metadata={"help": "Steps whose gradients init='gradient' or 'snip' adds up."})
     seed: int = field(default=0, metadata={"help": "Seed of chance."})
-    candidates: float = field(default=2.0, metadata={"help": "BiDST: scored dead places per living weight."})
+    candidates: float = field(default=5.0, metadata={"help": "BiDST: scored dead places per living weight."})
     score_interval: int = field(default=10, metadata={"help": "BiDST: steps between two hyper-gradients."})
-    score_lr: float = field(default=0.1, metadata={"help": "BiDST: step of the scores (beta)."})
+    score_lr: float = field(default=0.005, metadata={"help": "BiDST: step of the scores (beta)."})
     implicit_weight: float = field(default=1e-4, metadata={"help": "BiDST: weight of the implicit term (1/gamma)."})
     kernel: str = field(default="auto", metadata={"help": f"Linear layers in training: {', '.join(KERNELS)}."})
     target_modules: list[str] | str | None = field(default=None, metadata={"help": "Layers, or 'all-linear'."})
     exclude_modules: list[str] | str | None = field(default=None, metadata={"help": "Layers to leave out."})
-    layers_to_transform: list[int] | int | None = field(default=None, metadata={"help": "Blocks to take."})
+    layers_to_transform: list[int] | None = field(default=None, metadata={"help": "Blocks to take."})
     layers_pattern: list[str] | str | None = field(default=None, metadata={"help": "Name of the list of blocks."})
     train_others: bool | None = field(default=None, metadata={"help": "Train and save everything else too."})
     modules_to_save: list[str] | None = field(default=None, metadata={"help": "Further modules to train and save."})
@@ -105,6 +105,7 @@ class BiDSTConfig(PeftConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         self.peft_type = BIDST
+        self.modules_to_tie: list[str] | None = None  # PEFT reads it; found anew for each model
         if isinstance(self.target_modules, list):
             self.target_modules = set(self.target_modules)  # type: ignore[assignment]  # PEFT wants sets
         if isinstance(self.exclude_modules, list):
@@ -121,7 +122,7 @@ class BiDSTConfig(PeftConfig):
             _check_count(name, getattr(self, name))
         for name in ("score_lr", "implicit_weight"):
             _check_number(name, getattr(self, name), 0, float("inf"), "a number >= 0")
-        _check_number("candidates", self.candidates, 1e-9, float("inf"), "a number > 0, e.g. 2.0")
+        _check_number("candidates", self.candidates, 1e-9, float("inf"), "a number > 0, e.g. 5.0")
         if self.distribution == "nonzero" and (self.target != "weight" or self.topology == "gmp"):
             raise ValueError(
                 f"distribution='nonzero' keeps the zeros a model has; with target={self.target!r} and topology="

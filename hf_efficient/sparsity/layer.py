@@ -14,7 +14,7 @@ from torch.func import functional_call
 
 from .compact import CompactPath
 from .config import BiDSTConfig
-from .weight import SparseWeight
+from .weight import SparseWeight, check_places
 
 
 class BiDSTLayer(nn.Module, BaseTunerLayer):
@@ -38,6 +38,7 @@ class BiDSTLayer(nn.Module, BaseTunerLayer):
         self.bidst_bias = nn.ParameterDict()
         self.target: dict[str, str] = {}
         self.kernel: dict[str, CompactPath] = {}
+        self.in_features, self.out_features = _features(self.get_base_layer())
         self.merged_adapters: list[str] = []
         self._disable_adapters = False
         self._active_adapter: str | list[str] = []
@@ -52,7 +53,7 @@ class BiDSTLayer(nn.Module, BaseTunerLayer):
             k: 1 <= k <= n.
             config: what is sparse, and which weights live first.
         """
-        base = self.get_base_layer()
+        base: Any = self.get_base_layer()
         weight = base.weight
         sparse = SparseWeight(weight.shape, k, dtype=weight.dtype)
         if not sparse.values.is_meta and not weight.is_meta:
@@ -77,15 +78,10 @@ class BiDSTLayer(nn.Module, BaseTunerLayer):
         Raises:
             ValueError: more than one adapter replaces the weight.
         """
-        base = self.get_base_layer()
+        base: Any = self.get_base_layer()
         weight, bias = base.weight, getattr(base, "bias", None)
         here = [a for a in adapters if a in self.bidst_weight]
-        replacing = [a for a in here if self.target[a] == "weight"]
-        if len(replacing) > 1:
-            raise ValueError(
-                f"Adapters {replacing} each replace the whole weight (target='weight'), so only one of them can be "
-                "active. Activate one with set_adapter, or train the others with target='delta'."
-            )
+        replacing = self._one_replacing(here)
         for adapter in replacing:
             sparse = self.sparse_weight(adapter)
             weight = sparse.dense(base.weight if sparse.probing else None)
@@ -95,6 +91,16 @@ class BiDSTLayer(nn.Module, BaseTunerLayer):
                 weight = self.sparse_weight(adapter).dense(weight)
         return weight.to(base.weight.dtype), bias if bias is None else bias.to(base.weight.dtype)
 
+    def _one_replacing(self, adapters: list[str]) -> list[str]:
+        """Of these adapters, those that replace the whole weight: none or one."""
+        replacing = [a for a in adapters if self.target.get(a) == "weight"]
+        if len(replacing) > 1:
+            raise ValueError(
+                f"Adapters {replacing} each replace the whole weight (target='weight'), so only one of them can be "
+                "active or merged. Choose one with set_adapter, or train the others with target='delta'."
+            )
+        return replacing
+
     def get_delta_weight(self, adapter: str) -> Tensor:
         """Effective weight minus base weight, of the weight's shape and dtype."""
         return self.effective([adapter])[0].detach() - self.get_base_weight()
@@ -103,21 +109,23 @@ class BiDSTLayer(nn.Module, BaseTunerLayer):
         """Write the effective weight into the base layer.
 
         Raises:
-            ValueError: `safe_merge` and the result is not finite.
+            ValueError: `safe_merge` and the result is not finite; or two adapters replace the weight.
         """
-        for adapter in check_adapters_to_merge(self, adapter_names):
-            if adapter not in self.bidst_weight:
-                continue
-            self.sparse_weight(adapter).check(f"adapter {adapter!r}")
-            base = self.get_base_layer()
-            weight, bias = (x if x is None else x.detach() for x in self.effective([adapter]))
+        adapters = [a for a in check_adapters_to_merge(self, adapter_names) if a in self.bidst_weight]
+        self._one_replacing([*self.merged_adapters, *adapters])
+        for adapter in sorted(adapters, key=lambda a: self.target[a] != "weight"):  # deltas add to what replaces
+            base: Any = self.get_base_layer()
+            sparse = self.sparse_weight(adapter)
+            check_places(sparse.indices, sparse.numel, f"adapter {adapter!r}")
+            weight, bias = self.effective([adapter])
+            weight = weight.detach()
             if safe_merge and not bool(weight.isfinite().all()):
                 raise ValueError(f"NaNs detected in the merged weights. The adapter {adapter} seems to be broken")
             # what was there is kept, not recomputed: w + d - d is not w in floating point
             self._before_merge.append((base.weight.data, None if bias is None else base.bias.data))
             base.weight.data = weight.clone() if weight is base.weight else weight
             if bias is not None:
-                base.bias.data = bias.clone()
+                base.bias.data = bias.detach().clone()
             self.merged_adapters.append(adapter)
 
     def unmerge(self) -> None:
@@ -125,7 +133,7 @@ class BiDSTLayer(nn.Module, BaseTunerLayer):
         if not self.merged:
             warnings.warn("Already unmerged. Nothing to do.", stacklevel=2)
             return
-        base = self.get_base_layer()
+        base: Any = self.get_base_layer()
         while self.merged_adapters:
             self.merged_adapters.pop()
             weight, bias = self._before_merge.pop()
@@ -135,7 +143,7 @@ class BiDSTLayer(nn.Module, BaseTunerLayer):
 
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """The base layer's result with the effective weight: same shapes and dtype."""
-        base = self.get_base_layer()
+        base: Any = self.get_base_layer()
         if self.disable_adapters and self.merged:
             self.unmerge()
         adapters = [a for a in self.active_adapters if a in self.bidst_weight]
@@ -161,6 +169,18 @@ class BiDSTLayer(nn.Module, BaseTunerLayer):
 
 class Linear(BiDSTLayer):
     """`BiDSTLayer` over a linear layer: PEFT finds linear layers of an adapted model by this name."""
+
+
+def _features(layer: Any) -> tuple[int, int]:
+    """Sizes of what a layer takes and gives, as PEFT's layers expose them."""
+    if isinstance(layer, nn.Linear):
+        return layer.in_features, layer.out_features
+    if isinstance(layer, nn.Embedding):
+        return layer.num_embeddings, layer.embedding_dim
+    if isinstance(layer, nn.modules.conv._ConvNd):
+        return layer.in_channels, layer.out_channels
+    rows, columns = layer.weight.shape  # Conv1D of GPT-2 keeps (in, out)
+    return rows, columns
 
 
 def first_places(weight: Tensor, k: int, config: BiDSTConfig, salt: int) -> Tensor:

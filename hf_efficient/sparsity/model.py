@@ -11,6 +11,7 @@ import torch
 from peft.tuners.tuners_utils import BaseTuner, BaseTunerLayer, _ExcludedModule, _maybe_include_all_linear_layers
 from peft.utils import (
     TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING,
+    ModulesToSaveWrapper,
     register_peft_method,
     resolve_quantization_backend,
 )
@@ -20,6 +21,7 @@ from transformers.pytorch_utils import Conv1D
 from . import budget
 from .config import BiDSTConfig
 from .layer import BiDSTLayer, Linear
+from .weight import check_places
 
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 # As Cerebras' filter: these stay dense when nobody says which layers to take.
@@ -37,12 +39,12 @@ class BiDSTModel(BaseTuner):
 
     prefix: str = "bidst_"
     tuner_layer_cls = BiDSTLayer
-    target_module_mapping = TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING
+    target_module_mapping = TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING  # type: ignore[assignment]
 
     def _check_new_adapter_config(self, config: BiDSTConfig) -> None:
         """The first thing PEFT calls for a new adapter: all that depends on the model is filled in here."""
         super()._check_new_adapter_config(config)
-        modules = {key: module for key, module in self.model.named_modules() if not _inside_tuner(key, self.model)}
+        modules = {key: module for key, module in self.model.named_modules() if not _inside_wrapper(key, self.model)}
         if config.target_modules is None and config.target == "weight":
             config.target_modules = set(default_targets(modules))  # type: ignore[assignment]
             if not config.target_modules:
@@ -55,12 +57,13 @@ class BiDSTModel(BaseTuner):
         targeted = {key: m for key, m in modules.items() if self._targets(config, key)}
         for key, module in targeted.items():
             check_layer(key, module, modules.get(key.rpartition(".")[0]))
-        weights = {key: _weight_of(module) for key, module in targeted.items()}
-        self._budgets = share_budget(config, weights)
-        known = all(1 <= config.counts.get(key, 0) <= weight.numel() for key, weight in weights.items())
+        weights = {key: weight_of(module) for key, module in targeted.items()}
+        saved = {key: config.counts.get(key, 0) for key in weights}
+        known = all(1 <= saved[key] <= weight.numel() for key, weight in weights.items())
+        depends_on_values = config.distribution in ("nonzero", "global")  # of which there may be none while loading
+        self._budgets = saved if known and depends_on_values else share_budget(config, weights)
         start = config.make_topology(1).initial_count
-        first = {key: start(k, weights[key].numel()) for key, k in self._budgets.items()}
-        self._living = {key: config.counts[key] for key in weights} if known and weights else first
+        self._living = saved if known else {key: start(k, weights[key].numel()) for key, k in self._budgets.items()}
 
     def _targets(self, config: BiDSTConfig, key: str) -> bool:
         found = self._check_target_module_exists(config, key) if key else None
@@ -69,8 +72,11 @@ class BiDSTModel(BaseTuner):
     def _save_others(self, config: BiDSTConfig, modules: dict[str, nn.Module]) -> None:
         """Name all modules with parameters of their own that are not targeted: they are trained and saved."""
         names: list[str] = []
+        tied = self._get_module_names_tied_with_embedding() or []
         for key, module in modules.items():
-            own = any(True for _ in module.parameters(recurse=False))
+            if key in tied:
+                continue  # PEFT ties it to the copy of the embedding that trains
+            own = isinstance(module, ModulesToSaveWrapper) or any(True for _ in module.parameters(recurse=False))
             covered = any(key == name or key.startswith(f"{name}.") for name in names)
             if own and not key:
                 warnings.warn(
@@ -89,9 +95,12 @@ class BiDSTModel(BaseTuner):
                 )
         known = list(config.modules_to_save or [])
         config.modules_to_save = known + [name for name in names if name not in known] or None
-        config.ensure_weight_tying = config.ensure_weight_tying or bool(self._get_module_names_tied_with_embedding())
+        config.ensure_weight_tying = config.ensure_weight_tying or bool(tied)
 
-    def _create_and_replace(
+    def _add_modules_to_save_to_tie(self, config: BiDSTConfig, tied_weight_keys: list[str]) -> None:
+        config.modules_to_tie = tied_weight_keys
+
+    def _create_and_replace(  # type: ignore[override]
         self,
         config: BiDSTConfig,
         adapter_name: str,
@@ -111,6 +120,15 @@ class BiDSTModel(BaseTuner):
         if adapter_name not in self.active_adapters:
             layer.requires_grad_(False)  # an additional adapter is not trainable by itself
         self._replace_module(parent, target_name, layer, target)
+        if isinstance(parent, nn.TransformerEncoderLayer):
+            # torch's inference path reads the weights without calling the layers; without this mark it is not taken
+            parent.activation_relu_or_gelu = 0
+
+    def _replace_module(self, parent: nn.Module, child_name: str, new_module: nn.Module, child: nn.Module) -> None:
+        if isinstance(child, ModulesToSaveWrapper):
+            setattr(parent, child_name, new_module)  # PEFT would look for a weight, which composite modules have not
+        else:
+            super()._replace_module(parent, child_name, new_module, child)
 
     def _update(self, layer: BiDSTLayer, adapter_name: str, key: str, config: BiDSTConfig) -> None:
         layer.update_layer(adapter_name, key, self._living[key], config)
@@ -146,6 +164,13 @@ class BiDSTModel(BaseTuner):
                 "file and adapter_config.json are of different adapters. Fetch both again; if you changed the tensors "
                 'yourself, set "checksum" to null in adapter_config.json.'
             )
+        for name, layer in model.named_modules():
+            places = tensors.get(f"{name}.bidst_weight.{adapter_name}.indices")
+            if isinstance(layer, BiDSTLayer) and places is not None:
+                weight = layer.sparse_weight(adapter_name)
+                check_places(places, weight.numel, name)
+                if len(places) != len(weight.indices):  # layers that share one budget have exchanged some of it
+                    weight.resize(torch.arange(0), places.to(weight.indices.device))
         return tensors
 
 
@@ -219,7 +244,7 @@ def checksum(state_dict: dict[str, Tensor], adapter_name: str) -> int:
         if where is None:
             continue
         name = key[: where.start()].removeprefix("base_model.model.") + where[1] + key[where.end() :]
-        raw = tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy()
+        raw = tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes()
         total ^= zlib.crc32(raw, zlib.crc32(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode()))
     return total
 
@@ -228,14 +253,17 @@ def _base(module: nn.Module) -> nn.Module:
     return module.get_base_layer() if isinstance(module, BaseTunerLayer) else module
 
 
-def _weight_of(module: nn.Module) -> Tensor:
+def weight_of(module: nn.Module) -> Tensor:
+    """The weight of a layer, adapted or not."""
     weight: Tensor = _base(module).weight  # type: ignore[assignment]
     return weight
 
 
-def _inside_tuner(key: str, model: nn.Module) -> bool:
+def _inside_wrapper(key: str, model: nn.Module) -> bool:
+    """Whether a module is the inner life of what earlier adapters put around a layer."""
     parts = key.split(".")
-    return any(isinstance(model.get_submodule(".".join(parts[:i])), BaseTunerLayer) for i in range(1, len(parts)))
+    outer = (model.get_submodule(".".join(parts[:i])) for i in range(1, len(parts)))
+    return any(isinstance(module, (BaseTunerLayer, ModulesToSaveWrapper)) for module in outer)
 
 
 register_peft_method(name="bidst", config_cls=BiDSTConfig, model_cls=BiDSTModel, prefix="bidst_")

@@ -40,3 +40,20 @@ def resize(optimizer: torch.optim.Optimizer, parameter: Tensor, kept: Tensor, ad
         if isinstance(moment, Tensor) and moment.dim() == 1 and len(moment) == before:
             fill = moment[kept].mean() if name in SECOND_MOMENTS and len(kept) else moment.new_zeros(())
             state[name] = torch.cat([moment[kept], fill.expand(added)])
+
+
+@torch.no_grad()
+def pace(optimizer: torch.optim.Optimizer, parameter: Tensor) -> float:
+    """How far one unit of gradient moves a weight: lr, over mean sqrt(v) where the optimizer keeps a second moment v.
+
+    What stands outside of the optimizer and shall move as fast as what is inside needs it.
+    """
+    group = next(g for g in optimizer.param_groups if any(p is parameter for p in g["params"]))
+    state = optimizer.state.get(parameter, {})
+    for name in SECOND_MOMENTS:
+        if isinstance(state.get(name), Tensor):
+            root = float(state[name].sqrt().mean())
+            if "betas" in group and "step" in state:
+                root /= (1 - group["betas"][1] ** float(state["step"])) ** 0.5
+            return float(group["lr"]) / max(root, 1e-12)
+    return float(group["lr"])

@@ -11,8 +11,10 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from . import bitmap, moments
+from . import moments
+from . import places as bits
 from .topology import Topology
+from .topology.topology import by_part
 from .weight import SparseWeight
 
 KEY = "sparsity"  # of the optimizer's first parameter group, where all is kept that a resumed training needs
@@ -83,18 +85,16 @@ class SparseTraining:
         began = time.perf_counter()
         self._follow()
         self.state["steps"] += 1
-        if self._wanted(self.steps) and self._gradients_are_finite():
-            if self.steps <= self.init_steps:
-                self._choose_first()
-            else:
-                rate = float(self.optimizer.param_groups[0]["lr"])
-                chance = self._chance(1)
-                for weight in self.weights.values():
-                    self.topology.observe(weight, self.steps, rate, chance)
-                if self.topology.due(self.steps):
-                    self._exchange()
-        elif self.steps > self.init_steps and self.topology.due(self.steps) and not self._wanted(self.steps):
-            self._exchange()
+        wanted = self._wanted(self.steps)
+        if wanted and not self._gradients_are_finite():
+            self.state["steps"] -= 1  # the step overflowed: it does not count
+        elif self.steps <= self.init_steps:
+            self._choose_first()
+        else:
+            if wanted:
+                self._observe()
+            if self.topology.due(self.steps):
+                self._exchange()
         self._listen()
         self.seconds += time.perf_counter() - began
 
@@ -106,7 +106,7 @@ class SparseTraining:
         """
         alive = sum(len(weight.indices) for weight in self.weights.values())
         places = sum(weight.numel for weight in self.weights.values())
-        ever = sum(int(bitmap.unpack(self.state["ever"][n], w.numel).sum()) for n, w in self.weights.items())
+        ever = sum(int(bits.unpack(self.state["ever"][n], w.numel).sum()) for n, w in self.weights.items())
         collecting = sum(weight.seconds for weight in self.weights.values())
         moved = self.state["moved"]
         return {
@@ -123,17 +123,15 @@ class SparseTraining:
         group = self.optimizer.param_groups[0]
         if group.get(KEY) is self.state and self.state:
             return
-        if KEY not in group:
-            ever = {name: bitmap.pack(weight.alive()) for name, weight in self.weights.items()}
-            group[KEY] = {"steps": 0, "updates": 0, "moved": 0, "ever": ever, "memory": {}}
-        self.state = group[KEY]
+        self.state = group.setdefault(KEY, {"steps": 0, "updates": 0, "moved": 0, "ever": {}, "memory": {}})
+        memories, ever = self.state["memory"], self.state["ever"]
         for name, weight in self.weights.items():
-            device = weight.indices.device
-            memory = self.state["memory"].setdefault(name, weight.memory)
-            weight.memory = self.state["memory"][name] = {key: value.to(device) for key, value in memory.items()}
-            self.state["ever"][name] = self.state["ever"][name].to(device)
-            if not weight.memory:
+            if name not in memories:
                 self.topology.begin(weight)
+                memories[name], ever[name] = weight.memory, bits.pack(weight.alive())
+            device = weight.indices.device
+            weight.memory = memories[name] = {key: value.to(device) for key, value in memories[name].items()}
+            ever[name] = ever[name].to(device)
 
     def _wanted(self, step: int) -> bool:
         return step <= self.init_steps or self.topology.reads_gradient(step)
@@ -162,6 +160,11 @@ class SparseTraining:
             finite = finite and bool(weight.gradient.isfinite().all())
         return finite
 
+    def _observe(self) -> None:
+        chance = self._chance(1)
+        for weight in self.weights.values():
+            self.topology.observe(weight, self.steps, moments.pace(self.optimizer, weight.values), chance)
+
     def _choose_first(self) -> None:
         for weight in self.weights.values():
             assert weight.gradient is not None
@@ -179,16 +182,15 @@ class SparseTraining:
                 scores.append(score)
             budget = sum(len(self.weights[name].indices) for name in group)
             best = torch.cat(scores).topk(budget).indices.sort().values
-            for name, low in zip(group, _offsets([len(score) for score in scores]), strict=True):
+            for name, places in zip(group, by_part(best, [len(score) for score in scores]), strict=True):
                 weight = self.weights[name]
-                places = best[(best >= low) & (best < low + weight.numel)] - low
                 if len(places) != len(weight.indices):
                     moments.resize(self.optimizer, weight.values, places[:0], len(places))
                     weight.resize(places[:0], places)
                 start = None if self.additive else self.bases[name].detach().flatten()[places]
                 weight.select(places, start)
                 moments.forget(self.optimizer, weight.values, torch.arange(len(places), device=places.device))
-                self.state["ever"][name] = bitmap.pack(weight.alive())
+                self.state["ever"][name] = bits.pack(weight.alive())
         self._agree()
 
     def _exchange(self) -> None:
@@ -200,7 +202,7 @@ class SparseTraining:
             for name, weight, (slots, places) in zip(group, weights, plan, strict=True):
                 total += max(len(slots), len(places))
                 self._move(weight, slots, places)
-                bitmap.add(self.state["ever"][name], places)
+                bits.add(self.state["ever"][name], places)
                 self.topology.settled(weight)
         if total:
             self.state["moved"] = total
@@ -255,7 +257,3 @@ class SparseTraining:
                 f"Masks differ between ranks after step {self.steps} (checksums {[int(c) for c in all_ranks]}). Give "
                 "all ranks the same seed and the same checkpoint."
             )
-
-
-def _offsets(lengths: list[int]) -> list[int]:
-    return [sum(lengths[:i]) for i in range(len(lengths))]

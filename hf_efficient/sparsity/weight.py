@@ -124,6 +124,11 @@ class SparseWeight(nn.Module):
         self.values.data = torch.empty(0, dtype=torch.float64, device=values.device)
         self.values.data = values
 
+    def start_collecting(self) -> None:
+        """Called by a forward: without gradients so far it is a step's first, and what a skipped step left is void."""
+        if self.values.grad is None:
+            self.gradient = None
+
     def collect(self, gradient: Tensor) -> None:
         """Add dL/dz, of `shape`, to what the micro-batches of this step have brought."""
         began = time.perf_counter()
@@ -131,25 +136,23 @@ class SparseWeight(nn.Module):
         self.gradient = flat.clone() if self.gradient is None else self.gradient.add_(flat)
         self.seconds += time.perf_counter() - began
 
-    def check(self, name: str) -> None:
-        """Refuse places that no honest file has.
-
-        Raises:
-            ValueError: a place lies outside of the tensor or lives twice, or a value is not finite.
-        """
-        places = self.places
-        wrong = bool((places < 0).any() or (places >= self.numel).any())
-        if wrong or len(places.unique()) != len(places):
-            raise ValueError(
-                f"{name}: the places of the living weights are damaged (expected {len(places)} different numbers in "
-                f"[0, {self.numel})). The file is corrupt or was written for another model; fetch it again."
-            )
-        if not bool(self.values.isfinite().all()):
-            raise ValueError(f"{name}: living weights that are not finite. The file is corrupt, or training diverged.")
-
     def extra_repr(self) -> str:
         """k of n, for print(model)."""
         return f"{len(self.indices)} of {self.numel} alive, shape={tuple(self.shape)}"
+
+
+def check_places(places: Tensor, n: int, name: str) -> None:
+    """Refuse places that no honest file has.
+
+    Raises:
+        ValueError: a place lies outside of the n there are, or lives twice.
+    """
+    wrong = bool((places < 0).any() or (places >= n).any())
+    if wrong or len(places.unique()) != len(places):
+        raise ValueError(
+            f"{name}: the places of the living weights are damaged; expected {len(places)} different numbers in "
+            f"[0, {n}). The file is corrupt or was written for another model; fetch it again."
+        )
 
 
 class _Scatter(torch.autograd.Function):
@@ -159,6 +162,7 @@ class _Scatter(torch.autograd.Function):
     def forward(ctx: Any, values: Tensor, indices: Tensor, base: Tensor | None, weight: SparseWeight) -> Tensor:
         ctx.weight, ctx.has_base, ctx.probing = weight, base is not None, weight.probing
         ctx.save_for_backward(indices)
+        weight.start_collecting()
         if base is None:
             whole = torch.zeros(weight.numel, dtype=values.dtype, device=values.device)
         else:

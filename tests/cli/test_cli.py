@@ -73,6 +73,14 @@ def test_budget_keeps_a_count_and_a_share_apart(vlm: Path, tmp_path: Path) -> No
         assert (budget, type(budget)) == (value, type(value))
 
 
+def test_settings_of_every_type_reach_the_config(vlm: Path, tmp_path: Path) -> None:
+    options = "--method itg --size-aware no --llm-layers 1 2 --lloyd-steps 4 --importance-weight 0.5"
+    assert main(["prune", str(vlm), str(tmp_path / "out"), *options.split()]) == 0
+    assert hf_efficient.TokenPrunerConfig.from_pretrained(tmp_path / "out") == hf_efficient.TokenPrunerConfig(
+        method="itg", size_aware=False, llm_layers=[1, 2], lloyd_steps=4, importance_weight=0.5
+    )
+
+
 def test_demo_writes_table_figures_and_pictures(
     vlm: Path, scenes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -130,6 +138,7 @@ def test_demo_keep_all_answers_as_stock(vlm: Path, scenes: Path, tmp_path: Path)
         ("demo --model {tmp}", "config.json"),
         ("demo --model {tmp}/gone", "gone"),
         ("prune {vlm}", "output"),
+        ("prune {vlm} {tmp}/out --size-aware perhaps", "invalid yes_or_no value: 'perhaps'"),
         ("prune {vlm} {vlm}", "in use"),
         ("prune {tmp}/gone {tmp}/out", "gone"),
         ("prune {vlm} {tmp}/out --budget 0", "budget=0"),

@@ -190,7 +190,7 @@ def test_sam_is_that_of_pytorch_optimizer(adaptive: bool) -> None:
     peer = pytest.importorskip("pytorch_optimizer")
     net, mlp = problem()
     twin = copy.deepcopy(net)
-    kwargs = {"lr": 0.1, "momentum": 0.9, "weight_decay": 1e-3}
+    kwargs: Any = {"lr": 0.1, "momentum": 0.9, "weight_decay": 1e-3}
     ours = SAM(net.parameters(), torch.optim.SGD, rho=RHO, adaptive=adaptive, **kwargs)
     theirs = peer.SAM(twin.parameters(), torch.optim.SGD, rho=RHO, adaptive=adaptive, **kwargs)
     for t in range(STEPS):

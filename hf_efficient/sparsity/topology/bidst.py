@@ -12,6 +12,7 @@ from .topology import Topology
 
 TEMPERATURE = 1.0  # tau of the Gumbel-sigmoid, in units of the largest score
 LEAST_CHANGE = 0.005  # share of the living below which an exchange is not worth a new mask
+KEPT = 0.5  # share of the candidates that outlives an exchange, the largest dormant weights
 GAMMA = 5e-4  # L2 penalty of the lower level on dormant weights; that of living ones is the optimizer's weight decay
 
 
@@ -60,13 +61,10 @@ class BiDST(Topology):
         implicit_weight: 1/gamma of the hyper-gradient.
     """
 
-    candidates: float = 2.0
+    candidates: float = 5.0
     score_interval: int = 10
     score_lr: float = 0.005
     implicit_weight: float = 1e-4
-    pace: float = 3.0
-    keep: float = 0.5
-    start: float = 0.0
 
     def reads_gradient(self, step: int) -> bool:
         """Every `score_interval` steps, and when weights are exchanged."""
@@ -82,7 +80,7 @@ class BiDST(Topology):
             "candidate_learned": torch.empty(0, device=device),
         }
 
-    def observe(self, weight: SparseWeight, step: int, learning_rate: float, generator: torch.Generator) -> None:
+    def observe(self, weight: SparseWeight, step: int, pace: float, generator: torch.Generator) -> None:
         """One step of the upper level on the scores, one of the lower level on dormant weights."""
         memory, g = weight.memory, weight.gradient
         assert g is not None
@@ -96,7 +94,7 @@ class BiDST(Topology):
         threshold = psi.min()
         memory["learned"] -= beta * h * gumbel_slope(psi, threshold, generator)
         memory["candidate_learned"] -= beta * h_dormant * gumbel_slope(psi_dormant, threshold, generator)
-        alpha = learning_rate * self.score_interval * self.pace
+        alpha = pace * self.score_interval
         memory["dormant"] -= alpha * (g_dormant + GAMMA * memory["dormant"])
 
     def scores(self, weight: SparseWeight) -> tuple[Tensor, Tensor]:
@@ -125,9 +123,8 @@ class BiDST(Topology):
         seats = order[torch.searchsorted(memory["candidates"][order], places)]
         n = min(len(slots), len(places))
         memory["candidates"][seats[:n]] = weight.places[slots[:n]]
-        first = memory["dormant"][seats] * self.start
         memory["dormant"][seats[:n]] = weight.values.detach()[slots[:n]].float()
-        return first if self.start else None
+        return None
 
     def settled(self, weight: SparseWeight) -> None:
         """New candidates: the best of the old ones, and the dead places with the largest gradient."""
@@ -136,7 +133,7 @@ class BiDST(Topology):
         count = min(max(1, int(self.candidates * len(weight.indices))), weight.numel - len(weight.indices))
         dead = ~weight.alive()[memory["candidates"]]  # under a global budget more may have come alive than died
         old, dormant = memory["candidates"][dead], memory["dormant"][dead]
-        best = dormant.abs().topk(min(len(old), int(self.keep * count))).indices
+        best = dormant.abs().topk(min(len(old), int(KEPT * count))).indices
         kept = old[best]
         strength = g.abs()
         strength[weight.places] = -1.0

@@ -49,8 +49,15 @@ class Topology:
     def begin(self, weight: SparseWeight) -> None:
         """Told of a weight before its first step, to set up what it remembers in `weight.memory`."""
 
-    def observe(self, weight: SparseWeight, step: int, learning_rate: float, generator: torch.Generator) -> None:
-        """Read `weight.gradient` of a step at which it was wanted."""
+    def observe(self, weight: SparseWeight, step: int, pace: float, generator: torch.Generator) -> None:
+        """Read `weight.gradient` of a step at which it was wanted.
+
+        Args:
+            weight: whose gradient it is.
+            step: optimizer steps done.
+            pace: how far a unit of gradient moves a living weight in one step.
+            generator: source of chance.
+        """
 
     def drop_scores(self, weight: SparseWeight) -> Tensor:
         """(k,): what each living weight is worth; the lowest die."""
@@ -86,8 +93,8 @@ class Topology:
         coming, at = grow_score.topk(count)
         accepted = self.accepts(dying, coming)
         slots, at = slots[accepted].sort().values, at[accepted].sort().values
-        slots_of = _by_part(slots, [len(score) for score in drop])
-        at_of = _by_part(at, [len(score) for _, score in grow])
+        slots_of = by_part(slots, [len(score) for score in drop])
+        at_of = by_part(at, [len(score) for _, score in grow])
         return [(s, places[a]) for s, a, (places, _) in zip(slots_of, at_of, grow, strict=True)]
 
     def moved(self, weight: SparseWeight, slots: Tensor, places: Tensor) -> Tensor | None:
@@ -104,7 +111,7 @@ def random_places(weight: SparseWeight, generator: torch.Generator) -> tuple[Ten
     return dead, torch.rand(len(dead), generator=generator).to(dead.device)
 
 
-def _by_part(sorted_positions: Tensor, lengths: Sequence[int]) -> list[Tensor]:
+def by_part(sorted_positions: Tensor, lengths: Sequence[int]) -> list[Tensor]:
     """Positions in a concatenation, rising, as positions in each of its parts."""
     starts = torch.tensor([0, *lengths[:-1]]).cumsum(0)
     ends = starts + torch.tensor(lengths)

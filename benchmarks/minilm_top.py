@@ -1,0 +1,70 @@
+"""Fine-tuning of MiniLM's two top layers: the four below are run once for every text, and their output is kept."""
+
+import copy
+import functools
+
+import numpy as np
+import real_data
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+from transformers import AutoModel, AutoTokenizer
+
+TOKENS = 32
+TRAINABLE = 2
+LIMIT = 6000  # training texts kept; a run takes a few hundred of them
+TEST_LIMIT = 1000
+
+
+@functools.cache
+def _encoder() -> nn.Module:
+    return AutoModel.from_pretrained(real_data.minilm(), attn_implementation="eager").eval()
+
+
+class MiniLMTop(nn.Module):
+    """(B, T, 1 + 384) -> (B, classes): a token's first feature says whether it is one, the rest is its state."""
+
+    def __init__(self, classes: int) -> None:
+        super().__init__()
+        self.layers = copy.deepcopy(_encoder().encoder.layer[-TRAINABLE:])
+        self.head = nn.Linear(384, classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        there, hidden = x[..., :1], x[..., 1:]
+        bias = (1 - there.transpose(1, 2)[:, None]) * -1e4
+        for layer in self.layers:
+            out = layer(hidden, bias)
+            hidden = out[0] if isinstance(out, tuple) else out
+        return self.head((hidden * there).sum(1) / there.sum(1))
+
+
+@torch.no_grad()
+def hidden_states(name: str) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Training states and labels, test states and labels, of a data set of `real_data`; cached on disk."""
+    path = real_data.CACHE / f"minilm_{name}_{TOKENS}.npz"
+    if not path.exists():
+        arrays = {}
+        for train in (True, False):
+            texts = getattr(real_data, name)(train)
+            picked = np.random.default_rng(0).permutation(len(texts.texts))[: LIMIT if train else TEST_LIMIT]
+            part = "train" if train else "test"
+            arrays[f"{part}_y"] = texts.labels[picked]
+            arrays[f"{part}_x"] = _below([texts.texts[i] for i in picked]).half().numpy()
+        partial = path.with_suffix(".part.npz")
+        np.savez(partial, **arrays)  # type: ignore[arg-type]
+        partial.rename(path)
+    with np.load(path) as stored:
+        read = [torch.from_numpy(stored[key]) for key in ("train_x", "train_y", "test_x", "test_y")]
+    return read[0].float(), read[1], read[2].float(), read[3]
+
+
+def _below(texts: list[str]) -> Tensor:
+    tokenizer, encoder = AutoTokenizer.from_pretrained(real_data.minilm()), _encoder()
+    parts = []
+    for start in tqdm(range(0, len(texts), 100), desc="MiniLM's lower layers"):
+        batch = tokenizer(
+            texts[start : start + 100], padding="max_length", truncation=True, max_length=TOKENS, return_tensors="pt"
+        )
+        hidden = encoder(**batch, output_hidden_states=True).hidden_states[-1 - TRAINABLE]
+        parts.append(torch.cat([batch["attention_mask"][..., None].float(), hidden], -1))
+    return torch.cat(parts)

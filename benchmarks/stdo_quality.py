@@ -1,0 +1,142 @@
+"""STDO against its peers at equal bytes and at equal training: `python benchmarks/stdo_quality.py`.
+
+One network for all patches (awDNN), one for each stretch of time (NAS), CaFM modulation, EMT-style training, STDO with
+k networks of equal-count and equal-error chunks, JSTDO. Every comparison has the same number of training steps in all.
+"steps": all networks have one size, so k of them cost k times the bytes. "bytes": the k networks together have at most
+the bytes of the one. The low-resolution stream is lossless, so that the networks alone differ. Resumable: each row is
+written when it is done.
+"""
+
+import argparse
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import torch
+from fetch_clips import fetch
+from stdo_baselines import EMT, CaFM
+from stdo_runs import RESULTS, Results, markdown
+from tqdm import tqdm
+
+from hf_efficient.video.backbones import WDSR, NetworkSpec
+from hf_efficient.video.evaluation import evaluate
+from hf_efficient.video.fit import Fit
+from hf_efficient.video.settings import FitSettings
+from hf_efficient.video.weights import stored_bytes
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+
+METHODS: dict[str, tuple[type[Fit], dict[str, Any]]] = {
+    "awDNN": (Fit, {"method": "single"}),
+    "NAS, k = 2": (Fit, {"method": "time", "num_chunks": 2}),
+    "CaFM, k = 2": (CaFM, {"method": "time", "num_chunks": 2}),
+    "EMT": (EMT, {"method": "single"}),
+    "STDO, k = 2": (Fit, {"method": "stdo", "num_chunks": 2}),
+    "STDO, k = 4": (Fit, {"method": "stdo", "num_chunks": 4}),
+    "STDO, k = 6": (Fit, {"method": "stdo", "num_chunks": 6}),
+    "STDO, k = 2, equal error": (Fit, {"method": "stdo", "num_chunks": 2, "edges": "error"}),
+    "JSTDO": (Fit, {"method": "jstdo"}),
+}
+
+
+def networks_of(name: str) -> int:
+    """Networks whose bytes a method pays for."""
+    kind, choice = METHODS[name]
+    return 1 if choice["method"] in ("single", "jstdo") or kind is CaFM else choice["num_chunks"]
+
+
+def narrowed(backbone: str, scale: int, features: int, blocks: int, k: int) -> int:
+    """The widest network of which k have at most the bytes of one of the given width."""
+
+    def size(width: int) -> int:
+        return stored_bytes(NetworkSpec(backbone, scale, width, blocks).build(), "float16")
+
+    return max((w for w in range(1, features + 1) if k * size(w) <= size(features)), default=1)
+
+
+def run(clip: Path, scale: int, backbone: str, name: str, equal: str, arguments: argparse.Namespace) -> dict[str, Any]:
+    """Fit one bundle and measure it."""
+    kind, choice = METHODS[name]
+    networks = networks_of(name)
+    width = arguments.features
+    if equal == "bytes":
+        width = narrowed(backbone, scale, width, arguments.blocks, networks)
+    settings = FitSettings(
+        scale=scale, backbone=backbone, num_features=width, num_blocks=arguments.blocks, steps=arguments.steps,
+        batch_size=arguments.batch_size, lr_quality=0, max_patches=arguments.max_patches, **choice,
+    )  # fmt: skip
+    with tempfile.TemporaryDirectory() as folder:
+        bundle = kind(clip, Path(folder) / "bundle", settings, False, torch.device("cpu")).run()
+        result = evaluate(bundle.path, clip, every=arguments.every)
+        net = settings.network(0).build()
+        size = networks * stored_bytes(net, settings.weight_dtype)
+        if kind is CaFM and isinstance(net, WDSR):
+            size = CaFM.bytes_of(size, net, choice["num_chunks"])
+        shutil.rmtree(bundle.path)
+    return {"psnr": result["stdo"]["psnr"], "psnr_paper": result["stdo"]["psnr_paper"], "ssim": result["stdo"]["ssim"],
+            "bicubic": result["bicubic"]["psnr"], "network_bytes": size, "width": width}  # fmt: skip
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--clips", nargs="+", default=["bikes.mp4", "sports2d.mp4", "vtest.avi", "cityCC0.mpg"])
+    parser.add_argument("--scales", nargs="+", type=int, default=[2, 3, 4])
+    parser.add_argument("--backbones", nargs="+", default=["wdsr", "espcn"])
+    parser.add_argument("--methods", nargs="+", default=list(METHODS), choices=list(METHODS))
+    parser.add_argument("--equal", nargs="+", default=["steps", "bytes"], choices=["steps", "bytes"])
+    parser.add_argument("--features", type=int, default=16)
+    parser.add_argument("--blocks", type=int, default=2)
+    parser.add_argument("--steps", type=int, default=3000)
+    parser.add_argument("--batch-size", type=int, default=16)
+    parser.add_argument("--max-patches", type=int, default=4096)
+    parser.add_argument("--every", type=int, default=5, help="measure on each so-manieth frame")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--output", type=Path, default=RESULTS / "stdo_quality")
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+
+    names = ("features", "blocks", "steps", "batch_size", "max_patches", "every")
+    results = Results(arguments.output / "results.json", {n: getattr(arguments, n) for n in names})
+    jobs = [
+        (clip, scale, backbone, name, equal)
+        for clip in arguments.clips for scale in arguments.scales for backbone in arguments.backbones
+        for name in arguments.methods for equal in arguments.equal
+        if not (METHODS[name][0] is CaFM and backbone != "wdsr")
+    ]  # fmt: skip
+    for job in tqdm(jobs, unit="bundle"):
+        key = " / ".join(map(str, job))
+        other = " / ".join(map(str, [*job[:4], "steps"]))
+        if key not in results.rows:
+            alone = job[4] == "bytes" and networks_of(job[3]) == 1 and other in results.rows  # the very same run
+            results.add(key, results.rows[other] if alone else run(fetch(job[0]), *job[1:], arguments))
+    report(results, arguments.output)
+
+
+def report(results: Results, output: Path) -> None:
+    """Table and plot of all rows there are."""
+    rows = [
+        [*key.split(" / "), row["width"], f"{row['network_bytes']:,}", f"{row['psnr']:.2f}", f"{row['psnr_paper']:.2f}",
+         f"{row['psnr'] - row['bicubic']:+.2f}"]
+        for key, row in results.rows.items()
+    ]  # fmt: skip
+    head = ["clip", "scale", "backbone", "method", "equal", "width", "network bytes", "PSNR, whole frames",
+            "paper's metric", "over bicubic"]  # fmt: skip
+    (output / "table.md").write_text(markdown(head, rows))
+    groups: dict[str, dict[str, float]] = {}
+    for key, row in results.rows.items():
+        clip, scale, backbone, name, equal = key.split(" / ")
+        groups.setdefault(f"{clip} x{scale} {backbone}, equal {equal}", {})[name] = row["psnr"] - row["bicubic"]
+    figure, axes = plt.subplots(len(groups), 1, figsize=(8, 1 + 2.6 * len(groups)), squeeze=False, layout="constrained")
+    for ax, (title, bars) in zip(axes[:, 0], groups.items(), strict=True):
+        ax.barh(list(bars), list(bars.values()), color=["tab:red" if "STDO" in n else "tab:gray" for n in bars])
+        ax.set(title=title, xlabel="PSNR of whole frames over bicubic, dB")
+        ax.invert_yaxis()
+    figure.savefig(output / "gain.png", dpi=110)
+    print((output / "table.md").read_text())
+
+
+if __name__ == "__main__":
+    main()

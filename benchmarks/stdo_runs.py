@@ -1,0 +1,42 @@
+"""What the STDO benchmarks share: results that survive an interruption, and what they were measured on."""
+
+import json
+import os
+import platform
+from pathlib import Path
+from typing import Any
+
+import av
+import torch
+
+RESULTS = Path(__file__).parent / "results"
+
+
+class Results:
+    """Rows by key in a JSON file that is written anew after each one, so that a run can be stopped and resumed."""
+
+    def __init__(self, path: Path, settings: dict[str, Any]) -> None:
+        self.path = path
+        known = json.loads(path.read_text()) if path.exists() else {}
+        self.rows: dict[str, dict[str, Any]] = known.get("rows", {}) if known.get("settings") == settings else {}
+        self.settings = settings
+
+    def add(self, key: str, row: dict[str, Any]) -> None:
+        self.rows[key] = row
+        versions = {"python": platform.python_version(), "torch": torch.__version__, "av": av.__version__}
+        content = {
+            "settings": self.settings,
+            "versions": versions,
+            "threads": torch.get_num_threads(),
+            "rows": self.rows,
+        }
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = self.path.with_suffix(f".{os.getpid()}.partial")
+        temporary.write_text(json.dumps(content, indent=1) + "\n")
+        temporary.replace(self.path)
+
+
+def markdown(head: list[str], rows: list[list[Any]]) -> str:
+    """A table."""
+    lines = ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
+    return "\n".join(lines + ["| " + " | ".join(map(str, row)) + " |" for row in rows]) + "\n"

@@ -1,0 +1,148 @@
+"""`hf-efficient stdo encode | decode | info | evaluate | compare`."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import tempfile
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Run the chosen action; its errors are ValueError, OSError or ImportError and say what to change."""
+    import torch
+
+    if arguments.threads:
+        torch.set_num_threads(arguments.threads)
+    actions = {"encode": encode, "decode": decode, "info": info, "evaluate": evaluate, "compare": compare}
+    actions[arguments.action](arguments)
+
+
+def encode(arguments: argparse.Namespace) -> None:
+    """A video to a bundle."""
+    from hf_efficient.video.fit import fit_video
+    from hf_efficient.video.rate import fit_budget, parse_rate
+    from hf_efficient.video.settings import FitSettings
+
+    given = {f.name: getattr(arguments, f.name) for f in fields(FitSettings) if hasattr(arguments, f.name)}
+    settings = FitSettings(**given)
+    if arguments.budget:
+        settings = fit_budget(arguments.source, settings, parse_rate(arguments.budget))
+    bundle = fit_video(
+        arguments.source, arguments.bundle, overwrite=arguments.overwrite, device=arguments.device, settings=settings
+    )
+    print(f"{bundle.path}: {sum(bundle.sizes().values()):,} bytes, {kilobits(bundle):.0f} kbit/s")
+
+
+def decode(arguments: argparse.Namespace) -> None:
+    """A bundle to a video."""
+    from hf_efficient.video.decode import decode as decode_bundle
+    from hf_efficient.video.player import Player
+
+    if arguments.output.exists() and not arguments.overwrite:
+        raise FileExistsError(f"{str(arguments.output)!r} exists: choose another name, or --overwrite.")
+    player = Player(arguments.bundle, arguments.device)
+    with tqdm(total=player.bundle.source.frames, desc="decoding", unit="frame") as bar:
+        decode_bundle(
+            player, arguments.output, arguments.codec, arguments.quality, arguments.preset, progress=bar.update
+        )
+    print(arguments.output)
+
+
+def info(arguments: argparse.Namespace) -> None:
+    """What is in a bundle."""
+    from hf_efficient.video.bundle import Bundle
+    from hf_efficient.video.experts import load_config
+
+    bundle = Bundle.open(arguments.bundle)
+    source, config, fit = bundle.source, load_config(bundle.model), bundle.manifest.get("fit", {})
+    print(f"source      {bundle.manifest['source']['name']}: {source.width}x{source.height}, {source.frames} frames, "
+          f"{source.seconds:.2f} s, {float(source.rate):.3f} frames a second")  # fmt: skip
+    g = bundle.geometry
+    print(f"stream      {bundle.low_resolution.name}: {g.lr_width}x{g.lr_height}, 1/{g.scale} of the source")
+    print(f"networks    {config.num_experts} x {config.backbone}, width {config.num_features}, depth "
+          f"{config.num_blocks}, {config.weight_dtype}; method {fit.get('method', 'not known')}")  # fmt: skip
+    print(f"map         {g.rows} x {g.columns} patches a frame, {config.routing_bytes} bytes")
+    for name, size in bundle.sizes().items():
+        print(f"{size:>11,} {name}")
+    print(f"{sum(bundle.sizes().values()):>11,} in all, {kilobits(bundle):.0f} kbit/s")
+    for m, expert in enumerate(bundle.manifest.get("experts", [])):
+        print(f"network {m}   {expert['patches']} patches, {expert['steps']} steps, {expert['psnr_float32']:.2f} dB "
+              f"({expert['psnr_stored']:.2f} as stored), {expert['error_share']:.1%} of the error")  # fmt: skip
+
+
+def kilobits(bundle: Any) -> float:
+    """Bits a second of everything, in thousands."""
+    return sum(bundle.sizes().values()) * 8 / 1000 / max(bundle.source.seconds, 1e-3)
+
+
+def evaluate(arguments: argparse.Namespace) -> None:
+    """Quality of a bundle, as a table, and as JSON and PNG where a folder is given."""
+    from hf_efficient.video.evaluation import evaluate as measure
+
+    with tqdm(desc="comparing", unit="frame") as bar:
+        result = measure(
+            arguments.bundle, arguments.source, every=arguments.every, vmaf=arguments.vmaf, progress=bar.update
+        )
+    print(quality_table(result))
+    if arguments.output:
+        arguments.output.mkdir(parents=True, exist_ok=True)
+        (arguments.output / "evaluation.json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+        draw(result, arguments.output / "evaluation.png")
+        print(f"evaluation.json and evaluation.png are in {arguments.output}")
+
+
+def quality_table(result: dict[str, Any]) -> str:
+    """The figures of `evaluate` as Markdown."""
+    lines = ["| | PSNR, whole frames | mean of frames | paper's metric | SSIM |", "|---|---|---|---|---|"]
+    for name in ("stdo", "bicubic", "lanczos"):
+        q = result[name]
+        lines.append(
+            f"| {name} | {q['psnr']:.2f} | {q['psnr_frame_mean']:.2f} | {q['psnr_paper']:.2f} | {q['ssim']:.4f} |"
+        )
+    lines += ["", "| network | patches | paper's metric | bicubic |", "|---|---|---|---|"]
+    for row in result["chunks"]:
+        ours, theirs = row["psnr_paper_stdo"], row["psnr_paper_bicubic"]
+        lines.append(f"| {row['expert']} | {row['patches']} | {ours:.2f} | {theirs:.2f} |")
+    if "vmaf" in result:
+        lines += ["", f"VMAF {result['vmaf']:.2f}"]
+    return "\n".join(lines)
+
+
+def draw(result: dict[str, Any], path: Path) -> None:
+    """The PSNR of every frame, and where in the picture the networks gain."""
+    import matplotlib.pyplot as plt
+
+    figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4), layout="constrained")
+    for name, curve in result["frame_psnr"].items():
+        left.plot(curve, label=name, linewidth=1.2)
+    left.set(xlabel="frame", ylabel="PSNR of the whole frame, dB")
+    left.legend()
+    image = right.imshow(result["patch_gain"], cmap="RdBu", vmin=-3, vmax=3)
+    right.set(title="gain over bicubic by place, dB", xlabel="column of patches", ylabel="row of patches")
+    figure.colorbar(image, ax=right)
+    figure.savefig(path, dpi=120)
+    plt.close(figure)
+
+
+def compare(arguments: argparse.Namespace) -> None:
+    """A bundle against codecs that get the same number of bytes, and against plain enlargement of its own stream."""
+    from hf_efficient.video.evaluation import evaluate as measure
+    from hf_efficient.video.rate import encode_at_size
+
+    with tqdm(desc="comparing", unit="frame") as bar:
+        result = measure(arguments.bundle, arguments.source, progress=bar.update)
+    total = sum(result["bytes"].values())
+    rows = [("stdo", total, result["stdo"]["psnr"])]
+    stream = next(size for name, size in result["bytes"].items() if name.startswith("low_resolution"))
+    rows += [(f"stream, {name}", stream, result[name]["psnr"]) for name in ("bicubic", "lanczos")]
+    with tempfile.TemporaryDirectory() as folder:
+        for codec in tqdm(arguments.codecs, desc="codecs"):
+            rows.append((codec, *encode_at_size(arguments.source, Path(folder) / "codec.mkv", codec, total)))
+    print("| | bytes | PSNR, whole frames |\n|---|---|---|")
+    for name, size, quality in rows:
+        print(f"| {name} | {size:,} | {quality:.2f} |")

@@ -1,0 +1,79 @@
+"""The options of `hf-efficient stdo`, without torch."""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+
+def number_or_auto(text: str) -> int | str:
+    """A whole number, or "auto"."""
+    return text if text == "auto" else int(text)
+
+
+def one_or_more(text: str) -> int | list[int]:
+    """A whole number, or several with commas between: one for each network."""
+    numbers = [int(part) for part in text.split(",")]
+    return numbers[0] if len(numbers) == 1 else numbers
+
+
+TYPES: dict[str, Any] = {"num_chunks": number_or_auto, "num_features": one_or_more, "num_blocks": one_or_more}
+
+
+def add_stdo(commands: Any) -> None:
+    """Add the command to the parser."""
+    stdo = commands.add_parser("stdo", help="video as a low-resolution stream and tiny networks, and back")
+    actions = stdo.add_subparsers(dest="action", required=True, metavar="action")
+    stdo.set_defaults(module="hf_efficient.cli.stdo")
+
+    encode = actions.add_parser("encode", help="a video to a bundle")
+    encode.add_argument("source", type=Path, help="video file")
+    encode.add_argument("bundle", type=Path, help="new folder")
+    encode.add_argument("--budget", metavar="RATE", help="bits a second of everything, as 1.5Mbps")
+    encode.add_argument("--overwrite", action="store_true", help="replace what is there")
+    _add_settings(encode)
+
+    decode = actions.add_parser("decode", help="a bundle to a video")
+    decode.add_argument("bundle", type=Path, help="folder")
+    decode.add_argument("output", type=Path, help="new video file, .mp4 or .mkv")
+    decode.add_argument("--codec", default="libx264", choices=("libx264", "libx265", "libsvtav1", "ffv1"))
+    decode.add_argument("--quality", type=int, help="constant quality, crf (default: visually lossless)")
+    decode.add_argument("--preset", help="speed of the codec")
+    decode.add_argument("--overwrite", action="store_true", help="replace what is there")
+
+    info = actions.add_parser("info", help="what is in a bundle")
+    info.add_argument("bundle", type=Path, help="folder")
+
+    evaluate = actions.add_parser("evaluate", help="quality of a bundle against its source")
+    evaluate.add_argument("bundle", type=Path, help="folder")
+    evaluate.add_argument("source", type=Path, help="the video it was made of")
+    evaluate.add_argument("--output", type=Path, help="folder for JSON and plot")
+    evaluate.add_argument("--every", type=int, default=1, metavar="N", help="take each Nth frame")
+    evaluate.add_argument("--vmaf", action="store_true", help="also VMAF (needs imageio-ffmpeg)")
+
+    compare = actions.add_parser("compare", help="a bundle against codecs of the same size")
+    compare.add_argument("bundle", type=Path, help="folder")
+    compare.add_argument("source", type=Path, help="the video it was made of")
+    compare.add_argument("--codecs", nargs="+", default=("libx264", "libx265", "libsvtav1"), help="of FFmpeg")
+
+    for action in (encode, decode, info, evaluate, compare):
+        action.add_argument("--device", default="auto" if action is encode else "cpu", help="cpu, cuda, ...")
+        action.add_argument("--threads", type=int, help="of torch")
+
+
+def _add_settings(parser: argparse.ArgumentParser) -> None:
+    """One option for every field of FitSettings, with the help that the field itself carries."""
+    from hf_efficient.video.settings import FitSettings
+
+    group = parser.add_argument_group("settings")
+    for setting in fields(FitSettings):
+        default: Any = setting.default
+        group.add_argument(
+            f"--{setting.name.replace('_', '-')}",
+            type=TYPES.get(setting.name, type(default)),
+            default=default,
+            metavar="VALUE",
+            help=f"{setting.metadata['help']} (default: {default})",
+        )

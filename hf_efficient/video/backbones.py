@@ -1,0 +1,259 @@
+"""The networks: plain torch modules, (B, 3, H, W) in [0, 1] to (B, 3, sH, sW), layer by layer as published.
+
+At the published sizes they have exactly the parameters of the papers' code; any width and depth works. None of them
+changes its input or clamps its output.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+SCALES = (2, 3, 4)
+
+
+def conv(inputs: int, outputs: int, size: int) -> nn.Conv2d:
+    """A convolution that keeps height and width."""
+    return nn.Conv2d(inputs, outputs, size, padding=size // 2)
+
+
+def upsample_bicubic(x: Tensor, scale: int) -> Tensor:
+    """(B, C, H, W) to (B, C, sH, sW) by the bicubic kernel with a = -0.5, as MATLAB's imresize."""
+    return F.interpolate(x, scale_factor=scale, mode="bicubic", antialias=True)
+
+
+@torch.no_grad()
+def set_length(layer: nn.Conv2d, length: float) -> None:
+    """Give every output channel's kernel a length, which weight norm calls g, and no bias."""
+    layer.weight.mul_(length / layer.weight.flatten(1).norm(dim=1)[:, None, None, None])
+    if layer.bias is not None:
+        layer.bias.zero_()
+
+
+class WideBlock(nn.Module):
+    """x + project(ReLU(expand(x)))."""
+
+    def __init__(self, num_features: int, expansion: int) -> None:
+        super().__init__()
+        self.expand = conv(num_features, num_features * expansion, 3)
+        self.project = conv(num_features * expansion, num_features, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.project(F.relu(self.expand(x)))
+
+
+class WDSR(nn.Module):
+    """Wide activation (Yu et al., arXiv 1808.08718): the expert of STDO. Weight norm is added by `weights`."""
+
+    def __init__(self, scale: int, num_features: int, num_blocks: int, expansion: int = 4) -> None:
+        super().__init__()
+        self.scale = scale
+        self.head = conv(3, num_features, 3)
+        blocks = [WideBlock(num_features, expansion) for _ in range(num_blocks)]
+        self.blocks = nn.Sequential(*blocks)
+        self.tail = conv(num_features, 3 * scale**2, 3)
+        self.skip = conv(3, 3 * scale**2, 5)
+        for layer in (self.head, self.tail, self.skip):
+            set_length(layer, 1.0)
+        for block in blocks:
+            set_length(block.expand, 2.0)
+            set_length(block.project, num_blocks**-0.5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x - 0.5
+        y = self.blocks(self.head(x))
+        return F.pixel_shuffle(self.tail(y) + self.skip(x), self.scale) + 0.5
+
+    @staticmethod
+    def radius(scale: int, num_blocks: int) -> int:
+        return 2 * num_blocks + 2
+
+
+class ESPCN(nn.Module):
+    """Sub-pixel convolution (Shi et al., CVPR 2016)."""
+
+    def __init__(self, scale: int, num_features: int, num_blocks: int, expansion: int = 4) -> None:
+        super().__init__()
+        self.scale = scale
+        narrow = max(1, num_features // 2)
+        layers = [
+            conv(3, num_features, 3),
+            *(conv(num_features, num_features, 3) for _ in range(num_blocks)),
+            conv(num_features, narrow, 3),
+            conv(narrow, 3 * scale**2, 3),
+        ]
+        for layer in layers:
+            nn.init.orthogonal_(layer.weight, 1.0 if layer is layers[-1] else nn.init.calculate_gain("relu"))
+        self.layers = nn.ModuleList(layers)
+
+    def forward(self, x: Tensor) -> Tensor:
+        for layer in self.layers[:-1]:
+            x = F.relu(layer(x))
+        return F.pixel_shuffle(self.layers[-1](x), self.scale)
+
+    @staticmethod
+    def radius(scale: int, num_blocks: int) -> int:
+        return 3 + num_blocks
+
+
+class SRCNN(nn.Module):
+    """Bicubic enlargement, then three layers (Dong et al., arXiv 1501.00092). Runs at the size of the result."""
+
+    def __init__(self, scale: int, num_features: int, num_blocks: int, expansion: int = 4) -> None:
+        super().__init__()
+        self.scale = scale
+        narrow = max(1, num_features // 2)
+        between = [conv(num_features, narrow, 5), *(conv(narrow, narrow, 5) for _ in range(num_blocks - 1))]
+        self.layers = nn.ModuleList([conv(3, num_features, 9), *between, conv(narrow, 3, 5)])
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = upsample_bicubic(x, self.scale)
+        for layer in self.layers[:-1]:
+            x = F.relu(layer(x))
+        return self.layers[-1](x)
+
+    @staticmethod
+    def radius(scale: int, num_blocks: int) -> int:
+        return 2 + math.ceil((4 + 2 * num_blocks + 2) / scale)
+
+
+class VDSR(nn.Module):
+    """Bicubic enlargement plus a deep residual (Kim et al., CVPR 2016); `num_blocks` layers between first and last."""
+
+    def __init__(self, scale: int, num_features: int, num_blocks: int, expansion: int = 4) -> None:
+        super().__init__()
+        self.scale = scale
+        inner = (conv(num_features, num_features, 3) for _ in range(num_blocks))
+        self.layers = nn.ModuleList([conv(3, num_features, 3), *inner, conv(num_features, 3, 3)])
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = y = upsample_bicubic(x, self.scale)
+        for layer in self.layers[:-1]:
+            y = F.relu(layer(y))
+        return x + self.layers[-1](y)
+
+    @staticmethod
+    def radius(scale: int, num_blocks: int) -> int:
+        return 2 + math.ceil((num_blocks + 2) / scale)
+
+
+class PlainBlock(nn.Module):
+    """x + second(ReLU(first(x)))."""
+
+    def __init__(self, num_features: int) -> None:
+        super().__init__()
+        self.first = conv(num_features, num_features, 3)
+        self.second = conv(num_features, num_features, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.second(F.relu(self.first(x)))
+
+
+class EDSR(nn.Module):
+    """Residual blocks without batch norm (Lim et al., CVPR workshops 2017), residual scale 1."""
+
+    mean: Tensor
+
+    def __init__(self, scale: int, num_features: int, num_blocks: int, expansion: int = 4) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.tensor([0.4488, 0.4371, 0.4040])[:, None, None])
+        f = num_features
+        self.head = conv(3, f, 3)
+        self.blocks = nn.Sequential(*(PlainBlock(f) for _ in range(num_blocks)))
+        self.body = conv(f, f, 3)
+        self.factors = (2, 2) if scale == 4 else (scale,)
+        self.up = nn.ModuleList(conv(f, f * factor**2, 3) for factor in self.factors)
+        self.tail = conv(f, 3, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.head(x - self.mean)
+        y = x + self.body(self.blocks(x))
+        for layer, factor in zip(self.up, self.factors, strict=True):
+            y = F.pixel_shuffle(layer(y), factor)
+        return self.tail(y) + self.mean
+
+    @staticmethod
+    def radius(scale: int, num_blocks: int) -> int:
+        return 2 * num_blocks + (5 if scale == 4 else 4)
+
+
+BACKBONES: dict[str, type[WDSR] | type[ESPCN] | type[SRCNN] | type[VDSR] | type[EDSR]] = {
+    "wdsr": WDSR,
+    "espcn": ESPCN,
+    "edsr": EDSR,
+    "srcnn": SRCNN,
+    "vdsr": VDSR,
+}
+# (num_features, num_blocks) of the papers' code
+PUBLISHED_SIZES = {"wdsr": (32, 16), "espcn": (64, 1), "edsr": (64, 16), "srcnn": (64, 1), "vdsr": (8, 18)}
+
+
+@dataclass(frozen=True)
+class NetworkSpec:
+    """Everything that builds one network.
+
+    Args:
+        backbone: a key of BACKBONES.
+        scale: 2, 3 or 4.
+        num_features: width, 1 to 1024.
+        num_blocks: depth, 1 to 256: residual blocks of WDSR and EDSR, inner layers of the others.
+        expansion: WDSR's width inside a block over its width outside, 1 to 16; the others have none.
+
+    Raises:
+        ValueError: a field is out of range.
+    """
+
+    backbone: str = "wdsr"
+    scale: int = 2
+    num_features: int = 16
+    num_blocks: int = 2
+    expansion: int = 4
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.backbone, str) or self.backbone not in BACKBONES:
+            raise ValueError(f"backbone={self.backbone!r} is not known; expected one of {', '.join(BACKBONES)}.")
+        if self.scale not in SCALES:
+            raise ValueError(f"scale={self.scale!r} is not supported; expected 2, 3 or 4.")
+        for name, most in (("num_features", 1024), ("num_blocks", 256), ("expansion", 16)):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= most:
+                raise ValueError(f"{name}={value!r} is out of range; expected a whole number from 1 to {most}.")
+
+    def build(self) -> nn.Module:
+        """A new network, randomly initialised as published, weight norm folded."""
+        return BACKBONES[self.backbone](self.scale, self.num_features, self.num_blocks, self.expansion)
+
+    @property
+    def radius(self) -> int:
+        """Low-resolution pixels around a pixel that its enlargement depends on, on each side."""
+        return BACKBONES[self.backbone].radius(self.scale, self.num_blocks)
+
+
+def start_from_bicubic(net: nn.Module) -> None:
+    """Let an untrained WDSR begin as bicubic enlargement: the skip holds its kernels, the tail speaks softly.
+
+    The 5x5 skip spans the four taps of every sub-pixel position, so the start is exact away from the frame's border.
+    Ours, not the paper's: a short training need not learn what is known. Other backbones are left as they are (SRCNN
+    and VDSR enlarge by themselves).
+    """
+    if not isinstance(net, WDSR):
+        return
+    s = net.scale
+    with torch.no_grad():
+        positions = (torch.arange(s, dtype=torch.float64) + 0.5) / s - 0.5
+        taps = cubic(torch.arange(-2, 3, dtype=torch.float64)[None] - positions[:, None])  # (s, 5)
+        kernels = (taps[:, None, :, None] * taps[None, :, None, :]).reshape(s * s, 5, 5)
+        net.skip.weight.copy_(torch.einsum("ck,nhw->cnkhw", torch.eye(3), kernels.float()).reshape(3 * s * s, 3, 5, 5))
+        net.tail.weight.mul_(0.1)
+
+
+def cubic(x: Tensor, a: float = -0.5) -> Tensor:
+    """Keys' kernel of support [-2, 2]."""
+    x = x.abs()
+    near = (a + 2) * x**3 - (a + 3) * x**2 + 1
+    far = a * (x**3 - 5 * x**2 + 8 * x - 4)
+    return torch.where(x <= 1, near, torch.where(x < 2, far, torch.zeros_like(x)))

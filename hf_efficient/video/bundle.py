@@ -1,0 +1,202 @@
+"""The bundle: one folder that holds all that is sent of a video. docs/stdo.md specifies it for other players."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+from hf_efficient.video.experts import CONFIG_NAME, WEIGHTS_NAME, load_config
+from hf_efficient.video.media import MAX_PIXELS, ColorTags, Path_, VideoInfo, probe
+from hf_efficient.video.patches import Geometry
+
+MANIFEST_NAME, MODEL_FOLDER = "bundle.json", "model"
+FORMAT, VERSION = "hf_efficient.stdo", 1
+LOW_RESOLUTION = re.compile(r"low_resolution\.(mp4|mkv)")
+LARGEST_MANIFEST = 1 << 20
+EXTRA = ("fit", "experts", "bicubic_patch_psnr")  # what bundle.json says beyond what a player needs
+PIPELINE = {"_class_name": "STDOPipeline", "_diffusers_version": "0.42.1", "model": ["hf_efficient", "STDOModel"]}
+
+
+class BundleError(ValueError):
+    """A folder that is no bundle, or a damaged one. The message names the file and the fault."""
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """An opened bundle.
+
+    Args:
+        path: the folder.
+        manifest: bundle.json.
+        source: what the high-resolution video was like, as it is to be restored.
+    """
+
+    path: Path
+    manifest: dict[str, Any]
+    source: VideoInfo
+
+    @property
+    def low_resolution(self) -> Path:
+        """The low-resolution video, with the sound and subtitles of the source."""
+        return self.path / self.manifest["low_resolution"]
+
+    @property
+    def model(self) -> Path:
+        """The folder of the networks."""
+        return self.path / MODEL_FOLDER
+
+    @property
+    def geometry(self) -> Geometry:
+        """The grid of the routing map."""
+        config = load_config(self.model)
+        return Geometry(self.source.width, self.source.height, config.scale, config.patch_width, config.patch_height)
+
+    def sizes(self) -> dict[str, int]:
+        """Bytes of each of the checked files."""
+        return {name: file["bytes"] for name, file in self.manifest["files"].items()}
+
+    @classmethod
+    def open(cls, path: Path_) -> Bundle:
+        """Open a bundle and check every file that a player reads.
+
+        Raises:
+            BundleError: not a bundle, of a newer format, or a file is absent, changed or inconsistent.
+        """
+        folder = Path(path)
+        manifest = _read_manifest(folder)
+        try:
+            source = source_from_json(manifest["source"])
+            low, files = manifest["low_resolution"], manifest["files"]
+            if not LOW_RESOLUTION.fullmatch(low) or set(files) != set(checked_files(low)):
+                raise ValueError("it does not name the files of a bundle")
+            expected = {name: (int(file["bytes"]), str(file["sha256"])) for name, file in files.items()}
+        except (KeyError, TypeError, ValueError, AttributeError, ZeroDivisionError, OverflowError) as error:
+            raise BundleError(f"{folder / MANIFEST_NAME} is damaged: {type(error).__name__} {error}.") from error
+        for name, (size, digest) in expected.items():
+            file = folder / name
+            if not file.is_file():
+                raise BundleError(f"{file} is missing: copy the bundle as a whole.")
+            if file.stat().st_size != size or sha256(file) != digest:
+                raise BundleError(f"{file} is not the file that the bundle was made with: copy the bundle again.")
+        bundle = cls(folder, manifest, source)
+        bundle._check_low_resolution()
+        return bundle
+
+    def _check_low_resolution(self) -> None:
+        try:
+            low, geometry = probe(self.low_resolution), self.geometry
+        except ValueError as error:
+            raise BundleError(str(error)) from error
+        if (low.width, low.height) != (geometry.lr_width, geometry.lr_height):
+            raise BundleError(
+                f"{self.low_resolution} is {low.width}x{low.height}; a source of {self.source.width}x"
+                f"{self.source.height} at scale {geometry.scale} needs {geometry.lr_width}x{geometry.lr_height}."
+            )
+
+
+def checked_files(low_resolution: str) -> list[str]:
+    """What a player reads, relative to the bundle."""
+    return [low_resolution, f"{MODEL_FOLDER}/{CONFIG_NAME}", f"{MODEL_FOLDER}/{WEIGHTS_NAME}"]
+
+
+def write_manifest(folder: Path, low_resolution: str, source: dict[str, Any], **extra: Any) -> None:
+    """Write bundle.json for the files in `folder`, and model_index.json, by which diffusers knows a pipeline."""
+    files = {
+        name: {"bytes": (folder / name).stat().st_size, "sha256": sha256(folder / name)}
+        for name in checked_files(low_resolution)
+    }
+    manifest = {"format": FORMAT, "version": VERSION, "source": source, "low_resolution": low_resolution}
+    write_text(folder / "model_index.json", json.dumps(PIPELINE, indent=2) + "\n")
+    write_text(folder / MANIFEST_NAME, json.dumps({**manifest, "files": files, **extra}, indent=2) + "\n")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Whole or not at all."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    temporary.write_text(text, encoding="utf-8")
+    os.replace(temporary, path)
+
+
+def sha256(path: Path) -> str:
+    """Hexadecimal digest of a file."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def source_to_json(info: VideoInfo, path: Path, frames: int) -> dict[str, Any]:
+    """What a player needs to restore the source, and what tells which file it was."""
+    return {
+        "name": path.name,
+        "sha256": sha256(path),
+        "bytes": path.stat().st_size,
+        "frames": frames,
+        "seconds": info.seconds or float(frames / info.rate),
+        "width": info.width,
+        "height": info.height,
+        "pixel_format": info.pixel_format,
+        "rate": str(info.rate),
+        "time_base": str(info.time_base),
+        "pixel_aspect": str(info.pixel_aspect),
+        "color": [info.color.space, info.color.primaries, info.color.transfer, info.color.range],
+        "rotation": info.rotation,
+        "container": info.container,
+        "other_streams": list(info.other_streams),
+    }
+
+
+def source_from_json(values: dict[str, Any]) -> VideoInfo:
+    """The reverse of `source_to_json`.
+
+    Raises:
+        KeyError, TypeError, ValueError: a field is absent, of another type or out of range.
+    """
+
+    def whole(name: str, least: int, most: int) -> int:
+        value = values[name]
+        if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
+            raise ValueError(f"{name}={value!r} is out of range")
+        return value
+
+    def fraction(name: str) -> Fraction:
+        value = values[name]
+        if not isinstance(value, str) or not re.fullmatch(r"\d{1,10}(/\d{1,10})?", value):
+            raise ValueError(f"{name}={value!r} is no fraction")
+        return Fraction(value)
+
+    width, height = whole("width", 1, MAX_PIXELS), whole("height", 1, MAX_PIXELS)
+    if width * height > MAX_PIXELS:
+        raise ValueError(f"frames of {width}x{height} pixels")
+    if min(fraction("rate"), fraction("time_base")) <= 0:
+        raise ValueError("rate and time base must be positive")
+    space, primaries, transfer, range_ = (int(tag) for tag in values["color"])
+    if not all(0 <= tag <= 255 for tag in (space, primaries, transfer)) or range_ not in (0, 1, 2):
+        raise ValueError(f"color={values['color']!r} is out of range")
+    return VideoInfo(
+        width, height, str(values["pixel_format"]), fraction("rate"), fraction("time_base"), fraction("pixel_aspect"),
+        ColorTags(space, primaries, transfer, range_), whole("rotation", -360, 360), whole("frames", 1, 2**31),
+        float(values["seconds"]), str(values["container"]), tuple(map(str, values["other_streams"])),
+    )  # fmt: skip
+
+
+def _read_manifest(folder: Path) -> dict[str, Any]:
+    path = folder / MANIFEST_NAME
+    if not path.is_file():
+        raise BundleError(f"{str(folder)!r} is no bundle: it has no {MANIFEST_NAME}. See hf-efficient stdo encode.")
+    if path.stat().st_size > LARGEST_MANIFEST:
+        raise BundleError(f"{path} is larger than {LARGEST_MANIFEST} bytes: it is damaged.")
+    try:
+        manifest = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise BundleError(f"{path} is not valid JSON: {error}.") from error
+    if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
+        raise BundleError(f"{path} does not describe a bundle: its format is not {FORMAT!r}.")
+    if manifest.get("version") != VERSION:
+        version = manifest.get("version")
+        raise BundleError(f"{path} has version {version!r}; this player knows {VERSION}. Upgrade hf_efficient.")
+    return manifest

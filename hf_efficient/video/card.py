@@ -1,0 +1,78 @@
+"""The model card of a bundle: what it is, what it costs, how to play it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+CARD = """---
+library_name: hf_efficient
+tags: [stdo, video-super-resolution, video]
+---
+
+# {name}, for STDO
+
+A {lr_note} and {networks} ({backbone}, width {features}, depth {blocks}, {dtype}) that enlarge it by {scale}. The
+networks know this one video and nothing else.
+
+| part | bytes |
+|---|---|
+{sizes}
+
+Played size {width} x {height}, {frames} frames, {seconds:.1f} s: {rate:.0f} kbit/s in all, sound included.
+
+## Play it
+
+```bash
+hf-efficient stdo decode THIS_FOLDER out.mp4
+```
+
+```python
+from hf_efficient import STDOPipeline
+
+frames = STDOPipeline.from_pretrained("THIS_FOLDER_OR_HUB_ID")(output_type="pil").frames
+```
+
+## Training
+
+Method `{method}`, {steps} steps in all. PSNR on training patches (8-bit RGB, mean of squared errors): {psnr}; bicubic
+enlargement of all patches: {bicubic:.2f} dB.
+
+## Citation
+
+```bibtex
+@inproceedings{{li2023stdo,
+  title     = {{Towards High-Quality and Efficient Video Super-Resolution via Spatial-Temporal Data Overfitting}},
+  author    = {{Li, Gen and Ji, Jie and Qin, Minghai and Niu, Wei and Ren, Bin and Afghah, Fatemeh and Guo, Linke and
+               Ma, Xiaolong}},
+  booktitle = {{CVPR}},
+  year      = {{2023}}
+}}
+```
+"""
+
+
+def model_card(manifest: dict[str, Any], config: dict[str, Any]) -> str:
+    """Markdown for a manifest (bundle.json) and a model's config."""
+    source, fit = manifest["source"], manifest["fit"]
+    sizes = {name: file["bytes"] for name, file in manifest["files"].items()}
+    k = config["num_experts"]
+    return CARD.format(
+        name=source["name"],
+        lr_note=f"low-resolution stream ({fit['lr_codec'] if fit['lr_quality'] else 'lossless'})",
+        networks="one network" if k == 1 else f"{k} networks",
+        backbone=config["backbone"],
+        features=config["num_features"],
+        blocks=config["num_blocks"],
+        dtype=config["weight_dtype"],
+        scale=config["scale"],
+        sizes="\n".join(f"| {name} | {size:,} |" for name, size in sizes.items()),
+        width=source["width"],
+        height=source["height"],
+        frames=source["frames"],
+        seconds=source["seconds"],
+        rate=sum(sizes.values()) * 8 / 1000 / max(source["seconds"], 1e-3),
+        method=fit["method"],
+        steps=fit["steps"],
+        psnr=", ".join(f"{e['psnr_float32']:.2f} dB, {e['psnr_stored']:.2f} as stored" for e in manifest["experts"]),
+        bicubic=manifest["bicubic_patch_psnr"],
+    )

@@ -1,0 +1,68 @@
+"""A bundle to a video file."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from itertools import islice
+from pathlib import Path
+
+from hf_efficient.video.media import Path_, VideoInfo
+from hf_efficient.video.player import Player
+from hf_efficient.video.writing import VideoWriter, encoder_options
+
+# Where one more bit brings nothing that an eye or the PSNR of the networks would notice.
+VISUALLY_LOSSLESS = {"libx264": 10, "libx265": 12, "libsvtav1": 12}
+FAST = {"libx264": "medium", "libx265": "medium", "libsvtav1": "8"}
+
+
+def decode(
+    bundle: Path_ | Player,
+    output: Path_,
+    codec: str = "libx264",
+    quality: int | None = None,
+    preset: str | None = None,
+    max_frames: int | None = None,
+    progress: Callable[[int], object] | None = None,
+) -> Path:
+    """Write the high-resolution video of a bundle, with the sound, subtitles, time stamps and tags of its source.
+
+    Args:
+        bundle: folder, or an opened player.
+        output: the new file; .mp4, or .mkv, which holds any sound.
+        codec: "libx264", "libx265", "libsvtav1" or "ffv1".
+        quality: the codec's constant quality (crf; smaller is better); visually lossless by default.
+        preset: the codec's speed.
+        max_frames: only the first so many.
+        progress: called with 1 for each frame.
+
+    Raises:
+        BundleError: the bundle is damaged.
+        MediaError: the file cannot be written.
+        ValueError: the output lies in the bundle or is its stream.
+    """
+    player = bundle if isinstance(bundle, Player) else Player(bundle)
+    source, output = player.bundle.source, Path(output)
+    if output.resolve().parent == player.bundle.path.resolve():
+        raise ValueError(f"{str(output)!r} lies inside the bundle: write somewhere else.")
+    options = {}
+    if codec != "ffv1":
+        crf = VISUALLY_LOSSLESS.get(codec, 10) if quality is None else quality
+        options = encoder_options(codec, crf, preset or FAST.get(codec, ""))
+    size = (source.width, source.height)
+    with VideoWriter(
+        output, source, size, codec, output_pixel_format(source, codec), options, player.bundle.low_resolution
+    ) as writer:
+        for frame in islice(player.frames(), max_frames):
+            writer.write(*frame)
+            if progress is not None:
+                progress(1)
+    return output
+
+
+def output_pixel_format(source: VideoInfo, codec: str) -> str:
+    """The source's chroma, where the codec and the size can have it."""
+    if codec == "libsvtav1":
+        return "yuv420p"
+    even = source.width % 2 == source.height % 2 == 0
+    halved = any(mark in source.pixel_format for mark in ("420", "nv12", "nv21", "411", "410"))
+    return "yuv420p" if halved and even else "yuv444p"

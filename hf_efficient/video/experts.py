@@ -1,0 +1,171 @@
+"""The networks of a video from the fields of a config: for the transformers model, and for a player without it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import nn
+
+from hf_efficient.video.backbones import NetworkSpec
+from hf_efficient.video.routing import MOST_EXPERTS
+from hf_efficient.video.settings import WEIGHT_DTYPES
+from hf_efficient.video.weights import to_int8
+
+CONFIG_NAME, WEIGHTS_NAME = "config.json", "model.safetensors"
+# Fields of a config and their defaults: the whole of what a player must know.
+DEFAULTS: dict[str, Any] = {
+    "backbone": "wdsr",
+    "scale": 2,
+    "num_experts": 1,
+    "num_features": 16,
+    "num_blocks": 2,
+    "expansion": 4,
+    "weight_dtype": "float32",
+    "patch_width": 48,
+    "patch_height": 54,
+    "routing_bytes": 0,
+}
+BOUNDS = {
+    "num_experts": (1, MOST_EXPERTS),
+    "patch_width": (1, 8192),
+    "patch_height": (1, 8192),
+    "routing_bytes": (0, 2**30),
+}
+
+
+def check_settings(config: Any) -> None:
+    """Raise ValueError for the first field of `config` that is out of range."""
+    for name, (least, most) in BOUNDS.items():
+        value = getattr(config, name)
+        if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
+            raise ValueError(f"{name}={value!r} is out of range; expected a whole number from {least} to {most}.")
+    if config.weight_dtype not in WEIGHT_DTYPES:
+        raise ValueError(
+            f"weight_dtype={config.weight_dtype!r} is not known; expected one of {', '.join(WEIGHT_DTYPES)}."
+        )
+    network_specs(config)
+
+
+def network_specs(config: Any) -> list[NetworkSpec]:
+    """What builds each of the experts.
+
+    Raises:
+        ValueError: a size is out of range, or there are not as many sizes as experts.
+    """
+
+    def each(value: Any) -> list[Any]:
+        return list(value) if isinstance(value, (list, tuple)) else [value] * config.num_experts
+
+    widths, depths = each(config.num_features), each(config.num_blocks)
+    if not len(widths) == len(depths) == config.num_experts:
+        raise ValueError(
+            f"num_features and num_blocks name {len(widths)} and {len(depths)} networks; "
+            f"expected one number, or one for each of the {config.num_experts}."
+        )
+    return [
+        NetworkSpec(config.backbone, config.scale, width, depth, config.expansion)
+        for width, depth in zip(widths, depths, strict=True)
+    ]
+
+
+def build_experts(config: Any) -> nn.ModuleList:
+    """New networks, as the stored weights expect them."""
+    experts = nn.ModuleList(spec.build() for spec in network_specs(config))
+    if config.weight_dtype == "int8":
+        to_int8(experts)
+    return experts
+
+
+def save_experts(folder: Path, config: dict[str, Any], experts: nn.ModuleList, packed: bytes) -> None:
+    """config.json and model.safetensors, as `load_experts` and transformers' from_pretrained read them.
+
+    Args:
+        folder: made if absent.
+        config: the fields of DEFAULTS.
+        experts: the networks, as `weights.as_stored` leaves them.
+        packed: the routing map.
+    """
+    folder.mkdir(exist_ok=True)
+    dtype = torch.float32 if config["weight_dtype"] == "float32" else torch.float16
+    state = {
+        f"experts.{name}": (tensor.to(dtype) if tensor.is_floating_point() else tensor).contiguous()
+        for name, tensor in experts.state_dict().items()
+    }
+    state["routing"] = torch.tensor(list(packed), dtype=torch.uint8)
+    save_file(state, folder / WEIGHTS_NAME, metadata={"format": "pt"})
+    kind = {"architectures": ["STDOModel"], "model_type": "stdo", "dtype": str(dtype).removeprefix("torch.")}
+    fields = {name: config[name] for name in DEFAULTS}
+    (folder / CONFIG_NAME).write_text(json.dumps({**kind, **fields}, indent=2) + "\n", encoding="utf-8")
+
+
+def load_config(folder: Path) -> SimpleNamespace:
+    """The config of a model's folder, checked.
+
+    Raises:
+        ValueError: not JSON, of another kind of model, or with values out of range.
+    """
+    path = folder / CONFIG_NAME
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path} is not valid JSON: {error}.") from error
+    if not isinstance(values, dict) or values.get("model_type") != "stdo":
+        raise ValueError(f"{path} is not the config of an STDO model: its model_type is not 'stdo'.")
+    config = SimpleNamespace(**{name: values.get(name, default) for name, default in DEFAULTS.items()})
+    try:
+        check_settings(config)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{path}: {error}") from error
+    return config
+
+
+def load_experts(folder: Path, config: SimpleNamespace) -> tuple[nn.ModuleList, bytes]:
+    """The networks of a model's folder, computing in float32, and the packed routing map.
+
+    Shapes are compared with the file's header before anything is allocated.
+
+    Raises:
+        ValueError: the file is damaged, or its tensors are not those of the config.
+    """
+    path = folder / WEIGHTS_NAME
+    try:
+        with safe_open(path, framework="pt") as file:
+            stored = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
+            different = _differences(stored, config)
+            if different:
+                raise ValueError(
+                    f"{path} does not belong to its config: tensor {different[0]!r} is absent or different."
+                )
+            state = {name: file.get_tensor(name) for name in stored}
+    except SafetensorError as error:
+        raise ValueError(f"{path} is damaged: {error}.") from error
+    routing = state.pop("routing")
+    weights = {name.removeprefix("experts."): _playable(tensor, path) for name, tensor in state.items()}
+    experts = build_experts(config)
+    experts.load_state_dict(weights)
+    return experts.eval().requires_grad_(False), routing.to(torch.uint8).numpy().tobytes()
+
+
+def _differences(stored: dict[str, tuple[int, ...]], config: SimpleNamespace) -> list[str]:
+    """Names of tensors that the file and the config do not agree on."""
+    if sum(spec.num_blocks for spec in network_specs(config)) > len(stored):
+        return ["experts"]  # a config of a million layers would take long even to compare
+    with torch.device("meta"):
+        skeleton = build_experts(config)
+    expected = {f"experts.{name}": tuple(tensor.shape) for name, tensor in skeleton.state_dict().items()}
+    expected["routing"] = (config.routing_bytes,)
+    return sorted(n for n in stored.keys() | expected.keys() if stored.get(n) != expected.get(n))
+
+
+def _playable(tensor: torch.Tensor, path: Path) -> torch.Tensor:
+    if tensor.dtype == torch.int8:
+        return tensor
+    if not tensor.dtype.is_floating_point or not tensor.isfinite().all():
+        raise ValueError(f"{path} holds weights that are not finite numbers: it is damaged.")
+    return tensor.float()

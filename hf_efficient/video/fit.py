@@ -1,0 +1,267 @@
+"""fit_video: from a video file to a bundle, in stages that each leave a finished file, so that any can be resumed."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+from tqdm import tqdm
+
+from hf_efficient.video import chunking, routing
+from hf_efficient.video.backbones import NetworkSpec, start_from_bicubic
+from hf_efficient.video.bundle import (
+    MANIFEST_NAME,
+    MODEL_FOLDER,
+    Bundle,
+    sha256,
+    source_to_json,
+    write_manifest,
+    write_text,
+)
+from hf_efficient.video.card import model_card
+from hf_efficient.video.experts import DEFAULTS, save_experts
+from hf_efficient.video.media import MediaError, Path_, VideoInfo, probe, read_frames
+from hf_efficient.video.overfit import Recipe, load_checkpoint, overfit, store_error
+from hf_efficient.video.patches import Geometry, bicubic_errors, psnr
+from hf_efficient.video.plan import GENERAL, Plan
+from hf_efficient.video.processes import Processes
+from hf_efficient.video.settings import AUTO, FitSettings
+from hf_efficient.video.store import PatchStore, paired_frames, write_stores
+from hf_efficient.video.stream import stream_name, write_low_resolution
+from hf_efficient.video.weights import add_weight_norm, as_stored
+
+
+def fit_video(
+    source: Path_,
+    output: Path_,
+    *,
+    overwrite: bool = False,
+    progress_bar: bool = True,
+    device: str = AUTO,
+    settings: FitSettings | None = None,
+    **changes: Any,
+) -> Bundle:
+    """Overfit networks to a video and write the bundle that plays it.
+
+    Killed at any moment and called again with the same arguments, it goes on where it was (the work lies in
+    `output`.partial beside the bundle) and makes the same bundle, bit for bit. Under `accelerate launch` or `torchrun`
+    the networks are spread over the processes, or one network's batches are.
+
+    Args:
+        source: a video file.
+        output: folder of the bundle, made at the end, whole.
+        overwrite: replace a bundle that is there, and forget unfinished work of other settings.
+        progress_bar: show progress with the time left.
+        device: where to train: "cpu", "cuda", ...; "auto" takes a GPU where there is one.
+        settings: what the bundle becomes; the defaults of FitSettings otherwise.
+        changes: fields of FitSettings by name, over `settings`.
+
+    Returns:
+        The opened bundle.
+
+    Raises:
+        MediaError: the source is not a video that can be used; see `media.probe`.
+        FileExistsError: there is something under `output`, or unfinished work of other settings beside it.
+        ValueError: a setting is out of range.
+    """
+    chosen = FitSettings(**{**(asdict(settings) if settings else {}), **changes})
+    if device == AUTO:
+        device = str(torch.accelerator.current_accelerator(check_available=True) or "cpu")
+    return Fit(Path(source), Path(output), chosen, progress_bar, torch.device(device)).run(overwrite)
+
+
+class Fit:
+    """The stages. Each does nothing where its result lies in the work folder already."""
+
+    plan_class = Plan
+
+    def __init__(self, source: Path, output: Path, settings: FitSettings, progress_bar: bool, device: torch.device):
+        self.source, self.output, self.settings, self.device = source, output, settings, device
+        self.progress_bar = progress_bar
+        self.processes = Processes()
+        self.info: VideoInfo = probe(source)
+        self.geometry = Geometry.choose(self.info.width, self.info.height, settings.scale)
+        self.work = output.with_name(output.name + ".partial")
+        self.draft = self.work / "bundle"
+        self.low_resolution = self.draft / stream_name(self.info)
+        self.identity = {**asdict(settings), "source": sha256(source)}
+
+    def run(self, overwrite: bool = False) -> Bundle:
+        """All stages."""
+        done = self.work.exists() and not self.draft.exists() and self._is_made()
+        self.processes.wait()
+        if done:  # a kill fell between the bundle's getting its name and the end of tidying up
+            self._tidy()
+            return Bundle.open(self.output)
+        if self.processes.first:
+            self.prepare(overwrite)
+            try:
+                self.make_low_resolution()
+                self.score()
+                self.make_stores()
+            except MediaError:  # the source is broken further on: nothing of it is worth keeping
+                self._tidy()
+                raise
+        self.processes.wait()
+        self.train()
+        self.processes.wait()
+        if self.processes.first:
+            self.finish()
+        self.processes.wait()
+        return Bundle.open(self.output)
+
+    def prepare(self, overwrite: bool) -> None:
+        """Make or check the work folder."""
+        if self.output.exists() and not overwrite:
+            raise FileExistsError(
+                f"{str(self.output)!r} exists: choose another folder, or overwrite it (overwrite=True)."
+            )
+        known = self._known()
+        if not known:
+            self._tidy()
+        else:
+            different = sorted(name for name in self.identity if known.get(name) != self.identity[name])
+            if different and not overwrite:
+                changes = ", ".join(f"{n}: {known.get(n)!r} then, {self.identity[n]!r} now" for n in different)
+                raise FileExistsError(
+                    f"{str(self.work)!r} holds unfinished work of other settings ({changes}): call with those "
+                    "to go on, or with overwrite=True to start anew."
+                )
+            if different:
+                self._tidy()
+        self.draft.mkdir(parents=True, exist_ok=True)
+        write_text(self.work / "settings.json", json.dumps(self.identity))
+
+    def _tidy(self) -> None:
+        """Delete the work; its record first, so that a half-deleted folder is not taken for work to go on with."""
+        (self.work / "settings.json").unlink(missing_ok=True)
+        shutil.rmtree(self.work, ignore_errors=True)
+
+    def _is_made(self) -> bool:
+        """Whether the bundle that is there is the one asked for."""
+        path = self.output / MANIFEST_NAME
+        if not path.exists():
+            return False
+        manifest = json.loads(path.read_text(encoding="utf-8"))
+        return {**manifest.get("fit", {}), "source": manifest["source"]["sha256"]} == self.identity
+
+    def _known(self) -> dict[str, Any]:
+        """What the unfinished work was begun with; empty where there is none."""
+        record = self.work / "settings.json"
+        return json.loads(record.read_text(encoding="utf-8")) if record.exists() else {}
+
+    def make_low_resolution(self) -> None:
+        """The stream that is sent: what the networks are trained on is what its decoder gives."""
+        if not self.low_resolution.exists():
+            frames = self._bar(read_frames(self.source, self.info), "low resolution")
+            write_low_resolution(self.source, self.info, frames, self.geometry, self.settings, self.low_resolution)
+
+    def score(self) -> None:
+        """errors.npy: (T, I·J) float32, what bicubic enlargement makes wrong in each patch."""
+        if not (self.work / "errors.npy").exists():
+            pairs = self._bar(self._pairs(), "scoring")
+            errors = torch.stack([bicubic_errors(lr, hr, self.geometry) for lr, hr in pairs])
+            draft = self.work / "errors.partial.npy"
+            np.save(draft, errors.numpy())
+            os.replace(draft, self.work / "errors.npy")
+
+    @property
+    def plan(self) -> Plan:
+        """What is trained on what; there after `score`."""
+        return self.plan_class(self.settings, np.load(self.work / "errors.npy"))
+
+    def make_stores(self) -> None:
+        """Cut the training patches of all networks in one pass."""
+        wanted = {n: numbers for n, numbers in self.plan.chosen_patches().items() if not (self.work / n).exists()}
+        if wanted:
+            pairs = self._bar(self._pairs(), "cutting patches")
+            write_stores(
+                pairs, self.geometry, self.settings.halo, list(wanted.values()), [self.work / n for n in wanted]
+            )
+
+    def train(self) -> None:
+        """Train what belongs to this process."""
+        recipes = self.plan.recipes()
+        together = {name: r for name, r in recipes.items() if name == GENERAL or len(recipes) == 1}
+        total = sum(r.steps for r in recipes.values())
+        with tqdm(total=total, desc="training", unit="step", disable=not self._shows_progress) as bar:
+            for name, recipe in together.items():
+                self._train(name, recipe, bar, self.processes.share)
+            self.processes.wait()
+            for n, (name, recipe) in enumerate((n, r) for n, r in recipes.items() if n not in together):
+                if n % self.processes.count == self.processes.rank:
+                    self._train(name, recipe, bar, (0, 1))
+
+    def _train(self, name: str, recipe: Recipe, bar: Any, process: tuple[int, int]) -> None:
+        bar.set_postfix_str(name)
+        net = self.new_network(self.plan.spec(name), recipe.seed)
+        if name != GENERAL and (self.work / f"{GENERAL}.pt").exists():
+            load_checkpoint(self.work / f"{GENERAL}.pt", net)
+        overfit(net, PatchStore(self.work / name), recipe, self.work / f"{name}.pt", bar.update, process)
+
+    def new_network(self, spec: NetworkSpec, seed: int) -> nn.Module:
+        """Untrained, with weight norm where the paper has it."""
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            net = spec.build()
+        start_from_bicubic(net)
+        return (add_weight_norm(net) if spec.backbone == "wdsr" else net).to(self.device)
+
+    def finish(self) -> None:
+        """Pack the map, write the model, and give the bundle its name."""
+        s, g, plan = self.settings, self.geometry, self.plan
+        labels, k = plan.labels()
+        experts, records = self.stored_experts(1 if s.method == "jstdo" else k)
+        shares = [1.0] if s.method == "jstdo" else chunking.error_shares(plan.errors.ravel(), labels, k).tolist()
+        for record, share in zip(records, shares, strict=True):
+            record["error_share"] = round(share, 4)
+        maps = labels.reshape(-1, g.rows, g.columns)
+        packed = routing.pack(maps, len(experts)) if len(experts) > 1 else b""
+        config = {name: getattr(s, name) for name in DEFAULTS if hasattr(s, name)}
+        config |= {"num_experts": len(experts), "routing_bytes": len(packed)}
+        config |= {"patch_width": g.patch_width, "patch_height": g.patch_height}
+        save_experts(self.draft / MODEL_FOLDER, config, experts, packed)
+        write_manifest(
+            self.draft, self.low_resolution.name, source_to_json(self.info, self.source, len(plan.errors)),
+            fit=asdict(s), experts=records, bicubic_patch_psnr=round(psnr(plan.errors.mean(dtype=np.float64)), 4),
+        )  # fmt: skip
+        manifest = json.loads((self.draft / MANIFEST_NAME).read_text(encoding="utf-8"))
+        write_text(self.draft / "README.md", model_card(manifest, config))
+        if self.output.exists():
+            shutil.rmtree(self.output)
+        os.replace(self.draft, self.output)
+        self._tidy()
+
+    def stored_experts(self, k: int) -> tuple[nn.ModuleList, list[dict[str, Any]]]:
+        """The networks as they are stored, and what storing them so costs: PSNR on their patches before and after."""
+        plan, experts, records = self.plan, nn.ModuleList(), []
+        trained = [name for name in plan.chosen_patches() if name != GENERAL]
+        for m in range(k):
+            name = f"expert-{m}" if f"expert-{m}" in trained else trained[0]  # no patch is routed to an empty chunk
+            net, store = self.new_network(plan.spec(name), 0), PatchStore(self.work / name)
+            record: dict[str, Any] = {"patches": len(store), "steps": load_checkpoint(self.work / f"{name}.pt", net)}
+            record["psnr_float32"] = round(psnr(store_error(net.eval(), store)), 4)
+            as_stored(net, self.settings.weight_dtype)
+            record["psnr_stored"] = round(psnr(store_error(net, store)), 4)
+            experts.append(net.cpu())
+            records.append(record)
+        return experts, records
+
+    def _pairs(self) -> Iterator[Any]:
+        return paired_frames(self.source, self.info, self.low_resolution, self.geometry)
+
+    @property
+    def _shows_progress(self) -> bool:
+        return self.progress_bar and self.processes.first
+
+    def _bar(self, frames: Iterator[Any], what: str) -> Iterator[Any]:
+        hidden = not self._shows_progress
+        return iter(tqdm(frames, desc=what, total=self.info.frames or None, unit="frame", disable=hidden))

@@ -1,0 +1,101 @@
+"""A whole frame through several networks without seams: every patch is run with all the context that its pixels see.
+
+The result equals, to float rounding, running each network on the whole frame and taking every patch from the network
+that the map names.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from hf_efficient.video.backbones import NetworkSpec
+
+Rectangle = tuple[int, int, int, int]  # top, left, bottom, right
+
+
+@torch.no_grad()
+def enlarge(
+    experts: Sequence[nn.Module],
+    specs: Sequence[NetworkSpec],
+    frame: Tensor,
+    labels: np.ndarray | None,
+    patch_size: tuple[int, int],
+    tile_pixels: int = 512 * 512,
+) -> Tensor:
+    """Enlarge a frame.
+
+    Args:
+        experts: the networks.
+        specs: what built them: their receptive radius is the halo.
+        frame: (1, 3, H, W) in [0, 1], low resolution.
+        labels: (I, J) network of each patch; None: the first for all.
+        patch_size: (height, width) of a patch.
+        tile_pixels: most low-resolution pixels run at once, halo not counted: bounds the memory.
+
+    Returns:
+        (1, 3, sH, sW), not clamped, in the frame's dtype.
+    """
+    height, width = frame.shape[-2:]
+    s = specs[0].scale
+    result = frame.new_empty(1, frame.shape[1], s * height, s * width)
+    names = [0] if labels is None else np.unique(labels).tolist()
+    for m in names:
+        everything = [(0, 0, height, width)]
+        areas = everything if len(names) == 1 else merge(np.asarray(labels) == m, patch_size, (height, width))
+        for area in areas:
+            for tile in split(area, tile_pixels):
+                _run(experts[m], frame, tile, specs[m].radius, s, result)
+    return result
+
+
+def _run(net: nn.Module, frame: Tensor, tile: Rectangle, halo: int, s: int, result: Tensor) -> None:
+    """Write the enlargement of one rectangle into the result. The frame's own border stays the network's border."""
+    top, left, bottom, right = tile
+    above, before = max(0, top - halo), max(0, left - halo)
+    window = frame[..., above : bottom + halo, before : right + halo]
+    output = net(window)
+    y, x = s * (top - above), s * (left - before)
+    result[..., s * top : s * bottom, s * left : s * right] = output[
+        ..., y : y + s * (bottom - top), x : x + s * (right - left)
+    ]
+
+
+def merge(mask: np.ndarray, patch_size: tuple[int, int], frame_size: tuple[int, int]) -> list[Rectangle]:
+    """Few rectangles of pixels that together are the marked patches, each patch in exactly one.
+
+    Runs in a row of patches are joined, then equal runs of consecutive rows: the fewer rectangles, the less halo is
+    computed twice.
+
+    Args:
+        mask: (I, J) bool.
+        patch_size: (height, width) of a patch; the last row and column may be cut short.
+        frame_size: (height, width) of the frame.
+    """
+    (ph, pw), (height, width) = patch_size, frame_size
+    done: list[Rectangle] = []
+    open_runs: dict[tuple[int, int], int] = {}  # (first, past the last) column of a run -> row where it began
+    for i in range(len(mask) + 1):
+        edges = np.flatnonzero(np.diff(np.concatenate([[0], mask[i] if i < len(mask) else [0] * mask.shape[1], [0]])))
+        runs = set(zip(edges[::2].tolist(), edges[1::2].tolist(), strict=True))
+        for run in sorted(set(open_runs) - runs):
+            first = open_runs.pop(run)
+            done.append((first * ph, run[0] * pw, min(i * ph, height), min(run[1] * pw, width)))
+        for run in runs:
+            open_runs.setdefault(run, i)
+    return done
+
+
+def split(area: Rectangle, pixels: int) -> list[Rectangle]:
+    """Bands of full width, or pieces of one, of at most so many pixels."""
+    top, left, bottom, right = area
+    wide = min(right - left, pixels)
+    high = max(1, pixels // wide)
+    return [
+        (y, x, min(y + high, bottom), min(x + wide, right))
+        for y in range(top, bottom, high)
+        for x in range(left, right, wide)
+    ]

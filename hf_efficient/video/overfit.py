@@ -1,0 +1,139 @@
+"""Overfitting one network to its patches, resumable at any moment with the very same result."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from hf_efficient.video.patches import round8
+from hf_efficient.video.store import PatchStore
+
+LAST_LEARNING_RATE = 4e-8
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How one network is trained: L1, Adam, cosine decay, as the paper's code.
+
+    Args:
+        steps: in all.
+        batch_size: patches a step, drawn with replacement.
+        learning_rate: of the first step; the last has LAST_LEARNING_RATE.
+        seed: of the draw; networks of one video use different ones.
+        checkpoint_every: steps after which the state is saved.
+    """
+
+    steps: int
+    batch_size: int = 16
+    learning_rate: float = 1e-3
+    seed: int = 0
+    checkpoint_every: int = 100
+
+    def rate(self, step: int) -> float:
+        """Cosine from `learning_rate` to LAST_LEARNING_RATE."""
+        cosine = (1 + math.cos(math.pi * step / self.steps)) / 2
+        return LAST_LEARNING_RATE + (self.learning_rate - LAST_LEARNING_RATE) * cosine
+
+    def draw(self, step: int, patches: int) -> np.ndarray:
+        """The patches of one step: of nothing but seed and step, so that a resumed run sees the same."""
+        return np.random.default_rng([self.seed, step]).integers(0, patches, self.batch_size)
+
+
+def masked_l1(output: Tensor, target: Tensor, mask: Tensor) -> Tensor:
+    """Mean over patches of each patch's mean absolute error where `mask` (B, 1, H, W) is 1."""
+    error = ((output - target).abs() * mask).sum((1, 2, 3))
+    return (error / (output.shape[1] * mask.sum((1, 2, 3)))).mean()
+
+
+def overfit(
+    net: nn.Module,
+    store: PatchStore,
+    recipe: Recipe,
+    checkpoint: Path,
+    progress: Callable[[int], object] | None = None,
+    process: tuple[int, int] = (0, 1),
+) -> nn.Module:
+    """Train `net` in place, from its checkpoint where there is one.
+
+    Args:
+        net: with weight norm, if it is to train with it; on the device to train on.
+        store: its patches.
+        recipe: the settings; a checkpoint belongs to one recipe.
+        checkpoint: file of weights, optimizer and step; written under a temporary name, then renamed.
+        progress: called with the number of steps done since the last call.
+        process: (rank, number of processes) that share each batch; their gradients are averaged (DDP).
+
+    Returns:
+        The trained network.
+    """
+    rank, processes = process
+    device = next(net.parameters()).device
+    net.to(memory_format=torch.channels_last)  # convolutions of few channels are a sixth faster so
+    optimizer = torch.optim.Adam(net.parameters(), lr=recipe.learning_rate)
+    done = load_checkpoint(checkpoint, net, optimizer)
+    if progress is not None:
+        progress(done)
+    net.train()
+    for step in range(done, recipe.steps):
+        indices = np.array_split(recipe.draw(step, len(store)), processes)[rank]
+        lr, hr, mask = (x.to(device, memory_format=torch.channels_last) for x in store.batch(indices))
+        for group in optimizer.param_groups:
+            group["lr"] = recipe.rate(step)
+        optimizer.zero_grad(set_to_none=True)
+        masked_l1(net(lr), hr, mask).backward()
+        if processes > 1:
+            average_gradients(net, processes)
+        optimizer.step()
+        last = step + 1 == recipe.steps
+        if rank == 0 and (last or (step + 1) % recipe.checkpoint_every == 0):
+            save_checkpoint(checkpoint, net, optimizer, step + 1)
+        if progress is not None:
+            progress(1)
+    return net.eval()
+
+
+def average_gradients(net: nn.Module, processes: int) -> None:
+    """What DDP does, without its wrapper around a tiny network."""
+    for parameter in net.parameters():
+        if parameter.grad is not None:
+            torch.distributed.all_reduce(parameter.grad)
+            parameter.grad /= processes
+
+
+def save_checkpoint(path: Path, net: nn.Module, optimizer: torch.optim.Optimizer, step: int) -> None:
+    """Whole or not at all."""
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.partial")
+    torch.save({"step": step, "net": net.state_dict(), "optimizer": optimizer.state_dict()}, temporary)
+    os.replace(temporary, path)
+
+
+def load_checkpoint(path: Path, net: nn.Module, optimizer: torch.optim.Optimizer | None = None) -> int:
+    """Restore what `save_checkpoint` wrote; the steps done, 0 where there is no file."""
+    if not path.exists():
+        return 0
+    state = torch.load(path, weights_only=True, map_location="cpu")
+    net.load_state_dict(state["net"])
+    if optimizer is not None:
+        optimizer.load_state_dict(state["optimizer"])
+    return int(state["step"])
+
+
+@torch.no_grad()
+def store_error(net: nn.Module, store: PatchStore, most: int = 256, batch_size: int = 32) -> float:
+    """Mean squared error, 8-bit rounded, of at most so many evenly spaced patches where they have context."""
+    device = next(net.buffers() if not list(net.parameters()) else net.parameters()).device
+    chosen = np.unique(np.linspace(0, len(store) - 1, min(most, len(store))).round().astype(int))
+    squared = counted = 0.0
+    for start in range(0, len(chosen), batch_size):
+        lr, hr, mask = (x.to(device) for x in store.batch(chosen[start : start + batch_size]))
+        difference = (round8(net(lr)) - round8(hr)) / 255
+        squared += float((difference.square() * mask).sum())
+        counted += float(3 * mask.sum())
+    return squared / counted

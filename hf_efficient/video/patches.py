@@ -1,0 +1,174 @@
+"""Where patches lie, how a frame becomes small, and what a patch scores: pure functions on tensors."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from hf_efficient.video.backbones import upsample_bicubic
+
+# Low-resolution patches as published (width, height): 20 x 10, 10 x 6 and 10 x 5 of them in a 1080p frame.
+PUBLISHED_PATCHES = {2: (48, 54), 3: (64, 60), 4: (48, 54)}
+FEWEST_PATCHES = 12  # of a frame; smaller frames get smaller patches
+SMALLEST_SIDE = 12
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """The grid of patches over a video. Nothing is dropped: the last column and row are narrower where they must be.
+
+    Args:
+        width, height: high-resolution frame.
+        scale: s.
+        patch_width, patch_height: low-resolution patch.
+    """
+
+    width: int
+    height: int
+    scale: int
+    patch_width: int
+    patch_height: int
+
+    @classmethod
+    def choose(cls, width: int, height: int, scale: int) -> Geometry:
+        """The published patch, halved until a frame has at least FEWEST_PATCHES of them."""
+        w, h = PUBLISHED_PATCHES[scale]
+        geometry = cls(width, height, scale, w, h)
+        while geometry.columns * geometry.rows < FEWEST_PATCHES and min(w, h) // 2 >= SMALLEST_SIDE:
+            w, h = w // 2, h // 2
+            geometry = cls(width, height, scale, w, h)
+        return geometry
+
+    @property
+    def lr_width(self) -> int:
+        """Width of the low-resolution frame: enough for all columns, and even, as 4:2:0 wants it."""
+        return 2 * math.ceil(self.width / (2 * self.scale))
+
+    @property
+    def lr_height(self) -> int:
+        return 2 * math.ceil(self.height / (2 * self.scale))
+
+    @property
+    def columns(self) -> int:
+        """J."""
+        return math.ceil(self.lr_width / self.patch_width)
+
+    @property
+    def rows(self) -> int:
+        """I."""
+        return math.ceil(self.lr_height / self.patch_height)
+
+    def windows(self, halo: int = 0) -> tuple[np.ndarray, int, int]:
+        """Equal windows around all patches, for training and scoring, moved inwards where they would leave the frame.
+
+        Args:
+            halo: low-resolution pixels of context on each side.
+
+        Returns:
+            (I·J, 2) top and left of each window in row-major order of patches, and the windows' height and width.
+        """
+        height = min(self.patch_height + 2 * halo, self.lr_height)
+        width = min(self.patch_width + 2 * halo, self.lr_width)
+        tops = (np.arange(self.rows) * self.patch_height - halo).clip(0, self.lr_height - height)
+        lefts = (np.arange(self.columns) * self.patch_width - halo).clip(0, self.lr_width - width)
+        return np.stack(np.meshgrid(tops, lefts, indexing="ij"), -1).reshape(-1, 2), height, width
+
+
+def to_tensor(rgb: np.ndarray) -> Tensor:
+    """(H, W, 3) uint8 to (1, 3, H, W) float32 in [0, 1]."""
+    return torch.from_numpy(rgb).permute(2, 0, 1)[None].float() / 255
+
+
+def to_rgb8(x: Tensor) -> np.ndarray:
+    """(1, 3, H, W) in [0, 1] to (H, W, 3) uint8, rounded to nearest, C-contiguous."""
+    return np.ascontiguousarray(round8(x)[0].permute(1, 2, 0).byte().numpy())
+
+
+def round8(x: Tensor) -> Tensor:
+    """[0, 1] to whole numbers in [0, 255], as float."""
+    return (x.float() * 255).clamp(0, 255).add(0.5).floor()
+
+
+def pad_to_grid(frame: Tensor, geometry: Geometry) -> Tensor:
+    """(1, 3, H, W) continued by its last pixels to (1, 3, s·lr_height, s·lr_width)."""
+    right = geometry.lr_width * geometry.scale - frame.shape[-1]
+    bottom = geometry.lr_height * geometry.scale - frame.shape[-2]
+    return F.pad(frame, (0, right, 0, bottom), mode="replicate")
+
+
+def degrade(frame: Tensor, geometry: Geometry) -> Tensor:
+    """The low-resolution frame: antialiased bicubic in floating point, then rounded, as MATLAB's imresize.
+
+    Args:
+        frame: (1, 3, s·lr_height, s·lr_width) float32 in [0, 1].
+        geometry: the grid.
+
+    Returns:
+        (1, 3, lr_height, lr_width), multiples of 1/255 in [0, 1].
+    """
+    size = (geometry.lr_height, geometry.lr_width)
+    return round8(F.interpolate(frame, size=size, mode="bicubic", antialias=True)) / 255
+
+
+def cut(frame: Tensor, starts: np.ndarray, height: int, width: int) -> Tensor:
+    """Windows of a frame.
+
+    Args:
+        frame: (C, H, W).
+        starts: (N, 2) top and left.
+        height: of a window.
+        width: of a window.
+
+    Returns:
+        (N, C, height, width).
+    """
+    rows = torch.as_tensor(starts[:, 0, None] + np.arange(height))  # (N, height)
+    columns = torch.as_tensor(starts[:, 1, None] + np.arange(width))
+    return frame[:, rows[:, :, None], columns[:, None, :]].transpose(0, 1)
+
+
+def patch_error(output: Tensor, target: Tensor, border: int) -> Tensor:
+    """Mean squared error of each patch after rounding to 8 bits, in units of 1 (white), away from its border.
+
+    The paper's metric cuts s + 4 pixels from all sides of every patch; patches too small for that keep their centre.
+
+    Args:
+        output: (N, 3, H, W) in [0, 1].
+        target: the same of the truth.
+        border: pixels to cut on each side.
+
+    Returns:
+        (N,) float32.
+    """
+    y, x = (min(border, (side - 1) // 2) for side in output.shape[-2:])
+    inside = (..., slice(y, output.shape[-2] - y), slice(x, output.shape[-1] - x))
+    return ((round8(output) - round8(target))[inside] / 255).square().mean((1, 2, 3))
+
+
+def bicubic_errors(lr: Tensor, hr: Tensor, geometry: Geometry) -> Tensor:
+    """Score of every patch of a frame by bicubic enlargement: the general model f0 that needs no training.
+
+    Args:
+        lr: (1, 3, lr_height, lr_width).
+        hr: (1, 3, s·lr_height, s·lr_width), padded.
+        geometry: the grid.
+
+    Returns:
+        (I·J,) mean squared errors, borders cut as the paper does.
+    """
+    s = geometry.scale
+    starts, height, width = geometry.windows()
+    enlarged = upsample_bicubic(lr, s).clamp(0, 1)
+    return patch_error(
+        cut(enlarged[0], s * starts, s * height, s * width), cut(hr[0], s * starts, s * height, s * width), s + 4
+    )
+
+
+def psnr(error: float) -> float:
+    """dB of a mean squared error in units of 1; infinite without any error."""
+    return math.inf if error <= 0 else -10 * math.log10(error)

@@ -1,0 +1,126 @@
+"""Patches of a video for training: chosen, cut once in one pass over the frames, kept on disk as bytes.
+
+Memory does not grow with the video, and the disk only with the patches that are wanted.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from hf_efficient.video.media import MediaError, VideoInfo, read_frames
+from hf_efficient.video.patches import Geometry, cut, pad_to_grid, to_tensor
+
+
+class Pair(NamedTuple):
+    """A frame as the player sees it and as it was.
+
+    Args:
+        lr: (1, 3, lr_height, lr_width) in [0, 1], decoded from the low-resolution stream.
+        hr: (1, 3, s·lr_height, s·lr_width) in [0, 1], padded to the grid.
+    """
+
+    lr: Tensor
+    hr: Tensor
+
+
+def paired_frames(source: Path, info: VideoInfo, low_resolution: Path, geometry: Geometry) -> Iterator[Pair]:
+    """Both videos side by side.
+
+    Raises:
+        MediaError: they do not have the same number of frames, or the small one has another size.
+    """
+    large, small = read_frames(source, info), read_frames(low_resolution)
+    while True:
+        hr, lr = next(large, None), next(small, None)
+        if hr is None and lr is None:
+            return
+        if hr is None or lr is None:
+            raise MediaError(f"{str(low_resolution)!r} and {str(source)!r} do not have the same number of frames.")
+        if lr.rgb.shape[:2] != (geometry.lr_height, geometry.lr_width):
+            raise MediaError(f"{str(low_resolution)!r} has not the size that belongs to {str(source)!r}.")
+        yield Pair(to_tensor(lr.rgb), pad_to_grid(to_tensor(hr.rgb), geometry))
+
+
+class PatchStore:
+    """Patches cut by `write_stores`; opened without reading them.
+
+    Attributes:
+        lr: (N, 3, h, w) uint8, with a halo of true context.
+        hr: (N, 3, s·h, s·w) uint8.
+        margins: (N, 4) uint8: high-resolution pixels at top, left, bottom and right that lack context and do not count.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.lr = np.load(folder / "lr.npy", mmap_mode="r")
+        self.hr = np.load(folder / "hr.npy", mmap_mode="r")
+        self.margins = np.load(folder / "margins.npy")
+
+    def __len__(self) -> int:
+        return len(self.lr)
+
+    def batch(self, indices: np.ndarray) -> tuple[Tensor, Tensor, Tensor]:
+        """Patches: lr (B, 3, h, w) and hr (B, 3, s·h, s·w) in [0, 1]; what counts, (B, 1, s·h, s·w) of 0 and 1."""
+        lr, hr = (torch.from_numpy(a[indices]).float() / 255 for a in (self.lr, self.hr))
+        top, left, bottom, right = torch.from_numpy(self.margins[indices]).long().T[:, :, None]
+        y, x = torch.arange(hr.shape[-2])[None], torch.arange(hr.shape[-1])[None]
+        rows, columns = (y >= top) & (y < y.shape[1] - bottom), (x >= left) & (x < x.shape[1] - right)
+        return lr, hr, (rows[:, None, :, None] & columns[:, None, None, :]).float()
+
+
+def write_stores(
+    pairs: Iterator[Pair], geometry: Geometry, halo: int, wanted: Sequence[np.ndarray], folders: Sequence[Path]
+) -> None:
+    """Cut the wanted patches out of all frames, in one pass; each folder appears whole or not at all.
+
+    Args:
+        pairs: the frames.
+        geometry: the grid.
+        halo: low-resolution pixels of context around each patch.
+        wanted: for each store the sorted numbers of its patches, in order t, i, j.
+        folders: one for each store.
+    """
+    s, per_frame = geometry.scale, geometry.rows * geometry.columns
+    starts, height, width = geometry.windows(halo)
+    margins = _margins(starts, height, width, halo, geometry)
+    drafts = [folder.with_name(folder.name + ".partial") for folder in folders]
+    arrays = []
+    for draft, numbers in zip(drafts, wanted, strict=True):
+        shutil.rmtree(draft, ignore_errors=True)
+        draft.mkdir(parents=True)
+        np.save(draft / "margins.npy", margins[numbers % per_frame])
+        shapes = {"lr": (len(numbers), 3, height, width), "hr": (len(numbers), 3, s * height, s * width)}
+        arrays.append([
+            np.lib.format.open_memmap(draft / f"{name}.npy", "w+", np.uint8, shape) for name, shape in shapes.items()
+        ])  # fmt: skip
+    filled = [0] * len(drafts)
+    for t, (lr, hr) in enumerate(pairs):
+        for n, numbers in enumerate(wanted):
+            first, last = filled[n], int(np.searchsorted(numbers, (t + 1) * per_frame))
+            if last == first:
+                continue
+            places = starts[numbers[first:last] % per_frame]
+            arrays[n][0][first:last] = (cut(lr[0], places, height, width) * 255).round().byte().numpy()
+            arrays[n][1][first:last] = (cut(hr[0], s * places, s * height, s * width) * 255).round().byte().numpy()
+            filled[n] = last
+    if filled != [len(numbers) for numbers in wanted]:
+        raise ValueError("Some of the wanted patches lie behind the last frame.")
+    for (lr_file, hr_file), draft, folder in zip(arrays, drafts, folders, strict=True):
+        lr_file.flush()
+        hr_file.flush()
+        os.replace(draft, folder)
+
+
+def _margins(starts: np.ndarray, height: int, width: int, halo: int, geometry: Geometry) -> np.ndarray:
+    """A window's ring of `halo` pixels lacks context, but for the sides where the window ends with the frame."""
+    ring = min(halo, (min(height, width) - 1) // 2) * geometry.scale
+    top, left = starts.T
+    inner = np.stack([top > 0, left > 0, top + height < geometry.lr_height, left + width < geometry.lr_width], 1)
+    return np.where(inner, ring, 0).astype(np.uint8)

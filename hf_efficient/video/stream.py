@@ -1,0 +1,43 @@
+"""The low-resolution stream: what is sent, and what the networks learn from once it is decoded."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import replace
+from pathlib import Path
+
+from hf_efficient.video.media import Frame, Path_, VideoInfo
+from hf_efficient.video.patches import Geometry, degrade, pad_to_grid, to_rgb8, to_tensor
+from hf_efficient.video.settings import FitSettings
+from hf_efficient.video.writing import LOSSLESS, VideoWriter, encoder_options
+
+
+def write_low_resolution(
+    source: Path_, info: VideoInfo, frames: Iterable[Frame], geometry: Geometry, settings: FitSettings, target: Path
+) -> None:
+    """Reduce and encode a video, with the sound, subtitles and time stamps of its source.
+
+    Args:
+        source: the video, for what is copied.
+        info: what it is like.
+        frames: its frames.
+        geometry: gives the size.
+        settings: codec, quality and preset of the stream.
+        target: the file, which appears whole or not at all.
+    """
+    codec, pixel_format = settings.lr_codec, "yuv420p"
+    options = encoder_options(codec, settings.lr_quality, settings.lr_preset)
+    if settings.lr_quality == 0:
+        codec, pixel_format, options = LOSSLESS
+    # an untagged source's matrix goes by its height, which the stream has not: so the stream is tagged
+    like = replace(info, color=replace(info.color, space=info.color.matrix(info.height)))
+    size = (geometry.lr_width, geometry.lr_height)
+    with VideoWriter(target, like, size, codec, pixel_format, options, source) as writer:
+        for frame in frames:
+            small = degrade(pad_to_grid(to_tensor(frame.rgb), geometry), geometry)
+            writer.write(to_rgb8(small), frame.pts, frame.duration)
+
+
+def stream_name(info: VideoInfo) -> str:
+    """MP4 for a source of its family; else Matroska, which holds any sound but rounds times to milliseconds."""
+    return "low_resolution.mp4" if "mp4" in info.container else "low_resolution.mkv"

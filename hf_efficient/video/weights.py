@@ -1,0 +1,93 @@
+"""Weights of a network while it trains (weight norm) and on disk (folded; fp32, fp16 or int8)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.nn.utils import parametrize
+from torch.nn.utils.parametrizations import weight_norm
+
+from hf_efficient.video.settings import WEIGHT_DTYPES
+
+
+def add_weight_norm(net: nn.Module) -> nn.Module:
+    """Train direction and length of every kernel apart (Salimans & Kingma, 2016); outputs do not change. In place."""
+    for layer in [m for m in net.modules() if isinstance(m, nn.Conv2d)]:
+        weight_norm(layer)
+    return net
+
+
+def fold_weight_norm(net: nn.Module) -> nn.Module:
+    """Back to plain convolutions with the same outputs. In place; nothing happens where there is no weight norm."""
+    for layer in [m for m in net.modules() if parametrize.is_parametrized(m)]:
+        parametrize.remove_parametrizations(layer, "weight", leave_parametrized=True)
+    return net
+
+
+class Int8Conv2d(nn.Module):
+    """A convolution whose kernels are int8 with one scale for each output channel; it computes in the scale's dtype.
+
+    Args:
+        outputs, inputs, size: shape of the kernels (outputs, inputs, size, size).
+    """
+
+    weight: Tensor
+    weight_scale: Tensor
+
+    def __init__(self, outputs: int, inputs: int, size: int) -> None:
+        super().__init__()
+        self.register_buffer("weight", torch.zeros(outputs, inputs, size, size, dtype=torch.int8))
+        self.register_buffer("weight_scale", torch.ones(outputs))
+        self.bias = nn.Parameter(torch.zeros(outputs), requires_grad=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        weight = self.weight.to(self.weight_scale.dtype) * self.weight_scale[:, None, None, None]
+        return F.conv2d(x, weight, self.bias, padding=weight.shape[-1] // 2)
+
+    @classmethod
+    @torch.no_grad()
+    def from_conv(cls, layer: nn.Conv2d) -> Int8Conv2d:
+        """Round to nearest, symmetric: w ~ scale * q with q in [-127, 127], scale = max |w| / 127 by output channel."""
+        outputs, inputs, size, _ = layer.weight.shape
+        twin = cls(outputs, inputs, size).to(layer.weight.device)
+        scale = layer.weight.float().flatten(1).abs().amax(1).clamp_min(1e-12) / 127
+        twin.weight.copy_((layer.weight.float() / scale[:, None, None, None]).round().clamp(-127, 127))
+        twin.weight_scale.copy_(scale)
+        if layer.bias is not None:
+            twin.bias.copy_(layer.bias)
+        return twin
+
+
+def to_int8(net: nn.Module) -> nn.Module:
+    """Every convolution of `net` replaced by its int8 twin. In place."""
+    for parent in list(net.modules()):
+        for name, child in list(parent.named_children()):
+            if isinstance(child, nn.Conv2d):
+                setattr(parent, name, Int8Conv2d.from_conv(child))
+    return net
+
+
+def as_stored(net: nn.Module, weight_dtype: str) -> nn.Module:
+    """`net` as its weights come back from disk: folded, rounded to `weight_dtype`, computing in float32. In place.
+
+    Raises:
+        ValueError: `weight_dtype` is not one of WEIGHT_DTYPES.
+    """
+    if weight_dtype not in WEIGHT_DTYPES:
+        raise ValueError(f"weight_dtype={weight_dtype!r} is not known; expected one of {', '.join(WEIGHT_DTYPES)}.")
+    fold_weight_norm(net)
+    if weight_dtype == "int8":
+        to_int8(net)
+    # scales and biases of int8 are stored in float16 as well
+    return net if weight_dtype == "float32" else net.half().float()
+
+
+def stored_bytes(net: nn.Module, weight_dtype: str) -> int:
+    """Bytes of the weights of a folded network on disk, without the file's header."""
+    if weight_dtype == "float32":
+        return 4 * sum(p.numel() for p in net.parameters())
+    if weight_dtype == "float16":
+        return 2 * sum(p.numel() for p in net.parameters())
+    convolutions = [m for m in net.modules() if isinstance(m, nn.Conv2d)]
+    return sum(m.weight.numel() + 4 * m.weight.shape[0] for m in convolutions)

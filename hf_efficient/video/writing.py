@@ -1,0 +1,207 @@
+"""Writing video: RGB frames in, with the time stamps, tags, audio and subtitles of a source; whole or not at all."""
+
+from __future__ import annotations
+
+import os
+from contextlib import suppress
+from fractions import Fraction
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import av
+import numpy as np
+import torch
+
+from hf_efficient.video.media import RESAMPLING, MediaError, Path_, VideoInfo, copyable_streams
+
+# Codec, pixel format and options that keep RGB bit for bit.
+LOSSLESS = ("libx264rgb", "rgb24", {"qp": "0", "preset": "veryfast"})
+SLOW = {"libx264": "slow", "libx265": "slow", "libsvtav1": "4"}
+
+
+def encoder_options(codec: str, quality: int, preset: str = "") -> dict[str, str]:
+    """A codec's options for a constant quality (crf) and a preset; "" is a slow one."""
+    options = {"crf": str(quality), "preset": preset or SLOW.get(codec, "")}
+    if codec == "libx265":
+        options["x265-params"] = "log-level=error"
+    return options
+
+
+class VideoWriter:
+    """Encodes frames into a file that appears under its name when the context ends without an error.
+
+    Args:
+        path: the new file; its suffix chooses the container.
+        like: rate, time base, pixel aspect, colour tags and rotation to keep.
+        size: (width, height) of the frames written.
+        codec: FFmpeg's encoder.
+        pixel_format: what the encoder gets.
+        options: the encoder's own.
+        copy_from: file whose audio, subtitles, chapters and metadata are copied, packet by packet.
+
+    Raises:
+        MediaError: the container cannot hold a stream, or the encoder refuses its settings.
+    """
+
+    def __init__(
+        self,
+        path: Path_,
+        like: VideoInfo,
+        size: tuple[int, int],
+        codec: str = "libx264",
+        pixel_format: str = "yuv420p",
+        options: dict[str, str] | None = None,
+        copy_from: Path_ | None = None,
+    ) -> None:
+        self.path, self.like, self.size = Path(path), like, size
+        self.temporary = self.path.with_name(f".{self.path.stem}.{os.getpid()}.partial{self.path.suffix}")
+        self.matrix = like.color.matrix(like.height)
+        self.full_range = like.color.range
+        try:
+            self.container = av.open(os.fspath(self.temporary), "w", options={"movflags": "+faststart"}
+                                     if self.path.suffix in (".mp4", ".mov", ".m4v") else {})  # fmt: skip
+        except (av.error.FFmpegError, ValueError) as error:
+            raise MediaError(
+                f"Cannot write {str(path)!r}: {error}. Use a folder that exists, and .mp4 or .mkv."
+            ) from error
+        self.copier: _Copier | None = None
+        try:
+            self._add_video(codec, pixel_format, options or {})
+            if copy_from is not None:
+                self.copier = _Copier(copy_from, self.container, self.path)
+        except BaseException as error:
+            self._abandon()
+            if isinstance(error, (av.error.FFmpegError, ValueError)) and not isinstance(error, MediaError):
+                raise MediaError(f"Cannot write {codec} in {pixel_format} to {str(path)!r}: {error}") from error
+            raise
+
+    def _add_video(self, codec: str, pixel_format: str, options: dict[str, str]) -> None:
+        like, rgb = self.like, pixel_format.startswith(("rgb", "gbr", "bgr"))
+        if codec.startswith("libx264") and torch.backends.cpu.get_cpu_capability() == "AVX512":
+            # x264's AVX-512 code of macroblock trees reads what nobody wrote: the same frames give other files
+            options = {**options, "x264-params": ":".join(filter(None, [options.get("x264-params"), "asm=AVX2"]))}
+        # MPEG time bases and frame rates have 16 or 31 bits: finer ones are rounded by the encoders themselves
+        container: Any = self.container  # which of its stream types comes back depends on the codec
+        self.stream = container.add_stream(codec, rate=like.rate.limit_denominator(100_000), options=options)
+        context = self.stream.codec_context
+        context.width, context.height = self.size
+        context.pix_fmt = pixel_format
+        context.time_base = self.stream.time_base = like.time_base
+        context.thread_count = 2  # a fixed number: x264's choices depend on it
+        if like.pixel_aspect:
+            context.sample_aspect_ratio = self.stream.sample_aspect_ratio = like.pixel_aspect
+        context.colorspace = 0 if rgb else like.color.space
+        context.color_primaries, context.color_trc = like.color.primaries, like.color.transfer
+        context.color_range = 2 if rgb else like.color.range
+        if like.rotation:
+            self.stream.set_display_rotation(like.rotation)
+
+    def write(self, rgb: np.ndarray, pts: int, duration: int = 0) -> None:
+        """Append one frame.
+
+        Args:
+            rgb: (H, W, 3) uint8, C-contiguous.
+            pts: time stamp in units of `like.time_base`.
+            duration: in the same units; 0 is unknown.
+        """
+        frame = av.VideoFrame.from_ndarray(rgb, format="rgb24")
+        frame.pts, frame.time_base = pts, self.like.time_base
+        if duration:
+            frame.duration = duration
+        context = self.stream.codec_context
+        if context.pix_fmt != "rgb24":
+            frame = frame.reformat(
+                format=context.pix_fmt, dst_colorspace=self.matrix, dst_color_range=self.full_range,
+                interpolation=RESAMPLING, threads=1,
+            )  # fmt: skip
+        try:
+            self._mux(self.stream.encode(frame))
+            if self.copier is not None:
+                self.copier.copy_until(pts * self.like.time_base)
+        except av.error.FFmpegError as error:
+            raise MediaError(f"Cannot write {str(self.path)!r}: {error}") from error
+
+    def _mux(self, packets: list[Any]) -> None:
+        for packet in packets:
+            self.container.mux(packet)
+
+    def __enter__(self) -> VideoWriter:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if kind is not None:
+            return self._abandon()
+        try:
+            self._mux(self.stream.encode(None))
+            if self.copier is not None:
+                self.copier.copy_until(None)
+                self.copier.close()
+            self.container.close()
+            os.replace(self.temporary, self.path)
+        except BaseException as failure:
+            self._abandon()
+            if isinstance(failure, av.error.FFmpegError):
+                raise MediaError(f"Cannot write {str(self.path)!r}: {failure}") from failure
+            raise
+        return None
+
+    def _abandon(self) -> None:
+        if self.copier is not None:
+            self.copier.close()
+        with suppress(av.error.FFmpegError, ValueError, OSError):  # what it would finish is thrown away
+            self.container.close()
+        self.temporary.unlink(missing_ok=True)
+
+
+class _Copier:
+    """Packets of audio and subtitles from one container to another, as far as the video has come."""
+
+    def __init__(self, source: Path_, target: Any, path: Path) -> None:
+        self.source = av.open(os.fspath(source))
+        self.target = target
+        self.streams: dict[int, Any] = {}
+        try:
+            target.metadata.update(self.source.metadata)
+            for stream in copyable_streams(self.source):
+                self.streams[stream.index] = self._twin(stream, path)
+            chapters = self.source.chapters()
+            if chapters:
+                target.set_chapters(chapters)
+        except BaseException:
+            self.close()
+            raise
+        self.packets = self.source.demux([self.source.streams[i] for i in self.streams]) if self.streams else iter(())
+        self.waiting: Any = None
+
+    def _twin(self, stream: Any, path: Path) -> Any:
+        name = stream.codec_context.name
+        # the FFmpeg decoder's name may differ from the codec's (libdav1d, mp3float)
+        codec = stream.codec_context.codec.canonical_name
+        if codec not in self.target.supported_codecs:
+            raise MediaError(
+                f"{path.suffix!r} files cannot hold the source's {stream.type} ({name}): write to a .mkv file."
+            )
+        twin = self.target.add_stream_from_template(stream)
+        twin.metadata.update(stream.metadata)
+        return twin
+
+    def copy_until(self, seconds: Fraction | None) -> None:
+        """Copy all packets that start up to `seconds` (None: all that are left)."""
+        while True:
+            packet = self.waiting or next(self.packets, None)
+            self.waiting = None
+            if packet is None:
+                return
+            if packet.dts is None:  # the flushing packet at the end
+                continue
+            if seconds is not None and packet.dts * packet.time_base > seconds:
+                self.waiting = packet
+                return
+            packet.stream = self.streams[packet.stream.index]
+            self.target.mux(packet)
+
+    def close(self) -> None:
+        self.source.close()

@@ -1,0 +1,85 @@
+"""Run by torchrun in the tests: trains with every method, and writes each rank's weights to a folder."""
+
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor import DTensor
+from transformers import PreTrainedConfig, TrainingArguments
+
+from hf_efficient import SAMArguments, SAMTrainer
+
+METHODS = {
+    "plain": SAMArguments(rho=0.0),
+    "sam": SAMArguments("sam"),
+    "s2sam": SAMArguments("s2sam"),
+    "zosam": SAMArguments("zosam", num_queries=2),
+    "guided": SAMArguments("zosam", guided=True, num_queries=2),
+    "looksam": SAMArguments("looksam", reuse_interval=2),
+    "msam": SAMArguments("msam"),
+}
+
+
+class Net(nn.Module):
+    """float64, so that sums in another order agree to many digits."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.first, self.second = nn.Linear(6, 10, dtype=torch.float64), nn.Linear(10, 4, dtype=torch.float64)
+
+    def forward(self, x: Tensor, labels: Tensor) -> dict[str, Tensor]:
+        logits = self.second(torch.tanh(self.first(x)))
+        return {"loss": nn.functional.cross_entropy(logits, labels), "logits": logits}
+
+
+def data() -> list[dict[str, Any]]:
+    generator = torch.Generator().manual_seed(0)
+    return [{"x": torch.randn(6, generator=generator, dtype=torch.float64), "labels": i % 4} for i in range(32)]
+
+
+def sharded() -> Net:
+    """As transformers shards a model at load time; on the CPU accelerate does not offer FSDP."""
+    net: Any = Net()
+    for module in (net.first, net.second, net):
+        fully_shard(module)
+    net.is_distributed_loading_by_transformers = True
+    net.config = PreTrainedConfig()
+    net.config.distributed_config = SimpleNamespace(dp_replicate_size=1)  # what the Trainer asks for
+    return net
+
+
+def train(folder: Path, method: SAMArguments, batch: int, fsdp: bool = False, **kwargs: Any) -> SAMTrainer:
+    args = TrainingArguments(
+        str(folder), per_device_train_batch_size=batch, gradient_accumulation_steps=2, max_steps=6, learning_rate=0.1,
+        optim="sgd", optim_args="momentum=0.9", lr_scheduler_type="constant", report_to="none", disable_tqdm=True,
+        use_cpu=True, train_sampling_strategy="sequential", **{"save_strategy": "no", **kwargs},
+    )  # fmt: skip
+    trainer = SAMTrainer(sharded() if fsdp else Net(), args, train_dataset=data(), sam_args=method)
+    trainer.train(resume_from_checkpoint=kwargs.get("resume_from_checkpoint"))
+    return trainer
+
+
+def whole(model: nn.Module) -> dict[str, Tensor]:
+    """Full tensors, also of a sharded model."""
+    full = {n: p.full_tensor() if hasattr(p, "full_tensor") else p for n, p in model.named_parameters()}
+    return {n.replace("module.", ""): p.detach().clone() for n, p in full.items()}
+
+
+if __name__ == "__main__":
+    target, mode = Path(sys.argv[1]), sys.argv[2]
+    for name, method in METHODS.items():
+        trainer = train(target / name, method, 2, fsdp=mode == "fsdp")
+        rank = trainer.accelerator.process_index
+        assert all(isinstance(p, DTensor) == (mode == "fsdp") for p in trainer.model.parameters())
+        save_file(whole(trainer.model), target / f"{name}_{rank}.safetensors")
+    if mode == "ddp":  # broken off after three steps, and taken up again
+        train(target / "resumed", METHODS["s2sam"], 2, save_strategy="steps", save_steps=3)
+        checkpoint = str(target / "resumed" / "checkpoint-3")
+        trainer = train(target / "resumed", METHODS["s2sam"], 2, resume_from_checkpoint=checkpoint)
+        save_file(whole(trainer.model), target / f"resumed_{rank}.safetensors")

@@ -1,0 +1,71 @@
+"""In TRL: the figures that SFTTrainer counts inside `compute_loss` stay those of one pass."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+from hf_efficient import SAMArguments, SAMTrainerMixin
+from tests.optimization.trainers import METHODS
+
+trl: Any = pytest.importorskip("trl")
+
+
+def tokenizer() -> PreTrainedTokenizerFast:
+    from tokenizers import Tokenizer, models, pre_tokenizers
+
+    words = {word: i for i, word in enumerate(["<pad>", "<eos>", *(f"w{n}" for n in range(40))])}
+    inner = Tokenizer(models.WordLevel(words, unk_token="<pad>"))
+    inner.pre_tokenizer = pre_tokenizers.Whitespace()
+    return PreTrainedTokenizerFast(tokenizer_object=inner, pad_token="<pad>", eos_token="<eos>")
+
+
+def sft(folder: Path, method: SAMArguments | None) -> Any:
+    from datasets import Dataset
+
+    class Ours(SAMTrainerMixin, trl.SFTTrainer):
+        pass
+
+    config = LlamaConfig(
+        vocab_size=48, hidden_size=16, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2,
+        max_position_embeddings=32,
+    )  # fmt: skip
+    texts = [" ".join(f"w{(i * j) % 40}" for j in range(1, 4 + i % 5)) for i in range(24)]
+    args = trl.SFTConfig(
+        str(folder), max_steps=4, per_device_train_batch_size=3, gradient_accumulation_steps=2, logging_steps=1,
+        use_cpu=True, bf16=False, report_to="none", save_strategy="no", disable_tqdm=True,
+    )  # fmt: skip
+    kwargs = {"train_dataset": Dataset.from_dict({"text": texts}), "processing_class": tokenizer()}
+    model = LlamaForCausalLM(config)
+    trainer = trl.SFTTrainer(model, args, **kwargs) if method is None else Ours(model, args, sam_args=method, **kwargs)
+    trainer.train()
+    return trainer
+
+
+def counted(trainer: Any) -> list[float]:
+    return [entry["num_tokens"] for entry in trainer.state.log_history if "num_tokens" in entry]
+
+
+def test_tokens_are_counted_once_whatever_the_method(tmp_path: Path) -> None:
+    plain = counted(sft(tmp_path, None))
+    assert len(plain) == 4
+    for method in ("sam", "zosam", "s2sam"):
+        assert counted(sft(tmp_path, METHODS[method])) == plain, method
+
+
+def test_card_of_trl_names_the_method(tmp_path: Path) -> None:
+    trainer = sft(tmp_path, METHODS["s2sam"])
+    trainer.create_model_card(model_name="tiny")
+    card = (tmp_path / "README.md").read_text()
+    assert "### Sharpness-aware minimization" in card
+    assert "- method: s2sam" in card
+
+
+def test_trl_parser(tmp_path: Path) -> None:
+    line = ["--output_dir", str(tmp_path), "--method", "s2sam", "--rho", "0.1", "--bf16", "false"]
+    config, sam = trl.TrlParser((trl.SFTConfig, SAMArguments)).parse_args_and_config(line)
+    assert sam == SAMArguments("s2sam", rho=0.1)
+    assert SAMArguments.from_dict(json.loads(sam.to_json_string())) == sam
+    assert config.output_dir == str(tmp_path)

@@ -1,0 +1,236 @@
+"""Sparse checkpoints: exact, small, and hard to fool."""
+
+import json
+import random
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from peft import PeftModel, get_peft_model
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+from torch import nn
+from transformers import AutoModelForCausalLM
+
+from hf_efficient import BiDSTConfig, compress, load_sparse, save_sparse
+from hf_efficient.sparsity.checkpoint import FILE_NAME, decode, encode
+from hf_efficient.sparsity.compact import CompactLinear
+from tests.sparsity.models import ConvNet, disturb, llama, logits
+from tests.sparsity.test_compact import sparse_llama
+
+
+def test_every_kind_of_tensor_comes_back_bit_for_bit() -> None:
+    torch.manual_seed(0)
+    state = {
+        "sparse": torch.randn(13, 17) * (torch.rand(13, 17) < 0.1),
+        "bf16": (torch.randn(9, 9) * (torch.rand(9, 9) < 0.2)).bfloat16(),
+        "half": (torch.randn(4, 8) * (torch.rand(4, 8) < 0.2)).half(),
+        "dense": torch.randn(5, 5),
+        "zeros": torch.zeros(100),
+        "scalar": torch.tensor(3.5),
+        "empty": torch.zeros(0, 4),
+        "ints": torch.tensor([0, 0, 0, 7] * 9),
+        "bools": torch.rand(30) < 0.1,
+        "minus zero": torch.cat([torch.zeros(63), torch.tensor([-0.0])]),
+        "nan": torch.cat([torch.zeros(63), torch.tensor([torch.nan])]),
+        "transposed": (torch.randn(8, 6) * (torch.rand(8, 6) < 0.2)).t(),
+    }
+    tensors, layout = encode(state)
+    again = decode(tensors, json.loads(json.dumps(layout)))
+    assert list(again) == list(state)
+    for name, tensor in state.items():
+        assert (again[name].dtype, again[name].shape) == (tensor.dtype, tensor.shape), name
+        positive = tensor + 0 if tensor.is_floating_point() else tensor  # the sign of a zero is not kept
+        assert torch.equal(again[name].flatten().view(torch.uint8), positive.contiguous().flatten().view(torch.uint8))
+
+
+@pytest.mark.parametrize(("sparsity", "times"), [(0.8, 4.3), (0.9, 7.9), (0.95, 15.8), (0.98, 39)])
+def test_file_is_smaller_by_what_the_format_promises(sparsity: float, times: float, tmp_path: Path) -> None:
+    model = nn.Linear(1000, 1000, bias=False)
+    alive = torch.randperm(1_000_000, generator=torch.Generator().manual_seed(0))[: round((1 - sparsity) * 1e6)]
+    mask = torch.zeros(1_000_000).index_fill_(0, alive, 1.0).view(1000, 1000)
+    model.weight.data.mul_(mask)
+    size = save_sparse(model, tmp_path).stat().st_size
+    assert 4_000_000 / size >= times
+    again = load_sparse(tmp_path, nn.Linear(1000, 1000, bias=False))
+    assert torch.equal(again.weight, model.weight)
+
+
+def test_a_transformers_model_comes_back_by_config_class_or_module(tmp_path: Path) -> None:
+    model = sparse_llama()
+    expected = logits(model)
+    save_sparse(model, tmp_path / "sparse")
+    for target in (None, AutoModelForCausalLM, type(model), llama()):
+        assert torch.equal(logits(load_sparse(tmp_path / "sparse", target)), expected)
+    load_sparse(tmp_path / "sparse").save_pretrained(tmp_path / "plain")
+    assert torch.equal(logits(AutoModelForCausalLM.from_pretrained(tmp_path / "plain")), expected)
+
+
+def test_tied_weights_are_stored_once(tmp_path: Path) -> None:
+    model = llama(tied=True)
+    path = save_sparse(model, tmp_path)
+    with safe_open(path, framework="pt") as file:
+        names = list(file.keys())
+    assert sum("embed_tokens" in n or "lm_head" in n for n in names) == 1
+    again = load_sparse(tmp_path)
+    assert torch.equal(logits(again), logits(model))
+    assert again.lm_head.weight is again.model.embed_tokens.weight
+
+
+def test_compressed_models_are_saved_and_loaded_compact(tmp_path: Path) -> None:
+    model = sparse_llama()
+    expected = logits(model)
+    save_sparse(compress(model, kernel="compact"), tmp_path)
+    assert torch.equal(logits(load_sparse(tmp_path)), expected)
+    big = nn.Sequential(nn.Linear(600, 600), nn.ReLU())
+    big[0].weight.data.mul_(torch.rand(600, 600) < 0.01)
+    save_sparse(big, tmp_path / "big")
+    again = load_sparse(tmp_path / "big", nn.Sequential(nn.Linear(600, 600), nn.ReLU()), compact=True)
+    assert isinstance(again[0], CompactLinear)
+
+
+def test_the_sparse_model_of_an_adapter_goes_through_all_of_it(tmp_path: Path) -> None:
+    model = get_peft_model(llama(), BiDSTConfig(sparsity=0.9, task_type="CAUSAL_LM"))
+    disturb(model)
+    expected = logits(model)
+    with pytest.raises(ValueError, match="merge_and_unload"):
+        save_sparse(model, tmp_path)
+    save_sparse(model.merge_and_unload(), tmp_path)
+    assert torch.equal(logits(load_sparse(tmp_path)), expected)
+
+
+def test_nothing_is_left_behind_when_saving_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    save_sparse(sparse_llama(), tmp_path)
+    before = (tmp_path / FILE_NAME).read_bytes()
+
+    def fails(tensors: Any, path: Path, **_: Any) -> None:
+        Path(path).write_bytes(b"half")
+        raise OSError("disk full")
+
+    monkeypatch.setattr("hf_efficient.sparsity.checkpoint.save_file", fails)
+    with pytest.raises(OSError, match="disk full"):
+        save_sparse(llama(), tmp_path)
+    assert (tmp_path / FILE_NAME).read_bytes() == before
+    assert not list(tmp_path.glob("*.tmp")) + list(tmp_path.glob(".*.tmp"))
+
+
+def test_what_does_not_fit_is_refused(tmp_path: Path) -> None:
+    save_sparse(nn.Linear(8, 4), tmp_path)
+    with pytest.raises(ValueError, match=r"does not fit Sequential: it lacks \['0.bias', '0.weight'\]"):
+        load_sparse(tmp_path, nn.Sequential(nn.Linear(8, 4)))
+    with pytest.raises(ValueError, match=r"'weight' has shape \(4, 8\), the model's has \(4, 9\)"):
+        load_sparse(tmp_path, nn.Linear(9, 4))
+    with pytest.raises(FileNotFoundError, match="pass the module itself"):
+        load_sparse(tmp_path)
+    with pytest.raises(FileNotFoundError, match=FILE_NAME):
+        load_sparse(tmp_path.parent, nn.Linear(8, 4))
+    with pytest.raises(ValueError, match="needs a folder"):
+        save_sparse(nn.Linear(8, 4), tmp_path / FILE_NAME)
+    save_file({"weight": torch.zeros(2)}, tmp_path / "plain.safetensors")
+    with pytest.raises(ValueError, match="sparse_format=None"):
+        load_sparse(tmp_path / "plain.safetensors", nn.Linear(8, 4))
+
+
+def test_a_config_cannot_name_code_to_run(tmp_path: Path) -> None:
+    save_sparse(sparse_llama(), tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    config["architectures"] = ["os.system"]
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ValueError, match=r"architectures='os.system' is no class of transformers"):
+        load_sparse(tmp_path)
+
+
+def rewritten(path: Path, change: Any) -> None:
+    """The same file with layout and tensors changed, and a header that is right again."""
+    with safe_open(path, framework="pt") as file:
+        layout = json.loads(file.metadata()["layout"])
+    tensors = load_file(path)
+    change(tensors, layout)
+    save_file(tensors, path, metadata={"sparse_format": "hf_efficient.sparse.1", "layout": json.dumps(layout)})
+
+
+HOSTILE = {
+    "a bit more": lambda t, l: t["weight:gaps"].__setitem__(0, t["weight:gaps"][0] ^ 1),
+    "a value less": lambda t, l: t.update({"weight:values": t["weight:values"][:-1].clone()}),
+    "another value": lambda t, l: t["weight:values"].__setitem__(0, 7.0),
+    "huge shape": lambda t, l: l["weight"].update(shape=[2**39, 2**39]),
+    "negative shape": lambda t, l: l["weight"].update(shape=[-4, -8]),
+    "shape of strings": lambda t, l: l["weight"].update(shape="48"),
+    "no shape": lambda t, l: l["weight"].pop("shape"),
+    "a function for a dtype": lambda t, l: l["weight"].update(dtype="load"),
+    "another dtype": lambda t, l: l["weight"].update(dtype="float16"),
+    "another form": lambda t, l: l["weight"].update(form="bitmap"),
+    "no known form": lambda t, l: l["weight"].update(form="pickle"),
+    "tensor gone": lambda t, l: t.pop("weight:values"),
+    "tensor more": lambda t, l: t.update({"extra": torch.zeros(3)}),
+    "layout is a list": lambda t, l: l.update(weight=[1, 2]),
+}
+
+
+@pytest.mark.parametrize("change", HOSTILE.values(), ids=HOSTILE)
+def test_hostile_files_are_refused(change: Any, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = nn.Linear(64, 32)
+    model.weight.data.mul_(torch.rand(32, 64) < 0.1)
+    path = save_sparse(model, tmp_path)
+    rewritten(path, change)
+    with pytest.raises(ValueError, match="is damaged"):
+        load_sparse(tmp_path, nn.Linear(64, 32))
+
+
+def mutate(raw: bytes, chance: random.Random) -> bytes:
+    """Truncated, extended, with bits flipped, or with a piece overwritten or moved."""
+    kind, at = chance.randrange(5), chance.randrange(len(raw))
+    if kind == 0:
+        return raw[:at]
+    if kind == 1:
+        return raw + chance.randbytes(chance.randrange(1, 64))
+    if kind == 2:
+        out = bytearray(raw)
+        for _ in range(chance.randrange(1, 4)):
+            out[chance.randrange(len(out))] ^= 1 << chance.randrange(8)
+        return bytes(out)
+    size = chance.randrange(1, 48)
+    piece = chance.randbytes(size) if kind == 3 else raw[(start := chance.randrange(len(raw))) : start + size]
+    return raw[:at] + piece + raw[at + len(piece) :]
+
+
+def test_two_thousand_mutations_of_a_checkpoint_are_refused_or_harmless(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(24, 16), nn.Linear(16, 4))
+    model[0].weight.data.mul_(torch.rand(16, 24) < 0.1)
+    path = save_sparse(model, tmp_path)
+    raw, expected, chance, refused = path.read_bytes(), model.state_dict(), random.Random(0), 0
+    for _ in range(2000):
+        path.write_bytes(mutate(raw, chance))
+        fresh = nn.Sequential(nn.Linear(24, 16), nn.Linear(16, 4))
+        try:
+            load_sparse(path, fresh)
+        except ValueError as error:
+            refused += str(path) in str(error)
+            continue
+        # what is accepted has lost nothing: only bytes that mean nothing (spaces of the header) may have changed
+        assert all(torch.equal(tensor, expected[name]) for name, tensor in fresh.state_dict().items())
+    assert refused > 1500
+
+
+def test_two_thousand_mutations_of_an_adapter_are_refused_or_harmless(tmp_path: Path) -> None:
+    config = BiDSTConfig(sparsity=0.8, target_modules=["hidden", "conv2"])
+    model = get_peft_model(ConvNet(), config)
+    disturb(model)
+    model.save_pretrained(tmp_path)
+    path = tmp_path / "adapter_model.safetensors"
+    raw, chance, refused = path.read_bytes(), random.Random(1), 0
+    loaded = PeftModel.from_pretrained(ConvNet(), tmp_path)
+    expected = {name: tensor.clone() for name, tensor in loaded.state_dict().items() if ".default" in name}
+    for _ in range(2000):
+        path.write_bytes(mutate(raw, chance))
+        try:
+            loaded.load_adapter(tmp_path, "default")
+        except Exception as error:
+            refused += len(str(error)) > 10
+            continue
+        state = loaded.state_dict()
+        assert all(torch.equal(state[name], tensor) for name, tensor in expected.items())
+    assert refused > 1500

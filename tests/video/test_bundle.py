@@ -1,0 +1,231 @@
+"""Bundles played, and bundles that somebody damaged or made to do harm."""
+
+import json
+import random
+import shutil
+import subprocess
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from hf_efficient.video.bundle import Bundle, BundleError, checked_files, write_manifest
+from hf_efficient.video.decode import decode
+from hf_efficient.video.fit import fit_video
+from hf_efficient.video.media import MediaError, read_frames
+from hf_efficient.video.player import Player
+from tests.video.bundles import QUICK, quick_bundle
+from tests.video.clips import make_clip, packets, pictures
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    return quick_bundle(tmp_path_factory.mktemp("stdo"), method="stdo", num_chunks=3)
+
+
+def copy_of(bundle: Bundle, folder: Path) -> Path:
+    shutil.copytree(bundle.path, folder / "copy")
+    return folder / "copy"
+
+
+def sign(folder: Path) -> None:
+    """Checksums that fit whatever lies in the folder: what somebody who means harm would do."""
+    manifest = json.loads((folder / "bundle.json").read_text())
+    write_manifest(folder, manifest["low_resolution"], manifest["source"])
+
+
+def test_decoded_video_plays_and_has_all_of_the_source(bundle: Bundle, tmp_path: Path) -> None:
+    source, output = bundle.path.parent / "source.mp4", decode(bundle.path, tmp_path / "out.mp4")
+    check = subprocess.run(["ffmpeg", "-v", "error", "-i", output, "-f", "null", "-"], capture_output=True, text=True)
+    assert (check.returncode, check.stderr) == (0, "")
+    ours, theirs = list(read_frames(output)), list(read_frames(source))
+    assert [f.pts for f in ours] == [f.pts for f in theirs]
+    assert ours[0].rgb.shape == theirs[0].rgb.shape
+    assert [data for _, data in packets(output, "audio")] == [data for _, data in packets(source, "audio")]
+    error = np.mean([(a.rgb.astype(float) - b.rgb) ** 2 for a, b in zip(ours, theirs, strict=True)])
+    assert 10 * np.log10(255**2 / error) > 18
+
+
+def test_visually_lossless_is_near_the_networks_frames(bundle: Bundle, tmp_path: Path) -> None:
+    output = decode(bundle.path, tmp_path / "out.mp4")
+    pairs = zip(read_frames(output), Player(bundle).frames(), strict=True)
+    error = np.mean([(a.rgb.astype(float) - b.rgb) ** 2 for a, b in pairs])
+    assert 10 * np.log10(255**2 / error) > 33  # what halving the chroma of such colours costs
+    exact = decode(bundle.path, tmp_path / "out.mkv", codec="ffv1")
+    with av.open(str(exact)) as container:
+        assert container.streams.video[0].codec_context.name == "ffv1"
+
+
+def test_decoding_is_deterministic(bundle: Bundle, tmp_path: Path) -> None:
+    written = set()
+    for n in range(6):
+        noise = [np.random.default_rng(n).bytes(100_000) for _ in range(20)]  # other rubbish in fresh memory each time
+        del noise
+        written.add(decode(bundle.path, tmp_path / f"{n}.mp4").read_bytes())
+    assert len(written) == 1
+
+
+def test_time_stamps_sizes_and_tags_survive_the_whole_way(tmp_path: Path) -> None:
+    pts = [0, 40, 80, 200, 1000]
+    source = make_clip(
+        tmp_path / "a.mp4", pictures(5, 66, 50), pts=pts, time_base=Fraction(1, 1000), rotation=90,
+        aspect=Fraction(4, 3), color=(1, 1, 1, 1),
+    )  # fmt: skip
+    info = fit_video(source, tmp_path / "bundle", **QUICK).source
+    output = decode(tmp_path / "bundle", tmp_path / "out.mp4")
+    before, after = Bundle.open(tmp_path / "bundle").source, info
+    assert before == after
+    from hf_efficient.video.media import probe
+
+    played = probe(output)
+    for name in ("width", "height", "rotation", "pixel_aspect", "color", "frames"):
+        assert getattr(played, name) == getattr(info, name), name
+    assert [round(f.pts * played.time_base * 1000) for f in read_frames(output)] == pts
+
+
+def test_frames_are_those_of_the_map(bundle: Bundle) -> None:
+    """The player against whole frames of each network and a choice by the unpacked map."""
+    player = Player(bundle)
+    g, s = player.geometry, player.config.scale
+    frames = zip(player.frames(), read_frames(bundle.low_resolution), player.labels(), strict=True)
+    for played, low, labels in frames:
+        x = torch.from_numpy(low.rgb).permute(2, 0, 1)[None].float() / 255
+        with torch.no_grad():
+            whole = [net(x) for net in player.experts]
+        expected = torch.empty_like(whole[0])
+        for i in range(g.rows):
+            for j in range(g.columns):
+                rows = slice(i * g.patch_height * s, (i + 1) * g.patch_height * s)
+                columns = slice(j * g.patch_width * s, (j + 1) * g.patch_width * s)
+                expected[..., rows, columns] = whole[labels[i, j]][..., rows, columns]
+        rounded = (expected[0].clamp(0, 1) * 255).round().permute(1, 2, 0).numpy()
+        difference = np.abs(played.rgb - rounded[: bundle.source.height, : bundle.source.width])
+        assert difference.max() <= 1
+        assert (difference > 0).mean() < 1e-3  # halves that rounding sends either way
+
+
+def test_a_changed_or_missing_file_is_told(bundle: Bundle, tmp_path: Path) -> None:
+    folder = copy_of(bundle, tmp_path)
+    for name in checked_files(bundle.low_resolution.name):
+        path, data = folder / name, (folder / name).read_bytes()
+        for broken in (data[:-1], data[:-1] + bytes([data[-1] ^ 1]), b""):
+            path.write_bytes(broken)
+            with pytest.raises(BundleError, match="not the file"):
+                Bundle.open(folder)
+        path.unlink()
+        with pytest.raises(BundleError, match="missing"):
+            Bundle.open(folder)
+        path.write_bytes(data)
+    assert Bundle.open(folder).sizes() == bundle.sizes()
+    with pytest.raises(BundleError, match="no bundle"):
+        Bundle.open(tmp_path)
+
+
+HOSTILE: list[tuple[str, dict[str, Any], str]] = [
+    ("bundle.json", {"version": 2}, "version 2"),
+    ("bundle.json", {"format": "zip"}, "format"),
+    ("bundle.json", {"low_resolution": "../../etc/passwd"}, "damaged"),
+    ("source", {"width": 10**6, "height": 10**6}, "damaged"),
+    ("source", {"width": 97 * 2}, "needs"),
+    ("source", {"frames": 10**12}, "damaged"),
+    ("source", {"frames": 11}, "11 frames"),
+    ("source", {"frames": 13}, "13 frames"),
+    ("source", {"time_base": "1/0"}, "damaged"),
+    ("source", {"time_base": "0"}, "damaged"),
+    ("source", {"rate": 25.0}, "damaged"),
+    ("source", {"color": [1, 1]}, "damaged"),
+    ("config", {"num_experts": 10**6}, "num_experts"),
+    ("config", {"num_features": 1024, "num_blocks": 256}, "does not belong|does not fit"),
+    ("config", {"num_features": [4, 4]}, "name"),
+    ("config", {"num_features": "4"}, "num_features|name"),
+    ("config", {"num_features": None}, "num_features"),
+    ("config", {"backbone": ["wdsr"]}, "backbone"),
+    ("config", {"backbone": "os.system"}, "backbone"),
+    ("config", {"scale": 4}, "needs|belong|fit"),
+    ("config", {"patch_width": 0}, "patch_width"),
+    ("config", {"patch_width": 7}, "map"),
+    ("config", {"model_type": "llama"}, "model_type"),
+    ("config", {"weight_dtype": "int4"}, "weight_dtype"),
+    ("config", {"routing_bytes": 3}, "routing"),
+]
+
+
+@pytest.mark.parametrize(("where", "change", "message"), HOSTILE)
+def test_hostile_values_are_told_though_the_checksums_fit(
+    bundle: Bundle, tmp_path: Path, where: str, change: dict[str, Any], message: str
+) -> None:
+    folder = copy_of(bundle, tmp_path)
+    path = folder / ("model/config.json" if where == "config" else "bundle.json")
+    values = json.loads(path.read_text())
+    (values["source"] if where == "source" else values).update(change)
+    path.write_text(json.dumps(values))
+    if where == "config":
+        sign(folder)
+    with pytest.raises((BundleError, MediaError), match=message):
+        decode(folder, tmp_path / "out.mp4")
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["copy"]
+
+
+def test_hostile_weights_and_streams_are_told(bundle: Bundle, tmp_path: Path) -> None:
+    folder = copy_of(bundle, tmp_path)
+    weights = folder / "model" / "model.safetensors"
+    good = load_file(weights)
+    name = next(n for n in good if n.endswith("head.weight"))
+    infinite, torn = dict(good), dict(good)
+    infinite[name] = good[name].clone().fill_(float("nan"))
+    torn["routing"] = good["routing"].flip(0)
+    for state, message in ((infinite, "finite"), (torn, "routing map")):
+        save_file({k: v.contiguous() for k, v in state.items()}, weights)
+        sign(folder)
+        with pytest.raises(BundleError, match=message):
+            decode(folder, tmp_path / "out.mp4")
+    weights.write_bytes(b"\xff" * 7 + b"\x00" + b"{}")
+    sign(folder)
+    with pytest.raises(BundleError, match="damaged"):
+        decode(folder, tmp_path / "out.mp4")
+    assert [p.name for p in tmp_path.iterdir()] == ["copy"]
+
+
+def test_two_thousand_fuzzed_bundles(tmp_path: Path) -> None:
+    """Bytes of every kind of file changed at random, checksums put right: an error that says so, or a decoded video."""
+    source = make_clip(tmp_path / "a.mkv", pictures(2, 24, 20))
+    settings = {**QUICK, "num_features": 1, "steps": 2, "method": "stdo", "num_chunks": 2}
+    bundle, rng = fit_video(source, tmp_path / "bundle", **settings), random.Random(0)
+    folder = bundle.path
+    names = ["bundle.json", *checked_files(bundle.low_resolution.name)]
+    originals = {name: (folder / name).read_bytes() for name in names}
+    told = 0
+    for n in range(2000):
+        name = names[n % len(names)]
+        data = bytearray(originals[name])
+        header = 200 if name.endswith("safetensors") and rng.random() < 0.5 else len(data)
+        for _ in range(rng.choice([1, 1, 2, 8])):
+            data[rng.randrange(header)] = rng.randrange(256)
+        if rng.random() < 0.2:
+            del data[rng.randrange(len(data)) :]
+        (folder / name).write_bytes(data)
+        if name != "bundle.json":
+            sign(folder)
+        try:
+            player = Player(folder)
+            for frame in player.frames():
+                assert frame.rgb.shape == (player.bundle.source.height, player.bundle.source.width, 3)
+        except (BundleError, MediaError):
+            told += 1
+        for restored in (name, "bundle.json"):
+            (folder / restored).write_bytes(originals[restored])
+    assert 500 < told < 2000
+    assert len(list(Player(folder).frames())) == 2
+
+
+@pytest.mark.parametrize("codec", ["libx265", "libsvtav1"])
+def test_other_codecs_in_and_out(tmp_path: Path, codec: str) -> None:
+    source = make_clip(tmp_path / "a.mp4", pictures(4, 160, 144))
+    fit_video(source, tmp_path / "bundle", **{**QUICK, "lr_codec": codec, "lr_preset": "", "lr_quality": 20})
+    output = decode(tmp_path / "bundle", tmp_path / "out.mkv", codec=codec, quality=20)
+    assert sum(1 for _ in read_frames(output)) == 4

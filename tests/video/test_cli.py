@@ -1,0 +1,106 @@
+"""`hf-efficient stdo` as a user runs it."""
+
+import json
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from hf_efficient.cli import main
+from hf_efficient.video.bundle import Bundle
+from hf_efficient.video.media import probe
+from tests.video.bundles import source_clip
+from tests.video.clips import make_clip, pictures
+
+QUICK = ["--num-features", "4", "--num-blocks", "1", "--steps", "6", "--batch-size", "4", "--device", "cpu"]
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return source_clip(tmp_path_factory.mktemp("clip"))
+
+
+@pytest.fixture(scope="module")
+def bundle(source: Path) -> Path:
+    folder = source.parent / "bundle"
+    assert main(["stdo", "encode", str(source), str(folder), *QUICK, "--method", "stdo", "--num-chunks", "2"]) == 0
+    return folder
+
+
+def error_of(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
+    """The one line on stderr of a command that fails."""
+    capsys.readouterr()
+    try:
+        code: object = main([str(a) for a in arguments])
+    except SystemExit as exit:  # argparse
+        code = exit.code
+    assert code == 2
+    lines = [line for line in capsys.readouterr().err.splitlines() if "error" in line]
+    assert len(lines) == 1
+    return lines[0]
+
+
+def test_there_and_back(source: Path, bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["stdo", "decode", str(bundle), str(tmp_path / "out.mp4")]) == 0
+    played, before = probe(tmp_path / "out.mp4"), probe(source)
+    assert (played.width, played.height, played.frames) == (before.width, before.height, before.frames)
+    durations = [
+        float(subprocess.run(["ffprobe", "-v", "error", "-select_streams", "a", "-show_entries", "stream=duration",
+                              "-of", "csv=p=0", path], check=True, capture_output=True, text=True).stdout)
+        for path in (source, tmp_path / "out.mp4")
+    ]  # fmt: skip
+    assert durations[0] == pytest.approx(durations[1], abs=1e-3)
+    assert "exists" in error_of(capsys, "stdo", "decode", bundle, tmp_path / "out.mp4")
+
+
+def test_info_says_what_is_there(bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    capsys.readouterr()
+    assert main(["stdo", "info", str(bundle)]) == 0
+    printed = capsys.readouterr().out
+    for word in ("source.mp4", "96x80, 12 frames", "48x40", "2 x wdsr", "float16", "method stdo", "network 1"):
+        assert word in printed
+    total = sum(Bundle.open(bundle).sizes().values())
+    assert f"{total:,} in all" in printed
+
+
+def test_evaluate_writes_table_json_and_plot(
+    source: Path, bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["stdo", "evaluate", str(bundle), str(source), "--output", str(tmp_path)]) == 0
+    assert "| stdo |" in capsys.readouterr().out
+    result = json.loads((tmp_path / "evaluation.json").read_text())
+    assert result["frames"] == 12
+    assert (tmp_path / "evaluation.png").stat().st_size > 5000
+    assert "not the video" in error_of(
+        capsys, "stdo", "evaluate", bundle, make_clip(tmp_path / "other.mp4", pictures(3, 96, 80))
+    )
+
+
+def test_compare_gives_codecs_the_same_bytes(source: Path, bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["stdo", "compare", str(bundle), str(source), "--codecs", "libx264"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    cells = [line.split("|") for line in lines if line.startswith("|") and "," in line]
+    rows = {row[1].strip(): int(row[2].replace(",", "")) for row in cells if row[2].strip()[0].isdigit()}
+    assert rows["libx264"] <= rows["stdo"] == sum(Bundle.open(bundle).sizes().values())
+
+
+def test_a_budget_is_kept(source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for rate, folder in (("300kbps", "a"), ("410kbps", "b")):
+        assert main(["stdo", "encode", str(source), str(tmp_path / folder), *QUICK, "--budget", rate]) == 0
+    low, high = (Bundle.open(tmp_path / folder) for folder in "ab")
+    spent = [sum(b.sizes().values()) * 8 / b.source.seconds for b in (low, high)]
+    assert spent[0] <= 300_000 < spent[1] <= 410_000
+    assert "too few" in error_of(capsys, "stdo", "encode", source, tmp_path / "c", *QUICK, "--budget", "10kbps")
+    assert "not a bit rate" in error_of(capsys, "stdo", "encode", source, tmp_path / "c", "--budget", "fast")
+    assert not (tmp_path / "c").exists()
+
+
+def test_bad_input_is_one_line(source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "text.mp4").write_text("no video")
+    assert "cannot be read as video" in error_of(capsys, "stdo", "encode", tmp_path / "text.mp4", tmp_path / "b")
+    assert "no file" in error_of(capsys, "stdo", "encode", tmp_path / "gone.mp4", tmp_path / "b")
+    assert "scale=7" in error_of(capsys, "stdo", "encode", source, tmp_path / "b", "--scale", "7")
+    assert "no bundle" in error_of(capsys, "stdo", "decode", tmp_path, tmp_path / "out.mp4")
+    assert "no bundle" in error_of(capsys, "stdo", "info", tmp_path)
+    assert "invalid" in error_of(capsys, "stdo", "encode", source, tmp_path / "b", "--steps", "many")
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["text.mp4"]

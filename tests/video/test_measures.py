@@ -1,0 +1,72 @@
+"""Measures against other implementations and closed forms."""
+
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from hf_efficient.video.evaluation import evaluate, ssim
+from hf_efficient.video.rate import bd_rate, network_bytes, parse_rate
+from hf_efficient.video.settings import FitSettings
+from tests.video.bundles import quick_bundle
+from tests.video.clips import pictures
+
+
+def test_ssim_is_scikit_images() -> None:
+    from skimage.metrics import structural_similarity
+
+    x = pictures(1, 60, 50)[0]
+    y = (x.astype(int) + np.random.default_rng(0).integers(-20, 21, x.shape)).clip(0, 255).astype(np.uint8)
+    luma = [p @ np.array([0.299, 0.587, 0.114]) for p in (x, y)]
+    _, field = structural_similarity(
+        *luma, gaussian_weights=True, sigma=1.5, use_sample_covariance=False, data_range=255, full=True
+    )
+    assert ssim(x, y) == pytest.approx(field[5:-5, 5:-5].mean(), abs=1e-4)
+    assert ssim(x, x) == pytest.approx(1)
+    assert ssim(x[:4, :3], x[:4, :3]) == pytest.approx(1)
+
+
+def test_psnr_is_ffmpegs(tmp_path: Path) -> None:
+    from hf_efficient.video.decode import decode
+
+    bundle = quick_bundle(tmp_path)
+    result = evaluate(bundle.path, tmp_path / "source.mp4")
+    decoded = decode(bundle.path, tmp_path / "out.mkv", codec="ffv1")
+    to_rgb = "scale=flags=bicubic+accurate_rnd,format=gbrp"
+    chain = f"[0]{to_rgb}[a];[1]{to_rgb}[b];[a][b]psnr"
+    command = ["ffmpeg", "-i", decoded, "-i", tmp_path / "source.mp4", "-lavfi", chain, "-f", "null", "-"]
+    log = subprocess.run(command, capture_output=True, text=True, check=True).stderr
+    theirs = float(log.split("average:")[1].split()[0])
+    assert result["stdo"]["psnr"] == pytest.approx(theirs, abs=0.3)  # the file has gone to YUV and back
+    assert result["stdo"]["psnr_frame_mean"] >= result["stdo"]["psnr"]  # Jensen
+    assert result["chunks"][0]["psnr_paper_stdo"] == pytest.approx(result["stdo"]["psnr_paper"])
+    assert len(result["frame_psnr"]["stdo"]) == 12
+
+
+@pytest.mark.parametrize(
+    ("text", "rate"), [("1.5Mbps", 1.5e6), ("800k", 8e5), ("250000", 250000), ("2 Mbit/s", 2e6), ("64kbps", 64000)]
+)
+def test_rates_are_understood(text: str, rate: float) -> None:
+    assert parse_rate(text) == rate
+
+
+@pytest.mark.parametrize("text", ["", "fast", "-1M", "0", "1.5.2M", ".", "1 MB"])
+def test_other_rates_are_refused(text: str) -> None:
+    with pytest.raises(ValueError, match="not a bit rate"):
+        parse_rate(text)
+
+
+def test_bd_rate_of_a_curve_that_needs_half_the_bits() -> None:
+    anchor = [(100.0, 30.0), (200.0, 33.0), (400.0, 36.0), (800.0, 38.0)]
+    assert bd_rate(anchor, [(b / 2, q) for b, q in anchor]) == pytest.approx(-0.5)
+    assert bd_rate(anchor, anchor) == pytest.approx(0)
+    assert np.isnan(bd_rate(anchor, [(b, q + 20) for b, q in anchor]))
+
+
+def test_network_bytes_count_all_networks() -> None:
+    one = network_bytes(FitSettings())
+    assert network_bytes(FitSettings(method="stdo", num_chunks=3)) == 3 * one
+    assert network_bytes(FitSettings(weight_dtype="float32")) == 2 * one
+    sizes = FitSettings(method="stdo", num_chunks=2, num_features=[16, 8])
+    assert one < network_bytes(sizes) < 2 * one

@@ -111,10 +111,11 @@ def main() -> None:
         key = f"{common} / {equal}"
         other = f"{common} / steps"
         if key not in results.rows:
-            alone = equal == "bytes" and networks_of(name) == 1 and other in results.rows  # the very same run
-            results.add(
-                key, results.rows[other] if alone else run(fetch(clip), scale, backbone, name, equal, arguments)
-            )
+            if equal == "bytes" and networks_of(name) == 1 and other in results.rows:
+                row = results.rows[other]  # the very same run
+            else:
+                row = run(fetch(clip), scale, backbone, name, equal, arguments)
+            results.add(key, row)
     report(results, arguments.output)
 
 

@@ -85,7 +85,7 @@ class CaFM(Fit):
             single: Any = add_weight_norm(net.merged(self.new_network(self.plan.spec(name), 0), m))  # type: ignore[arg-type]
             save_checkpoint(self.work / f"{name}.pt", single, torch.optim.Adam(single.parameters()), s.steps)
 
-    @staticmethod
-    def bytes_of(shared_bytes: int, net: WDSR, k: int) -> int:
-        """The shared network once and k sets of factors in 16 bits."""
-        return shared_bytes + 2 * k * sum(m.out_channels for m in net.modules() if isinstance(m, nn.Conv2d))
+
+def cafm_bytes(shared_bytes: int, net: WDSR, k: int) -> int:
+    """The shared network once and k sets of factors in 16 bits."""
+    return shared_bytes + 2 * k * sum(m.out_channels for m in net.modules() if isinstance(m, nn.Conv2d))

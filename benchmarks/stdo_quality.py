@@ -16,7 +16,7 @@ from typing import Any
 import matplotlib
 import torch
 from fetch_clips import fetch
-from stdo_baselines import EMT, CaFM
+from stdo_baselines import EMT, CaFM, cafm_bytes
 from stdo_runs import RESULTS, Results, markdown
 from tqdm import tqdm
 
@@ -74,7 +74,7 @@ def run(clip: Path, scale: int, backbone: str, name: str, equal: str, arguments:
         net = settings.network(0).build()
         size = networks * stored_bytes(net, settings.weight_dtype)
         if kind is CaFM and isinstance(net, WDSR):
-            size = CaFM.bytes_of(size, net, choice["num_chunks"])
+            size = cafm_bytes(size, net, choice["num_chunks"])
         shutil.rmtree(bundle.path)
     return {"psnr": result["stdo"]["psnr"], "psnr_paper": result["stdo"]["psnr_paper"], "ssim": result["stdo"]["ssim"],
             "bicubic": result["bicubic"]["psnr"], "network_bytes": size, "width": width}  # fmt: skip
@@ -106,12 +106,16 @@ def main() -> None:
         for name in arguments.methods for equal in arguments.equal
         if not (METHODS[name][0] is CaFM and backbone != "wdsr")
     ]  # fmt: skip
-    for job in tqdm(jobs, unit="bundle"):
-        key = " / ".join(map(str, job))
-        other = " / ".join(map(str, [*job[:4], "steps"]))
+    for clip, scale, backbone, name, equal in tqdm(jobs, unit="bundle"):
+        common = f"{clip} / {scale} / {backbone} / {name}"
+        key = f"{common} / {equal}"
+        other = f"{common} / steps"
         if key not in results.rows:
-            alone = job[4] == "bytes" and networks_of(job[3]) == 1 and other in results.rows  # the very same run
-            results.add(key, results.rows[other] if alone else run(fetch(job[0]), *job[1:], arguments))
+            if equal == "bytes" and networks_of(name) == 1 and other in results.rows:
+                row = results.rows[other]  # the very same run
+            else:
+                row = run(fetch(clip), scale, backbone, name, equal, arguments)
+            results.add(key, row)
     report(results, arguments.output)
 
 

@@ -149,9 +149,7 @@ def main() -> None:
         if "decode" in arguments.only:
             for method, k in (("jstdo", 4), ("stdo", 2), ("stdo", 4)):
                 name = method if method == "jstdo" else f"{method}, k = {k}"
-                jobs.append(
-                    (f"decode {name} / {clip}", lambda c=clip, m=method, k=k: decode_ratio(fetch(c), m, k, arguments))
-                )
+                jobs.append((f"decode {name} / {clip}", partial(decode_ratio, fetch(clip), method, k, arguments)))
         if "step" in arguments.only:
             jobs.append((f"step / {clip}", partial(step_ratio, fetch(clip), arguments)))
     if "memory" in arguments.only:

@@ -108,21 +108,31 @@ def test_wheel_ships_types_and_assets(repository: Path, tmp_path: Path) -> None:
 
 
 def test_commands_of_the_readme_exist(repository: Path) -> None:
-    readme = (repository / "README.md").read_text()
-    targets = set(re.findall(r"^([a-z-]+):", (repository / "Makefile").read_text(), re.MULTILINE))
+    readme, makefile = (repository / "README.md").read_text(), (repository / "Makefile").read_text()
     set_up = re.findall(r"^make ([a-z-]+)", readme, re.MULTILINE)
     assert set_up == ["demo", "test"], "the README shows exactly two set-up commands"
+    targets = set(re.findall(r"^([a-z-]+):", makefile, re.MULTILINE)) | {
+        f"bench-{name}" for name in programs(repository)
+    }
     assert {"demo", "test", "test-slow", "lint", "docs", "clean"} <= targets
-    pages = [readme, (repository / "CONTRIBUTING.md").read_text()]
+    pages = [readme, *(page.read_text() for page in [repository / "CONTRIBUTING.md", *repository.glob("docs/*.md")])]
     named = {
         t for page in pages for t in re.findall(r"`(?:make )?(bench-[a-z-]+)`|`make ([a-z-]+)", page) for t in t if t
     }
     assert named <= targets, f"pages name targets that do not exist: {named - targets}"
 
 
-def test_every_benchmark_has_a_target(repository: Path) -> None:
-    programs = {p.name for p in (repository / "benchmarks").glob("*.py") if "__main__" in p.read_text()}
-    assert set(re.findall(r"benchmarks/(\w+\.py)", (repository / "Makefile").read_text())) == programs
+def test_a_benchmark_s_target_runs_its_program(repository: Path) -> None:
+    makefile = (repository / "Makefile").read_text()
+    assert "benchmarks/$(subst -,_,$*).py" in makefile, "bench-% runs any program by its name"
+    named = re.findall(r"benchmarks/(\w+)\.py", makefile.split("bench-%")[0])
+    assert {name.replace("_", "-") for name in named} <= programs(repository)
+
+
+def programs(repository: Path) -> set[str]:
+    """Benchmarks that can be run, as targets write them."""
+    found = [p for p in (repository / "benchmarks").glob("*.py") if "__main__" in p.read_text()]
+    return {p.stem.replace("_", "-") for p in found}
 
 
 def test_py_typed_is_empty_and_present() -> None:

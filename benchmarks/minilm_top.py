@@ -2,6 +2,7 @@
 
 import copy
 import functools
+from typing import Any
 
 import numpy as np
 import real_data
@@ -17,7 +18,7 @@ TEST_LIMIT = 1000
 
 
 @functools.cache
-def _encoder() -> nn.Module:
+def _encoder() -> Any:
     return AutoModel.from_pretrained(real_data.minilm(), attn_implementation="eager").eval()
 
 

@@ -59,7 +59,7 @@ def main() -> None:
         model(input_ids=ids).last_hidden_state.square().mean().backward()
         optimizer.step()
         optimizer.zero_grad()
-    model = model.merge_and_unload().eval()  # type: ignore[operator]
+    model = model.merge_and_unload().eval()  # type: ignore[operator, misc]
     print(f"zeros before and after fine-tuning: {pruned:,} and {zeros(model):,}")
 
     model.save_pretrained(arguments.output / "plain")

@@ -6,7 +6,7 @@ imported when it runs.
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import fields
 from importlib import import_module
 from pathlib import Path
@@ -51,7 +51,13 @@ def yes_or_no(text: str) -> bool:
 def _add_pruner_options(parser: argparse.ArgumentParser, leave_out: Sequence[str] = ()) -> None:
     """One option for every setting of a token pruner that can be attached, with the help that the setting carries."""
     group = parser.add_argument_group("token pruner")
-    readers = {"Budget": budget, "bool": yes_or_no, "bool | None": yes_or_no, "float": float, "int": int}
+    readers: dict[str, Callable[[str], object]] = {
+        "Budget": budget,
+        "bool": yes_or_no,
+        "bool | None": yes_or_no,
+        "float": float,
+        "int": int,
+    }
     for setting in fields(TokenPrunerConfig):
         if setting.name not in (*leave_out, "adaptive"):
             several = setting.type == "list[int]"

@@ -206,8 +206,8 @@ def _choose(
             known = covered.sum(1) / (1 - config.importance_weight) if config.importance_weight < 1 else None
             return _Choice(order, p, known, kernel)
         if config.method in GENERATORS:
-            known = {"kernel": kernel} if config.method == "itg" else {}
-            mixture = GENERATORS[config.method](x, p, k, config, groups=groups, valid=valid, **known)
+            made = {"kernel": kernel} if config.method == "itg" else {}
+            mixture = GENERATORS[config.method](x, p, k, config, groups=groups, valid=valid, **made)
             return _Choice(mixture.anchors, p, None, kernel, mixture)
         return _Choice(SELECTORS[config.method](x, p, k, config, groups=groups, valid=valid), p, None, kernel)
 

@@ -58,7 +58,7 @@ format: $(VENV)/.stamp-dev  ## let ruff put the code in order
 
 docs: $(VENV)/.stamp-dev  ## API pages into docs/api, links of all Markdown pages checked
 	$(BIN)/python -m pytest -q tests/test_docs.py
-	$(BIN)/pdoc --docformat google --output-directory docs/api hf_efficient hf_efficient.representation
+	$(BIN)/pdoc --docformat google --output-directory docs/api hf_efficient hf_efficient.representation hf_efficient.optimization hf_efficient.sparsity hf_efficient.video
 
 bench-speed: $(VENV)/.stamp-dev  ## time and memory of token pruning
 	$(BIN)/python benchmarks/token_pruning_speed.py

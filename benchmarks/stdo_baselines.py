@@ -57,6 +57,7 @@ class Modulated(nn.Module):
             for layer, source, gamma in zip(layers, self.layers, self.gamma, strict=True):
                 factor = 1 + gamma[chunk]
                 layer.weight.copy_(source.weight * factor[:, None, None, None])
+                assert layer.bias is not None, "every layer of WDSR has one"
                 layer.bias.copy_(source.bias * factor)
         return target
 

@@ -96,4 +96,6 @@ def packets(path: Path, kind: str) -> list[tuple[float, bytes]]:
     """(seconds, bytes) of every packet of the first stream of a kind."""
     with av.open(str(path)) as container:
         stream = next(s for s in container.streams if s.type == kind)
-        return [(float(p.pts * p.time_base), bytes(p)) for p in container.demux(stream) if p.dts is not None]
+        return [
+            (float(p.pts * p.time_base), bytes(p)) for p in container.demux(stream) if p.pts is not None and p.time_base
+        ]

@@ -55,7 +55,7 @@ def test_patches_are_the_video(tmp_path: Path) -> None:
         numbers, store = np.flatnonzero(labels == m), PatchStore(fit.work / f"expert-{m}")
         assert len(store) == len(numbers) > 0
         lr, hr, mask = store.batch(np.arange(len(store)))
-        for n, number in enumerate(numbers):
+        for n, number in enumerate(numbers.tolist()):
             t, i, j = number // per_frame, number % per_frame // g.columns, number % g.columns
             y = min(max(i * g.patch_height - 3, 0), g.lr_height - lr.shape[2])
             x = min(max(j * g.patch_width - 3, 0), g.lr_width - lr.shape[3])
@@ -127,7 +127,7 @@ def test_two_processes_average_to_one(tmp_path: Path, monkeypatch: pytest.Monkey
 @pytest.mark.parametrize("method", ["jstdo", "stdo", "single", "time"])
 def test_training_beats_bicubic(tmp_path: Path, method: str) -> None:
     source = make_clip(tmp_path / "a.mp4", pictures(10, 96, 80))
-    settings = {**QUICK, "num_features": 8, "steps": 150, "batch_size": 8, "num_chunks": 2, **LOSSLESS}
+    settings: dict[str, Any] = {**QUICK, "num_features": 8, "steps": 150, "batch_size": 8, "num_chunks": 2, **LOSSLESS}
     player = Player(fit_video(source, tmp_path / "bundle", **{**settings, "method": method}))
     truth = [frame.rgb.astype(float) for frame in read_frames(source)]
     small = [to_tensor(frame.rgb) for frame in read_frames(player.bundle.low_resolution)]
@@ -252,7 +252,16 @@ def test_two_processes_make_the_bundle_of_one(tmp_path: Path, settings: dict[str
     script.write_text(
         f"from hf_efficient import fit_video\nfit_video({str(source)!r}, {str(tmp_path / 'two')!r}, **{chosen!r})\n"
     )
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", "29533", script]
+    command: list[Any] = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--nproc-per-node",
+        "2",
+        "--master-port",
+        "29533",
+        script,
+    ]
     subprocess.run(command, check=True, env={**os.environ, "PYTHONPATH": str(Path.cwd())})
     one, two = (load_file(b.model / "model.safetensors") for b in
                 (fit_video(source, tmp_path / "one", **chosen), Bundle.open(tmp_path / "two")))  # fmt: skip
@@ -263,7 +272,7 @@ def test_two_processes_make_the_bundle_of_one(tmp_path: Path, settings: dict[str
 @pytest.mark.parametrize("size", [(1, 1), (33, 17), (64, 2)])
 @pytest.mark.parametrize("frames", [1, 3])
 def test_any_size_and_a_single_frame(tmp_path: Path, size: tuple[int, int], frames: int) -> None:
-    lossless = {"codec": "libx264rgb", "pixel_format": "rgb24", "options": {"qp": "0"}}
+    lossless: dict[str, Any] = {"codec": "libx264rgb", "pixel_format": "rgb24", "options": {"qp": "0"}}
     source = make_clip(tmp_path / "a.mkv", pictures(frames, *size), **lossless)
     bundle = fit_video(source, tmp_path / "bundle", **QUICK)
     assert (bundle.source.width, bundle.source.height, bundle.source.frames) == (*size, frames)

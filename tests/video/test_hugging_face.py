@@ -3,6 +3,7 @@
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -90,7 +91,7 @@ def test_invalid_configs_are_refused() -> None:
 
 @pytest.mark.parametrize("dtype", WEIGHT_DTYPES)
 def test_pipeline_is_the_player(bundles: dict[str, Bundle], dtype: str, tmp_path: Path) -> None:
-    pipe = STDOPipeline.from_pretrained(bundles[dtype].path)
+    pipe: Any = STDOPipeline.from_pretrained(bundles[dtype].path)
     pipe.set_progress_bar_config(disable=True)
     expected = np.stack([frame.rgb for frame in Player(bundles[dtype]).frames()])
     np.testing.assert_array_equal(np.stack([np.array(image) for image in pipe().frames]), expected)
@@ -102,7 +103,8 @@ def test_pipeline_is_the_player(bundles: dict[str, Bundle], dtype: str, tmp_path
     again, low = tmp_path / "again", bundles[dtype].low_resolution.name
     for name in ("model/config.json", "model/model.safetensors", "model_index.json", "bundle.json", "README.md", low):
         assert (again / name).read_bytes() == (bundles[dtype].path / name).read_bytes(), name
-    assert STDOPipeline.from_pretrained(again)(output_path=tmp_path / "out.mp4", max_frames=2).frames.exists()
+    loaded: Any = STDOPipeline.from_pretrained(again)
+    assert loaded(output_path=tmp_path / "out.mp4", max_frames=2).frames.exists()
 
 
 def test_pipeline_says_what_does_not_fit(bundles: dict[str, Bundle]) -> None:

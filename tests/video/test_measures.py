@@ -2,6 +2,7 @@
 
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -35,7 +36,7 @@ def test_psnr_is_ffmpegs(tmp_path: Path) -> None:
     decoded = decode(bundle.path, tmp_path / "out.mkv", codec="ffv1")
     to_rgb = "scale=flags=bicubic+accurate_rnd,format=gbrp"
     chain = f"[0]{to_rgb}[a];[1]{to_rgb}[b];[a][b]psnr"
-    command = ["ffmpeg", "-i", decoded, "-i", tmp_path / "source.mp4", "-lavfi", chain, "-f", "null", "-"]
+    command: list[Any] = ["ffmpeg", "-i", decoded, "-i", tmp_path / "source.mp4", "-lavfi", chain, "-f", "null", "-"]
     log = subprocess.run(command, capture_output=True, text=True, check=True).stderr
     theirs = float(log.split("average:")[1].split()[0])
     assert result["stdo"]["psnr"] == pytest.approx(theirs, abs=0.3)  # the file has gone to YUV and back

@@ -4,6 +4,7 @@ import subprocess
 from fractions import Fraction
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
@@ -105,7 +106,7 @@ def test_colours_come_back_by_the_tagged_matrix(tmp_path: Path, color: tuple[int
     assert np.abs(ours - frames[0]).max() <= 2
     name = {1: "bt709", 6: "smpte170m"}[color[0]]  # an independent reader that is told the matrix
     scale = f"scale=in_color_matrix={name}:flags=bicubic+accurate_rnd+full_chroma_int"
-    command = ["ffmpeg", "-v", "error", "-i", source, "-frames:v", "1", "-vf", scale, "-f", "rawvideo"]
+    command: list[Any] = ["ffmpeg", "-v", "error", "-i", source, "-frames:v", "1", "-vf", scale, "-f", "rawvideo"]
     command += ["-pix_fmt", "rgb24", "-"]
     theirs = np.frombuffer(subprocess.run(command, check=True, capture_output=True).stdout, np.uint8)
     assert np.abs(ours - theirs.reshape(48, 64, 3)).max() <= 2

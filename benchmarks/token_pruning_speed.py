@@ -17,6 +17,7 @@ import argparse
 import contextlib
 import json
 import platform
+import random
 import statistics
 import time
 from collections.abc import Callable
@@ -48,11 +49,13 @@ SELECTION_CASES = ((576, 64, 1024), (576, 64, 4096), (2880, 160, 1024), (2880, 1
 def race(jobs: dict[str, Job], rounds: int, clock: Clock, around: dict[str, Around] | None = None) -> Seconds:
     """Seconds of every job in every round; the jobs of a round run one after the other.
 
+    Every round has an order of its own: what ran before leaves its traces in caches and allocator.
     `around` holds what a job needs to run in, which is entered and left outside of the time counted.
     """
     seconds: Seconds = {name: [] for name in jobs}
     for round_number in range(rounds + 1):
-        for name, job in jobs.items():
+        for name in random.Random(round_number).sample(list(jobs), len(jobs)):
+            job = jobs[name]
             with (around or {}).get(name, contextlib.nullcontext)():
                 start = clock()
                 job()
@@ -241,8 +244,8 @@ def main() -> None:
         help="rounds of every comparison; default 15 for selection, 5 for the model, 3 with --quick",
     )
     parser.add_argument("--clock", choices=CLOCKS, default="wall", help="wall time, or CPU time of the process")
-    parser.add_argument("--layers", type=int, default=16, help="layers of the language model")
-    parser.add_argument("--width", type=int, default=2048, help="hidden size of the language model")
+    parser.add_argument("--layers", type=int, default=24, help="layers of the language model")
+    parser.add_argument("--width", type=int, default=2560, help="hidden size of the language model")
     parser.add_argument("--words", type=int, default=40, help="text tokens in the prompt")
     parser.add_argument("--budgets", type=int, nargs="+", default=[288, 144, 64, 32], help="visual tokens to keep")
     parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results" / "token_pruning_speed")

@@ -250,7 +250,7 @@ def main() -> None:
     result: dict[str, Any] = {
         "first": arguments.methods[0],
         **compare(scenes, graded, everything, blind, total, tokens, (arguments.methods[0], "itg")),
-        "models": arguments.model,
+        "models": [Path(folder).name for folder in arguments.model],
         "scenes": len(scenes),
         "questions": sum(len(scene.questions) for scene in scenes),
         "set": str(arguments.evaluation_set.name)

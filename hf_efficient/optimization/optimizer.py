@@ -39,6 +39,7 @@ class PerturbingOptimizer(Optimizer):
     see and change the real ones.
     """
 
+    variant: type[Ascent]  # of what SAM and S2SAM are; ZOSAM chooses between two, with settings of their own
     needs_closure = False
     # A GradScaler then calls step() also when gradients have overflown, so that the weights always come back.
     _step_supports_amp_scaling = True
@@ -46,18 +47,20 @@ class PerturbingOptimizer(Optimizer):
     def __init__(
         self,
         params: Iterable[Any],
-        base_optimizer: type[Optimizer],
-        rho: float | RhoSchedule,
-        ascent: Ascent,
-        adaptive: bool,
-        perturb_pruned: bool,
+        base_optimizer: type[Optimizer] = torch.optim.AdamW,
+        rho: float | RhoSchedule = 0.05,
+        *,
+        adaptive: bool = False,
+        perturb_pruned: bool = False,
+        _ascent: Ascent | None = None,
         **base_kwargs: Any,
     ) -> None:
         if not callable(rho) and not 0 <= rho < float("inf"):
             raise ValueError(f"rho={rho!r} is out of range; expected a finite number >= 0, or a function of the step.")
         super().__init__(params, {})
         self.base = base_optimizer(self.param_groups, **base_kwargs)
-        self.rho, self.ascent, self.adaptive, self.perturb_pruned = rho, ascent, adaptive, perturb_pruned
+        self.rho, self.adaptive, self.perturb_pruned = rho, adaptive, perturb_pruned
+        self.ascent = self.variant() if _ascent is None else _ascent
         self._perturbed: AbstractContextManager[None] | None = None
         self._link()
 
@@ -178,17 +181,7 @@ class S2SAM(PerturbingOptimizer):
         ValueError: rho is negative or not finite.
     """
 
-    def __init__(
-        self,
-        params: Iterable[Any],
-        base_optimizer: type[Optimizer] = torch.optim.AdamW,
-        rho: float | RhoSchedule = 0.05,
-        *,
-        adaptive: bool = False,
-        perturb_pruned: bool = False,
-        **base_kwargs: Any,
-    ) -> None:
-        super().__init__(params, base_optimizer, rho, S2SAMAscent(), adaptive, perturb_pruned, **base_kwargs)
+    variant = S2SAMAscent
 
 
 class SAM(PerturbingOptimizer):
@@ -200,17 +193,7 @@ class SAM(PerturbingOptimizer):
     Args: as for `S2SAM`.
     """
 
-    def __init__(
-        self,
-        params: Iterable[Any],
-        base_optimizer: type[Optimizer] = torch.optim.AdamW,
-        rho: float | RhoSchedule = 0.05,
-        *,
-        adaptive: bool = False,
-        perturb_pruned: bool = False,
-        **base_kwargs: Any,
-    ) -> None:
-        super().__init__(params, base_optimizer, rho, SAMAscent(), adaptive, perturb_pruned, **base_kwargs)
+    variant = SAMAscent
 
     def train(self) -> None:
         """Nothing: SAM cannot move before it has a gradient."""
@@ -255,7 +238,9 @@ class ZOSAM(PerturbingOptimizer):
     ) -> None:
         variant = GuidedZOSAMAscent if guided else ZOSAMAscent
         ascent = variant(num_queries, delta, 1.0, seed)
-        super().__init__(params, base_optimizer, rho, ascent, adaptive, perturb_pruned, **base_kwargs)
+        super().__init__(
+            params, base_optimizer, rho, adaptive=adaptive, perturb_pruned=perturb_pruned, _ascent=ascent, **base_kwargs
+        )
 
     def train(self) -> None:
         """Nothing: ZO-SAM cannot move before it has losses."""

@@ -32,12 +32,12 @@ MAIN = ("plain", "sam", "s2sam", "zosam", "guided_zosam")
 
 
 def _looksam(params: Any, base: Any, rho: float, **kwargs: Any) -> PerturbingOptimizer:
-    return PerturbingOptimizer(params, base, rho, LookSAMAscent(5, 0.7), False, False, **kwargs)
+    return PerturbingOptimizer(params, base, rho, _ascent=LookSAMAscent(5, 0.7), **kwargs)
 
 
 def _msam(params: Any, base: Any, rho: float, **kwargs: Any) -> PerturbingOptimizer:
     ascent = MSAMAscent(lambda: optimizer.base)
-    optimizer = PerturbingOptimizer(params, base, rho, ascent, False, False, **kwargs)
+    optimizer = PerturbingOptimizer(params, base, rho, _ascent=ascent, **kwargs)
     return optimizer
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,6 +13,7 @@ from torch import Tensor, nn
 from transformers import Trainer
 from transformers.utils import logging
 
+from ..files import written_whole
 from .arguments import SAMArguments
 from .ascent import Ascent
 from .batch_norm import copy_statistics
@@ -163,9 +163,8 @@ class SAMTrainerMixin(_AnyTrainer):
         }
         if tensors and (self.args.should_save or self._is_sharded()):
             path = self._memory_path(output_dir)
-            partial = path.with_suffix(".part")
-            save_file(tensors, partial)
-            os.replace(partial, path)
+            with written_whole(path) as draft:
+                save_file(tensors, draft)
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         super()._load_optimizer_and_scheduler(checkpoint)

@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 import math
 import os
-import tempfile
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
+
+from ..files import written_whole
 
 CONFIG_NAME = "token_pruner_config.json"
 
@@ -171,15 +172,8 @@ class TokenPrunerConfig:
         if target.is_file():
             raise ValueError(f"save_pretrained needs a folder, got the file {str(target)!r}.")
         target.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=target, prefix=CONFIG_NAME, suffix=".tmp")
-        try:
-            with os.fdopen(handle, "w", encoding="utf-8") as file:
-                file.write(self.to_json_string())
-            os.chmod(temporary, 0o644)  # mkstemp's 0600 would hide the file from other users of a shared folder
-            os.replace(temporary, target / CONFIG_NAME)
-        except BaseException:
-            Path(temporary).unlink(missing_ok=True)
-            raise
+        with written_whole(target / CONFIG_NAME) as draft:
+            draft.write_text(self.to_json_string(), encoding="utf-8")
 
     @classmethod
     def from_pretrained(cls, folder_or_id: str | os.PathLike[str], **hub_kwargs: Any) -> TokenPrunerConfig:

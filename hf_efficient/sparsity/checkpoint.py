@@ -19,6 +19,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from ..files import written_whole
 from . import places
 from .compact import CompactLinear, compress
 
@@ -51,12 +52,8 @@ def save_sparse(model: nn.Module, folder: str | os.PathLike[str]) -> Path:
     target.mkdir(parents=True, exist_ok=True)
     tensors, layout = encode(dense_state_dict(model))
     metadata = {"format": "pt", "sparse_format": FORMAT, "layout": json.dumps(layout, sort_keys=True)}
-    temporary = target / f".{FILE_NAME}.{os.getpid()}.tmp"
-    try:
-        save_file(tensors, temporary, metadata=metadata)
-        os.replace(temporary, target / FILE_NAME)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with written_whole(target / FILE_NAME) as draft:
+        save_file(tensors, draft, metadata=metadata)
     configs: list[Any] = [getattr(model, "config", None), getattr(model, "generation_config", None)]
     for config in configs:
         if hasattr(config, "save_pretrained"):

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
+from hf_efficient.files import written_whole
 from hf_efficient.video.experts import CONFIG_NAME, WEIGHTS_NAME, load_config
 from hf_efficient.video.media import MAX_PIXELS, ColorTags, Path_, VideoInfo, probe
 from hf_efficient.video.patches import Geometry
@@ -118,9 +118,8 @@ def write_manifest(folder: Path, low_resolution: str, source: dict[str, Any], **
 
 def write_text(path: Path, text: str) -> None:
     """Whole or not at all."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)
+    with written_whole(path) as draft:
+        draft.write_text(text, encoding="utf-8")
 
 
 def sha256(path: Path) -> str:

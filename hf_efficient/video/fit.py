@@ -15,6 +15,7 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
+from hf_efficient.files import written_whole
 from hf_efficient.video import chunking, routing
 from hf_efficient.video.backbones import NetworkSpec, start_from_bicubic
 from hf_efficient.video.bundle import (
@@ -169,9 +170,8 @@ class Fit:
         if not (self.work / "errors.npy").exists():
             pairs = self._bar(self._pairs(), "scoring")
             errors = torch.stack([bicubic_errors(lr, hr, self.geometry) for lr, hr in pairs])
-            draft = self.work / "errors.partial.npy"
-            np.save(draft, errors.numpy())
-            os.replace(draft, self.work / "errors.npy")
+            with written_whole(self.work / "errors.npy") as draft:
+                np.save(draft, errors.numpy())
 
     @property
     def plan(self) -> Plan:

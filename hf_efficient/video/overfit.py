@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from hf_efficient.files import written_whole
 from hf_efficient.video.patches import round8
 from hf_efficient.video.store import PatchStore
 
@@ -109,9 +109,8 @@ def average_gradients(net: nn.Module, processes: int) -> None:
 
 def save_checkpoint(path: Path, net: nn.Module, optimizer: torch.optim.Optimizer, step: int) -> None:
     """Whole or not at all."""
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.partial")
-    torch.save({"step": step, "net": net.state_dict(), "optimizer": optimizer.state_dict()}, temporary)
-    os.replace(temporary, path)
+    with written_whole(path) as draft:
+        torch.save({"step": step, "net": net.state_dict(), "optimizer": optimizer.state_dict()}, draft)
 
 
 def load_checkpoint(path: Path, net: nn.Module, optimizer: torch.optim.Optimizer | None = None) -> int:

@@ -162,25 +162,7 @@ def in_model(budgets: list[int], layers: int, width: int, words: int, rounds: in
         jobs[f"whole call, pruned to {k}"] = partial(model.__call__, **short)
         around[f"prefill, pruned to {k}"] = around[f"whole call, pruned to {k}"] = partial(pruning, k)
     seconds = race(jobs, rounds, clock, around)
-    rows = []
-    for k in budgets:
-        prompt = inputs["input_ids"].shape[1] - n + k
-        row = {
-            "kept": k,
-            "prompt": prompt,
-            "selection / prefill it precedes": ratio(seconds, f"selection, {k}", f"prefill, pruned to {k}"),
-            "prefill pruned / limit": ratio(seconds, f"prefill, pruned to {k}", f"prefill, limit {k}"),
-            "prefill pruned / all tokens": ratio(seconds, f"prefill, pruned to {k}", "prefill, all tokens"),
-            "whole call pruned / all tokens": ratio(seconds, f"whole call, pruned to {k}", "whole call, all tokens"),
-            "prompt length / all tokens": prompt / inputs["input_ids"].shape[1],
-            "KV-cache bytes / all tokens": share(memory[k]["kv_bytes"], memory[n]["kv_bytes"]),
-            "peak memory / all tokens": share(memory[k]["peak_bytes"], memory[n]["peak_bytes"]),
-            **memory[k],
-        }
-        rows.append(row)
-        print(f"{n} tokens -> {k}, prompt of {prompt}")
-        for name in [key for key in row if "/" in key]:
-            print(f"  {name:34s} {row[name] if row[name] is None else round(row[name], 4)}")
+    rows = [comparison(seconds, memory, k, n, inputs["input_ids"].shape[1]) for k in budgets]
     milliseconds = {name: median_ms(values) for name, values in seconds.items()}
     for name, value in milliseconds.items():
         print(f"  {name:34s} {value:10.1f} ms")
@@ -195,6 +177,26 @@ def in_model(budgets: list[int], layers: int, width: int, words: int, rounds: in
         "milliseconds": milliseconds,
         "rows": rows,
     }
+
+
+def comparison(seconds: Seconds, memory: dict[int, dict[str, Any]], k: int, n: int, whole: int) -> dict[str, Any]:
+    """A row of the table, printed too: `k` of `n` visual tokens against the limit and against a prompt of `whole`."""
+    row = {
+        "kept": k,
+        "prompt": whole - n + k,
+        "selection / prefill it precedes": ratio(seconds, f"selection, {k}", f"prefill, pruned to {k}"),
+        "prefill pruned / limit": ratio(seconds, f"prefill, pruned to {k}", f"prefill, limit {k}"),
+        "prefill pruned / all tokens": ratio(seconds, f"prefill, pruned to {k}", "prefill, all tokens"),
+        "whole call pruned / all tokens": ratio(seconds, f"whole call, pruned to {k}", "whole call, all tokens"),
+        "prompt length / all tokens": (whole - n + k) / whole,
+        "KV-cache bytes / all tokens": share(memory[k]["kv_bytes"], memory[n]["kv_bytes"]),
+        "peak memory / all tokens": share(memory[k]["peak_bytes"], memory[n]["peak_bytes"]),
+        **memory[k],
+    }
+    print(f"{n} tokens -> {k}, prompt of {row['prompt']}")
+    for name in [key for key in row if "/" in key]:
+        print(f"  {name:34s} {row[name] if row[name] is None else round(row[name], 4)}")
+    return row
 
 
 def choose(features: Tensor, config: TokenPrunerConfig, queries: Tensor, keys: Tensor) -> object:

@@ -10,7 +10,7 @@ export HF_HUB_DISABLE_TELEMETRY ?= 1
 export GRADIO_ANALYTICS_ENABLED ?= False
 
 .DEFAULT_GOAL := help
-.PHONY: help demo space test test-slow lint format docs bench-speed bench-retention bench-representation bench-generation bench-video bench-cost bench-field clips clean
+.PHONY: help demo test test-slow lint format docs bench-speed bench-retention bench-representation bench-generation bench-video bench-cost bench-field clips clean
 
 help:  ## this list
 	@grep -hE '^[a-z%-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/' | expand -t 24
@@ -38,8 +38,8 @@ $(VENV)/.stamp-dev: setup.py constraints.txt | $(BIN)/python
 demo: $(VENV)/.stamp  ## a real VLM on real pictures: stock against pruned
 	$(BIN)/hf-efficient demo
 
-space: $(VENV)/.stamp-dev  ## the visual tokens Space on http://127.0.0.1:7860
-	$(BIN)/python spaces/visual_tokens/app.py
+space-%: $(VENV)/.stamp-dev  ## a Space on http://127.0.0.1:7860: space-visual-tokens, space-video
+	$(BIN)/python spaces/$(subst -,_,$*)/app.py
 
 test: $(VENV)/.stamp-dev  ## the test suite (offline, no GPU)
 	$(BIN)/python -m pytest -q -m "not slow"

@@ -38,7 +38,7 @@ $(VENV)/.stamp-dev: setup.py constraints.txt | $(BIN)/python
 demo: $(VENV)/.stamp  ## a real VLM on real pictures: stock against pruned
 	$(BIN)/hf-efficient demo
 
-space-%: $(VENV)/.stamp-dev  ## a Space on http://127.0.0.1:7860: space-visual-tokens, space-video
+space-%: $(VENV)/.stamp-dev  ## a Space on http://127.0.0.1:7860: space-visual-tokens, space-video, space-training
 	$(BIN)/python spaces/$(subst -,_,$*)/app.py
 
 test: $(VENV)/.stamp-dev  ## the test suite (offline, no GPU)

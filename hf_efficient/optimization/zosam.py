@@ -83,7 +83,7 @@ class GuidedZOSAMAscent(ZOSAMAscent):
     def perturbed(self, weights: Weights, batch: Batch, rho: float, measure: bool = False) -> Iterator[None]:
         """Weights at w + ε inside the block."""
         with weights.kept() as saved:
-            g = self.guided_estimate(weights, batch, saved, rho)
+            g = self.guided_estimate(weights, batch, saved, rho) if rho else {}  # it is probed at that distance
             with weights.moved(g, rho, measure, saved):
                 del g
                 yield

@@ -1,0 +1,201 @@
+"""Space: train a network with fewer weights, towards flatter minima, in seconds, on real handwritten digits."""
+
+from functools import lru_cache, partial
+from html import escape
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, NamedTuple
+
+import gradio as gr
+import torch
+from peft import get_peft_model
+from PIL import Image
+from sklearn.datasets import load_digits
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from hf_efficient import S2SAM, SAM, ZOSAM, BiDSTConfig, sharpness, train_sparsely
+from hf_efficient.optimization.optimizer import PerturbingOptimizer
+from hf_efficient.optimization.sharpness import loss_along, plot_landscape
+from hf_efficient.sparsity.topology import TOPOLOGIES
+
+PLAIN, S2, ZO, FULL = "plain", "S2-SAM", "ZO-SAM, guided", "SAM"
+PASSES = {PLAIN: "1 gradient", S2: "1 gradient", ZO: "1 gradient, 2 losses", FULL: "2 gradients"}
+TRAINED, WIDTH, STEPS, BATCH = 500, 128, 600, 50  # pictures, neurons, steps, pictures a step
+DENSE, SPARSITIES = "all weights", {"all weights": 0.0, "80 % dead": 0.8, "90 % dead": 0.9, "95 % dead": 0.95}
+DISTANCES = [t / 10 for t in range(-15, 16)]
+SHARPNESS_RHO, SIDE = 0.1, 8  # distance; pixels of a digit
+
+INTRODUCTION = """
+# What can training save?
+
+The same small network learns 500 real **handwritten digits**, some of them labelled wrongly, as often as you tick
+boxes: plainly, and towards **flat minima**. With dead weights it also has to find out **which weights to keep**.
+Everything is trained when you press the button, and tested on 1,297 digits that no run has seen.
+"""
+LAUNCH_OPTIONS: dict[str, Any] = {
+    "theme": gr.themes.Soft(
+        primary_hue="violet",
+        neutral_hue="slate",
+        font=["ui-sans-serif", "system-ui", "sans-serif"],  # none is downloaded
+        font_mono=["ui-monospace", "monospace"],
+    ),
+    "css_paths": Path(__file__).with_name("style.css"),
+}
+PROGRESS = gr.Progress()  # Gradio finds it as the default of an argument
+
+
+class Digits(NamedTuple):
+    """Pictures (N, 64) in [0, 1] and labels (N,)."""
+
+    x: Tensor
+    y: Tensor
+
+
+class Run(NamedTuple):
+    """A trained network, the share of new digits it reads rightly, its sharpness and its trainable weights."""
+
+    model: nn.Module
+    right: float
+    flatness: float
+    living: int
+
+
+@lru_cache(maxsize=1)
+def digits() -> tuple[Digits, Digits]:
+    """Training and test part."""
+    data = load_digits()
+    order = torch.randperm(len(data.target), generator=torch.Generator().manual_seed(0))
+    x, y = torch.tensor(data.data / 16, dtype=torch.float32)[order], torch.tensor(data.target)[order]
+    return Digits(x[:TRAINED], y[:TRAINED]), Digits(x[TRAINED:], y[TRAINED:])
+
+
+def mislabel(data: Digits, share: float, seed: int) -> Digits:
+    """Give a share of the pictures another label."""
+    generator = torch.Generator().manual_seed(seed)
+    wrong = torch.randperm(len(data.y), generator=generator)[: round(share * len(data.y))]
+    y = data.y.clone()
+    y[wrong] = (y[wrong] + torch.randint(1, 10, (len(wrong),), generator=generator)) % 10
+    return Digits(data.x, y)
+
+
+def loss_of(model: nn.Module, batch: Digits) -> Tensor:
+    return F.cross_entropy(model(batch.x), batch.y)
+
+
+def make_optimizer(method: str, model: nn.Module, rho: float) -> torch.optim.Optimizer:
+    """SGD with momentum, by itself or inside of a method."""
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    settings: dict[str, Any] = {"lr": 0.1, "momentum": 0.9, "weight_decay": 5e-4}
+    if method == PLAIN:
+        return torch.optim.SGD(parameters, **settings)
+    if method == ZO:
+        return ZOSAM(parameters, torch.optim.SGD, rho, guided=True, **settings)
+    return {S2: S2SAM, FULL: SAM}[method](parameters, torch.optim.SGD, rho, **settings)
+
+
+def train(method: str, rho: float, wrong: float, sparsity: float, topology: str, seed: int) -> Run:
+    """One network, from the same start and on the same batches as every other of this seed."""
+    data, test = mislabel(digits()[0], wrong, seed), digits()[1]
+    torch.manual_seed(seed)
+    model: Any = nn.Sequential(
+        nn.Linear(SIDE**2, WIDTH), nn.ReLU(), nn.Linear(WIDTH, WIDTH), nn.ReLU(), nn.Linear(WIDTH, 10)
+    )
+    if sparsity:
+        sparse = BiDSTConfig(
+            sparsity=sparsity, topology=topology, init="random", update_interval=20, target_modules=["0", "2"],
+            kernel="dense", seed=seed,
+        )  # fmt: skip
+        model = get_peft_model(model, sparse)
+    optimizer = make_optimizer(method, model, rho)
+    if sparsity:
+        train_sparsely(model, optimizer, STEPS)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, STEPS)
+    order = torch.Generator().manual_seed(seed)
+    for _ in range(STEPS):
+        rows = torch.randint(len(data.y), (BATCH,), generator=order)
+        batch = Digits(data.x[rows], data.y[rows])
+        if isinstance(optimizer, PerturbingOptimizer):
+            optimizer.perturb(partial(loss_of, model, batch))
+        loss_of(model, batch).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        schedule.step()
+    with torch.no_grad():
+        right = float((model(test.x).argmax(1) == test.y).float().mean())
+    living = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    return Run(model, right, sharpness(model, [data], SHARPNESS_RHO, loss_of=loss_of), living)
+
+
+def compare(
+    methods: list[str], rho: float, wrong: int, dead: str, topology: str, seed: int, progress: gr.Progress = PROGRESS
+) -> tuple[Image.Image, str]:
+    """What the page shows: the loss around each minimum, and the figures as HTML."""
+    if not methods:
+        raise gr.Error("Tick at least one way to train.", print_exception=False)
+    runs = {}
+    for method in progress.tqdm(methods, desc="training", unit="network"):
+        runs[method] = train(method, rho, wrong / 100, SPARSITIES[dead], topology, int(seed))
+    data = mislabel(digits()[0], wrong / 100, int(seed))
+    curves = {method: loss_along(run.model, [data], DISTANCES, loss_of=loss_of) for method, run in runs.items()}
+    with TemporaryDirectory() as folder:
+        path = f"{folder}/landscape.png"
+        plot_landscape(curves, DISTANCES, path)
+        with Image.open(path) as picture:
+            drawn = picture.convert("RGB")
+    return drawn, table(runs)
+
+
+def table(runs: dict[str, Run]) -> str:
+    """The figures, best in bold."""
+    best = max(run.right for run in runs.values())
+    rows = ""
+    for method, run in runs.items():
+        right = f"{run.right:.1%}"
+        rows += (
+            f"<tr><td>{escape(method)}</td><td>{f'<b>{right}</b>' if run.right == best else right}</td>"
+            f"<td>{run.flatness:.3f}</td><td>{run.living:,}</td><td>{PASSES[method]}</td></tr>"
+        )
+    head = "<th>trained</th><th>right on new digits</th><th>sharpness</th><th>weights</th><th>a step takes</th>"
+    note = f"Sharpness: what a step of {SHARPNESS_RHO} uphill adds to the training loss."
+    return f'<table class="figures"><tr>{head}</tr>{rows}</table><p class="note">{note}</p>'
+
+
+def build_demo() -> gr.Blocks:
+    """The page."""
+    with gr.Blocks(title="What can training save?") as demo:
+        gr.Markdown(INTRODUCTION)
+        with gr.Row():
+            with gr.Column(scale=4):
+                methods = gr.CheckboxGroup(
+                    [PLAIN, S2, ZO, FULL], value=[PLAIN, S2, FULL], label="Train", elem_id="methods"
+                )
+                rho = gr.Slider(0.0, 1.0, 0.2, step=0.05, label="Distance of the perturbation, ρ", elem_id="rho")
+                wrong = gr.Slider(0, 60, 40, step=10, label="Digits labelled wrongly, percent", elem_id="wrong")
+                dead = gr.Radio(list(SPARSITIES), value=DENSE, label="Weights", elem_id="dead")
+                topology = gr.Dropdown(
+                    sorted(TOPOLOGIES), value="bidst", label="Who lives, who dies", elem_id="topology"
+                )  # fmt: skip
+                seed = gr.Number(0, label="Seed", precision=0, minimum=0, maximum=10**6, elem_id="seed")
+                button = gr.Button("Train", variant="primary", elem_id="train")
+            with gr.Column(scale=7):
+                landscape = gr.Image(
+                    label="Loss around the minimum", show_label=False, format="png", interactive=False,
+                    buttons=[], elem_id="landscape",
+                )  # fmt: skip
+                figures = gr.HTML(elem_id="figures", padding=True)
+        button.click(
+            compare,
+            [methods, rho, wrong, dead, topology, seed],
+            [landscape, figures],
+            api_name="compare",
+            concurrency_limit=1,
+            show_progress_on=figures,
+        )
+    return demo
+
+
+demo = build_demo()
+
+if __name__ == "__main__":
+    demo.queue().launch(**LAUNCH_OPTIONS)

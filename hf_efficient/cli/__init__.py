@@ -59,12 +59,13 @@ def _add_pruner_options(parser: argparse.ArgumentParser, leave_out: Sequence[str
         "int": int,
     }
     for setting in fields(TokenPrunerConfig):
-        if setting.name not in (*leave_out, "adaptive"):
-            several = setting.type == "list[int]"
+        if setting.name not in (*leave_out, "adaptive", "generator"):
+            kind = TokenPrunerConfig.__annotations__[setting.name]  # a field's may be resolved already
+            several = kind == "list[int]"
             default = "none" if several else setting.default
             group.add_argument(
                 f"--{setting.name.replace('_', '-')}",
-                type=int if several else readers.get(str(setting.type), str),
+                type=int if several else readers.get(kind, str),
                 nargs="+" if several else None,
                 default=argparse.SUPPRESS,  # what is not said is left to the config
                 metavar="VALUE",

@@ -53,6 +53,7 @@ def attach_token_pruner(
         )
     family = family_of(model)
     _check_pair(model, processor, family)
+    _check_generator(model, config)
     base = model.base_model
     size_aware = bool(config.size_aware) or (config.wants_sizes and takes_masks(base))
     pruner = TokenPruner(config, family, size_aware)
@@ -161,6 +162,16 @@ def _set_class(thing: Any, new: type) -> None:
     thing.__class__ = new
     if "_old_forward" in vars(thing):
         thing._old_forward = types.MethodType(new.forward, thing)  # type: ignore[attr-defined]
+
+
+def _check_generator(model: Any, config: TokenPrunerConfig) -> None:
+    """Raise unless the config's generator, if any, makes tokens for this model."""
+    width = model.config.get_text_config().hidden_size
+    if config.generator is not None and config.generator.width != width:
+        raise ValueError(
+            f"The config's generator was made for tokens {config.generator.width} wide, those of "
+            f"{type(model).__name__} are {width} wide. Use it with the model it was trained for, or set generator=None."
+        )
 
 
 def _check_pair(model: Any, processor: Any, family: Any) -> None:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import math
 import os
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from ..files import written_whole
+from .config_files import find, push
 
 CONFIG_NAME = "token_pruner_config.json"
 
@@ -18,8 +20,11 @@ KERNELS = ("rbf", "cosine")
 POSITIONS = ("auto", "compact", "original")
 
 if TYPE_CHECKING:
+    from .generator import TokenGenerator
+
     Budget: TypeAlias = int | float
 else:
+    TokenGenerator = Any  # the module imports torch
 
     class Budget:
         """`int | float` for argument parsers, which call one type on the text: "64" is a count, "1.0" a share."""
@@ -61,6 +66,7 @@ class TokenPrunerConfig:
         lloyd_steps: steps of ITG's clustering, >= 0; 0 merges every token into the nearest that ID-Pruner keeps.
         centroid_share: beta of ITG, in [0, 1]: 1 makes each token the mean of its cluster, 0 the real token nearest to
             that mean.
+        generator: a trained `TokenGenerator` that refines ITG's tokens, or None. Saved beside the config.
 
     Raises:
         ValueError: a field is outside of what is said above; the message names field, value and fix.
@@ -91,6 +97,9 @@ class TokenPrunerConfig:
     llm_budget: Budget = field(default=0.5, metadata={"help": "Visual tokens of a prompt to keep at each such layer."})
     lloyd_steps: int = field(default=3, metadata={"help": "Steps of ITG's clustering."})
     centroid_share: float = field(default=0.75, metadata={"help": "Share of the mean in ITG's tokens, 0 to 1."})
+    generator: TokenGenerator | None = field(
+        default=None, repr=False, compare=False, metadata={"help": "Trained refinement of ITG's tokens."}
+    )
 
     def __post_init__(self) -> None:
         from .selection import METHODS  # here, since it imports torch
@@ -121,6 +130,8 @@ class TokenPrunerConfig:
             or len(set(layers)) != len(layers)
         ):
             raise ValueError(f"llm_layers={layers!r} is no list of layers; expected distinct ints >= 1, as [2].")
+        if self.generator is not None:
+            _check_generator(self.generator, self.method)
 
     @property
     def wants_sizes(self) -> bool:
@@ -143,8 +154,9 @@ class TokenPrunerConfig:
         return _kept(n, self.llm_budget)
 
     def to_dict(self) -> dict[str, Any]:
-        """All fields as plain JSON values."""
-        return asdict(self)
+        """All fields as plain JSON values; of the generator its settings, without weights."""
+        values = {f.name: copy.copy(getattr(self, f.name)) for f in fields(self) if f.name != "generator"}
+        return {**values, "generator": None if self.generator is None else dict(self.generator.settings)}
 
     def to_json_string(self) -> str:
         """The content of the saved file; a count and a share stay apart (`1` and `1.0`)."""
@@ -167,17 +179,30 @@ class TokenPrunerConfig:
         return cls(**values)
 
     def save_pretrained(self, folder: str | os.PathLike[str]) -> None:
-        """Write `token_pruner_config.json` into `folder` (made if absent), whole or not at all."""
+        """Write `token_pruner_config.json`, and `generator.safetensors` where there is one, into `folder`.
+
+        The folder is made if absent; every file is written whole or not at all.
+        """
         target = Path(folder)
         if target.is_file():
             raise ValueError(f"save_pretrained needs a folder, got the file {str(target)!r}.")
         target.mkdir(parents=True, exist_ok=True)
-        with written_whole(target / CONFIG_NAME) as draft:
-            draft.write_text(self.to_json_string(), encoding="utf-8")
+        for name, content in self._files().items():
+            with written_whole(target / name) as draft:
+                draft.write_bytes(content)
+
+    def _files(self) -> dict[str, bytes]:
+        """Names and contents of the saved files, in the order to write them: the config names no weights that lack."""
+        made = {CONFIG_NAME: self.to_json_string().encode()}
+        if self.generator is None:
+            return made
+        from .generator import GENERATOR_NAME
+
+        return {GENERATOR_NAME: self.generator.to_bytes(), **made}
 
     @classmethod
     def from_pretrained(cls, folder_or_id: str | os.PathLike[str], **hub_kwargs: Any) -> TokenPrunerConfig:
-        """Read `token_pruner_config.json` from a folder or from a model on the Hub.
+        """Read what `save_pretrained` wrote, from a folder or from a model on the Hub.
 
         Args:
             folder_or_id: local folder, or id of a Hub repository.
@@ -185,25 +210,22 @@ class TokenPrunerConfig:
 
         Raises:
             FileNotFoundError: the local folder has no such file.
-            ValueError: the file is not JSON, has unknown keys or invalid values.
+            ValueError: the file is not JSON, has unknown keys or invalid values, or its generator cannot be loaded.
         """
-        if os.path.isdir(folder_or_id):
-            path = os.path.join(folder_or_id, CONFIG_NAME)
-            if not os.path.isfile(path):
-                raise FileNotFoundError(
-                    f"No {CONFIG_NAME} in {str(folder_or_id)!r}: the folder was saved without a token pruner. "
-                    "Pass a TokenPrunerConfig, or save the folder with one attached."
-                )
-        else:
-            from huggingface_hub import hf_hub_download
-
-            path = hf_hub_download(str(folder_or_id), CONFIG_NAME, **hub_kwargs)
+        path = find(folder_or_id, CONFIG_NAME, "the folder was saved without a token pruner. Pass a TokenPrunerConfig, "
+                    "or save the folder with one attached.", **hub_kwargs)  # fmt: skip
         try:
             values = json.loads(Path(path).read_text(encoding="utf-8"))
         except ValueError as error:
             raise ValueError(f"{path} is not valid JSON: {error}") from error
         if not isinstance(values, dict):
             raise ValueError(f"{path} holds a JSON {type(values).__name__}, expected an object of settings.")
+        if isinstance(values.get("generator"), dict):
+            from .generator import GENERATOR_NAME, TokenGenerator
+
+            beside = find(folder_or_id, GENERATOR_NAME, f"its {CONFIG_NAME} asks for these weights. Copy the whole "
+                          'folder, or set "generator" to null in it.', **hub_kwargs)  # fmt: skip
+            values["generator"] = TokenGenerator.from_file(beside, values["generator"])
         return cls.from_dict(values)
 
     def push_to_hub(
@@ -216,26 +238,12 @@ class TokenPrunerConfig:
         revision: str | None = None,
         create_pr: bool = False,
     ) -> str:
-        """Upload `token_pruner_config.json` to a Hub repository (made if absent).
+        """Upload the files of `save_pretrained` to a Hub repository (made if absent), in one commit.
 
         Returns:
             The URL of the commit.
         """
-        from huggingface_hub import HfApi
-
-        api = HfApi(token=token)
-        repo_id = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
-        if revision is not None and not revision.startswith("refs/pr"):
-            api.create_branch(repo_id, branch=revision, exist_ok=True)
-        commit = api.upload_file(
-            path_or_fileobj=self.to_json_string().encode(),
-            path_in_repo=CONFIG_NAME,
-            repo_id=repo_id,
-            commit_message=commit_message,
-            revision=revision,
-            create_pr=create_pr,
-        )
-        return str(commit.commit_url)
+        return push(self._files(), repo_id, commit_message, private, token, revision, create_pr)
 
 
 def _kept(n: int, budget: int | float) -> int:
@@ -252,6 +260,18 @@ def _check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
 def _check_share(name: str, value: object) -> None:
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= 1:
         raise ValueError(f"{name}={value!r} is out of range; expected a number in [0, 1].")
+
+
+def _check_generator(generator: object, method: str) -> None:
+    from .generator import TokenGenerator
+
+    if not isinstance(generator, TokenGenerator):
+        raise ValueError(
+            f"generator={generator!r} has no weights; expected a TokenGenerator or None. A saved one is loaded by "
+            "TokenPrunerConfig.from_pretrained(folder)."
+        )
+    if method != "itg":
+        raise ValueError(f"generator refines the tokens of method='itg', not of {method!r}. Set generator=None.")
 
 
 def _check_budget(name: str, value: object) -> None:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from .config import TokenPrunerConfig
 from .families.family import Family, Pictures, Unit
+from .generator import TokenGenerator
 from .kept import KeptUnit
 from .line_breaks import choose_with_breaks
 from .reduce import reduce_tokens
@@ -59,7 +60,7 @@ def encode(
     if config.adaptive and rows is not None:
         budgets = shared_budgets(features, rows, budgets)
     output.kept = choose(features, units, scores, query, config, pictures.modality, budgets)
-    output.pooler_output = repack(output.pooler_output, units, features, output.kept)
+    output.pooler_output = repack(output.pooler_output, units, features, output.kept, config.generator)
     levels = getattr(output, "deepstack_features", None)
     if levels is not None:
         output.deepstack_features = [repack(level, units, split(level, units), output.kept) for level in levels]
@@ -85,9 +86,15 @@ def split(container: Any, units: list[Unit]) -> list[Tensor]:
     return list(flat.split([unit.n for unit in units]))
 
 
-def repack(container: Any, units: list[Unit], features: list[Tensor], kept: list[KeptUnit]) -> Any:
+def repack(
+    container: Any,
+    units: list[Unit],
+    features: list[Tensor],
+    kept: list[KeptUnit],
+    generator: TokenGenerator | None = None,
+) -> Any:
     """The kept tokens in a container like the one they came in: tensor, list or tuple of whole units."""
-    tokens = [unit.tokens(x) for x, unit in zip(features, kept, strict=True)]
+    tokens = [unit.tokens(x, generator) for x, unit in zip(features, kept, strict=True)]
     if isinstance(container, Tensor):
         return torch.stack(tokens) if len({len(unit) for unit in tokens}) == 1 else torch.cat(tokens)[None]
     pieces, at = [], 0
@@ -131,7 +138,7 @@ def choose(
         stack = torch.stack([features[i].detach() for i in members])
         weights = None if scores is None else torch.stack([scores[i] for i in members]).to(stack.device)
         asked = None if query is None else query[members].to(stack.device)
-        exact = replace(config, budget=budgets[members[0]])
+        exact = replace(config, budget=budgets[members[0]], generator=None)  # which has no part in the choice
         for i, one in zip(members, choose_alike(stack, unit, weights, asked, exact, modality), strict=True):
             kept[i] = replace(one, grid=units[i].grid)
     return kept

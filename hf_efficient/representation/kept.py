@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from .generator import TokenGenerator
 from .selection.mixture import Mixture
 
 
@@ -36,8 +37,12 @@ class KeptUnit:
     mass: Tensor | None = None
     mixture: Mixture | None = None
 
-    def tokens(self, features: Tensor) -> Tensor:
-        """The K tokens (K, D) of one level of the unit's features (N, D)."""
+    def tokens(self, features: Tensor, generator: TokenGenerator | None = None) -> Tensor:
+        """The K tokens (K, D) of one level of the unit's features (N, D); `generator` refines generated ones."""
         if len(self.indices) == len(features):
             return features
-        return features[self.indices] if self.mixture is None else self.mixture.of(features.unsqueeze(0)).squeeze(0)
+        if self.mixture is None:
+            return features[self.indices]
+        unit = features.unsqueeze(0)
+        made = self.mixture.of(unit)
+        return (made if generator is None else generator(made, unit)).squeeze(0)

@@ -113,6 +113,8 @@ def reduce_tokens(
     if choice.mixture is not None:
         mixture, indices, assignment = choice.mixture, choice.mixture.anchors, choice.mixture.assignment
         tokens = mixture.of(features)
+        if config.generator is not None:
+            tokens = config.generator(tokens, features, valid)
     else:
         mixture, indices, assignment = None, choice.order.sort(dim=1).values, None
         tokens = features if k == n else features.gather(1, indices.unsqueeze(-1).expand(-1, -1, width))
@@ -121,7 +123,8 @@ def reduce_tokens(
     report = _report(choice, config, valid)
     if assignment is None:
         return ReducedTokens(tokens, indices, None, None, report)
-    report.measure_error = partial(reconstruction_error, features, tokens, assignment, choice.importance, valid)
+    x, z = features.detach(), tokens.detach()
+    report.measure_error = partial(reconstruction_error, x, z, assignment, choice.importance, valid)
     return ReducedTokens(tokens, indices, assignment, mass(assignment, k, valid), report, mixture)
 
 
@@ -137,7 +140,6 @@ def nearest_kept(features: Tensor, indices: Tensor) -> Tensor:
         return nearest(x, kept).scatter(1, indices, own)
 
 
-@torch.no_grad()
 def reconstruction_error(
     features: Tensor, tokens: Tensor, assignment: Tensor, importance: Tensor, valid: Tensor | None
 ) -> Tensor:

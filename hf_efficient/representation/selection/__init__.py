@@ -3,7 +3,9 @@
     select(features: (B, N, D) fp32, importance: (B, N) fp32, k, config, *, groups=None, valid=None) -> (B, k) long
 
 which returns the tokens in the order taken, so that the first j of k are what the method takes for j. A method that
-generates has `generate`, with the same arguments, and returns a `Mixture`.
+generates has `generate`, with the same arguments, and returns a `Mixture`. Importance is >= 0, 1 <= k <= N; `groups`
+(B, N) long says which tile or frame a token is of, `valid` (B, N) bool which tokens may be taken. Docstrings below say
+what a method adds to this.
 """
 
 from __future__ import annotations

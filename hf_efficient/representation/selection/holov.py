@@ -24,12 +24,6 @@ def select(features: Tensor, importance: Tensor, k: int, config: Any = None) -> 
     picture. That code fills up with zeros where a crop has fewer tokens than it was given, and returns tokens out of
     order; here the surplus goes to the other crops.
 
-    Args:
-        features: (B, N, D) float32.
-        importance: (B, N) float32.
-        k: tokens to take.
-        config: unused.
-
     Returns:
         (B, k) long, by falling importance within crops.
     """

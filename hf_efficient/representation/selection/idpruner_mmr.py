@@ -21,12 +21,6 @@ def select(features: Tensor, importance: Tensor, k: int, config: Any = None) -> 
     The paper's importance is a trained scorer's, scaled from smallest to largest; here it is what the config says. The
     public code works on batches of one.
 
-    Args:
-        features: (B, N, D) float32.
-        importance: (B, N) float32.
-        k: tokens to take.
-        config: unused.
-
     Returns:
         (B, k) long, in the order taken. O(N²·D + k·N).
     """

@@ -21,15 +21,6 @@ def generate(features: Tensor, importance: Tensor, k: int, config: Any = None) -
     A contextual token is its target plus the mean of what joins it, as in the public code; the paper speaks of merging
     by averages, which would be shorter. That code compares keys of the encoder, here features are compared, and it
     keeps [CLS] as one token more, which is left out here. Budgets of one are a dominant token.
-
-    Args:
-        features: (B, N, D) float32.
-        importance: (B, N) float32.
-        k: tokens to have.
-        config: unused.
-
-    Returns:
-        The mixture.
     """
     batch, n = importance.shape
     contextual = min(max(1, round(CONTEXTUAL * k)), k - 1)

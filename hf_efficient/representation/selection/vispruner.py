@@ -6,9 +6,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
-from .compact import over_valid
+from .compact import cosines, over_valid
 
 IMPORTANT = 0.5  # share of the budget that goes by importance
 ROUND = 8  # most tokens dropped between two matchings
@@ -20,26 +19,20 @@ def select(features: Tensor, importance: Tensor, k: int, config: Any = None) -> 
 
     The second stage does not look at what the first one took, in the paper as in the public code.
 
-    Args:
-        features: (B, N, D) float32.
-        importance: (B, N) float32.
-        k: tokens to take.
-        config: unused.
-
     Returns:
         (B, k) long: the important ones by falling importance, then the diverse ones by position.
     """
     ranked = importance.sort(dim=1, descending=True, stable=True).indices
     important = ranked[:, : min(k, max(1, round(IMPORTANT * k)))]
     rest = ranked[:, important.shape[1] :].sort(dim=1).values
-    unit = F.normalize(features, dim=-1)
+    n, alike = features.shape[1], cosines(features).flatten(1)
     while rest.shape[1] > k - important.shape[1]:
         drop = min(ROUND, rest.shape[1] // 2, rest.shape[1] - (k - important.shape[1]))
         if drop == 0:  # a single token, and none is wanted
             return important
         even, odd = rest[:, ::2], rest[:, 1::2]
-        left, right = (unit.gather(1, half.unsqueeze(-1).expand(-1, -1, unit.shape[-1])) for half in (even, odd))
-        likeness = torch.bmm(left, right.transpose(1, 2)).amax(-1)
+        pairs = even.unsqueeze(2) * n + odd.unsqueeze(1)
+        likeness = alike.gather(1, pairs.flatten(1)).view_as(pairs).amax(-1)
         stay = likeness.sort(dim=1, descending=True, stable=True).indices[:, drop:]
         rest = torch.cat([even.gather(1, stay), odd], dim=1).sort(dim=1).values
     return torch.cat([important, rest], dim=1)

@@ -96,7 +96,8 @@ def repack(
     """The kept tokens in a container like the one they came in: tensor, list or tuple of whole units."""
     tokens = [unit.tokens(x, generator) for x, unit in zip(features, kept, strict=True)]
     if isinstance(container, Tensor):
-        return torch.stack(tokens) if len({len(unit) for unit in tokens}) == 1 else torch.cat(tokens)[None]
+        # of uneven units every row is one token, so that generate() can tell which prompt it belongs to
+        return torch.stack(tokens) if len({len(unit) for unit in tokens}) == 1 else torch.cat(tokens)[:, None]
     pieces, at = [], 0
     for piece in container:
         end, length = at, 0

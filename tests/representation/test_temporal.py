@@ -11,7 +11,7 @@ from hf_efficient import TokenPrunerConfig, attach_token_pruner, prune_inputs
 from hf_efficient.representation import temporal
 from hf_efficient.representation.selection import METHODS
 from hf_efficient.representation.sharing import information, share_budget
-from tests.tiny import ROWS, generate, prompts, pruned, stock, video_prompts
+from tests.tiny import FAMILIES, ROWS, generate, prompts, pruned, stock, video_prompts
 
 FRAMES, SIZE = 6, 10
 
@@ -139,3 +139,22 @@ def test_tiles_and_frames_share_the_budget_of_their_prompt(name):
     processor_pair = stock(name)
     with pytest.raises(ValueError, match=r"adaptive=True cannot be attached.*prune_inputs"):
         attach_token_pruner(*processor_pair, TokenPrunerConfig(adaptive=True))
+
+
+@pytest.mark.parametrize("name", ["smolvlm", "internvl", "gemma3", "llava", "video_llava"])
+def test_beams_of_a_shared_budget_see_their_own_pictures(name):
+    """Units of uneven length: every prompt of a batch, with beams, answers as it does alone."""
+    model, processor = stock(name)
+    config = TokenPrunerConfig(budget=2, adaptive=True)
+    batch = processor(**prompts(name, ROWS))
+    fewer = prune_inputs(model, batch, config)
+    counts = {len(unit.indices) for unit in fewer["mm_encoder_outputs"]["image"].kept}
+    together = generate(model, fewer, num_beams=3)
+    shown = prompts(name, ROWS)
+    for row, chosen in enumerate(ROWS):
+        images = shown["images"][row : row + 1] if FAMILIES[name].nested else [shown["images"][i] for i in chosen]
+        alone = prune_inputs(
+            model, processor(**{**shown, "text": shown["text"][row : row + 1], "images": images}), config
+        )
+        assert torch.equal(generate(model, alone, num_beams=3)[0], together[row])
+    assert len(counts) > 1 or name in ("llava", "gemma3", "video_llava")

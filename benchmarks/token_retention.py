@@ -56,10 +56,12 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "itg": {"method": "itg"},
     "itg, compact": {"method": "itg", "positions": "compact"},
     "itg, not size-aware": {"method": "itg", "size_aware": False},
+    "itg, spread": {"method": "itg", "seeds": "spread", "importance_power": 2.0},
     **{name: {"method": name} for name in METHODS if name not in ("id_pruner", "itg")},
     "tome, size-aware": {"method": "tome", "size_aware": True},
     "cdpruner, question": {"method": "cdpruner", "question_weight": 1.0},
     "id_pruner, question": {"question_weight": 0.3},
+    "itg, question": {"method": "itg", "question_weight": 0.3},
     "fastv": {"llm_layers": [2]},  # all tokens up to layer 2, the budget's from there on
     "itg, then fastv": {"method": "itg", "llm_layers": [2], "llm_budget": 0.5},  # twice the budget up to layer 2
 }

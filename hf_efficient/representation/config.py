@@ -18,6 +18,7 @@ CONFIG_NAME = "token_pruner_config.json"
 IMPORTANCES = ("auto", "cls", "received", "distinct", "norm")
 KERNELS = ("rbf", "cosine")
 POSITIONS = ("auto", "compact", "original")
+SEEDS = ("coverage", "spread")
 
 if TYPE_CHECKING:
     from .generator import TokenGenerator
@@ -66,6 +67,8 @@ class TokenPrunerConfig:
         lloyd_steps: steps of ITG's clustering, >= 0; 0 merges every token into the nearest that ID-Pruner keeps.
         centroid_share: beta of ITG, in [0, 1]: 1 makes each token the mean of its cluster, 0 the real token nearest to
             that mean.
+        seeds: what ITG's clusters start from, "coverage" (what ID-Pruner keeps) or "spread" (important and far apart).
+        importance_power: eta of ITG's weights w = (p / mean p)^eta, >= 0.
         generator: a trained `TokenGenerator` that refines ITG's tokens, or None. Saved beside the config.
 
     Raises:
@@ -97,6 +100,8 @@ class TokenPrunerConfig:
     llm_budget: Budget = field(default=0.5, metadata={"help": "Visual tokens of a prompt to keep at each such layer."})
     lloyd_steps: int = field(default=3, metadata={"help": "Steps of ITG's clustering."})
     centroid_share: float = field(default=0.75, metadata={"help": "Share of the mean in ITG's tokens, 0 to 1."})
+    seeds: str = field(default="coverage", metadata={"help": f"What ITG's clusters start from: {', '.join(SEEDS)}."})
+    importance_power: float = field(default=0.5, metadata={"help": "Power of importance in ITG's weights."})
     generator: TokenGenerator | None = field(
         default=None, repr=False, compare=False, metadata={"help": "Trained refinement of ITG's tokens."}
     )
@@ -108,6 +113,7 @@ class TokenPrunerConfig:
         _check_choice("importance", self.importance, IMPORTANCES)
         _check_choice("kernel", self.kernel, KERNELS)
         _check_choice("positions", self.positions, POSITIONS)
+        _check_choice("seeds", self.seeds, SEEDS)
         for name in (
             "importance_weight",
             "coverage_mix",
@@ -121,6 +127,9 @@ class TokenPrunerConfig:
             raise ValueError(f"size_aware={self.size_aware!r} is no answer; expected True, False or None (by method).")
         if isinstance(self.lloyd_steps, bool) or not isinstance(self.lloyd_steps, int) or self.lloyd_steps < 0:
             raise ValueError(f"lloyd_steps={self.lloyd_steps!r} is no number of steps; expected an int >= 0.")
+        power = self.importance_power
+        if isinstance(power, bool) or not isinstance(power, (int, float)) or not 0 <= power < math.inf:
+            raise ValueError(f"importance_power={power!r} is no power of importance; expected a number >= 0.")
         _check_budget("budget", self.budget)
         _check_budget("llm_budget", self.llm_budget)
         layers = self.llm_layers

@@ -6,9 +6,13 @@ import torch
 from torch import Tensor
 
 from ..config import TokenPrunerConfig
+from ..importance import shares
 from . import id_pruner
+from .compact import pick
+from .id_pruner import coverage_weights
 from .kernel import TokenKernel
 from .mixture import Mixture, nearest, sum_by
+from .quota import Quota
 
 
 @torch.no_grad()
@@ -22,16 +26,16 @@ def generate(
     valid: Tensor | None = None,
     kernel: TokenKernel | None = None,
 ) -> Mixture:
-    """Importance-weighted k-means, seeded by ID-Pruner: min over Z of sum_i w_i min_k |x_i - z_k|².
+    """Importance-weighted k-means, seeded by ID-Pruner or by `spread`: min over Z of sum_i w_i min_k |x_i - z_k|².
 
     That minimum is the squared Wasserstein-2 distance from the weighted tokens to the nearest distribution on K atoms.
     The steps keep every seed in its own cluster, so that none is ever empty and the K anchors are distinct.
 
     Args:
         features: (B, N, D) float32.
-        importance: (B, N) float32, >= 0: p; the weights are w_i = (p_i / mean p)^(1/2).
+        importance: (B, N) float32, >= 0: p; the weights are w_i = (p_i / mean p)^eta.
         k: tokens to generate, 1 <= k <= N.
-        config: `lloyd_steps`, `centroid_share` (beta), and what ID-Pruner reads.
+        config: `lloyd_steps`, `centroid_share` (beta), `importance_power` (eta), `seeds`, and what ID-Pruner reads.
         groups: (B, N) long or None: tile or frame of every token, for the quotas of the seeds.
         valid: (B, N) bool or None; tokens marked False have no part in any token.
         kernel: of the features, if it is made already.
@@ -40,9 +44,13 @@ def generate(
         z_k = beta (weighted mean of cluster k) + (1 - beta) (its anchor, the member nearest to that mean), as long as
         its members are in the weighted mean. O(N·K·D) per step; memory O(N·(D + K)) and that of the seeding.
     """
-    weights = cluster_weights(importance, valid)
-    kernel = kernel or TokenKernel(features, config.kernel, valid)
-    seeds = id_pruner.select_and_cover(kernel, importance, k, config, groups=groups, valid=valid)[0].sort(dim=1).values
+    weights = cluster_weights(importance, valid, config.importance_power)
+    if config.seeds == "spread":
+        seeds = spread(features, importance, k, config, groups=groups, valid=valid)
+    else:
+        kernel = kernel or TokenKernel(features, config.kernel, valid)
+        seeds = id_pruner.select_and_cover(kernel, importance, k, config, groups=groups, valid=valid)[0]
+    seeds = seeds.sort(dim=1).values
     centres, assignment = lloyd(features, weights, seeds, config.lloyd_steps)
     anchors = medoids(features, centres, assignment, valid)
     order = anchors.argsort(dim=1)
@@ -53,10 +61,45 @@ def generate(
     return Mixture(anchors, assignment, mix, keep_norm=True)
 
 
-def cluster_weights(importance: Tensor, valid: Tensor | None) -> Tensor:
-    """w = (p / mean p)^(1/2), (B, N) float32: 0 for invalid tokens alone, so that every cluster has a mean."""
+def spread(
+    x: Tensor,
+    importance: Tensor,
+    k: int,
+    config: TokenPrunerConfig,
+    *,
+    groups: Tensor | None = None,
+    valid: Tensor | None = None,
+) -> Tensor:
+    """Seeds that are important and far apart: next argmax_i p_i^(1/2) min_{j taken} |x_i - x_j|², first argmax p_i.
+
+    The rule of k-means++ without chance (Arthur and Vassilvitskii, 2007). Arguments as of `generate`.
+
+    Returns:
+        (B, k) long, distinct, in the order taken; quotas as with ID-Pruner. O(N·k·D) time, O(B·N·D) memory.
+    """
+    worth = cluster_weights(importance, valid)
+    if valid is not None:
+        worth = worth.masked_fill(~valid, -torch.inf)
+    share = coverage_weights(shares(importance, valid), config.coverage_mix, valid)
+    quota = None if groups is None else Quota(share, k, config.min_group_share, groups, valid)
+    order = torch.zeros(len(x), k, dtype=torch.long, device=x.device)
+    away, scores = torch.full_like(importance, torch.inf), worth
+    for step in range(k):
+        if quota is not None:
+            scores = scores.masked_fill(quota.closed(), -torch.inf)
+        chosen = pick(scores, order, step)
+        if quota is not None:
+            quota.take(chosen)
+        offset = x - x.gather(1, chosen.unsqueeze(-1).expand(-1, -1, x.shape[-1]))
+        away = torch.minimum(away, offset.square_().sum(-1))
+        scores = worth * away.clamp_min(1e-30)
+    return order
+
+
+def cluster_weights(importance: Tensor, valid: Tensor | None, power: float = 0.5) -> Tensor:
+    """w = (p / mean p)^power, (B, N) float32: 0 for invalid tokens alone, so that every cluster has a mean."""
     peak = importance.amax(1, keepdim=True)
-    weights = (importance / torch.where(peak > 0, peak, 1)).clamp_min(1e-6).sqrt()
+    weights = (importance / torch.where(peak > 0, peak, 1)).clamp_min(1e-6) ** power
     weights = weights / weights.mean(1, keepdim=True)
     return weights if valid is None else weights * valid
 

@@ -1,0 +1,74 @@
+"""Seeds of ITG that are important and far apart, and powers of importance in its weights."""
+
+from typing import Any
+
+import pytest
+import torch
+
+import hf_efficient
+from hf_efficient import TokenPrunerConfig
+from hf_efficient.representation.selection import itg
+from tests.representation.units import SEEDS, unit
+
+# parts that not every method gives are there in what is tested here
+reduce_tokens: Any = hf_efficient.reduce_tokens
+
+
+def config(**settings: Any) -> TokenPrunerConfig:
+    return TokenPrunerConfig(**{"method": "itg", "seeds": "spread", "budget": 8, **settings})
+
+
+def spread_rule(x, p, k):
+    """Token by token."""
+    taken = [int(p.argmax())]
+    while len(taken) < k:
+        worth = [float(p[i].sqrt() * min((x[i] - x[j]).double().square().sum() for j in taken)) for i in range(len(x))]
+        taken.append(max((i for i in range(len(x)) if i not in taken), key=lambda i: worth[i]))
+    return taken
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_seeds_are_important_and_far_from_each_other(seed):
+    x, p = unit(seed)
+    assert itg.spread(x[None], p[None], 8, config())[0].tolist() == spread_rule(x, p, 8)
+
+
+def test_they_are_distinct_where_all_tokens_are_alike_and_never_invalid():
+    x, p = torch.ones(2, 30, 4), torch.ones(2, 30)
+    valid = torch.arange(30).expand(2, -1) % 3 > 0
+    order = itg.spread(x, p, 20, config(), valid=valid)
+    assert valid.gather(1, order).all()
+    assert all(len(set(row)) == 20 for row in order.tolist())
+
+
+def test_every_group_gets_its_quota():
+    x, p = unit(0)
+    p[20:] = 1e-4  # of the second frame nothing would be taken
+    groups = torch.arange(40)[None] // 20
+    free = itg.spread(x[None], p[None], 8, config(coverage_mix=0.0), groups=groups)
+    owed = itg.spread(x[None], p[None], 8, config(coverage_mix=0.0, min_group_share=0.5), groups=groups)
+    assert (free >= 20).sum() < 2
+    assert (owed >= 20).sum() == 2  # floor(0.5 * 8 * 20 / 40)
+
+
+@pytest.mark.parametrize("power", [0, 0.5, 2.0])
+def test_means_are_weighted_by_the_power_of_importance(power):
+    x, p = unit(1)
+    made = reduce_tokens(x[None], config(importance_power=power, centroid_share=1.0), p[None])
+    for k in range(8):
+        members = (made.assignment[0] == k).nonzero()[:, 0]
+        w = p[members] ** power
+        mean = (w[:, None] * x[members]).sum(0) / w.sum()
+        length = (w * x[members].norm(dim=1)).sum() / w.sum()
+        torch.testing.assert_close(made.tokens[0, k], mean * length / mean.norm(), atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("power", [-1, "2", True, float("nan"), float("inf")])
+def test_no_power_is_refused(power):
+    with pytest.raises(ValueError, match="importance_power"):
+        config(importance_power=power)
+
+
+def test_unknown_seeds_are_refused():
+    with pytest.raises(ValueError, match="'coverage', 'spread'"):
+        config(seeds="random")

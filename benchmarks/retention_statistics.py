@@ -17,7 +17,7 @@ Grades = list[list[bool]]  # for every scene a bool per question
 
 
 class Bootstrap:
-    """Resamples scenes, the same way for every method and model, so that differences are paired."""
+    """Resamples scenes, and training seeds where there are several, alike for all methods: differences are paired."""
 
     def __init__(self, scenes: Sequence[Scene]) -> None:
         rng = np.random.default_rng(0)
@@ -25,9 +25,11 @@ class Bootstrap:
         self.asked = np.array([len(scene.questions) for scene in scenes])
 
     def samples(self, graded: Sequence[Grades]) -> np.ndarray:
-        """(BOOTSTRAP_SAMPLES,) accuracies, means over the models whose grades are given."""
-        right = np.array([[sum(row) for row in grades] for grades in graded]).mean(0)
-        return right[self.picks].sum(1) / self.asked[self.picks].sum(1)
+        """(BOOTSTRAP_SAMPLES,) accuracies, means over models drawn from those whose grades are given."""
+        right = np.array([[sum(row) for row in grades] for grades in graded])
+        count, of = len(graded), self.asked[self.picks].sum(1)
+        drawn = np.random.default_rng(1).multinomial(count, [1 / count] * count, BOOTSTRAP_SAMPLES) / count
+        return sum(share * one[self.picks].sum(1) for share, one in zip(drawn.T, right, strict=True)) / of
 
 
 def interval(samples: np.ndarray) -> list[float]:
@@ -122,7 +124,8 @@ def table(result: dict[str, Any]) -> str:
         ]
         lines.append("| " + " | ".join(cells) + " |")
     families = list(result["anchors"][0]["families"])
-    head = ["method", "tokens", "accuracy", "95 % interval", f"behind {result['first']}", *families]
+    seeds = ["each model"] if "models" in result["anchors"][0] else []
+    head = ["method", "tokens", "accuracy", "95 % interval", f"behind {result['first']}", *seeds, *families]
     lines += ["", "| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
     for row in [*result["anchors"], *result["rows"]]:
         low, high = row["interval"]
@@ -130,6 +133,7 @@ def table(result: dict[str, Any]) -> str:
         if row.get("behind_first"):
             behind = "{:+.1%} ({:+.1%} to {:+.1%})".format(row["behind_first"], *row["behind_first_interval"])
         cells = [row["method"], str(row["tokens"]), f"{row['accuracy']:.1%}", f"{low:.1%} to {high:.1%}", behind]
+        cells += [", ".join(f"{one:.1%}" for one in row["models"])] if seeds else []
         lines.append("| " + " | ".join(cells + [f"{row['families'][family]:.1%}" for family in families]) + " |")
     return "\n".join(lines)
 

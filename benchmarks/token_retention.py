@@ -4,8 +4,9 @@ Methods x budgets x question families on the tiny VLM and its fixed evaluation s
 `--seed 123 --layout crowded` composes them anew (needs Fashion-MNIST). Everything is measured in one run: exact-match
 accuracy with 95 % confidence intervals (bootstrap over scenes), paired differences to ID-Pruner and to ITG, and as
 anchors the model with all tokens and the model shown noise instead of the picture. Several `--model` folders (training
-seeds) are averaged, question by question. Writes tables, a JSON with all numbers, curves, and pictures of what each
-method keeps. An interrupted run goes on where it was: grades are written as they are made, and read again.
+seeds) are averaged and listed, and intervals then hold for scenes and seeds. Saved configs (`--configs`) are more rows.
+Writes tables, a JSON with all numbers, curves, and pictures of what each method keeps. An interrupted run goes on where
+it was: grades are written as they are made, and read again.
 """
 
 import argparse
@@ -13,7 +14,7 @@ import json
 import platform
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -221,9 +222,14 @@ def main() -> None:
         default=[*VARIANTS, RESIZED],
         help=f"the first is compared with; of {[*VARIANTS, RESIZED]}",
     )
+    parser.add_argument("--configs", nargs="+", type=Path, default=[], help="saved token pruner configs, as more rows")
     parser.add_argument("--budgets", nargs="+", type=float, default=BUDGETS, help="shares of the visual tokens")
     parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results" / "token_retention")
     arguments = parser.parse_args()
+    for folder in arguments.configs:
+        saved = TokenPrunerConfig.from_pretrained(folder)
+        VARIANTS[f"{saved.method}, {folder.name}"] = {f.name: getattr(saved, f.name) for f in fields(saved)}
+        arguments.methods.append(f"{saved.method}, {folder.name}")
 
     if arguments.seed is None:
         scenes = load_evaluation_set(arguments.evaluation_set, arguments.scenes)
@@ -234,9 +240,10 @@ def main() -> None:
     everything: list[Grades] = []
     blind: list[Grades] = []
     graded: dict[tuple[str, float], list[Grades]] = {}
-    for folder in arguments.model:
+    names = [Path(folder).name for folder in arguments.model]  # those of train_tiny_vlm.py are all called "model"
+    labels = [name if name not in names[:i] else f"{name} {i}" for i, name in enumerate(names)]
+    for label, folder in zip(labels, arguments.model, strict=True):
         model, processor = load_vlm(folder)
-        label = Path(folder).name
         with remember_pictures(model, size=24):  # the tower runs once, not once per method and budget
             everything.append(book(f"{label} all", lambda: grade_scenes(model, processor, scenes)))
             blind.append(book(f"{label} blind", lambda: grade_scenes(model, processor, shown_noise(scenes))))
@@ -252,7 +259,7 @@ def main() -> None:
     result: dict[str, Any] = {
         "first": arguments.methods[0],
         **compare(scenes, graded, everything, blind, total, tokens, (arguments.methods[0], "itg")),
-        "models": [Path(folder).name for folder in arguments.model],
+        "models": labels,
         "scenes": len(scenes),
         "questions": sum(len(scene.questions) for scene in scenes),
         "set": str(arguments.evaluation_set.name)

@@ -1,0 +1,58 @@
+"""Intervals of the retention benchmark hold for scenes and for training seeds."""
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
+from retention_statistics import Bootstrap, compare, table
+
+from hf_efficient.representation.evaluation import Question, Scene
+
+
+@pytest.fixture(scope="module")
+def scenes() -> list[Scene]:
+    picture = Image.new("RGB", (1, 1))
+    asked = (Question("q", "a", "one"), Question("r", "b", "two"))
+    return [Scene(str(i), picture, asked[: 1 + i % 2]) for i in range(80)]
+
+
+def grades(scenes: list[Scene], chance: float, seed: int) -> list[list[bool]]:
+    rng = np.random.default_rng(seed)
+    return [[bool(rng.random() < chance) for _ in scene.questions] for scene in scenes]
+
+
+def test_one_model_is_the_plain_bootstrap_over_scenes(scenes):
+    bootstrap, given = Bootstrap(scenes), grades(scenes, 0.7, 0)
+    for sample, picks in zip(bootstrap.samples([given])[:20], bootstrap.picks, strict=False):
+        answers = [right for scene in picks for right in given[scene]]
+        assert sample == pytest.approx(np.mean(answers))
+
+
+def test_seeds_that_differ_widen_the_interval_and_equal_ones_do_not(scenes):
+    bootstrap = Bootstrap(scenes)
+    sure, bad = [[[value for _ in scene.questions] for scene in scenes] for value in (True, False)]
+    drawn = bootstrap.samples([sure, bad])  # whatever the scenes: 0, 1 or 2 of the two draws are the good model
+    assert set(np.round(drawn, 6)) == {0.0, 0.5, 1.0}
+    assert np.mean(drawn == 0.5) == pytest.approx(0.5, abs=0.04)
+    one = grades(scenes, 0.7, 0)
+    np.testing.assert_allclose(bootstrap.samples([one, one]), bootstrap.samples([one]))
+
+
+def test_differences_are_paired_over_seeds(scenes):
+    """Both methods lose with the bad seed: their difference does not depend on which seeds are drawn."""
+    good, bad = ([[value for _ in scene.questions] for scene in scenes] for value in (True, False))
+    bootstrap = Bootstrap(scenes)
+    assert not np.any(bootstrap.samples([good, bad]) - bootstrap.samples([good, bad]))
+
+
+def test_the_table_lists_every_model(scenes):
+    models = [grades(scenes, chance, seed) for seed, chance in enumerate((0.5, 0.9))]
+    graded = {("id_pruner", 0.5): models, ("scope", 0.5): models}
+    result = {"first": "id_pruner", **compare(scenes, graded, models, models, 4, {0.5: 2}, ("id_pruner", "itg"))}
+    each = ", ".join(f"{value:.1%}" for value in result["rows"][0]["models"])
+    assert "each model" in table(result)
+    assert f"| {each} |" in table(result)

@@ -36,13 +36,12 @@ from hf_efficient.representation.evaluation import (
     Question,
     Scene,
     answer_questions,
+    encode_prompts,
     exact_match,
     load_evaluation_set,
     load_vlm,
 )
-from hf_efficient.representation.families import family_of
-from hf_efficient.representation.families.family import Pictures
-from hf_efficient.representation.features import encode
+from hf_efficient.representation.inputs import Prompt
 from hf_efficient.representation.selection import METHODS
 
 matplotlib.use("Agg")
@@ -97,16 +96,17 @@ def resized(tokens: int) -> Any:
     return vision_inputs
 
 
-def asked(processor: Any, config: TokenPrunerConfig) -> Any:
+def asked(processor: Any) -> Any:
     """Pictures pruned with a view to the one question of their scene; the answer behind it is not looked at."""
 
     def vision_inputs(model: Any, pixel_values: Tensor, scenes: Sequence[Scene]) -> tuple[Any, int]:
-        base, words = model.base_model, processor.tokenizer
-        ids = [words(scene.questions[0].question, add_special_tokens=False, return_tensors="pt") for scene in scenes]
-        embed = lambda one: torch.nn.functional.normalize(base.get_input_embeddings()(one["input_ids"][0]), dim=-1)  # noqa: E731
-        query = torch.stack([embed(one).mean(0, keepdim=True) for one in ids])
-        pictures = Pictures(base, "image", {"pixel_values": pixel_values})
-        encoded = encode(pictures.function(), family_of(model), config, pictures, lambda units: query)
+        base, questions = model.base_model, [scene.questions[0].question for scene in scenes]
+        inputs = encode_prompts(processor, [scene.image for scene in scenes], questions)
+        base.token_pruner.prompt = Prompt.of(base, inputs["input_ids"], inputs["attention_mask"])
+        try:
+            encoded = base.get_image_features(pixel_values, return_dict=True)
+        finally:
+            base.token_pruner.prompt = None
         return encoded, len(encoded.kept[0].indices)
 
     return vision_inputs
@@ -124,12 +124,12 @@ def grade(
         return grade_scenes(
             model, processor, scenes, vision_inputs=resized(config.tokens_to_keep(visual_tokens(model)))
         )
-    if config.question_weight:
-        single = [Scene(scene.name, scene.image, (question,)) for scene in scenes for question in scene.questions]
-        graded = iter(grade_scenes(model, processor, single, vision_inputs=asked(processor, config)))
-        return [[next(graded)[0] for _ in scene.questions] for scene in scenes]
     with token_pruner(model, processor, config):
-        return grade_scenes(model, processor, scenes)
+        if not config.question_weight:
+            return grade_scenes(model, processor, scenes)
+        single = [Scene(scene.name, scene.image, (question,)) for scene in scenes for question in scene.questions]
+        graded = iter(grade_scenes(model, processor, single, vision_inputs=asked(processor)))
+        return [[next(graded)[0] for _ in scene.questions] for scene in scenes]
 
 
 def grade_answers(model: Any, processor: Any, scenes: Sequence[Scene], config: TokenPrunerConfig) -> Grades:

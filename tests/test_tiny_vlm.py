@@ -14,6 +14,7 @@ from hf_efficient.representation.evaluation import (
     answer_questions,
     exact_match,
     load_evaluation_set,
+    load_vlm,
 )
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
@@ -112,3 +113,17 @@ def test_the_evaluation_set_loads_as_a_dataset(scenes):
     names = {scene.name: [q.answer for q in scene.questions] for scene in scenes}
     rows = data.remove_columns("image").to_list()
     assert [q["answer"] for q in rows[3]["questions"]] in names.values()
+
+
+def test_the_shipped_generator_fits_the_model_and_is_small() -> None:
+    folder = TINY_VLM / "refined"
+    assert (folder / "generator.safetensors").stat().st_size <= 1_000_000
+    model, processor = load_vlm()
+    scenes = load_evaluation_set(limit=8)
+    asked = [(scene.image, question.question) for scene in scenes for question in scene.questions]
+    images, questions = zip(*asked, strict=True)
+    with token_pruner(model, processor, folder):
+        answers = answer_questions(model, processor, images, questions)
+        assert len(model.base_model.token_pruner.last[0].indices) == 2
+    right = [question.answer for scene in scenes for question in scene.questions]
+    assert sum(exact_match(answers, right)) >= 0.4 * len(right)  # guessing without a picture: 0.11

@@ -6,12 +6,12 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
 
 import hf_efficient
 from hf_efficient import TokenPrunerConfig
 from hf_efficient.representation.selection import id_pruner, itg
 from hf_efficient.representation.selection.mixture import Mixture, nearest
+from tests.representation.units import LargestTensor
 
 # parts that not every method gives are there in what is tested here
 reduce_tokens: Any = hf_efficient.reduce_tokens
@@ -237,18 +237,6 @@ def test_gradients_flow_to_every_token_and_compile_changes_nothing():
     x = x.detach()
     compiled = torch.compile(lambda t: 2 * reduce_tokens(t, config()).tokens, backend="eager")
     assert torch.equal(compiled(x), 2 * reduce_tokens(x, config()).tokens)
-
-
-class LargestTensor(TorchDispatchMode):
-    """Watches how many numbers the largest tensor made has."""
-
-    numbers = 0
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
-        out = func(*args, **(kwargs or {}))
-        made = [t.numel() for t in (out if isinstance(out, tuple) else (out,)) if isinstance(t, Tensor)]
-        self.numbers = max([self.numbers, *made])
-        return out
 
 
 def test_ten_thousand_tokens_need_no_matrix_of_all_pairs():

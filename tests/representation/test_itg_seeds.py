@@ -8,7 +8,7 @@ import torch
 import hf_efficient
 from hf_efficient import TokenPrunerConfig
 from hf_efficient.representation.selection import itg
-from tests.representation.units import SEEDS, unit
+from tests.representation.units import SEEDS, LargestTensor, unit
 
 # parts that not every method gives are there in what is tested here
 reduce_tokens: Any = hf_efficient.reduce_tokens
@@ -72,3 +72,12 @@ def test_no_power_is_refused(power):
 def test_unknown_seeds_are_refused():
     with pytest.raises(ValueError, match="'coverage', 'spread'"):
         config(seeds="random")
+
+
+@pytest.mark.parametrize(("seeds", "most"), [("coverage", 256), ("spread", 40)])
+def test_the_whole_method_takes_ten_thousand_tokens_without_a_matrix_of_all_pairs(seeds, most):
+    x = torch.randn(1, 10_000, 16, generator=torch.Generator().manual_seed(0))
+    with LargestTensor() as largest:
+        made = reduce_tokens(x, config(seeds=seeds, budget=40))
+    assert made.mass.sum() == 10_000
+    assert largest.numbers <= 10_000 * most

@@ -6,13 +6,13 @@ from itertools import combinations
 import pytest
 import torch
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from hf_efficient.representation.config import TokenPrunerConfig
 from hf_efficient.representation.selection import SELECTORS as METHODS
 from hf_efficient.representation.selection import id_pruner
 from hf_efficient.representation.selection.uniform import grid_points
 from tests.representation.objective import Objective, unit
+from tests.representation.units import LargestTensor
 
 SETTINGS = [
     {"importance_weight": 0.1, "coverage_mix": 0.5, "kernel": "rbf"},
@@ -246,18 +246,6 @@ def test_uniform_spreads_over_rows_and_columns() -> None:
 
 
 # --- memory
-
-
-class LargestTensor(TorchDispatchMode):
-    """Watches how many numbers the largest tensor made has."""
-
-    numbers = 0
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
-        out = func(*args, **(kwargs or {}))
-        made = [t.numel() for t in (out if isinstance(out, tuple) else (out,)) if isinstance(t, Tensor)]
-        self.numbers = max(self.numbers, *made, 0) if made else self.numbers
-        return out
 
 
 def test_ten_thousand_tokens_are_worked_off_without_a_matrix_of_all_pairs() -> None:

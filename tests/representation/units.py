@@ -1,8 +1,9 @@
-"""Small units of tokens for tests of methods, and their cosines."""
+"""Small units of tokens for tests of methods, their cosines, and a watch on memory."""
 
 import torch
 from torch import Tensor
 from torch.nn.functional import cosine_similarity
+from torch.utils._python_dispatch import TorchDispatchMode
 
 SEEDS = range(5)
 
@@ -17,3 +18,15 @@ def unit(seed: int, n: int = 40, width: int = 6) -> tuple[Tensor, Tensor]:
 
 def cosines(x: Tensor) -> Tensor:
     return cosine_similarity(x[:, None].double(), x[None].double(), dim=-1)
+
+
+class LargestTensor(TorchDispatchMode):
+    """Watches how many numbers the largest tensor made has."""
+
+    numbers = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
+        out = func(*args, **(kwargs or {}))
+        made = [t.numel() for t in (out if isinstance(out, tuple) else (out,)) if isinstance(t, Tensor)]
+        self.numbers = max([self.numbers, *made])
+        return out

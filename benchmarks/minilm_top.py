@@ -1,4 +1,4 @@
-"""Fine-tuning of MiniLM's two top layers: the four below are run once for every text, and their output is kept."""
+"""Fine-tuning of the top layer of MiniLM and a head: the five layers below run once for every text and are kept."""
 
 import copy
 import functools
@@ -12,7 +12,7 @@ from tqdm import tqdm
 from transformers import AutoModel, AutoTokenizer
 
 TOKENS = 32
-TRAINABLE = 2
+TRAINABLE = 1
 LIMIT = 6000  # training texts kept; a run takes a few hundred of them
 TEST_LIMIT = 1000
 
@@ -42,7 +42,7 @@ class MiniLMTop(nn.Module):
 @torch.no_grad()
 def hidden_states(name: str) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Training states and labels, test states and labels, of a data set of `real_data`; cached on disk."""
-    path = real_data.CACHE / f"minilm_{name}_{TOKENS}.npz"
+    path = real_data.CACHE / f"minilm_{name}_{TOKENS}_{TRAINABLE}.npz"
     if not path.exists():
         arrays = {}
         for train in (True, False):

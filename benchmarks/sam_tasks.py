@@ -16,9 +16,8 @@ from torch.nn import functional as F
 
 from hf_efficient import BiDSTConfig, train_sparsely
 from hf_efficient.optimization.batch_norm import recalibrate_batch_norm
-from hf_efficient.optimization.looksam import LookSAMAscent
-from hf_efficient.optimization.msam import MSAMAscent
-from hf_efficient.optimization.optimizer import S2SAM, SAM, ZOSAM, PerturbingOptimizer
+from hf_efficient.optimization.optimizer import MSAM, S2SAM, SAM, ZOSAM, LookSAM
+from hf_efficient.optimization.perturbing_optimizer import PerturbingOptimizer
 from hf_efficient.optimization.sharpness import sharpness
 from hf_efficient.sparsity.active import set_active_mask
 
@@ -31,16 +30,6 @@ SHARPNESS_RHO = 0.1
 MAIN = ("plain", "sam", "s2sam", "zosam", "guided_zosam")
 
 
-def _looksam(params: Any, base: Any, rho: float, **kwargs: Any) -> PerturbingOptimizer:
-    return PerturbingOptimizer(params, base, rho, _ascent=LookSAMAscent(5, 0.7), **kwargs)
-
-
-def _msam(params: Any, base: Any, rho: float, **kwargs: Any) -> PerturbingOptimizer:
-    ascent = MSAMAscent(lambda: optimizer.base)
-    optimizer = PerturbingOptimizer(params, base, rho, _ascent=ascent, **kwargs)
-    return optimizer
-
-
 #: name -> optimizer from (parameters, base class, rho, base arguments)
 METHODS: dict[str, Callable[..., Any]] = {
     "plain": lambda params, base, rho, **kwargs: base(params, **kwargs),
@@ -48,8 +37,9 @@ METHODS: dict[str, Callable[..., Any]] = {
     "s2sam": S2SAM,
     "zosam": ZOSAM,
     "guided_zosam": functools.partial(ZOSAM, guided=True),
-    "looksam": _looksam,
-    "msam": _msam,
+    "asam": functools.partial(SAM, adaptive=True),
+    "looksam": LookSAM,
+    "msam": MSAM,
 }
 
 

@@ -8,11 +8,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from hf_efficient import S2SAM, SAM, ZOSAM, recalibrate_batch_norm
-from hf_efficient.optimization.optimizer import PerturbingOptimizer
+from hf_efficient import MSAM, S2SAM, SAM, ZOSAM, LookSAM, recalibrate_batch_norm
+from hf_efficient.optimization.perturbing_optimizer import PerturbingOptimizer
 from hf_efficient.sparsity.active import set_active_mask
 
-CLASSES: list[type[PerturbingOptimizer]] = [S2SAM, SAM, ZOSAM]
+CLASSES: list[type[PerturbingOptimizer]] = [S2SAM, SAM, ZOSAM, LookSAM, MSAM]
 
 
 def network(batch_norm: bool = False) -> Any:
@@ -58,10 +58,11 @@ def test_rho_zero_is_the_base_optimizer_to_the_bit(cls: Any) -> None:
 @pytest.mark.parametrize("cls", CLASSES)
 def test_weights_are_elsewhere_only_between_perturb_and_step(cls: Any) -> None:
     net = network()
-    opt = cls(net.parameters(), torch.optim.SGD, lr=0.1)
-    step(net, opt, 0)
+    opt = cls(net.parameters(), torch.optim.SGD, lr=0.1, momentum=0.9)
+    for number in range(5):  # so that LookSAM stands before a full step
+        step(net, opt, number)
     before = values(net)
-    x, y = batch(1)
+    x, y = batch(5)
     loss = lambda: nn.functional.cross_entropy(net(x), y)
     opt.perturb(loss)
     assert not same(values(net), before)
@@ -79,7 +80,10 @@ def test_weights_are_elsewhere_only_between_perturb_and_step(cls: Any) -> None:
 @pytest.mark.parametrize("spoil", [float("nan"), float("inf")])
 def test_a_step_that_is_not_finite_changes_nothing(cls: Any, spoil: float) -> None:
     net, twin = network(), network()
-    opt, other = cls(net.parameters(), torch.optim.SGD, lr=0.1), cls(twin.parameters(), torch.optim.SGD, lr=0.1)
+    opt, other = (
+        cls(net.parameters(), torch.optim.SGD, lr=0.1, momentum=0.9),
+        cls(twin.parameters(), torch.optim.SGD, lr=0.1, momentum=0.9),
+    )
     for number in range(4):
         for each, of, bad in ((net, opt, True), (twin, other, False)):
             if bad and number == 2:
@@ -93,7 +97,8 @@ def test_a_step_that_is_not_finite_changes_nothing(cls: Any, spoil: float) -> No
 @pytest.mark.parametrize("base", [torch.optim.SGD, torch.optim.AdamW])
 def test_state_dict_continues_to_the_bit_and_loads_without_pickle(cls: Any, base: Any) -> None:
     net = network()
-    opt = cls(net.parameters(), base, lr=0.01)
+    kwargs = {"lr": 0.01, "momentum": 0.9} if base is torch.optim.SGD else {"lr": 0.01}
+    opt = cls(net.parameters(), base, **kwargs)
     for number in range(3):
         step(net, opt, number)
     stored = io.BytesIO()
@@ -102,7 +107,7 @@ def test_state_dict_continues_to_the_bit_and_loads_without_pickle(cls: Any, base
     loaded = torch.load(stored, weights_only=True)
     twin = network()
     twin.load_state_dict(loaded["net"])
-    other = cls(twin.parameters(), base, lr=0.01)
+    other = cls(twin.parameters(), base, **kwargs)
     other.load_state_dict(loaded["opt"])
     for each, of in ((net, opt), (twin, other)):
         torch.manual_seed(7)
@@ -141,7 +146,10 @@ def test_zeroing_gradients_in_place_does_not_lose_the_direction() -> None:
 @pytest.mark.parametrize("cls", CLASSES)
 def test_grad_scaler_that_skips_a_step_leaves_the_weights_in_place(cls: Any) -> None:
     net = network()
-    opt, scaler = cls(net.parameters(), torch.optim.SGD, lr=0.1), torch.amp.GradScaler("cpu", init_scale=8.0)
+    opt, scaler = (
+        cls(net.parameters(), torch.optim.SGD, lr=0.1, momentum=0.9),
+        torch.amp.GradScaler("cpu", init_scale=8.0),
+    )
     history = [values(net)]
     for number, spoil in enumerate((1.0, float("inf"), 1.0)):
         x, y = batch(number)
@@ -178,7 +186,7 @@ def test_scaled_gradients_give_the_same_steps() -> None:
 @pytest.mark.parametrize("cls", CLASSES)
 def test_batch_norm_counts_one_pass_a_step(cls: Any) -> None:
     net = network(batch_norm=True)
-    opt = cls(net.parameters(), torch.optim.SGD, lr=0.1)
+    opt = cls(net.parameters(), torch.optim.SGD, lr=0.1, momentum=0.9)
     for number in range(3):
         step(net, opt, number)
     assert net[1].num_batches_tracked == 3

@@ -26,6 +26,7 @@ import real_data
 
 TEST_PICTURES, CORRUPTED_PICTURES = 5000, 500
 SHARPNESS_RHO = 0.1
+MINILM_LAYERS = 1  # that are trained, with the head; two would take twice as long
 #: What is measured unless `--methods` says more.
 MAIN = ("plain", "sam", "s2sam", "zosam", "guided_zosam")
 
@@ -48,7 +49,7 @@ class Setting:
     """A task.
 
     Args:
-        network: "resnet", "vit" or "minilm".
+        network: "resnet", "vit" or "minilm" (its top layer and a head; see `minilm_top`).
         data: "fashion_mnist", or a function of `real_data` that returns texts.
         size: training examples.
         epochs: passes over them.
@@ -182,14 +183,14 @@ def network(setting: Setting, classes: int) -> nn.Module:
             return SmallViT(48, 2)
     from minilm_top import MiniLMTop
 
-    return MiniLMTop(classes)
+    return MiniLMTop(classes, MINILM_LAYERS)
 
 
 @functools.cache
 def _texts(name: str) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     from minilm_top import hidden_states
 
-    return hidden_states(name)
+    return hidden_states(name, MINILM_LAYERS)
 
 
 def dynamic(net: nn.Module, setting: Setting, seed: int) -> nn.Module:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import warnings
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
 from types import TracebackType
@@ -50,6 +51,7 @@ class PerturbingOptimizer(Optimizer):
         self.rho, self.adaptive, self.perturb_pruned = rho, adaptive, perturb_pruned
         self.ascent = self.variant() if _ascent is None else _ascent
         self._perturbed: AbstractContextManager[None] | None = None
+        self._narrow_reported = False
         self._link()
 
     def _link(self) -> None:
@@ -76,7 +78,9 @@ class PerturbingOptimizer(Optimizer):
             weights = Weights(self._parameters(), self.adaptive, not self.perturb_pruned)
             self._batch = ClosureBatch(weights, closure)
             rho = self.rho(self.ascent.step) if callable(self.rho) else self.rho
-            entered = self.ascent.perturbed(weights, self._batch, rho)
+            entered = self.ascent.perturbed(
+                weights, self._batch, rho, measure=weights.narrow and not self._precision_checked
+            )
             entered.__enter__()
             self._perturbed = entered
         return _BackAtTheEnd(self)
@@ -105,6 +109,7 @@ class PerturbingOptimizer(Optimizer):
         entered, self._perturbed = self._perturbed, None
         if entered is not None:
             _leave(entered, None)
+            self._report_swallowed()
         batch = self._batch if entered is not None else ClosureBatch(Weights(self._parameters()), None)
         found_inf, scale = getattr(self, "found_inf", None), getattr(self, "grad_scale", None)
         if (found_inf is not None and found_inf.item()) or not batch.is_finite():
@@ -113,6 +118,12 @@ class PerturbingOptimizer(Optimizer):
             torch._foreach_div_([p.grad for p in self._parameters() if p.grad is not None], scale.item())
         self.base.step()
         self.ascent.step += 1
+
+    def _report_swallowed(self) -> None:
+        if said := self._batch.weights.swallowed():
+            self._narrow_reported = True
+            remedy = "Hold them in float32 and compute in 16 bits by torch.autocast, or use a larger rho."
+            warnings.warn(f"{said} {remedy}", stacklevel=3)
 
     def _parameters(self) -> list[Tensor]:
         return [p for group in self.param_groups for p in group["params"]]

@@ -2,6 +2,7 @@
 
 import dataclasses
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ from transformers import (
 )
 
 from hf_efficient import SAMArguments, SAMTrainer
+from hf_efficient.optimization.trainer import _refuse_what_cannot_work
 from tests.optimization.trainers import (
     METHODS,
     Scaled,
@@ -42,6 +44,16 @@ def test_accumulation_is_one_large_batch(method: str, tmp_path: Path) -> None:
     )
     for a, b in zip(whole.model.parameters(), parts.model.parameters()):
         torch.testing.assert_close(a, b, atol=1e-7, rtol=0)
+
+
+def test_the_logged_loss_is_that_of_the_plain_trainer(tmp_path: Path) -> None:
+    """At the same weights: of all micro-batches of the first step together."""
+    kwargs = {"gradient_accumulation_steps": 3, "logging_strategy": "steps", "logging_steps": 1}
+    plain = trained(tmp_path, None, bert(0.0), **kwargs).state.log_history[0]["loss"]
+    for name, method in METHODS.items():
+        ours = trained(tmp_path, method, bert(0.0), **kwargs).state.log_history[0]["loss"]
+        assert ours == pytest.approx(plain, rel=1e-5) or name in ("zosam", "guided"), name  # whose one pass is at w + ε
+        assert ours == pytest.approx(plain, rel=0.1), name
 
 
 @pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
@@ -131,6 +143,16 @@ class WithBatchNorm(nn.Module):
         return {"loss": nn.functional.cross_entropy(logits, labels), "logits": logits}
 
 
+@pytest.mark.parametrize("method", METHODS)
+def test_batch_norm_forgets_a_step_that_is_not_finite(method: str, tmp_path: Path) -> None:
+    data = [{"x": torch.full((8,), float(i % 5)), "labels": i % 3} for i in range(12)]
+    data[3]["x"] = torch.full((8,), float("inf"))
+    settings = dataclasses.replace(METHODS[method], batch_norm_pass="both")
+    kwargs = {"optim": "adamw_torch", "train_sampling_strategy": "sequential"}
+    model = trained(tmp_path, settings, WithBatchNorm(), data=data, max_steps=1, **kwargs).model
+    assert same(state(model), state(WithBatchNorm()))
+
+
 @pytest.mark.parametrize(
     ("method", "which", "passes", "first_moves"),
     [("sam", "first", 1, False), ("sam", "second", 1, True), ("sam", "both", 2, None), ("zosam", "first", 1, True),
@@ -173,3 +195,49 @@ def test_grad_scaler_skips_and_training_goes_on(tmp_path: Path) -> None:
         assert 0 < skipped < 20, method.method
         assert all(count.changed[10:])
         assert all(torch.isfinite(p).all() for p in trainer.model.parameters())
+
+
+class Strict(WithBatchNorm):
+    """Notes which dropout masks and which way of normalising each forward pass met."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.drop = nn.Dropout(0.5)
+        self.seen: list[tuple[bool, bool, float]] = []
+
+    def forward(self, x: Any, labels: Any) -> dict[str, Any]:
+        dropped = self.drop(torch.ones(64))
+        self.seen.append((torch.is_grad_enabled(), self.norm.training, float((dropped == 0).float().mean())))
+        return super().forward(x, labels)
+
+
+@pytest.mark.parametrize("with_masks", [True, False])
+def test_probes_share_the_masks_of_the_step_or_have_none(with_masks: bool, tmp_path: Path) -> None:
+    data = [{"x": torch.full((8,), float(i % 5)), "labels": i % 3} for i in range(12)]
+    settings = SAMArguments("zosam", num_queries=2, probe_dropout=with_masks)
+    model = trained(tmp_path, settings, Strict(), data=data, max_steps=1).model
+    *probes, last = model.seen
+    assert [grad for grad, _, _ in model.seen] == [False] * 4 + [True]
+    assert all(normalises for _, normalises, _ in model.seen)
+    assert 0.2 < last[2] < 0.8
+    assert {dropped for _, _, dropped in probes} == {last[2] if with_masks else 0.0}
+    assert model.drop.training
+
+
+def test_what_cannot_work_is_refused_with_a_way_out(tmp_path: Path) -> None:
+    def trainer_with(**changes: Any) -> type[SAMTrainer]:
+        class Changed(SAMTrainer):
+            def create_accelerator_and_postprocess(self) -> None:
+                super().create_accelerator_and_postprocess()
+                for name, value in changes.items():
+                    setattr(self, name, value)
+
+        return Changed
+
+    with pytest.raises(ValueError, match="use DDP or FSDP2"):
+        build(tmp_path, METHODS["sam"], cls=trainer_with(is_deepspeed_enabled=True))
+    fsdp1 = SimpleNamespace(state=SimpleNamespace(fsdp_plugin=SimpleNamespace(fsdp_version=1)))
+    with pytest.raises(ValueError, match='"version": 2'):
+        _refuse_what_cannot_work(SimpleNamespace(is_deepspeed_enabled=False, is_fsdp_enabled=True, accelerator=fsdp1))
+    with pytest.raises(ValueError, match="without SAMTrainerMixin"):
+        build(tmp_path, METHODS["s2sam"], cls=trainer_with(_buffered_inputs=None))

@@ -78,9 +78,8 @@ class PerturbingOptimizer(Optimizer):
             weights = Weights(self._parameters(), self.adaptive, not self.perturb_pruned)
             self._batch = ClosureBatch(weights, closure)
             rho = self.rho(self.ascent.step) if callable(self.rho) else self.rho
-            entered = self.ascent.perturbed(
-                weights, self._batch, rho, measure=weights.narrow and not self._precision_checked
-            )
+            measure = weights.narrow and not self._narrow_reported
+            entered = self.ascent.perturbed(weights, self._batch, rho, measure)
             entered.__enter__()
             self._perturbed = entered
         return _BackAtTheEnd(self)

@@ -1,17 +1,15 @@
 """Broken off anywhere and taken up again, a run ends at the same bits."""
 
 import dataclasses
+import os
 import random
-import subprocess
-import sys
+import signal
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from transformers import (
-    TrainerCallback,
-)
+from transformers import TrainerCallback
 
 from tests.optimization.trainers import METHODS, build, same, state, trained
 
@@ -64,29 +62,39 @@ def test_a_checkpoint_without_memory_warns_and_starts_plainly(tmp_path: Path, ca
     assert "first step is not perturbed" in caplog.text
 
 
-KILLED = """
-import os, sys
-from transformers import TrainerCallback
-from tests.optimization.trainers import METHODS, build
+class Die(TrainerCallback):
+    """SIGKILL in a step: at its start, or (within) between its micro-batches."""
 
-class Kill(TrainerCallback):
-    def on_substep_end(self, args, state, control, **kwargs):
-        if state.global_step == int(sys.argv[2]):
-            os._exit(9)
+    def __init__(self, step: int, within: bool) -> None:
+        self.step, self.within = step, within
 
-build(sys.argv[1], METHODS["s2sam"], max_steps=8, save_strategy="steps", save_steps=1, gradient_accumulation_steps=2,
-      build_kwargs={"callbacks": [Kill()]}).train()
-"""
+    def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if not self.within and state.global_step == self.step:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    def on_substep_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if self.within and state.global_step == self.step:
+            os.kill(os.getpid(), signal.SIGKILL)
 
 
 @pytest.mark.slow
-def test_a_process_that_was_killed_is_resumed_to_the_bit(tmp_path: Path, repository: Path) -> None:
-    kwargs: dict[str, Any] = {"max_steps": 8, "gradient_accumulation_steps": 2}
-    reference = state(trained(tmp_path / "whole", METHODS["s2sam"], **kwargs).model)
-    for step in random.Random(1).sample(range(2, 8), 3):
-        folder = tmp_path / str(step)
-        done = subprocess.run([sys.executable, "-c", KILLED, str(folder), str(step)], cwd=repository, check=False)
-        assert done.returncode == 9
-        resumed = build(folder, METHODS["s2sam"], **kwargs)
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+@pytest.mark.parametrize("method", ["s2sam", "guided", "looksam", "zosam", "sam", "asam", "msam"])
+def test_a_process_that_was_killed_is_resumed_to_the_bit(method: str, tmp_path: Path) -> None:
+    """Twelve random places in a run with dropout, shuffling, accumulation and clipping; the child is a fork."""
+    kwargs: dict[str, Any] = {
+        "max_steps": 8, "gradient_accumulation_steps": 2, "optim": "adamw_torch", "max_grad_norm": 0.5,
+    }  # fmt: skip
+    reference = state(trained(tmp_path / "whole", METHODS[method], **kwargs).model)
+    chance = random.Random(1)
+    for case in range(12):
+        folder, step, within = tmp_path / str(case), chance.randint(1, 7), chance.random() < 0.5
+        child = os.fork()
+        if child == 0:
+            killed = {"save_strategy": "steps", "save_steps": 1, "build_kwargs": {"callbacks": [Die(step, within)]}}
+            build(folder, METHODS[method], **killed, **kwargs).train()
+            os._exit(0)
+        assert os.WTERMSIG(os.waitpid(child, 0)[1]) == signal.SIGKILL
+        resumed = build(folder, METHODS[method], **kwargs)
         resumed.train(resume_from_checkpoint=True)
-        assert same(state(resumed.model), reference)
+        assert same(state(resumed.model), reference), (step, within)

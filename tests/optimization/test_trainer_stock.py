@@ -5,11 +5,14 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import nn
 from transformers import (
     EarlyStoppingCallback,
     Seq2SeqTrainer,
     Seq2SeqTrainingArguments,
+    T5Config,
+    T5ForConditionalGeneration,
     TrainerCallback,
 )
 
@@ -93,9 +96,31 @@ def test_seq2seq_trainer(tmp_path: Path) -> None:
     class Ours(SAMTrainerMixin, Seq2SeqTrainer):
         pass
 
-    args = Seq2SeqTrainingArguments(str(tmp_path), max_steps=3, use_cpu=True, report_to="none", save_strategy="no")
-    trainer = Ours(bert(), args, train_dataset=rows(), sam_args=METHODS["s2sam"])
+    torch.manual_seed(0)
+    config = T5Config(
+        vocab_size=50, d_model=16, d_kv=8, d_ff=32, num_layers=1, num_heads=2, decoder_start_token_id=0,
+    )  # fmt: skip
+    data = [{"input_ids": row["input_ids"], "labels": row["input_ids"][:4]} for row in rows(12)]
+    args = Seq2SeqTrainingArguments(
+        str(tmp_path), max_steps=3, use_cpu=True, report_to="none", eval_strategy="steps", eval_steps=1,
+        predict_with_generate=True, disable_tqdm=True,
+    )  # fmt: skip
+    generated_at = []
+
+    class Generating(T5ForConditionalGeneration):
+        def generate(self, *args: Any, **kwargs: Any) -> Any:
+            generated_at.append(state(self))
+            return super().generate(*args, **kwargs)
+
+    trainer = Ours(
+        Generating(config), args, train_dataset=data, eval_dataset=data[:4], sam_args=METHODS["s2sam"],
+        compute_metrics=lambda p: {"length": float(p.predictions.shape[1])},
+    )  # fmt: skip
     assert trainer.train().global_step == 3
+    assert trainer.predict(data[:4]).predictions.shape == (4, 20)
+    assert same(generated_at[-1], state(trainer.model))
+    stored = load_file(tmp_path / "checkpoint-3" / "model.safetensors")
+    assert all(torch.equal(generated_at[-1][name], value) for name, value in stored.items())
 
 
 def test_new_training_starts_from_nothing(tmp_path: Path) -> None:

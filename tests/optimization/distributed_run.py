@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 from accelerate.state import AcceleratorState
-from accelerate.utils import DistributedType, FullyShardedDataParallelPlugin
+from accelerate.utils import DistributedType, FullyShardedDataParallelPlugin, TorchDynamoPlugin
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.distributed.fsdp import fully_shard
@@ -60,7 +60,7 @@ class WithPlugin:
     """Before a Trainer: accelerate shards the model (FSDP2), as its plugin does on GPUs; it does not ask on a CPU."""
 
     def create_accelerator_and_postprocess(self: Any) -> None:
-        state = AcceleratorState(cpu=True, _from_accelerator=True)
+        state = AcceleratorState(cpu=True, dynamo_plugin=TorchDynamoPlugin(), _from_accelerator=True)
         state.distributed_type = DistributedType.FSDP
         state.fsdp_plugin = FullyShardedDataParallelPlugin(
             fsdp_version=2, auto_wrap_policy="size_based_wrap", min_num_params=1, cpu_ram_efficient_loading=False

@@ -2,7 +2,7 @@
 
     python examples/text_classification.py --output_dir out --method s2sam --rho 0.05
     accelerate launch examples/text_classification.py --output_dir out --method zosam --probe_fraction 0.5
-    accelerate launch --multi_gpu --num_processes 2 examples/text_classification.py ... --use_cpu true   # two CPU processes
+    accelerate launch --multi_gpu --num_processes 2 examples/text_classification.py --output_dir out --use_cpu true
     python examples/text_classification.py --output_dir out --train_file my.csv --test_file test.csv --rho 0   # plain
 
 Without files it takes rotten-tomatoes reviews and the encoder MiniLM-L6, both from packages (see real_data.py). All

@@ -67,7 +67,8 @@ def test_images(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_two_processes_under_accelerate_launch_train_as_one_with_the_whole_batch(tmp_path: Path) -> None:
-    data = [*text_data(tmp_path), "--method", "s2sam", "--rho", "0.5", "--optim", "sgd", "--learning_rate", "0.1"]
+    data = [*text_data(tmp_path), "--method", "s2sam", "--rho", "0.5", "--optim", "sgd", "--learning_rate", "0.1",
+            "--train_sampling_strategy", "sequential"]  # fmt: skip
     run("text_classification.py", *common(tmp_path / "two", 4), *data, processes=2)
     run("text_classification.py", *common(tmp_path / "one", 8), *data)
     two, one = (load_file(tmp_path / name / "model.safetensors") for name in ("two", "one"))

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from hf_efficient import SAMArguments, SAMTrainerMixin
@@ -38,6 +39,7 @@ def sft(folder: Path, method: SAMArguments | None) -> Any:
         use_cpu=True, bf16=False, report_to="none", save_strategy="no", disable_tqdm=True,
     )  # fmt: skip
     kwargs = {"train_dataset": Dataset.from_dict({"text": texts}), "processing_class": tokenizer()}
+    torch.manual_seed(0)
     model = LlamaForCausalLM(config)
     trainer = trl.SFTTrainer(model, args, **kwargs) if method is None else Ours(model, args, sam_args=method, **kwargs)
     trainer.train()

@@ -6,8 +6,6 @@ from types import SimpleNamespace
 from typing import Any
 
 import torch
-from accelerate.state import AcceleratorState
-from accelerate.utils import DistributedType, FullyShardedDataParallelPlugin, TorchDynamoPlugin
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.distributed.fsdp import fully_shard
@@ -56,28 +54,14 @@ def sharded() -> Net:
     return net
 
 
-class WithPlugin:
-    """Before a Trainer: accelerate shards the model (FSDP2), as its plugin does on GPUs; it does not ask on a CPU."""
-
-    def create_accelerator_and_postprocess(self: Any) -> None:
-        state = AcceleratorState(cpu=True, dynamo_plugin=TorchDynamoPlugin(), _from_accelerator=True)
-        state.distributed_type = DistributedType.FSDP
-        state.fsdp_plugin = FullyShardedDataParallelPlugin(
-            fsdp_version=2, auto_wrap_policy="size_based_wrap", min_num_params=1, cpu_ram_efficient_loading=False
-        )
-        super().create_accelerator_and_postprocess()  # type: ignore[misc]
-
-
 def train(folder: Path, method: SAMArguments | None, batch: int, mode: str = "ddp", **kwargs: Any) -> Trainer:
-    """In mode "ddp" (or alone), "fsdp" or "plugin"; no method: the stock Trainer."""
+    """In mode "ddp" (or alone) or "fsdp"; no method: the stock Trainer."""
     args = TrainingArguments(
         str(folder), per_device_train_batch_size=batch, gradient_accumulation_steps=2, max_steps=6, learning_rate=0.1,
         optim="sgd", optim_args="momentum=0.9", lr_scheduler_type="constant", report_to="none", disable_tqdm=True,
         use_cpu=True, train_sampling_strategy="sequential", **{"save_strategy": "no", **kwargs},
     )  # fmt: skip
     cls: Any = Trainer if method is None else SAMTrainer
-    if mode == "plugin":
-        cls = type("Sharded", (WithPlugin, cls), {})
     ours = {} if method is None else {"sam_args": method}
     trainer = cls(sharded() if mode == "fsdp" else Net(), args, train_dataset=data(), **ours)
     trainer.train(resume_from_checkpoint=kwargs.get("resume_from_checkpoint"))
@@ -95,9 +79,9 @@ if __name__ == "__main__":
     for name, method in {"stock": None, **METHODS}.items():
         trainer = train(target / name, method, 2, mode)
         rank = trainer.accelerator.process_index
-        assert all(isinstance(p, DTensor) == (mode != "ddp") for p in trainer.model.parameters())
+        assert all(isinstance(p, DTensor) == (mode == "fsdp") for p in trainer.model.parameters())
         save_file(whole(trainer.model), target / f"{name}_{rank}.safetensors")
-    if mode != "fsdp":  # broken off after three steps, and taken up again
+    if mode == "ddp":  # broken off after three steps, and taken up again
         train(target / "resumed", METHODS["s2sam"], 2, mode, save_strategy="steps", save_steps=3)
         checkpoint = str(target / "resumed" / "checkpoint-3")
         trainer = train(target / "resumed", METHODS["s2sam"], 2, mode, resume_from_checkpoint=checkpoint)

@@ -35,7 +35,7 @@ def check(folder: Path, mode: str) -> None:
         for key in ranks[0]:
             assert torch.equal(ranks[0][key], ranks[1][key]), (name, key)
         # random directions of a sharded model are drawn shard by shard, so they are others than in one process
-        if not (mode != "ddp" and name in ("zosam", "guided")):
+        if not (mode == "fsdp" and name in ("zosam", "guided")):
             alone = whole(train(folder, method, 4).model)
             for key in alone:
                 torch.testing.assert_close(ranks[0][key], alone[key], atol=1e-9, rtol=0, msg=lambda m: f"{name}: {m}")
@@ -44,9 +44,8 @@ def check(folder: Path, mode: str) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("mode", ["ddp", "plugin"])
-def test_ddp_and_the_fsdp_plugin_of_accelerate(mode: str, tmp_path: Path) -> None:
-    check(tmp_path, mode)
+def test_ddp(tmp_path: Path) -> None:
+    check(tmp_path, "ddp")
     resumed, straight = (load_file(tmp_path / f"{name}_0.safetensors") for name in ("resumed", "s2sam"))
     assert all(torch.equal(resumed[key], straight[key]) for key in straight)
 

@@ -92,8 +92,10 @@ def test_a_process_that_was_killed_is_resumed_to_the_bit(method: str, tmp_path: 
         child = os.fork()
         if child == 0:
             killed = {"save_strategy": "steps", "save_steps": 1, "build_kwargs": {"callbacks": [Die(step, within)]}}
-            build(folder, METHODS[method], **killed, **kwargs).train()
-            os._exit(0)
+            try:
+                build(folder, METHODS[method], **killed, **kwargs).train()
+            finally:
+                os._exit(1)  # whatever happens, no second pytest goes on
         assert os.WTERMSIG(os.waitpid(child, 0)[1]) == signal.SIGKILL
         resumed = build(folder, METHODS[method], **kwargs)
         resumed.train(resume_from_checkpoint=True)

@@ -1,4 +1,4 @@
-"""Fine-tuning of MiniLM's two top layers: the four below are run once for every text, and their output is kept."""
+"""Fine-tuning of the top layers of MiniLM: those below are run once for every text, and their output is kept."""
 
 import copy
 import functools
@@ -12,7 +12,6 @@ from tqdm import tqdm
 from transformers import AutoModel, AutoTokenizer
 
 TOKENS = 32
-TRAINABLE = 2
 LIMIT = 6000  # training texts kept; a run takes a few hundred of them
 TEST_LIMIT = 1000
 
@@ -23,11 +22,16 @@ def _encoder() -> Any:
 
 
 class MiniLMTop(nn.Module):
-    """(B, T, 1 + 384) -> (B, classes): a token's first feature says whether it is one, the rest is its state."""
+    """(B, T, 1 + 384) -> (B, classes): a token's first feature says whether it is one, the rest is its state.
 
-    def __init__(self, classes: int) -> None:
+    Args:
+        classes: of the head.
+        layers: of MiniLM's six, from the top.
+    """
+
+    def __init__(self, classes: int, layers: int = 2) -> None:
         super().__init__()
-        self.layers = copy.deepcopy(_encoder().encoder.layer[-TRAINABLE:])
+        self.layers = copy.deepcopy(_encoder().encoder.layer[-layers:])
         self.head = nn.Linear(384, classes)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -40,9 +44,12 @@ class MiniLMTop(nn.Module):
 
 
 @torch.no_grad()
-def hidden_states(name: str) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Training states and labels, test states and labels, of a data set of `real_data`; cached on disk."""
-    path = real_data.CACHE / f"minilm_{name}_{TOKENS}.npz"
+def hidden_states(name: str, layers: int = 2) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Training states and labels, test states and labels, of a data set of `real_data`; cached on disk.
+
+    The states are those that the top `layers` start from.
+    """
+    path = real_data.CACHE / f"minilm_{name}_{TOKENS}_{layers}.npz"
     if not path.exists():
         arrays = {}
         for train in (True, False):
@@ -50,7 +57,7 @@ def hidden_states(name: str) -> tuple[Tensor, Tensor, Tensor, Tensor]:
             picked = np.random.default_rng(0).permutation(len(texts.texts))[: LIMIT if train else TEST_LIMIT]
             part = "train" if train else "test"
             arrays[f"{part}_y"] = texts.labels[picked]
-            arrays[f"{part}_x"] = _below([texts.texts[i] for i in picked]).half().numpy()
+            arrays[f"{part}_x"] = _below([texts.texts[i] for i in picked], layers).half().numpy()
         partial = path.with_suffix(".part.npz")
         np.savez(partial, **arrays)  # type: ignore[arg-type]
         partial.rename(path)
@@ -59,13 +66,13 @@ def hidden_states(name: str) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     return read[0].float(), read[1], read[2].float(), read[3]
 
 
-def _below(texts: list[str]) -> Tensor:
+def _below(texts: list[str], layers: int) -> Tensor:
     tokenizer, encoder = AutoTokenizer.from_pretrained(real_data.minilm()), _encoder()
     parts = []
     for start in tqdm(range(0, len(texts), 100), desc="MiniLM's lower layers"):
         batch = tokenizer(
             texts[start : start + 100], padding="max_length", truncation=True, max_length=TOKENS, return_tensors="pt"
         )
-        hidden = encoder(**batch, output_hidden_states=True).hidden_states[-1 - TRAINABLE]
+        hidden = encoder(**batch, output_hidden_states=True).hidden_states[-1 - layers]
         parts.append(torch.cat([batch["attention_mask"][..., None].float(), hidden], -1))
     return torch.cat(parts)

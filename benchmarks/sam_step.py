@@ -3,12 +3,15 @@
 Time and memory of a training step of every method, as ratios to the plain Trainer step: a ViT and a BERT-size encoder
 in `Trainer`, and pytorch_optimizer's SAM family beside ours in a plain loop. All methods take turns, step by step, in
 one process with one thread; ratios are medians over rounds of (this method's step) / (the plain step of the same
-round). Memory is what the method holds between steps, plus the peak of tensor bytes that a step allocates beyond what
-was there before it, as torch's profiler counts them. Results of several calls (`--models`, `--methods`) are joined.
+round). LookSAM's are means, since every fifth step of it is a dear one: give it a multiple of five rounds. Memory is
+what the method holds between steps, plus the peak of tensor bytes that a step allocates beyond what was there before
+it, as torch's profiler counts them; `--rounds 0` measures it alone. Results of several calls (`--models`, `--methods`)
+are joined.
 """
 
 import argparse
 import contextlib
+import functools
 import json
 import platform
 import statistics
@@ -31,7 +34,7 @@ from transformers import (
     ViTForImageClassification,
 )
 
-from hf_efficient import S2SAM, SAM, ZOSAM, SAMArguments, SAMTrainer
+from hf_efficient import S2SAM, SAM, ZOSAM, LookSAM, SAMArguments, SAMTrainer
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
@@ -43,13 +46,16 @@ METHODS: dict[str, SAMArguments | None] = {
     "ZO-SAM, half the batch": SAMArguments("zosam", probe_fraction=0.5),
     "guided ZO-SAM, half the batch": SAMArguments("zosam", probe_fraction=0.5, guided=True),
     "ZO-SAM": SAMArguments("zosam"),
+    "ZO-SAM, probes without dropout": SAMArguments("zosam", probe_dropout=False),
     "guided ZO-SAM": SAMArguments("zosam", guided=True),
     "LookSAM, k=5": SAMArguments("looksam"),
     "SAM": SAMArguments("sam"),
     "ASAM": SAMArguments("asam"),
 }
 GOALS = {"S2-SAM": 1.03, "ZO-SAM, half the batch": 1.36, "ZO-SAM": 1.70, "SAM": 2.05}
-PLAIN_AT_FIRST = ("plain", "S2-SAM", "ours: S2SAM", "MSAM", "guided ZO-SAM, half the batch", "guided ZO-SAM")
+PLAIN_AT_FIRST = (
+    "plain", "S2-SAM", "ours: S2SAM", "ours: ZOSAM, guided", "MSAM", "guided ZO-SAM, half the batch", "guided ZO-SAM",
+)  # fmt: skip
 RESULTS = Path(__file__).parent / "results" / "sam_step"
 
 
@@ -122,7 +128,10 @@ def loop_steps(build: Callable[[int], Any], batch: int) -> dict[str, Callable[[]
         plain.zero_grad()
 
     steps["plain"] = plain_step
-    for name, cls in (("S2SAM", S2SAM), ("ZOSAM", ZOSAM), ("SAM", SAM)):
+    guided = functools.partial(ZOSAM, guided=True)
+    for name, cls in (
+        ("S2SAM", S2SAM), ("ZOSAM", ZOSAM), ("ZOSAM, guided", guided), ("LookSAM, k=5", LookSAM), ("SAM", SAM),
+    ):  # fmt: skip
         ours = cls(params, base, rho=0.05, lr=1e-4)
 
         def our_step(ours: Any = ours) -> None:
@@ -132,9 +141,9 @@ def loop_steps(build: Callable[[int], Any], batch: int) -> dict[str, Callable[[]
             ours.zero_grad()
 
         steps[f"ours: {name}"] = our_step
-    for name, kwargs in (("SAM", {}), ("LookSAM", {"k": 5}), ("FriendlySAM", {}), ("WSAM", {"model": model})):
+    for name, kwargs in (("SAM", {}), ("LookSAM, k=5", {"k": 5}), ("FriendlySAM", {}), ("WSAM", {"model": model})):
         with contextlib.suppress(Exception):  # a peer whose constructor has changed is left out
-            theirs = getattr(peer, name)(params=params, base_optimizer=base, rho=0.05, lr=1e-4, **kwargs)
+            theirs = getattr(peer, name.split(",")[0])(params=params, base_optimizer=base, rho=0.05, lr=1e-4, **kwargs)
 
             def their_step(theirs: Any = theirs) -> None:
                 def closure() -> torch.Tensor:
@@ -152,12 +161,16 @@ def loop_steps(build: Callable[[int], Any], batch: int) -> dict[str, Callable[[]
     return steps
 
 
-def measure(steps: dict[str, Callable[[], None]], rounds: int) -> dict[str, dict[str, float]]:
-    """Median ratio of each step to the plain one of the same round, and its median seconds."""
-    seconds: dict[str, list[float]] = {name: [] for name in steps}
+def begin(steps: dict[str, Callable[[], None]]) -> None:
+    """The first step of a method that remembers the last one is not what it does afterwards."""
     for name in steps:
         if name in PLAIN_AT_FIRST:
             steps[name]()
+
+
+def measure(steps: dict[str, Callable[[], None]], rounds: int) -> dict[str, dict[str, float]]:
+    """Median ratio of each step to the plain one of the same round, and its median seconds."""
+    seconds: dict[str, list[float]] = {name: [] for name in steps}
     for number in tqdm(range(rounds), leave=False):
         names = list(steps)
         for name in names if number % 2 == 0 else names[::-1]:
@@ -167,11 +180,12 @@ def measure(steps: dict[str, Callable[[], None]], rounds: int) -> dict[str, dict
     plain = seconds["plain"]
     return {
         name: {
-            "seconds": statistics.median(values),
-            "ratio": statistics.median(v / p for v, p in zip(values, plain, strict=True)),
+            "seconds": middle(values),
+            "ratio": middle([v / p for v, p in zip(values, plain, strict=True)]),
             "rounds": rounds,
         }
         for name, values in seconds.items()
+        for middle in (statistics.fmean if "LookSAM" in name else statistics.median,)
     }
 
 
@@ -254,7 +268,9 @@ def main() -> None:
     for name in arguments.models:
         if arguments.methods:
             steps = trainer_steps(MODELS[name], arguments.batch, arguments.methods)
-            rows = measure({method: step for method, (_, step) in steps.items()}, arguments.rounds)
+            alone = {m: step for m, (_, step) in steps.items()}
+            begin(alone)
+            rows = measure(alone, arguments.rounds) if arguments.rounds else {}
             rows = {method: {**row, "batch": arguments.batch} for method, row in rows.items()}
             parameters = sum(p.numel() for p in steps["plain"][0].model.parameters())
             of = result["trainer"].setdefault(name, {"parameters": parameters, "methods": {}, "extra_copies": {}})
@@ -262,8 +278,10 @@ def main() -> None:
                 bytes_of = {m: peak_bytes(step) + held_bytes(trainer) for m, (trainer, step) in steps.items()}
                 of["extra_copies"] |= {m: (b - bytes_of["plain"]) / (4 * parameters) for m, b in bytes_of.items()}
             of["methods"] = {m: rows.get(m, of["methods"].get(m)) for m in METHODS if m in rows or m in of["methods"]}
-        if arguments.loop:
-            rows = measure(loop_steps(MODELS[name], arguments.batch), arguments.rounds)
+        if arguments.loop and arguments.rounds:
+            alone = loop_steps(MODELS[name], arguments.batch)
+            begin(alone)
+            rows = measure(alone, arguments.rounds)
             result["loop"][name] = {"batch": arguments.batch, "methods": rows}
         result["versions"] = {
             "python": platform.python_version(), "torch": torch.__version__, "transformers": transformers.__version__,

@@ -16,9 +16,8 @@ from torch.nn import functional as F
 
 from hf_efficient import BiDSTConfig, train_sparsely
 from hf_efficient.optimization.batch_norm import recalibrate_batch_norm
-from hf_efficient.optimization.looksam import LookSAMAscent
-from hf_efficient.optimization.msam import MSAMAscent
-from hf_efficient.optimization.optimizer import S2SAM, SAM, ZOSAM, PerturbingOptimizer
+from hf_efficient.optimization.optimizer import MSAM, S2SAM, SAM, ZOSAM, LookSAM
+from hf_efficient.optimization.perturbing_optimizer import PerturbingOptimizer
 from hf_efficient.optimization.sharpness import sharpness
 from hf_efficient.sparsity.active import set_active_mask
 
@@ -27,18 +26,9 @@ import real_data
 
 TEST_PICTURES, CORRUPTED_PICTURES = 5000, 500
 SHARPNESS_RHO = 0.1
+MINILM_LAYERS = 1  # that are trained, with the head; two would take twice as long
 #: What is measured unless `--methods` says more.
 MAIN = ("plain", "sam", "s2sam", "zosam", "guided_zosam")
-
-
-def _looksam(params: Any, base: Any, rho: float, **kwargs: Any) -> PerturbingOptimizer:
-    return PerturbingOptimizer(params, base, rho, _ascent=LookSAMAscent(5, 0.7), **kwargs)
-
-
-def _msam(params: Any, base: Any, rho: float, **kwargs: Any) -> PerturbingOptimizer:
-    ascent = MSAMAscent(lambda: optimizer.base)
-    optimizer = PerturbingOptimizer(params, base, rho, _ascent=ascent, **kwargs)
-    return optimizer
 
 
 #: name -> optimizer from (parameters, base class, rho, base arguments)
@@ -48,8 +38,9 @@ METHODS: dict[str, Callable[..., Any]] = {
     "s2sam": S2SAM,
     "zosam": ZOSAM,
     "guided_zosam": functools.partial(ZOSAM, guided=True),
-    "looksam": _looksam,
-    "msam": _msam,
+    "asam": functools.partial(SAM, adaptive=True),
+    "looksam": LookSAM,
+    "msam": MSAM,
 }
 
 
@@ -58,7 +49,7 @@ class Setting:
     """A task.
 
     Args:
-        network: "resnet", "vit" or "minilm".
+        network: "resnet", "vit" or "minilm" (its top layer and a head; see `minilm_top`).
         data: "fashion_mnist", or a function of `real_data` that returns texts.
         size: training examples.
         epochs: passes over them.
@@ -192,14 +183,14 @@ def network(setting: Setting, classes: int) -> nn.Module:
             return SmallViT(48, 2)
     from minilm_top import MiniLMTop
 
-    return MiniLMTop(classes)
+    return MiniLMTop(classes, MINILM_LAYERS)
 
 
 @functools.cache
 def _texts(name: str) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     from minilm_top import hidden_states
 
-    return hidden_states(name)
+    return hidden_states(name, MINILM_LAYERS)
 
 
 def dynamic(net: nn.Module, setting: Setting, seed: int) -> nn.Module:

@@ -80,7 +80,8 @@ def main() -> None:
     script, training, sam = parser.parse_args_into_dataclasses()
     training.remove_unused_columns = False  # the collator needs the pictures
     set_seed(training.seed)
-    train, test, names = datasets_of(script)
+    with training.main_process_first(desc="data"):  # one process fetches, the others read
+        train, test, names = datasets_of(script)
     train = train.shuffle(seed=training.seed).select(range(min(len(train), script.max_train_samples or len(train))))
     test = test.select(range(min(len(test), script.max_test_samples or len(test))))
     rng = np.random.default_rng(training.seed)

@@ -2,6 +2,7 @@
 
     python examples/text_classification.py --output_dir out --method s2sam --rho 0.05
     accelerate launch examples/text_classification.py --output_dir out --method zosam --probe_fraction 0.5
+    accelerate launch --multi_gpu --num_processes 2 examples/text_classification.py --output_dir out --use_cpu true
     python examples/text_classification.py --output_dir out --train_file my.csv --test_file test.csv --rho 0   # plain
 
 Without files it takes rotten-tomatoes reviews and the encoder MiniLM-L6, both from packages (see real_data.py). All
@@ -56,7 +57,8 @@ def main() -> None:
     parser = HfArgumentParser((ScriptArguments, TrainingArguments, SAMArguments))
     script, training, sam = parser.parse_args_into_dataclasses()
     set_seed(training.seed)
-    train, test, names = datasets_of(script)
+    with training.main_process_first(desc="data"):  # one process fetches, the others read
+        train, test, names = datasets_of(script)
     train = train.shuffle(seed=training.seed).select(range(min(len(train), script.max_train_samples or len(train))))
     test = test.shuffle(seed=0).select(range(min(len(test), script.max_test_samples or len(test))))
 

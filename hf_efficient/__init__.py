@@ -31,6 +31,8 @@ _MODULE_OF = {
     "SAM": "hf_efficient.optimization.optimizer",
     "S2SAM": "hf_efficient.optimization.optimizer",
     "ZOSAM": "hf_efficient.optimization.optimizer",
+    "LookSAM": "hf_efficient.optimization.optimizer",
+    "MSAM": "hf_efficient.optimization.optimizer",
     "recalibrate_batch_norm": "hf_efficient.optimization.batch_norm",
     "BiDSTConfig": "hf_efficient.sparsity.config",
     "BiDSTModel": "hf_efficient.sparsity.model",
@@ -47,7 +49,7 @@ _MODULE_OF = {
 if TYPE_CHECKING:
     from hf_efficient.optimization.arguments import SAMArguments
     from hf_efficient.optimization.batch_norm import recalibrate_batch_norm
-    from hf_efficient.optimization.optimizer import S2SAM, SAM, ZOSAM
+    from hf_efficient.optimization.optimizer import MSAM, S2SAM, SAM, ZOSAM, LookSAM
     from hf_efficient.optimization.sharpness import sharpness
     from hf_efficient.optimization.trainer import S2SAMTrainer, SAMTrainer, SAMTrainerMixin, ZOSAMTrainer
     from hf_efficient.representation.attach import (
@@ -72,12 +74,14 @@ if TYPE_CHECKING:
     from hf_efficient.video.pipeline_stdo import STDOPipeline
 
 __all__ = [
+    "MSAM",
     "S2SAM",
     "SAM",
     "ZOSAM",
     "BiDSTConfig",
     "BiDSTModel",
     "BiDSTTrainer",
+    "LookSAM",
     "ReducedTokens",
     "S2SAMTrainer",
     "SAMArguments",

@@ -35,6 +35,8 @@ class SAMArguments:
         delta: step of the finite difference of "zosam", per weight. Guided directions are probed at distance `rho`.
         probe_fraction: share of each batch that "zosam" takes its losses on; 0.5 makes m = 1 cost a third more than
             plain training.
+        probe_dropout: the losses of "zosam" are taken with the dropout masks of the step; False takes them without
+            dropout, which is cheaper on a CPU and asks a slightly other question. BatchNorm normalises as in training.
         guided: "zosam" asks along the last gradients instead of at random.
         direction_seed: of the random directions of "zosam".
         reuse_interval: k of "looksam".
@@ -59,6 +61,7 @@ class SAMArguments:
     num_queries: int = field(default=1, metadata={"help": "Directions of zosam; each costs two forward passes."})
     delta: float = field(default=1e-3, metadata={"help": "Step of zosam's finite difference."})
     probe_fraction: float = field(default=1.0, metadata={"help": "Share of the batch for zosam's losses, (0, 1]."})
+    probe_dropout: bool = field(default=True, metadata={"help": "zosam's losses use the dropout masks of the step."})
     guided: bool = field(default=False, metadata={"help": "zosam asks along the last gradients."})
     direction_seed: int = field(default=0, metadata={"help": "Seed of zosam's directions."})
     reuse_interval: int = field(default=5, metadata={"help": "k of looksam."})

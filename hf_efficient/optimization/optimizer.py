@@ -1,169 +1,31 @@
-"""SAM, S2-SAM and ZO-SAM as torch optimizers, for plain loops, accelerate, and `Trainer(optimizer_cls_and_kwargs=...)`.
+"""SAM, S2-SAM, ZO-SAM, LookSAM and MSAM as torch optimizers, for plain loops, accelerate, and the stock Trainer.
 
     opt = S2SAM(model.parameters(), torch.optim.SGD, rho=0.05, lr=0.1, momentum=0.9)
     for x, y in data:
-        opt.perturb()                       # ZOSAM, SAM: opt.perturb(lambda: loss_of(model(x), y))
+        opt.perturb()                       # SAM, ZOSAM, LookSAM: opt.perturb(lambda: loss_of(model(x), y))
         loss_of(model(x), y).backward()
         opt.step()                          # brings the weights back, then steps the base optimizer
         opt.zero_grad()
 
 `with opt.perturb():` around forward and backward does the same and also brings the weights back after an exception.
+After `opt = accelerator.prepare(opt)` write `opt.train()` instead of `opt.perturb()` (S2SAM, MSAM), or
+`opt.optimizer.perturb(...)`. `Trainer(optimizer_cls_and_kwargs=(S2SAM, {...}))` does it by itself.
 """
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Iterable
-from contextlib import AbstractContextManager
-from types import TracebackType
+from collections.abc import Iterable
 from typing import Any
 
 import torch
-from torch import Tensor
 from torch.optim import Optimizer
 
-from .ascent import Ascent
-from .closure import Closure, ClosureBatch
-from .perturbation import Weights
+from .looksam import LookSAMAscent
+from .msam import MSAMAscent
+from .perturbing_optimizer import PerturbingOptimizer, RhoSchedule
 from .s2sam import S2SAMAscent
 from .sam import SAMAscent
 from .zosam import GuidedZOSAMAscent, ZOSAMAscent
-
-RhoSchedule = Callable[[int], float]
-
-
-class PerturbingOptimizer(Optimizer):
-    """What SAM, S2SAM and ZOSAM share: a base optimizer, and weights that stand elsewhere during the backward pass.
-
-    `param_groups`, `state` and `defaults` are those of the base optimizer, the very objects: learning-rate schedulers
-    see and change the real ones.
-    """
-
-    variant: type[Ascent]  # of what SAM and S2SAM are; ZOSAM chooses between two, with settings of their own
-    needs_closure = False
-    # A GradScaler then calls step() also when gradients have overflown, so that the weights always come back.
-    _step_supports_amp_scaling = True
-
-    def __init__(
-        self,
-        params: Iterable[Any],
-        base_optimizer: type[Optimizer] = torch.optim.AdamW,
-        rho: float | RhoSchedule = 0.05,
-        *,
-        adaptive: bool = False,
-        perturb_pruned: bool = False,
-        _ascent: Ascent | None = None,
-        **base_kwargs: Any,
-    ) -> None:
-        if not callable(rho) and not 0 <= rho < float("inf"):
-            raise ValueError(f"rho={rho!r} is out of range; expected a finite number >= 0, or a function of the step.")
-        super().__init__(params, {})
-        self.base = base_optimizer(self.param_groups, **base_kwargs)
-        self.rho, self.adaptive, self.perturb_pruned = rho, adaptive, perturb_pruned
-        self.ascent = self.variant() if _ascent is None else _ascent
-        self._perturbed: AbstractContextManager[None] | None = None
-        self._link()
-
-    def _link(self) -> None:
-        self.param_groups, self.state, self.defaults = self.base.param_groups, self.base.state, self.base.defaults
-
-    def perturb(self, closure: Closure | None = None) -> _BackAtTheEnd:
-        """Move the weights to where the gradient of this step is to be taken. A second call before `step` does nothing.
-
-        Args:
-            closure: returns the loss of the batch, without backward.
-
-        Returns:
-            A context manager that brings the weights back, for those who want to be safe from exceptions.
-
-        Raises:
-            ValueError: no closure, where one is needed.
-        """
-        if self._perturbed is None:
-            if closure is None and self.needs_closure:
-                raise ValueError(
-                    f"{type(self).__name__} needs the loss to know where to go: "
-                    "opt.perturb(lambda: loss_of(model(x), y)), with a function that returns the loss without backward."
-                )
-            weights = Weights(self._parameters(), self.adaptive, not self.perturb_pruned)
-            self._batch = ClosureBatch(weights, closure)
-            rho = self.rho(self.ascent.step) if callable(self.rho) else self.rho
-            entered = self.ascent.perturbed(weights, self._batch, rho)
-            entered.__enter__()
-            self._perturbed = entered
-        return _BackAtTheEnd(self)
-
-    def restore(self) -> None:
-        """Bring the weights back without a step, as if `perturb` had not been called."""
-        entered, self._perturbed = self._perturbed, None
-        if entered is not None:
-            _leave(entered, _BrokenOff())
-
-    def step(self, closure: Any = None) -> None:  # type: ignore[override]
-        """Bring the weights back and let the base optimizer use the gradients that are there.
-
-        Gradients that are not finite are not used: the step then changes nothing.
-
-        Raises:
-            ValueError: a closure, which the base optimizer would run at unperturbed weights.
-        """
-        if closure is not None:
-            raise ValueError("step() takes no closure: call perturb(closure), then loss.backward(), then step().")
-        entered, self._perturbed = self._perturbed, None
-        if entered is not None:
-            _leave(entered, None)
-        batch = self._batch if entered is not None else ClosureBatch(Weights(self._parameters()), None)
-        found_inf, scale = getattr(self, "found_inf", None), getattr(self, "grad_scale", None)
-        if (found_inf is not None and found_inf.item()) or not batch.is_finite():
-            return
-        if scale is not None:
-            torch._foreach_div_([p.grad for p in self._parameters() if p.grad is not None], scale.item())
-        self.base.step()
-        self.ascent.step += 1
-
-    def _parameters(self) -> list[Tensor]:
-        return [p for group in self.param_groups for p in group["params"]]
-
-    def zero_grad(self, set_to_none: bool = True) -> None:
-        """As in torch. What is remembered of the gradients stays, also if they are zeroed in place."""
-        if not set_to_none:
-            for direction in self.ascent.memory.values():
-                direction |= {p: d.clone() for p, d in direction.items() if d is p.grad}
-        super().zero_grad(set_to_none)
-
-    def train(self) -> None:
-        """The Trainer and accelerate call this at the start of a step: perturb, where no closure is needed."""
-        if not self.needs_closure:
-            self.perturb()
-
-    def eval(self) -> None:
-        """Called before evaluation: the weights are brought back."""
-        self.restore()
-
-    def add_param_group(self, param_group: dict[str, Any]) -> None:
-        """As in torch; the group goes to the base optimizer."""
-        if hasattr(self, "base"):
-            self.base.add_param_group(param_group)
-        else:  # while torch's own constructor runs
-            super().add_param_group(param_group)
-
-    def state_dict(self) -> dict[str, Any]:
-        """The base optimizer's, with what the variant remembers under "sam". The weights are brought back."""
-        self.restore()
-        number = {p: i for i, p in enumerate(self._parameters())}
-        memory = {name: {number[p]: d for p, d in direction.items()} for name, direction in self.ascent.memory.items()}
-        return {**self.base.state_dict(), "sam": {"step": self.ascent.step, "memory": memory}}
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Continue from what `state_dict` returned (or from a plain base optimizer's)."""
-        self.restore()
-        own = state_dict.get("sam", {"step": 0, "memory": {}})
-        self.base.load_state_dict({key: value for key, value in state_dict.items() if key != "sam"})
-        self._link()
-        parameters = self._parameters()
-        self.ascent.step = own["step"]
-        for name, direction in own["memory"].items():
-            self.ascent.memory[name] = {parameters[i]: d.to(parameters[i].device) for i, d in direction.items()}
 
 
 class S2SAM(PerturbingOptimizer):
@@ -194,33 +56,22 @@ class SAM(PerturbingOptimizer):
     """
 
     variant = SAMAscent
-
-    def train(self) -> None:
-        """Nothing: SAM cannot move before it has a gradient."""
-
-    def step(self, closure: Any = None) -> None:  # type: ignore[override]
-        """As in S2SAM.
-
-        Raises:
-            ValueError: `perturb` has not been called, as in a Trainer, where only `SAMTrainer` runs SAM.
-        """
-        if self._perturbed is None and self.rho != 0:
-            raise ValueError("SAM: call perturb(...) before the last backward. In a Trainer, use SAMTrainer.")
-        super().step(closure)
+    needs_batch = True
 
 
 class ZOSAM(PerturbingOptimizer):
     """ZO-SAM: `perturb(closure)` estimates the direction from 2 num_queries losses, without a graph.
 
     Args:
-        params, base_optimizer, rho, adaptive, perturb_pruned, base_kwargs: as for `S2SAM`.
+        params, base_optimizer, rho: as for `S2SAM`.
         num_queries: directions m.
         delta: step of the finite difference, per weight.
         guided: ask along the last gradients instead of at random.
         seed: of the directions.
+        kwargs: adaptive, perturb_pruned and what the base optimizer takes, as for `S2SAM`.
     """
 
-    needs_closure = True
+    needs_batch = needs_closure = True
 
     def __init__(
         self,
@@ -232,48 +83,51 @@ class ZOSAM(PerturbingOptimizer):
         delta: float = 1e-3,
         guided: bool = False,
         seed: int = 0,
-        adaptive: bool = False,
-        perturb_pruned: bool = False,
-        **base_kwargs: Any,
+        **kwargs: Any,
     ) -> None:
         variant = GuidedZOSAMAscent if guided else ZOSAMAscent
-        ascent = variant(num_queries, delta, 1.0, seed)
-        super().__init__(
-            params, base_optimizer, rho, adaptive=adaptive, perturb_pruned=perturb_pruned, _ascent=ascent, **base_kwargs
-        )
-
-    def train(self) -> None:
-        """Nothing: ZO-SAM cannot move before it has losses."""
-
-    def step(self, closure: Any = None) -> None:  # type: ignore[override]
-        """As in S2SAM.
-
-        Raises:
-            ValueError: `perturb` has not been called, as in a Trainer, where only `ZOSAMTrainer` runs ZO-SAM.
-        """
-        if self._perturbed is None and self.rho != 0:
-            raise ValueError("ZOSAM: call perturb(closure) before backward. In a Trainer, use ZOSAMTrainer.")
-        super().step(closure)
+        super().__init__(params, base_optimizer, rho, _ascent=variant(num_queries, delta, 1.0, seed), **kwargs)
 
 
-class _BackAtTheEnd:
-    def __init__(self, optimizer: PerturbingOptimizer) -> None:
-        self.optimizer = optimizer
+class LookSAM(PerturbingOptimizer):
+    """LookSAM: SAM in every k-th step; in between, what it changed in the gradient is used again. Needs the closure.
 
-    def __enter__(self) -> None:
-        return None
+    Args:
+        params, base_optimizer, rho: as for `S2SAM`.
+        reuse_interval: k.
+        reuse_weight: alpha, length of what is reused, in lengths of the gradient.
+        kwargs: adaptive, perturb_pruned and what the base optimizer takes, as for `S2SAM`.
+    """
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    needs_batch = needs_closure = True
+
+    def __init__(
+        self,
+        params: Iterable[Any],
+        base_optimizer: type[Optimizer] = torch.optim.AdamW,
+        rho: float | RhoSchedule = 0.05,
+        *,
+        reuse_interval: int = 5,
+        reuse_weight: float = 0.7,
+        **kwargs: Any,
     ) -> None:
-        if error is not None:
-            self.optimizer.restore()
+        super().__init__(params, base_optimizer, rho, _ascent=LookSAMAscent(reuse_interval, reuse_weight), **kwargs)
 
 
-class _BrokenOff(Exception):
-    """Thrown into a variant to say that its step will not be finished."""
+class MSAM(PerturbingOptimizer):
+    """MSAM: one forward and one backward pass, at w - rho v/‖v‖ with the base optimizer's momentum v. No closure.
 
+    Args: as for `S2SAM`.
 
-def _leave(entered: AbstractContextManager[None], error: Exception | None) -> None:
-    with contextlib.suppress(_BrokenOff):
-        entered.__exit__(type(error) if error else None, error, None)
+    Raises:
+        ValueError: at the first step, if the base optimizer has no momentum.
+    """
+
+    def __init__(
+        self,
+        params: Iterable[Any],
+        base_optimizer: type[Optimizer] = torch.optim.AdamW,
+        rho: float | RhoSchedule = 0.05,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(params, base_optimizer, rho, _ascent=MSAMAscent(lambda: self.base), **kwargs)

@@ -35,7 +35,8 @@ class Weights:
         self.adaptive = adaptive
         self.active_only = active_only
         self.cosine: float | None = None  # of the last perturbation and the gradient at its end; see `moved`
-        self.distance = 0.0  # ‖ε‖ as it came out, which 16-bit weights make smaller than ρ
+        self.distance = 0.0  # ‖ε‖ as it came out, which 16-bit weights make smaller than it should be
+        self._aim = 0.0  # ‖ε‖ as it should be
 
     def gradients(self) -> dict[Tensor, Tensor]:
         """The gradients as they are now: references, not copies."""
@@ -113,7 +114,7 @@ class Weights:
         Args:
             direction: packed.
             rho: distance, signed.
-            measure: set `cosine` and `distance` from ε and the gradients that the block leaves.
+            measure: set `cosine` and `distance` from ε and the gradients that the block leaves, for `swallowed`.
             saved: what a `kept` around this block handed out; it spares a second copy.
         """
         direction, norm = self._scaled(direction)
@@ -121,11 +122,24 @@ class Weights:
             yield
             return
         with self.kept(list(direction)) if saved is None else nullcontext(saved) as saved:
+            if measure:
+                self._aim = abs(rho) * global_norm(direction) / norm
             self.add(direction, rho / norm)
             del direction  # the forward pass does not need it: one copy of the weights is all that is held
             yield
             if measure:
                 self._measure(saved)
+
+    @property
+    def narrow(self) -> bool:
+        """Whether some weights have 16 bits, which cannot hold a small change."""
+        return any(p.dtype.itemsize < 4 for p in self.parameters)
+
+    def swallowed(self) -> str | None:
+        """What to tell a user whose 16-bit weights did not go where the last measured perturbation sent them."""
+        if self.cosine is None or not self.narrow or abs(self.distance - self._aim) <= 0.05 * self._aim:
+            return None
+        return f"16-bit weights moved by {self.distance:.3g} instead of {self._aim:.3g}: they cannot hold most changes."
 
     @torch.no_grad()
     def _scaled(self, direction: Direction) -> tuple[Direction, float]:

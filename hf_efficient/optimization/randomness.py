@@ -1,9 +1,13 @@
-"""The same dropout masks in several passes over one batch."""
+"""The same dropout masks in several passes over one batch, or none."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 
 def random_state() -> list[Tensor]:
@@ -17,3 +21,16 @@ def set_random_state(states: list[Tensor]) -> None:
     torch.set_rng_state(states[0])
     if len(states) > 1:
         torch.cuda.set_rng_state(states[1])
+
+
+@contextmanager
+def without_dropout(model: nn.Module) -> Iterator[None]:
+    """Modules behave as in evaluation inside the block, but for BatchNorm, which normalises as it did."""
+    training = [m for m in model.modules() if m.training and not isinstance(m, _BatchNorm)]
+    for m in training:
+        m.training = False
+    try:
+        yield
+    finally:
+        for m in training:
+            m.training = True

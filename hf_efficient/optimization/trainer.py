@@ -55,10 +55,9 @@ class SAMTrainerMixin(_AnyTrainer):
         self._micro_batches: list[Inputs] = []
         self._collecting_for: tuple[int, int] | None = None
         self._diagnostics: dict[str, float] = {}
-        self._warned: set[str] = set()
+        self._narrow_reported = self._drop_reported = False
         super().__init__(*args, **kwargs)
-        if self.is_deepspeed_enabled:
-            raise ValueError("DeepSpeed keeps gradients where they cannot be read; use DDP or FSDP2.")
+        _refuse_what_cannot_work(self)
         if self.sam_args.upcast:
             hold_in_float32(self.model)
 
@@ -88,16 +87,18 @@ class SAMTrainerMixin(_AnyTrainer):
         arguments, step = self.sam_args, self.state.global_step
         adaptive = arguments.adaptive or arguments.method == "asam"
         weights = Weights(model.parameters(), adaptive, active_only=not arguments.perturb_pruned)
-        window = Window(self, parent, model, micro_batches, num_items, weights, arguments.batch_norm_pass)
+        window = Window(self, parent, model, micro_batches, num_items, weights, arguments.batch_norm_pass,
+                        arguments.probe_dropout)  # fmt: skip
         ascent = self._current_ascent()
         ascent.step = step
         rho = arguments.rho_at(step, self.state.max_steps)
         logged = arguments.diagnostics_steps > 0 and step % arguments.diagnostics_steps == 0
         statistics = copy_statistics(model)
-        with ascent.perturbed(weights, window, rho, measure=logged or self._must_check_precision(weights)):
+        with ascent.perturbed(weights, window, rho, measure=logged or (weights.narrow and not self._narrow_reported)):
             window.backward()
-        if weights.cosine is not None:
-            self._warn_if_swallowed(weights, rho)
+        if (said := weights.swallowed()) and not self._narrow_reported:
+            logger.warning(f"{said} Use SAMArguments(upcast=True) with bf16=True or fp16=True, or a larger rho.")
+            self._narrow_reported = True
         if not window.is_finite():
             self._drop(weights, statistics)
         elif logged:
@@ -122,25 +123,9 @@ class SAMTrainerMixin(_AnyTrainer):
                     local(g).fill_(float("inf"))  # the scaler's own sign for a step to skip
                 return
         weights.take_gradients()
-        self._warn_once(
-            "finite", f"Step {self.state.global_step}: loss or gradient is not finite; the step is dropped."
-        )
-
-    def _must_check_precision(self, weights: Weights) -> bool:
-        return "swallowed" not in self._warned and any(p.dtype.itemsize < 4 for p in weights.parameters)
-
-    def _warn_if_swallowed(self, weights: Weights, rho: float) -> None:
-        if abs(weights.distance - rho) > 0.05 * rho and any(p.dtype.itemsize < 4 for p in weights.parameters):
-            self._warn_once(
-                "swallowed",
-                f"16-bit weights moved by {weights.distance:.3g} instead of rho={rho:.3g}: they cannot hold most "
-                "changes. Use SAMArguments(upcast=True) with bf16=True or fp16=True, or a larger rho.",
-            )
-
-    def _warn_once(self, what: str, message: str) -> None:
-        if what not in self._warned:
-            self._warned.add(what)
-            logger.warning(message)
+        if not self._drop_reported:
+            logger.warning(f"Step {self.state.global_step}: loss or gradient is not finite; the step is dropped.")
+        self._drop_reported = True
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
         """The Trainer's own, with the diagnostics beside the training loss."""
@@ -200,6 +185,18 @@ class SAMTrainerMixin(_AnyTrainer):
             card.text = card.text.rstrip() + "\n\n" + card_section(self.sam_args)
         card.data.tags = list(dict.fromkeys([*(card.data.tags or []), "hf_efficient", self.sam_args.method]))
         card.save(path)
+
+
+def _refuse_what_cannot_work(trainer: Any) -> None:
+    if trainer.is_deepspeed_enabled:
+        raise ValueError("DeepSpeed keeps gradients where they cannot be read; use DDP or FSDP2.")
+    if trainer.is_fsdp_enabled and trainer.accelerator.state.fsdp_plugin.fsdp_version == 1:
+        raise ValueError('FSDP1 hides its parameters in flat pieces; use FSDP2: fsdp_config={"version": 2}, or DDP.')
+    if hasattr(trainer, "_buffered_inputs"):  # GRPO and its kin
+        raise ValueError(
+            f"{type(trainer).__name__} generates its data inside of the training step, where weights are perturbed; "
+            "use it without SAMTrainerMixin."
+        )
 
 
 def card_section(arguments: SAMArguments) -> str:

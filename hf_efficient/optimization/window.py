@@ -13,7 +13,7 @@ from torch.distributed.fsdp import FSDPModule
 
 from .batch_norm import frozen_statistics
 from .perturbation import Weights, global_norm
-from .randomness import random_state, set_random_state
+from .randomness import random_state, set_random_state, without_dropout
 
 Inputs = dict[str, Any]
 
@@ -29,7 +29,7 @@ class Window:
         micro_batches: as the data loader made them.
         num_items: tokens or rows in the whole batch of all processes, as the Trainer counts them.
         weights: those of the model.
-        batch_norm_pass: see `SAMArguments`.
+        batch_norm_pass, probe_dropout: see `SAMArguments`.
     """
 
     def __init__(
@@ -41,10 +41,11 @@ class Window:
         num_items: Any,
         weights: Weights,
         batch_norm_pass: str,
+        probe_dropout: bool,
     ) -> None:
         self.trainer, self.training_step, self.model = trainer, training_step, model
         self.micro_batches, self.num_items, self.weights = micro_batches, num_items, weights
-        self.batch_norm_pass = batch_norm_pass
+        self.batch_norm_pass, self.probe_dropout = batch_norm_pass, probe_dropout
         self.reported: Tensor | None = None  # the loss of the first pass, which is what the Trainer logs
         self._random_state = random_state()
         self._finite = True
@@ -85,7 +86,8 @@ class Window:
         set_random_state(self._random_state)
         total = torch.zeros((), device=self.trainer.args.device)
         self.model.train()
-        with self._metrics_counted_once(False), frozen_statistics(self.model):
+        masks = nullcontext() if self.probe_dropout else without_dropout(self.model)
+        with self._metrics_counted_once(False), frozen_statistics(self.model), masks:
             for inputs in self.micro_batches:
                 prepared = self.trainer._prepare_inputs(share(inputs, fraction))
                 with self.trainer.compute_loss_context_manager():

@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
-from transformers import PreTrainedConfig, TrainingArguments
+from transformers import PreTrainedConfig, Trainer, TrainingArguments
 
 from hf_efficient import SAMArguments, SAMTrainer
 
@@ -54,13 +54,16 @@ def sharded() -> Net:
     return net
 
 
-def train(folder: Path, method: SAMArguments, batch: int, fsdp: bool = False, **kwargs: Any) -> SAMTrainer:
+def train(folder: Path, method: SAMArguments | None, batch: int, mode: str = "ddp", **kwargs: Any) -> Trainer:
+    """In mode "ddp" (or alone) or "fsdp"; no method: the stock Trainer."""
     args = TrainingArguments(
         str(folder), per_device_train_batch_size=batch, gradient_accumulation_steps=2, max_steps=6, learning_rate=0.1,
         optim="sgd", optim_args="momentum=0.9", lr_scheduler_type="constant", report_to="none", disable_tqdm=True,
         use_cpu=True, train_sampling_strategy="sequential", **{"save_strategy": "no", **kwargs},
     )  # fmt: skip
-    trainer = SAMTrainer(sharded() if fsdp else Net(), args, train_dataset=data(), sam_args=method)
+    cls: Any = Trainer if method is None else SAMTrainer
+    ours = {} if method is None else {"sam_args": method}
+    trainer = cls(sharded() if mode == "fsdp" else Net(), args, train_dataset=data(), **ours)
     trainer.train(resume_from_checkpoint=kwargs.get("resume_from_checkpoint"))
     return trainer
 
@@ -73,13 +76,13 @@ def whole(model: nn.Module) -> dict[str, Tensor]:
 
 if __name__ == "__main__":
     target, mode = Path(sys.argv[1]), sys.argv[2]
-    for name, method in METHODS.items():
-        trainer = train(target / name, method, 2, fsdp=mode == "fsdp")
+    for name, method in {"stock": None, **METHODS}.items():
+        trainer = train(target / name, method, 2, mode)
         rank = trainer.accelerator.process_index
         assert all(isinstance(p, DTensor) == (mode == "fsdp") for p in trainer.model.parameters())
         save_file(whole(trainer.model), target / f"{name}_{rank}.safetensors")
     if mode == "ddp":  # broken off after three steps, and taken up again
-        train(target / "resumed", METHODS["s2sam"], 2, save_strategy="steps", save_steps=3)
+        train(target / "resumed", METHODS["s2sam"], 2, mode, save_strategy="steps", save_steps=3)
         checkpoint = str(target / "resumed" / "checkpoint-3")
-        trainer = train(target / "resumed", METHODS["s2sam"], 2, resume_from_checkpoint=checkpoint)
+        trainer = train(target / "resumed", METHODS["s2sam"], 2, mode, resume_from_checkpoint=checkpoint)
         save_file(whole(trainer.model), target / f"resumed_{rank}.safetensors")

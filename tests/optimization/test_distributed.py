@@ -28,7 +28,8 @@ def launch(folder: Path, mode: str) -> None:
 
 def check(folder: Path, mode: str) -> None:
     launch(folder, mode)
-    plain = load_file(folder / "plain_0.safetensors")
+    plain, stock = (load_file(folder / f"{name}_0.safetensors") for name in ("plain", "stock"))
+    assert all(torch.equal(plain[key], stock[key]) for key in stock)  # rho = 0 is the stock Trainer
     for name, method in METHODS.items():
         ranks = [load_file(folder / f"{name}_{rank}.safetensors") for rank in (0, 1)]
         for key in ranks[0]:

@@ -88,6 +88,21 @@ def test_a_direction_that_is_zero_or_not_finite_moves_nothing(value: float) -> N
         assert all(torch.equal(a, b) for a, b in zip(bits(params), before))
 
 
+@pytest.mark.parametrize(("rho", "adaptive", "warns"), [(0.05, False, True), (5.0, False, False), (5.0, True, False)])
+def test_what_sixteen_bits_swallow_is_said(rho: float, adaptive: bool, warns: bool) -> None:
+    """bfloat16 has eight bits: 1,290 weights of size one that move by 0.0014 each mostly do not move."""
+    params = parameters(torch.bfloat16)
+    weights = Weights(params, adaptive)
+    with weights.moved(directions(params), rho, measure=True):
+        for p in params:
+            p.grad = torch.ones_like(p)
+    assert (weights.swallowed() is not None) == warns
+    wide = Weights(parameters(), adaptive)
+    with wide.moved(directions(wide.parameters), rho, measure=True):  # type: ignore[arg-type]
+        pass
+    assert wide.swallowed() is None
+
+
 def test_frozen_and_shared_parameters() -> None:
     params = parameters()
     params[1].requires_grad_(False)

@@ -7,12 +7,14 @@ import pytest
 import torch
 from torch import nn
 
-from hf_efficient import S2SAM, SAM, ZOSAM
+from hf_efficient import MSAM, S2SAM, SAM, ZOSAM, LookSAM
 
 OPTIMIZERS: dict[str, Callable[..., Any]] = {
     "S2SAM": S2SAM,
     "SAM": SAM,
     "ZOSAM": ZOSAM,
+    "LookSAM": LookSAM,
+    "MSAM": MSAM,
     "guided ZOSAM": lambda *args, **kwargs: ZOSAM(*args, guided=True, **kwargs),
     "guided ZOSAM, m = 3": lambda *args, **kwargs: ZOSAM(*args, guided=True, num_queries=3, **kwargs),
 }

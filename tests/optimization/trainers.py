@@ -7,7 +7,14 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import BertConfig, BertForSequenceClassification, Trainer, TrainingArguments
+from transformers import (
+    BertConfig,
+    BertForSequenceClassification,
+    LlamaConfig,
+    LlamaForCausalLM,
+    Trainer,
+    TrainingArguments,
+)
 
 from hf_efficient import SAMArguments, SAMTrainer
 
@@ -43,6 +50,27 @@ def rows(count: int = 48) -> list[dict[str, Any]]:
     return [{"input_ids": x, "labels": int(x.sum()) % 3} for x in ids]
 
 
+def tied_llama() -> Any:
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=50, hidden_size=16, intermediate_size=32, num_hidden_layers=2, num_attention_heads=2,
+        tie_word_embeddings=True, max_position_embeddings=16,
+    )  # fmt: skip
+    return LlamaForCausalLM(config)
+
+
+def causal_rows() -> list[dict[str, Any]]:
+    return [{"input_ids": row["input_ids"], "labels": row["input_ids"]} for row in rows()]
+
+
+class Scaled:
+    """Before a Trainer: a GradScaler on the CPU, whose first steps overflow."""
+
+    def create_accelerator_and_postprocess(self: Any) -> None:
+        super().create_accelerator_and_postprocess()  # type: ignore[misc]
+        self.accelerator.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**125, backoff_factor=2.0**-30)
+
+
 def arguments(folder: Path | str, **kwargs: Any) -> TrainingArguments:
     return TrainingArguments(
         **{
@@ -62,10 +90,11 @@ def trained(folder: Path | str, method: SAMArguments | None, model: Any = None, 
 
 def build(
     folder: Path | str, method: SAMArguments | None, model: Any = None, cls: Any = None, data: Any = None,
-    build_kwargs: Any = None, **kwargs: Any,
+    build_kwargs: Any = None, mixin: Any = None, **kwargs: Any,
 ) -> Any:  # fmt: skip
     model = bert() if model is None else model
     cls = cls or (Trainer if method is None else SAMTrainer)
+    cls = cls if mixin is None else type(cls.__name__, (mixin, cls), {})
     sam = {} if method is None else {"sam_args": method}
     data = rows() if data is None else data
     return cls(model, arguments(folder, **kwargs), train_dataset=data, **sam, **(build_kwargs or {}))

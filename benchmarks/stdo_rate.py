@@ -72,7 +72,9 @@ def measure(clip: str, results: Results, arguments: argparse.Namespace, bar: Any
             for quality in CODECS[codec]:
                 key = f"{clip} / {codec} / {quality}"
                 if key not in results.rows:
-                    size, value = encode_at_quality(source, Path(folder) / "coded.mkv", codec, quality, arguments.every)
+                    size, value = encode_at_quality(
+                        source, probe(source), Path(folder) / "coded.mkv", codec, quality, arguments.every
+                    )
                     results.add(key, {"psnr": value, "kbps": kilobits(source, size)})
                 bar.update()
         for scale in arguments.scales:

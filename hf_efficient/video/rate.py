@@ -102,11 +102,12 @@ def _stream_bytes(source: Path_, info: VideoInfo, settings: FitSettings, folder:
     return path.stat().st_size
 
 
-def encode_at_size(source: Path_, output: Path, codec: str, total: int) -> tuple[int, float]:
+def encode_at_size(source: Path_, info: VideoInfo, output: Path, codec: str, total: int) -> tuple[int, float]:
     """The source through a codec alone, at the best constant quality whose file has at most `total` bytes.
 
     Args:
         source: the video; its sound is copied and counted, as in a bundle.
+        info: what `probe` said of it.
         output: the file to write.
         codec: "libx264", "libx265" or "libsvtav1", at a slow preset.
         total: bytes.
@@ -114,20 +115,20 @@ def encode_at_size(source: Path_, output: Path, codec: str, total: int) -> tuple
     Returns:
         Bytes of the file, and its PSNR in dB (pooled over RGB frames). The smallest file there is, where none fits.
     """
-    info = probe(source)
     best, worst = QUALITIES[codec]
     while best < worst:
         middle = (best + worst) // 2
         best, worst = (best, middle) if _encode(source, info, output, codec, middle) <= total else (middle + 1, worst)
-    return encode_at_quality(source, output, codec, worst)
+    return encode_at_quality(source, info, output, codec, worst)
 
 
-def encode_at_quality(source: Path_, output: Path, codec: str, quality: int, every: int = 1) -> tuple[int, float]:
+def encode_at_quality(
+    source: Path_, info: VideoInfo, output: Path, codec: str, quality: int, every: int = 1
+) -> tuple[int, float]:
     """The source through a codec alone, at a slow preset and a constant quality (crf): bytes, and PSNR in dB.
 
     The PSNR is measured on each so-manieth frame (`every`).
     """
-    info = probe(source)
     size = _encode(source, info, output, codec, quality)
     pairs = islice(zip(read_frames(output), read_frames(source, info), strict=True), 0, None, every)
     errors = [np.square((a.rgb.astype(np.float32) - b.rgb) / 255).mean(dtype=np.float64) for a, b in pairs]

@@ -12,6 +12,7 @@ came out best, and whether bicubic enlargement of the stream, which needs no tra
 import argparse
 import subprocess
 import tempfile
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,7 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
 CODECS = {"libx264": (22, 28, 34, 40, 46), "libx265": (22, 28, 34, 40, 46), "libsvtav1": (28, 38, 48, 58, 63)}
+STREAMS = {"libx264": (20, 28, 36), "libx265": (24, 32, 40), "libsvtav1": (32, 44, 56)}
 METHOD: dict[str, tuple[type[Fit], dict[str, Any]]] = {"JSTDO": (Fit, {"method": "jstdo"})}
 
 
@@ -44,7 +46,13 @@ def silent(clip: Path, folder: Path, frames: int) -> Path:
 
 
 def bundle_points(
-    source: Path, scale: int, quality: int, keys: dict[int, str], results: Results, arguments: argparse.Namespace
+    source: Path,
+    scale: int,
+    codec: str,
+    quality: int,
+    keys: dict[int, str],
+    results: Results,
+    arguments: argparse.Namespace,
 ) -> None:
     """A bundle for each width, all over the same stream."""
     with tempfile.TemporaryDirectory() as folder:
@@ -53,7 +61,7 @@ def bundle_points(
             settings = FitSettings(
                 scale=scale, num_features=width, num_blocks=arguments.blocks, steps=arguments.steps,
                 batch_size=arguments.batch_size, max_patches=arguments.max_patches,
-                weight_dtype=arguments.weight_dtype, lr_codec=arguments.lr_codec, lr_quality=quality,
+                weight_dtype=arguments.weight_dtype, lr_codec=codec, lr_quality=quality,
             )  # fmt: skip
             prepared = prepared or Prepared(source, settings, METHOD, Path(folder), arguments.every)
             row = prepared.run("JSTDO", Fit, settings)
@@ -68,21 +76,22 @@ def measure(clip: str, results: Results, arguments: argparse.Namespace, bar: Any
     """All points of a clip that are not there yet."""
     with tempfile.TemporaryDirectory() as folder:
         source = silent(fetch(clip), Path(folder), arguments.frames)
+        name = f"{clip}, {arguments.frames} frames" if arguments.frames else clip
         for codec in arguments.codecs:
             for quality in CODECS[codec]:
-                key = f"{clip} / {codec} / {quality}"
+                key = f"{name} / {codec} / {quality}"
                 if key not in results.rows:
                     size, value = encode_at_quality(
                         source, probe(source), Path(folder) / "coded.mkv", codec, quality, arguments.every
                     )
                     results.add(key, {"psnr": value, "kbps": kilobits(source, size)})
                 bar.update()
-        for scale in arguments.scales:
-            for quality in arguments.stream_qualities:
-                keys = {w: f"{clip} / x{scale}, width {w} / {quality}" for w in arguments.widths}
+        for codec, scale in product(arguments.lr_codecs, arguments.scales):
+            for quality in STREAMS[codec]:
+                keys = {w: f"{name} / x{scale}, width {w}, {codec} / {quality}" for w in arguments.widths}
                 missing = {w: key for w, key in keys.items() if key not in results.rows}
                 if missing:
-                    bundle_points(source, scale, quality, missing, results, arguments)
+                    bundle_points(source, scale, codec, quality, missing, results, arguments)
                 bar.update(len(keys))
 
 
@@ -93,23 +102,22 @@ def main() -> None:
     parser.add_argument("--codecs", nargs="+", default=list(CODECS), choices=list(CODECS))
     parser.add_argument("--scales", nargs="+", type=int, default=[2, 3, 4])
     parser.add_argument("--widths", nargs="+", type=int, default=[4, 8, 16])
-    parser.add_argument("--stream-qualities", nargs="+", type=int, default=[20, 26, 32, 38])
     parser.add_argument("--blocks", type=int, default=2)
     parser.add_argument("--steps", type=int, default=3000)
     parser.add_argument("--batch-size", type=int, default=4)
     parser.add_argument("--max-patches", type=int, default=4096)
     parser.add_argument("--weight-dtype", default="int8")
-    parser.add_argument("--lr-codec", default="libx265")
+    parser.add_argument("--lr-codecs", nargs="+", default=["libx265", "libsvtav1"], choices=list(STREAMS))
     parser.add_argument("--every", type=int, default=10, help="measure on each so-manieth frame")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--output", type=Path, default=RESULTS / "stdo_rate")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
 
-    names = ("frames", "blocks", "steps", "batch_size", "max_patches", "weight_dtype", "lr_codec", "every")
+    names = ("blocks", "steps", "batch_size", "max_patches", "weight_dtype")
     results = Results(arguments.output / "results.json", {n: getattr(arguments, n) for n in names})
     points = sum(len(CODECS[c]) for c in arguments.codecs)
-    points += len(arguments.scales) * len(arguments.stream_qualities) * len(arguments.widths)
+    points += sum(len(STREAMS[c]) for c in arguments.lr_codecs) * len(arguments.scales) * len(arguments.widths)
     with tqdm(total=points * len(arguments.clips), unit="point") as bar:
         for clip in arguments.clips:
             measure(clip, results, arguments, bar)
@@ -167,26 +175,27 @@ def choices(results: Results, curves: dict[str, Curves]) -> str:
             if not quality:
                 continue
             best = max(quality, key=quality.__getitem__)
-            codec = [at_rate(kinds[c], rate) if c in kinds else np.nan for c in CODECS]
-            bicubic = by_bicubic(results, clip, rate)
+            alone = [at_rate(kinds[c], rate) if c in kinds else np.nan for c in CODECS]
+            bicubic = by_bicubic(results, clip, best.split(", ")[-1], rate)
             scale = max(bicubic, key=bicubic.__getitem__) if bicubic else ""
-            same = {k: q for k, q in quality.items() if k.startswith(scale)} if scale else {}
+            same = {k: q for k, q in quality.items() if scale and k.startswith(scale)}
             loss = f"{max(same.values()) - quality[best]:+.2f}" if same else ""
             share = network_share(results, clip, best, rate)
             rows.append([clip, f"{rate:.0f}", best, f"{share:.0%}", f"{quality[best]:.2f}",
-                         *(f"{q:.2f}" for q in codec), scale, loss])  # fmt: skip
+                         *(f"{q:.2f}" for q in alone), scale, loss])  # fmt: skip
     head = ["clip", "kbit/s", "best bundle", "networks' share", "dB", *CODECS, "scale by bicubic", "its loss, dB"]
     return markdown(head, rows)
 
 
-def by_bicubic(results: Results, clip: str, rate: float) -> dict[str, float]:
+def by_bicubic(results: Results, clip: str, codec: str, rate: float) -> dict[str, float]:
     """Scale -> dB of the stream at that rate, enlarged by bicubic: what can be measured before any training."""
     points: Curves = {}
     for key, row in results.rows.items():
         name, kind, _ = key.split(" / ")
         if name == clip and "width" in kind:
             kbps = row["kbps"] * row["stream"] / (row["stream"] + row["networks"])
-            points.setdefault(kind.split(",")[0], []).append((kbps, row["bicubic"]))
+            if kind.endswith(codec):
+                points.setdefault(kind.split(",")[0], []).append((kbps, row["bicubic"]))
     values = {scale: at_rate(sorted(set(curve)), rate) for scale, curve in points.items()}
     return {scale: value for scale, value in values.items() if not np.isnan(value)}
 

@@ -26,14 +26,14 @@ def run(arguments: argparse.Namespace) -> None:
 
 def encode(arguments: argparse.Namespace) -> None:
     """A video to a bundle."""
+    from hf_efficient.video.budget import fit_budget, parse_rate
     from hf_efficient.video.fit import fit_video
-    from hf_efficient.video.rate import fit_budget, parse_rate
     from hf_efficient.video.settings import FitSettings
 
     given = {f.name: getattr(arguments, f.name) for f in fields(FitSettings) if hasattr(arguments, f.name)}
     settings = FitSettings(**given)
     if arguments.budget:
-        settings = fit_budget(arguments.source, settings, parse_rate(arguments.budget))
+        settings = fit_budget(arguments.source, parse_rate(arguments.budget), given)
     with warnings.catch_warnings():
         warnings.simplefilter("default", UserWarning)
         warnings.showwarning = lambda message, *_: print(f"warning: {message}", file=sys.stderr)

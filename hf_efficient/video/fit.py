@@ -38,7 +38,7 @@ from hf_efficient.video.processes import Processes
 from hf_efficient.video.scoring import general_model, scorer_identity
 from hf_efficient.video.settings import AUTO, FitSettings
 from hf_efficient.video.store import PatchStore, paired_frames, write_stores
-from hf_efficient.video.stream import stream_name, write_low_resolution
+from hf_efficient.video.stream import reduced, stream_name, write_stream
 from hf_efficient.video.weights import add_weight_norm, as_stored
 
 
@@ -170,7 +170,8 @@ class Fit:
         """The stream that is sent: what the networks are trained on is what its decoder gives."""
         if not self.low_resolution.exists():
             frames = self._bar(read_frames(self.source, self.info), "low resolution")
-            write_low_resolution(self.source, self.info, frames, self.geometry, self.settings, self.low_resolution)
+            small = reduced(frames, self.geometry)
+            write_stream(self.source, self.info, small, self.geometry, self.settings, self.low_resolution)
 
     def score(self) -> None:
         """errors.npy: (T, I·J) float32, what the general model makes wrong in each patch."""

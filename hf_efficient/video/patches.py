@@ -84,7 +84,8 @@ def to_tensor(rgb: np.ndarray) -> Tensor:
 
 def to_rgb8(x: Tensor) -> np.ndarray:
     """(1, 3, H, W) in [0, 1] to (H, W, 3) uint8, rounded to nearest, C-contiguous."""
-    return np.ascontiguousarray(round8(x)[0].permute(1, 2, 0).byte().numpy())
+    rounded = x[0].permute(1, 2, 0).float().mul(255).add_(0.5).clamp_(0, 255)  # to uint8 it is cut off, as by floor
+    return np.ascontiguousarray(rounded.to(torch.uint8).numpy())
 
 
 def round8(x: Tensor) -> Tensor:

@@ -59,7 +59,9 @@ class Player:
     def enlarge(self, lr: np.ndarray, labels: np.ndarray) -> np.ndarray:
         """(lr_height, lr_width, 3) uint8 to (height, width, 3) uint8."""
         patch = (self.config.patch_height, self.config.patch_width)
-        output = enlarge(list(self.experts), self.specs, to_tensor(lr).to(self.device, self.dtype), labels, patch)
+        # convolutions of few channels are a fifth faster with channels last
+        frame = to_tensor(lr).to(self.device, self.dtype, memory_format=torch.channels_last)
+        output = enlarge(list(self.experts), self.specs, frame, labels, patch)
         source = self.bundle.source
         return to_rgb8(output.cpu()[..., : source.height, : source.width])
 

@@ -7,8 +7,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from hf_efficient.video.budget import network_bytes, parse_rate
 from hf_efficient.video.evaluation import evaluate, ssim
-from hf_efficient.video.rate import bd_rate, network_bytes, parse_rate
+from hf_efficient.video.rate import bd_rate
 from hf_efficient.video.settings import FitSettings
 from tests.video.bundles import quick_bundle
 from tests.video.clips import pictures

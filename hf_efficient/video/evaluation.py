@@ -160,7 +160,10 @@ def vmaf_score(player: Player, source: Path) -> float:
         ImportError: imageio-ffmpeg is not installed.
         RuntimeError: its FFmpeg failed.
     """
-    import imageio_ffmpeg
+    try:
+        import imageio_ffmpeg
+    except ImportError as error:
+        raise ImportError("VMAF needs FFmpeg with libvmaf: pip install imageio-ffmpeg.") from error
 
     with tempfile.TemporaryDirectory() as folder:
         decoded = decode(player, Path(folder) / "decoded.mkv", codec="ffv1")

@@ -24,7 +24,10 @@ from hf_efficient.video.stream import reduced, stream_name, write_stream
 from hf_efficient.video.weights import stored_bytes
 
 HEADER_BYTES = 4096  # of safetensors and JSON, generously
-NETWORK_SHARE = 0.1  # most of a budget that goes into networks, but for the narrowest: see docs/stdo.md
+# From benchmarks/stdo_rate.py: an AV1 stream gives the best bundles of a rate, with networks of about a tenth of the
+# bits; 8-bit weights cost under 0.1 dB and half the bytes.
+MEASURED = {"weight_dtype": "int8", "lr_codec": "libsvtav1"}
+NETWORK_SHARE = 0.1
 WIDTHS = (32, 24, 16, 12, 8, 6, 4)
 SAMPLES = 16  # frames that a scale is judged by
 UNITS = {"": 1, "k": 1e3, "m": 1e6, "g": 1e9}
@@ -52,19 +55,19 @@ def fit_budget(
 
     For each scale: the networks take at most NETWORK_SHARE of the bits; the stream gets the best constant quality that
     fits what is left, by bisection. Of the scales, the one whose stream, enlarged by bicubic, is nearest to the source
-    is taken: what networks add differs less between scales than that. Nothing is trained.
+    is taken: in benchmarks/stdo_rate.py that names the scale that is best after training. Nothing is trained.
 
     Args:
         source: the video.
         rate: bits a second, sound and subtitles included.
         given: fields of FitSettings that are not to be chosen. Chosen are scale, num_features, num_chunks (for
-            method "stdo"), weight_dtype ("int8" costs a few hundredths of a dB and saves half) and always lr_quality.
+            method "stdo"), weight_dtype ("int8"), lr_codec ("libsvtav1") and always lr_quality.
         log: told what was chosen, and what the other scales would have given.
 
     Raises:
         ValueError: not even the narrowest network and the worst quality fit; or a setting is out of range.
     """
-    given = {"weight_dtype": "int8", **(given or {})}
+    given = {**MEASURED, **(given or {})}
     base = FitSettings(**given)
     info = probe(source, base.alpha, base.interlaced)
     frames = info.frames or sum(1 for _ in read_frames(source, info))
@@ -80,8 +83,7 @@ def fit_budget(
                 misses.append(f"at x{scale} {error}")
     if not found:
         raise ValueError(
-            f"{rate / 1000:.0f} kbit/s are too few ({total} bytes): {'; '.join(misses)}. Give a larger budget, or "
-            "lr_codec='libx265' or 'libsvtav1'."
+            f"{rate / 1000:.0f} kbit/s are too few ({total} bytes): {'; '.join(misses)}. Give a larger budget."
         )
     best = max(found, key=lambda scale: found[scale].psnr)
     for scale, fitting in found.items():

@@ -18,6 +18,7 @@ from hf_efficient.video.stream import reduced, write_stream
 from tests.video.bundles import QUICK, source_clip, started
 
 GIVEN: dict[str, Any] = {k: QUICK[k] for k in ("num_blocks", "steps", "batch_size", "lr_preset")}
+GIVEN["lr_codec"] = "libx264"
 
 
 def everything(source: Path, folder: Path, scale: int) -> dict[int, tuple[int, float]]:
@@ -66,6 +67,11 @@ def test_what_is_given_stays(tmp_path: Path) -> None:
     assert isinstance(wide.num_features, int)
     share = NETWORK_SHARE * 2e6 * probe(source).seconds / 8
     assert network_bytes(wide) <= share < network_bytes(replace(wide, num_features=wide.num_features + 8))
+
+
+def test_what_the_benchmark_found_best_is_chosen(tmp_path: Path) -> None:
+    chosen = fit_budget(source_clip(tmp_path), 6e5, {"scale": 2, "lr_preset": "12"}, lambda _: None)
+    assert (chosen.lr_codec, chosen.weight_dtype, chosen.method) == ("libsvtav1", "int8", "jstdo")
 
 
 def test_the_number_of_networks_follows_the_errors(tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from hf_efficient.video.media import read_frames
 from hf_efficient.video.overfit import Recipe, masked_l1, overfit
 from hf_efficient.video.patches import to_rgb8, to_tensor
 from hf_efficient.video.player import Player
+from hf_efficient.video.settings import STARTS
 from hf_efficient.video.store import PatchStore
 from tests.video.bundles import QUICK, source_clip, started
 from tests.video.clips import make_clip, pictures
@@ -75,25 +76,22 @@ def test_training_beats_bicubic(tmp_path: Path, method: str) -> None:
     assert 10 * np.log10(bicubic / ours) > 0.1
 
 
+TORCHRUN = ["torch.distributed.run", "--nproc-per-node", "2", "--master-port", "29533"]
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("settings", [{"method": "jstdo"}, {"method": "stdo", "num_chunks": 2}])
+@pytest.mark.parametrize(
+    "settings", [{"method": "jstdo"}, *({"method": "stdo", "num_chunks": 2, "warm_start": w} for w in STARTS)]
+)
 def test_two_processes_make_the_bundle_of_one(tmp_path: Path, settings: dict[str, Any]) -> None:
     """Under torchrun, gradients averaged or networks shared out, against one process."""
     source, chosen = source_clip(tmp_path), {**QUICK, **settings, "weight_dtype": "float32"}
     script = tmp_path / "fit.py"
     script.write_text(
-        f"from hf_efficient import fit_video\nfit_video({str(source)!r}, {str(tmp_path / 'two')!r}, **{chosen!r})\n"
+        "import os\nfrom hf_efficient import fit_video\nassert os.environ['WORLD_SIZE'] == '2'\n"
+        f"fit_video({str(source)!r}, {str(tmp_path / 'two')!r}, **{chosen!r})\n"
     )
-    command: list[Any] = [
-        sys.executable,
-        "-m",
-        "torch.distributed.run",
-        "--nproc-per-node",
-        "2",
-        "--master-port",
-        "29533",
-        script,
-    ]
+    command: list[Any] = [sys.executable, "-m", *TORCHRUN, script]
     subprocess.run(command, check=True, env={**os.environ, "PYTHONPATH": str(Path.cwd())})
     one, two = (load_file(b.model / "model.safetensors") for b in
                 (fit_video(source, tmp_path / "one", **chosen), Bundle.open(tmp_path / "two")))  # fmt: skip

@@ -8,7 +8,6 @@ written when it is done.
 """
 
 import argparse
-import shutil
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -17,11 +16,11 @@ import matplotlib
 import torch
 from fetch_clips import fetch
 from stdo_baselines import EMT, CaFM, cafm_bytes
+from stdo_prepared import Prepared
 from stdo_runs import RESULTS, Results, markdown
 from tqdm import tqdm
 
 from hf_efficient.video.backbones import WDSR, NetworkSpec
-from hf_efficient.video.evaluation import evaluate
 from hf_efficient.video.fit import Fit
 from hf_efficient.video.settings import FitSettings
 from hf_efficient.video.weights import stored_bytes
@@ -57,33 +56,33 @@ def narrowed(backbone: str, scale: int, features: int, blocks: int, k: int) -> i
     return max((w for w in range(1, features + 1) if k * size(w) <= size(features)), default=1)
 
 
-def run(clip: Path, scale: int, backbone: str, name: str, equal: str, arguments: argparse.Namespace) -> dict[str, Any]:
-    """Fit one bundle and measure it."""
-    kind, choice = METHODS[name]
-    networks = networks_of(name)
+def settings_of(scale: int, backbone: str, name: str, equal: str, arguments: argparse.Namespace) -> FitSettings:
+    """What a row trains."""
+    _, choice = METHODS[name]
     width = arguments.features
     if equal == "bytes":
-        width = narrowed(backbone, scale, width, arguments.blocks, networks)
-    settings = FitSettings(
+        width = narrowed(backbone, scale, width, arguments.blocks, networks_of(name))
+    return FitSettings(
         scale=scale, backbone=backbone, num_features=width, num_blocks=arguments.blocks, steps=arguments.steps,
         batch_size=arguments.batch_size, lr_quality=0, max_patches=arguments.max_patches, **choice,
     )  # fmt: skip
-    with tempfile.TemporaryDirectory() as folder:
-        bundle = kind(clip, Path(folder) / "bundle", settings, False, torch.device("cpu")).run()
-        result = evaluate(bundle.path, clip, every=arguments.every)
-        net = settings.network(0).build()
-        size = networks * stored_bytes(net, settings.weight_dtype)
-        if kind is CaFM and isinstance(net, WDSR):
-            size = cafm_bytes(size, net, choice["num_chunks"])
-        shutil.rmtree(bundle.path)
-    return {"psnr": result["stdo"]["psnr"], "psnr_paper": result["stdo"]["psnr_paper"], "ssim": result["stdo"]["ssim"],
-            "bicubic": result["bicubic"]["psnr"], "network_bytes": size, "width": width}  # fmt: skip
+
+
+def run(prepared: Prepared, name: str, settings: FitSettings) -> dict[str, Any]:
+    """Fit one bundle and measure it."""
+    kind, choice = METHODS[name]
+    result: dict[str, Any] = prepared.run(name, kind, settings)
+    net = settings.network(0).build()
+    size = networks_of(name) * stored_bytes(net, settings.weight_dtype)
+    if kind is CaFM and isinstance(net, WDSR):
+        size = cafm_bytes(size, net, choice["num_chunks"])
+    return {**result, "network_bytes": size, "width": settings.num_features}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--clips", nargs="+", default=["bikes.mp4", "sports2d.mp4", "vtest.avi", "cityCC0.mpg"])
-    parser.add_argument("--scales", nargs="+", type=int, default=[2, 3, 4])
+    parser.add_argument("--scales", nargs="+", type=int, default=[4, 2, 3])
     parser.add_argument("--backbones", nargs="+", default=["wdsr", "espcn"])
     parser.add_argument("--methods", nargs="+", default=list(METHODS), choices=list(METHODS))
     parser.add_argument("--equal", nargs="+", default=["steps", "bytes"], choices=["steps", "bytes"])
@@ -100,23 +99,31 @@ def main() -> None:
 
     names = ("features", "blocks", "steps", "batch_size", "max_patches", "every")
     results = Results(arguments.output / "results.json", {n: getattr(arguments, n) for n in names})
-    jobs = [
-        (clip, scale, backbone, name, equal)
-        for clip in arguments.clips for scale in arguments.scales for backbone in arguments.backbones
-        for name in arguments.methods for equal in arguments.equal
-        if not (METHODS[name][0] is CaFM and backbone != "wdsr")
-    ]  # fmt: skip
-    for clip, scale, backbone, name, equal in tqdm(jobs, unit="bundle"):
-        common = f"{clip} / {scale} / {backbone} / {name}"
-        key = f"{common} / {equal}"
-        other = f"{common} / steps"
-        if key not in results.rows:
-            if equal == "bytes" and networks_of(name) == 1 and other in results.rows:
-                row = results.rows[other]  # the very same run
-            else:
-                row = run(fetch(clip), scale, backbone, name, equal, arguments)
-            results.add(key, row)
+    groups = [(c, s, b) for b in arguments.backbones for s in arguments.scales for c in arguments.clips]
+    with tqdm(total=len(groups) * len(arguments.methods) * len(arguments.equal), unit="bundle") as bar:
+        for group in groups:
+            measure(*group, results, arguments, bar)
     report(results, arguments.output)
+
+
+def measure(clip: str, scale: int, backbone: str, results: Results, arguments: argparse.Namespace, bar: Any) -> None:
+    """All rows of one clip, scale and backbone that are not there yet."""
+    methods = {n: m for n in arguments.methods if not ((m := METHODS[n])[0] is CaFM and backbone != "wdsr")}
+    prefix = f"{clip} / {scale} / {backbone}"
+    prepared: Prepared | None = None
+    with tempfile.TemporaryDirectory() as folder:
+        for name in methods:
+            for equal in arguments.equal:
+                key, other = f"{prefix} / {name} / {equal}", f"{prefix} / {name} / steps"
+                bar.update()
+                if key in results.rows:
+                    continue
+                if equal == "bytes" and networks_of(name) == 1 and other in results.rows:
+                    results.add(key, results.rows[other])  # the very same run
+                    continue
+                settings = settings_of(scale, backbone, name, equal, arguments)
+                prepared = prepared or Prepared(fetch(clip), settings, methods, Path(folder), arguments.every)
+                results.add(key, run(prepared, name, settings))
 
 
 def report(results: Results, output: Path) -> None:

@@ -1,12 +1,12 @@
 """What STDO's machinery costs beside its networks: `python benchmarks/stdo_speed.py`.
 
 decode: time of all frames through the player (reading, map, halo, rounding) over that of the bare networks on whole
-frames. step: time of a training step over forward and backward of the same batch. Both in turns in one process,
-medians. memory: peak resident memory of decoding against the number of frames, each in a process of its own.
+frames. step: time of a training step over forward, backward and Adam's step of the same batch. Both in turns in one
+process, medians; a frame or a step each. memory: peak resident memory of encoding and decoding against the number of
+frames.
 """
 
 import argparse
-import json
 import resource
 import subprocess
 import sys
@@ -14,6 +14,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -21,10 +22,11 @@ from typing import Any
 import matplotlib
 import numpy as np
 import torch
-from fetch_clips import fetch
+from fetch_clips import CLIPS, fetch
 from stdo_runs import RESULTS, Results, markdown
 from torch.nn import functional as F
 
+from hf_efficient.video.bundle import Bundle
 from hf_efficient.video.decode import decode
 from hf_efficient.video.fit import Fit, fit_video
 from hf_efficient.video.media import read_frames
@@ -49,86 +51,96 @@ def in_turns(rounds: int, *actions: Callable[[], object]) -> list[float]:
     return [median(taken) for taken in times]
 
 
-def decode_ratio(clip: Path, method: str, k: int, arguments: argparse.Namespace) -> dict[str, Any]:
-    """Player over bare networks. The bare run sends every whole frame through one network."""
-    with tempfile.TemporaryDirectory() as folder:
-        bundle = fit_video(
-            clip, Path(folder) / "bundle", method=method, num_chunks=k, steps=4, num_features=arguments.features,
-            num_blocks=arguments.blocks, progress_bar=False, device="cpu",
+def made(folder: Path, clip: Path, arguments: argparse.Namespace, **settings: Any) -> Bundle:
+    """A barely trained bundle, kept in the folder."""
+    path = folder / f"{clip.stem}-{'-'.join(map(str, settings.values()))}-{arguments.features}-{arguments.blocks}"
+    if not path.exists():
+        return fit_video(
+            clip, path, steps=4, num_features=arguments.features, num_blocks=arguments.blocks, max_patches=256,
+            progress_bar=False, device="cpu", **settings,
         )  # fmt: skip
-        player = Player(bundle)
-        lows = [f.rgb for f in read_frames(bundle.low_resolution)][: arguments.frames]
-        maps = [labels for labels, _ in zip(player.labels(), lows, strict=False)]
-        tensors = [to_tensor(low) for low in lows]
-
-        def ours() -> None:
-            frames = read_frames(bundle.low_resolution)
-            for labels, frame in zip(maps, frames, strict=False):
-                player.enlarge(frame.rgb, labels)
-
-        @torch.no_grad()
-        def bare() -> None:
-            for x in tensors:
-                player.experts[0](x)
-
-        bare()
-        mine, theirs = in_turns(arguments.rounds, ours, bare)
-    return {"ours": mine, "bare": theirs, "ratio": mine / theirs, "frames": len(lows)}
+    return Bundle.open(path)
 
 
-def step_ratio(clip: Path, arguments: argparse.Namespace) -> dict[str, Any]:
-    """A step of `overfit` over forward and backward of a batch of the same shape, with the same weight norm."""
+def decode_ratio(clip: Path, method: str, k: int, folder: Path, arguments: argparse.Namespace) -> dict[str, Any]:
+    """Player over bare networks. The bare run sends every whole frame through one network."""
+    bundle = made(folder, clip, arguments, method=method, num_chunks=k)
+    player = Player(bundle)
+    lows = [f.rgb for f in islice(read_frames(bundle.low_resolution), arguments.frames)]
+    maps = [labels for labels, _ in zip(player.labels(), lows, strict=False)]
+    tensors = [to_tensor(low).to(memory_format=torch.channels_last) for low in lows]
+
+    def ours() -> None:
+        frames = read_frames(bundle.low_resolution)
+        for labels, frame in zip(maps, frames, strict=False):
+            player.enlarge(frame.rgb, labels)
+
+    @torch.no_grad()
+    def bare() -> None:
+        for x in tensors:
+            player.experts[0](x)
+
+    bare()
+    mine, theirs = in_turns(arguments.rounds, ours, bare)
+    return {"ours": mine / len(lows), "bare": theirs / len(lows), "ratio": mine / theirs}
+
+
+def step_ratio(clip: Path, folder: Path, arguments: argparse.Namespace) -> dict[str, Any]:
+    """A step of `overfit` over forward, backward and Adam's step of a batch of the same shape."""
     settings = FitSettings(num_features=arguments.features, num_blocks=arguments.blocks, max_patches=256)
-    with tempfile.TemporaryDirectory() as folder:
-        fit = Fit(clip, Path(folder) / "bundle", settings, False, torch.device("cpu"))
-        fit.prepare(False)
-        fit.make_low_resolution()
-        fit.score()
-        fit.make_stores()
-        store = PatchStore(fit.work / "expert-0")
-        net = fit.new_network(fit.plan.spec("expert-0"), 0).to(memory_format=torch.channels_last)
-        lr, hr, _ = (x.to(memory_format=torch.channels_last) for x in store.batch(np.arange(settings.batch_size)))
-        steps = 10
+    fit = Fit(clip, folder / f"step-{clip.stem}", settings, False, torch.device("cpu"))
+    fit.prepare(False)
+    fit.make_low_resolution()
+    fit.score()
+    fit.make_stores()
+    store = PatchStore(fit.work / "expert-0")
+    net = fit.new_network(fit.plan.spec("expert-0"), 0).to(memory_format=torch.channels_last)
+    lr, hr, _ = (x.to(memory_format=torch.channels_last) for x in store.batch(np.arange(settings.batch_size)))
+    optimizer = torch.optim.Adam(net.parameters())
+    steps = 10
 
-        def ours() -> None:
-            overfit(net, store, Recipe(steps, checkpoint_every=10**9), Path(folder) / f"{time.time_ns()}.pt")
+    def ours() -> None:
+        overfit(net, store, Recipe(steps, checkpoint_every=10**9), folder / f"{time.time_ns()}.pt")
 
-        def bare() -> None:
-            for _ in range(steps):
-                net.zero_grad(set_to_none=True)
-                F.l1_loss(net(lr), hr).backward()
+    def bare() -> None:
+        for _ in range(steps):
+            optimizer.zero_grad(set_to_none=True)
+            F.l1_loss(net(lr), hr).backward()
+            optimizer.step()
 
-        bare()
-        mine, theirs = in_turns(arguments.rounds, ours, bare)
+    bare()
+    mine, theirs = in_turns(arguments.rounds, ours, bare)
     return {"ours": mine / steps, "bare": theirs / steps, "ratio": mine / theirs}
 
 
-def memory(clip: Path, arguments: argparse.Namespace) -> dict[str, Any]:
-    """Peak MiB of decoding so many frames."""
-    peaks = {}
-    with tempfile.TemporaryDirectory() as folder:
-        bundle = fit_video(
-            clip, Path(folder) / "bundle", steps=4, num_features=arguments.features, num_blocks=arguments.blocks,
-            progress_bar=False, device="cpu",
-        )  # fmt: skip
-        total = bundle.source.frames
-        for frames in sorted({max(1, total // 8), total // 4, total // 2, total}):
-            command = [sys.executable, __file__, "--child", str(bundle.path), str(frames)]
-            peaks[frames] = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
-    return {"peak_mib": peaks}
+def memory(clip: Path, times: int) -> dict[str, Any]:
+    """Peak MiB of encoding and of decoding the clip so many times over, each in a process of its own."""
+    with tempfile.TemporaryDirectory() as name:
+        source = Path(name) / "long.mkv"
+        loop = ["ffmpeg", "-v", "error", "-stream_loop", str(times - 1), "-i", str(clip), "-map", "0:v:0"]
+        subprocess.run([*loop, "-c", "copy", str(source)], check=True)
+        row: dict[str, Any] = {"frames": sum(1 for _ in read_frames(source))}
+        for action in ("encode", "decode"):
+            command = [sys.executable, __file__, "--child", action, name]
+            row[action] = float(subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()[-1])
+    return row
 
 
-def child(bundle: str, frames: int) -> None:
-    """Decode some frames and print the peak of resident memory."""
-    with tempfile.TemporaryDirectory() as folder:
-        decode(bundle, Path(folder) / "out.mkv", max_frames=frames)
+def child(action: str, folder: str) -> None:
+    """Encode or decode, and print the peak of resident memory in MiB."""
+    source, bundle = Path(folder) / "long.mkv", Path(folder) / "bundle"
+    if action == "encode":
+        fit_video(source, bundle, steps=4, max_patches=256, progress_bar=False, device="cpu")
+    else:
+        decode(bundle, Path(folder) / "out.mkv")
     print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--clips", nargs="+", default=["bikes.mp4", "sports2d.mp4"])
-    parser.add_argument("--memory-clip", default="bbb_full_720p.mp4")
+    parser.add_argument("--memory-clip", default="carphone_pristine.mp4", help="is strung together to long videos")
+    parser.add_argument("--times", nargs="+", type=int, default=[1, 4, 16, 64])
     parser.add_argument("--only", nargs="+", default=["decode", "step", "memory"], choices=["decode", "step", "memory"])
     parser.add_argument("--features", type=int, default=16)
     parser.add_argument("--blocks", type=int, default=2)
@@ -136,11 +148,12 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--child", nargs=2, help=argparse.SUPPRESS)
+    parser.add_argument("--folder", type=Path, default=CLIPS.parent / "stdo_speed", help="where bundles are kept")
     parser.add_argument("--output", type=Path, default=RESULTS / "stdo_speed")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     if arguments.child:
-        return child(arguments.child[0], int(arguments.child[1]))
+        return child(*arguments.child)
 
     names = ("features", "blocks", "frames", "rounds", "threads")
     results = Results(arguments.output / "results.json", {n: getattr(arguments, n) for n in names})
@@ -149,11 +162,18 @@ def main() -> None:
         if "decode" in arguments.only:
             for method, k in (("jstdo", 4), ("stdo", 2), ("stdo", 4)):
                 name = method if method == "jstdo" else f"{method}, k = {k}"
-                jobs.append((f"decode {name} / {clip}", partial(decode_ratio, fetch(clip), method, k, arguments)))
+                jobs.append(
+                    (
+                        f"decode {name} / {clip}",
+                        partial(decode_ratio, fetch(clip), method, k, arguments.folder, arguments),
+                    )
+                )
         if "step" in arguments.only:
-            jobs.append((f"step / {clip}", partial(step_ratio, fetch(clip), arguments)))
+            jobs.append((f"step / {clip}", partial(step_ratio, fetch(clip), arguments.folder, arguments)))
     if "memory" in arguments.only:
-        jobs.append((f"memory / {arguments.memory_clip}", partial(memory, fetch(arguments.memory_clip), arguments)))
+        for times in arguments.times:
+            key = f"memory, {times} times / {arguments.memory_clip}"
+            jobs.append((key, partial(memory, fetch(arguments.memory_clip), times)))
     for key, job in jobs:
         if key not in results.rows:
             results.add(key, job())
@@ -169,16 +189,14 @@ def report(results: Results, output: Path) -> None:
         if "ratio" in r
     ]
     table = markdown(["", "clip", "ours, ms", "bare networks, ms", "ratio"], rows)
-    figure, ax = plt.subplots(figsize=(6, 4), layout="constrained")
-    for key, row in results.rows.items():
-        if "peak_mib" in row:
-            frames, peaks = list(map(int, row["peak_mib"])), list(row["peak_mib"].values())
-            ax.plot(frames, peaks, marker="o", label=key.split(" / ")[1])
-            table += "\n" + markdown(
-                ["frames", "peak MiB"], [[f, f"{p:.0f}"] for f, p in zip(frames, peaks, strict=True)]
-            )
-    ax.set(xlabel="frames decoded", ylabel="peak resident memory, MiB", ylim=(0, None))
-    if ax.lines:
+    long = [row for row in results.rows.values() if "encode" in row]
+    if long:
+        body = [[r["frames"], f"{r['encode']:.0f}", f"{r['decode']:.0f}"] for r in long]
+        table += "\n" + markdown(["frames", "peak MiB, encode", "peak MiB, decode"], body)
+        figure, ax = plt.subplots(figsize=(6, 4), layout="constrained")
+        for action in ("encode", "decode"):
+            ax.plot([r["frames"] for r in long], [r[action] for r in long], marker="o", label=action)
+        ax.set(xlabel="frames", ylabel="peak resident memory, MiB", ylim=(0, None), xscale="log")
         ax.legend()
         figure.savefig(output / "memory.png", dpi=110)
     (output / "table.md").write_text(table)

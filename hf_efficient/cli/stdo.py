@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 import tempfile
+import warnings
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -24,17 +26,21 @@ def run(arguments: argparse.Namespace) -> None:
 
 def encode(arguments: argparse.Namespace) -> None:
     """A video to a bundle."""
+    from hf_efficient.video.budget import fit_budget, parse_rate
     from hf_efficient.video.fit import fit_video
-    from hf_efficient.video.rate import fit_budget, parse_rate
     from hf_efficient.video.settings import FitSettings
 
     given = {f.name: getattr(arguments, f.name) for f in fields(FitSettings) if hasattr(arguments, f.name)}
     settings = FitSettings(**given)
     if arguments.budget:
-        settings = fit_budget(arguments.source, settings, parse_rate(arguments.budget))
-    bundle = fit_video(
-        arguments.source, arguments.bundle, overwrite=arguments.overwrite, device=arguments.device, settings=settings
-    )
+        settings = fit_budget(arguments.source, parse_rate(arguments.budget), given)
+    with warnings.catch_warnings():
+        warnings.simplefilter("default", UserWarning)
+        warnings.showwarning = lambda message, *_: print(f"warning: {message}", file=sys.stderr)
+        bundle = fit_video(
+            arguments.source, arguments.bundle, overwrite=arguments.overwrite, device=arguments.device,
+            settings=settings,
+        )  # fmt: skip
     print(f"{bundle.path}: {sum(bundle.sizes().values()):,} bytes, {kilobits(bundle):.0f} kbit/s")
 
 
@@ -131,18 +137,20 @@ def draw(result: dict[str, Any], path: Path) -> None:
 
 def compare(arguments: argparse.Namespace) -> None:
     """A bundle against codecs that get the same number of bytes, and against plain enlargement of its own stream."""
+    from hf_efficient.video.bundle import Bundle
     from hf_efficient.video.evaluation import evaluate as measure
     from hf_efficient.video.rate import encode_at_size
 
     with tqdm(desc="comparing", unit="frame") as bar:
         result = measure(arguments.bundle, arguments.source, progress=bar.update)
     total = sum(result["bytes"].values())
+    info = Bundle.open(arguments.bundle).probe_source(arguments.source)
     rows = [("stdo", total, result["stdo"]["psnr"])]
     stream = next(size for name, size in result["bytes"].items() if name.startswith("low_resolution"))
     rows += [(f"stream, {name}", stream, result[name]["psnr"]) for name in ("bicubic", "lanczos")]
     with tempfile.TemporaryDirectory() as folder:
         for codec in tqdm(arguments.codecs, desc="codecs"):
-            rows.append((codec, *encode_at_size(arguments.source, Path(folder) / "codec.mkv", codec, total)))
+            rows.append((codec, *encode_at_size(arguments.source, info, Path(folder) / "codec.mkv", codec, total)))
     print("| | bytes | PSNR, whole frames |\n|---|---|---|")
     for name, size, quality in rows:
         print(f"| {name} | {size:,} | {quality:.2f} |")

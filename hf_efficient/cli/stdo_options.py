@@ -31,7 +31,9 @@ def add_stdo(commands: Any) -> None:
     encode = actions.add_parser("encode", help="a video to a bundle")
     encode.add_argument("source", type=Path, help="video file")
     encode.add_argument("bundle", type=Path, help="new folder")
-    encode.add_argument("--budget", metavar="RATE", help="bits a second of everything, as 1.5Mbps")
+    encode.add_argument(
+        "--budget", metavar="RATE", help="bits a second in all, as 1.5Mbps; it chooses what is not given"
+    )
     encode.add_argument("--overwrite", action="store_true", help="replace what is there")
     _add_settings(encode)
 
@@ -73,7 +75,7 @@ def _add_settings(parser: argparse.ArgumentParser) -> None:
         group.add_argument(
             f"--{setting.name.replace('_', '-')}",
             type=TYPES.get(setting.name, type(default)),
-            default=default,
+            default=argparse.SUPPRESS,  # so that a budget knows what was given
             metavar="VALUE",
             help=f"{setting.metadata['help']} (default: {default})",
         )

@@ -19,7 +19,7 @@ MANIFEST_NAME, MODEL_FOLDER = "bundle.json", "model"
 FORMAT, VERSION = "hf_efficient.stdo", 1
 LOW_RESOLUTION = re.compile(r"low_resolution\.(mp4|mkv)")
 LARGEST_MANIFEST = 1 << 20
-EXTRA = ("fit", "experts", "bicubic_patch_psnr")  # what bundle.json says beyond what a player needs
+EXTRA = ("fit", "experts", "general_patch_psnr")  # what bundle.json says beyond what a player needs
 PIPELINE = {"_class_name": "STDOPipeline", "_diffusers_version": "0.42.1", "model": ["hf_efficient", "STDOModel"]}
 
 
@@ -56,6 +56,17 @@ class Bundle:
         """The grid of the routing map."""
         config = load_config(self.model)
         return Geometry(self.source.width, self.source.height, config.scale, config.patch_width, config.patch_height)
+
+    def probe_source(self, path: Path_) -> VideoInfo:
+        """What reads the frames of the source as they were when the bundle was made.
+
+        Raises:
+            BundleError: `path` is another video.
+        """
+        if sha256(Path(path)) != self.manifest["source"]["sha256"]:
+            raise BundleError(f"{str(path)!r} is not the video that {str(self.path)!r} was made of.")
+        fit = self.manifest.get("fit", {})
+        return probe(path, **{name: str(fit[name]) for name in ("alpha", "interlaced") if name in fit})
 
     def sizes(self) -> dict[str, int]:
         """Bytes of each of the checked files."""

@@ -34,8 +34,8 @@ frames = STDOPipeline.from_pretrained("THIS_FOLDER_OR_HUB_ID")(output_type="pil"
 
 ## Training
 
-Method `{method}`, {steps} steps in all. PSNR on training patches (8-bit RGB, mean of squared errors): {psnr}; bicubic
-enlargement of all patches: {bicubic:.2f} dB.
+Method `{method}`, {steps} steps in all. PSNR on training patches (8-bit RGB, mean of squared errors): {psnr}; the
+general model that chose them ({scorer}), on all patches: {general:.2f} dB.
 
 ## Citation
 
@@ -74,5 +74,6 @@ def model_card(manifest: dict[str, Any], config: dict[str, Any]) -> str:
         method=fit["method"],
         steps=fit["steps"],
         psnr=", ".join(f"{e['psnr_float32']:.2f} dB, {e['psnr_stored']:.2f} as stored" for e in manifest["experts"]),
-        bicubic=manifest["bicubic_patch_psnr"],
+        scorer="bicubic enlargement" if fit["scorer"] == "bicubic" else "a network",
+        general=manifest["general_patch_psnr"],
     )

@@ -18,7 +18,6 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
-from hf_efficient.video.bundle import BundleError, sha256
 from hf_efficient.video.decode import decode
 from hf_efficient.video.media import Path_, read_frames
 from hf_efficient.video.patches import cut, pad_to_grid, patch_error, psnr, to_tensor
@@ -80,11 +79,11 @@ def ssim(x: np.ndarray, y: np.ndarray) -> float:
     return float(value.mean())
 
 
-def enlarged_frames(low_resolution: Path, player: Player, filter_name: str) -> Iterator[np.ndarray]:
-    """The low-resolution stream enlarged by "bicubic" or "lanczos" (Pillow's), uint8."""
+def enlarged_frames(low_resolution: Path, player: Player, filter_name: str, every: int = 1) -> Iterator[np.ndarray]:
+    """Each so-manieth frame of the low-resolution stream enlarged by "bicubic" or "lanczos" (Pillow's), uint8."""
     g, source = player.geometry, player.bundle.source
     resampling = {"bicubic": Image.Resampling.BICUBIC, "lanczos": Image.Resampling.LANCZOS}[filter_name]
-    for frame in read_frames(low_resolution):
+    for frame in islice(read_frames(low_resolution), 0, None, every):
         large = Image.fromarray(frame.rgb).resize((g.lr_width * g.scale, g.lr_height * g.scale), resampling)
         yield np.array(large)[: source.height, : source.width]
 
@@ -114,17 +113,16 @@ def evaluate(
         BundleError: the source is not the bundle's, or the bundle is damaged.
     """
     player = Player(bundle)
-    if sha256(Path(source)) != player.bundle.manifest["source"]["sha256"]:
-        raise BundleError(f"{str(source)!r} is not the video that {str(bundle)!r} was made of.")
-    low = player.bundle.low_resolution
+    info, low = player.bundle.probe_source(source), player.bundle.low_resolution
     names = ("stdo", "bicubic", "lanczos")
     quality = {name: Quality() for name in names}
     labels = []
     streams = zip(
-        read_frames(source), player.frames(), enlarged_frames(low, player, "bicubic"),
-        enlarged_frames(low, player, "lanczos"), player.labels(), strict=False,
+        islice(read_frames(source, info), 0, None, every), player.frames(every),
+        enlarged_frames(low, player, "bicubic", every), enlarged_frames(low, player, "lanczos", every),
+        islice(player.labels(), 0, None, every), strict=False,
     )  # fmt: skip
-    for truth, played, bicubic, lanczos, mine in islice(streams, 0, None, every):
+    for truth, played, bicubic, lanczos, mine in streams:
         for name, rgb in zip(names, (played.rgb, bicubic, lanczos), strict=True):
             quality[name].add(rgb, truth.rgb, player)
         labels.append(mine.ravel().copy())
@@ -162,7 +160,10 @@ def vmaf_score(player: Player, source: Path) -> float:
         ImportError: imageio-ffmpeg is not installed.
         RuntimeError: its FFmpeg failed.
     """
-    import imageio_ffmpeg
+    try:
+        import imageio_ffmpeg
+    except ImportError as error:
+        raise ImportError("VMAF needs FFmpeg with libvmaf: pip install imageio-ffmpeg.") from error
 
     with tempfile.TemporaryDirectory() as folder:
         decoded = decode(player, Path(folder) / "decoded.mkv", codec="ffv1")

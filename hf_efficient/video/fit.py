@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import warnings
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
@@ -31,12 +32,13 @@ from hf_efficient.video.card import model_card
 from hf_efficient.video.experts import DEFAULTS, save_experts
 from hf_efficient.video.media import MediaError, Path_, VideoInfo, probe, read_frames
 from hf_efficient.video.overfit import Recipe, load_checkpoint, overfit, store_error
-from hf_efficient.video.patches import Geometry, bicubic_errors, psnr
+from hf_efficient.video.patches import Geometry, patch_scores, psnr
 from hf_efficient.video.plan import GENERAL, Plan
 from hf_efficient.video.processes import Processes
+from hf_efficient.video.scoring import general_model, scorer_identity
 from hf_efficient.video.settings import AUTO, FitSettings
 from hf_efficient.video.store import PatchStore, paired_frames, write_stores
-from hf_efficient.video.stream import stream_name, write_low_resolution
+from hf_efficient.video.stream import reduced, stream_name, write_stream
 from hf_efficient.video.weights import add_weight_norm, as_stored
 
 
@@ -88,12 +90,17 @@ class Fit:
         self.source, self.output, self.settings, self.device = source, output, settings, device
         self.progress_bar = progress_bar
         self.processes = Processes()
-        self.info: VideoInfo = probe(source)
+        self.info: VideoInfo = probe(source, settings.alpha, settings.interlaced)
+        if self.info.bits > 8:
+            warnings.warn(
+                f"{str(source)!r} has {self.info.bits} bits a colour; it is fitted and played at 8.", stacklevel=3
+            )
         self.geometry = Geometry.choose(self.info.width, self.info.height, settings.scale)
         self.work = output.with_name(output.name + ".partial")
         self.draft = self.work / "bundle"
         self.low_resolution = self.draft / stream_name(self.info)
-        self.identity = {**asdict(settings), "source": sha256(source)}
+        self.record = {**asdict(settings), "scorer": scorer_identity(settings.scorer)}
+        self.identity = {**self.record, "source": sha256(source)}
 
     def run(self, overwrite: bool = False) -> Bundle:
         """All stages."""
@@ -163,13 +170,15 @@ class Fit:
         """The stream that is sent: what the networks are trained on is what its decoder gives."""
         if not self.low_resolution.exists():
             frames = self._bar(read_frames(self.source, self.info), "low resolution")
-            write_low_resolution(self.source, self.info, frames, self.geometry, self.settings, self.low_resolution)
+            small = reduced(frames, self.geometry)
+            write_stream(self.source, self.info, small, self.geometry, self.settings, self.low_resolution)
 
     def score(self) -> None:
-        """errors.npy: (T, I·J) float32, what bicubic enlargement makes wrong in each patch."""
+        """errors.npy: (T, I·J) float32, what the general model makes wrong in each patch."""
         if not (self.work / "errors.npy").exists():
             pairs = self._bar(self._pairs(), "scoring")
-            errors = torch.stack([bicubic_errors(lr, hr, self.geometry) for lr, hr in pairs])
+            f0 = general_model(self.settings.scorer, self.settings.scale, self.device)
+            errors = torch.stack([patch_scores(f0(lr), hr, self.geometry) for lr, hr in pairs])
             with written_whole(self.work / "errors.npy") as draft:
                 np.save(draft, errors.numpy())
 
@@ -190,12 +199,13 @@ class Fit:
     def train(self) -> None:
         """Train what belongs to this process."""
         recipes = self.plan.recipes()
-        together = {name: r for name, r in recipes.items() if name == GENERAL or len(recipes) == 1}
+        chained = self.settings.warm_start == "previous"  # one after the other: all processes share each
+        together = {name: r for name, r in recipes.items() if name == GENERAL or len(recipes) == 1 or chained}
         total = sum(r.steps for r in recipes.values())
         with tqdm(total=total, desc="training", unit="step", disable=not self._shows_progress) as bar:
             for name, recipe in together.items():
                 self._train(name, recipe, bar, self.processes.share)
-            self.processes.wait()
+                self.processes.wait()
             for n, (name, recipe) in enumerate((n, r) for n, r in recipes.items() if n not in together):
                 if n % self.processes.count == self.processes.rank:
                     self._train(name, recipe, bar, (0, 1))
@@ -203,8 +213,9 @@ class Fit:
     def _train(self, name: str, recipe: Recipe, bar: Any, process: tuple[int, int]) -> None:
         bar.set_postfix_str(name)
         net = self.new_network(self.plan.spec(name), recipe.seed)
-        if name != GENERAL and (self.work / f"{GENERAL}.pt").exists():
-            load_checkpoint(self.work / f"{GENERAL}.pt", net)
+        start = self.plan.start(name)
+        if start is not None:
+            load_checkpoint(self.work / f"{start}.pt", net)
         overfit(net, PatchStore(self.work / name), recipe, self.work / f"{name}.pt", bar.update, process)
 
     def new_network(self, spec: NetworkSpec, seed: int) -> nn.Module:
@@ -231,7 +242,7 @@ class Fit:
         save_experts(self.draft / MODEL_FOLDER, config, experts, packed)
         write_manifest(
             self.draft, self.low_resolution.name, source_to_json(self.info, self.source, len(plan.errors)),
-            fit=asdict(s), experts=records, bicubic_patch_psnr=round(psnr(plan.errors.mean(dtype=np.float64)), 4),
+            fit=self.record, experts=records, general_patch_psnr=round(psnr(plan.errors.mean(dtype=np.float64)), 4),
         )  # fmt: skip
         manifest = json.loads((self.draft / MANIFEST_NAME).read_text(encoding="utf-8"))
         write_text(self.draft / "README.md", model_card(manifest, config))

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import os
+from collections import deque
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from fractions import Fraction
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import av
@@ -20,6 +20,7 @@ RESAMPLING = Interpolation.BICUBIC | Interpolation.ACCURATE_RND
 UNSPECIFIED = 2  # "unspecified" of ITU-T H.273
 BT601, BT709 = 5, 1
 FULL_RANGE = 2
+REFUSE = "refuse"
 
 Path_ = str | os.PathLike[str]
 
@@ -59,6 +60,7 @@ class VideoInfo:
         seconds: by the header; 0 is unknown.
         container: FFmpeg's names, "mov,mp4,m4a,3gp,3g2,mj2".
         other_streams: codec names of audio and subtitles.
+        deinterlace: whether reading makes progressive frames of interlaced ones.
     """
 
     width: int
@@ -73,6 +75,12 @@ class VideoInfo:
     seconds: float
     container: str
     other_streams: tuple[str, ...]
+    deinterlace: bool = False
+
+    @property
+    def bits(self) -> int:
+        """Bits of a colour component as stored; frames are read as 8."""
+        return component_bits(av.VideoFormat(self.pixel_format))
 
 
 class Frame(NamedTuple):
@@ -98,11 +106,18 @@ def open_media(path: Path_) -> Iterator[Any]:
         ) from error
 
 
-def probe(path: Path_) -> VideoInfo:
+def probe(path: Path_, alpha: str = REFUSE, interlaced: str = REFUSE) -> VideoInfo:
     """What `path` holds, checked for all that reading it would stumble over. Decodes one frame.
 
+    Args:
+        path: the file.
+        alpha: "refuse" a video with an alpha channel, or "drop" it.
+        interlaced: "refuse" an interlaced video, "deinterlace" it when its frames are read (as many frames as before),
+            or "keep" it, for one whose flag is wrong.
+
     Raises:
-        MediaError: no such file, not a video, audio only, no frame, more than MAX_PIXELS, more than 8 bits, alpha.
+        MediaError: no such file, not a video, audio only, no frame, more than MAX_PIXELS; or alpha or interlaced where
+            that is refused.
     """
     with open_media(path) as container:
         stream = _video_stream(container, path)
@@ -110,7 +125,16 @@ def probe(path: Path_) -> VideoInfo:
         first = next((frame for packet in container.demux(stream) for frame in packet.decode()), None)
         if first is None:
             raise MediaError(f"{str(path)!r} has a video stream without a single frame.")
-        _check_format(first.format, path)
+        if alpha == REFUSE and any(component.is_alpha for component in first.format.components):
+            raise MediaError(
+                f"{str(path)!r} is {first.format.name}: it has an alpha channel, which RGB networks would lose. Pass "
+                "alpha='drop' (--alpha drop) to go without it."
+            )
+        if interlaced == REFUSE and first.interlaced_frame:
+            raise MediaError(
+                f"{str(path)!r} is interlaced. Pass interlaced='deinterlace' (--interlaced deinterlace), or 'keep' if "
+                "its flag is wrong and each frame is one picture."
+            )
         seconds = float(stream.duration * stream.time_base) if stream.duration else (container.duration or 0) / 1e6
         return VideoInfo(
             width=first.width,
@@ -128,6 +152,7 @@ def probe(path: Path_) -> VideoInfo:
             seconds=seconds,
             container=container.format.name,
             other_streams=tuple(s.codec_context.name for s in copyable_streams(container)),
+            deinterlace=interlaced == "deinterlace" and bool(first.interlaced_frame),
         )  # fmt: skip
 
 
@@ -151,23 +176,57 @@ def read_frames(path: Path_, info: VideoInfo | None = None) -> Iterator[Frame]:
     step = max(1, round(1 / (info.rate * info.time_base)))
     last: int | None = None
     with open_media(path) as container:
-        stream = _video_stream(container, path)
-        stream.thread_type = "AUTO"
-        for packet in container.demux(stream):
-            if packet.is_corrupt:
-                raise MediaError(f"{str(path)!r} ends in the middle of a frame: the file is damaged or was cut off.")
-            for frame in packet.decode():
-                if (frame.width, frame.height) != (info.width, info.height):
-                    raise MediaError(
-                        f"{str(path)!r} changes its size from {info.width}x{info.height} to "
-                        f"{frame.width}x{frame.height} on the way; split it there first."
-                    )
-                following = 0 if last is None else last + step
-                pts = following if frame.pts is None else int(frame.pts)
-                last = pts if last is None else max(pts, last + 1)
-                yield Frame(to_rgb(frame, matrix, info.color.range), last, int(frame.duration or 0))
+        frames = _decoded(container, path, info)
+        for frame in _progressive(frames) if info.deinterlace else frames:
+            following = 0 if last is None else last + step
+            pts = following if frame.pts is None else int(frame.pts)
+            last = pts if last is None else max(pts, last + 1)
+            yield Frame(to_rgb(frame, matrix, info.color.range), last, int(frame.duration or 0))
     if last is None:
         raise MediaError(f"{str(path)!r} has a video stream without a single frame.")
+
+
+def _decoded(container: Any, path: Path_, info: VideoInfo) -> Iterator[Any]:
+    """FFmpeg's frames, all whole and of one size."""
+    stream = _video_stream(container, path)
+    stream.thread_type = "AUTO"
+    for packet in container.demux(stream):
+        if packet.is_corrupt:
+            raise MediaError(f"{str(path)!r} ends in the middle of a frame: the file is damaged or was cut off.")
+        for frame in packet.decode():
+            if (frame.width, frame.height) != (info.width, info.height):
+                raise MediaError(
+                    f"{str(path)!r} changes its size from {info.width}x{info.height} to "
+                    f"{frame.width}x{frame.height} on the way; split it there first."
+                )
+            yield frame
+
+
+def _progressive(frames: Iterator[Any]) -> Iterator[Any]:
+    """Frames through FFmpeg's bwdif: one for each that comes in, under its time stamp."""
+    graph: Any = None
+    stamps: deque[tuple[int | None, int]] = deque()  # the filter counts in a time base of its own
+
+    def pulled() -> Iterator[Any]:
+        with suppress(av.error.BlockingIOError, av.error.EOFError):
+            while True:
+                frame = graph.pull()
+                frame.pts, frame.duration = stamps.popleft()
+                yield frame
+
+    for frame in frames:
+        stamps.append((frame.pts, frame.duration or 0))
+        if graph is None:
+            graph = av.filter.Graph()
+            source = graph.add_buffer(
+                width=frame.width, height=frame.height, format=frame.format, time_base=frame.time_base
+            )
+            graph.link_nodes(source, graph.add("bwdif", "mode=send_frame"), graph.add("buffersink")).configure()
+        graph.push(frame)
+        yield from pulled()
+    if graph is not None:
+        graph.push(None)
+        yield from pulled()
 
 
 def to_rgb(frame: Any, matrix: int, color_range: int) -> np.ndarray:
@@ -192,20 +251,9 @@ def _video_stream(container: Any, path: Path_) -> Any:
             f"{str(path)!r} claims frames of {context.width}x{context.height} pixels; "
             f"more than {MAX_PIXELS} pixels a frame are not supported."
         )
-    if context.format is not None:
-        _check_format(context.format, path)
     return stream
 
 
-def _check_format(pixel_format: Any, path: Path_) -> None:
-    bits = max(component.bits for component in pixel_format.components)
-    if bits > 8:
-        fault = f"{bits} bits a component"
-    elif any(component.is_alpha for component in pixel_format.components):
-        fault = "an alpha channel"
-    else:
-        return
-    raise MediaError(
-        f"{str(path)!r} is {pixel_format.name}: {fault}, which 8-bit RGB networks would lose. Convert it first: "
-        f"ffmpeg -i {Path(path).name} -pix_fmt yuv420p ..."
-    )
+def component_bits(pixel_format: Any) -> int:
+    """Bits of the widest component."""
+    return max(component.bits for component in pixel_format.components)

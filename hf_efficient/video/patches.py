@@ -10,8 +10,6 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from hf_efficient.video.backbones import upsample_bicubic
-
 # Low-resolution patches as published (width, height): 20 x 10, 10 x 6 and 10 x 5 of them in a 1080p frame.
 PUBLISHED_PATCHES = {2: (48, 54), 3: (64, 60), 4: (48, 54)}
 FEWEST_PATCHES = 12  # of a frame; smaller frames get smaller patches
@@ -86,7 +84,8 @@ def to_tensor(rgb: np.ndarray) -> Tensor:
 
 def to_rgb8(x: Tensor) -> np.ndarray:
     """(1, 3, H, W) in [0, 1] to (H, W, 3) uint8, rounded to nearest, C-contiguous."""
-    return np.ascontiguousarray(round8(x)[0].permute(1, 2, 0).byte().numpy())
+    rounded = x[0].permute(1, 2, 0).float().mul(255).add_(0.5).clamp_(0, 255)  # to uint8 it is cut off, as by floor
+    return np.ascontiguousarray(rounded.to(torch.uint8).numpy())
 
 
 def round8(x: Tensor) -> Tensor:
@@ -150,12 +149,12 @@ def patch_error(output: Tensor, target: Tensor, border: int) -> Tensor:
     return ((round8(output) - round8(target))[inside] / 255).square().mean((1, 2, 3))
 
 
-def bicubic_errors(lr: Tensor, hr: Tensor, geometry: Geometry) -> Tensor:
-    """Score of every patch of a frame by bicubic enlargement: the general model f0 that needs no training.
+def patch_scores(enlarged: Tensor, hr: Tensor, geometry: Geometry) -> Tensor:
+    """What a general model f0 makes wrong in every patch of a frame.
 
     Args:
-        lr: (1, 3, lr_height, lr_width).
-        hr: (1, 3, s·lr_height, s·lr_width), padded.
+        enlarged: (1, 3, s·lr_height, s·lr_width), f0's enlargement of the frame.
+        hr: the same of the truth, padded.
         geometry: the grid.
 
     Returns:
@@ -163,7 +162,6 @@ def bicubic_errors(lr: Tensor, hr: Tensor, geometry: Geometry) -> Tensor:
     """
     s = geometry.scale
     starts, height, width = geometry.windows()
-    enlarged = upsample_bicubic(lr, s).clamp(0, 1)
     return patch_error(
         cut(enlarged[0], s * starts, s * height, s * width), cut(hr[0], s * starts, s * height, s * width), s + 4
     )

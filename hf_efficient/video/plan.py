@@ -46,13 +46,13 @@ class Plan:
         else:
             chosen = {f"expert-{m}": np.flatnonzero(labels == m) for m in range(k)}
             chosen = {name: numbers for name, numbers in chosen.items() if len(numbers)}
-        if len(chosen) > 1 and self.settings.same_networks:
+        if len(chosen) > 1 and self.settings.same_networks and self.settings.warm_start == "general":
             chosen = {GENERAL: np.arange(labels.size), **chosen}
         most = self.settings.max_patches
         return {name: np.sort(rng.permutation(numbers)[:most]) for name, numbers in chosen.items()}
 
     def recipes(self) -> dict[str, Recipe]:
-        """How each network is trained: of the steps, half for the common start, the rest in equal parts."""
+        """How each network is trained: of the steps, half for a common start, the rest in equal parts."""
         s, names = self.settings, list(self.chosen_patches())
         general = s.steps // 2 if GENERAL in names else 0
         experts = [name for name in names if name != GENERAL]
@@ -62,6 +62,15 @@ class Plan:
             name: Recipe(steps[name], s.batch_size, s.learning_rate, 1000 * s.seed + n, s.checkpoint_every)
             for n, name in enumerate(names)
         }
+
+    def start(self, name: str) -> str | None:
+        """The network that a network starts from, by its name."""
+        names = list(self.chosen_patches())
+        if GENERAL in names:
+            return GENERAL if name != GENERAL else None
+        before = names.index(name) - 1
+        chained = self.settings.warm_start == "previous" and self.settings.same_networks
+        return names[before] if chained and before >= 0 else None
 
     def spec(self, name: str) -> NetworkSpec:
         """What builds a network, by its name."""

@@ -12,7 +12,9 @@ METHODS = ("jstdo", "stdo", "single", "time")
 EDGES = ("count", "error")
 WEIGHT_DTYPES = ("float32", "float16", "int8")
 LR_CODECS = ("libx264", "libx265", "libsvtav1")
-AUTO = "auto"
+STARTS = ("general", "previous", "none")
+ALPHA, INTERLACED = ("refuse", "drop"), ("refuse", "deinterlace", "keep")
+AUTO, BICUBIC = "auto", "bicubic"
 
 
 def _help(text: str) -> dict[str, str]:
@@ -30,6 +32,10 @@ class FitSettings:
         num_chunks: k: networks of "stdo" and "time", levels of sampling of "jstdo"; "auto": by the share of error
             that the chunks carry (4 for "jstdo", which needs no choice).
         edges: chunks of equal "count" of patches, as published, or of equal "error".
+        scorer: what tells how hard a patch is: "bicubic" enlargement, or a network: the folder of a bundle or model of
+            one network for this scale, fitted to any video.
+        warm_start: what each of several networks starts from: one "general" network that takes half of the steps, the
+            network of the "previous" (harder, or earlier) chunk, or "none".
         backbone: "wdsr", "espcn", "edsr", "srcnn" or "vdsr".
         num_features: width of the networks; a list gives each chunk its own, the hardest first.
         num_blocks: depth, likewise.
@@ -43,6 +49,8 @@ class FitSettings:
         lr_codec: of the low-resolution stream: "libx264", "libx265" or "libsvtav1".
         lr_quality: its constant quality (crf, smaller is better); 0 is lossless RGB (libx264 only).
         lr_preset: its speed; "" is a slow one.
+        alpha: "refuse" a source with an alpha channel, or "drop" it.
+        interlaced: "refuse" an interlaced source, "deinterlace" it, or "keep" its frames as they are.
         seed: of initial weights, sampling and batches.
         checkpoint_every: steps between saved states.
 
@@ -54,6 +62,8 @@ class FitSettings:
     method: str = field(default="jstdo", metadata=_help(f"One of {', '.join(METHODS)}."))
     num_chunks: int | str = field(default=AUTO, metadata=_help("Chunks k, or auto."))
     edges: str = field(default="count", metadata=_help("Chunks of equal count of patches or of equal error."))
+    scorer: str = field(default=BICUBIC, metadata=_help("bicubic, or the folder of a general model that scores."))
+    warm_start: str = field(default="general", metadata=_help(f"Start of several networks: {', '.join(STARTS)}."))
     backbone: str = field(default="wdsr", metadata=_help("wdsr, espcn, edsr, srcnn or vdsr."))
     num_features: int | list[int] = field(default=16, metadata=_help("Width of the networks."))
     num_blocks: int | list[int] = field(default=2, metadata=_help("Depth of the networks."))
@@ -67,12 +77,15 @@ class FitSettings:
     lr_codec: str = field(default="libx264", metadata=_help(f"Of the low-resolution stream: {', '.join(LR_CODECS)}."))
     lr_quality: int = field(default=10, metadata=_help("Its crf; 0 is lossless RGB."))
     lr_preset: str = field(default="", metadata=_help("Its preset; a slow one by default."))
+    alpha: str = field(default="refuse", metadata=_help(f"An alpha channel: {' or '.join(ALPHA)}."))
+    interlaced: str = field(default="refuse", metadata=_help(f"Interlaced video: {', '.join(INTERLACED)}."))
     seed: int = field(default=0, metadata=_help("Seed of weights, sampling and batches."))
     checkpoint_every: int = field(default=100, metadata=_help("Steps between saved states."))
 
     def __post_init__(self) -> None:
         for name, choices in (("method", METHODS), ("edges", EDGES), ("weight_dtype", WEIGHT_DTYPES),
-                              ("lr_codec", LR_CODECS)):  # fmt: skip
+                              ("lr_codec", LR_CODECS), ("warm_start", STARTS), ("alpha", ALPHA),
+                              ("interlaced", INTERLACED)):  # fmt: skip
             _check_choice(name, getattr(self, name), choices)
         bounds = {"steps": (1, None), "batch_size": (1, 4096), "halo": (0, 60), "max_patches": (1, None),
                   "lr_quality": (0, 63), "seed": (0, 2**31), "checkpoint_every": (1, None)}  # fmt: skip

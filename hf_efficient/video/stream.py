@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,15 +12,22 @@ from hf_efficient.video.settings import FitSettings
 from hf_efficient.video.writing import LOSSLESS, VideoWriter, encoder_options
 
 
-def write_low_resolution(
+def reduced(frames: Iterable[Frame], geometry: Geometry) -> Iterator[Frame]:
+    """Every frame in low resolution."""
+    for frame in frames:
+        small = degrade(pad_to_grid(to_tensor(frame.rgb), geometry), geometry)
+        yield frame._replace(rgb=to_rgb8(small))
+
+
+def write_stream(
     source: Path_, info: VideoInfo, frames: Iterable[Frame], geometry: Geometry, settings: FitSettings, target: Path
 ) -> None:
-    """Reduce and encode a video, with the sound, subtitles and time stamps of its source.
+    """Encode reduced frames, with the sound, subtitles and time stamps of their source.
 
     Args:
         source: the video, for what is copied.
         info: what it is like.
-        frames: its frames.
+        frames: what `reduced` makes of its frames.
         geometry: gives the size.
         settings: codec, quality and preset of the stream.
         target: the file, which appears whole or not at all.
@@ -34,8 +41,7 @@ def write_low_resolution(
     size = (geometry.lr_width, geometry.lr_height)
     with VideoWriter(target, like, size, codec, pixel_format, options, source) as writer:
         for frame in frames:
-            small = degrade(pad_to_grid(to_tensor(frame.rgb), geometry), geometry)
-            writer.write(to_rgb8(small), frame.pts, frame.duration)
+            writer.write(*frame)
 
 
 def stream_name(info: VideoInfo) -> str:

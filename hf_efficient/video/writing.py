@@ -81,6 +81,8 @@ class VideoWriter:
         if codec.startswith("libx264") and torch.backends.cpu.get_cpu_capability() == "AVX512":
             # x264's AVX-512 code of macroblock trees reads what nobody wrote: the same frames give other files
             options = {**options, "x264-params": ":".join(filter(None, [options.get("x264-params"), "asm=AVX2"]))}
+        if codec == "libsvtav1":
+            os.environ.setdefault("SVT_LOG", "1")  # errors only: it would print its settings for every file
         # MPEG time bases and frame rates have 16 or 31 bits: finer ones are rounded by the encoders themselves
         container: Any = self.container  # which of its stream types comes back depends on the codec
         self.stream = container.add_stream(codec, rate=like.rate.limit_denominator(100_000), options=options)

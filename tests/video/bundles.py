@@ -1,10 +1,13 @@
-"""Small bundles for tests, made once a session."""
+"""Small bundles for tests, and what tests of fitting share."""
 
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from hf_efficient.video.bundle import Bundle
-from hf_efficient.video.fit import fit_video
+from hf_efficient.video.fit import Fit, fit_video
+from hf_efficient.video.settings import FitSettings
 from tests.video.clips import make_clip, pictures
 
 QUICK: dict[str, Any] = {
@@ -22,3 +25,19 @@ def quick_bundle(folder: Path, **settings: Any) -> Bundle:
     """A bundle of `source_clip`, barely trained."""
     folder.mkdir(exist_ok=True)
     return fit_video(source_clip(folder), folder / "bundle", **{**QUICK, **settings})
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    """Content of every file, by its path."""
+    return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+
+
+def started(tmp_path: Path, **settings: Any) -> Fit:
+    """The stages of a fit, before training."""
+    tmp_path.mkdir(exist_ok=True)
+    known = {k: v for k, v in {**QUICK, **settings}.items() if k in FitSettings.__dataclass_fields__}
+    fit = Fit(source_clip(tmp_path), tmp_path / "bundle", FitSettings(**known), False, torch.device("cpu"))
+    fit.prepare(overwrite=False)
+    fit.make_low_resolution()
+    fit.score()
+    return fit

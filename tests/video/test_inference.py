@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from hf_efficient.video.backbones import BACKBONES, NetworkSpec
-from hf_efficient.video.inference import enlarge, merge, split
+from hf_efficient.video.inference import enlarge, join, merge, split
 
 
 @pytest.mark.parametrize("scale", [2, 3, 4])
@@ -58,6 +58,37 @@ def test_merged_rectangles_cover_each_patch_once(seed: int) -> None:
         covered[top:bottom, left:right] += 1
     expected = np.kron(mask.astype(int), np.ones((ph, pw), int))[:height, :width]
     np.testing.assert_array_equal(covered, expected)
+
+
+def pixels_of(boxes: list[tuple[int, int, int, int]], halo: int, size: tuple[int, int]) -> int:
+    """Pixels to compute, counted one by one."""
+    total = 0
+    for top, left, bottom, right in boxes:
+        marked = np.zeros((size[0] + 2 * halo, size[1] + 2 * halo), int)
+        marked[top : bottom + 2 * halo, left : right + 2 * halo] = 1
+        total += int(marked[halo : halo + size[0], halo : halo + size[1]].sum())
+    return total
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_joined_boxes_hold_each_area_once_and_save(seed: int) -> None:
+    mask, patch, size, halo = np.random.default_rng(seed).random((6, 7)) < 0.5, (7, 9), (40, 61), seed
+    areas = merge(mask, patch, size)
+    groups = join(areas, halo, size, 10**6)
+    assert sorted(area for _, parts in groups for area in parts) == sorted(areas)
+    for (top, left, bottom, right), parts in groups:
+        assert (top, left) == (min(p[0] for p in parts), min(p[1] for p in parts))
+        assert (bottom, right) == (max(p[2] for p in parts), max(p[3] for p in parts))
+    boxes = [box for box, _ in groups]
+    spent = pixels_of(boxes, halo, size)
+    assert spent <= pixels_of(areas, halo, size)
+    for a in range(len(boxes)):  # no other pair would save
+        for b in range(a):
+            union = (*map(min, boxes[a][:2], boxes[b][:2]), *map(max, boxes[a][2:], boxes[b][2:]))
+            rest = [box for n, box in enumerate(boxes) if n not in (a, b)]
+            assert pixels_of([*rest, union], halo, size) >= spent  # type: ignore[list-item]
+    assert len(groups) < len(areas) or seed < 3
+    assert join(areas, halo, size, 1) == [(area, [area]) for area in areas]
 
 
 def test_a_full_mask_is_one_rectangle() -> None:

@@ -1,14 +1,17 @@
 """Measures against other implementations and closed forms."""
 
+import json
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from hf_efficient.video.budget import network_bytes, parse_rate
 from hf_efficient.video.evaluation import evaluate, ssim
-from hf_efficient.video.rate import bd_rate, network_bytes, parse_rate
+from hf_efficient.video.rate import bd_rate
 from hf_efficient.video.settings import FitSettings
 from tests.video.bundles import quick_bundle
 from tests.video.clips import pictures
@@ -71,3 +74,32 @@ def test_network_bytes_count_all_networks() -> None:
     assert network_bytes(FitSettings(weight_dtype="float32")) == 2 * one
     sizes = FitSettings(method="stdo", num_chunks=2, num_features=[16, 8])
     assert one < network_bytes(sizes) < 2 * one
+
+
+def test_evaluating_some_frames_is_some_of_evaluating_all(tmp_path: Path) -> None:
+    bundle = quick_bundle(tmp_path, method="stdo", num_chunks=2)
+    every, some = (evaluate(bundle.path, tmp_path / "source.mp4", every=n) for n in (1, 5))
+    assert some["frames"] == 3
+    for name, curve in some["frame_psnr"].items():
+        assert curve == every["frame_psnr"][name][::5]
+    assert sum(row["patches"] for row in some["chunks"]) * 4 == sum(row["patches"] for row in every["chunks"])
+
+
+def test_vmaf_is_that_of_the_decoded_frames(tmp_path: Path) -> None:
+    imageio_ffmpeg = pytest.importorskip("imageio_ffmpeg")
+    from hf_efficient.video.decode import decode
+
+    bundle = quick_bundle(tmp_path)
+    ours = evaluate(bundle.path, tmp_path / "source.mp4", every=6, vmaf=True)["vmaf"]
+    decoded, log = decode(bundle.path, tmp_path / "out.mkv", codec="ffv1"), tmp_path / "vmaf.json"
+    command = [imageio_ffmpeg.get_ffmpeg_exe(), "-v", "error", "-i", decoded, "-i", tmp_path / "source.mp4", "-lavfi",
+               f"libvmaf=log_fmt=json:log_path={log}", "-f", "null", "-"]  # fmt: skip
+    subprocess.run(command, check=True)
+    theirs = json.loads(log.read_text())["pooled_metrics"]["vmaf"]["mean"]
+    assert ours == pytest.approx(theirs, abs=1e-3)
+
+
+def test_vmaf_without_its_ffmpeg_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "imageio_ffmpeg", None)
+    with pytest.raises(ImportError, match="pip install imageio-ffmpeg"):
+        evaluate(quick_bundle(tmp_path).path, tmp_path / "source.mp4", vmaf=True)

@@ -147,8 +147,6 @@ def bad_files(folder: Path) -> dict[str, tuple[Path, str]]:
     sound = folder / "sound.m4a"
     subprocess.run(["ffmpeg", "-v", "error", "-f", "lavfi", "-i", "sine=d=0.5", "-c:a", "aac", sound], check=True)
     made["audio only"] = (sound, "no video stream, only audio")
-    deep = make_clip(folder / "deep.mkv", pictures(2, 64, 48), codec="ffv1", pixel_format="yuv420p10le", options={})
-    made["10 bits"] = (deep, "10 bits a component")
     alpha = make_clip(folder / "alpha.mkv", pictures(2, 64, 48), codec="ffv1", pixel_format="yuva420p", options={})
     made["alpha"] = (alpha, "alpha channel")
     huge = folder / "huge.avi"

@@ -4,13 +4,14 @@ import numpy as np
 import pytest
 import torch
 
+from hf_efficient.video.backbones import upsample_bicubic
 from hf_efficient.video.patches import (
     Geometry,
-    bicubic_errors,
     cut,
     degrade,
     pad_to_grid,
     patch_error,
+    patch_scores,
     psnr,
     to_rgb8,
     to_tensor,
@@ -106,6 +107,6 @@ def test_hard_patches_score_worse() -> None:
     picture[:48, :64] = np.random.default_rng(0).integers(0, 256, (48, 64, 3))
     geometry = Geometry(128, 96, 2, 32, 24)
     hr = pad_to_grid(to_tensor(picture), geometry)
-    errors = bicubic_errors(degrade(hr, geometry), hr, geometry)
+    errors = patch_scores(upsample_bicubic(degrade(hr, geometry), 2), hr, geometry)
     assert errors[0] > 0.01
     assert errors[1:].max() < 0.002

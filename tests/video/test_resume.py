@@ -1,0 +1,126 @@
+"""The same bundle however often the work was cut off, and nothing lost."""
+
+import os
+import random
+import shutil
+import signal
+import time
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from hf_efficient.video import fit as fit_module
+from hf_efficient.video.fit import fit_video
+from hf_efficient.video.overfit import Recipe, load_checkpoint, overfit
+from hf_efficient.video.store import PatchStore
+from tests.video.bundles import QUICK, files, source_clip, started
+
+
+def run_forked(source: Path, output: Path, settings: dict[str, Any]) -> None:
+    fit_video(source, output, **settings)
+
+
+@pytest.mark.parametrize("settings", [{"method": "jstdo"}, {"method": "stdo", "num_chunks": 2}])
+def test_ten_kills_at_random_moments_change_nothing(tmp_path: Path, settings: dict[str, Any]) -> None:
+    source = source_clip(tmp_path)
+    chosen = {**QUICK, **settings, "steps": 60, "num_features": 8}
+    fork, rng = get_context("fork"), random.Random(0)
+    started = time.perf_counter()
+    reference = files(fit_video(source, tmp_path / "reference", **chosen).path)
+    seconds = time.perf_counter() - started
+    kills = 0
+    while kills < 10:
+        child = fork.Process(target=run_forked, args=(source, tmp_path / "bundle", chosen))
+        child.start()
+        time.sleep(rng.uniform(0, 0.35 * seconds))
+        if child.is_alive():
+            assert child.pid is not None
+            os.kill(child.pid, signal.SIGKILL)
+            kills += 1
+        child.join()
+        if (tmp_path / "bundle").exists():  # it was done: start anew, until there were enough kills
+            assert files(tmp_path / "bundle") == reference
+            for path in (tmp_path / "bundle").rglob("*.*"):
+                path.unlink()
+            (tmp_path / "bundle" / "model").rmdir()
+            (tmp_path / "bundle").rmdir()
+    resumed = fit_video(source, tmp_path / "bundle", **chosen)
+    assert files(resumed.path) == reference
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["bundle", "reference", "source.mp4"]
+
+
+def test_training_resumes_at_its_checkpoint(tmp_path: Path) -> None:
+    fit = started(tmp_path)
+    fit.make_stores()
+    store, recipe = PatchStore(fit.work / "expert-0"), Recipe(steps=9, batch_size=4, checkpoint_every=4)
+
+    class Stop(Exception):
+        pass
+
+    def stop_at(step: int) -> Any:
+        counts = iter(range(100))
+
+        def progress(done: int) -> None:
+            if done and next(counts) == step:
+                raise Stop
+
+        return progress
+
+    whole = overfit(fit.new_network(fit.plan.spec("expert-0"), 0), store, recipe, tmp_path / "whole.pt")
+    with pytest.raises(Stop):
+        overfit(fit.new_network(fit.plan.spec("expert-0"), 0), store, recipe, tmp_path / "cut.pt", stop_at(5))
+    net = fit.new_network(fit.plan.spec("expert-0"), 0)
+    assert load_checkpoint(tmp_path / "cut.pt", net) == 4
+    done: list[int] = []
+    resumed = overfit(net, store, recipe, tmp_path / "cut.pt", done.append)
+    assert done == [4, 1, 1, 1, 1, 1]
+    for ours, theirs in zip(resumed.parameters(), whole.parameters(), strict=True):
+        assert torch.equal(ours, theirs)
+
+
+def test_what_is_there_is_not_lost(tmp_path: Path) -> None:
+    source = source_clip(tmp_path)
+    fit_video(source, tmp_path / "bundle", **QUICK)
+    before = files(tmp_path / "bundle")
+    with pytest.raises(FileExistsError, match="exists"):
+        fit_video(source, tmp_path / "bundle", **QUICK)
+    assert files(tmp_path / "bundle") == before
+    fit_video(source, tmp_path / "bundle", **{**QUICK, "steps": 4}, overwrite=True)
+    assert files(tmp_path / "bundle") != before
+
+
+def test_unfinished_work_of_other_settings_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = source_clip(tmp_path)
+
+    def fail(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(fit_module, "overfit", fail)
+        with pytest.raises(KeyboardInterrupt):
+            fit_video(source, tmp_path / "bundle", **QUICK)
+    with pytest.raises(FileExistsError, match="steps: 8 then, 6 now"):
+        fit_video(source, tmp_path / "bundle", **{**QUICK, "steps": 6})
+    assert fit_video(source, tmp_path / "bundle", **QUICK).sizes()
+
+
+def test_a_kill_at_the_very_end_is_tidied_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source, tidy = source_clip(tmp_path), shutil.rmtree
+
+    def fail(path: Path, **options: Any) -> None:
+        if path.name == "bundle.partial" and (path / "expert-0").exists():
+            tidy(path / "expert-0")
+            raise KeyboardInterrupt
+        tidy(path, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(shutil, "rmtree", fail)
+        with pytest.raises(KeyboardInterrupt):
+            fit_video(source, tmp_path / "bundle", **QUICK)
+    before = files(tmp_path / "bundle")
+    fit_video(source, tmp_path / "bundle", **QUICK)
+    assert files(tmp_path / "bundle") == before
+    assert not (tmp_path / "bundle.partial").exists()

@@ -1,0 +1,99 @@
+"""Overfitting a network: loss, learning rate, several processes, and that it helps."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from hf_efficient.video.backbones import upsample_bicubic
+from hf_efficient.video.bundle import Bundle
+from hf_efficient.video.fit import fit_video
+from hf_efficient.video.media import read_frames
+from hf_efficient.video.overfit import Recipe, masked_l1, overfit
+from hf_efficient.video.patches import to_rgb8, to_tensor
+from hf_efficient.video.player import Player
+from hf_efficient.video.settings import STARTS
+from hf_efficient.video.store import PatchStore
+from tests.video.bundles import QUICK, source_clip, started
+from tests.video.clips import make_clip, pictures
+
+LOSSLESS = {"lr_quality": 0}
+
+
+def test_loss_by_hand() -> None:
+    output, target = torch.zeros(2, 3, 4, 4), torch.zeros(2, 3, 4, 4)
+    mask = torch.zeros(2, 1, 4, 4)
+    mask[0, 0, 1:3, 1:3], mask[1] = 1, 1
+    target[0, :, 1, 1], target[0, :, 0, 0] = 0.4, 9.0  # one of four pixels that count, one that does not
+    target[1] = 0.2
+    assert masked_l1(output, target, mask).item() == pytest.approx((0.1 + 0.2) / 2)
+
+
+def test_learning_rate_is_the_papers_cosine() -> None:
+    recipe = Recipe(steps=100, learning_rate=1e-3)
+    assert recipe.rate(0) == pytest.approx(1e-3)
+    assert recipe.rate(50) == pytest.approx((1e-3 + 4e-8) / 2)
+    assert recipe.rate(100) == pytest.approx(4e-8)
+
+
+def test_two_processes_average_to_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each rank's gradients summed by hand in place of all_reduce: the step is that of the whole batch."""
+    fit = started(tmp_path)
+    fit.make_stores()
+    store, recipe = PatchStore(fit.work / "expert-0"), Recipe(steps=1, batch_size=4)
+    alone = overfit(fit.new_network(fit.plan.spec("expert-0"), 0), store, recipe, tmp_path / "alone.pt")
+    halves = []
+    for rank in (0, 1):
+        monkeypatch.setattr(
+            "hf_efficient.video.overfit.average_gradients",
+            lambda net, n: halves.append([p.grad.clone() for p in net.parameters()]),
+        )
+        overfit(fit.new_network(fit.plan.spec("expert-0"), 0), store, recipe, tmp_path / f"{rank}.pt", None, (rank, 2))
+    net = fit.new_network(fit.plan.spec("expert-0"), 0)
+    optimizer = torch.optim.Adam(net.parameters(), lr=recipe.rate(0))
+    for p, first, second in zip(net.parameters(), *halves, strict=True):
+        p.grad = (first + second) / 2
+    optimizer.step()
+    for (name, ours), theirs in zip(net.named_parameters(), alone.parameters(), strict=True):
+        torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-4, msg=name)
+
+
+@pytest.mark.parametrize("method", ["jstdo", "stdo", "single", "time"])
+def test_training_beats_bicubic(tmp_path: Path, method: str) -> None:
+    source = make_clip(tmp_path / "a.mp4", pictures(10, 96, 80))
+    settings: dict[str, Any] = {**QUICK, "num_features": 8, "steps": 150, "batch_size": 8, "num_chunks": 2, **LOSSLESS}
+    player = Player(fit_video(source, tmp_path / "bundle", **{**settings, "method": method}))
+    truth = [frame.rgb.astype(float) for frame in read_frames(source)]
+    small = [to_tensor(frame.rgb) for frame in read_frames(player.bundle.low_resolution)]
+    bicubic = np.mean([(to_rgb8(upsample_bicubic(x, 2)) - y) ** 2 for x, y in zip(small, truth, strict=True)])
+    ours = np.mean([(x.rgb - y) ** 2 for x, y in zip(player.frames(), truth, strict=True)])
+    assert 10 * np.log10(bicubic / ours) > 0.1
+
+
+TORCHRUN = ["torch.distributed.run", "--nproc-per-node", "2", "--master-port", "29533"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "settings", [{"method": "jstdo"}, *({"method": "stdo", "num_chunks": 2, "warm_start": w} for w in STARTS)]
+)
+def test_two_processes_make_the_bundle_of_one(tmp_path: Path, settings: dict[str, Any]) -> None:
+    """Under torchrun, gradients averaged or networks shared out, against one process."""
+    source, chosen = source_clip(tmp_path), {**QUICK, **settings, "weight_dtype": "float32"}
+    script = tmp_path / "fit.py"
+    script.write_text(
+        "import os\nfrom hf_efficient import fit_video\nassert os.environ['WORLD_SIZE'] == '2'\n"
+        f"fit_video({str(source)!r}, {str(tmp_path / 'two')!r}, **{chosen!r})\n"
+    )
+    command: list[Any] = [sys.executable, "-m", *TORCHRUN, script]
+    subprocess.run(command, check=True, env={**os.environ, "PYTHONPATH": str(Path.cwd())})
+    one, two = (load_file(b.model / "model.safetensors") for b in
+                (fit_video(source, tmp_path / "one", **chosen), Bundle.open(tmp_path / "two")))  # fmt: skip
+    for name, tensor in one.items():
+        torch.testing.assert_close(two[name], tensor, atol=2e-3, rtol=0, msg=name)

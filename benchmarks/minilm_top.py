@@ -1,15 +1,19 @@
-"""Fine-tuning of MiniLM's two top layers: the four below are run once for every text, and their output is kept."""
+"""Fine-tuning of MiniLM's top layers: the four below them are run once for every text, and their output is kept."""
 
 import copy
 import functools
+import sys
+from pathlib import Path
 from typing import Any
 
 import numpy as np
-import real_data
 import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 from transformers import AutoModel, AutoTokenizer
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "examples"))
+import real_data
 
 TOKENS = 32
 TRAINABLE = 2
@@ -25,18 +29,30 @@ def _encoder() -> Any:
 class MiniLMTop(nn.Module):
     """(B, T, 1 + 384) -> (B, classes): a token's first feature says whether it is one, the rest is its state."""
 
-    def __init__(self, classes: int) -> None:
+    def __init__(self, classes: int, layers: int = TRAINABLE) -> None:
         super().__init__()
-        self.layers = copy.deepcopy(_encoder().encoder.layer[-TRAINABLE:])
+        self.layers = copy.deepcopy(_encoder().encoder.layer[-layers:])
         self.head = nn.Linear(384, classes)
 
     def forward(self, x: Tensor) -> Tensor:
-        there, hidden = x[..., :1], x[..., 1:]
-        bias = (1 - there.transpose(1, 2)[:, None]) * -1e4
         for layer in self.layers:
-            out = layer(hidden, bias)
-            hidden = out[0] if isinstance(out, tuple) else out
+            x = through(layer, x)
+        there, hidden = x[..., :1], x[..., 1:]
         return self.head((hidden * there).sum(1) / there.sum(1))
+
+
+def through(layer: nn.Module, x: Tensor) -> Tensor:
+    """(B, T, 1 + 384) -> the same, one layer of the encoder higher."""
+    there, hidden = x[..., :1], x[..., 1:]
+    out = layer(hidden, (1 - there.transpose(1, 2)[:, None]) * -1e4)
+    return torch.cat([there, out[0] if isinstance(out, tuple) else out], -1)
+
+
+@torch.no_grad()
+def below_top(x: Tensor) -> Tensor:
+    """States below the top layer, of the states that `hidden_states` returns."""
+    layer = _encoder().encoder.layer[-TRAINABLE]
+    return torch.cat([through(layer, part) for part in x.split(100)])
 
 
 @torch.no_grad()

@@ -140,8 +140,8 @@ def kept_for_backward(model: nn.Module, x: Tensor) -> int:
     kept: dict[int, int] = {}
 
     def keep(tensor: Tensor) -> Tensor:
-        storage = tensor.untyped_storage()
-        kept[storage.data_ptr()] = storage.nbytes()
+        parts = [tensor._indices(), tensor._values()] if tensor.is_sparse else [tensor]
+        kept.update({t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in parts})
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):

@@ -27,7 +27,7 @@ class SparseWeight(nn.Module):
         values: (k,) parameter.
         indices: (k,) int32 buffer (int64 from 2^31 places on), flat row-major places, unique, in no order.
         collecting: while True, backward adds dL/dz to `gradient`, z being the whole tensor.
-        watched: (w,) int64: the places of which `gradient` is wanted, the living first, in their order; None: all n.
+        watched: (w,) integer: the places of which `gradient` is wanted, the living first, in their order; None: all n.
         probing: while True, the whole tensor is the one given to `dense`, and nothing living is differentiated.
         gradient: (n,) or (w,) float32, or None.
         budget: k that training ends with; differs from that of now only while a topology starts with more.
@@ -129,7 +129,9 @@ class SparseWeight(nn.Module):
     def living_gradient(self) -> Tensor:
         """(k,) float32: `gradient` of the living, in their order."""
         assert self.gradient is not None
-        return self.gradient[self.places] if self.watched is None else self.gradient[: len(self.indices)]
+        if self.watched is not None:
+            return self.gradient[: len(self.indices)]
+        return self.gradient.index_select(0, self.indices)  # several times faster than indexing, and takes int32
 
     def start_collecting(self) -> None:
         """Called by a forward: without gradients so far it is a step's first, and what a skipped step left is void."""
@@ -140,7 +142,7 @@ class SparseWeight(nn.Module):
         """Add dL/dz, of `shape`, to what the micro-batches of this step have brought."""
         began = time.perf_counter()
         flat = gradient.detach().flatten()
-        flat = flat.to(torch.float32, copy=True) if self.watched is None else flat[self.watched].float()
+        flat = flat.to(torch.float32, copy=True) if self.watched is None else flat.index_select(0, self.watched).float()
         self.gradient = flat if self.gradient is None else self.gradient.add_(flat)
         self.seconds += time.perf_counter() - began
 

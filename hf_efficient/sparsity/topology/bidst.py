@@ -73,7 +73,9 @@ class BiDST(Topology):
     def watched(self, weight: SparseWeight, step: int) -> Tensor | None:
         """Those that have a score; all when new candidates are due."""
         candidates = weight.memory["candidates"]
-        return None if self.due(step) or not len(candidates) else torch.cat([weight.places, candidates])
+        if self.due(step) or not len(candidates):
+            return None
+        return torch.cat([weight.indices, candidates.to(weight.indices.dtype)])
 
     def begin(self, weight: SparseWeight) -> None:
         """No candidates yet."""
@@ -92,7 +94,7 @@ class BiDST(Topology):
         if not len(memory["candidates"]):
             self.settled(weight)
         g_living = weight.living_gradient()
-        g_dormant = g[memory["candidates"]] if weight.watched is None else g[len(g_living) :]
+        g_dormant = g.index_select(0, memory["candidates"]) if weight.watched is None else g[len(g_living) :]
         h = hyper_gradient(weight.values.detach().float(), g_living, 1.0, self.implicit_weight)
         h_dormant = hyper_gradient(memory["dormant"], g_dormant, 0.0, self.implicit_weight)
         psi, psi_dormant = self.scores(weight)
@@ -128,7 +130,7 @@ class BiDST(Topology):
         memory = weight.memory
         candidates = memory["candidates"]
         seat_of = torch.empty(weight.numel, dtype=torch.int64, device=candidates.device)
-        seat_of[candidates] = torch.arange(len(candidates), device=candidates.device)
+        seat_of.scatter_(0, candidates, torch.arange(len(candidates), device=candidates.device))
         seats = seat_of[places]
         n = min(len(slots), len(places))
         memory["candidates"][seats[:n]] = weight.places[slots[:n]]
@@ -140,13 +142,14 @@ class BiDST(Topology):
         memory, g = weight.memory, weight.gradient
         assert g is not None
         count = min(max(1, int(self.candidates * len(weight.indices))), weight.numel - len(weight.indices))
-        dead = ~weight.alive()[memory["candidates"]]  # under a global budget more may have come alive than died
+        dead = ~weight.alive().index_select(
+            0, memory["candidates"]
+        )  # under a global budget more may have come alive than died
         old, dormant = memory["candidates"][dead], memory["dormant"][dead]
         best = dormant.abs().topk(min(len(old), int(KEPT * count)), sorted=False).indices
         kept = old[best]
         strength = g.abs()
-        strength[weight.places] = -1.0
-        strength[kept] = -1.0
+        strength.index_fill_(0, weight.places, -1.0).index_fill_(0, kept, -1.0)
         fresh = strength.topk(count - len(kept), sorted=False).indices
         memory["candidates"] = torch.cat([kept, fresh])
         memory["dormant"] = torch.cat([dormant[best], g.new_zeros(len(fresh))])

@@ -28,7 +28,7 @@ class MEST(Topology):
 
     def watched(self, weight: SparseWeight, step: int) -> Tensor | None:
         """The living."""
-        return weight.places
+        return weight.indices
 
     def drop_scores(self, weight: SparseWeight) -> Tensor:
         """|w| + lambda |dL/dw|."""

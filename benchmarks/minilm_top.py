@@ -2,14 +2,18 @@
 
 import copy
 import functools
+import sys
+from pathlib import Path
 from typing import Any
 
 import numpy as np
-import real_data
 import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 from transformers import AutoModel, AutoTokenizer
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "examples"))
+import real_data
 
 TOKENS = 32
 LIMIT = 6000  # training texts kept; a run takes a few hundred of them
@@ -35,12 +39,24 @@ class MiniLMTop(nn.Module):
         self.head = nn.Linear(384, classes)
 
     def forward(self, x: Tensor) -> Tensor:
-        there, hidden = x[..., :1], x[..., 1:]
-        bias = (1 - there.transpose(1, 2)[:, None]) * -1e4
         for layer in self.layers:
-            out = layer(hidden, bias)
-            hidden = out[0] if isinstance(out, tuple) else out
+            x = through(layer, x)
+        there, hidden = x[..., :1], x[..., 1:]
         return self.head((hidden * there).sum(1) / there.sum(1))
+
+
+def through(layer: nn.Module, x: Tensor) -> Tensor:
+    """(B, T, 1 + 384) -> the same, one layer of the encoder higher."""
+    there, hidden = x[..., :1], x[..., 1:]
+    out = layer(hidden, (1 - there.transpose(1, 2)[:, None]) * -1e4)
+    return torch.cat([there, out[0] if isinstance(out, tuple) else out], -1)
+
+
+@torch.no_grad()
+def below_top(x: Tensor) -> Tensor:
+    """States below the top layer, of those below the top two that `hidden_states` returns."""
+    layer = _encoder().encoder.layer[-2]
+    return torch.cat([through(layer, part) for part in x.split(100)])
 
 
 @torch.no_grad()

@@ -32,7 +32,8 @@ from torch import Tensor, nn
 from transformers import BertConfig, BertModel
 
 from hf_efficient import BiDSTConfig, compress, save_sparse
-from hf_efficient.sparsity.compact import CompactLinear, CompactPath
+from hf_efficient.sparsity.compact import CompactPath
+from hf_efficient.sparsity.compress import CompactLinear
 from hf_efficient.sparsity.layer import BiDSTLayer
 from hf_efficient.sparsity.weight import SparseWeight
 

@@ -22,13 +22,13 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import mean, median, stdev
+from statistics import mean, median
 from typing import Any
 
-import matplotlib
 import numpy as np
 import torch
 import torch.nn.functional as F
+from error_bars import cell, plot_panels
 from peft import get_peft_model
 from small_networks import SmallResNet, SmallViT
 from torch import Tensor, nn
@@ -39,9 +39,6 @@ from hf_efficient.sparsity.model import weight_of
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "examples"))
 import real_data
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
 
 SPARSITIES = (0.9, 0.95, 0.98)
 TOPOLOGIES = ("static", "set", "rigl", "mest", "bidst")
@@ -224,7 +221,7 @@ def table(runs: dict[str, dict[str, Any]]) -> str:
             columns = [accuracies(runs, task, method, s) for s in (sparsities if method != "dense" else [0.0])]
             if not any(columns):
                 continue
-            cells = [f"{mean(c):.2f} ± {stdev(c) if len(c) > 1 else 0:.2f}" if c else "" for c in columns]
+            cells = [cell(c) for c in columns]
             cells += ["" for _ in range(len(sparsities) - len(cells))]
             some = [r for key, r in runs.items() if key.split()[:2] == [task, method]]
             dense = [r["flops"] for key, r in runs.items() if key.split()[:2] == [task, "dense"]]
@@ -244,26 +241,15 @@ def accuracies(runs: dict[str, dict[str, Any]], task: str, method: str, sparsity
 
 
 def plot(runs: dict[str, dict[str, Any]], path: Path) -> None:
-    """Accuracy over sparsity: a panel per task, a line per method, bars of one standard error."""
+    """Accuracy over sparsity: a panel per task, a line per method."""
     tasks = list(dict.fromkeys(key.split()[0] for key in runs))
-    figure, panels = plt.subplots(1, len(tasks), figsize=(5 * len(tasks), 4), layout="constrained", squeeze=False)
-    for task, axes in zip(tasks, panels[0], strict=True):
-        for method in METHODS:
-            points = [(s, accuracies(runs, task, method, s)) for s in (0.0, *SPARSITIES)]
-            points = [(s, a) for s, a in points if a]
-            if method == "dense" and points:
-                axes.axhline(mean(points[0][1]), color="grey", linestyle="--", label="dense")
-            elif points:
-                errors = [stdev(a) / math.sqrt(len(a)) if len(a) > 1 else 0 for _, a in points]
-                style = {"color": "black", "linewidth": 2.2} if method == "bidst" else {"linewidth": 1.2}
-                axes.errorbar(
-                    [f"{s:.0%}" for s, _ in points], [mean(a) for _, a in points], errors,
-                    marker="o", capsize=3, label=method, **style,
-                )  # fmt: skip
-        axes.set(title=task, xlabel="sparsity", ylabel="test accuracy, %")
-        axes.legend(fontsize=8)
-    figure.savefig(path, dpi=130)
-    plt.close(figure)
+    panels: dict[str, dict[str, list[tuple[str, list[float]]]]] = {}
+    for task in tasks:
+        lines = {m: [(f"{s:.0%}", accuracies(runs, task, m, s)) for s in SPARSITIES] for m in METHODS[1:]}
+        panels[task] = {method: [point for point in line if point[1]] for method, line in lines.items()}
+        panels[task] = {method: line for method, line in panels[task].items() if line}
+    dense = {task: accuracies(runs, task, "dense", 0.0) for task in tasks}
+    plot_panels(panels, path, "sparsity", "bidst", {task: mean(a) for task, a in dense.items() if a})
 
 
 def main() -> None:

@@ -39,8 +39,8 @@ _MODULE_OF = {
     "BiDSTTrainer": "hf_efficient.sparsity.trainer",
     "SparsityCallback": "hf_efficient.sparsity.callback",
     "train_sparsely": "hf_efficient.sparsity.callback",
-    "compress": "hf_efficient.sparsity.compact",
-    "decompress": "hf_efficient.sparsity.compact",
+    "compress": "hf_efficient.sparsity.compress",
+    "decompress": "hf_efficient.sparsity.compress",
     "load_sparse": "hf_efficient.sparsity.checkpoint",
     "save_sparse": "hf_efficient.sparsity.checkpoint",
     "sharpness": "hf_efficient.optimization.sharpness",
@@ -64,7 +64,7 @@ if TYPE_CHECKING:
     from hf_efficient.representation.reduce import ReducedTokens, reduce_tokens
     from hf_efficient.sparsity.callback import SparsityCallback, train_sparsely
     from hf_efficient.sparsity.checkpoint import load_sparse, save_sparse
-    from hf_efficient.sparsity.compact import compress, decompress
+    from hf_efficient.sparsity.compress import compress, decompress
     from hf_efficient.sparsity.config import BiDSTConfig
     from hf_efficient.sparsity.model import BiDSTModel
     from hf_efficient.sparsity.trainer import BiDSTTrainer

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from ..files import written_whole
 from . import places
-from .compact import CompactLinear, compress
+from .compress import CompactLinear, compress
 
 FILE_NAME = "model.sparse.safetensors"
 FORMAT = "hf_efficient.sparse.1"

@@ -8,14 +8,15 @@ Forward and dL/dx are products of a CSR matrix, dL/dvalues is a sampled dense-de
 from __future__ import annotations
 
 import functools
+import threading
 import time
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from .weight import SparseWeight, check_places
 
@@ -40,45 +41,48 @@ class Pattern:
         flat = places.long()
         check_places(flat, rows * columns, "compact layer")  # CSR products do not check, and would read anywhere
         row, column = flat // columns, flat % columns
+        order, transposed_order = flat.argsort(), (column * rows + row).argsort()
         self.shape, self.transposed_shape = (rows, columns), (columns, rows)
-        self.order = flat.argsort()
-        self.starts, self.columns = _starts(row, rows), column[self.order].int()
-        self.transposed_order = (column * rows + row).argsort()
-        self.transposed_starts, self.rows = _starts(column, columns), row[self.transposed_order].int()
+        self.starts, self.columns = _starts(row, rows), column[order].int()
+        self.transposed_starts, self.rows = _starts(column, columns), row[transposed_order].int()
+        self.order, self.transposed_order, self.back = order.int(), transposed_order.int(), order.argsort().int()
+
+    def csr(self, sorted_values: Tensor) -> Tensor:
+        """(rows, columns) CSR of values in row-major order; shares their memory."""
+        return torch.sparse_csr_tensor(self.starts, self.columns, sorted_values, self.shape, check_invariants=False)
 
     def matrix(self, values: Tensor) -> Tensor:
         """(rows, columns) CSR of values in the order of the places."""
-        return torch.sparse_csr_tensor(
-            self.starts, self.columns, values[self.order], self.shape, check_invariants=False
-        )
+        return self.csr(values.index_select(0, self.order))
 
     def transposed(self, values: Tensor) -> Tensor:
         """(columns, rows) CSR of values in the order of the places."""
         return torch.sparse_csr_tensor(
             self.transposed_starts,
             self.rows,
-            values[self.transposed_order],
+            values.index_select(0, self.transposed_order),
             self.transposed_shape,
             check_invariants=False,
         )
 
-    def sample(self, left: Sequence[Tensor], right: Sequence[Tensor]) -> Tensor:
-        """Entries of sum_b left_b @ right_b.T at the places, (k,), in their order: dL/dvalues.
-
-        Args:
-            left: blocks (rows, b).
-            right: blocks (columns, b).
-        """
-        total = self.matrix(left[0].new_zeros(len(self.order)))
-        for a, b in zip(left, right, strict=True):
-            total = torch.sparse.sampled_addmm(total, a, b.t(), beta=1.0)
-        values = torch.empty_like(total.values())
-        values[self.order] = total.values()
-        return values
-
 
 def _starts(rows: Tensor, count: int) -> Tensor:
     return F.pad(torch.bincount(rows, minlength=count).cumsum(0), (1, 0)).int()
+
+
+_scratch = threading.local()
+
+
+def scratch(purpose: str, rows: int, columns: int) -> Tensor:
+    """(rows, columns) float32 of any content, good until the next call with this purpose.
+
+    Large results of short life come from here: fresh memory costs page faults, about a fifth of a product's time.
+    """
+    held: Tensor | None = getattr(_scratch, purpose, None)
+    if held is None or held.numel() < rows * columns:
+        held = torch.empty(rows * columns)
+        setattr(_scratch, purpose, held)
+    return held[: rows * columns].view(rows, columns)
 
 
 def columns_of(x: Tensor) -> list[Tensor]:
@@ -86,11 +90,11 @@ def columns_of(x: Tensor) -> list[Tensor]:
     return [block.t().contiguous() for block in x.split(BLOCK)]
 
 
-def multiply(matrix: Tensor, blocks: Sequence[Tensor]) -> Tensor:
-    """x @ matrix.T for the blocks of x: a (rows, columns) CSR gives (B, rows)."""
-    if len(blocks) == 1:
-        return (matrix @ blocks[0]).t().contiguous()
-    return torch.cat([(matrix @ block).t() for block in blocks])
+def multiply(matrix: Tensor, block: Tensor, out: Tensor) -> None:
+    """Write (matrix @ block).T, (b, rows), for a CSR (rows, n) and a block (n, b) of activations."""
+    product = scratch("product", matrix.shape[0], block.shape[1])
+    torch.addmm(product, matrix, block, beta=0, out=product)  # beta = 0: what was there is not read
+    out.copy_(product.t())
 
 
 class _Product(torch.autograd.Function):
@@ -102,18 +106,33 @@ class _Product(torch.autograd.Function):
         ctx.pattern, ctx.weight = pattern, weight
         ctx.save_for_backward(values, *blocks)
         weight.start_collecting()
-        return multiply(pattern.matrix(values), blocks)
+        matrix, y = pattern.matrix(values), x.new_empty(len(x), pattern.shape[0])
+        for block, out in zip(blocks, y.split(BLOCK), strict=True):
+            multiply(matrix, block, out)
+        return y
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
-        values, *x = ctx.saved_tensors
-        blocks = columns_of(gradient)
-        to_x = multiply(ctx.pattern.transposed(values), blocks) if ctx.needs_input_grad[1] else None
-        if ctx.weight.collecting:  # the topology wants dL/dz of dead places too, at this step
-            whole = sum(g @ b.t() for g, b in zip(blocks, x, strict=True))
-            ctx.weight.collect(whole)
-            return whole.flatten()[ctx.weight.places], to_x, None, None
-        return ctx.pattern.sample(blocks, x) if ctx.needs_input_grad[0] else None, to_x, None, None
+        values, *blocks = ctx.saved_tensors
+        pattern: Pattern = ctx.pattern
+        (rows, columns), collecting = pattern.shape, ctx.weight.collecting
+        to_x = gradient.new_empty(len(gradient), columns) if ctx.needs_input_grad[1] else None
+        transposed = pattern.transposed(values) if to_x is not None else None
+        # the topology may want dL/dz of dead places too, at this step
+        to_weight = gradient.new_zeros(rows, columns) if collecting else pattern.csr(torch.zeros_like(values))
+        for i, (x, part) in enumerate(zip(blocks, gradient.split(BLOCK), strict=True)):
+            block = scratch("gradient", rows, len(part)).copy_(part.t())
+            if transposed is not None and to_x is not None:
+                multiply(transposed, block, to_x[i * BLOCK : (i + 1) * BLOCK])
+            if collecting:
+                to_weight.addmm_(block, x.t())
+            elif ctx.needs_input_grad[0]:
+                torch.sparse.sampled_addmm(to_weight, block, x.t(), out=to_weight)
+        if collecting:
+            ctx.weight.collect(to_weight)
+            return to_weight.flatten().index_select(0, ctx.weight.indices), to_x, None, None
+        to_values = to_weight.values().index_select(0, pattern.back) if ctx.needs_input_grad[0] else None
+        return to_values, to_x, None, None
 
 
 class CompactPath:
@@ -168,7 +187,7 @@ def compact_trains_faster(shape: torch.Size, k: int, tokens: int) -> bool:
         k: living weights.
         tokens: B.
     """
-    weight, x = _example(shape, k, tokens)
+    weight, x = example(shape, k, tokens)
     path = CompactPath("compact")
     x.requires_grad_()
 
@@ -182,17 +201,8 @@ def compact_trains_faster(shape: torch.Size, k: int, tokens: int) -> bool:
     return times[0] < times[1]
 
 
-@functools.cache
-def compact_infers_faster(shape: torch.Size, k: int, tokens: int) -> bool:
-    """The same for forward alone, against a plain dense layer."""
-    weight, x = _example(shape, k, tokens)
-    dense = weight.dense().detach()
-    layer = CompactLinear(dense)
-    times = time_alternately(lambda: layer(x), lambda: F.linear(x, dense))
-    return times[0] < times[1]
-
-
-def _example(shape: torch.Size, k: int, tokens: int) -> tuple[SparseWeight, Tensor]:
+def example(shape: torch.Size, k: int, tokens: int) -> tuple[SparseWeight, Tensor]:
+    """A weight of a size and activations to time it with."""
     generator = torch.Generator().manual_seed(0)  # the program's own chance stays as it is
     weight = SparseWeight(shape, k)
     weight.select(torch.randperm(weight.numel, generator=generator)[:k], torch.randn(k, generator=generator))
@@ -213,88 +223,3 @@ def time_alternately(*calls: Callable[[], object], seconds: float = 0.3) -> list
             best[i] = min(best[i], time.perf_counter() - start)
         rounds += 1
     return best
-
-
-class CompactLinear(nn.Module):
-    """A linear layer for inference that holds its living weights only, as CSR.
-
-    Args:
-        weight: (out, in) float32, most of it zero.
-        bias: (out,) or None.
-    """
-
-    starts: Tensor
-    columns: Tensor
-    values: Tensor
-    bias: Tensor | None
-
-    def __init__(self, weight: Tensor, bias: Tensor | None = None) -> None:
-        super().__init__()
-        self.out_features, self.in_features = weight.shape
-        matrix = weight.detach().to_sparse_csr()
-        self.register_buffer("starts", matrix.crow_indices().int())
-        self.register_buffer("columns", matrix.col_indices().int())
-        self.register_buffer("values", matrix.values())
-        self.register_buffer("bias", None if bias is None else bias.detach())
-
-    def matrix(self) -> Tensor:
-        """(out, in) CSR."""
-        return torch.sparse_csr_tensor(
-            self.starts, self.columns, self.values, (self.out_features, self.in_features), check_invariants=False
-        )
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(..., in) -> (..., out). No gradients."""
-        with torch.no_grad():
-            y = multiply(self.matrix(), columns_of(x.reshape(-1, self.in_features)))
-            y = y if self.bias is None else y + self.bias
-        return y.view(*x.shape[:-1], self.out_features)
-
-    def extra_repr(self) -> str:
-        """Sizes, for print(model)."""
-        return f"{self.in_features}, {self.out_features}, alive={len(self.values)}"
-
-
-def compress(model: nn.Module, *, tokens: int = 128, kernel: str = "auto") -> nn.Module:
-    """Replace sparse linear layers of a plain model by `CompactLinear`, for inference on the CPU, in place.
-
-    `decompress` brings back the model as it was, bit for bit but for signs of zeros.
-
-    Args:
-        model: any module; its `nn.Linear` layers with float32 weights on the CPU are looked at.
-        tokens: activations a forward has, batch times length: what is timed.
-        kernel: "auto" times each layer once in both forms; "compact" replaces each layer that is at least 70 % zero.
-
-    Returns:
-        `model`.
-
-    Raises:
-        ValueError: `model` is a PEFT model (merge it first), or `tokens` < 1, or `kernel` is not known.
-    """
-    if kernel not in ("auto", "compact"):
-        raise ValueError(f"kernel={kernel!r} is not known; expected 'auto' or 'compact'.")
-    if tokens < 1:
-        raise ValueError(f"tokens={tokens} is out of range; expected the activations of a forward, >= 1.")
-    if hasattr(model, "merge_and_unload"):
-        raise ValueError("compress takes a plain model; merge the adapter first: model = model.merge_and_unload().")
-    for name, layer in list(model.named_modules()):
-        if type(layer) is not nn.Linear or layer.weight.device.type != "cpu" or layer.weight.dtype != torch.float32:
-            continue
-        k, shape = int(layer.weight.count_nonzero()), layer.weight.shape
-        if not name or not 1 <= k <= DENSEST * layer.weight.numel():
-            continue
-        if kernel == "compact" or compact_infers_faster(shape, k, tokens):
-            model.set_submodule(name, CompactLinear(layer.weight, layer.bias).train(layer.training))
-    return model
-
-
-def decompress(model: nn.Module) -> nn.Module:
-    """Turn every `CompactLinear` back into `nn.Linear`; in place. Returns `model`."""
-    for name, layer in list(model.named_modules()):
-        if isinstance(layer, CompactLinear):
-            linear = nn.Linear(layer.in_features, layer.out_features, bias=layer.bias is not None, device="meta")
-            linear.weight = nn.Parameter(layer.matrix().to_dense())
-            if layer.bias is not None:
-                linear.bias = nn.Parameter(layer.bias)
-            model.set_submodule(name, linear.train(layer.training))
-    return model

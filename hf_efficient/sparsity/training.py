@@ -70,9 +70,9 @@ class SparseTraining:
         self.began = time.perf_counter()
         self.seconds = 0.0  # of mask work
         self.state: dict[str, Any] = {}
+        self._listens = True  # what a forgotten training left in the weights is cleared
         self._follow()
         self._agree()
-        self._listen()
 
     @property
     def steps(self) -> int:
@@ -132,29 +132,35 @@ class SparseTraining:
             device = weight.indices.device
             weight.memory = memories[name] = {key: value.to(device) for key, value in memories[name].items()}
             ever[name] = ever[name].to(device)
+        self._listen()
 
     def _wanted(self, step: int) -> bool:
         return step <= self.init_steps or self.topology.reads_gradient(step)
 
     def _listen(self) -> None:
         following = self.steps + 1
+        wanted, probing = self._wanted(following), following <= self.init_steps
+        if not wanted and not self._listens:
+            return
+        self._listens = wanted
         for weight in self.weights.values():
             weight.gradient = None
-            weight.collecting = self._wanted(following)
-            weight.probing = following <= self.init_steps
+            weight.collecting, weight.probing = wanted, probing
+            weight.watched = self.topology.watched(weight, following) if wanted and not probing else None
 
     def _gradients_are_finite(self) -> bool:
         """Bring dL/dz to the scale of the optimizer's gradients and to all ranks; False where a step overflowed."""
         finite = True
         for weight in self.weights.values():
             if weight.gradient is None:  # the layer had no part in this step
-                weight.gradient = torch.zeros(weight.numel, device=weight.indices.device)
+                count = weight.numel if weight.watched is None else len(weight.watched)
+                weight.gradient = torch.zeros(count, device=weight.indices.device)
             if self.ranks > 1:
                 dist.all_reduce(weight.gradient)
                 weight.gradient /= self.ranks
             if weight.values.grad is not None and not weight.probing:
                 # loss scaling and clipping have touched the optimizer's gradients, not ours
-                ours = weight.gradient[weight.places]
+                ours = weight.living_gradient()
                 scale = (weight.values.grad.float() @ ours) / (ours @ ours)
                 weight.gradient *= torch.where(scale.isfinite() & (scale > 0), scale, torch.ones_like(scale))
             finite = finite and bool(weight.gradient.isfinite().all())

@@ -26,9 +26,10 @@ class SparseWeight(nn.Module):
     Attributes:
         values: (k,) parameter.
         indices: (k,) int32 buffer (int64 from 2^31 places on), flat row-major places, unique, in no order.
-        collecting: while True, backward adds dL/dz of *all* n places to `gradient`, z being the whole tensor.
+        collecting: while True, backward adds dL/dz to `gradient`, z being the whole tensor.
+        watched: (w,) integer: the places of which `gradient` is wanted, the living first, in their order; None: all n.
         probing: while True, the whole tensor is the one given to `dense`, and nothing living is differentiated.
-        gradient: (n,) float32 or None.
+        gradient: (n,) or (w,) float32, or None.
         budget: k that training ends with; differs from that of now only while a topology starts with more.
         memory: what a topology remembers of this weight between steps (name -> tensor).
         seconds: spent on collecting.
@@ -59,6 +60,7 @@ class SparseWeight(nn.Module):
         self.budget = k
         self.collecting = False
         self.probing = False
+        self.watched: Tensor | None = None
         self.gradient: Tensor | None = None
         self.memory: dict[str, Tensor] = {}
         self.seconds = 0.0
@@ -124,6 +126,13 @@ class SparseWeight(nn.Module):
         self.values.data = torch.empty(0, dtype=torch.float64, device=values.device)
         self.values.data = values
 
+    def living_gradient(self) -> Tensor:
+        """(k,) float32: `gradient` of the living, in their order."""
+        assert self.gradient is not None
+        if self.watched is not None:
+            return self.gradient[: len(self.indices)]
+        return self.gradient.index_select(0, self.indices)  # several times faster than indexing, and takes int32
+
     def start_collecting(self) -> None:
         """Called by a forward: without gradients so far it is a step's first, and what a skipped step left is void."""
         if self.values.grad is None:
@@ -132,8 +141,9 @@ class SparseWeight(nn.Module):
     def collect(self, gradient: Tensor) -> None:
         """Add dL/dz, of `shape`, to what the micro-batches of this step have brought."""
         began = time.perf_counter()
-        flat = gradient.detach().flatten().float()
-        self.gradient = flat.clone() if self.gradient is None else self.gradient.add_(flat)
+        flat = gradient.detach().flatten()
+        flat = flat.to(torch.float32, copy=True) if self.watched is None else flat.index_select(0, self.watched).float()
+        self.gradient = flat if self.gradient is None else self.gradient.add_(flat)
         self.seconds += time.perf_counter() - began
 
     def extra_repr(self) -> str:

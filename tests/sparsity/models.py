@@ -1,5 +1,7 @@
 """Tiny models for the tuner's tests."""
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from transformers import (
@@ -14,6 +16,11 @@ from transformers import (
     ViTForImageClassification,
 )
 
+from hf_efficient import BiDSTConfig
+from hf_efficient.sparsity.layer import BiDSTLayer
+
+DELTA = {"target": "delta", "sparsity": 0.9, "task_type": "CAUSAL_LM"}
+WEIGHT = {"target": "weight", "sparsity": 0.8, "task_type": "CAUSAL_LM"}
 IDS = torch.arange(16).view(2, 8) % 60
 
 
@@ -115,3 +122,11 @@ def few_steps(model: PreTrainedModel, steps: int = 3, learning_rate: float = 1e-
         model(input_ids=IDS, labels=IDS).loss.backward()
         optimizer.step()
         optimizer.zero_grad()
+
+
+def config_of(settings: dict[str, Any], **more: Any) -> BiDSTConfig:
+    return BiDSTConfig(**{"target_modules": "all-linear", **settings, **more})
+
+
+def layers(model: nn.Module) -> dict[str, BiDSTLayer]:
+    return {name: m for name, m in model.named_modules() if isinstance(m, BiDSTLayer)}

@@ -15,9 +15,9 @@ from transformers import AutoModelForCausalLM
 
 from hf_efficient import BiDSTConfig, compress, load_sparse, save_sparse
 from hf_efficient.sparsity.checkpoint import FILE_NAME, decode, encode
-from hf_efficient.sparsity.compact import CompactLinear
+from hf_efficient.sparsity.compress import CompactLinear
 from tests.sparsity.models import ConvNet, disturb, llama, logits
-from tests.sparsity.test_compact import sparse_llama
+from tests.sparsity.test_compress import sparse_llama
 
 
 def test_every_kind_of_tensor_comes_back_bit_for_bit() -> None:

@@ -175,3 +175,17 @@ def test_bidst_finds_a_planted_support_better_than_set_and_rigl_over_ten_seeds()
     assert statistics.mean(found["bidst"]) > 0.95
     assert all(b > r for b, r in zip(found["bidst"], found["rigl"])), found
     assert all(b > s for b, s in zip(found["bidst"], found["set"])), found
+
+
+def test_bidst_reading_scored_places_alone_equals_reading_all_gradients() -> None:
+    class ReadingAll(BiDST):
+        def watched(self, weight: SparseWeight, step: int) -> None:
+            return None
+
+    results = []
+    for rule in (BiDST, ReadingAll):
+        weight = random_weight((12, 10), 24, 0)
+        training = train({"w": weight}, rule(total_steps=200, interval=9, candidates=1.5, score_interval=2), 200)
+        assert training.report()["mask_updates"] > 5
+        results.append((weight.indices, weight.values.detach(), weight.memory["dormant"], weight.memory["learned"]))
+    assert all(torch.equal(a, b) for a, b in zip(*results))

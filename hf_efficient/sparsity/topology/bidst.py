@@ -41,8 +41,8 @@ def gumbel_slope(psi: Tensor, threshold: Tensor, generator: torch.Generator) -> 
         generator: source of noise, on the CPU.
     """
     u = torch.rand(psi.shape, generator=generator).clamp_(1e-6, 1 - 1e-6).to(psi.device)
-    m = torch.sigmoid((psi - threshold + u.logit()) / TEMPERATURE)  # G1 - G2 is logistic noise
-    return m * (1 - m) / TEMPERATURE
+    odds = (psi - threshold).exp_().mul_(u / (1 - u)).pow_(1 / TEMPERATURE)  # m / (1 - m): G1 - G2 is logit(u)
+    return odds / (1 + odds).square_().mul_(TEMPERATURE)
 
 
 @dataclass
@@ -70,6 +70,13 @@ class BiDST(Topology):
         """Every `score_interval` steps, and when weights are exchanged."""
         return step < self.stop * self.total_steps and (step % self.score_interval == 0 or self.due(step))
 
+    def watched(self, weight: SparseWeight, step: int) -> Tensor | None:
+        """Those that have a score; all when new candidates are due."""
+        candidates = weight.memory["candidates"]
+        if self.due(step) or not len(candidates):
+            return None
+        return torch.cat([weight.indices, candidates.to(weight.indices.dtype)])
+
     def begin(self, weight: SparseWeight) -> None:
         """No candidates yet."""
         device = weight.indices.device
@@ -86,14 +93,16 @@ class BiDST(Topology):
         assert g is not None
         if not len(memory["candidates"]):
             self.settled(weight)
-        g_living, g_dormant = g[weight.places], g[memory["candidates"]]
+        g_living = weight.living_gradient()
+        g_dormant = g.index_select(0, memory["candidates"]) if weight.watched is None else g[len(g_living) :]
         h = hyper_gradient(weight.values.detach().float(), g_living, 1.0, self.implicit_weight)
         h_dormant = hyper_gradient(memory["dormant"], g_dormant, 0.0, self.implicit_weight)
         psi, psi_dormant = self.scores(weight)
-        beta = self.score_lr / torch.cat([h, h_dormant]).square().mean().sqrt().clamp_min(1e-30)
+        mean_square = (h.square().sum() + h_dormant.square().sum()) / (len(h) + len(h_dormant))
+        beta = self.score_lr / mean_square.sqrt().clamp_min(1e-30)
         threshold = psi.min()
-        memory["learned"] -= beta * h * gumbel_slope(psi, threshold, generator)
-        memory["candidate_learned"] -= beta * h_dormant * gumbel_slope(psi_dormant, threshold, generator)
+        memory["learned"] -= h.mul_(gumbel_slope(psi, threshold, generator)).mul_(beta)
+        memory["candidate_learned"] -= h_dormant.mul_(gumbel_slope(psi_dormant, threshold, generator)).mul_(beta)
         alpha = pace * self.score_interval
         memory["dormant"] -= alpha * (g_dormant + GAMMA * memory["dormant"])
 
@@ -119,8 +128,10 @@ class BiDST(Topology):
     def moved(self, weight: SparseWeight, slots: Tensor, places: Tensor) -> Tensor | None:
         """The dead take the candidates' seats, with the weights they had; who comes alive starts at zero."""
         memory = weight.memory
-        order = memory["candidates"].argsort()
-        seats = order[torch.searchsorted(memory["candidates"][order], places)]
+        candidates = memory["candidates"]
+        seat_of = torch.empty(weight.numel, dtype=torch.int64, device=candidates.device)
+        seat_of.scatter_(0, candidates, torch.arange(len(candidates), device=candidates.device))
+        seats = seat_of[places]
         n = min(len(slots), len(places))
         memory["candidates"][seats[:n]] = weight.places[slots[:n]]
         memory["dormant"][seats[:n]] = weight.values.detach()[slots[:n]].float()
@@ -131,14 +142,15 @@ class BiDST(Topology):
         memory, g = weight.memory, weight.gradient
         assert g is not None
         count = min(max(1, int(self.candidates * len(weight.indices))), weight.numel - len(weight.indices))
-        dead = ~weight.alive()[memory["candidates"]]  # under a global budget more may have come alive than died
+        dead = ~weight.alive().index_select(
+            0, memory["candidates"]
+        )  # under a global budget more may have come alive than died
         old, dormant = memory["candidates"][dead], memory["dormant"][dead]
-        best = dormant.abs().topk(min(len(old), int(KEPT * count))).indices
+        best = dormant.abs().topk(min(len(old), int(KEPT * count)), sorted=False).indices
         kept = old[best]
         strength = g.abs()
-        strength[weight.places] = -1.0
-        strength[kept] = -1.0
-        fresh = strength.topk(count - len(kept)).indices
+        strength.index_fill_(0, weight.places, -1.0).index_fill_(0, kept, -1.0)
+        fresh = strength.topk(count - len(kept), sorted=False).indices
         memory["candidates"] = torch.cat([kept, fresh])
         memory["dormant"] = torch.cat([dormant[best], g.new_zeros(len(fresh))])
         memory["learned"] = g.new_zeros(len(weight.indices))

@@ -23,13 +23,16 @@ class MEST(Topology):
     gradient_weight: float = 0.01
 
     def reads_gradient(self, step: int) -> bool:
-        """Of living weights only, but they stand in the same place."""
+        """The gradient of the batch after which weights are exchanged."""
         return self.due(step)
+
+    def watched(self, weight: SparseWeight, step: int) -> Tensor | None:
+        """The living."""
+        return weight.indices
 
     def drop_scores(self, weight: SparseWeight) -> Tensor:
         """|w| + lambda |dL/dw|."""
-        assert weight.gradient is not None
-        return weight.values.detach().abs() + self.gradient_weight * weight.gradient[weight.places].abs()
+        return weight.values.detach().abs() + self.gradient_weight * weight.living_gradient().abs()
 
     def grow_scores(self, weight: SparseWeight, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """Chance."""

@@ -42,6 +42,10 @@ class Topology:
         """Whether dL/dz of dead places is wanted of the batches of `step`."""
         return False
 
+    def watched(self, weight: SparseWeight, step: int) -> Tensor | None:
+        """Places of which the gradient of `step` is wanted, the living first in their order; None is all n."""
+        return None
+
     def initial_count(self, k: int, n: int) -> int:
         """Living weights before the first step."""
         return k

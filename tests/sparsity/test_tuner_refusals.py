@@ -1,0 +1,85 @@
+"""What cannot be sparse is refused at once, by name."""
+
+from typing import Any
+
+import pytest
+import torch
+from peft import (
+    get_peft_model,
+)
+from torch import nn
+
+from hf_efficient import BiDSTConfig
+from tests.sparsity.models import DELTA, config_of, llama
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"sparsity": 1.0}, r"sparsity=1.0 .*\[0, 1\)"),
+        ({"sparsity": -0.1}, "sparsity=-0.1"),
+        ({"sparsity": "0.9"}, "sparsity='0.9'"),
+        ({"target": "base"}, "target='base' .*'weight', 'delta'"),
+        ({"topology": "random"}, "topology='random'.*'rigl'"),
+        ({"distribution": "even"}, "distribution='even'"),
+        ({"update_interval": 0}, "update_interval=0 .*>= 1"),
+        ({"drop_fraction": 1.5}, "drop_fraction=1.5"),
+        ({"stop_fraction": -1}, "stop_fraction=-1"),
+        ({"init": "zeros"}, "init='zeros'"),
+        ({"init_steps": 0}, "init_steps=0"),
+        ({"candidates": 0}, "candidates=0"),
+        ({"score_lr": -1}, "score_lr=-1"),
+        ({"score_interval": 2.5}, "score_interval=2.5"),
+        ({"kernel": "cuda"}, "kernel='cuda'"),
+        ({"distribution": "nonzero", "target": "delta"}, "distribution='nonzero'"),
+        ({"layers_pattern": "layers"}, "layers_to_transform"),
+    ],
+)
+def test_wrong_fields_are_refused_at_once(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        BiDSTConfig(**settings)
+
+
+def test_a_layer_without_a_living_weight_is_refused_by_name() -> None:
+    with pytest.raises(ValueError, match=r"sparsity=0.9999 .*q_proj.*exclude_modules"):
+        get_peft_model(llama(), config_of(DELTA, sparsity=0.9999, distribution="uniform"))
+
+
+@pytest.mark.parametrize(
+    ("targets", "error", "message"),
+    [
+        (["nothing_like_it"], ValueError, "nothing_like_it"),
+        (r".*\.mlp\.act_fn", TypeError, "mlp.act_fn.*SiLU.*expected Linear"),
+        (["input_layernorm"], TypeError, "input_layernorm.*LlamaRMSNorm"),
+    ],
+)
+def test_targets_that_cannot_be_are_refused_by_name(targets: Any, error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=message):
+        get_peft_model(llama(), config_of(DELTA, target_modules=targets))
+
+
+def test_attention_that_reads_weights_behind_the_layers_back_is_refused() -> None:
+    model = nn.Sequential(nn.MultiheadAttention(8, 2), nn.Linear(8, 8))
+    with pytest.raises(TypeError, match=r"0.out_proj.*exclude_modules=\['out_proj'\]"):
+        get_peft_model(model, BiDSTConfig(target="delta", sparsity=0.5, target_modules=["0.out_proj"]))
+
+
+def test_quantised_layers_are_refused() -> None:
+    class Linear4bit(nn.Linear):
+        pass
+
+    model = nn.Sequential(Linear4bit(8, 8))
+    model[0].weight = nn.Parameter(torch.zeros(32, 1, dtype=torch.uint8), requires_grad=False)
+    with pytest.raises(ValueError, match="'0', whose weight is quantised"):
+        get_peft_model(model, BiDSTConfig(target="delta", sparsity=0.5, target_modules=["0"]))
+
+
+def test_names_that_peft_would_confuse_are_refused() -> None:
+    model = nn.ModuleDict({"a_norm_x": nn.Linear(8, 8), "x": nn.LayerNorm(8)})
+    with pytest.raises(ValueError, match=r"'x'.*'a_norm_x'.*train_others=False"):
+        get_peft_model(model, BiDSTConfig(sparsity=0.5, target_modules=["a_norm_x"]))
+
+
+def test_mixed_adapters_are_refused_by_peft() -> None:
+    with pytest.raises(ValueError, match="PeftMixedModel"):
+        get_peft_model(llama(), config_of(DELTA), mixed=True)

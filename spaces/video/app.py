@@ -11,7 +11,6 @@ from typing import Any, NamedTuple
 import gradio as gr
 import numpy as np
 
-from hf_efficient.video.bundle import Bundle
 from hf_efficient.video.decode import decode
 from hf_efficient.video.evaluation import enlarged_frames, evaluate
 from hf_efficient.video.fit import fit_video
@@ -84,14 +83,14 @@ def check_clip(path: str | None) -> Path:
     return Path(path)
 
 
-def look(bundle: Bundle, source: Path) -> Outcome:
+def look(player: Player, source: Path) -> Outcome:
     """Measure a bundle, and take from it the frame that gains most."""
-    measures = evaluate(bundle.path, source)
+    measures = evaluate(player.bundle.path, source)
     curves = measures["frame_psnr"]
     best = int(np.argmax(np.subtract(curves["stdo"], curves["bicubic"])))
-    player = Player(bundle)
-    plain = next(islice(enlarged_frames(bundle.low_resolution, player, "bicubic"), best, None))
-    played = next(islice(player.frames(), best, None)).rgb
+    every, at = max(best, 1), min(best, 1)  # those between are decoded, but not enlarged
+    plain = next(islice(enlarged_frames(player.bundle.low_resolution, player, "bicubic", every), at, None))
+    played = next(islice(player.frames(every), at, None)).rgb
     return Outcome(best, (plain, played), measures)
 
 
@@ -112,8 +111,9 @@ def fit(
                 source, Path(folder) / "bundle", scale=int(scale), method=method, steps=int(steps),
                 num_chunks=2 if method == "stdo" else "auto",
             )  # fmt: skip
-            outcome = look(bundle, source)
-            played = decode(bundle.path, Path(folder) / f"{source.stem}.mp4")
+            player = Player(bundle)
+            outcome = look(player, source)
+            played = decode(player, Path(folder) / f"{source.stem}.mp4")
         except (MediaError, ValueError) as error:  # the clip is broken further on, or too small for this scale
             raise refusal(str(error).replace(str(source), source.name)) from None
         archive = shutil.make_archive(f"{folder}/{source.stem}-bundle", "zip", bundle.path)

@@ -13,6 +13,7 @@ from PIL import Image
 from hf_efficient.video.bundle import Bundle
 from hf_efficient.video.fit import fit_video
 from hf_efficient.video.media import probe, read_frames
+from hf_efficient.video.player import Player
 from tests.conftest import ROOT
 from tests.spaces.front_matter import front_matter_errors
 from tests.spaces.running import browser_page, import_app, served
@@ -47,7 +48,7 @@ def test_front_matter() -> None:
 
 def test_the_frame_shown_is_the_one_that_gains_most(app: Any, source: Path, tmp_path: Path) -> None:
     bundle = fit_video(source, tmp_path / "bundle", steps=60, progress_bar=False)
-    outcome = app.look(bundle, source)
+    outcome = app.look(Player(bundle), source)
     truth = [frame.rgb.astype(float) for frame in read_frames(source)]
 
     def error(picture: np.ndarray, t: int) -> float:
@@ -113,3 +114,4 @@ def test_in_a_browser(url: str, source: Path) -> None:
         page.wait_for_selector("#measures .quality", timeout=120_000)
         page.wait_for_selector("#pictures img")
         page.wait_for_selector("#archive >> text=bundle")
+        assert page.locator("#measures .quality tr").count() == 4

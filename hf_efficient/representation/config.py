@@ -10,8 +10,8 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from ..files import written_whole
-from .config_files import find, push
+from ..files import find, written_whole
+from .config_files import push
 
 CONFIG_NAME = "token_pruner_config.json"
 

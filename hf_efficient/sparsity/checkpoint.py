@@ -19,7 +19,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from ..files import written_whole
+from ..files import find, written_whole
 from . import places
 from .compress import CompactLinear, compress
 
@@ -222,14 +222,9 @@ def _locate(source: str | os.PathLike[str], hub_kwargs: dict[str, Any]) -> Path:
     path = Path(source)
     if path.is_file():
         return path
-    if path.is_dir():
-        if not (path / FILE_NAME).is_file():
-            raise FileNotFoundError(f"No {FILE_NAME} in {str(path)!r}; expected a folder that save_sparse wrote.")
-        return path / FILE_NAME
-    from huggingface_hub import hf_hub_download
-
-    hf_hub_download(str(source), "config.json", **hub_kwargs)
-    return Path(hf_hub_download(str(source), FILE_NAME, **hub_kwargs))
+    if not path.is_dir():  # on the Hub: the model's config comes to lie beside the weights
+        find(source, "config.json", "", **hub_kwargs)
+    return Path(find(source, FILE_NAME, "expected a folder that save_sparse wrote.", **hub_kwargs))
 
 
 def _empty_model(folder: Path, cls: type[Any] | None) -> nn.Module:

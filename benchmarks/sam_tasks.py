@@ -36,7 +36,7 @@ METHODS: dict[str, Callable[..., Any]] = {
     "plain": lambda params, base, rho, **kwargs: base(params, **kwargs),
     "sam": SAM,
     "s2sam": S2SAM,
-    "zosam": ZOSAM,
+    "zosam": functools.partial(ZOSAM, delta=1e-3),  # a step per weight, as in the paper
     "guided_zosam": functools.partial(ZOSAM, guided=True),
     "asam": functools.partial(SAM, adaptive=True),
     "looksam": LookSAM,

@@ -32,9 +32,9 @@ ASCENTS: dict[str, Callable[[], Any]] = {
     "S2-SAM: the last gradient": S2SAMAscent,
     "ZO-SAM, m = 1": lambda: ZOSAMAscent(1, 1e-3, 1.0, 0),
     "ZO-SAM, m = 8": lambda: ZOSAMAscent(8, 1e-3, 1.0, 0),
-    "guided, m = 1": lambda: GuidedZOSAMAscent(1, 1e-3, 1.0, 0),
-    "guided, m = 2": lambda: GuidedZOSAMAscent(2, 1e-3, 1.0, 0),
-    "guided, m = 8": lambda: GuidedZOSAMAscent(8, 1e-3, 1.0, 0),
+    "guided, m = 1": lambda: GuidedZOSAMAscent(1, 1.0, 0),
+    "guided, m = 2": lambda: GuidedZOSAMAscent(2, 1.0, 0),
+    "guided, m = 8": lambda: GuidedZOSAMAscent(8, 1.0, 0),
 }
 NETWORKS: dict[str, Callable[[], Any]] = {"resnet": lambda: SmallResNet(8), "vit": lambda: SmallViT(48, 2)}
 

@@ -32,7 +32,9 @@ class SAMArguments:
         adaptive: measure the distance in units of each weight's size, for any method ("asam" is "sam" with it).
         perturb_pruned: perturb also entries that a sparsity mask declares dead, as the published code of S2-SAM does.
         num_queries: directions m of "zosam".
-        delta: step of the finite difference of "zosam", per weight. Guided directions are probed at distance `rho`.
+        delta: step of the finite difference of "zosam", per weight. None asks at the distance of the step, `rho`, as
+            guided directions always do; with m = 1 one of the two points asked is then the one of the step, and its
+            forward pass is saved.
         probe_fraction: share of each batch that "zosam" takes its losses on; 0.5 makes m = 1 cost a third more than
             plain training.
         probe_dropout: the losses of "zosam" are taken with the dropout masks of the step; False takes them without
@@ -59,7 +61,7 @@ class SAMArguments:
         default=False, metadata={"help": "Perturb weights that a sparsity mask declares dead."}
     )
     num_queries: int = field(default=1, metadata={"help": "Directions of zosam; each costs two forward passes."})
-    delta: float = field(default=1e-3, metadata={"help": "Step of zosam's finite difference."})
+    delta: float | None = field(default=None, metadata={"help": "Step of zosam's finite difference; None is rho."})
     probe_fraction: float = field(default=1.0, metadata={"help": "Share of the batch for zosam's losses, (0, 1]."})
     probe_dropout: bool = field(default=True, metadata={"help": "zosam's losses use the dropout masks of the step."})
     guided: bool = field(default=False, metadata={"help": "zosam asks along the last gradients."})
@@ -77,7 +79,8 @@ class SAMArguments:
         _check(self, "rho", _is_number(self.rho) and 0 <= self.rho < math.inf, "a finite number >= 0")
         _check(self, "rho_schedule", self.rho_schedule in SCHEDULES, f"one of {', '.join(SCHEDULES)}")
         _check(self, "num_queries", _is_count(self.num_queries, 1), "a whole number >= 1")
-        _check(self, "delta", _is_number(self.delta) and 0 < self.delta < math.inf, "a number > 0")
+        _check(self, "delta", self.delta is None or (_is_number(self.delta) and 0 < self.delta < math.inf),
+               "a number > 0, or None")  # fmt: skip
         _check(self, "probe_fraction", _is_number(self.probe_fraction) and 0 < self.probe_fraction <= 1, "in (0, 1]")
         _check(self, "direction_seed", _is_count(self.direction_seed, 0), "a whole number >= 0")
         _check(self, "reuse_interval", _is_count(self.reuse_interval, 1), "a whole number >= 1")
@@ -124,8 +127,9 @@ class SAMArguments:
             case "s2sam":
                 return s2sam.S2SAMAscent()
             case "zosam":
-                variant = zosam.GuidedZOSAMAscent if self.guided else zosam.ZOSAMAscent
-                return variant(self.num_queries, self.delta, self.probe_fraction, self.direction_seed)
+                if self.guided:
+                    return zosam.GuidedZOSAMAscent(self.num_queries, self.probe_fraction, self.direction_seed)
+                return zosam.ZOSAMAscent(self.num_queries, self.delta, self.probe_fraction, self.direction_seed)
             case "looksam":
                 return looksam.LookSAMAscent(self.reuse_interval, self.reuse_weight)
             case "msam":

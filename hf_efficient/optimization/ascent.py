@@ -7,6 +7,7 @@ that each algorithm is written once.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import Protocol, TypeAlias
 
@@ -27,6 +28,13 @@ class Batch(Protocol):
     def loss(self, fraction: float) -> float:
         """L at the present weights on this share of each micro-batch: no graph, the same dropout in every call."""
 
+    def higher(self, mirror: Callable[[], None], fraction: float) -> AbstractContextManager[None]:
+        """In the block the step's gradient is taken where L is higher: at the weights as they are, or at their mirror.
+
+        `mirror` goes from the one point to the other. Where the data allows it, the forward pass that asks the first
+        point is the one of the step: two or three passes forward in all, not three.
+        """
+
     def kept_gradients(self) -> dict[Tensor, Tensor]:
         """The gradients on the weights, safe to keep until the next step; none if they or the loss are not finite."""
 
@@ -41,3 +49,11 @@ class Ascent(Protocol):
         self, weights: Weights, batch: Batch, rho: float, measure: bool = False
     ) -> AbstractContextManager[None]:
         """Weights at the variant's point inside the block, and as they were after it."""
+
+
+def move_to_higher(batch: Batch, mirror: Callable[[], None], fraction: float) -> None:
+    """Two losses, without graph; then the weights are where the larger one was."""
+    here = batch.loss(fraction)
+    mirror()
+    if not batch.loss(fraction) > here:
+        mirror()

@@ -55,6 +55,13 @@ def copy_statistics(model: nn.Module) -> list[tuple[Tensor, Tensor]]:
 
 
 @torch.no_grad()
+def restore_statistics(copied: list[tuple[Tensor, Tensor]]) -> None:
+    """Back to what `copy_statistics` returned."""
+    for buffer, before in copied:
+        buffer.copy_(before)
+
+
+@torch.no_grad()
 def recalibrate_batch_norm(model: nn.Module, batches: Iterable[Any]) -> None:
     """Gather the running statistics anew, at the present weights.
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor
 
+from .ascent import move_to_higher
 from .batch_norm import all_statistics_frozen
 from .perturbation import Direction, Weights, global_norm
 from .randomness import random_state, set_random_state
@@ -41,6 +43,11 @@ class ClosureBatch:
             loss = float(self.closure())
         set_random_state(self._random_state)
         return loss
+
+    @contextmanager
+    def higher(self, mirror: Callable[[], None], fraction: float) -> Iterator[None]:
+        move_to_higher(self, mirror, fraction)
+        yield
 
     def kept_gradients(self) -> dict[Tensor, Tensor]:
         return self.weights.gradients() if self.is_finite() else {}

@@ -65,7 +65,7 @@ class ZOSAM(PerturbingOptimizer):
     Args:
         params, base_optimizer, rho: as for `S2SAM`.
         num_queries: directions m.
-        delta: step of the finite difference, per weight.
+        delta: step of the finite difference, per weight; None asks at the distance of the step. Guided: always there.
         guided: ask along the last gradients instead of at random.
         seed: of the directions.
         kwargs: adaptive, perturb_pruned and what the base optimizer takes, as for `S2SAM`.
@@ -80,13 +80,13 @@ class ZOSAM(PerturbingOptimizer):
         rho: float | RhoSchedule = 0.05,
         *,
         num_queries: int = 1,
-        delta: float = 1e-3,
+        delta: float | None = None,
         guided: bool = False,
         seed: int = 0,
         **kwargs: Any,
     ) -> None:
-        variant = GuidedZOSAMAscent if guided else ZOSAMAscent
-        super().__init__(params, base_optimizer, rho, _ascent=variant(num_queries, delta, 1.0, seed), **kwargs)
+        ascent = GuidedZOSAMAscent(num_queries, 1.0, seed) if guided else ZOSAMAscent(num_queries, delta, 1.0, seed)
+        super().__init__(params, base_optimizer, rho, _ascent=ascent, **kwargs)
 
 
 class LookSAM(PerturbingOptimizer):

@@ -102,6 +102,18 @@ class Weights:
             if (mask := self.mask(p)) is not None:
                 p.masked_scatter_(mask, values)
 
+    @torch.no_grad()
+    def mirror(self, saved: Saved) -> None:
+        """From w + ε to w - ε, or back: p ← 2w - p. Needs what `kept` handed out, and no direction."""
+        whole = [(local(p), values) for p, values in saved if self.mask(p) is None]
+        if whole:
+            moved = [p for p, _ in whole]
+            torch._foreach_neg_(moved)
+            torch._foreach_add_(moved, [values for _, values in whole], alpha=2)
+        for p, values in saved:
+            if (mask := self.mask(p)) is not None:
+                p.masked_scatter_(mask, 2 * values - p[mask])
+
     @contextmanager
     def moved(
         self, direction: Direction, rho: float, measure: bool = False, saved: Saved | None = None

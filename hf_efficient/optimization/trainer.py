@@ -16,7 +16,7 @@ from transformers.utils import logging
 from ..files import written_whole
 from .arguments import SAMArguments
 from .ascent import Ascent
-from .batch_norm import copy_statistics
+from .batch_norm import copy_statistics, restore_statistics
 from .perturbation import Weights, local
 from .window import Inputs, Window
 
@@ -115,9 +115,8 @@ class SAMTrainerMixin(_AnyTrainer):
 
     def _drop(self, weights: Weights, statistics: list[tuple[Tensor, Tensor]]) -> None:
         """Make nothing of this step: no optimizer changes a weight that has no gradient."""
+        restore_statistics(statistics)
         with torch.no_grad():
-            for buffer, before in statistics:
-                buffer.copy_(before)
             if self.accelerator.scaler is not None:
                 for g in weights.gradients().values():
                     local(g).fill_(float("inf"))  # the scaler's own sign for a step to skip

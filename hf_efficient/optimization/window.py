@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from typing import Any
@@ -11,7 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule
 
-from .batch_norm import frozen_statistics
+from .ascent import move_to_higher
+from .batch_norm import copy_statistics, frozen_statistics, restore_statistics
 from .perturbation import Weights, global_norm
 from .randomness import random_state, set_random_state, without_dropout
 
@@ -99,6 +101,56 @@ class Window:
         set_random_state(self._random_state)
         return float(self.trainer.accelerator.reduce(total, reduction="mean"))
 
+    @contextmanager
+    def higher(self, mirror: Callable[[], None], fraction: float) -> Iterator[None]:
+        """See `ascent.Batch`. One micro-batch, asked whole, with the masks of the step: its own pass is one of the two.
+
+        The Trainer's `training_step` then meets a `compute_loss` that asks and chooses before it returns.
+        """
+        sharded = any(isinstance(module, FSDPModule) for module in self.model.modules())
+        if len(self.micro_batches) > 1 or fraction < 1 or not self.probe_dropout or sharded:
+            move_to_higher(self, mirror, fraction)
+            yield
+            return
+        own = vars(self.trainer).get("compute_loss")  # a method, unless somebody has put a function there
+        self.trainer.compute_loss = functools.partial(self._higher_loss, self.trainer.compute_loss, mirror)
+        try:
+            yield
+        finally:
+            del self.trainer.compute_loss
+            if own is not None:
+                self.trainer.compute_loss = own
+
+    def _higher_loss(
+        self,
+        compute_loss: Callable[..., Any],
+        mirror: Callable[[], None],
+        model: nn.Module,
+        inputs: Inputs,
+        **kwargs: Any,
+    ) -> Any:
+        """What `compute_loss` returns at the higher of two points; the weights are then there."""
+        state = random_state()
+
+        def result_here() -> Any:
+            torch.clear_autocast_cache()  # it holds 16-bit copies of the weights as they were
+            set_random_state(state)
+            return compute_loss(model, dict(inputs), **kwargs)
+
+        with torch.no_grad(), frozen_statistics(self.model), self._metrics_counted_once(False):
+            mirror()
+            there = _value(result_here())
+            mirror()
+        statistics, metrics = copy_statistics(self.model), self._metrics()
+        result = result_here()
+        if float(self.trainer.accelerator.reduce(there - _value(result), reduction="mean")) > 0:
+            del result
+            restore_statistics(statistics)
+            self._set_metrics(metrics)
+            mirror()
+            result = result_here()
+        return result
+
     def kept_gradients(self) -> dict[Tensor, Tensor]:
         """The gradients, safe to keep until the next step; none if they or a loss are not finite."""
         if not self.is_finite():
@@ -129,13 +181,24 @@ class Window:
     @contextmanager
     def _metrics_counted_once(self, counts: bool) -> Iterator[None]:
         """TRL counts tokens and averages metrics inside `compute_loss`: further passes must not count."""
-        names = [name for name in ("_metrics", "_total_train_tokens") if hasattr(self.trainer, name)]
-        saved = {} if counts else {name: copy.deepcopy(getattr(self.trainer, name)) for name in names}
+        saved = {} if counts else self._metrics()
         try:
             yield
         finally:
-            for name, value in saved.items():
-                setattr(self.trainer, name, value)
+            self._set_metrics(saved)
+
+    def _metrics(self) -> dict[str, Any]:
+        names = [name for name in ("_metrics", "_total_train_tokens") if hasattr(self.trainer, name)]
+        return {name: copy.deepcopy(getattr(self.trainer, name)) for name in names}
+
+    def _set_metrics(self, saved: dict[str, Any]) -> None:
+        for name, value in saved.items():
+            setattr(self.trainer, name, value)
+
+
+def _value(result: Any) -> Tensor:
+    """The loss in what `compute_loss` returns, which is a mean over devices still to be taken."""
+    return (result[0] if isinstance(result, tuple) else result).detach().mean()
 
 
 def share(inputs: Inputs, fraction: float) -> Inputs:

@@ -6,7 +6,7 @@ And a guided form of it, our own: the same number of losses, asked where the las
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import numpy as np
 import torch
@@ -22,14 +22,17 @@ class ZOSAMAscent:
     2m forward passes without graph, then one forward and one backward. Directions live on active entries only and come
     from a generator of their own, seeded by (seed, step, i): the same on every process, and never stored.
 
+    With m = 1 the step can only go to w + ρ z/‖z‖ or to w - ρ z/‖z‖. If δ is left open these two points are asked, and
+    the pass that asks one of them can be the step's own (`Batch.higher`).
+
     Args:
         num_queries: m.
-        delta: δ.
+        delta: δ; None asks at the distance of the step, δ_i = ρ/‖z_i‖.
         probe_fraction: share of the batch that the losses are taken on.
         seed: of the directions.
     """
 
-    def __init__(self, num_queries: int, delta: float, probe_fraction: float, seed: int) -> None:
+    def __init__(self, num_queries: int, delta: float | None, probe_fraction: float, seed: int) -> None:
         self.num_queries, self.delta, self.probe_fraction, self.seed = num_queries, delta, probe_fraction, seed
         self.memory: Memory = {}
         self.step = 0
@@ -37,21 +40,36 @@ class ZOSAMAscent:
     @contextmanager
     def perturbed(self, weights: Weights, batch: Batch, rho: float, measure: bool = False) -> Iterator[None]:
         """Weights at w + ε inside the block."""
-        with weights.kept() as saved, weights.moved(self.estimate(weights, batch, saved), rho, measure, saved):
+        if rho == 0:
             yield
+            return
+        with weights.kept() as saved:
+            asked: AbstractContextManager[None] = nullcontext()
+            if self.num_queries == 1 and self.delta is None:
+                moved = weights.moved(next(self.directions(weights)), rho, measure, saved)
+                asked = batch.higher(lambda: weights.mirror(saved), self.probe_fraction)
+            else:
+                moved = weights.moved(self.estimate(weights, batch, saved, rho), rho, measure, saved)
+            with moved, asked:
+                yield
 
     @torch.no_grad()
-    def estimate(self, weights: Weights, batch: Batch, saved: Saved) -> Direction:
+    def estimate(self, weights: Weights, batch: Batch, saved: Saved, rho: float) -> Direction:
         """m · ĝ (its length does not matter), packed."""
         g: dict[Tensor, Tensor] = {}
-        for i in range(self.num_queries):
-            z = self.random_direction(weights, i)
-            slope = directional_derivative(weights, batch, saved, z, self.delta, self.probe_fraction)
+        for z in self.directions(weights):
+            delta = rho / max(global_norm(z), 1e-30) if self.delta is None else self.delta
+            slope = directional_derivative(weights, batch, saved, z, delta, self.probe_fraction)
             for p in z:
                 z[p].mul_(slope)
                 g[p] = g[p].add_(z[p]) if p in g else z[p]
         return g
 
+    def directions(self, weights: Weights) -> Iterator[dict[Tensor, Tensor]]:
+        """z_1 ... z_m of the present step, packed, each new."""
+        return (self.random_direction(weights, i) for i in range(self.num_queries))
+
+    @torch.no_grad()
     def random_direction(self, weights: Weights, i: int) -> dict[Tensor, Tensor]:
         """z_i of the present step, packed."""
         generators: dict[torch.device, torch.Generator] = {}
@@ -75,23 +93,20 @@ class GuidedZOSAMAscent(ZOSAMAscent):
 
     AVERAGE = 0.9  # of the gradients before the last one
 
-    def __init__(self, num_queries: int, delta: float, probe_fraction: float, seed: int) -> None:
-        super().__init__(num_queries, delta, probe_fraction, seed)
+    def __init__(self, num_queries: int, probe_fraction: float, seed: int) -> None:
+        super().__init__(num_queries, None, probe_fraction, seed)
         self.memory = {"gradient": {}, "average": {}} if num_queries > 1 else {"gradient": {}}
 
     @contextmanager
     def perturbed(self, weights: Weights, batch: Batch, rho: float, measure: bool = False) -> Iterator[None]:
         """Weights at w + ε inside the block."""
-        with weights.kept() as saved:
-            g = self.guided_estimate(weights, batch, saved, rho) if rho else {}  # it is probed at that distance
-            with weights.moved(g, rho, measure, saved):
-                del g
-                yield
+        with super().perturbed(weights, batch, rho, measure):
+            yield
         self._remember(batch.kept_gradients())
 
     @torch.no_grad()
-    def guided_estimate(self, weights: Weights, batch: Batch, saved: Saved, rho: float) -> Direction:
-        """ĝ, packed."""
+    def directions(self, weights: Weights) -> Iterator[dict[Tensor, Tensor]]:
+        """d_1 ... d_m, packed, each new; fewer where one lies in the span of those before it."""
         basis: list[dict[Tensor, Tensor]] = []
         for i in range(self.num_queries):
             d = self._candidate(weights, i)
@@ -100,12 +115,7 @@ class GuidedZOSAMAscent(ZOSAMAscent):
                 d = {p: d[p] - along * other[p] if p in other else d[p] for p in d}
             if (norm := global_norm(d)) > 0:
                 basis.append({p: x / norm for p, x in d.items()})
-        g: dict[Tensor, Tensor] = {}
-        for d in basis:
-            slope = directional_derivative(weights, batch, saved, d, rho, self.probe_fraction)
-            for p, x in d.items():
-                g[p] = g[p].add_(x, alpha=slope) if p in g else x * slope
-        return g
+        return iter(basis)
 
     def _candidate(self, weights: Weights, i: int) -> dict[Tensor, Tensor]:
         known = list(self.memory.values())

@@ -18,7 +18,7 @@ from tests.optimization import transcription
 from tests.optimization.transcription import MLP, Arrays, Quadratic
 
 STEPS, BATCH = 50, 8
-RHO = 0.1
+RHO, DELTA = 0.1, 1e-3
 
 
 class Net(nn.Module):
@@ -86,10 +86,21 @@ TORCH: dict[str, Callable[..., Any]] = {
     "asam": lambda *a, **k: SAM(*a, adaptive=True, **k),
     "s2sam": S2SAM,
     "zosam": lambda *a, **k: ZOSAM(*a, num_queries=3, **k),
+    "zosam, delta": lambda *a, **k: ZOSAM(*a, num_queries=3, delta=DELTA, **k),
+    "zosam, one direction": ZOSAM,
     "guided": lambda *a, **k: ZOSAM(*a, num_queries=3, guided=True, **k),
+    "guided, one direction": lambda *a, **k: ZOSAM(*a, guided=True, **k),
     "looksam": lambda *a, **k: LookSAM(*a, reuse_interval=3, **k),
     "msam": MSAM,
 }
+
+
+def transcribed(method: str, start: Arrays, mlp: Any, optimizer: Any, masks: list[Any] | None) -> list[Arrays]:
+    """The weights after every step, by the paper's equations in numpy."""
+    name, _, variant = method.partition(", ")
+    directions = directions_of([w.shape for w in start], 1 if variant == "one direction" else 3, masks)
+    delta = DELTA if variant == "delta" else None
+    return transcription.train(name, start, mlp.gradient, mlp.loss, optimizer, RHO, STEPS, masks, directions, delta)
 
 
 @pytest.mark.parametrize("masked", [False, True])
@@ -103,10 +114,7 @@ def test_torch_optimizers_follow_the_papers(method: str, optimizer: str, masked:
         declare(net, masks)
     start = arrays(net)
     opt = TORCH[method](net.parameters(), cls, rho=RHO, **kwargs)
-    expected = transcription.train(
-        method, start, mlp.gradient, mlp.loss, ours(**kwargs), RHO, STEPS, masks,
-        directions_of([w.shape for w in start], 3, masks),
-    )  # fmt: skip
+    expected = transcribed(method, start, mlp, ours(**kwargs), masks)
     for t in range(STEPS):
         x, y = torch.from_numpy(mlp.x[t]), torch.from_numpy(mlp.y[t])
         before = arrays(net)
@@ -151,7 +159,10 @@ TRAINER: dict[str, dict[str, Any]] = {
     "msam": {},
     "looksam": {"reuse_interval": 3},
     "zosam": {"num_queries": 3},
+    "zosam, delta": {"method": "zosam", "num_queries": 3, "delta": DELTA},
+    "zosam, one direction": {"method": "zosam"},
     "guided": {"method": "zosam", "guided": True, "num_queries": 3},
+    "guided, one direction": {"method": "zosam", "guided": True},
 }
 
 
@@ -170,10 +181,7 @@ def test_trainer_follows_the_papers(method: str, optimizer: str, accumulation: i
         train_dataset=rows, optimizers=(cls(net.parameters(), **kwargs), None),
         sam_args=SAMArguments(**{"method": method, "rho": RHO, **TRAINER[method]}),
     ).train()  # fmt: skip
-    expected = transcription.train(
-        method, start, mlp.gradient, mlp.loss, ours(**kwargs), RHO, STEPS, masks,
-        directions_of([w.shape for w in start], 3, masks),
-    )  # fmt: skip
+    expected = transcribed(method, start, mlp, ours(**kwargs), masks)
     for mine, theirs in zip(arrays(net), expected[-1]):
         np.testing.assert_allclose(mine, theirs, atol=1e-6, rtol=0)
 

@@ -23,7 +23,7 @@ def tokenizer() -> PreTrainedTokenizerFast:
     return PreTrainedTokenizerFast(tokenizer_object=inner, pad_token="<pad>", eos_token="<eos>")
 
 
-def sft(folder: Path, method: SAMArguments | None) -> Any:
+def sft(folder: Path, method: SAMArguments | None, accumulation: int = 2) -> Any:
     from datasets import Dataset
 
     class Ours(SAMTrainerMixin, trl.SFTTrainer):
@@ -35,7 +35,8 @@ def sft(folder: Path, method: SAMArguments | None) -> Any:
     )  # fmt: skip
     texts = [" ".join(f"w{(i * j) % 40}" for j in range(1, 4 + i % 5)) for i in range(24)]
     args = trl.SFTConfig(
-        str(folder), max_steps=4, per_device_train_batch_size=3, gradient_accumulation_steps=2, logging_steps=1,
+        str(folder), max_steps=4, per_device_train_batch_size=6 // accumulation, logging_steps=1,
+        gradient_accumulation_steps=accumulation,
         use_cpu=True, bf16=False, report_to="none", save_strategy="no", disable_tqdm=True,
     )  # fmt: skip
     kwargs = {"train_dataset": Dataset.from_dict({"text": texts}), "processing_class": tokenizer()}
@@ -54,6 +55,8 @@ def test_tokens_are_counted_once_whatever_the_method(tmp_path: Path) -> None:
     stock = sft(tmp_path, None)
     plain = counted(stock)
     assert len(plain) == 4
+    whole = sft(tmp_path, SAMArguments("zosam"), accumulation=1)  # one of whose probes is the step's own pass
+    assert counted(whole) == counted(sft(tmp_path, None, accumulation=1))
     for method in ("sam", "zosam", "s2sam", "guided", "looksam", "msam"):
         ours = sft(tmp_path, METHODS[method])
         assert counted(ours) == plain, method

@@ -109,7 +109,7 @@ def shifted(w: Arrays, d: Arrays, rho: float, masks: Arrays, adaptive: bool = Fa
 
 def train(
     method: str, w: Arrays, gradient: Gradient, loss: Loss, optimizer: SGD | AdamW, rho: float, steps: int,
-    masks: Arrays | None = None, directions: Callable[[int], list[Arrays]] | None = None, delta: float = 1e-3,
+    masks: Arrays | None = None, directions: Callable[[int], list[Arrays]] | None = None, delta: float | None = None,
     interval: int = 3, alpha: float = 0.7,
 ) -> list[Arrays]:  # fmt: skip
     """The weights after every step. The base optimizer gets whole gradients; masks only say what is perturbed."""
@@ -142,9 +142,10 @@ def train(
             estimate = [np.zeros_like(x) for x in w]
             for z in directions(t):
                 z = [a * m for a, m in zip(z, masks)]
-                plus = loss([a + delta * b for a, b in zip(w, z)], t)
-                minus = loss([a - delta * b for a, b in zip(w, z)], t)
-                estimate = [e + (plus - minus) / (2 * delta) * b for e, b in zip(estimate, z)]
+                step = rho / norm(z) if delta is None else delta
+                plus = loss([a + step * b for a, b in zip(w, z)], t)
+                minus = loss([a - step * b for a, b in zip(w, z)], t)
+                estimate = [e + (plus - minus) / (2 * step) * b for e, b in zip(estimate, z)]
             g = gradient(shifted(w, estimate, rho, masks), t)
         elif method == "guided":
             assert directions is not None

@@ -2,7 +2,8 @@
 
 Every method trains the same network on the same batches by itself. In every step the perturbation it really made is
 compared with the batch's exact gradient at the unperturbed weights: the mean cosine over the first and the second half
-of training, and over all of it. SAM's own is 1 by definition; a random direction's is sqrt(2 / (pi d)).
+of training, and over all of it, and how often it is positive. SAM's own is 1 by definition; a random direction's is
+sqrt(2 / (pi d)).
 """
 
 import argparse
@@ -81,11 +82,15 @@ def main() -> None:
             values = np.array(cosines(network, ascent(), arguments.epochs))
             halves = [float(half.mean()) for half in np.array_split(values, 2)]
             rows.append({"network": network, "weights": weights, "method": name, "mean": float(values.mean()),
-                         "first_half": halves[0], "second_half": halves[1]})  # fmt: skip
-    lines = ["| network (weights) | perturbation | first half | second half | all |", "|---|---|---|---|---|"]
+                         "first_half": halves[0], "second_half": halves[1],
+                         "uphill": float((values > 0).mean())})  # fmt: skip
+    lines = [
+        "| network (weights) | perturbation | first half | second half | all | steps in which it is positive |",
+        "|---|---|---|---|---|---|",
+    ]
     for row in rows:
         numbers = " | ".join(f"{row[key]:.3f}" for key in ("first_half", "second_half", "mean"))
-        lines.append(f"| {row['network']} ({row['weights']:,}) | {row['method']} | {numbers} |")
+        lines.append(f"| {row['network']} ({row['weights']:,}) | {row['method']} | {numbers} | {row['uphill']:.0%} |")
     RESULTS.mkdir(parents=True, exist_ok=True)
     (RESULTS / "results.json").write_text(json.dumps(rows, indent=1) + "\n")
     (RESULTS / "table.md").write_text("\n".join(lines) + "\n")

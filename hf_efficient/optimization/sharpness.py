@@ -101,6 +101,7 @@ def plot_landscape(curves: Mapping[str, Mapping[str, Sequence[float]]], distance
         path: of the picture. Needs matplotlib.
     """
     from matplotlib.figure import Figure
+    from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
     directions = list(next(iter(curves.values())))
     figure = Figure(figsize=(4.2 * len(directions), 3.4), layout="constrained")
@@ -108,6 +109,9 @@ def plot_landscape(curves: Mapping[str, Mapping[str, Sequence[float]]], distance
         for name, of in curves.items():
             axis.plot(distances, of[direction], label=name)
         axis.set(title=f"along the {direction} direction", xlabel="distance", ylabel="loss", yscale="log")
+        axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axis.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+        axis.yaxis.set_minor_formatter(NullFormatter())
         axis.legend(fontsize=8)
     figure.savefig(path, dpi=150)
 

@@ -20,7 +20,7 @@ from transformers import (
     TrainingArguments,
 )
 
-from hf_efficient import BiDSTConfig, SparsityCallback
+from hf_efficient import BiDSTConfig
 
 
 class Reviews(Dataset[dict[str, torch.Tensor]]):
@@ -84,7 +84,6 @@ def main() -> None:
         train_dataset=Reviews(rotten_tomatoes(True), tokenizer, arguments.texts),
         eval_dataset=test,
         compute_metrics=accuracy,
-        callbacks=[SparsityCallback()],
     )
     trainer.train()
     print(f"accuracy {trainer.evaluate()['eval_accuracy']:.1%}")

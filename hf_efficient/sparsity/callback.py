@@ -12,7 +12,7 @@ from transformers.utils import logging
 from .config import BiDSTConfig
 from .layer import BiDSTLayer
 from .model import weight_of
-from .training import SparseTraining
+from .training import ENGINES, SparseTraining
 
 logger = logging.get_logger(__name__)
 
@@ -86,13 +86,13 @@ def _config_of(model: nn.Module, adapter_name: str) -> BiDSTConfig:
 
 
 class SparsityCallback(TrainerCallback):
-    """Lets the HF Trainer train a BiDST model: `Trainer(model, ..., callbacks=[SparsityCallback()])`.
+    """Lets the HF Trainer train a BiDST model. Every Trainer that is made after such a model has one by itself.
 
     Everything is read from the model's config. Weights move in `on_optimizer_step`, while gradients are still there;
     metrics are added to every log entry. A checkpoint of the Trainer resumes bit for bit.
 
     Args:
-        adapter_name: of the adapter that trains; None is the active one.
+        adapter_name: of the adapter that trains, where it is not the active one: `callbacks=[SparsityCallback("b")]`.
 
     Raises:
         ValueError: at the start of training, under FSDP or DeepSpeed.
@@ -137,6 +137,46 @@ class SparsityCallback(TrainerCallback):
         logs.update(report)
         if state.log_history:
             state.log_history[-1].update(report)
+
+
+class BroughtAlong(SparsityCallback):
+    """The one that every Trainer has by itself: for a BiDST model that trains and that nobody else is in charge of."""
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Wait: callbacks that were passed to the Trainer come later, and go first."""
+        if self.training is not None:
+            ENGINES.discard(self.training)
+        self.training, self.looked = None, False
+
+    def on_step_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Look once whether there is something to do."""
+        if self.looked:
+            return
+        self.looked = True
+        if not trains(kwargs["model"]):
+            return
+        optimizer = _innermost(kwargs["optimizer"])
+        if not any(engine.optimizer is optimizer for engine in ENGINES):
+            super().on_train_begin(args, state, control, **kwargs)
+
+
+def trains(model: nn.Module) -> bool:
+    """Whether an active BiDST adapter of the model has values that train."""
+    layers = [module for module in model.modules() if isinstance(module, BiDSTLayer)]
+    active = [layer.sparse_weight(a) for layer in layers for a in layer.active_adapters if a in layer.bidst_weight]
+    return any(weight.values.requires_grad for weight in active)
+
+
+def bring_along() -> None:
+    """Have every Trainer that is made from now on carry a callback that trains BiDST models, and does nothing else."""
+    from transformers import trainer
+
+    if BroughtAlong not in trainer.DEFAULT_CALLBACKS:
+        trainer.DEFAULT_CALLBACKS.append(BroughtAlong)
 
 
 def _innermost(optimizer: Any) -> torch.optim.Optimizer:

@@ -43,6 +43,9 @@ class BiDSTModel(BaseTuner):
 
     def _check_new_adapter_config(self, config: BiDSTConfig) -> None:
         """The first thing PEFT calls for a new adapter: all that depends on the model is filled in here."""
+        from .callback import bring_along  # it needs this module
+
+        bring_along()
         super()._check_new_adapter_config(config)
         modules = {key: module for key, module in self.model.named_modules() if not _inside_wrapper(key, self.model)}
         if config.target_modules is None and config.target == "weight":

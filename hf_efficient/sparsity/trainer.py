@@ -8,15 +8,14 @@ from peft import get_peft_model
 from torch import nn
 from transformers import Trainer
 
-from .callback import SparsityCallback
 from .config import BiDSTConfig
 
 
 class BiDSTTrainer(Trainer):
     """`Trainer` of a sparse model: `BiDSTTrainer(model, args, sparsity_config=BiDSTConfig(...), ...)`.
 
-    The same as wrapping the model with `get_peft_model` and passing `SparsityCallback()` to a plain Trainer. After
-    training, `trainer.model.merge_and_unload()` is the plain model with zeros.
+    The same as wrapping the model with `get_peft_model` and giving it to a plain Trainer. After training,
+    `trainer.model.merge_and_unload()` is the plain model with zeros.
 
     Args:
         model: plain model, or one that has a BiDST adapter already.
@@ -47,5 +46,3 @@ class BiDSTTrainer(Trainer):
         if sparsity_config is not None:
             model = get_peft_model(model, sparsity_config)
         super().__init__(model, args, *positional, **kwargs)
-        if not any(isinstance(callback, SparsityCallback) for callback in self.callback_handler.callbacks):
-            self.add_callback(SparsityCallback())

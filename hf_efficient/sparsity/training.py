@@ -6,6 +6,7 @@ import time
 import zlib
 from collections.abc import Mapping
 from typing import Any
+from weakref import WeakSet
 
 import torch
 import torch.distributed as dist
@@ -17,6 +18,8 @@ from .topology import Topology
 from .topology.topology import by_part
 from .weight import SparseWeight
 
+#: All engines there are. Of one optimizer's weights only one may be in charge.
+ENGINES: WeakSet[SparseTraining] = WeakSet()
 KEY = "sparsity"  # of the optimizer's first parameter group, where all is kept that a resumed training needs
 
 
@@ -72,7 +75,9 @@ class SparseTraining:
         self.state: dict[str, Any] = {}
         self._listens = True  # what a forgotten training left in the weights is cleared
         self._follow()
+        self._listen()
         self._agree()
+        ENGINES.add(self)
 
     @property
     def steps(self) -> int:
@@ -132,7 +137,6 @@ class SparseTraining:
             device = weight.indices.device
             weight.memory = memories[name] = {key: value.to(device) for key, value in memories[name].items()}
             ever[name] = ever[name].to(device)
-        self._listen()
 
     def _wanted(self, step: int) -> bool:
         return step <= self.init_steps or self.topology.reads_gradient(step)

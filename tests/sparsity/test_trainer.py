@@ -62,7 +62,7 @@ def places(model: nn.Module) -> list[list[int]]:
 def test_the_callback_moves_weights_and_logs_it(target: str, tmp_path: Path) -> None:
     model = get_peft_model(llama(), config(target=target, target_modules="all-linear"))
     before = places(model)
-    trainer = Trainer(model, arguments(tmp_path), train_dataset=Sentences(), callbacks=[SparsityCallback()])
+    trainer = Trainer(model, arguments(tmp_path), train_dataset=Sentences())
     trainer.train()
     assert places(model) != before
     logged = [entry for entry in trainer.state.log_history if "loss" in entry]
@@ -72,6 +72,37 @@ def test_the_callback_moves_weights_and_logs_it(target: str, tmp_path: Path) -> 
     assert logged[-1]["mask_updates"] >= 2
     assert logged[-1]["itop_rate"] > 0.2
     assert logged[-1]["loss"] < logged[0]["loss"]
+
+
+def test_the_model_brings_its_callback_along_and_gives_way_to_any_other(tmp_path: Path) -> None:
+    def trained(callbacks: list[Any] | None = None, by_hand: bool = False) -> nn.Module:
+        model = get_peft_model(llama(), config(target_modules="all-linear", kernel="dense"))
+        optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-2)
+        if by_hand:
+            train_sparsely(model, optimizer, 20)
+        trainer = Trainer(
+            model, arguments(tmp_path), train_dataset=Sentences(), callbacks=callbacks, optimizers=(optimizer, None)
+        )
+        trainer.train()
+        return model
+
+    alone = trained()
+    for other in (trained([SparsityCallback("default")]), trained(by_hand=True)):
+        assert places(alone) == places(other)
+        assert all(torch.equal(a, b) for a, b in zip(alone.parameters(), other.parameters(), strict=True))
+
+
+def test_the_callback_leaves_alone_what_does_not_train(tmp_path: Path) -> None:
+    get_peft_model(llama(), config())  # from here on every Trainer has the callback
+    Trainer(llama(), arguments(tmp_path, max_steps=2), train_dataset=Sentences()).train()
+    model = get_peft_model(llama(), config(target="delta", target_modules="all-linear"))
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_("norm" in name)
+    before = places(model)
+    trainer = Trainer(model, arguments(tmp_path), train_dataset=Sentences())
+    trainer.train()
+    assert places(model) == before
+    assert not any("sparsity" in entry for entry in trainer.state.log_history)
 
 
 def test_bidst_trainer_takes_a_plain_model_and_gives_a_sparse_one(tmp_path: Path) -> None:
@@ -118,7 +149,7 @@ def test_a_resumed_run_equals_one_that_was_never_stopped_bit_for_bit(
     def trainer_of() -> Trainer:
         model = get_peft_model(llama(), config(target_modules="all-linear", **settings))
         args = arguments(tmp_path, save_strategy="steps", save_steps=10)
-        return Trainer(model, args, train_dataset=Sentences(), callbacks=[SparsityCallback()])
+        return Trainer(model, args, train_dataset=Sentences())
 
     whole = trainer_of()
     whole.train()
@@ -141,7 +172,7 @@ def test_the_callback_and_the_optimizer_hook_do_the_same(tmp_path: Path) -> None
         weight_decay=0.0,
         max_grad_norm=0.0,
     )
-    Trainer(model, args, train_dataset=data, callbacks=[SparsityCallback()]).train()
+    Trainer(model, args, train_dataset=data).train()
 
     other = get_peft_model(llama(), config(target_modules="all-linear")).train()
     optimizer = torch.optim.AdamW([p for p in other.parameters() if p.requires_grad], lr=1e-2, weight_decay=0.0)
@@ -158,7 +189,7 @@ def test_the_callback_and_the_optimizer_hook_do_the_same(tmp_path: Path) -> None
 def test_accumulation_and_bf16_train(tmp_path: Path) -> None:
     model = get_peft_model(llama(), config(target_modules="all-linear"))
     args = arguments(tmp_path, gradient_accumulation_steps=2, bf16=True, activation_checkpointing=True)
-    trainer = Trainer(model, args, train_dataset=Sentences(), callbacks=[SparsityCallback()])
+    trainer = Trainer(model, args, train_dataset=Sentences())
     trainer.train()
     logged = [entry for entry in trainer.state.log_history if "loss" in entry]
     assert logged[-1]["loss"] < logged[0]["loss"]
@@ -169,7 +200,6 @@ def test_it_composes_with_the_sharpness_aware_trainer(tmp_path: Path) -> None:
     model = get_peft_model(llama(), config(target_modules="all-linear"))
     trainer = S2SAMTrainer(
         model, arguments(tmp_path), sam_args=SAMArguments(method="s2sam", rho=0.05), train_dataset=Sentences(),
-        callbacks=[SparsityCallback()],
     )  # fmt: skip
     trainer.train()
     plain = model.merge_and_unload()

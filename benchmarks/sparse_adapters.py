@@ -1,14 +1,15 @@
 """Adapters with equally many trainable values: `python benchmarks/sparse_adapters.py`.
 
 LoRA, SHiRA (random static support), Supertuning (largest weights, static), and BiDST's delta, whose support is chosen
-by the first gradients and then moves ("bidst static": rests), on the top layer of MiniLM-L6, 1.8M weights; the five
+in the first ten steps and then moves ("bidst static": rests), on the top layer of MiniLM-L6, 1.8M weights; the five
 layers below are frozen and their outputs are computed once. Tasks: sentiment of film reviews (no film in both splits),
 20 newsgroups, R52. Budgets: 0.1, 0.5 and 2 % of the weights: as many values as LoRA has at rank 1 and 6 on query and
 value, and at rank 5 on all layers. All methods also train the same head, at the same learning rate.
 
-The adapter's learning rate is chosen for each method and budget on texts held back, 20 newsgroups, seed 0: of three
+The adapter's learning rate is chosen for each task, method and budget on training texts held back, seed 0: of three
 rates a factor 2 apart the one with the lowest loss, and while that is the lowest or highest tried, one more beside it.
-Everything else is the same for all: Adam, steps, batches, cosine.
+The search starts around what 20 newsgroups, the first task searched, chose for this method and budget. Everything else
+is the same for all: Adam, steps, batches, cosine.
 
 Each run is written when it ends and not done again. Bytes of the adapter file and of what training holds (values,
 places, gradients, Adam's moments; activations kept for backward) are counted from the tensors; `--times` measures the
@@ -22,7 +23,7 @@ import os
 import tempfile
 import time
 from pathlib import Path
-from statistics import mean
+from statistics import mean, stdev
 from typing import Any
 
 import torch
@@ -35,12 +36,14 @@ from torch import Tensor, nn
 from hf_efficient import BiDSTConfig, train_sparsely
 
 TASKS = {"rotten_tomatoes": 2, "newsgroups": 20, "reuters_r52": 52}
+SEARCHED = ("newsgroups", "rotten_tomatoes", "reuters_r52")  # the order in which learning rates are searched
 METHODS = ("lora", "shira", "supertuning", "bidst", "bidst static")
 ALL = r"layers\..*(query|key|value|dense)"
 SOME = r"layers\..*(query|value)"
 BUDGETS = {0.1: (1, SOME), 0.5: (6, SOME), 2.0: (5, ALL)}  # percent -> LoRA's rank and layers
 TRAIN, HELD_BACK, STEPS, BATCH, TOKENS = 2000, 500, 60, 16, 16
 HEAD_RATE = 5e-3
+T_95 = (12.71, 4.30, 3.18, 2.78, 2.57, 2.45, 2.36, 2.31, 2.26)  # of Student's t, 1 to 9 degrees of freedom
 Data = tuple[Tensor, Tensor, Tensor, Tensor]
 Runs = dict[str, dict[str, float]]
 
@@ -114,7 +117,7 @@ def run(data: Data, classes: int, method: str, budget: float, rate: float, seed:
         optimizer.step()
         optimizer.zero_grad()
         scheduler.step()
-    activations = kept_for_backward(model, x[:BATCH])
+    activations = kept_for_backward(model, x[:BATCH].clone())  # a slice would count as the whole data set
     model.eval()
     with torch.no_grad():
         logits = torch.cat([model(part) for part in x_test.split(200)])
@@ -151,13 +154,13 @@ def kept_for_backward(model: nn.Module, x: Tensor) -> int:
     return total
 
 
-def choose_rate(data: Data, method: str, budget: float) -> dict[str, float]:
+def choose_rate(data: Data, classes: int, method: str, budget: float, start: float) -> dict[str, float]:
     """Rate -> held-back loss; the best is not at the edge of what was tried."""
     tried: dict[float, float] = {}
-    wanted = [5e-3, 1e-2, 2e-2]
+    wanted = [start / 2, start, 2 * start]
     while wanted:
         for rate in wanted:
-            tried[rate] = run(data, TASKS["newsgroups"], method, budget, rate, 0)["loss"]
+            tried[rate] = run(data, classes, method, budget, rate, 0)["loss"]
         best = min(tried, key=lambda rate: tried[rate])
         wanted = [best / 2] if best == min(tried) else [best * 2] if best == max(tried) else []
     return {str(rate): tried[rate] for rate in sorted(tried)}
@@ -188,8 +191,22 @@ def of(runs: Runs, task: str, method: str, budget: float) -> list[dict[str, floa
     return [r for key, r in runs.items() if key.split("|")[:3] == [task, method, str(budget)]]
 
 
+def difference(runs: Runs, task: str, method: str, budget: float) -> list[float]:
+    """Accuracy of BiDST minus that of a method, of every seed that both have."""
+    keys = [(f"{task}|bidst|{budget}|{seed}", f"{task}|{method}|{budget}|{seed}") for seed in range(len(T_95) + 1)]
+    return [runs[ours]["accuracy"] - runs[other]["accuracy"] for ours, other in keys if ours in runs and other in runs]
+
+
+def interval(differences: list[float]) -> str:
+    """Mean ± half of the 95 % interval (Student's t)."""
+    n = len(differences)
+    if n < 2:
+        return ""
+    return f"{mean(differences):+.2f} ± {T_95[n - 2] * stdev(differences) / math.sqrt(n):.2f}"
+
+
 def table(stored: dict[str, Any]) -> str:
-    """Mean and standard deviation over seeds, sizes, chosen rates."""
+    """Mean and standard deviation over seeds, paired differences, chosen rates, sizes."""
     runs, lines = stored["runs"], []
     heads = " | ".join(f"{budget} %" for budget in BUDGETS)
     for task in TASKS:
@@ -200,9 +217,25 @@ def table(stored: dict[str, Any]) -> str:
                 seeds = min(len(c) for c in columns if c)
                 lines.append(f"| {method} | " + " | ".join(cell(c) for c in columns) + f" | {seeds} |")
         lines.append("")
+    lines += ["**BiDST minus others**, same seeds: mean and 95 % interval", "", f"| task | minus | {heads} |"]
+    lines.append("|---" * (len(BUDGETS) + 2) + "|")
+    for task in TASKS:
+        for method in METHODS[:3]:
+            columns = [difference(runs, task, method, b) for b in BUDGETS]
+            lines.append(f"| {task} | {method} | " + " | ".join(interval(c) for c in columns) + " |")
+    for method in METHODS[:3]:  # a seed's mean over the tasks
+        tasks = [[difference(runs, task, method, b) for task in TASKS] for b in BUDGETS]
+        columns = [[mean(d) for d in zip(*each, strict=False)] for each in tasks]
+        lines.append(f"| mean of tasks | {method} | " + " | ".join(interval(c) for c in columns) + " |")
+    lines += ["", f"| learning rate: task | method | {heads} |", "|---" * (len(BUDGETS) + 2) + "|"]
+    for task, method in ((t, m) for t in TASKS for m in METHODS):
+        rates = [stored["rates"].get(f"{task}|{method}|{b}") for b in BUDGETS]
+        if any(rates):
+            lines.append(f"| {task} | {method} | " + " | ".join(f"{best_of(r):g}" if r else "" for r in rates) + " |")
     lines += [
-        "| method | values | file, kB | state in training, kB | activations, MB | learning rate | step, ms |",
-        "|---" * 7 + "|",
+        "",
+        "| method | values | file, kB | state in training, kB | activations, MB | step, ms |",
+        "|---" * 6 + "|",
     ]
     for method in METHODS:
         examples = [next(iter(of(runs, "newsgroups", method, b)), None) for b in BUDGETS]
@@ -212,7 +245,6 @@ def table(stored: dict[str, Any]) -> str:
         row = [" / ".join(f"{e['values']:.0f}" for e in found)]
         row += [" / ".join(f"{e[name] / 1e3:.0f}" for e in found) for name in ("file_bytes", "state_bytes")]
         row.append(" / ".join(f"{e['activation_bytes'] / 1e6:.1f}" for e in found))
-        row.append(" / ".join(f"{best_of(stored['rates'][f'{method}|{b}']):g}" for b in BUDGETS))
         row.append(f"{stored['step_ms'][method]:.0f}" if method in stored["step_ms"] else "")
         lines.append(f"| {method} | " + " | ".join(row) + " |")
     return "\n".join(lines)
@@ -252,17 +284,18 @@ def main() -> None:
         keep()
         return
     data = {task: load(task) for task in TASKS}
-    for budget in BUDGETS:
-        for method in arguments.methods:
-            if f"{method}|{budget}" not in stored["rates"]:
-                stored["rates"][f"{method}|{budget}"] = choose_rate(data["newsgroups"][0], method, budget)
-                print(method, budget, stored["rates"][f"{method}|{budget}"], flush=True)
-                keep()
+    for task, budget, method in ((t, b, m) for t in SEARCHED for b in BUDGETS for m in arguments.methods):
+        key, first = f"{task}|{method}|{budget}", f"{SEARCHED[0]}|{method}|{budget}"
+        if key not in stored["rates"]:
+            start = best_of(stored["rates"][first]) if first in stored["rates"] else 1e-2
+            stored["rates"][key] = choose_rate(data[task][0], TASKS[task], method, budget, start)
+            print(key, stored["rates"][key], flush=True)
+            keep()
     for seed in range(arguments.seeds):
         for task, budget, method in ((t, b, m) for t in TASKS for b in BUDGETS for m in arguments.methods):
             key = f"{task}|{method}|{budget}|{seed}"
             if key not in stored["runs"]:
-                rate = best_of(stored["rates"][f"{method}|{budget}"])
+                rate = best_of(stored["rates"][f"{task}|{method}|{budget}"])
                 stored["runs"][key] = run(data[task][1], TASKS[task], method, budget, rate, seed)
                 print(key, json.dumps(stored["runs"][key]), flush=True)
                 keep()

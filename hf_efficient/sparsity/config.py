@@ -49,7 +49,7 @@ class BiDSTConfig(PeftConfig):
             along a cosine.
         stop_fraction: share of training after which the topology rests, in [0, 1].
         init: which weights live first. "random"; "magnitude" (largest |w|); "gradient" and "snip" (largest |dL/dw| and
-            |w dL/dw|, measured on the first `init_steps` batches); "auto": magnitude for "weight", gradient for
+            |w dL/dw|, measured on the first `init_steps` batches); "auto": magnitude for "weight", snip for
             "delta".
         init_steps: optimizer steps whose gradients the last two add up, >= 1. Meanwhile the targeted layers are as they
             were and do not learn.
@@ -142,14 +142,15 @@ class BiDSTConfig(PeftConfig):
         """`init`, "auto" resolved."""
         if self.init != "auto":
             return self.init
-        return "magnitude" if self.target == "weight" else "gradient"
+        return "magnitude" if self.target == "weight" else "snip"
 
     def make_topology(self, total_steps: int) -> Topology:
         """The topology this config names, for a training of `total_steps` optimizer steps."""
         schedule = (total_steps, self.update_interval, self.drop_fraction, self.stop_fraction)
         cls = TOPOLOGIES[self.topology]
         if self.topology == "bidst":
-            return cls(*schedule, self.candidates, self.score_interval, self.score_lr, self.implicit_weight)  # type: ignore[call-arg]
+            scores = (self.candidates, self.score_interval, self.score_lr, self.implicit_weight)
+            return cls(*schedule, *scores, self.target == "delta")  # type: ignore[call-arg]
         return cls(*schedule)
 
 

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from peft.tuners.tuners_utils import BaseTunerLayer, check_adapters_to_merge
 from torch import Tensor, nn
 from torch.func import functional_call
+from transformers.pytorch_utils import Conv1D
 
 from .compact import CompactPath
 from .config import BiDSTConfig
@@ -56,6 +57,7 @@ class BiDSTLayer(nn.Module, BaseTunerLayer):
         base: Any = self.get_base_layer()
         weight = base.weight
         sparse = SparseWeight(weight.shape, k, dtype=weight.dtype)
+        sparse.input_dim = 0 if isinstance(base, Conv1D) else 1
         if not sparse.values.is_meta and not weight.is_meta:
             places = first_places(weight, k, config, zlib.crc32(key.encode()))
             sparse.select(places, weight.detach().flatten()[places] if config.target == "weight" else None)

@@ -30,6 +30,7 @@ class SparseWeight(nn.Module):
         watched: (w,) integer: the places of which `gradient` is wanted, the living first, in their order; None: all n.
         probing: while True, the whole tensor is the one given to `dense`, and nothing living is differentiated.
         gradient: (n,) or (w,) float32, or None.
+        input_dim: dimension of the shape that a layer's inputs run over: 1, but 0 for Conv1D of GPT-2.
         budget: k that training ends with; differs from that of now only while a topology starts with more.
         memory: what a topology remembers of this weight between steps (name -> tensor).
         seconds: spent on collecting.
@@ -57,6 +58,7 @@ class SparseWeight(nn.Module):
         places = torch.arange(k, dtype=torch.int32 if n < 2**31 else torch.int64, device=device)
         self.values = nn.Parameter(torch.zeros(k, dtype=dtype, device=device))
         self.register_buffer("indices", places)
+        self.input_dim = 1
         self.budget = k
         self.collecting = False
         self.probing = False
@@ -74,6 +76,11 @@ class SparseWeight(nn.Module):
     def places(self) -> Tensor:
         """(k,) int64: `indices`, as torch indexes with them."""
         return self.indices.long()
+
+    def input_of(self, places: Tensor) -> Tensor:
+        """Which input each of these places belongs to, integer of the same shape."""
+        columns = self.numel // self.shape[0]
+        return places // columns if self.input_dim == 0 else places % columns
 
     def alive(self) -> Tensor:
         """(n,) bool: which places live."""

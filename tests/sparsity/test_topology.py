@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from hf_efficient.sparsity.topology import GMP, MEST, SET, TOPOLOGIES, BiDST, RigL
-from hf_efficient.sparsity.topology.bidst import gumbel_slope, hyper_gradient
+from hf_efficient.sparsity.topology.bidst import QUIET, gumbel_slope, hyper_gradient, input_levels
 from hf_efficient.sparsity.training import SparseTraining
 from hf_efficient.sparsity.weight import SparseWeight
 from tests.sparsity.problems import random_weight, recover, train
@@ -189,3 +189,52 @@ def test_bidst_reading_scored_places_alone_equals_reading_all_gradients() -> Non
         assert training.report()["mask_updates"] > 5
         results.append((weight.indices, weight.values.detach(), weight.memory["dormant"], weight.memory["learned"]))
     assert all(torch.equal(a, b) for a, b in zip(*results))
+
+
+def test_input_levels_are_root_mean_squares_of_each_input() -> None:
+    generator = torch.Generator().manual_seed(0)
+    g = torch.randn(6, 4, generator=generator) * torch.tensor([1.0, 30.0, 0.5, 0.0])
+    whole = statistics.mean(float(v) ** 2 for v in g.flatten()) ** 0.5
+    expected = [statistics.mean(float(v) ** 2 for v in g[:, i]) ** 0.5 / whole for i in range(3)]
+    assert input_levels(g, 1).tolist() == pytest.approx([*expected, QUIET], rel=1e-5)
+    assert torch.allclose(input_levels(g.T, 0), input_levels(g, 1))
+    kernel = torch.randn(5, 3, 2, 2, generator=generator)  # each place of a kernel sees inputs of its own
+    assert torch.equal(input_levels(kernel, 1), input_levels(kernel.flatten(1), 1))
+
+
+@pytest.mark.parametrize("input_dim", [0, 1])
+def test_a_loud_input_gets_no_more_candidates_per_input_than_if_it_were_quiet(input_dim: int) -> None:
+    """Its raw gradients, a hundred times those of the others, would take every seat they can."""
+    generator = torch.Generator().manual_seed(0)
+    shape = (20, 30) if input_dim else (30, 20)
+    g = torch.randn(20, 30, generator=generator)
+    loud = g * torch.where(torch.arange(30) == 7, 100.0, 1.0)
+
+    def shares(gradient: torch.Tensor, per_input: bool) -> list[int]:
+        weight = random_weight(shape, 20, 1)
+        weight.input_dim = input_dim
+        rule = BiDST(total_steps=100, candidates=2.0, per_input=per_input)
+        rule.begin(weight)
+        weight.gradient = (gradient if input_dim else gradient.T).flatten().clone()
+        rule.observe(weight, 10, 0.1, torch.Generator())
+        return torch.bincount(weight.input_of(weight.memory["candidates"]), minlength=30).tolist()
+
+    assert shares(loud, True) == shares(g / input_levels(g, 1), False)
+    assert shares(loud, True)[7] < 6 < 15 < shares(loud, False)[7]
+
+
+def test_levels_of_the_last_whole_reading_serve_the_watched_places() -> None:
+    weight = random_weight((6, 5), 6, 0)
+    rule = BiDST(total_steps=100, interval=10, score_interval=1, candidates=1.0, per_input=True)
+    rule.begin(weight)
+    generator = torch.Generator().manual_seed(1)
+    whole, later = torch.randn(30, generator=generator), torch.randn(30, generator=generator)
+    weight.gradient = whole.clone()
+    rule.observe(weight, 1, 0.1, torch.Generator())
+    weight.watched = rule.watched(weight, 2)
+    assert weight.watched is not None
+    weight.gradient = later[weight.watched]
+    rule.observe(weight, 2, 0.1, torch.Generator())
+    levels = input_levels(whole.view(6, 5), 1)
+    expected = [float(later[p] / levels[p % 5]) for p in weight.watched.tolist()]
+    assert weight.gradient.tolist() == pytest.approx(expected)

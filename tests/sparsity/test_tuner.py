@@ -153,6 +153,7 @@ def test_torch_encoder_layers_do_not_bypass_the_adapter() -> None:
 def test_conv1d_of_gpt2() -> None:
     model = get_peft_model(gpt2(), config_of(DELTA))
     assert len(layers(model)) == 8
+    assert all(m.sparse_weight("default").input_dim == 0 for m in layers(model).values())  # it keeps (in, out)
     disturb(model)
     expected = logits(model)
     assert torch.equal(logits(model.merge_and_unload()), expected)

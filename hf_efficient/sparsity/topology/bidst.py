@@ -13,6 +13,7 @@ from .topology import Topology
 TEMPERATURE = 1.0  # tau of the Gumbel-sigmoid, in units of the largest score
 LEAST_CHANGE = 0.005  # share of the living below which an exchange is not worth a new mask
 KEPT = 0.5  # share of the candidates that outlives an exchange, the largest dormant weights
+QUIET = 0.01  # of the layer's gradient: an input with less counts as one with this, lest chance noise is blown up
 GAMMA = 5e-4  # L2 penalty of the lower level on dormant weights; that of living ones is the optimizer's weight decay
 
 
@@ -45,6 +46,23 @@ def gumbel_slope(psi: Tensor, threshold: Tensor, generator: torch.Generator) -> 
     return odds / (1 + odds).square_().mul_(TEMPERATURE)
 
 
+def input_levels(gradient: Tensor, dim: int) -> Tensor:
+    """How strong the gradients of each input's weights are, relative to the whole layer; root mean squares.
+
+    A few inputs of a pretrained network are tens of times larger than the others, and so are the gradients of all their
+    weights. Chosen by raw gradients, most new weights would go to these inputs, where they say nearly the same.
+
+    Args:
+        gradient: dL/dz, (out, ...) or, with dim = 0, (in, out).
+        dim: of the inputs, 0 or 1; everything behind dimension 1 belongs to it.
+
+    Returns:
+        One number >= QUIET for each input.
+    """
+    square = gradient.flatten(1).square().mean(1 - dim)
+    return (square / square.mean().clamp_min(1e-30)).sqrt().clamp_min(QUIET)
+
+
 @dataclass
 class BiDST(Topology):
     """Every place has a weight, but only k of them count; a restricted set of the others is trained in their shadow.
@@ -59,12 +77,14 @@ class BiDST(Topology):
         score_lr: beta of the upper level. Hyper-gradients are divided by their root mean square, since a top-k knows no
             units.
         implicit_weight: 1/gamma of the hyper-gradient.
+        per_input: whether gradients are divided by `input_levels` (of the last step at which all were read) first.
     """
 
     candidates: float = 5.0
     score_interval: int = 10
     score_lr: float = 0.005
     implicit_weight: float = 1e-4
+    per_input: bool = False
 
     def reads_gradient(self, step: int) -> bool:
         """Every `score_interval` steps, and when weights are exchanged."""
@@ -89,6 +109,8 @@ class BiDST(Topology):
 
     def observe(self, weight: SparseWeight, step: int, pace: float, generator: torch.Generator) -> None:
         """One step of the upper level on the scores, one of the lower level on dormant weights."""
+        if self.per_input:
+            self.level(weight)
         memory, g = weight.memory, weight.gradient
         assert g is not None
         if not len(memory["candidates"]):
@@ -105,6 +127,14 @@ class BiDST(Topology):
         memory["candidate_learned"] -= h_dormant.mul_(gumbel_slope(psi_dormant, threshold, generator)).mul_(beta)
         alpha = pace * self.score_interval
         memory["dormant"] -= alpha * (g_dormant + GAMMA * memory["dormant"])
+
+    def level(self, weight: SparseWeight) -> None:
+        """Divide the gradient that was read by the level of each place's input."""
+        assert weight.gradient is not None
+        if weight.watched is None:
+            weight.memory["levels"] = input_levels(weight.gradient.view(weight.shape), weight.input_dim)
+        places = torch.arange(weight.numel, device=weight.gradient.device) if weight.watched is None else weight.watched
+        weight.gradient = weight.gradient / weight.memory["levels"].index_select(0, weight.input_of(places))
 
     def scores(self, weight: SparseWeight) -> tuple[Tensor, Tensor]:
         """psi of the living (k,) and of the candidates (c,): |theta| / max |theta|, plus what was learned."""

@@ -1,4 +1,4 @@
-"""Accuracy of several methods over one setting, with bars of one standard error over seeds."""
+"""What seeds say: accuracy of several methods over one setting with bars of one standard error, and intervals."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -6,6 +6,7 @@ from pathlib import Path
 from statistics import mean, stdev
 
 import matplotlib
+from scipy import stats
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
@@ -33,6 +34,12 @@ def plot_panels(
         axes.legend(fontsize=8)
     figure.savefig(path, dpi=130)
     plt.close(figure)
+
+
+def half_interval(values: Sequence[float]) -> float:
+    """Half of the 95 % interval of a mean, by Student's t; nan for one value."""
+    n = len(values)
+    return float(stats.t.ppf(0.975, n - 1)) * stdev(values) / math.sqrt(n) if n > 1 else math.nan
 
 
 def cell(accuracies: Sequence[float]) -> str:

@@ -20,8 +20,8 @@ from typing import Any
 import matplotlib
 import numpy as np
 import torch
+from error_bars import half_interval
 from sam_tasks import MAIN, METHODS, SETTINGS, Setting, train_and_test
-from scipy import stats
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
@@ -89,15 +89,6 @@ def work(store: Store, settings: list[str], methods: list[str], seeds: int) -> I
                 yield Run(setting, method, best, seed, False)
 
 
-def interval(values: np.ndarray) -> float:
-    """Half of the 95 % t-interval of the mean."""
-    return (
-        float(stats.t.ppf(0.975, len(values) - 1) * values.std(ddof=1) / math.sqrt(len(values)))
-        if len(values) > 1
-        else math.nan
-    )
-
-
 def summary(store: Store) -> list[dict[str, Any]]:
     """A row per setting and method: means, intervals, and the paired difference to plain training."""
     rows = []
@@ -114,10 +105,13 @@ def summary(store: Store) -> list[dict[str, Any]]:
             for measure in ("accuracy", "corrupted", "train_accuracy", "sharpness"):
                 values = np.array([r[measure] for r in mine.values() if measure in r])
                 if len(values):
-                    row[measure], row[f"{measure}_interval"] = float(values.mean()), interval(values)
+                    row[measure], row[f"{measure}_interval"] = float(values.mean()), half_interval(values.tolist())
                 gaps = np.array([mine[s][measure] - plain[s][measure] for s in both if measure in mine[s]])
                 if len(gaps) and method != "plain":
-                    row[f"{measure}_gain"], row[f"{measure}_gain_interval"] = float(gaps.mean()), interval(gaps)
+                    row[f"{measure}_gain"], row[f"{measure}_gain_interval"] = (
+                        float(gaps.mean()),
+                        half_interval(gaps.tolist()),
+                    )
             row["seconds"] = float(np.median([r["seconds"] for r in mine.values()]))
             rows.append(row)
     return rows

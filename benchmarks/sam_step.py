@@ -11,8 +11,6 @@ are joined.
 """
 
 import argparse
-import contextlib
-import functools
 import json
 import platform
 import statistics
@@ -25,6 +23,8 @@ from typing import Any
 import matplotlib
 import torch
 import transformers
+from sam_loop_steps import loop_steps
+from tensor_memory import peak_bytes
 from tqdm import tqdm
 from transformers import (
     BertConfig,
@@ -35,7 +35,7 @@ from transformers import (
     ViTForImageClassification,
 )
 
-from hf_efficient import S2SAM, SAM, ZOSAM, LookSAM, SAMArguments, SAMTrainer
+from hf_efficient import SAMArguments, SAMTrainer
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
@@ -113,57 +113,6 @@ def trainer_steps(
     return steps
 
 
-def loop_steps(build: Callable[[int], Any], batch: int) -> dict[str, Callable[[], None]]:
-    """The torch optimizers in a plain loop, and those of pytorch_optimizer."""
-    import pytorch_optimizer as peer
-
-    torch.manual_seed(0)
-    model, inputs = build(batch)
-    loss = lambda: model(**inputs).loss  # noqa: E731
-    params, base = list(model.parameters()), torch.optim.SGD
-    steps: dict[str, Callable[[], None]] = {}
-
-    plain = base(params, lr=1e-4)
-
-    def plain_step() -> None:
-        loss().backward()
-        plain.step()
-        plain.zero_grad()
-
-    steps["plain"] = plain_step
-    guided = functools.partial(ZOSAM, guided=True)
-    for name, cls in (
-        ("S2SAM", S2SAM), ("ZOSAM", ZOSAM), ("ZOSAM, guided", guided), ("LookSAM, k=5", LookSAM), ("SAM", SAM),
-    ):  # fmt: skip
-        ours = cls(params, base, rho=0.05, lr=1e-4)
-
-        def our_step(ours: Any = ours) -> None:
-            ours.perturb(loss)
-            loss().backward()
-            ours.step()
-            ours.zero_grad()
-
-        steps[f"ours: {name}"] = our_step
-    for name, kwargs in (("SAM", {}), ("LookSAM, k=5", {"k": 5}), ("FriendlySAM", {}), ("WSAM", {"model": model})):
-        with contextlib.suppress(Exception):  # a peer whose constructor has changed is left out
-            theirs = getattr(peer, name.split(",")[0])(params=params, base_optimizer=base, rho=0.05, lr=1e-4, **kwargs)
-
-            def their_step(theirs: Any = theirs) -> None:
-                def closure() -> torch.Tensor:
-                    theirs.zero_grad()
-                    value = loss()
-                    value.backward()
-                    return value
-
-                closure()
-                theirs.step(closure)
-                theirs.zero_grad()
-
-            their_step()
-            steps[f"pytorch_optimizer: {name}"] = their_step
-    return steps
-
-
 def begin(steps: dict[str, Callable[[], None]]) -> None:
     """The first step of a method that remembers the last one is not what it does afterwards."""
     for name in steps:
@@ -190,18 +139,6 @@ def measure(steps: dict[str, Callable[[], None]], rounds: int) -> dict[str, dict
         for name, values in seconds.items()
         for middle in (statistics.fmean if name in UNEVEN else statistics.median,)
     }
-
-
-def peak_bytes(step: Callable[[], None]) -> int:
-    """Most bytes of tensors alive during a step beyond those alive at its start."""
-    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
-        step()
-    total = peak = 0
-    events = [e for e in profile.profiler.kineto_results.events() if e.name() == "[memory]"]
-    for event in sorted(events, key=lambda e: e.start_ns()):
-        total += event.nbytes()
-        peak = max(peak, total)
-    return peak
 
 
 def held_bytes(trainer: Any) -> int:

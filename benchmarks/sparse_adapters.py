@@ -23,14 +23,15 @@ import os
 import tempfile
 import time
 from pathlib import Path
-from statistics import mean, stdev
+from statistics import mean
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from error_bars import cell, plot_panels
+from error_bars import cell, half_interval, plot_panels
 from minilm_top import MiniLMTop, below_top, hidden_states
 from peft import LoraConfig, PeftConfig, ShiraConfig, SupertuningConfig, get_peft_model
+from tensor_memory import kept_for_backward
 from torch import Tensor, nn
 
 from hf_efficient import BiDSTConfig, train_sparsely
@@ -43,7 +44,6 @@ SOME = r"layers\..*(query|value)"
 BUDGETS = {0.1: (1, SOME), 0.5: (6, SOME), 2.0: (5, ALL)}  # percent -> LoRA's rank and layers
 TRAIN, HELD_BACK, STEPS, BATCH, TOKENS = 2000, 500, 60, 16, 16
 HEAD_RATE = 5e-3
-T_95 = (12.71, 4.30, 3.18, 2.78, 2.57, 2.45, 2.36, 2.31, 2.26)  # of Student's t, 1 to 9 degrees of freedom
 Data = tuple[Tensor, Tensor, Tensor, Tensor]
 Runs = dict[str, dict[str, float]]
 
@@ -137,23 +137,6 @@ def run(data: Data, classes: int, method: str, budget: float, rate: float, seed:
     }
 
 
-def kept_for_backward(model: nn.Module, x: Tensor) -> int:
-    """Bytes of the tensors that a forward keeps, but for parameters; shared storage counts once."""
-    own = {t.untyped_storage().data_ptr() for t in [*model.parameters(), *model.buffers()]}
-    kept: dict[int, int] = {}
-
-    def keep(tensor: Tensor) -> Tensor:
-        parts = [tensor._indices(), tensor._values()] if tensor.is_sparse else [tensor]
-        kept.update({t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in parts})
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        out = model(x)
-    total = sum(size for place, size in kept.items() if place not in own)
-    del out
-    return total
-
-
 def choose_rate(data: Data, classes: int, method: str, budget: float, start: float) -> dict[str, float]:
     """Rate -> held-back loss; the best is not at the edge of what was tried."""
     tried: dict[float, float] = {}
@@ -193,16 +176,13 @@ def of(runs: Runs, task: str, method: str, budget: float) -> list[dict[str, floa
 
 def difference(runs: Runs, task: str, method: str, budget: float) -> list[float]:
     """Accuracy of BiDST minus that of a method, of every seed that both have."""
-    keys = [(f"{task}|bidst|{budget}|{seed}", f"{task}|{method}|{budget}|{seed}") for seed in range(len(T_95) + 1)]
-    return [runs[ours]["accuracy"] - runs[other]["accuracy"] for ours, other in keys if ours in runs and other in runs]
+    pairs = [(key, key.replace("|bidst|", f"|{method}|")) for key in runs if key.startswith(f"{task}|bidst|{budget}|")]
+    return [runs[ours]["accuracy"] - runs[other]["accuracy"] for ours, other in pairs if other in runs]
 
 
 def interval(differences: list[float]) -> str:
-    """Mean ± half of the 95 % interval (Student's t)."""
-    n = len(differences)
-    if n < 2:
-        return ""
-    return f"{mean(differences):+.2f} ± {T_95[n - 2] * stdev(differences) / math.sqrt(n):.2f}"
+    """Mean ± half of the 95 % interval."""
+    return f"{mean(differences):+.2f} ± {half_interval(differences):.2f}" if len(differences) > 1 else ""
 
 
 def table(stored: dict[str, Any]) -> str:

@@ -127,9 +127,8 @@ class SAMArguments:
             case "s2sam":
                 return s2sam.S2SAMAscent()
             case "zosam":
-                if self.guided:
-                    return zosam.GuidedZOSAMAscent(self.num_queries, self.probe_fraction, self.direction_seed)
-                return zosam.ZOSAMAscent(self.num_queries, self.delta, self.probe_fraction, self.direction_seed)
+                settings = (self.num_queries, self.delta, self.probe_fraction, self.direction_seed)
+                return zosam.zosam_ascent(self.guided, *settings)
             case "looksam":
                 return looksam.LookSAMAscent(self.reuse_interval, self.reuse_weight)
             case "msam":

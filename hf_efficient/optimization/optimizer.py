@@ -25,7 +25,7 @@ from .msam import MSAMAscent
 from .perturbing_optimizer import PerturbingOptimizer, RhoSchedule
 from .s2sam import S2SAMAscent
 from .sam import SAMAscent
-from .zosam import GuidedZOSAMAscent, ZOSAMAscent
+from .zosam import zosam_ascent
 
 
 class S2SAM(PerturbingOptimizer):
@@ -85,7 +85,7 @@ class ZOSAM(PerturbingOptimizer):
         seed: int = 0,
         **kwargs: Any,
     ) -> None:
-        ascent = GuidedZOSAMAscent(num_queries, 1.0, seed) if guided else ZOSAMAscent(num_queries, delta, 1.0, seed)
+        ascent = zosam_ascent(guided, num_queries, delta, 1.0, seed)
         super().__init__(params, base_optimizer, rho, _ascent=ascent, **kwargs)
 
 

@@ -123,33 +123,33 @@ class Window:
 
     def _higher_loss(
         self,
-        compute_loss: Callable[..., Any],
+        compute_loss: Callable[..., Tensor],
         mirror: Callable[[], None],
         model: nn.Module,
         inputs: Inputs,
         **kwargs: Any,
-    ) -> Any:
-        """What `compute_loss` returns at the higher of two points; the weights are then there."""
+    ) -> Tensor:
+        """The loss, with graph, at the higher of two points; the weights are then there."""
         state = random_state()
 
-        def result_here() -> Any:
+        def loss_here() -> Tensor:
             torch.clear_autocast_cache()  # it holds 16-bit copies of the weights as they were
             set_random_state(state)
             return compute_loss(model, dict(inputs), **kwargs)
 
         with torch.no_grad(), frozen_statistics(self.model), self._metrics_counted_once(False):
             mirror()
-            there = _value(result_here())
+            there = loss_here().mean()
             mirror()
         statistics, metrics = copy_statistics(self.model), self._metrics()
-        result = result_here()
-        if float(self.trainer.accelerator.reduce(there - _value(result), reduction="mean")) > 0:
-            del result
+        loss = loss_here()
+        if float(self.trainer.accelerator.reduce(there - loss.detach().mean(), reduction="mean")) > 0:
+            del loss  # and its graph, before there is another
             restore_statistics(statistics)
             self._set_metrics(metrics)
             mirror()
-            result = result_here()
-        return result
+            loss = loss_here()
+        return loss
 
     def kept_gradients(self) -> dict[Tensor, Tensor]:
         """The gradients, safe to keep until the next step; none if they or a loss are not finite."""
@@ -194,11 +194,6 @@ class Window:
     def _set_metrics(self, saved: dict[str, Any]) -> None:
         for name, value in saved.items():
             setattr(self.trainer, name, value)
-
-
-def _value(result: Any) -> Tensor:
-    """The loss in what `compute_loss` returns, which is a mean over devices still to be taken."""
-    return (result[0] if isinstance(result, tuple) else result).detach().mean()
 
 
 def share(inputs: Inputs, fraction: float) -> Inputs:

@@ -132,6 +132,13 @@ class GuidedZOSAMAscent(ZOSAMAscent):
         self.memory["gradient"] = gradients
 
 
+def zosam_ascent(guided: bool, num_queries: int, delta: float | None, probe_fraction: float, seed: int) -> ZOSAMAscent:
+    """The variant that these settings name; guided directions need no delta."""
+    if guided:
+        return GuidedZOSAMAscent(num_queries, probe_fraction, seed)
+    return ZOSAMAscent(num_queries, delta, probe_fraction, seed)
+
+
 def directional_derivative(
     weights: Weights, batch: Batch, saved: Saved, z: Direction, delta: float, fraction: float
 ) -> float:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import warnings
 import zlib
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -162,7 +164,8 @@ class BiDSTLayer(nn.Module, BaseTunerLayer):
         if isinstance(base, nn.Linear):
             return F.linear(self._cast_input_dtype(x, weight.dtype), weight, bias)
         tensors = {"weight": weight} if bias is None else {"weight": weight, "bias": bias}
-        result = functional_call(base, tensors, (x, *args), kwargs)
+        with _uncovered(base, tensors):
+            result = functional_call(base, tensors, (x, *args), kwargs)
         return result
 
     def __repr__(self) -> str:
@@ -171,6 +174,16 @@ class BiDSTLayer(nn.Module, BaseTunerLayer):
 
 class Linear(BiDSTLayer):
     """`BiDSTLayer` over a linear layer: PEFT finds linear layers of an adapted model by this name."""
+
+
+@contextmanager
+def _uncovered(layer: nn.Module, names: Iterable[str]) -> Iterator[None]:
+    """Take away plain attributes that hide these parameters; FSDP lays such over them while a forward runs."""
+    covers = {name: vars(layer).pop(name) for name in names if name in vars(layer)}
+    try:
+        yield
+    finally:
+        vars(layer).update(covers)
 
 
 def _features(layer: Any) -> tuple[int, int]:

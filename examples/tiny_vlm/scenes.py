@@ -13,6 +13,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from . import photographs
+
 PICTURE_SIDE = 96
 PATCH_SIDE = 8
 GRID = PICTURE_SIDE // PATCH_SIDE
@@ -38,7 +40,8 @@ Pictures = Mapping[str, np.ndarray]
 class Layout:
     """What scenes look like: how many garments, how large, and how much else there is to see.
 
-    `clear_largest` is the share of scenes in which one garment is made clearly larger than the others.
+    `clear_largest` is the share of scenes in which one garment is made clearly larger than the others. Garments lie on
+    crops of `photographs` where such are named, else on noise and clutter.
     """
 
     items: tuple[int, int] = (1, 5)
@@ -48,6 +51,7 @@ class Layout:
     clutter: tuple[int, int] = (0, 6)
     kinds: tuple[str, ...] = KINDS
     clear_largest: float = 0.5
+    photographs: tuple[str, ...] = ()
 
 
 #: `standard` is what the model answers about. The tower learns to see on `varied`, where garments are smaller and the
@@ -62,6 +66,7 @@ LAYOUTS = {
     "crowded": Layout(items=(4, 7)),
     "small": Layout(sides=(16, 20)),
     "noisy": Layout(noise=(30, 60), clutter=(6, 12)),
+    "photographs": Layout(photographs=photographs.HELD_OUT),
 }
 
 
@@ -159,7 +164,9 @@ def _words(rng: np.random.Generator, kinds: tuple[str, ...], count: int) -> list
 
 
 def _background(rng: np.random.Generator, layout: Layout) -> np.ndarray:
-    """Noise of a random strength around a random grey, with bars and fragments of real pictures' texture on it."""
+    """A crop of a photograph; or noise of a random strength around a random grey, with bars on it."""
+    if layout.photographs:
+        return photographs.crop(rng, layout.photographs, PICTURE_SIDE)
     strength = rng.integers(layout.noise[0], layout.noise[1] + 1)
     grey = rng.integers(layout.grey[0], layout.grey[1])
     canvas = grey + strength * rng.random((PICTURE_SIDE, PICTURE_SIDE), dtype=np.float32)

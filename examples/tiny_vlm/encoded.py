@@ -1,0 +1,78 @@
+"""Training behind a large frozen encoder: its features of all scenes are made once and read from a file."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from tqdm import trange
+from transformers.modeling_outputs import BaseModelOutput
+
+from .data import TurnData
+from .scenes import Scene, compose_scene
+
+BATCH = 32
+
+
+@dataclass
+class EncodedTurns(TurnData):
+    """Turns about a limited number of scenes, asked about anew each time, whose features stand for their pixels.
+
+    `features`: (S, 1 + N, D), of the S `scenes()` as `encode_scenes` makes them.
+    """
+
+    features: np.ndarray = field(default_factory=lambda: np.empty(0))
+
+    def scenes(self, count: int) -> list[Scene]:
+        """The first `count` scenes."""
+        return [self._scene(number) for number in range(count)]
+
+    def _scene(self, number: int) -> Scene:
+        return compose_scene(np.random.default_rng((self.seed, number)), self.pictures, self.layout)
+
+    def _look(self, rng: np.random.Generator, index: int) -> tuple[Scene, Tensor]:
+        number = index % len(self.features)
+        return self._scene(number), torch.from_numpy(self.features[number].astype(np.float32))
+
+
+class FromFile(nn.Module):
+    """Stands where the encoder was: what it is given are the encoder's hidden states of the layer that is read."""
+
+    def __init__(self, layers: int) -> None:
+        super().__init__()
+        self.layers = layers
+
+    def forward(self, hidden_states: Tensor, **_: Any) -> BaseModelOutput:
+        """Hidden states (B, 1 + N, D), whichever layer is asked for."""
+        return BaseModelOutput(last_hidden_state=hidden_states, hidden_states=(hidden_states,) * self.layers)
+
+
+@torch.no_grad()
+def encode_scenes(
+    tower: nn.Module, layer: int, image_processor: Any, scenes: Sequence[Scene], path: Path
+) -> np.ndarray:
+    """The tower's hidden states `layer` of all scenes, (S, 1 + N, D) float16, kept in the file `path` (.npy)."""
+    if not path.exists():
+        partial = path.with_suffix(".part")
+        for start in trange(0, len(scenes), BATCH, desc=f"{path.stem}: scenes of {BATCH}"):
+            batch = [scenes[number].image() for number in range(start, min(start + BATCH, len(scenes)))]
+            pixels = image_processor(batch, return_tensors="pt")["pixel_values"]
+            with torch.autocast("cpu", torch.bfloat16):
+                hidden = tower(pixels, output_hidden_states=True).hidden_states[layer].to(torch.float16).numpy()
+            if start == 0:
+                made = np.lib.format.open_memmap(partial, "w+", np.float16, (len(scenes), *hidden.shape[1:]))
+            made[start : start + BATCH] = hidden
+        made.flush()
+        partial.rename(path)
+    return np.load(path, mmap_mode="r")
+
+
+@torch.no_grad()
+def standardize(projector: nn.Module, features: np.ndarray) -> None:
+    """Change the projector's first layer so that it starts as if channels of `features` had mean 0 and variance 1."""
+    sample = torch.from_numpy(features[:256].astype(np.float32)).flatten(0, 1)
+    projector.linear_1.weight.div_(sample.std(0))
+    projector.linear_1.bias.sub_(projector.linear_1.weight @ sample.mean(0))

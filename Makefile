@@ -64,7 +64,7 @@ bench-speed: $(VENV)/.stamp-dev  ## time and memory of token pruning
 	$(BIN)/python benchmarks/token_pruning_speed.py
 
 bench-retention: $(VENV)/.stamp-dev  ## accuracy of the tiny VLM at every budget and method
-	$(BIN)/python benchmarks/token_retention.py
+	$(BIN)/python benchmarks/token_retention.py --configs hf_efficient/assets/tiny_vlm/refined
 
 bench-generation: $(VENV)/.stamp-dev  ## generated against kept tokens on a real encoder
 	$(BIN)/python benchmarks/token_generation.py

@@ -150,7 +150,8 @@ class BiDSTConfig(PeftConfig):
         cls = TOPOLOGIES[self.topology]
         if self.topology == "bidst":
             scores = (self.candidates, self.score_interval, self.score_lr, self.implicit_weight)
-            return cls(*schedule, *scores, self.target == "delta")  # type: ignore[call-arg]
+            fairness = 1.0 if self.target == "delta" else 0.5  # pretrained inputs differ most; both by measurement
+            return cls(*schedule, *scores, fairness)  # type: ignore[call-arg]
         return cls(*schedule)
 
 

@@ -123,7 +123,7 @@ def test_share_falls_along_a_cosine_and_topology_rests_at_the_end() -> None:
 @pytest.mark.parametrize("global_budget", [False, True])
 @pytest.mark.parametrize(("topology", "steps"), [("bidst", 2000), ("rigl", 500), ("set", 500), ("mest", 500)])
 def test_budget_is_exact_at_every_step(topology: str, steps: int, global_budget: bool) -> None:
-    weights = {"a": random_weight((12, 10), 24, 0), "b": random_weight((7, 5), 5, 1), "c": random_weight((3,), 1, 2)}
+    weights = {"a": random_weight((12, 10), 24, 0), "b": random_weight((7, 5), 5, 1), "c": random_weight((3, 1), 1, 2)}
     total = 30
 
     def check(training: object) -> None:
@@ -144,14 +144,14 @@ def test_budget_is_exact_at_every_step(topology: str, steps: int, global_budget:
 
 def test_a_dropped_weight_comes_back_when_it_must() -> None:
     """The loss wants place 0, then for a while place 1, then place 0 again; one weight may live."""
-    weight = SparseWeight((2,), 1)
+    weight = SparseWeight((2, 1), 1)
     optimizer = torch.optim.SGD([weight.values], lr=0.1)
     rule = BiDST(total_steps=10_000, interval=5, share=1.0, score_interval=1)
     training = SparseTraining({"w": weight}, optimizer, rule)
     lived = []
     for step in range(600):
         wanted = torch.tensor([0.0, 1.0]) if 200 <= step < 400 else torch.tensor([1.0, 0.0])
-        (weight.dense() - wanted).square().sum().backward()
+        (weight.dense().flatten() - wanted).square().sum().backward()
         optimizer.step()
         training.step()
         optimizer.zero_grad()
@@ -185,7 +185,9 @@ def test_bidst_reading_scored_places_alone_equals_reading_all_gradients() -> Non
     results = []
     for rule in (BiDST, ReadingAll):
         weight = random_weight((12, 10), 24, 0)
-        training = train({"w": weight}, rule(total_steps=200, interval=9, candidates=1.5, score_interval=2), 200)
+        training = train(
+            {"w": weight}, rule(total_steps=200, interval=9, candidates=1.5, score_interval=2, fairness=0.0), 200
+        )
         assert training.report()["mask_updates"] > 5
         results.append((weight.indices, weight.values.detach(), weight.memory["dormant"], weight.memory["learned"]))
     assert all(torch.equal(a, b) for a, b in zip(*results))
@@ -198,6 +200,7 @@ def test_input_levels_are_root_mean_squares_of_each_input() -> None:
     expected = [statistics.mean(float(v) ** 2 for v in g[:, i]) ** 0.5 / whole for i in range(3)]
     assert input_levels(g, 1).tolist() == pytest.approx([*expected, QUIET], rel=1e-5)
     assert torch.allclose(input_levels(g.T, 0), input_levels(g, 1))
+    assert input_levels(torch.zeros(3, 2), 1).tolist() == [1.0, 1.0]
     kernel = torch.randn(5, 3, 2, 2, generator=generator)  # each place of a kernel sees inputs of its own
     assert torch.equal(input_levels(kernel, 1), input_levels(kernel.flatten(1), 1))
 
@@ -210,22 +213,23 @@ def test_a_loud_input_gets_no_more_candidates_per_input_than_if_it_were_quiet(in
     g = torch.randn(20, 30, generator=generator)
     loud = g * torch.where(torch.arange(30) == 7, 100.0, 1.0)
 
-    def shares(gradient: torch.Tensor, per_input: bool) -> list[int]:
+    def shares(gradient: torch.Tensor, fairness: float) -> list[int]:
         weight = random_weight(shape, 20, 1)
         weight.input_dim = input_dim
-        rule = BiDST(total_steps=100, candidates=2.0, per_input=per_input)
+        rule = BiDST(total_steps=100, candidates=2.0, fairness=fairness)
         rule.begin(weight)
         weight.gradient = (gradient if input_dim else gradient.T).flatten().clone()
         rule.observe(weight, 10, 0.1, torch.Generator())
         return torch.bincount(weight.input_of(weight.memory["candidates"]), minlength=30).tolist()
 
-    assert shares(loud, True) == shares(g / input_levels(g, 1), False)
-    assert shares(loud, True)[7] < 6 < 15 < shares(loud, False)[7]
+    assert shares(loud, 1.0) == shares(g / input_levels(g, 1), 0.0)
+    assert shares(loud, 0.5) == shares(loud / input_levels(loud, 1).sqrt(), 0.0)
+    assert shares(loud, 1.0)[7] < 6 < 15 < shares(loud, 0.0)[7]
 
 
 def test_levels_of_the_last_whole_reading_serve_the_watched_places() -> None:
     weight = random_weight((6, 5), 6, 0)
-    rule = BiDST(total_steps=100, interval=10, score_interval=1, candidates=1.0, per_input=True)
+    rule = BiDST(total_steps=100, interval=10, score_interval=1, candidates=1.0, fairness=1.0)
     rule.begin(weight)
     generator = torch.Generator().manual_seed(1)
     whole, later = torch.randn(30, generator=generator), torch.randn(30, generator=generator)
@@ -238,3 +242,21 @@ def test_levels_of_the_last_whole_reading_serve_the_watched_places() -> None:
     levels = input_levels(whole.view(6, 5), 1)
     expected = [float(later[p] / levels[p % 5]) for p in weight.watched.tolist()]
     assert weight.gradient.tolist() == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(("shape", "input_dim"), [((6, 5), 1), ((6, 5), 0), ((4, 3, 2, 2), 1)])
+def test_watched_and_whole_readings_are_levelled_alike(shape: tuple[int, ...], input_dim: int) -> None:
+    weight = random_weight(shape, 6, 0)
+    weight.input_dim = input_dim
+    rule = BiDST(total_steps=100, fairness=0.5)
+    g = torch.randn(weight.numel, generator=torch.Generator().manual_seed(2))
+    weight.gradient = g.clone()
+    rule.level(weight)
+    whole = weight.gradient
+    weight.watched = torch.arange(0, weight.numel, 3)
+    weight.gradient = g[weight.watched]
+    rule.level(weight)
+    torch.testing.assert_close(weight.gradient, whole[weight.watched])
+    levels = input_levels(g.view(shape), input_dim).sqrt()
+    by_hand = [float(g[p] / levels[weight.input_of(torch.tensor(p))]) for p in range(weight.numel)]
+    assert whole.tolist() == pytest.approx(by_hand)

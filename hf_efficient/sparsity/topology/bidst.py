@@ -49,18 +49,20 @@ def gumbel_slope(psi: Tensor, threshold: Tensor, generator: torch.Generator) -> 
 def input_levels(gradient: Tensor, dim: int) -> Tensor:
     """How strong the gradients of each input's weights are, relative to the whole layer; root mean squares.
 
-    A few inputs of a pretrained network are tens of times larger than the others, and so are the gradients of all their
-    weights. Chosen by raw gradients, most new weights would go to these inputs, where they say nearly the same.
+    A few inputs are tens of times larger than the others (frequent words; a few channels of a pretrained network), and
+    so are the gradients of all their weights. Chosen by raw gradients, most new weights would go to these inputs, where
+    they say nearly the same.
 
     Args:
         gradient: dL/dz, (out, ...) or, with dim = 0, (in, out).
         dim: of the inputs, 0 or 1; everything behind dimension 1 belongs to it.
 
     Returns:
-        One number >= QUIET for each input.
+        One number >= QUIET for each input; ones where the whole layer has no gradient.
     """
     square = gradient.flatten(1).square().mean(1 - dim)
-    return (square / square.mean().clamp_min(1e-30)).sqrt().clamp_min(QUIET)
+    whole = square.mean()
+    return torch.where(whole > 0, square / whole, torch.ones_like(square)).sqrt_().clamp_min_(QUIET)
 
 
 @dataclass
@@ -77,14 +79,15 @@ class BiDST(Topology):
         score_lr: beta of the upper level. Hyper-gradients are divided by their root mean square, since a top-k knows no
             units.
         implicit_weight: 1/gamma of the hyper-gradient.
-        per_input: whether gradients are divided by `input_levels` (of the last step at which all were read) first.
+        fairness: gradients are divided by `input_levels` (of the last step at which all were read) to this power
+            first; 0 takes them raw, with 1 no input is louder than another.
     """
 
     candidates: float = 5.0
     score_interval: int = 10
     score_lr: float = 0.005
     implicit_weight: float = 1e-4
-    per_input: bool = False
+    fairness: float = 0.5
 
     def reads_gradient(self, step: int) -> bool:
         """Every `score_interval` steps, and when weights are exchanged."""
@@ -109,8 +112,7 @@ class BiDST(Topology):
 
     def observe(self, weight: SparseWeight, step: int, pace: float, generator: torch.Generator) -> None:
         """One step of the upper level on the scores, one of the lower level on dormant weights."""
-        if self.per_input:
-            self.level(weight)
+        self.level(weight)
         memory, g = weight.memory, weight.gradient
         assert g is not None
         if not len(memory["candidates"]):
@@ -129,12 +131,15 @@ class BiDST(Topology):
         memory["dormant"] -= alpha * (g_dormant + GAMMA * memory["dormant"])
 
     def level(self, weight: SparseWeight) -> None:
-        """Divide the gradient that was read by the level of each place's input."""
+        """Divide the gradient that was read by the level of each place's input, to the power `fairness`."""
         assert weight.gradient is not None
         if weight.watched is None:
-            weight.memory["levels"] = input_levels(weight.gradient.view(weight.shape), weight.input_dim)
-        places = torch.arange(weight.numel, device=weight.gradient.device) if weight.watched is None else weight.watched
-        weight.gradient = weight.gradient / weight.memory["levels"].index_select(0, weight.input_of(places))
+            whole = weight.gradient.view(weight.shape[0], -1)
+            levels = input_levels(whole, weight.input_dim).pow_(self.fairness)
+            weight.memory["levels"] = levels
+            weight.gradient = (whole / levels.unsqueeze(1 - weight.input_dim)).flatten()
+        else:
+            weight.gradient /= weight.memory["levels"].index_select(0, weight.input_of(weight.watched))
 
     def scores(self, weight: SparseWeight) -> tuple[Tensor, Tensor]:
         """psi of the living (k,) and of the candidates (c,): |theta| / max |theta|, plus what was learned."""

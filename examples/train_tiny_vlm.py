@@ -151,7 +151,7 @@ def train_behind(
             tower, layer, processor.image_processor, data.scenes(scenes), folders[name] / "features.npy"
         )
         if name == "decoder":
-            standardize(model.model.multi_modal_projector, data.features)
+            standardize(model.model.multi_modal_projector.linear_1, data.features)
         model.model.vision_tower = FromFile(tower.config.num_hidden_layers + 1)
         arguments = training_arguments(folders[name], stage, seed)
         run(Trainer(model, arguments, train_dataset=data, data_collator=collate_turns))

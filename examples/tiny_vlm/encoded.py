@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from tqdm import trange
+from transformers import PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutput
 
 from .data import TurnData
@@ -52,7 +53,7 @@ class FromFile(nn.Module):
 
 @torch.no_grad()
 def encode_scenes(
-    tower: nn.Module, layer: int, image_processor: Any, scenes: Sequence[Scene], path: Path
+    tower: PreTrainedModel, layer: int, image_processor: Any, scenes: Sequence[Scene], path: Path
 ) -> np.ndarray:
     """The tower's hidden states `layer` of all scenes, (S, 1 + N, D) float16, kept in the file `path` (.npy)."""
     if not path.exists():
@@ -60,19 +61,19 @@ def encode_scenes(
         for start in trange(0, len(scenes), BATCH, desc=f"{path.stem}: scenes of {BATCH}"):
             batch = [scenes[number].image() for number in range(start, min(start + BATCH, len(scenes)))]
             pixels = image_processor(batch, return_tensors="pt")["pixel_values"]
-            with torch.autocast("cpu", torch.bfloat16):
-                hidden = tower(pixels, output_hidden_states=True).hidden_states[layer].to(torch.float16).numpy()
+            with torch.autocast(tower.device.type, torch.bfloat16):
+                hidden = tower(pixels.to(tower.device), output_hidden_states=True).hidden_states[layer].half().cpu()
             if start == 0:
                 made = np.lib.format.open_memmap(partial, "w+", np.float16, (len(scenes), *hidden.shape[1:]))
-            made[start : start + BATCH] = hidden
+            made[start : start + BATCH] = hidden.numpy()
         made.flush()
         partial.rename(path)
     return np.load(path, mmap_mode="r")
 
 
 @torch.no_grad()
-def standardize(projector: nn.Module, features: np.ndarray) -> None:
-    """Change the projector's first layer so that it starts as if channels of `features` had mean 0 and variance 1."""
+def standardize(layer: nn.Linear, features: np.ndarray) -> None:
+    """Change a layer so that it starts as if the channels of `features` had mean 0 and variance 1."""
     sample = torch.from_numpy(features[:256].astype(np.float32)).flatten(0, 1)
-    projector.linear_1.weight.div_(sample.std(0))
-    projector.linear_1.bias.sub_(projector.linear_1.weight @ sample.mean(0))
+    layer.weight.div_(sample.std(0))
+    layer.bias.sub_(layer.weight @ sample.mean(0))

@@ -62,16 +62,14 @@ def test_a_scene_is_asked_about_anew_in_each_round(pictures, tower) -> None:
     assert isinstance(data, TurnData)
 
 
-def test_a_standardized_projector_starts_as_on_standard_inputs(pictures) -> None:
-    projector = nn.Module()
-    projector.linear_1 = nn.Linear(6, 4)
-    before = nn.Linear(6, 4)
-    before.load_state_dict(projector.linear_1.state_dict())
+def test_a_standardized_layer_starts_as_on_standard_inputs() -> None:
+    layer, before = nn.Linear(6, 4), nn.Linear(6, 4)
+    before.load_state_dict(layer.state_dict())
     features = np.random.default_rng(0).normal([0, 5, -3, 1, 0, 9], [1, 9, 0.1, 2, 1, 4], (20, 7, 6))
-    standardize(projector, features)
+    standardize(layer, features)
     x = torch.from_numpy(features).float()
     z = (x - x.mean((0, 1))) / x.flatten(0, 1).std(0)
-    torch.testing.assert_close(projector.linear_1(x), before(z), atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(layer(x), before(z), atol=1e-4, rtol=1e-4)
 
 
 def test_photographs_lie_behind_the_garments_and_are_held_out_by_name(pictures) -> None:

@@ -78,7 +78,7 @@ def main() -> None:
     parser.add_argument("--output-dir", type=Path, required=True)
     parser.add_argument("--model", default=str(TINY_VLM), help="folder of the VLM, a LLaVA")
     parser.add_argument("--fashion-mnist", type=Path, default=FASHION_MNIST, help="folder of the four .gz files")
-    parser.add_argument("--budgets", type=int, nargs="+", default=[2, 4, 2, 9], help="tokens, in turns")
+    parser.add_argument("--budgets", type=int, nargs="+", default=[2, 4, 2, 9, 2, 36], help="tokens, in turns")
     parser.add_argument("--reconstruction", type=float, default=0.1, help="weight of the reconstruction error")
     parser.add_argument("--hidden", type=int, default=96, help="width of the generator's decoder")
     parser.add_argument("--layers", type=int, default=2, help="its layers")

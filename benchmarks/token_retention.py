@@ -57,6 +57,8 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "itg, compact": {"method": "itg", "positions": "compact"},
     "itg, not size-aware": {"method": "itg", "size_aware": False},
     "itg, spread": {"method": "itg", "seeds": "spread", "importance_power": 2.0},
+    "itg, spread, distinct": {"method": "itg", "seeds": "spread", "importance_power": 1.0, "importance": "distinct"},
+    "id_pruner, distinct": {"importance": "distinct"},
     **{name: {"method": name} for name in METHODS if name not in ("id_pruner", "itg")},
     "tome, size-aware": {"method": "tome", "size_aware": True},
     "cdpruner, question": {"method": "cdpruner", "question_weight": 1.0},

@@ -34,6 +34,13 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "id_pruner, static merged": {"merge_static": 0.8},
     "itg": {"method": "itg"},
     "itg, static merged": {"method": "itg", "merge_static": 0.8},
+    "itg, spread, distinct, static merged": {
+        "method": "itg",
+        "seeds": "spread",
+        "importance_power": 1.0,
+        "importance": "distinct",
+        "merge_static": 0.8,
+    },
     "max_min": {"method": "max_min"},
     "scope": {"method": "scope"},
     "tome": {"method": "tome"},

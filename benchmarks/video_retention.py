@@ -110,7 +110,8 @@ def grade_clips(
     def vision_inputs(model: Any, pixels: Tensor, batch: Sequence[Scene]) -> tuple[Any, int]:
         start = next(at)
         rows = slice(start, start + len(batch))
-        reduced = reduce_tokens(features[rows], config, scores[rows], groups=groups)
+        given = scores[rows] if config.importance == "auto" else None
+        reduced = reduce_tokens(features[rows], config, given, groups=groups)
         return BaseModelOutputWithPooling(pooler_output=list(reduced.tokens)), reduced.tokens.shape[1]
 
     return grade_scenes(model, processor, scenes, batch_size=64, vision_inputs=vision_inputs)

@@ -34,13 +34,6 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "id_pruner, static merged": {"merge_static": 0.8},
     "itg": {"method": "itg"},
     "itg, static merged": {"method": "itg", "merge_static": 0.8},
-    "itg, spread, distinct, static merged": {
-        "method": "itg",
-        "seeds": "spread",
-        "importance_power": 1.0,
-        "importance": "distinct",
-        "merge_static": 0.8,
-    },
     "max_min": {"method": "max_min"},
     "scope": {"method": "scope"},
     "tome": {"method": "tome"},
@@ -110,7 +103,7 @@ def grade_clips(
     def vision_inputs(model: Any, pixels: Tensor, batch: Sequence[Scene]) -> tuple[Any, int]:
         start = next(at)
         rows = slice(start, start + len(batch))
-        given = scores[rows] if config.importance == "auto" else None
+        given = scores[rows] if config.importance_source == "auto" else None
         reduced = reduce_tokens(features[rows], config, given, groups=groups)
         return BaseModelOutputWithPooling(pooler_output=list(reduced.tokens)), reduced.tokens.shape[1]
 

@@ -63,7 +63,7 @@ def attach_token_pruner(
             "measurements on LLaVA-1.5 this pair loses to the other two (docs/itg.md). Measure it, or use "
             "positions='auto'."
         )
-    family.source(base, "image", config.importance)  # raises if the encoder has no such importance
+    family.source(base, "image", config.importance_source)  # raises if the encoder has no such importance
     before = vars(base).get("token_pruner")
     if before is not None:
         before.leave(base)

@@ -47,7 +47,8 @@ class TokenPrunerConfig:
             or frame). `1` keeps one token, `1.0` keeps all.
         importance: where token importance comes from. "cls": attention of the [CLS] token in the layer the features
             come from; "received": attention received from all tokens of the unit; "distinct": attention-free, distance
-            from the unit's mean direction; "norm": length of the feature; "auto": the best that the model offers.
+            from the unit's mean direction; "norm": length of the feature; "auto": "distinct" with ITG, with other methods
+            the best attention that the model offers.
         importance_weight: lambda of F(S), in [0, 1]: 0 is pure coverage, 1 is plain top-importance.
         coverage_mix: how far important tokens weigh more in coverage, in [0, 1]: 0 weighs all tokens alike.
         kernel: similarity of two tokens in coverage, "rbf" or "cosine" (of centred features).
@@ -67,7 +68,7 @@ class TokenPrunerConfig:
         lloyd_steps: steps of ITG's clustering, >= 0; 0 merges every token into the nearest that ID-Pruner keeps.
         centroid_share: beta of ITG, in [0, 1]: 1 makes each token the mean of its cluster, 0 the real token nearest to
             that mean.
-        seeds: what ITG's clusters start from, "coverage" (what ID-Pruner keeps) or "spread" (important and far apart).
+        seeds: what ITG's clusters start from, "spread" (important and far apart) or "coverage" (what ID-Pruner keeps).
         importance_power: eta of ITG's weights w = (p / mean p)^eta, >= 0.
         generator: a trained `TokenGenerator` that refines ITG's tokens, or None. Saved beside the config.
 
@@ -100,8 +101,8 @@ class TokenPrunerConfig:
     llm_budget: Budget = field(default=0.5, metadata={"help": "Visual tokens of a prompt to keep at each such layer."})
     lloyd_steps: int = field(default=3, metadata={"help": "Steps of ITG's clustering."})
     centroid_share: float = field(default=0.75, metadata={"help": "Share of the mean in ITG's tokens, 0 to 1."})
-    seeds: str = field(default="coverage", metadata={"help": f"What ITG's clusters start from: {', '.join(SEEDS)}."})
-    importance_power: float = field(default=0.5, metadata={"help": "Power of importance in ITG's weights."})
+    seeds: str = field(default="spread", metadata={"help": f"What ITG's clusters start from: {', '.join(SEEDS)}."})
+    importance_power: float = field(default=1.0, metadata={"help": "Power of importance in ITG's weights."})
     generator: TokenGenerator | None = field(
         default=None, repr=False, compare=False, metadata={"help": "Trained refinement of ITG's tokens."}
     )
@@ -141,6 +142,11 @@ class TokenPrunerConfig:
             raise ValueError(f"llm_layers={layers!r} is no list of layers; expected distinct ints >= 1, as [2].")
         if self.generator is not None:
             _check_generator(self.generator, self.method)
+
+    @property
+    def importance_source(self) -> str:
+        """`importance`, where "auto" is "distinct" for ITG: with its seeds that told more than attention, measured."""
+        return "distinct" if self.importance == "auto" and self.method == "itg" else self.importance
 
     @property
     def wants_sizes(self) -> bool:

@@ -42,7 +42,7 @@ def encode(
     """
     units = family.units(pictures)
     prunes = any(config.tokens_to_keep(unit.n) < unit.n for unit in units)
-    source = family.source(pictures.base, pictures.modality, config.importance) if prunes else None
+    source = family.source(pictures.base, pictures.modality, config.importance_source) if prunes else None
 
     def look() -> tuple[Any, list[Tensor] | None]:
         arguments = {**pictures.arguments, "return_dict": True}

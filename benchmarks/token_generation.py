@@ -23,11 +23,15 @@ from tqdm import tqdm
 
 from hf_efficient import TokenPrunerConfig, reduce_tokens
 
+COVERAGE = {"method": "itg", "importance": "cls", "seeds": "coverage", "importance_power": 0.5}
 VARIANTS: dict[str, dict[str, Any]] = {
     "itg": {"method": "itg"},
     "itg, means (beta 1)": {"method": "itg", "centroid_share": 1.0},
     "itg, beta 0.5": {"method": "itg", "centroid_share": 0.5},
     "itg, anchors (beta 0)": {"method": "itg", "centroid_share": 0.0},
+    "itg, by attention": {"method": "itg", "importance": "cls"},
+    "itg, by attention, on coverage": COVERAGE,
+    "itg, anchors, on coverage": {**COVERAGE, "centroid_share": 0.0},
     "id_pruner": {},
     "id_pruner, coverage alone": {"coverage_mix": 0.0},
     **{
@@ -56,7 +60,7 @@ def consume_sized(model: Any, hidden: Tensor, log_mass: Tensor) -> Tensor:
 
 def measure(model: Any, hidden: Tensor, importance: Tensor, whole: Tensor, config: TokenPrunerConfig) -> list[float]:
     """`METERS` of one picture: hidden (1, 1 + N, D), importance (1, N), final [CLS] of all tokens (1, D)."""
-    reduced = reduce_tokens(hidden[:, 1:], config, importance)
+    reduced = reduce_tokens(hidden[:, 1:], config, None if config.importance_source == "distinct" else importance)
     assert reduced.mass is not None
     x, made, weight = hidden[0, 1:], reduced.tokens[0], importance[0] / importance.sum()
     variance = (weight * ((x - weight @ x) ** 2).sum(1)).sum()

@@ -47,8 +47,8 @@ class TokenPrunerConfig:
             or frame). `1` keeps one token, `1.0` keeps all.
         importance: where token importance comes from. "cls": attention of the [CLS] token in the layer the features
             come from; "received": attention received from all tokens of the unit; "distinct": attention-free, distance
-            from the unit's mean direction; "norm": length of the feature; "auto": "distinct" with ITG, with other methods
-            the best attention that the model offers.
+            from the unit's mean direction; "norm": length of the feature; "auto": "distinct" with ITG, and with other
+            methods the best attention that the model offers.
         importance_weight: lambda of F(S), in [0, 1]: 0 is pure coverage, 1 is plain top-importance.
         coverage_mix: how far important tokens weigh more in coverage, in [0, 1]: 0 weighs all tokens alike.
         kernel: similarity of two tokens in coverage, "rbf" or "cosine" (of centred features).

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -75,7 +77,8 @@ def spread(
     The rule of k-means++ without chance (Arthur and Vassilvitskii, 2007). Arguments as of `generate`.
 
     Returns:
-        (B, k) long, distinct, in the order taken; quotas as with ID-Pruner. O(N·k·D) time, O(B·N·D) memory.
+        (B, k) long, distinct, in the order taken; quotas as with ID-Pruner. O(N·(N + k)·D) time, or O(N·k·D) where a
+        matrix of all pairs would be larger than `MAX_STORED`; memory O(B·N·D) and that matrix.
     """
     worth = cluster_weights(importance, valid)
     if valid is not None:
@@ -83,6 +86,8 @@ def spread(
     share = coverage_weights(shares(importance, valid), config.coverage_mix, valid)
     quota = None if groups is None else Quota(share, k, config.min_group_share, groups, valid)
     order = torch.zeros(len(x), k, dtype=torch.long, device=x.device)
+    y = x - tokens_at(x, worth.argmax(1, keepdim=True))  # distances stay as they are, and are rounded less
+    squares, products = y.square().sum(-1), products_with(y)
     away, scores = torch.full_like(importance, torch.inf), worth
     for step in range(k):
         if quota is not None:
@@ -90,10 +95,23 @@ def spread(
         chosen = pick(scores, order, step)
         if quota is not None:
             quota.take(chosen)
-        offset = x - x.gather(1, chosen.unsqueeze(-1).expand(-1, -1, x.shape[-1]))
-        away = torch.minimum(away, offset.square_().sum(-1))
+        distance = squares + squares.gather(1, chosen) - 2 * products(chosen)
+        away = torch.minimum(away, distance)
         scores = worth * away.clamp_min(1e-30)
     return order
+
+
+def tokens_at(x: Tensor, places: Tensor) -> Tensor:
+    """(B, 1, D): of every unit of x (B, N, D) the token at its place (B, 1)."""
+    return x.gather(1, places.unsqueeze(2).expand(-1, -1, x.shape[-1]))
+
+
+def products_with(x: Tensor) -> Callable[[Tensor], Tensor]:
+    """A function from places (B, 1) to inner products (B, N) of all tokens of x (B, N, D) with the tokens there."""
+    if x.shape[0] * x.shape[1] ** 2 > id_pruner.MAX_STORED:
+        return lambda places: torch.bmm(x, tokens_at(x, places).transpose(1, 2)).squeeze(2)
+    products = torch.bmm(x, x.transpose(1, 2))
+    return lambda places: tokens_at(products, places).squeeze(1)
 
 
 def cluster_weights(importance: Tensor, valid: Tensor | None, power: float = 0.5) -> Tensor:

@@ -136,8 +136,11 @@ def pruned(name: str, attention: str = "sdpa", **settings: Any) -> tuple[Any, An
 
 
 def generate(model: Any, inputs: Any, **settings: Any) -> torch.Tensor:
-    """The new tokens of a deterministic generation, (B, 5) unless settings say otherwise."""
-    settings = {"max_new_tokens": 5, "min_new_tokens": 5, "do_sample": False, **settings}
+    """The new tokens of a deterministic generation, no placeholder among them: (B, 5) unless settings say otherwise."""
+    names = ("image_token_id", "video_token_id")
+    placeholders = [t for name in names if (t := getattr(model.config, name, None)) is not None]
+    always = {"max_new_tokens": 5, "min_new_tokens": 5, "do_sample": False, "suppress_tokens": placeholders}
+    settings = {**always, **settings}
     return model.generate(**inputs, **settings)[:, inputs["input_ids"].shape[1] :]
 
 

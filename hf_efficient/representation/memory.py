@@ -24,29 +24,31 @@ class PictureMemory:
 
     def __init__(self, size: int) -> None:
         self.size = size
-        self.seen: OrderedDict[bytes, tuple[Any, Any]] = OrderedDict()
+        self.seen: OrderedDict[bytes, tuple[Any, dict[str | None, Any]]] = OrderedDict()
 
     def recall(self, pictures: Pictures, source: str | None, look: Callable[[], tuple[Any, Any]]) -> tuple[Any, Any]:
         """Encoder output (a copy to change) and scores of a call, from memory or by looking.
 
         Args:
             pictures: the call; remembered by the values of its arguments.
-            source: where importance comes from.
+            source: where importance comes from; None where no scores are wanted, then any look at them serves.
             look: encodes.
         """
-        key = key_of(pictures, source)
-        if key not in self.seen:
-            self.seen[key] = look()
+        key = key_of(pictures)
+        if key not in self.seen or source not in {None, *self.seen[key][1]}:
+            output, found = look()
+            scores = self.seen[key][1] if key in self.seen else {}
+            self.seen[key] = (output, {**scores, source: found})
             if len(self.seen) > self.size:
                 self.seen.popitem(last=False)
         self.seen.move_to_end(key)
         output, scores = self.seen[key]
-        return copy.copy(output), scores
+        return copy.copy(output), None if source is None else scores[source]
 
 
-def key_of(pictures: Pictures, source: str | None) -> bytes:
+def key_of(pictures: Pictures) -> bytes:
     """A digest of everything that the encoder's output depends on."""
-    digest = hashlib.blake2b(f"{pictures.modality} {source}".encode(), digest_size=16)
+    digest = hashlib.blake2b(pictures.modality.encode(), digest_size=16)
     for name, value in sorted(pictures.arguments.items()):
         digest.update(name.encode())
         if isinstance(value, Tensor):
@@ -61,8 +63,9 @@ def key_of(pictures: Pictures, source: str | None) -> bytes:
 def remember_pictures(model: Any, size: int = 8) -> Iterator[None]:
     """Encode every picture once inside a `with` block, however often and with whatever token pruner it is shown.
 
-    Prompts may differ, and so may budgets and methods. What is remembered is what one call encodes, so that a picture
-    is found again only with those that were encoded together with it. Weights of the encoder must not change meanwhile;
+    Prompts may differ, and so may budgets and methods. A picture is looked at again where scores are wanted that no
+    look before has taken. What is remembered is what one call encodes, so that a picture is found again only with those
+    that were encoded together with it. Weights of the encoder must not change meanwhile;
     nothing is remembered while gradients are on.
 
     Args:

@@ -54,7 +54,7 @@ SELECTORS: dict[str, Callable[..., Tensor]] = {
     "spare": spare.select,  # column subset selection
 }
 GENERATORS: dict[str, Callable[..., Mixture]] = {
-    "itg": itg.generate,  # importance-weighted k-means seeded by ID-Pruner
+    "itg": itg.generate,  # importance-weighted k-means from seeds far apart
     "feature_pooling": feature_pooling.generate,  # means over a coarser raster
     "visionzip": visionzip.generate,  # dominant tokens and merged contextual ones
     "prumerge": prumerge.generate,  # LLaVA-PruMerge+: attention, even samples, neighbours

@@ -114,7 +114,7 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
 
-    names = ("blocks", "steps", "batch_size", "max_patches", "weight_dtype")
+    names = ("blocks", "steps", "batch_size", "max_patches", "weight_dtype", "every")
     results = Results(arguments.output / "results.json", {n: getattr(arguments, n) for n in names})
     points = sum(len(CODECS[c]) for c in arguments.codecs)
     points += sum(len(STREAMS[c]) for c in arguments.lr_codecs) * len(arguments.scales) * len(arguments.widths)

@@ -61,7 +61,8 @@ def measure(clip: str, results: Results, arguments: argparse.Namespace) -> None:
         prepared = Prepared(fetch(clip), settings, kinds, Path(folder), arguments.every)
         auto = choose_num_chunks(prepared.base.plan.errors.ravel())
         for steps, k in missing:
-            row = prepared.run(k, Fit, replace(settings, num_chunks=k, steps=steps))
+            same = results.rows.get(f"{clip} / {steps} / {auto}") if k == AUTO else None  # the very same run
+            row = same or prepared.run(k, Fit, replace(settings, num_chunks=k, steps=steps))
             results.add(f"{clip} / {steps} / {k}", {**row, "k": auto if k == AUTO else int(k)})
 
 

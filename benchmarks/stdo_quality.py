@@ -64,7 +64,7 @@ def settings_of(scale: int, backbone: str, name: str, equal: str, arguments: arg
         width = narrowed(backbone, scale, width, arguments.blocks, networks_of(name))
     return FitSettings(
         scale=scale, backbone=backbone, num_features=width, num_blocks=arguments.blocks, steps=arguments.steps,
-        batch_size=arguments.batch_size, lr_quality=0, max_patches=arguments.max_patches, **choice,
+        batch_size=arguments.batch_size, lr_quality=0, max_patches=arguments.max_patches, seed=arguments.seed, **choice,
     )  # fmt: skip
 
 
@@ -92,12 +92,13 @@ def main() -> None:
     parser.add_argument("--batch-size", type=int, default=16)
     parser.add_argument("--max-patches", type=int, default=4096)
     parser.add_argument("--every", type=int, default=5, help="measure on each so-manieth frame")
+    parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--output", type=Path, default=RESULTS / "stdo_quality")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
 
-    names = ("features", "blocks", "steps", "batch_size", "max_patches", "every")
+    names = ("features", "blocks", "steps", "batch_size", "max_patches", "every", "seed")
     results = Results(arguments.output / "results.json", {n: getattr(arguments, n) for n in names})
     groups = [(c, s, b) for b in arguments.backbones for s in arguments.scales for c in arguments.clips]
     with tqdm(total=len(groups) * len(arguments.methods) * len(arguments.equal), unit="bundle") as bar:

@@ -16,7 +16,7 @@ from hf_efficient.video.patches import round8
 from hf_efficient.video.store import PatchStore
 
 LAST_LEARNING_RATE = 4e-8
-# Published with 0.999: that remembers the large gradients of the start for a thousand steps, and keeps steps small.
+# Published with 0.999: there the large gradients of the start keep steps small long after (docs/stdo.md).
 BETAS = (0.9, 0.95)
 
 

@@ -124,10 +124,12 @@ def table(results: Results) -> str:
         name, beta, _ = key.split(" / ")
         gains.setdefault(name, {}).setdefault(beta, []).append(row["psnr"] - row["bicubic"])
     betas = sorted({beta for line in gains.values() for beta in line}, reverse=True)
-    rows = [
-        [name, *(f"{np.mean(line[b]):.2f} ± {np.std(line[b], ddof=1):.2f}" if b in line else "" for b in betas)]
-        for name, line in gains.items()
-    ]
+
+    def cell(values: list[float]) -> str:
+        spread = f" ± {np.std(values, ddof=1):.2f}" if len(values) > 1 else ""
+        return f"{np.mean(values):.2f}{spread}" if values else ""
+
+    rows = [[name, *(cell(line.get(beta, [])) for beta in betas)] for name, line in gains.items()]
     return markdown(["trained on", *(f"β2 = {beta}" for beta in betas)], rows)
 
 

@@ -64,7 +64,7 @@ def settings_of(scale: int, backbone: str, name: str, equal: str, arguments: arg
         width = narrowed(backbone, scale, width, arguments.blocks, networks_of(name))
     return FitSettings(
         scale=scale, backbone=backbone, num_features=width, num_blocks=arguments.blocks, steps=arguments.steps,
-        batch_size=arguments.batch_size, lr_quality=0, max_patches=arguments.max_patches, **choice,
+        batch_size=arguments.batch_size, lr_quality=0, max_patches=arguments.max_patches, seed=arguments.seed, **choice,
     )  # fmt: skip
 
 
@@ -92,12 +92,13 @@ def main() -> None:
     parser.add_argument("--batch-size", type=int, default=16)
     parser.add_argument("--max-patches", type=int, default=4096)
     parser.add_argument("--every", type=int, default=5, help="measure on each so-manieth frame")
+    parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--output", type=Path, default=RESULTS / "stdo_quality")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
 
-    names = ("features", "blocks", "steps", "batch_size", "max_patches", "every")
+    names = ("features", "blocks", "steps", "batch_size", "max_patches", "every", "seed")
     results = Results(arguments.output / "results.json", {n: getattr(arguments, n) for n in names})
     groups = [(c, s, b) for b in arguments.backbones for s in arguments.scales for c in arguments.clips]
     with tqdm(total=len(groups) * len(arguments.methods) * len(arguments.equal), unit="bundle") as bar:
@@ -108,36 +109,39 @@ def main() -> None:
 
 def measure(clip: str, scale: int, backbone: str, results: Results, arguments: argparse.Namespace, bar: Any) -> None:
     """All rows of one clip, scale and backbone that are not there yet."""
-    methods = {n: m for n in arguments.methods if not ((m := METHODS[n])[0] is CaFM and backbone != "wdsr")}
     prefix = f"{clip} / {scale} / {backbone}"
+    methods = [name for name in arguments.methods if backbone == "wdsr" or METHODS[name][0] is not CaFM]
+    rows = [(name, equal) for name in methods for equal in arguments.equal]
+    missing = [(name, equal) for name, equal in rows if f"{prefix} / {name} / {equal}" not in results.rows]
+    bar.update(len(arguments.methods) * len(arguments.equal) - len(missing))
+    kinds = {name: METHODS[name] for name, _ in missing}
     prepared: Prepared | None = None
     with tempfile.TemporaryDirectory() as folder:
-        for name in methods:
-            for equal in arguments.equal:
-                key, other = f"{prefix} / {name} / {equal}", f"{prefix} / {name} / steps"
-                bar.update()
-                if key in results.rows:
-                    continue
-                if equal == "bytes" and networks_of(name) == 1 and other in results.rows:
-                    results.add(key, results.rows[other])  # the very same run
-                    continue
+        for name, equal in missing:
+            key, other = f"{prefix} / {name} / {equal}", f"{prefix} / {name} / steps"
+            if equal == "bytes" and networks_of(name) == 1 and other in results.rows:
+                results.add(key, results.rows[other])  # the very same run
+            else:
                 settings = settings_of(scale, backbone, name, equal, arguments)
-                prepared = prepared or Prepared(fetch(clip), settings, methods, Path(folder), arguments.every)
+                prepared = prepared or Prepared(fetch(clip), settings, kinds, Path(folder), arguments.every)
                 results.add(key, run(prepared, name, settings))
+            bar.update()
 
 
 def report(results: Results, output: Path) -> None:
     """Table and plot of all rows there are."""
+    names = list(METHODS)
+    ordered = sorted(results.rows.items(), key=lambda item: ((k := item[0].split(" / "))[:3], names.index(k[3])))
     rows = [
         [*key.split(" / "), row["width"], f"{row['network_bytes']:,}", f"{row['psnr']:.2f}", f"{row['psnr_paper']:.2f}",
          f"{row['psnr'] - row['bicubic']:+.2f}"]
-        for key, row in results.rows.items()
+        for key, row in ordered
     ]  # fmt: skip
     head = ["clip", "scale", "backbone", "method", "equal", "width", "network bytes", "PSNR, whole frames",
             "paper's metric", "over bicubic"]  # fmt: skip
     (output / "table.md").write_text(markdown(head, rows))
     groups: dict[str, dict[str, float]] = {}
-    for key, row in results.rows.items():
+    for key, row in ordered:
         clip, scale, backbone, name, equal = key.split(" / ")
         groups.setdefault(f"{clip} x{scale} {backbone}, equal {equal}", {})[name] = row["psnr"] - row["bicubic"]
     figure, axes = plt.subplots(len(groups), 1, figsize=(8, 1 + 2.6 * len(groups)), squeeze=False, layout="constrained")

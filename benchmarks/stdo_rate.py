@@ -114,7 +114,7 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
 
-    names = ("blocks", "steps", "batch_size", "max_patches", "weight_dtype")
+    names = ("blocks", "steps", "batch_size", "max_patches", "weight_dtype", "every")
     results = Results(arguments.output / "results.json", {n: getattr(arguments, n) for n in names})
     points = sum(len(CODECS[c]) for c in arguments.codecs)
     points += sum(len(STREAMS[c]) for c in arguments.lr_codecs) * len(arguments.scales) * len(arguments.widths)
@@ -163,10 +163,11 @@ def at_rate(points: list[tuple[float, float]], rate: float) -> float:
 
 
 def choices(results: Results, curves: dict[str, Curves]) -> str:
-    """At rates between the lowest and the highest of the bundles: the best bundle, codecs, and the scale by bicubic."""
+    """At rates between the lowest and the highest of the bundles with streams of one codec: the best bundle, codecs
+    alone, and the scale by bicubic."""
     rows = []
-    for clip, kinds in curves.items():
-        bundles = {kind: points for kind, points in kinds.items() if "width" in kind}
+    for (clip, kinds), stream in product(curves.items(), STREAMS):
+        bundles = {kind: points for kind, points in kinds.items() if "width" in kind and kind.endswith(stream)}
         if not bundles:
             continue
         every = [rate for points in bundles.values() for rate, _ in points]
@@ -176,7 +177,7 @@ def choices(results: Results, curves: dict[str, Curves]) -> str:
                 continue
             best = max(quality, key=quality.__getitem__)
             alone = [at_rate(kinds[c], rate) if c in kinds else np.nan for c in CODECS]
-            bicubic = by_bicubic(results, clip, best.split(", ")[-1], rate)
+            bicubic = by_bicubic(results, clip, stream, rate)
             scale = max(bicubic, key=bicubic.__getitem__) if bicubic else ""
             same = {k: q for k, q in quality.items() if scale and k.startswith(scale)}
             loss = f"{max(same.values()) - quality[best]:+.2f}" if same else ""

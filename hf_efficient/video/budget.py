@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import tempfile
+from bisect import bisect_left
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from itertools import islice
@@ -105,15 +106,14 @@ class Fitting:
 
 
 class Trial:
-    """One scale. The reduced video is kept without loss, since each quality that is tried encodes it anew."""
+    """One scale. The reduced video is kept without loss, since each quality that is tried encodes it again."""
 
     def __init__(self, source: Path_, info: VideoInfo, settings: FitSettings, frames: int, folder: Path) -> None:
         self.source, self.info, self.settings, self.folder, self.frames = source, info, settings, folder, frames
         self.geometry = Geometry.choose(info.width, info.height, settings.scale)
         self.every = -(-frames // SAMPLES)
-        self.path = folder / stream_name(info)
-        (folder / "lossless").mkdir()
-        self.lossless = folder / "lossless" / self.path.name
+        self.suffix = Path(stream_name(info)).suffix
+        self.lossless = folder / f"lossless{self.suffix}"
         lossless = replace(settings, lr_quality=0, lr_codec="libx264")
         small = reduced(read_frames(source, info), self.geometry)
         write_stream(source, info, small, self.geometry, lossless, self.lossless)
@@ -133,16 +133,11 @@ class Trial:
             settings = next(fitting, replace(settings, num_features=WIDTHS[-1]))
         left = total - network_bytes(settings) - self.map_bytes(settings) - HEADER_BYTES
         best, worst = QUALITIES[settings.lr_codec]
-        least = self.stream_bytes(replace(settings, lr_quality=worst))
-        if least > left:
+        quality = bisect_left(range(worst + 1), True, best, key=lambda q: self.stream(q).stat().st_size <= left)
+        if quality > worst:
+            least = self.stream(worst).stat().st_size
             raise ValueError(f"networks take {network_bytes(settings)} bytes and the stream at its worst {least}")
-        while best < worst:  # invariant: `worst` fits
-            middle = (best + worst) // 2
-            fits = self.stream_bytes(replace(settings, lr_quality=middle)) <= left
-            best, worst = (best, middle) if fits else (middle + 1, worst)
-        settings = replace(settings, lr_quality=worst)
-        self.stream_bytes(settings)
-        return Fitting(settings, self.bicubic_psnr())
+        return Fitting(replace(settings, lr_quality=quality), self.bicubic_psnr(self.stream(quality)))
 
     def map_bytes(self, settings: FitSettings) -> int:
         """More than the packed map can take."""
@@ -150,10 +145,13 @@ class Trial:
         bits = planes(chunking.MOST_CHUNKS if k == AUTO else int(k))
         return self.frames * bits * -(-self.geometry.rows * self.geometry.columns // 8)
 
-    def stream_bytes(self, settings: FitSettings) -> int:
-        """Size of the stream with these settings, copied sound included."""
-        write_stream(self.source, self.info, read_frames(self.lossless), self.geometry, settings, self.path)
-        return self.path.stat().st_size
+    def stream(self, quality: int) -> Path:
+        """The stream at a constant quality, copied sound included; encoded when it is asked for first."""
+        path = self.folder / f"{quality}{self.suffix}"
+        if not path.exists():
+            settings = replace(self.settings, lr_quality=quality)
+            write_stream(self.source, self.info, read_frames(self.lossless), self.geometry, settings, path)
+        return path
 
     def samples(self, stream: Path) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         """Sampled frames of a stream enlarged by bicubic, and the truth, both (1, 3, s·lr_height, s·lr_width)."""
@@ -169,12 +167,12 @@ class Trial:
         scores = [patch_scores(enlarged, truth, self.geometry) for enlarged, truth in self.samples(self.lossless)]
         return torch.cat(scores).numpy()
 
-    def bicubic_psnr(self) -> float:
-        """dB of the stream that was encoded last, enlarged by bicubic."""
+    def bicubic_psnr(self, stream: Path) -> float:
+        """dB of a stream enlarged by bicubic."""
         height, width = self.info.height, self.info.width
         errors = [
             ((round8(enlarged) - round8(truth))[..., :height, :width] / 255).square().mean()
-            for enlarged, truth in self.samples(self.path)
+            for enlarged, truth in self.samples(stream)
         ]
         return psnr(float(torch.stack(errors).mean()))
 

@@ -55,8 +55,9 @@ def fit_video(
     """Overfit networks to a video and write the bundle that plays it.
 
     Killed at any moment and called again with the same arguments, it goes on where it was (the work lies in
-    `output`.partial beside the bundle) and makes the same bundle, bit for bit. Under `accelerate launch` or `torchrun`
-    the networks are spread over the processes, or one network's batches are.
+    `output`.partial beside the bundle) and makes the same bundle, bit for bit. In a script started by
+    `torchrun --nproc-per-node 2` or `accelerate launch --multi_gpu --num_processes 2` (on a CPU too), the networks are
+    spread over the processes, or one network's batches are. `accelerate launch --cpu` starts one process.
 
     Args:
         source: a video file.

@@ -1,4 +1,4 @@
-"""The processes of `accelerate launch` or `torchrun`, as far as fitting needs them."""
+"""The processes of a launcher (`torchrun`, `accelerate launch`), as far as fitting needs them."""
 
 from __future__ import annotations
 

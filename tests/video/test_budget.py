@@ -57,6 +57,26 @@ def test_the_scale_is_the_one_nearest_to_the_source(tmp_path: Path, rate: float)
     assert sum(bundle.sizes().values()) <= total
 
 
+def test_each_quality_is_encoded_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes: dict[
+        tuple[int, int], int
+    ] = {}  # (scale, crf) -> bytes; crf 0 is the lossless one that the others are made of
+
+    def counted(source: Path, info: Any, frames: Any, geometry: Any, settings: FitSettings, target: Path) -> None:
+        write_stream(source, info, frames, geometry, settings, target)
+        key = settings.scale, settings.lr_quality
+        assert key not in sizes
+        sizes[key] = target.stat().st_size
+
+    monkeypatch.setattr("hf_efficient.video.budget.write_stream", counted)
+    source = source_clip(tmp_path)
+    chosen = fit_budget(source, 4e5, GIVEN, lambda _: None)
+    for scale in (2, 3, 4):
+        assert 2 <= sum(s == scale for s, _ in sizes) <= 7  # a range of 51 is halved six times
+    left = 4e5 * probe(source).seconds / 8 - network_bytes(chosen) - HEADER_BYTES
+    assert sizes[chosen.scale, chosen.lr_quality] <= left < sizes[chosen.scale, chosen.lr_quality - 1]
+
+
 def test_what_is_given_stays(tmp_path: Path) -> None:
     source = source_clip(tmp_path)
     chosen = fit_budget(

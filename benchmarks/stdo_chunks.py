@@ -59,8 +59,9 @@ def measure(clip: str, results: Results, arguments: argparse.Namespace) -> None:
     kinds = {k: (Fit, {"method": "stdo", "num_chunks": k}) for _, k in missing}
     with tempfile.TemporaryDirectory() as folder:
         prepared = Prepared(fetch(clip), settings, kinds, Path(folder), arguments.every)
-        auto = choose_num_chunks(prepared.base.plan.errors.ravel())
+        errors = prepared.base.plan.errors.ravel()
         for steps, k in missing:
+            auto = choose_num_chunks(errors, steps)
             same = results.rows.get(f"{clip} / {steps} / {auto}") if k == AUTO else None  # the very same run
             row = same or prepared.run(k, Fit, replace(settings, num_chunks=k, steps=steps))
             results.add(f"{clip} / {steps} / {k}", {**row, "k": auto if k == AUTO else int(k)})
@@ -69,15 +70,15 @@ def measure(clip: str, results: Results, arguments: argparse.Namespace) -> None:
 def table(results: Results) -> str:
     """A line for each length: PSNR by number of networks, and what "auto" is behind the best of them."""
     psnr: dict[tuple[str, str], dict[str, float]] = {}
-    chosen: dict[str, int] = {}
+    chosen: dict[tuple[str, str], int] = {}
     for key, row in results.rows.items():
         clip, steps, k = key.split(" / ")
         psnr.setdefault((clip, steps), {})[k] = row["psnr"]
         if k == AUTO:
-            chosen[clip] = row["k"]
+            chosen[clip, steps] = row["k"]
     numbers = sorted({k for line in psnr.values() for k in line})
     rows = [
-        [clip, steps, *(f"{line[k]:.2f}" if k in line else "" for k in numbers), chosen.get(clip, ""),
+        [clip, steps, *(f"{line[k]:.2f}" if k in line else "" for k in numbers), chosen.get((clip, steps), ""),
          f"{line[AUTO] - max(line.values()):+.2f}" if AUTO in line else ""]
         for (clip, steps), line in psnr.items()
     ]  # fmt: skip

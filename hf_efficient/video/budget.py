@@ -126,7 +126,7 @@ class Trial:
         """
         settings = self.settings
         if settings.method == "stdo" and settings.num_chunks == AUTO:
-            settings = replace(settings, num_chunks=chunking.choose_num_chunks(self.errors()))
+            settings = replace(settings, num_chunks=chunking.choose_num_chunks(self.errors(), settings.steps))
         if choose_width:
             sizes = (replace(settings, num_features=width) for width in WIDTHS)
             fitting = (s for s in sizes if network_bytes(s) <= NETWORK_SHARE * total)

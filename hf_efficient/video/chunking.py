@@ -9,6 +9,7 @@ from __future__ import annotations
 import numpy as np
 
 MOST_CHUNKS = 6
+STEPS_EACH = 3000  # from which a network of several pays, measured (docs/stdo.md)
 JOINT_CHUNKS = 4
 
 
@@ -95,17 +96,19 @@ def error_shares(errors: np.ndarray, labels: np.ndarray, k: int) -> np.ndarray:
     return np.bincount(labels, weights=errors, minlength=k) / total
 
 
-def choose_num_chunks(errors: np.ndarray, most: int = MOST_CHUNKS) -> int:
-    """k="auto": as many networks as there are chunks' worth of error. Ours.
+def choose_num_chunks(errors: np.ndarray, steps: int, most: int = MOST_CHUNKS) -> int:
+    """k="auto": as many networks as there are chunks' worth of error, and as get `STEPS_EACH` steps. Ours.
 
     A network costs the same bytes whatever error it removes. With e the error shares of `most` equal-count chunks,
     exp(H(e)) = exp(-Σ e_m ln e_m) is the number of equally loaded networks with the same entropy: `most` when all
-    chunks matter alike, 1 when one carries everything. Rounded down.
+    chunks matter alike, 1 when one carries everything. Rounded down. With few of the `steps` for each, one network on
+    everything was better wherever it was measured.
     """
     most = min(most, len(errors))
     shares = error_shares(errors, equal_count(errors, most), most)
     shares = shares[shares > 0]
-    return max(1, int(np.exp(-(shares * np.log(shares)).sum()) + 1e-9))
+    worth = int(np.exp(-(shares * np.log(shares)).sum()) + 1e-9)
+    return max(1, min(worth, steps // STEPS_EACH))
 
 
 def _check(errors: np.ndarray, k: int) -> None:

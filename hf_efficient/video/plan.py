@@ -30,7 +30,8 @@ class Plan:
         if s.method == "single":
             return np.zeros(flat.size, np.int64), 1
         if s.num_chunks == AUTO:
-            k = min(chunking.JOINT_CHUNKS, flat.size) if s.method == "jstdo" else chunking.choose_num_chunks(flat)
+            joint = min(chunking.JOINT_CHUNKS, flat.size)
+            k = joint if s.method == "jstdo" else chunking.choose_num_chunks(flat, s.steps)
         else:
             k = int(s.num_chunks)
         if s.method == "time":

@@ -30,7 +30,7 @@ class FitSettings:
         method: "jstdo": one network on the data-aware sample; "stdo": a network for each chunk of like difficulty;
             "single": one network on all patches; "time": a network for each stretch of time (NAS).
         num_chunks: k: networks of "stdo" and "time", levels of sampling of "jstdo"; "auto": by the share of error
-            that the chunks carry (4 for "jstdo", which needs no choice).
+            that the chunks carry and the steps there are for each (4 for "jstdo", which needs no choice).
         edges: chunks of equal "count" of patches, as published, or of equal "error".
         scorer: what tells how hard a patch is: "bicubic" enlargement, or a network: the folder of a bundle or model of
             one network for this scale, fitted to any video.

@@ -97,13 +97,19 @@ def test_time_chunks_are_equal_stretches() -> None:
 
 
 def test_number_of_chunks_follows_the_error() -> None:
-    assert choose_num_chunks(np.ones(600) * np.linspace(1, 1.001, 600)) == 5  # just below six equal shares
-    assert choose_num_chunks(np.concatenate([np.linspace(1, 2, 100), np.full(500, 1e-12)])) == 1
+    long = 100_000
+    assert choose_num_chunks(np.ones(600) * np.linspace(1, 1.001, 600), long) == 5  # just below six equal shares
+    assert choose_num_chunks(np.concatenate([np.linspace(1, 2, 100), np.full(500, 1e-12)]), long) == 1
     # 70.2/12.4/8.1/5.4/3.1/0.7 %, the published shares of six chunks: exp(entropy) = 2.7
     shares = [0.702, 0.124, 0.081, 0.054, 0.031, 0.007]
     errors = np.concatenate([s / 1000 * np.linspace(1.001, 0.999, 1000) for s in shares])
-    assert choose_num_chunks(errors) == 2
-    assert choose_num_chunks(np.array([0.5])) == 1
+    assert choose_num_chunks(errors, long) == 2
+    assert choose_num_chunks(np.array([0.5]), long) == 1
+
+
+@pytest.mark.parametrize(("steps", "k"), [(1, 1), (1500, 1), (5999, 1), (6000, 2), (9000, 3), (10**6, 5)])
+def test_no_more_networks_than_there_are_steps_for(steps: int, k: int) -> None:
+    assert choose_num_chunks(np.linspace(1, 1.001, 600), steps) == k
 
 
 @pytest.mark.parametrize("k", [0, 6])

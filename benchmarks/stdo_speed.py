@@ -3,7 +3,8 @@
 decode: time of all frames through the player (reading, map, halo, rounding) over that of the bare networks on whole
 frames. step: time of a training step over forward, backward and Adam's step of the same batch. Both in turns in one
 process, medians; a frame or a step each. memory: peak resident memory of encoding and decoding against the number of
-frames.
+frames. peers: time and PSNR of a frame beside general upscalers from the registry that are installed (`stdo_peers.py`),
+on the same low-resolution frames.
 """
 
 import argparse
@@ -12,8 +13,9 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
+from importlib.metadata import version
 from itertools import islice
 from pathlib import Path
 from statistics import median
@@ -23,15 +25,17 @@ import matplotlib
 import numpy as np
 import torch
 from fetch_clips import CLIPS, fetch
+from stdo_peers import PEERS, load
 from stdo_runs import RESULTS, Results, markdown
 from torch.nn import functional as F
 
 from hf_efficient.video.bundle import Bundle
 from hf_efficient.video.decode import decode
+from hf_efficient.video.evaluation import enlarged_frames
 from hf_efficient.video.fit import Fit, fit_video
 from hf_efficient.video.media import read_frames
 from hf_efficient.video.overfit import Recipe, overfit
-from hf_efficient.video.patches import to_tensor
+from hf_efficient.video.patches import psnr, to_tensor
 from hf_efficient.video.player import Player
 from hf_efficient.video.settings import FitSettings
 from hf_efficient.video.store import PatchStore
@@ -52,12 +56,12 @@ def in_turns(rounds: int, *actions: Callable[[], object]) -> list[float]:
 
 
 def made(folder: Path, clip: Path, arguments: argparse.Namespace, **settings: Any) -> Bundle:
-    """A barely trained bundle, kept in the folder."""
+    """A bundle, barely trained unless the settings say how long, kept in the folder."""
     path = folder / f"{clip.stem}-{'-'.join(map(str, settings.values()))}-{arguments.features}-{arguments.blocks}"
     if not path.exists():
         return fit_video(
-            clip, path, steps=4, num_features=arguments.features, num_blocks=arguments.blocks, max_patches=256,
-            progress_bar=False, device="cpu", **settings,
+            clip, path, num_features=arguments.features, num_blocks=arguments.blocks, progress_bar=False, device="cpu",
+            **({"steps": 4, "max_patches": 256} | settings),
         )  # fmt: skip
     return Bundle.open(path)
 
@@ -113,6 +117,44 @@ def step_ratio(clip: Path, folder: Path, arguments: argparse.Namespace) -> dict[
     return {"ours": mine / steps, "bare": theirs / steps, "ratio": mine / theirs}
 
 
+def beside_peers(clip: Path, scale: int, arguments: argparse.Namespace) -> dict[str, dict[str, Any]]:
+    """Seconds a frame and dB of bicubic, of a bundle and of each peer, all from the stream of that bundle, in turns."""
+    peers = load(scale, arguments.threads)
+    if not peers:
+        print(f"x{scale}: no peer is installed, nothing to compare with.")
+        return {}
+    fitted = {"steps": arguments.peer_steps, "batch_size": 4, "max_patches": 1024}
+    player = Player(made(arguments.folder, clip, arguments, scale=scale, **fitted))
+    source, low = player.bundle.source, player.bundle.low_resolution
+    every = max(1, source.frames // arguments.frames)
+    chosen = slice(0, arguments.frames * every, every)
+
+    def take(stream: Iterable[Any]) -> list[Any]:
+        return list(islice(stream, chosen.start, chosen.stop, chosen.step))
+
+    lows, truths = ([f.rgb for f in take(read_frames(path))] for path in (low, clip))
+    pairs = list(zip(lows, take(player.labels()), strict=True))
+    made_by: dict[str, Callable[[], list[np.ndarray]]] = {
+        "ours": lambda: [player.enlarge(rgb, labels) for rgb, labels in pairs],
+        **{name: partial(lambda enlarge: [enlarge(rgb) for rgb in lows], peer) for name, peer in peers.items()},
+    }
+    outputs = {"bicubic": take(enlarged_frames(low, player, "bicubic"))}
+    outputs |= {name: action() for name, action in made_by.items()}
+    rows: dict[str, dict[str, Any]] = {}
+    for name, frames in outputs.items():
+        errors = [
+            np.square((rgb[: source.height, : source.width].astype(np.float32) - truth) / 255).mean(dtype=np.float64)
+            for rgb, truth in zip(frames, truths, strict=True)
+        ]
+        rows[name] = {"psnr": psnr(float(np.mean(errors)))}
+        if name in peers:
+            rows[name]["version"] = version(PEERS[name].package)
+    seconds = in_turns(arguments.rounds, *made_by.values())
+    for name, taken in zip(made_by, seconds, strict=True):
+        rows[name] |= {"seconds": taken / len(lows), "over_ours": taken / seconds[0]}
+    return rows
+
+
 def memory(clip: Path, times: int) -> dict[str, Any]:
     """Peak MiB of encoding and of decoding the clip so many times over, each in a process of its own."""
     with tempfile.TemporaryDirectory() as name:
@@ -141,7 +183,11 @@ def main() -> None:
     parser.add_argument("--clips", nargs="+", default=["bikes.mp4", "sports2d.mp4"])
     parser.add_argument("--memory-clip", default="carphone_pristine.mp4", help="is strung together to long videos")
     parser.add_argument("--times", nargs="+", type=int, default=[1, 4, 16, 64])
-    parser.add_argument("--only", nargs="+", default=["decode", "step", "memory"], choices=["decode", "step", "memory"])
+    parts = ["decode", "step", "memory", "peers"]
+    parser.add_argument("--only", nargs="+", default=parts, choices=parts)
+    parser.add_argument("--peer-clip", default="bikes.mp4")
+    parser.add_argument("--peer-scales", nargs="+", type=int, default=[2, 4], choices=[2, 4])
+    parser.add_argument("--peer-steps", type=int, default=500, help="training steps of our side, 4 patches each")
     parser.add_argument("--features", type=int, default=16)
     parser.add_argument("--blocks", type=int, default=2)
     parser.add_argument("--frames", type=int, default=24)
@@ -177,7 +223,16 @@ def main() -> None:
     for key, job in jobs:
         if key not in results.rows:
             results.add(key, job())
-    report(results, arguments.output)
+    if jobs:
+        report(results, arguments.output)
+    if "peers" in arguments.only:
+        settings = {n: getattr(arguments, n) for n in (*names, "peer_steps")}
+        results = Results(arguments.output / "peers.json", settings)
+        for scale in arguments.peer_scales:
+            key = f"{arguments.peer_clip}, x{scale}"
+            if key not in results.rows and (rows := beside_peers(fetch(arguments.peer_clip), scale, arguments)):
+                results.add(key, rows)
+        report_peers(results, arguments.output)
     return None
 
 
@@ -201,6 +256,20 @@ def report(results: Results, output: Path) -> None:
         figure.savefig(output / "memory.png", dpi=110)
     (output / "table.md").write_text(table)
     print(table)
+
+
+def report_peers(results: Results, output: Path) -> None:
+    """Table of the comparison with general upscalers."""
+    rows = [
+        [key, name, f"{row['psnr']:.2f}", *([f"{row['seconds'] * 1e3:.1f}", f"{row['over_ours']:.2f}"]
+         if "seconds" in row else ["", ""])]
+        for key, by_name in results.rows.items()
+        for name, row in by_name.items()
+    ]  # fmt: skip
+    if rows:
+        table = markdown(["clip", "", "PSNR, dB", "a frame, ms", "time over ours"], rows)
+        (output / "peers.md").write_text(table)
+        print(table)
 
 
 if __name__ == "__main__":

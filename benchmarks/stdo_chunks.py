@@ -25,7 +25,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--clips", nargs="+", default=["carphone_pristine.mp4"])
     parser.add_argument("--chunks", nargs="+", default=["1", "2", "4", AUTO])
-    parser.add_argument("--steps", nargs="+", type=int, default=[500, 2000, 8000])
+    parser.add_argument("--steps", nargs="+", type=int, default=[500, 2000, 6000])
     parser.add_argument("--scale", type=int, default=2)
     parser.add_argument("--features", type=int, default=8)
     parser.add_argument("--batch-size", type=int, default=4)
@@ -37,7 +37,7 @@ def main() -> None:
     torch.set_num_threads(arguments.threads)
 
     names = ("scale", "features", "batch_size", "max_patches", "every")
-    results = Results(arguments.output / "results.json", {n: getattr(arguments, n) for n in names})
+    results = Results(arguments.output / "results.json", arguments, names)
     for clip in arguments.clips:
         measure(clip, results, arguments)
     text = table(results)
@@ -56,15 +56,20 @@ def measure(clip: str, results: Results, arguments: argparse.Namespace) -> None:
         max_patches=arguments.max_patches, lr_quality=0,
     )  # fmt: skip
     kinds: dict[str, tuple[type[Fit], dict[str, Any]]]
-    kinds = {k: (Fit, {"method": "stdo", "num_chunks": k}) for _, k in missing}
+    kinds = {name_of(steps, k): (Fit, {"method": "stdo", "num_chunks": k, "steps": steps}) for steps, k in missing}
     with tempfile.TemporaryDirectory() as folder:
         prepared = Prepared(fetch(clip), settings, kinds, Path(folder), arguments.every)
         errors = prepared.base.plan.errors.ravel()
         for steps, k in missing:
             auto = choose_num_chunks(errors, steps)
             same = results.rows.get(f"{clip} / {steps} / {auto}") if k == AUTO else None  # the very same run
-            row = same or prepared.run(k, Fit, replace(settings, num_chunks=k, steps=steps))
+            row = same or prepared.run(name_of(steps, k), Fit, replace(settings, num_chunks=k, steps=steps))
             results.add(f"{clip} / {steps} / {k}", {**row, "k": auto if k == AUTO else int(k)})
+
+
+def name_of(steps: int, k: str) -> str:
+    """What patches go by: those of k networks are the same in each length of training, those of "auto" are not."""
+    return f"{k}, {steps}" if k == AUTO else k
 
 
 def table(results: Results) -> str:

@@ -99,7 +99,7 @@ def main() -> None:
     torch.set_num_threads(arguments.threads)
 
     names = ("features", "blocks", "steps", "batch_size", "max_patches", "every", "seed")
-    results = Results(arguments.output / "results.json", {n: getattr(arguments, n) for n in names})
+    results = Results(arguments.output / "results.json", arguments, names)
     groups = [(c, s, b) for b in arguments.backbones for s in arguments.scales for c in arguments.clips]
     with tqdm(total=len(groups) * len(arguments.methods) * len(arguments.equal), unit="bundle") as bar:
         for group in groups:

@@ -115,7 +115,7 @@ def main() -> None:
     torch.set_num_threads(arguments.threads)
 
     names = ("blocks", "steps", "batch_size", "max_patches", "weight_dtype", "every")
-    results = Results(arguments.output / "results.json", {n: getattr(arguments, n) for n in names})
+    results = Results(arguments.output / "results.json", arguments, names)
     points = sum(len(CODECS[c]) for c in arguments.codecs)
     points += sum(len(STREAMS[c]) for c in arguments.lr_codecs) * len(arguments.scales) * len(arguments.widths)
     with tqdm(total=points * len(arguments.clips), unit="point") as bar:

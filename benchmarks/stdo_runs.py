@@ -1,5 +1,6 @@
 """What the STDO benchmarks share: results that survive an interruption, and what they were measured on."""
 
+import argparse
 import json
 import os
 import platform
@@ -13,10 +14,17 @@ RESULTS = Path(__file__).parent / "results"
 
 
 class Results:
-    """Rows by key in a JSON file that is written anew after each one, so that a run can be stopped and resumed."""
+    """Rows by key in a JSON file that is written anew after each one, so that a run can be stopped and resumed.
 
-    def __init__(self, path: Path, settings: dict[str, Any]) -> None:
+    Args:
+        path: the file.
+        arguments: options of the command line.
+        names: those of them that all rows of a file share; a file of other rows is begun anew.
+    """
+
+    def __init__(self, path: Path, arguments: argparse.Namespace, names: tuple[str, ...]) -> None:
         self.path = path
+        settings = {name: getattr(arguments, name) for name in names}
         known = json.loads(path.read_text()) if path.exists() else {}
         self.rows: dict[str, dict[str, Any]] = known.get("rows", {}) if known.get("settings") == settings else {}
         self.settings = settings

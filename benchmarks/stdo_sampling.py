@@ -91,7 +91,7 @@ def main() -> None:
     torch.set_num_threads(arguments.threads)
 
     names = ("clip", "scale", "features", "steps", "batch_size", "every")
-    results = Results(arguments.output / "results.json", {n: getattr(arguments, n) for n in names})
+    results = Results(arguments.output / "results.json", arguments, names)
     for seed in arguments.seeds:
         measure(seed, results, arguments)
     text = table(results)

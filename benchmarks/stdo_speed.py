@@ -26,6 +26,7 @@ import numpy as np
 import torch
 from fetch_clips import CLIPS, fetch
 from stdo_peers import PEERS, load
+from stdo_prepared import pooled_psnr
 from stdo_runs import RESULTS, Results, markdown
 from torch.nn import functional as F
 
@@ -35,7 +36,7 @@ from hf_efficient.video.evaluation import enlarged_frames
 from hf_efficient.video.fit import Fit, fit_video
 from hf_efficient.video.media import read_frames
 from hf_efficient.video.overfit import Recipe, overfit
-from hf_efficient.video.patches import psnr, to_tensor
+from hf_efficient.video.patches import to_tensor
 from hf_efficient.video.player import Player
 from hf_efficient.video.settings import FitSettings
 from hf_efficient.video.store import PatchStore
@@ -142,11 +143,8 @@ def beside_peers(clip: Path, scale: int, arguments: argparse.Namespace) -> dict[
     outputs |= {name: action() for name, action in made_by.items()}
     rows: dict[str, dict[str, Any]] = {}
     for name, frames in outputs.items():
-        errors = [
-            np.square((rgb[: source.height, : source.width].astype(np.float32) - truth) / 255).mean(dtype=np.float64)
-            for rgb, truth in zip(frames, truths, strict=True)
-        ]
-        rows[name] = {"psnr": psnr(float(np.mean(errors)))}
+        cropped = (rgb[: source.height, : source.width] for rgb in frames)
+        rows[name] = {"psnr": pooled_psnr(zip(cropped, truths, strict=True))}
         if name in peers:
             rows[name]["version"] = version(PEERS[name].package)
     seconds = in_turns(arguments.rounds, *made_by.values())
@@ -202,7 +200,7 @@ def main() -> None:
         return child(*arguments.child)
 
     names = ("features", "blocks", "frames", "rounds", "threads")
-    results = Results(arguments.output / "results.json", {n: getattr(arguments, n) for n in names})
+    results = Results(arguments.output / "results.json", arguments, names)
     jobs: list[tuple[str, Callable[[], dict[str, Any]]]] = []
     for clip in arguments.clips:
         if "decode" in arguments.only:
@@ -226,8 +224,7 @@ def main() -> None:
     if jobs:
         report(results, arguments.output)
     if "peers" in arguments.only:
-        settings = {n: getattr(arguments, n) for n in (*names, "peer_steps")}
-        results = Results(arguments.output / "peers.json", settings)
+        results = Results(arguments.output / "peers.json", arguments, (*names, "peer_steps"))
         for scale in arguments.peer_scales:
             key = f"{arguments.peer_clip}, x{scale}"
             if key not in results.rows and (rows := beside_peers(fetch(arguments.peer_clip), scale, arguments)):

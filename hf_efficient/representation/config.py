@@ -65,7 +65,7 @@ class TokenPrunerConfig:
         llm_layers: layers of the language model after which visual tokens are dropped once more, by the attention that
             the last token of the prompt pays them in that layer (one: FastV; several: PyramidDrop). Counted from 1.
         llm_budget: visual tokens of a prompt kept at each of these layers, an int or a share as `budget`.
-        lloyd_steps: steps of ITG's clustering, >= 0; 0 merges every token into the nearest that ID-Pruner keeps.
+        lloyd_steps: steps of ITG's clustering, >= 0; 0 merges every token into its nearest seed.
         centroid_share: beta of ITG, in [0, 1]: 1 makes each token the mean of its cluster, 0 the real token nearest to
             that mean.
         seeds: what ITG's clusters start from, "spread" (important and far apart) or "coverage" (what ID-Pruner keeps).

@@ -35,15 +35,15 @@ class PictureMemory:
             look: encodes.
         """
         key = key_of(pictures)
-        if key not in self.seen or source not in {None, *self.seen[key][1]}:
+        output, scores = self.seen.get(key, (None, {}))
+        if source not in scores:
             output, found = look()
-            scores = self.seen[key][1] if key in self.seen else {}
-            self.seen[key] = (output, {**scores, source: found})
+            scores = {None: None, **scores, source: found}
+            self.seen[key] = output, scores
             if len(self.seen) > self.size:
                 self.seen.popitem(last=False)
         self.seen.move_to_end(key)
-        output, scores = self.seen[key]
-        return copy.copy(output), None if source is None else scores[source]
+        return copy.copy(output), scores[source]
 
 
 def key_of(pictures: Pictures) -> bytes:

@@ -7,7 +7,7 @@ import torch
 
 import hf_efficient
 from hf_efficient import TokenPrunerConfig
-from hf_efficient.representation.selection import itg
+from hf_efficient.representation.selection import id_pruner, itg
 from tests.representation.units import SEEDS, LargestTensor, unit
 
 # parts that not every method gives are there in what is tested here
@@ -81,3 +81,16 @@ def test_the_whole_method_takes_ten_thousand_tokens_without_a_matrix_of_all_pair
         made = reduce_tokens(x, config(seeds=seeds, budget=40))
     assert made.mass.sum() == 10_000
     assert largest.numbers <= 10_000 * most
+
+
+@pytest.mark.parametrize("most", [2**26, 40**2, 40**2 - 1], ids=["all together", "one by one", "without a matrix"])
+def test_seeds_do_not_depend_on_how_many_pairs_fit_into_memory(monkeypatch, most):
+    monkeypatch.setattr(id_pruner, "MAX_STORED", most)
+    rows = [unit(seed) for seed in SEEDS[:4]]
+    x, p = (torch.stack(part) for part in zip(*rows, strict=True))
+    groups, valid = torch.arange(40).expand(len(x), -1) // 20, torch.arange(40).expand(len(x), -1) % 5 > 0
+    made = itg.spread(x, p, 8, config(min_group_share=0.5), groups=groups, valid=valid)
+    alone = [itg.spread(x[i : i + 1], p[i : i + 1], 8, config(min_group_share=0.5), groups=groups[i : i + 1],
+                        valid=valid[i : i + 1]) for i in range(len(x))]  # fmt: skip
+    assert torch.equal(made, torch.cat(alone))
+    assert itg.spread(x, p, 8, config()).tolist() == [spread_rule(*row, 8) for row in rows]

@@ -61,10 +61,8 @@ def select_and_cover(
         Tokens (B, k) in the order taken, and what the last step knows: (1 - l) pi_i max_{j in S} k_ij, (B, N) float32.
     """
     batch, n = importance.shape
-    fitting = max(1, MAX_STORED // n**2)
-    if batch > fitting:
-        parts = [slice(at, at + fitting) for at in range(0, batch, fitting)]
-        inputs = [(kernel.part(s), importance[s], _part(groups, s), _part(valid, s)) for s in parts]
+    if len(parts := fitting_parts(batch, n)) > 1:
+        inputs = [(kernel.part(s), importance[s], part_of(groups, s), part_of(valid, s)) for s in parts]
         results = [select_and_cover(x, p, k, config, groups=g, valid=v) for x, p, g, v in inputs]
         return torch.cat([order for order, _ in results]), torch.cat([covered for _, covered in results])
     p = shares(importance, valid)
@@ -105,5 +103,12 @@ def row_gains(matrix: Tensor, covered: Tensor | None) -> Tensor:
     return torch.cat([(part - covered.unsqueeze(1)).relu_().sum(-1) for part in matrix.split(96, dim=1)], dim=1)
 
 
-def _part(values: Tensor | None, rows: slice) -> Tensor | None:
+def fitting_parts(batch: int, n: int) -> list[slice]:
+    """Units that go together, so that their matrices of all pairs of n tokens are `MAX_STORED` numbers at most."""
+    fitting = max(1, MAX_STORED // n**2)
+    return [slice(at, at + fitting) for at in range(0, batch, fitting)]
+
+
+def part_of(values: Tensor | None, rows: slice) -> Tensor | None:
+    """These units of a tensor that may be missing."""
     return None if values is None else values[rows]

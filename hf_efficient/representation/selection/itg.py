@@ -11,7 +11,7 @@ from ..config import TokenPrunerConfig
 from ..importance import shares
 from . import id_pruner
 from .compact import pick
-from .id_pruner import coverage_weights
+from .id_pruner import coverage_weights, part_of
 from .kernel import TokenKernel
 from .mixture import Mixture, nearest, sum_by
 from .quota import Quota
@@ -77,9 +77,12 @@ def spread(
     The rule of k-means++ without chance (Arthur and Vassilvitskii, 2007). Arguments as of `generate`.
 
     Returns:
-        (B, k) long, distinct, in the order taken; quotas as with ID-Pruner. O(N·(N + k)·D) time, or O(N·k·D) where a
-        matrix of all pairs would be larger than `MAX_STORED`; memory O(B·N·D) and that matrix.
+        (B, k) long, distinct, in the order taken; quotas as with ID-Pruner. O(N·(N + k)·D) time, or O(N·k·D) where the
+        matrix of all pairs of a unit would be larger than `MAX_STORED`; memory O(B·N·D), and that many numbers.
     """
+    if len(parts := id_pruner.fitting_parts(*importance.shape)) > 1:
+        inputs = [(x[s], importance[s], part_of(groups, s), part_of(valid, s)) for s in parts]
+        return torch.cat([spread(y, p, k, config, groups=g, valid=v) for y, p, g, v in inputs])
     worth = cluster_weights(importance, valid)
     if valid is not None:
         worth = worth.masked_fill(~valid, -torch.inf)
@@ -108,7 +111,7 @@ def tokens_at(x: Tensor, places: Tensor) -> Tensor:
 
 def products_with(x: Tensor) -> Callable[[Tensor], Tensor]:
     """A function from places (B, 1) to inner products (B, N) of all tokens of x (B, N, D) with the tokens there."""
-    if x.shape[0] * x.shape[1] ** 2 > id_pruner.MAX_STORED:
+    if x.shape[1] ** 2 > id_pruner.MAX_STORED:
         return lambda places: torch.bmm(x, tokens_at(x, places).transpose(1, 2)).squeeze(2)
     products = torch.bmm(x, x.transpose(1, 2))
     return lambda places: tokens_at(products, places).squeeze(1)

@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 from dinov2_from_wheel import CACHE, load_dinov2
-from token_representation import PHOTOGRAPHS, SPLIT, consume, encode, summary, views
+from token_representation import PHOTOGRAPHS, SPLIT, consume, encode, given, summary, views
 from torch import Tensor
 from tqdm import tqdm
 
@@ -60,7 +60,7 @@ def consume_sized(model: Any, hidden: Tensor, log_mass: Tensor) -> Tensor:
 
 def measure(model: Any, hidden: Tensor, importance: Tensor, whole: Tensor, config: TokenPrunerConfig) -> list[float]:
     """`METERS` of one picture: hidden (1, 1 + N, D), importance (1, N), final [CLS] of all tokens (1, D)."""
-    reduced = reduce_tokens(hidden[:, 1:], config, None if config.importance_source == "distinct" else importance)
+    reduced = reduce_tokens(hidden[:, 1:], config, given(config, importance))
     assert reduced.mass is not None
     x, made, weight = hidden[0, 1:], reduced.tokens[0], importance[0] / importance.sum()
     variance = (weight * ((x - weight @ x) ** 2).sum(1)).sum()

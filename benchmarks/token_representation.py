@@ -92,11 +92,15 @@ def first(output: Any) -> Tensor:
     return output[0] if isinstance(output, tuple) else output
 
 
+def given(config: TokenPrunerConfig, attention: Tensor) -> Tensor | None:
+    """The importance that `reduce_tokens` is to be given: attention, unless the config finds its own in the tokens."""
+    return attention if config.importance_source in ("auto", "cls") else None
+
+
 def measure(model: Any, hidden: Tensor, importance: Tensor, whole: Tensor, config: TokenPrunerConfig) -> list[float]:
     """`METERS` of one picture: hidden (1, 1 + N, D), importance (1, N), final [CLS] of all tokens (1, D)."""
     tokens = hidden[:, 1:]
-    given = importance if config.importance in ("auto", "cls") else None
-    reduced = reduce_tokens(tokens, config, given)
+    reduced = reduce_tokens(tokens, config, given(config, importance))
     x, kept, weight = tokens[0], reduced.tokens[0], importance[0] / importance.sum()
     variance = (weight * ((x - weight @ x) ** 2).sum(1)).sum()
     squared = torch.cdist(x, kept).square().amin(1)

@@ -25,6 +25,7 @@ import transformers
 from packed_turns import grade_scenes
 from PIL import Image
 from retention_statistics import Grades, compare, curves, table
+from token_generation import COVERAGE
 from torch import Tensor
 from tqdm import tqdm
 
@@ -57,12 +58,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "itg, compact": {"method": "itg", "positions": "compact"},
     "itg, not size-aware": {"method": "itg", "size_aware": False},
     "itg, by attention": {"method": "itg", "importance": "cls"},
-    "itg, by attention, on coverage": {
-        "method": "itg",
-        "importance": "cls",
-        "seeds": "coverage",
-        "importance_power": 0.5,
-    },
+    "itg, by attention, on coverage": COVERAGE,
     "id_pruner, distinct": {"importance": "distinct"},
     **{name: {"method": name} for name in METHODS if name not in ("id_pruner", "itg")},
     "tome, size-aware": {"method": "tome", "size_aware": True},

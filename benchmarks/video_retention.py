@@ -19,6 +19,7 @@ import torch
 from packed_turns import grade_scenes
 from PIL import Image
 from retention_statistics import Bootstrap, accuracy, curves, interval, row_of, table
+from token_representation import given
 from torch import Tensor
 from tqdm import tqdm
 from transformers.modeling_outputs import BaseModelOutputWithPooling
@@ -103,8 +104,7 @@ def grade_clips(
     def vision_inputs(model: Any, pixels: Tensor, batch: Sequence[Scene]) -> tuple[Any, int]:
         start = next(at)
         rows = slice(start, start + len(batch))
-        given = scores[rows] if config.importance_source == "auto" else None
-        reduced = reduce_tokens(features[rows], config, given, groups=groups)
+        reduced = reduce_tokens(features[rows], config, given(config, scores[rows]), groups=groups)
         return BaseModelOutputWithPooling(pooler_output=list(reduced.tokens)), reduced.tokens.shape[1]
 
     return grade_scenes(model, processor, scenes, batch_size=64, vision_inputs=vision_inputs)

@@ -32,6 +32,7 @@ from transformers import (
     AutoModel,
     CLIPVisionModel,
     LlavaForConditionalGeneration,
+    LlavaProcessor,
     Trainer,
     TrainingArguments,
     set_seed,
@@ -96,63 +97,39 @@ def train_tower(pictures: Pictures, stages: dict[str, Stage], folders: dict[str,
 
 
 def train_language(
-    pictures: Pictures, stages: dict[str, Stage], folders: dict[str, Path], seed: int, tower: Path
-) -> None:
-    """The stages `decoder` and `answers`, on the frozen tower; each leaves a whole model behind."""
-    processor = make_processor()
-    for number, name in enumerate(("decoder", "answers"), start=2):
-        finished = folders[name] / "model"
-        if finished.exists():
-            continue
-        if name == "decoder":
-            set_seed(seed)  # the same start whether or not this run has trained the tower
-            model = make_vlm(processor.tokenizer)
-            model.model.vision_tower.load_state_dict(CLIPVisionModel.from_pretrained(tower).state_dict())
-        else:
-            model = LlavaForConditionalGeneration.from_pretrained(folders["decoder"] / "model")
-        model.model.vision_tower.requires_grad_(False)
-        stage = stages[name]
-        data = TurnData(
-            pictures, processor.tokenizer, stage.steps * stage.batch, seed=1000 * number + seed,
-            layout=LAYOUTS[stage.layout], **TURNS[name],
-        )  # fmt: skip
-        arguments = training_arguments(folders[name], stage, seed)
-        run(Trainer(model, arguments, train_dataset=data, data_collator=collate_turns))
-        model.save_pretrained(finished)
-        processor.save_pretrained(finished)
-
-
-def train_behind(
+    model: LlavaForConditionalGeneration,
+    processor: LlavaProcessor,
     pictures: Pictures,
     stages: dict[str, Stage],
     folders: dict[str, Path],
     seed: int,
-    source: str,
-    layer: int,
-    scenes: int,
+    scenes: int = 0,
 ) -> None:
-    """The stages `decoder` and `answers` behind hidden states `layer` of the pretrained tower `source`."""
-    tower, looks = AutoModel.from_pretrained(source).eval(), AutoImageProcessor.from_pretrained(source)
-    processor = make_processor(tower.config.patch_size, looks.image_mean, looks.image_std)
-    set_seed(seed)
-    model = make_vlm(processor.tokenizer, tower.config, layer)
+    """The stages `decoder` and `answers`, on the frozen tower; each leaves a whole model behind.
+
+    With `scenes`, a stage has so many different ones, on photographs, and the tower reads them once, into a file.
+    """
     for number, name in enumerate(("decoder", "answers"), start=2):
         stage, finished = stages[name], folders[name] / "model"
         if finished.exists():
             model = LlavaForConditionalGeneration.from_pretrained(finished)
             continue
-        layout = dataclasses.replace(LAYOUTS[stage.layout], photographs=photographs.TRAINING)
-        data = EncodedTurns(
-            pictures, processor.tokenizer, stage.steps * stage.batch, seed=1000 * number + seed, layout=layout,
-            **TURNS[name],
+        kind = EncodedTurns if scenes else TurnData
+        data = kind(
+            pictures, processor.tokenizer, stage.steps * stage.batch, seed=1000 * number + seed,
+            layout=LAYOUTS[stage.layout], **TURNS[name],
         )  # fmt: skip
-        folders[name].mkdir(parents=True, exist_ok=True)
-        data.features = encode_scenes(
-            tower, layer, processor.image_processor, data.scenes(scenes), folders[name] / "features.npy"
-        )
-        if name == "decoder":
-            standardize(model.model.multi_modal_projector.linear_1, data.features)
-        model.model.vision_tower = FromFile(tower.config.num_hidden_layers + 1)
+        tower = model.model.vision_tower.requires_grad_(False)
+        if isinstance(data, EncodedTurns):
+            data.layout = dataclasses.replace(data.layout, photographs=photographs.TRAINING)
+            folders[name].mkdir(parents=True, exist_ok=True)
+            data.features = encode_scenes(
+                tower.eval(), model.config.vision_feature_layer, processor.image_processor, data.scenes(scenes),
+                folders[name] / "features.npy",
+            )  # fmt: skip
+            if name == "decoder":
+                standardize(model.model.multi_modal_projector.linear_1, data.features)
+            model.model.vision_tower = FromFile(tower.config.num_hidden_layers + 1)
         arguments = training_arguments(folders[name], stage, seed)
         run(Trainer(model, arguments, train_dataset=data, data_collator=collate_turns))
         model.model.vision_tower = tower
@@ -177,12 +154,17 @@ def main() -> None:
     set_seed(arguments.seed)
 
     if arguments.tower:
-        train_behind(
-            pictures, stages, folders, arguments.seed, arguments.tower, arguments.tower_layer, arguments.scenes
-        )
+        tower = AutoModel.from_pretrained(arguments.tower)
+        looks = AutoImageProcessor.from_pretrained(arguments.tower)
+        processor = make_processor(tower.config.patch_size, looks.image_mean, looks.image_std)
     else:
-        tower = train_tower(pictures, stages, folders, arguments.seed)
-        train_language(pictures, stages, folders, arguments.seed, tower)
+        tower = CLIPVisionModel.from_pretrained(train_tower(pictures, stages, folders, arguments.seed))
+        processor = make_processor()
+    set_seed(arguments.seed)  # the same start whether or not this run has trained the tower
+    model = make_vlm(processor.tokenizer, tower.config, arguments.tower_layer if arguments.tower else -1)
+    model.model.vision_tower.load_state_dict(tower.state_dict())
+    scenes = arguments.scenes if arguments.tower else 0
+    train_language(model, processor, pictures, stages, folders, arguments.seed, scenes)
 
 
 if __name__ == "__main__":

@@ -35,7 +35,8 @@ SOURCES = {
     "cityCC0.mpg": Source("python-kivy-examples", "deb", "usr/share/kivy-examples/widgets/cityCC0.mpg"),
     "bbb_full_720p.mp4": Source(
         "moviepy==2.2.1", "sdist",
-        "moviepy-2.2.1/docs/_static/medias/getting_started/moviepy_10_minutes/moviepy_10_minutes.zip!resources/bbb.mp4",
+        "moviepy-2.2.1/docs/_static/medias/getting_started/moviepy_10_minutes/moviepy_10_minutes.zip"
+        "!moviepy_10_minutes/resources/bbb.mp4",
     ),
 }  # fmt: skip
 SMALL = ("carphone_pristine.mp4", "bikes.mp4", "bigbuckbunny.mp4")

@@ -105,7 +105,9 @@ def step_ratio(clip: Path, folder: Path, arguments: argparse.Namespace) -> dict[
     steps = 10
 
     def ours() -> None:
-        overfit(net, store, Recipe(steps, checkpoint_every=10**9), folder / f"{time.time_ns()}.pt")
+        checkpoint = folder / "step.pt"
+        checkpoint.unlink(missing_ok=True)  # else it would go on from there, with nothing left to do
+        overfit(net, store, Recipe(steps, checkpoint_every=10**9), checkpoint)
 
     def bare() -> None:
         for _ in range(steps):
@@ -153,12 +155,12 @@ def beside_peers(clip: Path, scale: int, arguments: argparse.Namespace) -> dict[
     return rows
 
 
-def memory(clip: Path, times: int) -> dict[str, Any]:
-    """Peak MiB of encoding and of decoding the clip so many times over, each in a process of its own."""
+def memory(clip: Path, frames: int) -> dict[str, Any]:
+    """Peak MiB of encoding and of decoding the first frames of a clip, each in a process of its own."""
     with tempfile.TemporaryDirectory() as name:
         source = Path(name) / "long.mkv"
-        loop = ["ffmpeg", "-v", "error", "-stream_loop", str(times - 1), "-i", str(clip), "-map", "0:v:0"]
-        subprocess.run([*loop, "-c", "copy", str(source)], check=True)
+        cut = ["ffmpeg", "-v", "error", "-i", str(clip), "-map", "0:v:0", "-c", "copy", "-frames:v", str(frames)]
+        subprocess.run([*cut, str(source)], check=True)
         row: dict[str, Any] = {"frames": sum(1 for _ in read_frames(source))}
         for action in ("encode", "decode"):
             command = [sys.executable, __file__, "--child", action, name]
@@ -179,8 +181,8 @@ def child(action: str, folder: str) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--clips", nargs="+", default=["bikes.mp4", "sports2d.mp4"])
-    parser.add_argument("--memory-clip", default="carphone_pristine.mp4", help="is strung together to long videos")
-    parser.add_argument("--times", nargs="+", type=int, default=[1, 4, 16, 64])
+    parser.add_argument("--memory-clip", default="bbb_full_720p.mp4", help="a long one")
+    parser.add_argument("--lengths", nargs="+", type=int, default=[500, 2000, 14315], help="frames, of its beginning")
     parts = ["decode", "step", "memory", "peers"]
     parser.add_argument("--only", nargs="+", default=parts, choices=parts)
     parser.add_argument("--peer-clip", default="bikes.mp4")
@@ -215,9 +217,9 @@ def main() -> None:
         if "step" in arguments.only:
             jobs.append((f"step / {clip}", partial(step_ratio, fetch(clip), arguments.folder, arguments)))
     if "memory" in arguments.only:
-        for times in arguments.times:
-            key = f"memory, {times} times / {arguments.memory_clip}"
-            jobs.append((key, partial(memory, fetch(arguments.memory_clip), times)))
+        for length in arguments.lengths:
+            key = f"memory, {length} frames / {arguments.memory_clip}"
+            jobs.append((key, partial(memory, fetch(arguments.memory_clip), length)))
     for key, job in jobs:
         if key not in results.rows:
             results.add(key, job())

@@ -1,7 +1,12 @@
 """The networks: plain torch modules, (B, 3, H, W) in [0, 1] to (B, 3, sH, sW), layer by layer as published.
 
 At the published sizes they have exactly the parameters of the papers' code; any width and depth works. None of them
-changes its input or clamps its output.
+changes its input or clamps its output. What a layer made is changed in place where it can be: for frames, fresh memory
+costs more time than the sum or the ReLU that would fill it.
+
+`trim` names the directions, (rows, columns), in which no layer pads: the result is smaller on both sides, and what is
+left of it does not depend on what lies beyond the input. So is a piece of a frame computed with the context it needs
+and no more.
 """
 
 from __future__ import annotations
@@ -16,9 +21,31 @@ from torch.nn import functional as F
 SCALES = (2, 3, 4)
 
 
-def conv(inputs: int, outputs: int, size: int) -> nn.Conv2d:
-    """A convolution that keeps height and width."""
-    return nn.Conv2d(inputs, outputs, size, padding=size // 2)
+Trim = tuple[bool, bool]
+KEEP: Trim = (False, False)
+
+
+def padding(size: int, trim: Trim) -> tuple[int, int]:
+    """Rows and columns of zeros on each side, with which a kernel of odd size keeps height and width where it may."""
+    rows, columns = trim
+    return 0 if rows else size // 2, 0 if columns else size // 2
+
+
+class Conv(nn.Conv2d):
+    """A convolution that keeps height and width, unless it is told to trim."""
+
+    def __init__(self, inputs: int, outputs: int, size: int) -> None:
+        super().__init__(inputs, outputs, size, padding=size // 2)
+
+    def forward(self, x: Tensor, trim: Trim = KEEP) -> Tensor:
+        return F.conv2d(x, self.weight, self.bias, padding=padding(self.kernel_size[0], trim))
+
+
+def centre(x: Tensor, like: Tensor) -> Tensor:
+    """What lies in x where `like` lies, which layers without padding have left smaller on all sides alike."""
+    height, width = like.shape[-2:]
+    top, left = (x.shape[-2] - height) // 2, (x.shape[-1] - width) // 2
+    return x[..., top : top + height, left : left + width]
 
 
 def upsample_bicubic(x: Tensor, scale: int) -> Tensor:
@@ -39,11 +66,12 @@ class WideBlock(nn.Module):
 
     def __init__(self, num_features: int, expansion: int) -> None:
         super().__init__()
-        self.expand = conv(num_features, num_features * expansion, 3)
-        self.project = conv(num_features * expansion, num_features, 3)
+        self.expand = Conv(num_features, num_features * expansion, 3)
+        self.project = Conv(num_features * expansion, num_features, 3)
 
-    def forward(self, x: Tensor) -> Tensor:
-        return x + self.project(F.relu(self.expand(x)))
+    def forward(self, x: Tensor, trim: Trim = KEEP) -> Tensor:
+        y = self.project(self.expand(x, trim).relu_(), trim)
+        return y.add_(centre(x, y))
 
 
 class WDSR(nn.Module):
@@ -52,25 +80,32 @@ class WDSR(nn.Module):
     def __init__(self, scale: int, num_features: int, num_blocks: int, expansion: int = 4) -> None:
         super().__init__()
         self.scale = scale
-        self.head = conv(3, num_features, 3)
+        self.head = Conv(3, num_features, 3)
         blocks = [WideBlock(num_features, expansion) for _ in range(num_blocks)]
         self.blocks = nn.Sequential(*blocks)
-        self.tail = conv(num_features, 3 * scale**2, 3)
-        self.skip = conv(3, 3 * scale**2, 5)
+        self.tail = Conv(num_features, 3 * scale**2, 3)
+        self.skip = Conv(3, 3 * scale**2, 5)
         for layer in (self.head, self.tail, self.skip):
             set_length(layer, 1.0)
         for block in blocks:
             set_length(block.expand, 2.0)
             set_length(block.project, num_blocks**-0.5)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, trim: Trim = KEEP) -> Tensor:
         x = x - 0.5
-        y = self.blocks(self.head(x))
-        return F.pixel_shuffle(self.tail(y) + self.skip(x), self.scale) + 0.5
+        y = self.head(x, trim)
+        for block in self.blocks:
+            y = block(y, trim)
+        y = self.tail(y, trim)
+        return F.pixel_shuffle(y.add_(centre(self.skip(x, trim), y)), self.scale).add_(0.5)
 
     @staticmethod
     def radius(scale: int, num_blocks: int) -> int:
         return 2 * num_blocks + 2
+
+    @staticmethod
+    def activation(scale: int, num_features: int, expansion: int) -> int:
+        return num_features * expansion
 
 
 class ESPCN(nn.Module):
@@ -81,23 +116,27 @@ class ESPCN(nn.Module):
         self.scale = scale
         narrow = max(1, num_features // 2)
         layers = [
-            conv(3, num_features, 3),
-            *(conv(num_features, num_features, 3) for _ in range(num_blocks)),
-            conv(num_features, narrow, 3),
-            conv(narrow, 3 * scale**2, 3),
+            Conv(3, num_features, 3),
+            *(Conv(num_features, num_features, 3) for _ in range(num_blocks)),
+            Conv(num_features, narrow, 3),
+            Conv(narrow, 3 * scale**2, 3),
         ]
         for layer in layers:
             nn.init.orthogonal_(layer.weight, 1.0 if layer is layers[-1] else nn.init.calculate_gain("relu"))
         self.layers = nn.ModuleList(layers)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, trim: Trim = KEEP) -> Tensor:
         for layer in self.layers[:-1]:
-            x = F.relu(layer(x))
-        return F.pixel_shuffle(self.layers[-1](x), self.scale)
+            x = layer(x, trim).relu_()
+        return F.pixel_shuffle(self.layers[-1](x, trim), self.scale)
 
     @staticmethod
     def radius(scale: int, num_blocks: int) -> int:
         return 3 + num_blocks
+
+    @staticmethod
+    def activation(scale: int, num_features: int, expansion: int) -> int:
+        return num_features
 
 
 class SRCNN(nn.Module):
@@ -107,18 +146,22 @@ class SRCNN(nn.Module):
         super().__init__()
         self.scale = scale
         narrow = max(1, num_features // 2)
-        between = [conv(num_features, narrow, 5), *(conv(narrow, narrow, 5) for _ in range(num_blocks - 1))]
-        self.layers = nn.ModuleList([conv(3, num_features, 9), *between, conv(narrow, 3, 5)])
+        between = [Conv(num_features, narrow, 5), *(Conv(narrow, narrow, 5) for _ in range(num_blocks - 1))]
+        self.layers = nn.ModuleList([Conv(3, num_features, 9), *between, Conv(narrow, 3, 5)])
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, trim: Trim = KEEP) -> Tensor:
         x = upsample_bicubic(x, self.scale)
         for layer in self.layers[:-1]:
-            x = F.relu(layer(x))
-        return self.layers[-1](x)
+            x = layer(x, trim).relu_()
+        return self.layers[-1](x, trim)
 
     @staticmethod
     def radius(scale: int, num_blocks: int) -> int:
         return 2 + math.ceil((4 + 2 * num_blocks + 2) / scale)
+
+    @staticmethod
+    def activation(scale: int, num_features: int, expansion: int) -> int:
+        return num_features * scale**2
 
 
 class VDSR(nn.Module):
@@ -127,18 +170,23 @@ class VDSR(nn.Module):
     def __init__(self, scale: int, num_features: int, num_blocks: int, expansion: int = 4) -> None:
         super().__init__()
         self.scale = scale
-        inner = (conv(num_features, num_features, 3) for _ in range(num_blocks))
-        self.layers = nn.ModuleList([conv(3, num_features, 3), *inner, conv(num_features, 3, 3)])
+        inner = (Conv(num_features, num_features, 3) for _ in range(num_blocks))
+        self.layers = nn.ModuleList([Conv(3, num_features, 3), *inner, Conv(num_features, 3, 3)])
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, trim: Trim = KEEP) -> Tensor:
         x = y = upsample_bicubic(x, self.scale)
         for layer in self.layers[:-1]:
-            y = F.relu(layer(y))
-        return x + self.layers[-1](y)
+            y = layer(y, trim).relu_()
+        y = self.layers[-1](y, trim)
+        return y.add_(centre(x, y))
 
     @staticmethod
     def radius(scale: int, num_blocks: int) -> int:
         return 2 + math.ceil((num_blocks + 2) / scale)
+
+    @staticmethod
+    def activation(scale: int, num_features: int, expansion: int) -> int:
+        return num_features * scale**2
 
 
 class PlainBlock(nn.Module):
@@ -146,11 +194,12 @@ class PlainBlock(nn.Module):
 
     def __init__(self, num_features: int) -> None:
         super().__init__()
-        self.first = conv(num_features, num_features, 3)
-        self.second = conv(num_features, num_features, 3)
+        self.first = Conv(num_features, num_features, 3)
+        self.second = Conv(num_features, num_features, 3)
 
-    def forward(self, x: Tensor) -> Tensor:
-        return x + self.second(F.relu(self.first(x)))
+    def forward(self, x: Tensor, trim: Trim = KEEP) -> Tensor:
+        y = self.second(self.first(x, trim).relu_(), trim)
+        return y.add_(centre(x, y))
 
 
 class EDSR(nn.Module):
@@ -162,23 +211,30 @@ class EDSR(nn.Module):
         super().__init__()
         self.register_buffer("mean", torch.tensor([0.4488, 0.4371, 0.4040])[:, None, None])
         f = num_features
-        self.head = conv(3, f, 3)
+        self.head = Conv(3, f, 3)
         self.blocks = nn.Sequential(*(PlainBlock(f) for _ in range(num_blocks)))
-        self.body = conv(f, f, 3)
+        self.body = Conv(f, f, 3)
         self.factors = (2, 2) if scale == 4 else (scale,)
-        self.up = nn.ModuleList(conv(f, f * factor**2, 3) for factor in self.factors)
-        self.tail = conv(f, 3, 3)
+        self.up = nn.ModuleList(Conv(f, f * factor**2, 3) for factor in self.factors)
+        self.tail = Conv(f, 3, 3)
 
-    def forward(self, x: Tensor) -> Tensor:
-        x = self.head(x - self.mean)
-        y = x + self.body(self.blocks(x))
+    def forward(self, x: Tensor, trim: Trim = KEEP) -> Tensor:
+        x = y = self.head(x - self.mean, trim)
+        for block in self.blocks:
+            y = block(y, trim)
+        y = self.body(y, trim)
+        y = y.add_(centre(x, y))
         for layer, factor in zip(self.up, self.factors, strict=True):
-            y = F.pixel_shuffle(layer(y), factor)
-        return self.tail(y) + self.mean
+            y = F.pixel_shuffle(layer(y, trim), factor)
+        return self.tail(y, trim).add_(self.mean)
 
     @staticmethod
     def radius(scale: int, num_blocks: int) -> int:
         return 2 * num_blocks + (5 if scale == 4 else 4)
+
+    @staticmethod
+    def activation(scale: int, num_features: int, expansion: int) -> int:
+        return num_features * scale**2
 
 
 BACKBONES: dict[str, type[WDSR] | type[ESPCN] | type[SRCNN] | type[VDSR] | type[EDSR]] = {
@@ -231,6 +287,11 @@ class NetworkSpec:
     def radius(self) -> int:
         """Low-resolution pixels around a pixel that its enlargement depends on, on each side."""
         return BACKBONES[self.backbone].radius(self.scale, self.num_blocks)
+
+    @property
+    def activation(self) -> int:
+        """Numbers that the largest layer makes of one low-resolution pixel."""
+        return BACKBONES[self.backbone].activation(self.scale, self.num_features, self.expansion)
 
 
 def start_from_bicubic(net: nn.Module) -> None:

@@ -6,7 +6,9 @@ that the map names.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -16,6 +18,12 @@ from hf_efficient.video.backbones import NetworkSpec
 
 Rectangle = tuple[int, int, int, int]  # top, left, bottom, right
 
+# Measured on CPUs: memory of an activation up to this size is used again, larger ones are fetched from the system and
+# cleared for every layer, which costs up to a third of the time.
+REUSED_FLOATS = 2**22
+LARGEST_TILE = 512 * 512
+MOST_COLUMNS = 64  # of tiles
+
 
 @torch.no_grad()
 def enlarge(
@@ -24,7 +32,7 @@ def enlarge(
     frame: Tensor,
     labels: np.ndarray | None,
     patch_size: tuple[int, int],
-    tile_pixels: int = 512 * 512,
+    tile_pixels: int | None = None,
 ) -> Tensor:
     """Enlarge a frame.
 
@@ -34,7 +42,7 @@ def enlarge(
         frame: (1, 3, H, W) in [0, 1], low resolution.
         labels: (I, J) network of each patch; None: the first for all.
         patch_size: (height, width) of a patch.
-        tile_pixels: most low-resolution pixels run at once, halo not counted: bounds the memory.
+        tile_pixels: most low-resolution pixels run at once, halo not counted: bounds the memory. None: what is fastest.
 
     Returns:
         (1, 3, sH, sW), not clamped, in the frame's dtype.
@@ -42,29 +50,46 @@ def enlarge(
     height, width = frame.shape[-2:]
     s = specs[0].scale
     names = [0] if labels is None else np.unique(labels).tolist()
-    if len(names) == 1 and height * width <= tile_pixels:
+    most = {m: tile_pixels or best_tile(specs[m], frame.device) for m in names}
+    if len(names) == 1 and height * width <= most[names[0]]:
         return experts[names[0]](frame)
     result = frame.new_empty(1, s * height, s * width, frame.shape[1]).permute(0, 3, 1, 2)  # channels last
     for m in names:
         halo, everything = specs[m].radius, [(0, 0, height, width)]
         areas = everything if len(names) == 1 else merge(np.asarray(labels) == m, patch_size, (height, width))
-        tiles = [tile for area in areas for tile in split(area, tile_pixels)]
-        for box, parts in join(tiles, halo, (height, width), tile_pixels):
+        tiles = [tile for area in areas for tile in split(area, most[m])]
+        for box, parts in join(tiles, halo, (height, width), most[m]):
             _run(experts[m], frame, box, parts, halo, s, result)
     return result
+
+
+def best_tile(spec: NetworkSpec, device: torch.device) -> int:
+    """Pixels of a tile: on a CPU small enough that memory is used again, but not so small that halos cost more."""
+    if device.type != "cpu":
+        return LARGEST_TILE
+    return min(LARGEST_TILE, max(REUSED_FLOATS // spec.activation, (32 * spec.radius) ** 2))
 
 
 def _run(
     net: nn.Module, frame: Tensor, box: Rectangle, parts: list[Rectangle], halo: int, s: int, result: Tensor
 ) -> None:
     """Enlarge a box and write its parts into the result. The frame's own border stays the network's border."""
-    above, before = max(0, box[0] - halo), max(0, box[1] - halo)
-    output = net(frame[..., above : box[2] + halo, before : box[3] + halo])
+    (top, left, bottom, right), size = box, frame.shape[-2:]
+    trim = inside(top, bottom, halo, size[0]), inside(left, right, halo, size[1])
+    piece = frame[..., max(0, top - halo) : bottom + halo, max(0, left - halo) : right + halo]
+    output = net(piece, trim)
+    # where the upper left pixel of the output lies in the large frame
+    y0 = s * max(0, top - halo) + (s * piece.shape[-2] - output.shape[-2]) // 2
+    x0 = s * max(0, left - halo) + (s * piece.shape[-1] - output.shape[-1]) // 2
     for top, left, bottom, right in parts:
-        y, x = s * (top - above), s * (left - before)
         result[..., s * top : s * bottom, s * left : s * right] = output[
-            ..., y : y + s * (bottom - top), x : x + s * (right - left)
+            ..., s * top - y0 : s * bottom - y0, s * left - x0 : s * right - x0
         ]
+
+
+def inside(start: int, stop: int, halo: int, length: int) -> bool:
+    """Whether the frame has the whole halo on both sides: nothing need be padded."""
+    return start >= halo and stop + halo <= length
 
 
 def merge(mask: np.ndarray, patch_size: tuple[int, int], frame_size: tuple[int, int]) -> list[Rectangle]:
@@ -95,7 +120,7 @@ def merge(mask: np.ndarray, patch_size: tuple[int, int], frame_size: tuple[int, 
 def join(
     areas: list[Rectangle], halo: int, frame_size: tuple[int, int], pixels: int
 ) -> list[tuple[Rectangle, list[Rectangle]]]:
-    """Boxes around several areas where that is less to compute than each area with a halo of its own.
+    """Boxes around several areas where that is less to compute than each area by itself.
 
     Greedy: the pair that saves most is joined, as long as one saves.
 
@@ -109,17 +134,13 @@ def join(
         Each box, and the areas in it that are wanted.
     """
     boxes, parts = np.array(areas, dtype=np.int64), [[area] for area in areas]
-
-    def cost(box: np.ndarray) -> np.ndarray:
-        low, high = np.maximum(box[..., :2] - halo, 0), np.minimum(box[..., 2:] + halo, frame_size)
-        return (high - low).prod(-1)
-
     while len(boxes) > 1:
         first, second = boxes[:, None], boxes[None]
         unions = np.concatenate(
             [np.minimum(first[..., :2], second[..., :2]), np.maximum(first[..., 2:], second[..., 2:])], -1
         )
-        saved = np.triu(cost(first) + cost(second) - cost(unions), 1)
+        cost = work(boxes, halo, frame_size)
+        saved = np.triu(cost[:, None] + cost[None] - work(unions, halo, frame_size), 1)
         saved[(unions[..., 2:] - unions[..., :2]).prod(-1) > pixels] = 0
         i, j = np.unravel_index(saved.argmax(), saved.shape)
         if saved[i, j] <= 0:
@@ -129,13 +150,30 @@ def join(
     return [(tuple(box), mine) for box, mine in zip(boxes.tolist(), parts, strict=True)]
 
 
+def work(boxes: np.ndarray, halo: int, frame_size: tuple[int, int]) -> np.ndarray:
+    """(..., 4) boxes to (...) pixels that each layer computes, on the average.
+
+    Between two halos the layers need ever less of them, on the average half; beside the frame's border all of one.
+    """
+    low, high = boxes[..., :2] - halo, boxes[..., 2:] + halo
+    whole = (low >= 0) & (high <= frame_size)
+    sides = np.where(whole, boxes[..., 2:] - boxes[..., :2] + halo, np.minimum(high, frame_size) - np.maximum(low, 0))
+    return sides.prod(-1)
+
+
 def split(area: Rectangle, pixels: int) -> list[Rectangle]:
-    """Bands of full width, or pieces of one, of at most so many pixels."""
+    """Tiles of about one size and at most so many pixels, with as little border between them as there can be."""
     top, left, bottom, right = area
-    wide = min(right - left, pixels)
-    high = max(1, pixels // wide)
-    return [
-        (y, x, min(y + high, bottom), min(x + wide, right))
-        for y in range(top, bottom, high)
-        for x in range(left, right, wide)
-    ]
+    height, width = bottom - top, right - left
+
+    def borders(columns: int) -> int:
+        return (columns - 1) * height + (rows(columns) - 1) * width
+
+    def rows(columns: int) -> int:
+        return math.ceil(height / max(1, pixels // math.ceil(width / columns)))
+
+    fewest = math.ceil(width / pixels)
+    columns = min(range(fewest, min(width, fewest + MOST_COLUMNS) + 1), key=borders)
+    ys = [top + height * i // rows(columns) for i in range(rows(columns) + 1)]
+    xs = [left + width * j // columns for j in range(columns + 1)]
+    return [(y, x, below, after) for y, below in pairwise(ys) for x, after in pairwise(xs)]

@@ -8,6 +8,7 @@ from torch.nn import functional as F
 from torch.nn.utils import parametrize
 from torch.nn.utils.parametrizations import weight_norm
 
+from hf_efficient.video.backbones import KEEP, Trim, padding
 from hf_efficient.video.settings import WEIGHT_DTYPES
 
 
@@ -41,9 +42,9 @@ class Int8Conv2d(nn.Module):
         self.register_buffer("weight_scale", torch.ones(outputs))
         self.bias = nn.Parameter(torch.zeros(outputs), requires_grad=False)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, trim: Trim = KEEP) -> Tensor:
         weight = self.weight.to(self.weight_scale.dtype) * self.weight_scale[:, None, None, None]
-        return F.conv2d(x, weight, self.bias, padding=weight.shape[-1] // 2)
+        return F.conv2d(x, weight, self.bias, padding=padding(weight.shape[-1], trim))
 
     @classmethod
     @torch.no_grad()

@@ -22,6 +22,7 @@ from hf_efficient.video.decode import decode
 from hf_efficient.video.media import Path_, read_frames
 from hf_efficient.video.patches import cut, pad_to_grid, patch_error, psnr, to_tensor
 from hf_efficient.video.player import Player
+from hf_efficient.video.rows import Rows
 
 
 @dataclass
@@ -31,19 +32,19 @@ class Quality:
     Args:
         frame_errors: mean squared error of every whole frame (RGB, 8 bits, units of 1), no border cut.
         similarities: SSIM of every frame (luma).
-        patch_errors: (I·J,) errors of every frame's patches, s + 4 pixels cut on all sides: the paper's metric.
+        patch_errors: (I·J) errors of every frame's patches, s + 4 pixels cut on all sides: the paper's metric.
     """
 
     frame_errors: list[float] = field(default_factory=list)
     similarities: list[float] = field(default_factory=list)
-    patch_errors: list[np.ndarray] = field(default_factory=list)
+    patch_errors: Rows = field(default_factory=lambda: Rows(np.float32))
 
     def summary(self) -> dict[str, float]:
         """PSNR of the pooled error, mean PSNR of frames, the paper's PSNR, and SSIM."""
         return {
             "psnr": psnr(float(np.mean(self.frame_errors))),
             "psnr_frame_mean": float(np.mean([psnr(error) for error in self.frame_errors])),
-            "psnr_paper": psnr(float(np.mean(self.patch_errors, dtype=np.float64))),
+            "psnr_paper": psnr(float(self.patch_errors.array().mean(dtype=np.float64))),
             "ssim": float(np.mean(self.similarities)),
         }
 
@@ -55,7 +56,7 @@ class Quality:
         starts, height, width = g.windows()
         s = g.scale
         ours, theirs = (cut(pad_to_grid(to_tensor(x), g)[0], s * starts, s * height, s * width) for x in (rgb, truth))
-        self.patch_errors.append(patch_error(ours, theirs, s + 4).numpy())
+        self.patch_errors.add(patch_error(ours, theirs, s + 4))
 
 
 def ssim(x: np.ndarray, y: np.ndarray) -> float:
@@ -116,7 +117,7 @@ def evaluate(
     info, low = player.bundle.probe_source(source), player.bundle.low_resolution
     names = ("stdo", "bicubic", "lanczos")
     quality = {name: Quality() for name in names}
-    labels = []
+    labels = Rows(np.uint8)
     streams = zip(
         islice(read_frames(source, info), 0, None, every), player.frames(every),
         enlarged_frames(low, player, "bicubic", every), enlarged_frames(low, player, "lanczos", every),
@@ -125,15 +126,16 @@ def evaluate(
     for truth, played, bicubic, lanczos, mine in streams:
         for name, rgb in zip(names, (played.rgb, bicubic, lanczos), strict=True):
             quality[name].add(rgb, truth.rgb, player)
-        labels.append(mine.ravel().copy())
+        labels.add(mine)
         if progress is not None:
             progress(1)
     result: dict[str, Any] = {name: q.summary() for name, q in quality.items()}
-    result["chunks"] = _chunks(quality, np.stack(labels), player.config.num_experts)
+    result["chunks"] = _chunks(quality, labels.array(), player.config.num_experts)
     result["bytes"] = player.bundle.sizes()
     result["frames"] = len(labels)
     result["frame_psnr"] = {name: [psnr(error) for error in quality[name].frame_errors] for name in names}
-    gain = np.mean(quality["bicubic"].patch_errors, 0) / np.maximum(np.mean(quality["stdo"].patch_errors, 0), 1e-12)
+    before, after = (quality[name].patch_errors.array().mean(0) for name in ("bicubic", "stdo"))
+    gain = before / np.maximum(after, 1e-12)
     result["patch_gain"] = (10 * np.log10(np.maximum(gain, 1e-12))).reshape(player.geometry.rows, -1).tolist()
     if vmaf:
         result["vmaf"] = vmaf_score(player, Path(source))
@@ -147,7 +149,7 @@ def _chunks(quality: dict[str, Quality], labels: np.ndarray, k: int) -> list[dic
         mine = labels == m
         row: dict[str, Any] = {"expert": m, "patches": int(mine.sum())}
         for name in ("stdo", "bicubic"):
-            errors = np.stack(quality[name].patch_errors)[mine]
+            errors = quality[name].patch_errors.array()[mine]
             row[f"psnr_paper_{name}"] = psnr(float(errors.mean(dtype=np.float64))) if errors.size else math.nan
         rows.append(row)
     return rows

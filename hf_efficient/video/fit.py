@@ -35,6 +35,7 @@ from hf_efficient.video.overfit import Recipe, load_checkpoint, overfit, store_e
 from hf_efficient.video.patches import Geometry, patch_scores, psnr
 from hf_efficient.video.plan import GENERAL, Plan
 from hf_efficient.video.processes import Processes
+from hf_efficient.video.rows import Rows
 from hf_efficient.video.scoring import general_model, scorer_identity
 from hf_efficient.video.settings import AUTO, FitSettings
 from hf_efficient.video.store import PatchStore, paired_frames, write_stores
@@ -179,9 +180,11 @@ class Fit:
         if not (self.work / "errors.npy").exists():
             pairs = self._bar(self._pairs(), "scoring")
             f0 = general_model(self.settings.scorer, self.settings.scale, self.device)
-            errors = torch.stack([patch_scores(f0(lr), hr, self.geometry) for lr, hr in pairs])
+            errors = Rows(np.float32)
+            for lr, hr in pairs:
+                errors.add(patch_scores(f0(lr), hr, self.geometry))
             with written_whole(self.work / "errors.npy") as draft:
-                np.save(draft, errors.numpy())
+                np.save(draft, errors.array())
 
     @property
     def plan(self) -> Plan:

@@ -8,11 +8,12 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from hf_efficient.video import chunking
-from hf_efficient.video.backbones import WDSR
+from hf_efficient.video.backbones import WDSR, centre
 from hf_efficient.video.fit import Fit
-from hf_efficient.video.overfit import BETAS, LAST_LEARNING_RATE, Recipe, masked_l1, save_checkpoint
+from hf_efficient.video.overfit import BETAS, LAST_LEARNING_RATE, Recipe, save_checkpoint
 from hf_efficient.video.plan import GENERAL, Plan
 from hf_efficient.video.store import PatchStore
 from hf_efficient.video.weights import add_weight_norm, fold_weight_norm
@@ -46,8 +47,8 @@ class Modulated(nn.Module):
         for layer, gamma in zip(self.layers, self.gamma, strict=True):
             layer.register_forward_hook(lambda _, __, y, g=gamma: y * (1 + g[self.chunk])[:, None, None])
 
-    def forward(self, x: Tensor) -> Tensor:
-        return self.shared(x)
+    def forward(self, x: Tensor, trim: bool = False) -> Tensor:
+        return self.shared(x, trim)
 
     def merged(self, target: WDSR, chunk: int) -> WDSR:
         """The plain network of one stretch: its factors go into the weights."""
@@ -70,17 +71,17 @@ class CaFM(Fit):
         if all((self.work / f"{name}.pt").exists() for name in names):
             return
         stores = [PatchStore(self.work / name) for name in names]
-        s = self.settings
+        s, trim = self.settings, self.plan.trims(names[0])
         net = Modulated(self.new_network(self.plan.spec(names[0]), 1000 * s.seed), len(names))  # type: ignore[arg-type]
         recipe = Recipe(s.steps, s.batch_size, s.learning_rate, 1000 * s.seed)
         optimizer = torch.optim.Adam(net.parameters(), lr=s.learning_rate, betas=BETAS)
         for step in range(s.steps):
             net.chunk = step % len(names)
-            lr, hr, mask = stores[net.chunk].batch(recipe.draw(step, len(stores[net.chunk])))
+            lr, hr = stores[net.chunk].batch(recipe.draw(step, len(stores[net.chunk])))
             for group in optimizer.param_groups:
                 group["lr"] = max(recipe.rate(step), LAST_LEARNING_RATE)
             optimizer.zero_grad(set_to_none=True)
-            masked_l1(net(lr), hr, mask).backward()
+            F.l1_loss(centre(net(lr, trim), hr.shape[-2:]), hr).backward()
             optimizer.step()
         for m, name in enumerate(names):
             single: Any = add_weight_norm(net.merged(self.new_network(self.plan.spec(name), 0), m))  # type: ignore[arg-type]

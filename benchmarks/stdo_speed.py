@@ -100,19 +100,19 @@ def step_ratio(clip: Path, folder: Path, arguments: argparse.Namespace) -> dict[
     fit.make_stores()
     store = PatchStore(fit.work / "expert-0")
     net = fit.new_network(fit.plan.spec("expert-0"), 0).to(memory_format=torch.channels_last)
-    lr, hr, _ = (x.to(memory_format=torch.channels_last) for x in store.batch(np.arange(settings.batch_size)))
+    lr, hr = (x.to(memory_format=torch.channels_last) for x in store.batch(np.arange(settings.batch_size)))
     optimizer = torch.optim.Adam(net.parameters())
     steps = 10
 
     def ours() -> None:
         checkpoint = folder / "step.pt"
         checkpoint.unlink(missing_ok=True)  # else it would go on from there, with nothing left to do
-        overfit(net, store, Recipe(steps, checkpoint_every=10**9), checkpoint)
+        overfit(net, store, Recipe(steps, checkpoint_every=10**9, trim=True), checkpoint)
 
     def bare() -> None:
         for _ in range(steps):
             optimizer.zero_grad(set_to_none=True)
-            F.l1_loss(net(lr), hr).backward()
+            F.l1_loss(net(lr, trim=True), hr).backward()
             optimizer.step()
 
     bare()

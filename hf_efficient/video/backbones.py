@@ -4,14 +4,14 @@ At the published sizes they have exactly the parameters of the papers' code; any
 changes its input or clamps its output. What a layer made is changed in place where it can be: for frames, fresh memory
 costs more time than the sum or the ReLU that would fill it.
 
-`trim` names the directions, (rows, columns), in which no layer pads: the result is smaller on both sides, and what is
-left of it does not depend on what lies beyond the input. So is a piece of a frame computed with the context it needs
-and no more.
+With `trim` no layer pads: the result is smaller on all sides, and what is left of it does not depend on what lies
+beyond the input. So is a piece of a frame computed with the context it needs and no more.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -21,29 +21,19 @@ from torch.nn import functional as F
 SCALES = (2, 3, 4)
 
 
-Trim = tuple[bool, bool]
-KEEP: Trim = (False, False)
-
-
-def padding(size: int, trim: Trim) -> tuple[int, int]:
-    """Rows and columns of zeros on each side, with which a kernel of odd size keeps height and width where it may."""
-    rows, columns = trim
-    return 0 if rows else size // 2, 0 if columns else size // 2
-
-
 class Conv(nn.Conv2d):
-    """A convolution that keeps height and width, unless it is told to trim."""
+    """A convolution that keeps height and width, by padding with zeros, unless it is told to trim."""
 
     def __init__(self, inputs: int, outputs: int, size: int) -> None:
         super().__init__(inputs, outputs, size, padding=size // 2)
 
-    def forward(self, x: Tensor, trim: Trim = KEEP) -> Tensor:
-        return F.conv2d(x, self.weight, self.bias, padding=padding(self.kernel_size[0], trim))
+    def forward(self, x: Tensor, trim: bool = False) -> Tensor:
+        return F.conv2d(x, self.weight, self.bias, padding=0 if trim else self.padding)
 
 
-def centre(x: Tensor, like: Tensor) -> Tensor:
-    """What lies in x where `like` lies, which layers without padding have left smaller on all sides alike."""
-    height, width = like.shape[-2:]
+def centre(x: Tensor, size: Sequence[int]) -> Tensor:
+    """The (height, width) in the middle of x: what layers that trim have left of its surroundings."""
+    height, width = size
     top, left = (x.shape[-2] - height) // 2, (x.shape[-1] - width) // 2
     return x[..., top : top + height, left : left + width]
 
@@ -69,9 +59,9 @@ class WideBlock(nn.Module):
         self.expand = Conv(num_features, num_features * expansion, 3)
         self.project = Conv(num_features * expansion, num_features, 3)
 
-    def forward(self, x: Tensor, trim: Trim = KEEP) -> Tensor:
+    def forward(self, x: Tensor, trim: bool = False) -> Tensor:
         y = self.project(self.expand(x, trim).relu_(), trim)
-        return y.add_(centre(x, y))
+        return y.add_(centre(x, y.shape[-2:]))
 
 
 class WDSR(nn.Module):
@@ -91,13 +81,13 @@ class WDSR(nn.Module):
             set_length(block.expand, 2.0)
             set_length(block.project, num_blocks**-0.5)
 
-    def forward(self, x: Tensor, trim: Trim = KEEP) -> Tensor:
+    def forward(self, x: Tensor, trim: bool = False) -> Tensor:
         x = x - 0.5
         y = self.head(x, trim)
         for block in self.blocks:
             y = block(y, trim)
         y = self.tail(y, trim)
-        return F.pixel_shuffle(y.add_(centre(self.skip(x, trim), y)), self.scale).add_(0.5)
+        return F.pixel_shuffle(y.add_(centre(self.skip(x, trim), y.shape[-2:])), self.scale).add_(0.5)
 
     @staticmethod
     def radius(scale: int, num_blocks: int) -> int:
@@ -125,7 +115,7 @@ class ESPCN(nn.Module):
             nn.init.orthogonal_(layer.weight, 1.0 if layer is layers[-1] else nn.init.calculate_gain("relu"))
         self.layers = nn.ModuleList(layers)
 
-    def forward(self, x: Tensor, trim: Trim = KEEP) -> Tensor:
+    def forward(self, x: Tensor, trim: bool = False) -> Tensor:
         for layer in self.layers[:-1]:
             x = layer(x, trim).relu_()
         return F.pixel_shuffle(self.layers[-1](x, trim), self.scale)
@@ -149,7 +139,7 @@ class SRCNN(nn.Module):
         between = [Conv(num_features, narrow, 5), *(Conv(narrow, narrow, 5) for _ in range(num_blocks - 1))]
         self.layers = nn.ModuleList([Conv(3, num_features, 9), *between, Conv(narrow, 3, 5)])
 
-    def forward(self, x: Tensor, trim: Trim = KEEP) -> Tensor:
+    def forward(self, x: Tensor, trim: bool = False) -> Tensor:
         x = upsample_bicubic(x, self.scale)
         for layer in self.layers[:-1]:
             x = layer(x, trim).relu_()
@@ -173,12 +163,12 @@ class VDSR(nn.Module):
         inner = (Conv(num_features, num_features, 3) for _ in range(num_blocks))
         self.layers = nn.ModuleList([Conv(3, num_features, 3), *inner, Conv(num_features, 3, 3)])
 
-    def forward(self, x: Tensor, trim: Trim = KEEP) -> Tensor:
+    def forward(self, x: Tensor, trim: bool = False) -> Tensor:
         x = y = upsample_bicubic(x, self.scale)
         for layer in self.layers[:-1]:
             y = layer(y, trim).relu_()
         y = self.layers[-1](y, trim)
-        return y.add_(centre(x, y))
+        return y.add_(centre(x, y.shape[-2:]))
 
     @staticmethod
     def radius(scale: int, num_blocks: int) -> int:
@@ -197,9 +187,9 @@ class PlainBlock(nn.Module):
         self.first = Conv(num_features, num_features, 3)
         self.second = Conv(num_features, num_features, 3)
 
-    def forward(self, x: Tensor, trim: Trim = KEEP) -> Tensor:
+    def forward(self, x: Tensor, trim: bool = False) -> Tensor:
         y = self.second(self.first(x, trim).relu_(), trim)
-        return y.add_(centre(x, y))
+        return y.add_(centre(x, y.shape[-2:]))
 
 
 class EDSR(nn.Module):
@@ -218,12 +208,12 @@ class EDSR(nn.Module):
         self.up = nn.ModuleList(Conv(f, f * factor**2, 3) for factor in self.factors)
         self.tail = Conv(f, 3, 3)
 
-    def forward(self, x: Tensor, trim: Trim = KEEP) -> Tensor:
+    def forward(self, x: Tensor, trim: bool = False) -> Tensor:
         x = y = self.head(x - self.mean, trim)
         for block in self.blocks:
             y = block(y, trim)
         y = self.body(y, trim)
-        y = y.add_(centre(x, y))
+        y = y.add_(centre(x, y.shape[-2:]))
         for layer, factor in zip(self.up, self.factors, strict=True):
             y = F.pixel_shuffle(layer(y, trim), factor)
         return self.tail(y, trim).add_(self.mean)

@@ -263,9 +263,9 @@ class Fit:
             name = f"expert-{m}" if f"expert-{m}" in trained else trained[0]  # no patch is routed to an empty chunk
             net, store = self.new_network(plan.spec(name), 0), PatchStore(self.work / name)
             record: dict[str, Any] = {"patches": len(store), "steps": load_checkpoint(self.work / f"{name}.pt", net)}
-            record["psnr_float32"] = round(psnr(store_error(net.eval(), store)), 4)
+            record["psnr_float32"] = round(psnr(store_error(net.eval(), store, plan.trims(name))), 4)
             as_stored(net, self.settings.weight_dtype)
-            record["psnr_stored"] = round(psnr(store_error(net, store)), 4)
+            record["psnr_stored"] = round(psnr(store_error(net, store, plan.trims(name))), 4)
             experts.append(net.cpu())
             records.append(record)
         return experts, records

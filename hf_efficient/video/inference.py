@@ -1,7 +1,7 @@
 """A whole frame through several networks without seams: every patch is run with all the context that its pixels see.
 
-The result equals, to float rounding, running each network on the whole frame and taking every patch from the network
-that the map names.
+The result equals, to float rounding, running each network on the whole frame, which its border pixels continue, and
+taking every patch from the network that the map names.
 """
 
 from __future__ import annotations
@@ -14,7 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from hf_efficient.video.backbones import NetworkSpec
+from hf_efficient.video.backbones import NetworkSpec, centre
+from hf_efficient.video.patches import continued
 
 Rectangle = tuple[int, int, int, int]  # top, left, bottom, right
 
@@ -52,15 +53,31 @@ def enlarge(
     names = [0] if labels is None else np.unique(labels).tolist()
     most = {m: tile_pixels or best_tile(specs[m], frame.device) for m in names}
     if len(names) == 1 and height * width <= most[names[0]]:
-        return experts[names[0]](frame)
+        return whole(experts[names[0]], specs[names[0]], frame)
     result = frame.new_empty(1, s * height, s * width, frame.shape[1]).permute(0, 3, 1, 2)  # channels last
     for m in names:
         halo, everything = specs[m].radius, [(0, 0, height, width)]
+        padded = continued(frame, halo)
         areas = everything if len(names) == 1 else merge(np.asarray(labels) == m, patch_size, (height, width))
         tiles = [tile for area in areas for tile in split(area, most[m])]
-        for box, parts in join(tiles, halo, (height, width), most[m]):
-            _run(experts[m], frame, box, parts, halo, s, result)
+        for (top, left, bottom, right), parts in join(tiles, halo, most[m]):
+            piece = padded[..., top : bottom + 2 * halo, left : right + 2 * halo]
+            output = inner(experts[m], specs[m], piece)
+            for y, x, below, after in parts:
+                result[..., s * y : s * below, s * x : s * after] = output[
+                    ..., s * (y - top) : s * (below - top), s * (x - left) : s * (after - left)
+                ]
     return result
+
+
+def whole(net: nn.Module, spec: NetworkSpec, x: Tensor) -> Tensor:
+    """Enlarge whole frames, (B, 3, H, W) to (B, 3, sH, sW): beyond them their border continues."""
+    return inner(net, spec, continued(x, spec.radius))
+
+
+def inner(net: nn.Module, spec: NetworkSpec, x: Tensor) -> Tensor:
+    """Enlarge what lies at least `spec.radius` pixels inside of x: (B, 3, H, W) to (B, 3, s(H - 2r), s(W - 2r))."""
+    return centre(net(x, trim=True), [spec.scale * (side - 2 * spec.radius) for side in x.shape[-2:]])
 
 
 def best_tile(spec: NetworkSpec, device: torch.device) -> int:
@@ -117,9 +134,7 @@ def merge(mask: np.ndarray, patch_size: tuple[int, int], frame_size: tuple[int, 
     return done
 
 
-def join(
-    areas: list[Rectangle], halo: int, frame_size: tuple[int, int], pixels: int
-) -> list[tuple[Rectangle, list[Rectangle]]]:
+def join(areas: list[Rectangle], halo: int, pixels: int) -> list[tuple[Rectangle, list[Rectangle]]]:
     """Boxes around several areas where that is less to compute than each area by itself.
 
     Greedy: the pair that saves most is joined, as long as one saves.
@@ -127,20 +142,23 @@ def join(
     Args:
         areas: rectangles of one network.
         halo: pixels of context around each box.
-        frame_size: (height, width), beyond which there is no context.
         pixels: most in a box.
 
     Returns:
         Each box, and the areas in it that are wanted.
     """
     boxes, parts = np.array(areas, dtype=np.int64), [[area] for area in areas]
+
+    def work(boxes: np.ndarray) -> np.ndarray:
+        """Pixels that a layer computes: the first all of the halo, the last nothing of it, on the average half."""
+        return (boxes[..., 2:] - boxes[..., :2] + halo).prod(-1)
+
     while len(boxes) > 1:
         first, second = boxes[:, None], boxes[None]
         unions = np.concatenate(
             [np.minimum(first[..., :2], second[..., :2]), np.maximum(first[..., 2:], second[..., 2:])], -1
         )
-        cost = work(boxes, halo, frame_size)
-        saved = np.triu(cost[:, None] + cost[None] - work(unions, halo, frame_size), 1)
+        saved = np.triu(work(first) + work(second) - work(unions), 1)
         saved[(unions[..., 2:] - unions[..., :2]).prod(-1) > pixels] = 0
         i, j = np.unravel_index(saved.argmax(), saved.shape)
         if saved[i, j] <= 0:
@@ -148,17 +166,6 @@ def join(
         boxes[i], parts[i] = unions[i, j], parts[i] + parts[j]
         boxes, parts = np.delete(boxes, j, 0), parts[:j] + parts[j + 1 :]
     return [(tuple(box), mine) for box, mine in zip(boxes.tolist(), parts, strict=True)]
-
-
-def work(boxes: np.ndarray, halo: int, frame_size: tuple[int, int]) -> np.ndarray:
-    """(..., 4) boxes to (...) pixels that each layer computes, on the average.
-
-    Between two halos the layers need ever less of them, on the average half; beside the frame's border all of one.
-    """
-    low, high = boxes[..., :2] - halo, boxes[..., 2:] + halo
-    whole = (low >= 0) & (high <= frame_size)
-    sides = np.where(whole, boxes[..., 2:] - boxes[..., :2] + halo, np.minimum(high, frame_size) - np.maximum(low, 0))
-    return sides.prod(-1)
 
 
 def split(area: Rectangle, pixels: int) -> list[Rectangle]:

@@ -15,7 +15,7 @@ from transformers.modeling_outputs import ImageSuperResolutionOutput
 from hf_efficient.video import routing
 from hf_efficient.video.configuration_stdo import STDOConfig
 from hf_efficient.video.experts import build_experts
-from hf_efficient.video.inference import enlarge
+from hf_efficient.video.inference import enlarge, whole
 
 
 class STDOModel(PreTrainedModel):
@@ -69,7 +69,7 @@ class STDOModel(PreTrainedModel):
         Raises:
             ValueError: no expert named among several, or one that is not there.
         """
-        k = len(self.experts)
+        k, specs = len(self.experts), self.config.networks
         if expert is None:
             if k > 1:
                 raise ValueError(f"This model has {k} networks: pass expert=, a number or one for each patch.")
@@ -78,9 +78,9 @@ class STDOModel(PreTrainedModel):
         if not all(0 <= m < k for m in chosen):
             raise ValueError(f"expert={expert!r} is not there; expected 0 to {k - 1}.")
         if len(set(chosen)) == 1:
-            reconstruction = self.experts[chosen[0]](pixel_values)
+            reconstruction = whole(self.experts[chosen[0]], specs[chosen[0]], pixel_values)
         else:
-            one_by_one = [self.experts[m](x[None]) for m, x in zip(chosen, pixel_values, strict=True)]
+            one_by_one = [whole(self.experts[m], specs[m], x[None]) for m, x in zip(chosen, pixel_values, strict=True)]
             reconstruction = torch.cat(one_by_one)
         loss = None if labels is None else F.l1_loss(reconstruction, labels)
         if return_dict is False:

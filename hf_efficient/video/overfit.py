@@ -9,10 +9,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
+from torch.nn import functional as F
 
 from hf_efficient.files import written_whole
-from hf_efficient.video.patches import round8
+from hf_efficient.video.backbones import centre
+from hf_efficient.video.patches import patch_error
 from hf_efficient.video.store import PatchStore
 
 LAST_LEARNING_RATE = 4e-8
@@ -30,6 +32,7 @@ class Recipe:
         learning_rate: of the first step; the last has LAST_LEARNING_RATE.
         seed: of the draw; networks of one video use different ones.
         checkpoint_every: steps after which the state is saved.
+        trim: the patches have all the context that the network sees, so that no layer pads.
     """
 
     steps: int
@@ -37,6 +40,7 @@ class Recipe:
     learning_rate: float = 1e-3
     seed: int = 0
     checkpoint_every: int = 100
+    trim: bool = False
 
     def rate(self, step: int) -> float:
         """Cosine from `learning_rate` to LAST_LEARNING_RATE."""
@@ -46,12 +50,6 @@ class Recipe:
     def draw(self, step: int, patches: int) -> np.ndarray:
         """The patches of one step: of nothing but seed and step, so that a resumed run sees the same."""
         return np.random.default_rng([self.seed, step]).integers(0, patches, self.batch_size)
-
-
-def masked_l1(output: Tensor, target: Tensor, mask: Tensor) -> Tensor:
-    """Mean over patches of each patch's mean absolute error where `mask` (B, 1, H, W) is 1."""
-    error = ((output - target).abs() * mask).sum((1, 2, 3))
-    return (error / (output.shape[1] * mask.sum((1, 2, 3)))).mean()
 
 
 def overfit(
@@ -85,11 +83,11 @@ def overfit(
     net.train()
     for step in range(done, recipe.steps):
         indices = np.array_split(recipe.draw(step, len(store)), processes)[rank]
-        lr, hr, mask = (x.to(device, memory_format=torch.channels_last) for x in store.batch(indices))
+        lr, hr = (x.to(device, memory_format=torch.channels_last) for x in store.batch(indices))
         for group in optimizer.param_groups:
             group["lr"] = recipe.rate(step)
         optimizer.zero_grad(set_to_none=True)
-        masked_l1(net(lr), hr, mask).backward()
+        F.l1_loss(centre(net(lr, recipe.trim), hr.shape[-2:]), hr).backward()
         if processes > 1:
             average_gradients(net, processes)
         optimizer.step()
@@ -127,14 +125,12 @@ def load_checkpoint(path: Path, net: nn.Module, optimizer: torch.optim.Optimizer
 
 
 @torch.no_grad()
-def store_error(net: nn.Module, store: PatchStore, most: int = 256, batch_size: int = 32) -> float:
-    """Mean squared error, 8-bit rounded, of at most so many evenly spaced patches where they have context."""
+def store_error(net: nn.Module, store: PatchStore, trim: bool, most: int = 256, batch_size: int = 32) -> float:
+    """Mean squared error, 8-bit rounded, of at most so many evenly spaced patches; `trim` as in training."""
     device = next(net.buffers() if not list(net.parameters()) else net.parameters()).device
     chosen = np.unique(np.linspace(0, len(store) - 1, min(most, len(store))).round().astype(int))
-    squared = counted = 0.0
+    errors = []
     for start in range(0, len(chosen), batch_size):
-        lr, hr, mask = (x.to(device) for x in store.batch(chosen[start : start + batch_size]))
-        difference = (round8(net(lr)) - round8(hr)) / 255
-        squared += float((difference.square() * mask).sum())
-        counted += float(3 * mask.sum())
-    return squared / counted
+        lr, hr = (x.to(device) for x in store.batch(chosen[start : start + batch_size]))
+        errors.append(patch_error(centre(net(lr, trim), hr.shape[-2:]), hr))
+    return float(torch.cat(errors).mean())

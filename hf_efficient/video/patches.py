@@ -61,19 +61,15 @@ class Geometry:
         """I."""
         return math.ceil(self.lr_height / self.patch_height)
 
-    def windows(self, halo: int = 0) -> tuple[np.ndarray, int, int]:
-        """Equal windows around all patches, for training and scoring, moved inwards where they would leave the frame.
-
-        Args:
-            halo: low-resolution pixels of context on each side.
+    def windows(self) -> tuple[np.ndarray, int, int]:
+        """Equal windows on all patches, moved inwards where they would leave the frame.
 
         Returns:
             (I·J, 2) top and left of each window in row-major order of patches, and the windows' height and width.
         """
-        height = min(self.patch_height + 2 * halo, self.lr_height)
-        width = min(self.patch_width + 2 * halo, self.lr_width)
-        tops = (np.arange(self.rows) * self.patch_height - halo).clip(0, self.lr_height - height)
-        lefts = (np.arange(self.columns) * self.patch_width - halo).clip(0, self.lr_width - width)
+        height, width = min(self.patch_height, self.lr_height), min(self.patch_width, self.lr_width)
+        tops = (np.arange(self.rows) * self.patch_height).clip(0, self.lr_height - height)
+        lefts = (np.arange(self.columns) * self.patch_width).clip(0, self.lr_width - width)
         return np.stack(np.meshgrid(tops, lefts, indexing="ij"), -1).reshape(-1, 2), height, width
 
 
@@ -98,6 +94,11 @@ def pad_to_grid(frame: Tensor, geometry: Geometry) -> Tensor:
     right = geometry.lr_width * geometry.scale - frame.shape[-1]
     bottom = geometry.lr_height * geometry.scale - frame.shape[-2]
     return F.pad(frame, (0, right, 0, bottom), mode="replicate")
+
+
+def continued(x: Tensor, halo: int) -> Tensor:
+    """(B, 3, H, W) with so many pixels more on all sides: the frame is continued by its border."""
+    return F.pad(x, [halo] * 4, mode="replicate")
 
 
 def degrade(frame: Tensor, geometry: Geometry) -> Tensor:
@@ -131,7 +132,7 @@ def cut(frame: Tensor, starts: np.ndarray, height: int, width: int) -> Tensor:
     return frame[:, rows[:, :, None], columns[:, None, :]].transpose(0, 1)
 
 
-def patch_error(output: Tensor, target: Tensor, border: int) -> Tensor:
+def patch_error(output: Tensor, target: Tensor, border: int = 0) -> Tensor:
     """Mean squared error of each patch after rounding to 8 bits, in units of 1 (white), away from its border.
 
     The paper's metric cuts s + 4 pixels from all sides of every patch; patches too small for that keep their centre.
@@ -152,19 +153,21 @@ def patch_error(output: Tensor, target: Tensor, border: int) -> Tensor:
 def patch_scores(enlarged: Tensor, hr: Tensor, geometry: Geometry) -> Tensor:
     """What a general model f0 makes wrong in every patch of a frame.
 
+    Nothing is cut off the patches: f0 has seen what surrounds them, and what it makes wrong at the border of the frame
+    is to be learned as well.
+
     Args:
         enlarged: (1, 3, s·lr_height, s·lr_width), f0's enlargement of the frame.
         hr: the same of the truth, padded.
         geometry: the grid.
 
     Returns:
-        (I·J,) mean squared errors, borders cut as the paper does.
+        (I·J,) mean squared errors.
     """
     s = geometry.scale
     starts, height, width = geometry.windows()
-    return patch_error(
-        cut(enlarged[0], s * starts, s * height, s * width), cut(hr[0], s * starts, s * height, s * width), s + 4
-    )
+    ours, theirs = (cut(x[0], s * starts, s * height, s * width) for x in (enlarged, hr))
+    return patch_error(ours, theirs)
 
 
 def psnr(error: float) -> float:

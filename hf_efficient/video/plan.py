@@ -60,9 +60,15 @@ class Plan:
         each = max(1, (s.steps - general) // len(experts))
         steps = {GENERAL: max(1, general), **dict.fromkeys(experts, each)}
         return {
-            name: Recipe(steps[name], s.batch_size, s.learning_rate, 1000 * s.seed + n, s.checkpoint_every)
+            name: Recipe(
+                steps[name], s.batch_size, s.learning_rate, 1000 * s.seed + n, s.checkpoint_every, self.trims(name)
+            )
             for n, name in enumerate(names)
         }
+
+    def trims(self, name: str) -> bool:
+        """Whether a network's patches have all the context that it sees."""
+        return self.spec(name).radius <= self.settings.halo
 
     def start(self, name: str) -> str | None:
         """The network that a network starts from, by its name."""

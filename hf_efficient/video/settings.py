@@ -44,7 +44,8 @@ class FitSettings:
         steps: training steps of all networks together, the common start included.
         batch_size: patches a step.
         learning_rate: of the first step.
-        halo: low-resolution pixels of true context around training patches; 0 trains them alone, as published.
+        halo: low-resolution pixels of true context around training patches; 0 trains them alone, as published. 6 is all
+            that the default network sees.
         max_patches: most patches kept on disk for one network: a random part of its chunk where it has more.
         lr_codec: of the low-resolution stream: "libx264", "libx265" or "libsvtav1".
         lr_quality: its constant quality (crf, smaller is better); 0 is lossless RGB (libx264 only).
@@ -72,7 +73,7 @@ class FitSettings:
     steps: int = field(default=1500, metadata=_help("Training steps of all networks together."))
     batch_size: int = field(default=16, metadata=_help("Patches a step."))
     learning_rate: float = field(default=1e-3, metadata=_help("Learning rate of the first step."))
-    halo: int = field(default=4, metadata=_help("Context around training patches, low-resolution pixels."))
+    halo: int = field(default=6, metadata=_help("Context around training patches, low-resolution pixels."))
     max_patches: int = field(default=4096, metadata=_help("Most training patches kept for one network."))
     lr_codec: str = field(default="libx264", metadata=_help(f"Of the low-resolution stream: {', '.join(LR_CODECS)}."))
     lr_quality: int = field(default=10, metadata=_help("Its crf; 0 is lossless RGB."))

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from hf_efficient.video.media import MediaError, VideoInfo, read_frames
-from hf_efficient.video.patches import Geometry, cut, pad_to_grid, to_tensor
+from hf_efficient.video.patches import Geometry, continued, cut, pad_to_grid, to_tensor
 
 
 class Pair(NamedTuple):
@@ -53,26 +53,21 @@ class PatchStore:
     """Patches cut by `write_stores`; opened without reading them.
 
     Attributes:
-        lr: (N, 3, h, w) uint8, with a halo of true context.
+        lr: (N, 3, h + 2·halo, w + 2·halo) uint8, with a halo of context; beyond the frame its border continues.
         hr: (N, 3, s·h, s·w) uint8.
-        margins: (N, 4) uint8: high-resolution pixels at top, left, bottom and right that lack context and do not count.
     """
 
     def __init__(self, folder: Path) -> None:
         self.lr = np.load(folder / "lr.npy", mmap_mode="r")
         self.hr = np.load(folder / "hr.npy", mmap_mode="r")
-        self.margins = np.load(folder / "margins.npy")
 
     def __len__(self) -> int:
         return len(self.lr)
 
-    def batch(self, indices: np.ndarray) -> tuple[Tensor, Tensor, Tensor]:
-        """Patches: lr (B, 3, h, w) and hr (B, 3, s·h, s·w) in [0, 1]; what counts, (B, 1, s·h, s·w) of 0 and 1."""
+    def batch(self, indices: np.ndarray) -> tuple[Tensor, Tensor]:
+        """Patches: lr (B, 3, h + 2·halo, w + 2·halo) and hr (B, 3, s·h, s·w) in [0, 1]."""
         lr, hr = (torch.from_numpy(a[indices]).float() / 255 for a in (self.lr, self.hr))
-        top, left, bottom, right = torch.from_numpy(self.margins[indices]).long().T[:, :, None]
-        y, x = torch.arange(hr.shape[-2])[None], torch.arange(hr.shape[-1])[None]
-        rows, columns = (y >= top) & (y < y.shape[1] - bottom), (x >= left) & (x < x.shape[1] - right)
-        return lr, hr, (rows[:, None, :, None] & columns[:, None, None, :]).float()
+        return lr, hr
 
 
 def write_stores(
@@ -88,27 +83,27 @@ def write_stores(
         folders: one for each store.
     """
     s, per_frame = geometry.scale, geometry.rows * geometry.columns
-    starts, height, width = geometry.windows(halo)
-    margins = _margins(starts, height, width, halo, geometry)
+    starts, height, width = geometry.windows()
+    sizes = {"lr": (height + 2 * halo, width + 2 * halo), "hr": (s * height, s * width)}
     drafts = [folder.with_name(folder.name + ".partial") for folder in folders]
     arrays = []
     for draft, numbers in zip(drafts, wanted, strict=True):
         shutil.rmtree(draft, ignore_errors=True)
         draft.mkdir(parents=True)
-        np.save(draft / "margins.npy", margins[numbers % per_frame])
-        shapes = {"lr": (len(numbers), 3, height, width), "hr": (len(numbers), 3, s * height, s * width)}
         arrays.append([
-            np.lib.format.open_memmap(draft / f"{name}.npy", "w+", np.uint8, shape) for name, shape in shapes.items()
+            np.lib.format.open_memmap(draft / f"{name}.npy", "w+", np.uint8, (len(numbers), 3, *size))
+            for name, size in sizes.items()
         ])  # fmt: skip
     filled = [0] * len(drafts)
     for t, (lr, hr) in enumerate(pairs):
+        small = continued(lr, halo)
         for n, numbers in enumerate(wanted):
             first, last = filled[n], int(np.searchsorted(numbers, (t + 1) * per_frame))
             if last == first:
                 continue
             places = starts[numbers[first:last] % per_frame]
-            arrays[n][0][first:last] = (cut(lr[0], places, height, width) * 255).round().byte().numpy()
-            arrays[n][1][first:last] = (cut(hr[0], s * places, s * height, s * width) * 255).round().byte().numpy()
+            arrays[n][0][first:last] = (cut(small[0], places, *sizes["lr"]) * 255).round().byte().numpy()
+            arrays[n][1][first:last] = (cut(hr[0], s * places, *sizes["hr"]) * 255).round().byte().numpy()
             filled[n] = last
     if filled != [len(numbers) for numbers in wanted]:
         raise ValueError("Some of the wanted patches lie behind the last frame.")
@@ -116,11 +111,3 @@ def write_stores(
         lr_file.flush()
         hr_file.flush()
         os.replace(draft, folder)
-
-
-def _margins(starts: np.ndarray, height: int, width: int, halo: int, geometry: Geometry) -> np.ndarray:
-    """A window's ring of `halo` pixels lacks context, but for the sides where the window ends with the frame."""
-    ring = min(halo, (min(height, width) - 1) // 2) * geometry.scale
-    top, left = starts.T
-    inner = np.stack([top > 0, left > 0, top + height < geometry.lr_height, left + width < geometry.lr_width], 1)
-    return np.where(inner, ring, 0).astype(np.uint8)

@@ -8,7 +8,6 @@ from torch.nn import functional as F
 from torch.nn.utils import parametrize
 from torch.nn.utils.parametrizations import weight_norm
 
-from hf_efficient.video.backbones import KEEP, Trim, padding
 from hf_efficient.video.settings import WEIGHT_DTYPES
 
 
@@ -42,9 +41,9 @@ class Int8Conv2d(nn.Module):
         self.register_buffer("weight_scale", torch.ones(outputs))
         self.bias = nn.Parameter(torch.zeros(outputs), requires_grad=False)
 
-    def forward(self, x: Tensor, trim: Trim = KEEP) -> Tensor:
+    def forward(self, x: Tensor, trim: bool = False) -> Tensor:
         weight = self.weight.to(self.weight_scale.dtype) * self.weight_scale[:, None, None, None]
-        return F.conv2d(x, weight, self.bias, padding=padding(weight.shape[-1], trim))
+        return F.conv2d(x, weight, self.bias, padding=0 if trim else weight.shape[-1] // 2)
 
     @classmethod
     @torch.no_grad()

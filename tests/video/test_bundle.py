@@ -19,7 +19,7 @@ from hf_efficient.video.decode import decode
 from hf_efficient.video.fit import fit_video
 from hf_efficient.video.media import MediaError, read_frames
 from hf_efficient.video.player import Player
-from tests.video.bundles import QUICK, quick_bundle
+from tests.video.bundles import QUICK, on_whole_frames, quick_bundle
 from tests.video.clips import make_clip, packets, pictures
 
 
@@ -96,7 +96,7 @@ def test_frames_are_those_of_the_map(bundle: Bundle) -> None:
     for played, low, labels in frames:
         x = torch.from_numpy(low.rgb).permute(2, 0, 1)[None].float() / 255
         with torch.no_grad():
-            whole = [net(x) for net in player.experts]
+            whole = [on_whole_frames(net, x) for net in player.experts]
         expected = torch.empty_like(whole[0])
         for i in range(g.rows):
             for j in range(g.columns):

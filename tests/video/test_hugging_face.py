@@ -15,7 +15,7 @@ from hf_efficient.video.experts import DEFAULTS
 from hf_efficient.video.player import Player
 from hf_efficient.video.settings import WEIGHT_DTYPES
 from tests.local_hub import LocalHub
-from tests.video.bundles import quick_bundle
+from tests.video.bundles import on_whole_frames, quick_bundle
 
 SMALL = {"num_features": 4, "num_blocks": 1}
 
@@ -50,7 +50,7 @@ def test_forward_routes_and_gives_the_l1_loss() -> None:
     model = STDOModel(STDOConfig(num_experts=2, scale=3, **SMALL))
     x, y = torch.rand(2, 3, 8, 8), torch.rand(2, 3, 24, 24)
     output = model(x, labels=y, expert=torch.tensor([1, 0]))
-    one, two = model.experts[1](x[:1]), model.experts[0](x[1:])
+    one, two = on_whole_frames(model.experts[1], x[:1]), on_whole_frames(model.experts[0], x[1:])
     torch.testing.assert_close(output.reconstruction, torch.cat([one, two]))
     torch.testing.assert_close(output.loss, (output.reconstruction - y).abs().mean())
     with pytest.raises(ValueError, match="2 networks"):

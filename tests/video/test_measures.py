@@ -42,7 +42,7 @@ def test_psnr_is_ffmpegs(tmp_path: Path) -> None:
     command: list[Any] = ["ffmpeg", "-i", decoded, "-i", tmp_path / "source.mp4", "-lavfi", chain, "-f", "null", "-"]
     log = subprocess.run(command, capture_output=True, text=True, check=True).stderr
     theirs = float(log.split("average:")[1].split()[0])
-    assert result["stdo"]["psnr"] == pytest.approx(theirs, abs=0.3)  # the file has gone to YUV and back
+    assert result["stdo"]["psnr"] == pytest.approx(theirs, abs=0.5)  # the file has gone to YUV and back
     assert result["stdo"]["psnr_frame_mean"] >= result["stdo"]["psnr"]  # Jensen
     assert result["chunks"][0]["psnr_paper_stdo"] == pytest.approx(result["stdo"]["psnr_paper"])
     assert len(result["frame_psnr"]["stdo"]) == 12

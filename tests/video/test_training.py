@@ -15,7 +15,7 @@ from hf_efficient.video.backbones import upsample_bicubic
 from hf_efficient.video.bundle import Bundle
 from hf_efficient.video.fit import Fit, fit_video
 from hf_efficient.video.media import read_frames
-from hf_efficient.video.overfit import Recipe, masked_l1, overfit, store_error
+from hf_efficient.video.overfit import Recipe, overfit, store_error
 from hf_efficient.video.patches import to_rgb8, to_tensor
 from hf_efficient.video.player import Player
 from hf_efficient.video.settings import STARTS, FitSettings
@@ -26,13 +26,29 @@ from tests.video.clips import clip, make_clip, pictures
 LOSSLESS = {"lr_quality": 0}
 
 
-def test_loss_by_hand() -> None:
-    output, target = torch.zeros(2, 3, 4, 4), torch.zeros(2, 3, 4, 4)
-    mask = torch.zeros(2, 1, 4, 4)
-    mask[0, 0, 1:3, 1:3], mask[1] = 1, 1
-    target[0, :, 1, 1], target[0, :, 0, 0] = 0.4, 9.0  # one of four pixels that count, one that does not
-    target[1] = 0.2
-    assert masked_l1(output, target, mask).item() == pytest.approx((0.1 + 0.2) / 2)
+def test_a_step_is_adam_on_the_l1_loss_of_patches_in_the_frame(tmp_path: Path) -> None:
+    """Against whole frames, continued by hand: trained as it is played, border of the frame included."""
+    fit = started(tmp_path, max_patches=10**6, method="single")
+    fit.make_stores()
+    store, spec = PatchStore(fit.work / "expert-0"), fit.plan.spec("expert-0")
+    assert fit.plan.trims("expert-0")
+    recipe = Recipe(steps=1, batch_size=4, trim=True)
+    trained = overfit(fit.new_network(spec, 0), store, recipe, tmp_path / "net.pt")
+    net, pairs, r, s = fit.new_network(spec, 0), list(fit._pairs()), spec.radius, spec.scale
+    starts, height, width = fit.geometry.windows()
+    losses = []
+    for number in recipe.draw(0, len(store)).tolist():
+        pair, (top, left) = pairs[number // len(starts)], starts[number % len(starts)].tolist()
+        frame = torch.from_numpy(np.pad(pair.lr.numpy(), [(0, 0), (0, 0), (r, r), (r, r)], mode="edge"))
+        y, x = s * (top + r), s * (left + r)  # the same network, padding far outside
+        output = net(frame)[..., y : y + s * height, x : x + s * width]
+        truth = pair.hr[..., s * top : s * (top + height), s * left : s * (left + width)]
+        losses.append((output - truth).abs().mean())
+    optimizer = torch.optim.Adam(net.parameters(), lr=recipe.rate(0), betas=(0.9, 0.95))
+    torch.stack(losses).mean().backward()
+    optimizer.step()
+    for ours, theirs in zip(trained.parameters(), net.parameters(), strict=True):
+        torch.testing.assert_close(ours, theirs, atol=3e-5, rtol=1e-3)
 
 
 def test_learning_rate_is_the_papers_cosine() -> None:
@@ -88,7 +104,7 @@ def test_early_gradients_are_soon_forgotten(tmp_path: Path, monkeypatch: pytest.
 
     def trained_error(name: str) -> float:
         net = fit.new_network(fit.plan.spec("expert-0"), 0)
-        return store_error(overfit(net, store, recipe, tmp_path / f"{name}.pt"), store)
+        return store_error(overfit(net, store, recipe, tmp_path / f"{name}.pt"), store, trim=False)
 
     ours = trained_error("ours")
     monkeypatch.setattr("hf_efficient.video.overfit.BETAS", (0.9, 0.999))

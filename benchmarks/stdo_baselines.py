@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from hf_efficient.video import chunking
 from hf_efficient.video.backbones import WDSR, centre
 from hf_efficient.video.fit import Fit
-from hf_efficient.video.overfit import BETAS, LAST_LEARNING_RATE, Recipe, save_checkpoint
+from hf_efficient.video.overfit import LAST_LEARNING_RATE, Recipe, save_checkpoint
 from hf_efficient.video.plan import GENERAL, Plan
 from hf_efficient.video.store import PatchStore
 from hf_efficient.video.weights import add_weight_norm, fold_weight_norm
@@ -74,7 +74,7 @@ class CaFM(Fit):
         s, trim = self.settings, self.plan.trims(names[0])
         net = Modulated(self.new_network(self.plan.spec(names[0]), 1000 * s.seed), len(names))  # type: ignore[arg-type]
         recipe = Recipe(s.steps, s.batch_size, s.learning_rate, 1000 * s.seed)
-        optimizer = torch.optim.Adam(net.parameters(), lr=s.learning_rate, betas=BETAS)
+        optimizer = torch.optim.Adam(net.parameters(), lr=s.learning_rate, betas=recipe.betas)
         for step in range(s.steps):
             net.chunk = step % len(names)
             lr, hr = stores[net.chunk].batch(recipe.draw(step, len(stores[net.chunk])))

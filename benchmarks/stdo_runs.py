@@ -19,15 +19,20 @@ class Results:
     Args:
         path: the file.
         arguments: options of the command line.
-        names: those of them that all rows of a file share; a file of other rows is begun anew.
+        names: those of them that all rows of a file share.
+
+    Raises:
+        SystemExit: the file holds rows of other settings.
     """
 
     def __init__(self, path: Path, arguments: argparse.Namespace, names: tuple[str, ...]) -> None:
         self.path = path
-        settings = {name: getattr(arguments, name) for name in names}
-        known = json.loads(path.read_text()) if path.exists() else {}
-        self.rows: dict[str, dict[str, Any]] = known.get("rows", {}) if known.get("settings") == settings else {}
-        self.settings = settings
+        self.settings = {name: getattr(arguments, name) for name in names}
+        known = json.loads(path.read_text()) if path.exists() else {"settings": self.settings, "rows": {}}
+        if known["settings"] != self.settings:
+            other = {n: v for n, v in known["settings"].items() if v != self.settings.get(n)}
+            raise SystemExit(f"{path} holds rows of other settings, {other}: name another folder by --output.")
+        self.rows: dict[str, dict[str, Any]] = known["rows"]
 
     def add(self, key: str, row: dict[str, Any]) -> None:
         self.rows[key] = row

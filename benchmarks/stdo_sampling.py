@@ -8,6 +8,7 @@ optimizer and learning rate, as EMT's does. The low-resolution stream is lossles
 import argparse
 import tempfile
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,8 +18,9 @@ from stdo_baselines import EMT_SHARE
 from stdo_prepared import Prepared
 from stdo_runs import RESULTS, Results, markdown
 
-from hf_efficient.video import chunking, overfit
+from hf_efficient.video import chunking
 from hf_efficient.video.fit import Fit
+from hf_efficient.video.overfit import Recipe
 from hf_efficient.video.plan import GENERAL, Plan
 from hf_efficient.video.settings import FitSettings
 
@@ -55,8 +57,8 @@ SAMPLES: dict[str, tuple[Sample, ...]] = {
 }
 
 
-def fit_on(samples: tuple[Sample, ...]) -> type[Fit]:
-    """A Fit of one network that is trained on one sample, or on two in turn."""
+def fit_on(samples: tuple[Sample, ...], beta: float) -> type[Fit]:
+    """A Fit of one network that is trained on one sample, or on two in turn, with β2 = beta."""
 
     class Sampled(Plan):
         def chosen_patches(self) -> dict[str, np.ndarray]:
@@ -67,6 +69,9 @@ def fit_on(samples: tuple[Sample, ...]) -> type[Fit]:
                 name: np.sort(rng.permutation(sample(errors, rng))[:most])
                 for name, sample in zip(names, samples, strict=True)
             }
+
+        def recipes(self) -> dict[str, Recipe]:
+            return {name: replace(r, betas=(r.betas[0], beta)) for name, r in super().recipes().items()}
 
     class SampledFit(Fit):
         plan_class = Sampled
@@ -109,12 +114,12 @@ def measure(seed: int, results: Results, arguments: argparse.Namespace) -> None:
         scale=arguments.scale, num_features=arguments.features, steps=arguments.steps, batch_size=arguments.batch_size,
         lr_quality=0, seed=seed,
     )  # fmt: skip
-    kinds = {name: (fit_on(SAMPLES[name]), {"method": "jstdo"}) for name, _ in missing}
+    kinds = {name: (fit_on(SAMPLES[name], beta), {"method": "jstdo"}) for name, beta in missing}
     with tempfile.TemporaryDirectory() as folder:
         prepared = Prepared(fetch(arguments.clip), settings, kinds, Path(folder), arguments.every)
         for name, beta in missing:
-            overfit.BETAS = (overfit.BETAS[0], beta)
-            results.add(f"{name} / {beta} / {seed}", prepared.run(name, kinds[name][0], settings))
+            row = prepared.run(name, fit_on(SAMPLES[name], beta), settings)
+            results.add(f"{name} / {beta} / {seed}", row)
 
 
 def table(results: Results) -> str:

@@ -33,6 +33,7 @@ class Recipe:
         seed: of the draw; networks of one video use different ones.
         checkpoint_every: steps after which the state is saved.
         trim: the patches have all the context that the network sees, so that no layer pads.
+        betas: how long Adam remembers the gradient and its square.
     """
 
     steps: int
@@ -41,6 +42,7 @@ class Recipe:
     seed: int = 0
     checkpoint_every: int = 100
     trim: bool = False
+    betas: tuple[float, float] = BETAS
 
     def rate(self, step: int) -> float:
         """Cosine from `learning_rate` to LAST_LEARNING_RATE."""
@@ -76,7 +78,7 @@ def overfit(
     rank, processes = process
     device = next(net.parameters()).device
     net.to(memory_format=torch.channels_last)  # convolutions of few channels are a sixth faster so
-    optimizer = torch.optim.Adam(net.parameters(), lr=recipe.learning_rate, betas=BETAS)
+    optimizer = torch.optim.Adam(net.parameters(), lr=recipe.learning_rate, betas=recipe.betas)
     done = load_checkpoint(checkpoint, net, optimizer)
     if progress is not None:
         progress(done)

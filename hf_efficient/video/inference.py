@@ -87,28 +87,6 @@ def best_tile(spec: NetworkSpec, device: torch.device) -> int:
     return min(LARGEST_TILE, max(REUSED_FLOATS // spec.activation, (32 * spec.radius) ** 2))
 
 
-def _run(
-    net: nn.Module, frame: Tensor, box: Rectangle, parts: list[Rectangle], halo: int, s: int, result: Tensor
-) -> None:
-    """Enlarge a box and write its parts into the result. The frame's own border stays the network's border."""
-    (top, left, bottom, right), size = box, frame.shape[-2:]
-    trim = inside(top, bottom, halo, size[0]), inside(left, right, halo, size[1])
-    piece = frame[..., max(0, top - halo) : bottom + halo, max(0, left - halo) : right + halo]
-    output = net(piece, trim)
-    # where the upper left pixel of the output lies in the large frame
-    y0 = s * max(0, top - halo) + (s * piece.shape[-2] - output.shape[-2]) // 2
-    x0 = s * max(0, left - halo) + (s * piece.shape[-1] - output.shape[-1]) // 2
-    for top, left, bottom, right in parts:
-        result[..., s * top : s * bottom, s * left : s * right] = output[
-            ..., s * top - y0 : s * bottom - y0, s * left - x0 : s * right - x0
-        ]
-
-
-def inside(start: int, stop: int, halo: int, length: int) -> bool:
-    """Whether the frame has the whole halo on both sides: nothing need be padded."""
-    return start >= halo and stop + halo <= length
-
-
 def merge(mask: np.ndarray, patch_size: tuple[int, int], frame_size: tuple[int, int]) -> list[Rectangle]:
     """Few rectangles of pixels that together are the marked patches, each patch in exactly one.
 

@@ -156,7 +156,7 @@ def beside_peers(clip: Path, scale: int, arguments: argparse.Namespace) -> dict[
 
 
 def memory(clip: Path, frames: int) -> dict[str, Any]:
-    """Peak MiB of encoding and of decoding the first frames of a clip, each in a process of its own."""
+    """Peak MiB of encoding at x4 and of decoding the first frames of a clip, each in a process of its own."""
     with tempfile.TemporaryDirectory() as name:
         source = Path(name) / "long.mkv"
         cut = ["ffmpeg", "-v", "error", "-i", str(clip), "-map", "0:v:0", "-c", "copy", "-frames:v", str(frames)]
@@ -172,7 +172,7 @@ def child(action: str, folder: str) -> None:
     """Encode or decode, and print the peak of resident memory in MiB."""
     source, bundle = Path(folder) / "long.mkv", Path(folder) / "bundle"
     if action == "encode":
-        fit_video(source, bundle, steps=4, max_patches=256, progress_bar=False, device="cpu")
+        fit_video(source, bundle, scale=4, steps=4, max_patches=256, progress_bar=False, device="cpu")
     else:
         decode(bundle, Path(folder) / "out.mkv")
     print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)

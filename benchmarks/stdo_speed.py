@@ -202,7 +202,6 @@ def main() -> None:
         return child(*arguments.child)
 
     names = ("features", "blocks", "frames", "rounds", "threads")
-    results = Results(arguments.output / "results.json", arguments, names)
     jobs: list[tuple[str, Callable[[], dict[str, Any]]]] = []
     for clip in arguments.clips:
         if "decode" in arguments.only:
@@ -220,10 +219,11 @@ def main() -> None:
         for length in arguments.lengths:
             key = f"memory, {length} frames / {arguments.memory_clip}"
             jobs.append((key, partial(memory, fetch(arguments.memory_clip), length)))
-    for key, job in jobs:
-        if key not in results.rows:
-            results.add(key, job())
     if jobs:
+        results = Results(arguments.output / "results.json", arguments, names)
+        for key, job in jobs:
+            if key not in results.rows:
+                results.add(key, job())
         report(results, arguments.output)
     if "peers" in arguments.only:
         results = Results(arguments.output / "peers.json", arguments, (*names, "peer_steps"))

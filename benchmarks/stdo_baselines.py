@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from hf_efficient.video import chunking
-from hf_efficient.video.backbones import WDSR, centre
+from hf_efficient.video.backbones import WDSR
 from hf_efficient.video.fit import Fit
-from hf_efficient.video.overfit import LAST_LEARNING_RATE, Recipe, save_checkpoint
+from hf_efficient.video.overfit import LAST_LEARNING_RATE, Recipe, on_patches, save_checkpoint
 from hf_efficient.video.plan import GENERAL, Plan
 from hf_efficient.video.store import PatchStore
 from hf_efficient.video.weights import add_weight_norm, fold_weight_norm
@@ -71,9 +71,9 @@ class CaFM(Fit):
         if all((self.work / f"{name}.pt").exists() for name in names):
             return
         stores = [PatchStore(self.work / name) for name in names]
-        s, trim = self.settings, self.plan.trims(names[0])
+        s = self.settings
         net = Modulated(self.new_network(self.plan.spec(names[0]), 1000 * s.seed), len(names))  # type: ignore[arg-type]
-        recipe = Recipe(s.steps, s.batch_size, s.learning_rate, 1000 * s.seed)
+        recipe = Recipe(s.steps, s.batch_size, s.learning_rate, 1000 * s.seed, trim=self.plan.trims(names[0]))
         optimizer = torch.optim.Adam(net.parameters(), lr=s.learning_rate, betas=recipe.betas)
         for step in range(s.steps):
             net.chunk = step % len(names)
@@ -81,7 +81,7 @@ class CaFM(Fit):
             for group in optimizer.param_groups:
                 group["lr"] = max(recipe.rate(step), LAST_LEARNING_RATE)
             optimizer.zero_grad(set_to_none=True)
-            F.l1_loss(centre(net(lr, trim), hr.shape[-2:]), hr).backward()
+            F.l1_loss(on_patches(net, lr, hr, recipe.trim), hr).backward()
             optimizer.step()
         for m, name in enumerate(names):
             single: Any = add_weight_norm(net.merged(self.new_network(self.plan.spec(name), 0), m))  # type: ignore[arg-type]

@@ -130,27 +130,27 @@ def evaluate(
         if progress is not None:
             progress(1)
     result: dict[str, Any] = {name: q.summary() for name, q in quality.items()}
-    result["chunks"] = _chunks(quality, labels.array(), player.config.num_experts)
+    errors = {name: quality[name].patch_errors.array() for name in ("stdo", "bicubic")}
+    result["chunks"] = _chunks(errors, labels.array(), player.config.num_experts)
     result["bytes"] = player.bundle.sizes()
     result["frames"] = len(labels)
     result["frame_psnr"] = {name: [psnr(error) for error in quality[name].frame_errors] for name in names}
-    before, after = (quality[name].patch_errors.array().mean(0) for name in ("bicubic", "stdo"))
-    gain = before / np.maximum(after, 1e-12)
+    gain = errors["bicubic"].mean(0) / np.maximum(errors["stdo"].mean(0), 1e-12)
     result["patch_gain"] = (10 * np.log10(np.maximum(gain, 1e-12))).reshape(player.geometry.rows, -1).tolist()
     if vmaf:
         result["vmaf"] = vmaf_score(player, Path(source))
     return result
 
 
-def _chunks(quality: dict[str, Quality], labels: np.ndarray, k: int) -> list[dict[str, Any]]:
+def _chunks(errors: dict[str, np.ndarray], labels: np.ndarray, k: int) -> list[dict[str, Any]]:
     """One row for each network: its patches, and the paper's PSNR on them."""
     rows = []
     for m in range(k):
         mine = labels == m
         row: dict[str, Any] = {"expert": m, "patches": int(mine.sum())}
-        for name in ("stdo", "bicubic"):
-            errors = quality[name].patch_errors.array()[mine]
-            row[f"psnr_paper_{name}"] = psnr(float(errors.mean(dtype=np.float64))) if errors.size else math.nan
+        for name, table in errors.items():
+            own = table[mine]
+            row[f"psnr_paper_{name}"] = psnr(float(own.mean(dtype=np.float64))) if own.size else math.nan
         rows.append(row)
     return rows
 

@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from hf_efficient.files import written_whole
 from hf_efficient.video import chunking, routing
-from hf_efficient.video.backbones import NetworkSpec, start_from_bicubic
+from hf_efficient.video.backbones import NetworkSpec
 from hf_efficient.video.bundle import (
     MANIFEST_NAME,
     MODEL_FOLDER,
@@ -38,6 +38,7 @@ from hf_efficient.video.processes import Processes
 from hf_efficient.video.rows import Rows
 from hf_efficient.video.scoring import general_model, scorer_identity
 from hf_efficient.video.settings import AUTO, FitSettings
+from hf_efficient.video.start import start_from_bicubic
 from hf_efficient.video.store import PatchStore, paired_frames, write_stores
 from hf_efficient.video.stream import reduced, stream_name, write_stream
 from hf_efficient.video.weights import add_weight_norm, as_stored

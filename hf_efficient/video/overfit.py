@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from hf_efficient.files import written_whole
@@ -54,6 +54,11 @@ class Recipe:
         return np.random.default_rng([self.seed, step]).integers(0, patches, self.batch_size)
 
 
+def on_patches(net: nn.Module, lr: Tensor, hr: Tensor, trim: bool) -> Tensor:
+    """What a network makes of patches with their context, (B, 3, h, w), where the truth `hr` lies."""
+    return centre(net(lr, trim), hr.shape[-2:])
+
+
 def overfit(
     net: nn.Module,
     store: PatchStore,
@@ -89,7 +94,7 @@ def overfit(
         for group in optimizer.param_groups:
             group["lr"] = recipe.rate(step)
         optimizer.zero_grad(set_to_none=True)
-        F.l1_loss(centre(net(lr, recipe.trim), hr.shape[-2:]), hr).backward()
+        F.l1_loss(on_patches(net, lr, hr, recipe.trim), hr).backward()
         if processes > 1:
             average_gradients(net, processes)
         optimizer.step()
@@ -134,5 +139,5 @@ def store_error(net: nn.Module, store: PatchStore, trim: bool, most: int = 256, 
     errors = []
     for start in range(0, len(chosen), batch_size):
         lr, hr = (x.to(device) for x in store.batch(chosen[start : start + batch_size]))
-        errors.append(patch_error(centre(net(lr, trim), hr.shape[-2:]), hr))
+        errors.append(patch_error(on_patches(net, lr, hr, trim), hr))
     return float(torch.cat(errors).mean())

@@ -10,9 +10,9 @@ from hf_efficient.video.backbones import (
     WDSR,
     NetworkSpec,
     centre,
-    start_from_bicubic,
     upsample_bicubic,
 )
+from hf_efficient.video.start import start_from_bicubic
 from hf_efficient.video.weights import Int8Conv2d, add_weight_norm, as_stored, fold_weight_norm, stored_bytes
 
 PUBLISHED_PARAMETERS = {  # by scale 2, 3, 4

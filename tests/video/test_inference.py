@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from hf_efficient.video.backbones import BACKBONES, WDSR, NetworkSpec, start_from_bicubic
+from hf_efficient.video.backbones import BACKBONES, WDSR, NetworkSpec
 from hf_efficient.video.inference import best_tile, enlarge, join, merge, split
+from hf_efficient.video.start import start_from_bicubic
 from tests.video.bundles import on_whole_frames
 
 
@@ -78,7 +79,7 @@ def pixels_of(boxes: list[tuple[int, int, int, int]], halo: int) -> float:
 
 @pytest.mark.parametrize("seed", range(6))
 def test_joined_boxes_hold_each_area_once_and_save(seed: int) -> None:
-    mask, patch, size, halo = np.random.default_rng(seed).random((6, 7)) < 0.5, (7, 9), (40, 61), seed
+    mask, patch, size, halo = np.random.default_rng(seed).random((6, 7)) < 0.5, (7, 9), (40, 61), 2 * seed
     areas = merge(mask, patch, size)
     groups = join(areas, halo, 10**6)
     assert sorted(area for _, parts in groups for area in parts) == sorted(areas)
@@ -93,7 +94,7 @@ def test_joined_boxes_hold_each_area_once_and_save(seed: int) -> None:
             union = (*map(min, boxes[a][:2], boxes[b][:2]), *map(max, boxes[a][2:], boxes[b][2:]))
             rest = [box for n, box in enumerate(boxes) if n not in (a, b)]
             assert pixels_of([*rest, union], halo) >= spent  # type: ignore[list-item]
-    assert len(groups) < len(areas) or seed < 4
+    assert len(groups) < len(areas) or seed < 3
     assert join(areas, halo, 1) == [(area, [area]) for area in areas]
 
 

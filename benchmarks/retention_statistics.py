@@ -61,6 +61,26 @@ def row_of(scenes: Sequence[Scene], graded: Sequence[Grades], bootstrap: Bootstr
     return row
 
 
+def leads_of(here: dict[str, Sequence[Grades]], bootstrap: Bootstrap, ours: Sequence[str]) -> list[dict[str, Any]]:
+    """How far each configuration of ours, by itself, is ahead of the best of the others at one budget.
+
+    Args:
+        here: row -> grades of every model. Rows whose names begin with one of `ours` are variants of ours.
+        bootstrap: of the scenes.
+        ours: rows, one configuration each. The rival is picked on these very answers, which is in its favour.
+    """
+    others = {name: accuracy(grades) for name, grades in here.items() if not name.startswith(tuple(ours))}
+    if not others:
+        return []
+    rival = max(others, key=others.__getitem__)
+    leads = []
+    for name in (name for name in ours if name in here):
+        gap = bootstrap.samples(here[name]) - bootstrap.samples(here[rival])
+        ahead = round(accuracy(here[name]) - others[rival], 4)
+        leads.append({"ours": name, "rival": rival, "ahead": ahead, "interval": interval(gap)})
+    return leads
+
+
 def compare(
     scenes: Sequence[Scene],
     graded: dict[tuple[str, float], Sequence[Grades]],
@@ -70,7 +90,7 @@ def compare(
     tokens: dict[float, int],
     against: Sequence[str],
 ) -> dict[str, Any]:
-    """All rows, and per budget what the first of `against` and the best of them are ahead of every other method.
+    """All rows, and per budget what each of `against` is ahead of the best of the others.
 
     Args:
         scenes: what was asked.
@@ -98,26 +118,18 @@ def compare(
                     gap = bootstrap.samples(here[other]) - bootstrap.samples(grades)
                     row[f"behind_{name}_interval"] = interval(gap)
             rows.append(row)
-        ours = {m: accuracy(g) for m, g in here.items() if m.startswith(tuple(against))}
-        others = {m: accuracy(g) for m, g in here.items() if m not in ours}
-        if ours and others:
-            best, rival = max(ours, key=ours.__getitem__), max(others, key=others.__getitem__)
-            gap = bootstrap.samples(here[best]) - bootstrap.samples(here[rival])
-            leads.append(
-                {"budget": budget, "tokens": kept, "best": best, "rival": rival,
-                 "ahead": round(ours[best] - others[rival], 4), "interval": interval(gap)}
-            )  # fmt: skip
+        leads += [{"budget": budget, "tokens": kept, **lead} for lead in leads_of(here, bootstrap, against)]
     return {"anchors": anchors, "rows": rows, "leads": leads}
 
 
 def table(result: dict[str, Any]) -> str:
     """The measurements as Markdown: who leads, then every method and question family."""
-    lines = ["| tokens | best of ours | best of the others | ahead | 95 % interval |", "|---|---|---|---|---|"]
+    lines = ["| tokens | ours | best of the others | ahead | 95 % interval |", "|---|---|---|---|---|"]
     for lead in result["leads"]:
         low, high = lead["interval"]
         cells = [
             str(lead["tokens"]),
-            lead["best"],
+            lead["ours"],
             lead["rival"],
             f"{lead['ahead']:+.1%}",
             f"{low:+.1%} to {high:+.1%}",

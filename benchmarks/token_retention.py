@@ -49,6 +49,7 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
 RESIZED = "resized_picture"
+OTHERS = [name for name in METHODS if name not in ("id_pruner", "itg")]
 #: Settings by the name of the row. Methods come with their defaults; what belongs to one method follows it.
 VARIANTS: dict[str, dict[str, Any]] = {
     "id_pruner": {},
@@ -60,8 +61,8 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "itg, by attention": {"method": "itg", "importance": "cls"},
     "itg, by attention, on coverage": COVERAGE,
     "id_pruner, distinct": {"importance": "distinct"},
-    **{name: {"method": name} for name in METHODS if name not in ("id_pruner", "itg")},
-    "tome, size-aware": {"method": "tome", "size_aware": True},
+    **{name: {"method": name} for name in OTHERS},
+    **{f"{name}, size-aware": {"method": name, "size_aware": True} for name in OTHERS},  # as ITG has it by default
     "cdpruner, question": {"method": "cdpruner", "question_weight": 1.0},
     "id_pruner, question": {"question_weight": 0.3},
     "itg, question": {"method": "itg", "question_weight": 0.3},

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from packed_turns import grade_scenes
 from PIL import Image
-from retention_statistics import Bootstrap, accuracy, curves, interval, row_of, table
+from retention_statistics import Bootstrap, accuracy, curves, interval, leads_of, row_of, table
 from token_representation import given
 from torch import Tensor
 from tqdm import tqdm
@@ -30,6 +30,7 @@ from hf_efficient.representation.families import family_of
 from hf_efficient.representation.families.family import Pictures
 
 HIDDEN = 0.5  # share of frames in which a garment is under noise
+OURS = ("id_pruner", "itg")
 VARIANTS: dict[str, dict[str, Any]] = {
     "id_pruner": {},
     "id_pruner, static merged": {"merge_static": 0.8},
@@ -141,12 +142,8 @@ def main() -> None:
             row["behind_first"] = round(accuracy([first]) - accuracy([grades]), 4)
             row["behind_first_interval"] = interval(bootstrap.samples([first]) - bootstrap.samples([grades]))
             rows.append(row)
-        ours = {name: accuracy([g]) for name, g in graded.items() if name.startswith(("id_pruner", "itg"))}
-        others = {name: accuracy([g]) for name, g in graded.items() if name not in ours}
-        best, rival = max(ours, key=ours.__getitem__), max(others, key=others.__getitem__)
-        gap = bootstrap.samples([graded[best]]) - bootstrap.samples([graded[rival]])
-        leads.append({"tokens": budget, "best": best, "rival": rival, "ahead": round(ours[best] - others[rival], 4),
-                      "interval": interval(gap)})  # fmt: skip
+        here = {name: [grades] for name, grades in graded.items()}
+        leads += [{"tokens": budget, **lead} for lead in leads_of(here, bootstrap, OURS)]
     result = {"first": arguments.methods[0], "anchors": anchors, "rows": rows, "leads": leads, "clips": len(scenes),
               "frames": arguments.frames, "seed": arguments.seed, "tokens of a clip": total}  # fmt: skip
     arguments.output.mkdir(parents=True, exist_ok=True)

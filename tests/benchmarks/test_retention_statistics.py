@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
-from retention_statistics import Bootstrap, compare, table
+from retention_statistics import Bootstrap, accuracy, compare, leads_of, table
 
 from hf_efficient.representation.evaluation import Question, Scene
 
@@ -43,10 +43,29 @@ def test_seeds_that_differ_widen_the_interval_and_equal_ones_do_not(scenes):
 
 
 def test_differences_are_paired_over_seeds(scenes):
-    """Both methods lose with the bad seed: their difference does not depend on which seeds are drawn."""
-    good, bad = ([[value for _ in scene.questions] for scene in scenes] for value in (True, False))
+    """Both methods lose the same with the bad seed: their difference does not depend on which seeds are drawn."""
     bootstrap = Bootstrap(scenes)
-    assert not np.any(bootstrap.samples([good, bad]) - bootstrap.samples([good, bad]))
+    two = [len(scene.questions) == 2 for scene in scenes]  # such scenes have one question more right with the better
+    better = [[[True, True] if t else [True] for t in two], [[True, False] if t else [False] for t in two]]
+    worse = [[[True, False] if t else [True] for t in two], [[False, False] if t else [False] for t in two]]
+    gap = bootstrap.samples(better) - bootstrap.samples(worse)
+    np.testing.assert_allclose(gap, bootstrap.samples(better[:1]) - bootstrap.samples(worse[:1]))
+    assert np.std(bootstrap.samples(better)) > 2 * np.std(gap)
+
+
+def test_a_lead_is_that_of_one_configuration_over_the_best_of_the_others(scenes):
+    """A variant of ours that is better, and the best rival being another one at each budget, change nothing in it."""
+    chances = {"id_pruner": 0.7, "itg": 0.8, "itg, refined": 0.99, "scope": 0.6, "tome, size-aware": 0.75}
+    here = {name: [grades(scenes, chance, seed)] for seed, (name, chance) in enumerate(chances.items())}
+    bootstrap = Bootstrap(scenes)
+    leads = leads_of(here, bootstrap, ("id_pruner", "itg"))
+    assert [lead["ours"] for lead in leads] == ["id_pruner", "itg"]
+    assert {lead["rival"] for lead in leads} == {"tome, size-aware"}
+    for lead in leads:
+        gap = accuracy(here[lead["ours"]]) - accuracy(here["tome, size-aware"])
+        assert lead["ahead"] == pytest.approx(gap, abs=1e-4)
+        assert lead["interval"][0] < gap < lead["interval"][1]
+    assert leads_of({"itg": here["itg"]}, bootstrap, ("itg",)) == []
 
 
 def test_the_table_lists_every_model(scenes):

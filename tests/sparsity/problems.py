@@ -44,7 +44,7 @@ class SparseTeacher:
 def recover(topology: str, seed: int, steps: int = 1000, **settings: Any) -> float:
     """Share of a teacher's support that a student of the same density has found."""
     teacher = SparseTeacher(seed)
-    student = random_weight(tuple(teacher.weight.shape), teacher.k, seed)
+    student = random_weight(tuple(teacher.weight.shape), teacher.k, 1000 + seed)  # else it would start on the support
     optimizer = torch.optim.SGD([student.values], lr=0.02, momentum=0.9, weight_decay=5e-4)
     rule = TOPOLOGIES[topology](total_steps=steps, interval=20, **settings)
     training = SparseTraining({"w": student}, optimizer, rule, seed=seed)

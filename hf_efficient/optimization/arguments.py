@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import math
 from dataclasses import asdict, dataclass, field, fields
 from typing import TYPE_CHECKING, Any
 
+from ..methods import OPTIMIZATION, check_settings
+
 if TYPE_CHECKING:
     from .ascent import Ascent
 
-METHODS = ("sam", "asam", "s2sam", "zosam", "looksam", "msam")
+METHODS = OPTIMIZATION.names
 SCHEDULES = ("constant", "inverse_sqrt", "linear", "cosine")
 PASSES = ("first", "second", "both")
 
@@ -24,7 +27,8 @@ class SAMArguments:
 
     Args:
         method: "sam" or "asam" (two passes), "s2sam" (one pass), "zosam" (2 `num_queries` forward passes more),
-            "looksam" (1 + 1/`reuse_interval` passes), "msam" (one pass, along the momentum).
+            "looksam" (1 + 1/`reuse_interval` passes), "msam" (one pass, along the momentum). None is the trainer's own:
+            "sam" for `SAMTrainer` and `SAMTrainerMixin`, "s2sam" for `S2SAMTrainer`, "zosam" for `ZOSAMTrainer`.
         rho: distance of the perturbation, L2 over all active weights together; 0 is the plain Trainer. "asam" measures
             in units of the weights and wants about ten times more.
         rho_schedule: rho_t over steps t = 1, 2, ..., T: "constant", "inverse_sqrt" (rho / sqrt(t); S2-SAM, Remark 1),
@@ -50,10 +54,13 @@ class SAMArguments:
             is never.
 
     Raises:
-        ValueError: a field is outside of what is said above; the message names field, value and fix.
+        ValueError: a field is outside of what is said above, or is set although the method does not read it; the
+            message names field, value and fix.
     """
 
-    method: str = field(default="sam", metadata={"help": f"Variant: {', '.join(METHODS)}."})
+    method: str | None = field(
+        default=None, metadata={"help": f"Variant: {', '.join(METHODS)}. Default: the trainer's, sam for SAMTrainer."}
+    )
     rho: float = field(default=0.05, metadata={"help": "Distance of the perturbation (L2); 0 is plain training."})
     rho_schedule: str = field(default="constant", metadata={"help": f"rho over steps: {', '.join(SCHEDULES)}."})
     adaptive: bool = field(default=False, metadata={"help": "Distance in units of each weight's size (ASAM)."})
@@ -75,7 +82,7 @@ class SAMArguments:
     diagnostics_steps: int = field(default=0, metadata={"help": "Log rho and cosine every so many steps; 0 is never."})
 
     def __post_init__(self) -> None:
-        _check(self, "method", self.method in METHODS, f"one of {', '.join(METHODS)}")
+        _check(self, "method", self.method is None or self.method in METHODS, f"one of {', '.join(METHODS)}")
         _check(self, "rho", _is_number(self.rho) and 0 <= self.rho < math.inf, "a finite number >= 0")
         _check(self, "rho_schedule", self.rho_schedule in SCHEDULES, f"one of {', '.join(SCHEDULES)}")
         _check(self, "num_queries", _is_count(self.num_queries, 1), "a whole number >= 1")
@@ -87,6 +94,7 @@ class SAMArguments:
         _check(self, "reuse_weight", _is_number(self.reuse_weight) and self.reuse_weight >= 0, "a number >= 0")
         _check(self, "batch_norm_pass", self.batch_norm_pass in PASSES, f"one of {', '.join(PASSES)}")
         _check(self, "diagnostics_steps", _is_count(self.diagnostics_steps, 0), "a whole number >= 0")
+        check_settings(self, OPTIMIZATION)
 
     def rho_at(self, step: int, total: int) -> float:
         """The distance in step `step` = 0, 1, ... of `total`."""
@@ -119,8 +127,31 @@ class SAMArguments:
             raise ValueError(f"Unknown {unknown}; expected only {known}. Remove them, or upgrade hf_efficient.")
         return cls(**values)
 
-    def ascent(self, optimizer: Any) -> Ascent:
-        """The variant, new. `optimizer` is called for the optimizer whose momentum "msam" follows."""
+    def for_trainer(self, own: str, fixed: bool, trainer: str) -> SAMArguments:
+        """The arguments with the method decided.
+
+        Args:
+            own: the trainer's method, which it has if none is named here.
+            fixed: whether it can have no other.
+            trainer: its name, for the message.
+
+        Raises:
+            ValueError: another method is named than the fixed one; or the method does not read a setting.
+        """
+        if fixed and self.method not in (None, own):
+            raise ValueError(f"method={self.method!r} does not fit {trainer}, which is {own!r}; leave it out, or use "
+                             "SAMTrainer.")  # fmt: skip
+        decided = copy.copy(self)
+        decided.method = self.method or own
+        check_settings(decided, OPTIMIZATION)
+        return decided
+
+    def ascent(self, optimizer: Any = None) -> Ascent:
+        """The variant, new ("sam" where none is named).
+
+        Args:
+            optimizer: called for the optimizer whose momentum "msam" follows.
+        """
         from . import looksam, msam, s2sam, sam, zosam
 
         match self.method:

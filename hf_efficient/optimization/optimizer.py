@@ -20,12 +20,11 @@ from typing import Any
 import torch
 from torch.optim import Optimizer
 
-from .looksam import LookSAMAscent
+from .arguments import SAMArguments
 from .msam import MSAMAscent
 from .perturbing_optimizer import PerturbingOptimizer, RhoSchedule
 from .s2sam import S2SAMAscent
 from .sam import SAMAscent
-from .zosam import zosam_ascent
 
 
 class S2SAM(PerturbingOptimizer):
@@ -65,10 +64,14 @@ class ZOSAM(PerturbingOptimizer):
     Args:
         params, base_optimizer, rho: as for `S2SAM`.
         num_queries: directions m.
-        delta: step of the finite difference, per weight; None asks at the distance of the step. Guided: always there.
+        delta: step of the finite difference, per weight; None asks at the distance of the step, as guided directions
+            always do.
         guided: ask along the last gradients instead of at random.
         seed: of the directions.
         kwargs: adaptive, perturb_pruned and what the base optimizer takes, as for `S2SAM`.
+
+    Raises:
+        ValueError: a setting is out of range, or `delta` is given for guided directions.
     """
 
     needs_batch = needs_closure = True
@@ -85,8 +88,8 @@ class ZOSAM(PerturbingOptimizer):
         seed: int = 0,
         **kwargs: Any,
     ) -> None:
-        ascent = zosam_ascent(guided, num_queries, delta, 1.0, seed)
-        super().__init__(params, base_optimizer, rho, _ascent=ascent, **kwargs)
+        settings = SAMArguments("zosam", num_queries=num_queries, delta=delta, guided=guided, direction_seed=seed)
+        super().__init__(params, base_optimizer, rho, _ascent=settings.ascent(), **kwargs)
 
 
 class LookSAM(PerturbingOptimizer):
@@ -97,6 +100,9 @@ class LookSAM(PerturbingOptimizer):
         reuse_interval: k.
         reuse_weight: alpha, length of what is reused, in lengths of the gradient.
         kwargs: adaptive, perturb_pruned and what the base optimizer takes, as for `S2SAM`.
+
+    Raises:
+        ValueError: a setting is out of range.
     """
 
     needs_batch = needs_closure = True
@@ -111,7 +117,8 @@ class LookSAM(PerturbingOptimizer):
         reuse_weight: float = 0.7,
         **kwargs: Any,
     ) -> None:
-        super().__init__(params, base_optimizer, rho, _ascent=LookSAMAscent(reuse_interval, reuse_weight), **kwargs)
+        settings = SAMArguments("looksam", reuse_interval=reuse_interval, reuse_weight=reuse_weight)
+        super().__init__(params, base_optimizer, rho, _ascent=settings.ascent(), **kwargs)
 
 
 class MSAM(PerturbingOptimizer):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +13,7 @@ from transformers import Trainer
 from transformers.utils import logging
 
 from ..files import written_whole
+from ..methods import OPTIMIZATION
 from .arguments import SAMArguments
 from .ascent import Ascent
 from .batch_norm import copy_statistics, restore_statistics
@@ -23,11 +23,6 @@ from .window import Inputs, Window
 logger = logging.get_logger(__name__)
 
 _CARD_HEADING = "### Sharpness-aware minimization"
-_PAPERS = {
-    "sam": "2010.01412", "asam": "2102.11600", "s2sam": None, "zosam": "2603.13115", "looksam": "2203.02714",
-    "msam": "2401.12033",
-}  # fmt: skip
-
 
 # For type checkers the mix-in is a Trainer; at run time any Trainer may follow it.
 _AnyTrainer: Any = Trainer if TYPE_CHECKING else object
@@ -44,12 +39,15 @@ class SAMTrainerMixin(_AnyTrainer):
     BatchNorm statistics stay as they were. (With a GradScaler it is the scaler that drops it, and lowers its scale.)
 
     Args:
-        sam_args: the variant; default `SAMArguments()`.
+        sam_args: the variant; without one, or with `method=None`, SAM.
         args, kwargs: the Trainer's own.
     """
 
+    _own_method, _fixed_method = "sam", False
+
     def __init__(self, *args: Any, sam_args: SAMArguments | None = None, **kwargs: Any) -> None:
-        self.sam_args = sam_args if sam_args is not None else SAMArguments()
+        given = SAMArguments() if sam_args is None else sam_args
+        self.sam_args = given.for_trainer(self._own_method, self._fixed_method, type(self).__name__)
         self._ascent: Ascent | None = None
         self._ascent_of: object = None
         self._micro_batches: list[Inputs] = []
@@ -200,11 +198,10 @@ def _refuse_what_cannot_work(trainer: Any) -> None:
 
 def card_section(arguments: SAMArguments) -> str:
     """What a model card says about the method that trained the model."""
-    defaults = SAMArguments(method=arguments.method).to_dict()
-    said = {k: v for k, v in arguments.to_dict().items() if k in ("method", "rho") or v != defaults[k]}
-    paper = _PAPERS[arguments.method]
-    source = f" ([paper](https://huggingface.co/papers/{paper}))" if paper else " (Ji et al., NeurIPS 2024)"
-    lines = [_CARD_HEADING, "", f"Trained with `hf_efficient`{source}:", *(f"- {k}: {v}" for k, v in said.items())]
+    defaults, method = SAMArguments().to_dict(), OPTIMIZATION.row(arguments.method or "sam")
+    said = {k: v for k, v in arguments.to_dict().items() if k == "rho" or v != defaults[k]} | {"method": method.name}
+    source = f"[paper](https://huggingface.co/papers/{method.paper})" if method.paper else method.source
+    lines = [_CARD_HEADING, "", f"Trained with `hf_efficient` ({source}):", *(f"- {k}: {v}" for k, v in said.items())]
     return "\n".join(lines) + "\n"
 
 
@@ -220,20 +217,20 @@ class SAMTrainer(SAMTrainerMixin, Trainer):
 
 
 class S2SAMTrainer(SAMTrainer):
-    """`transformers.Trainer` with S2-SAM: the perturbation of SAM at the cost of plain training."""
+    """`transformers.Trainer` with S2-SAM: the perturbation of SAM at the cost of plain training.
 
-    def __init__(self, *args: Any, sam_args: SAMArguments | None = None, **kwargs: Any) -> None:
-        super().__init__(*args, sam_args=_with_method(sam_args, "s2sam"), **kwargs)
+    Raises:
+        ValueError: `sam_args` names another method.
+    """
+
+    _own_method, _fixed_method = "s2sam", True
 
 
 class ZOSAMTrainer(SAMTrainer):
-    """`transformers.Trainer` with ZO-SAM: the perturbation is estimated from forward passes alone."""
+    """`transformers.Trainer` with ZO-SAM: the perturbation is estimated from forward passes alone.
 
-    def __init__(self, *args: Any, sam_args: SAMArguments | None = None, **kwargs: Any) -> None:
-        super().__init__(*args, sam_args=_with_method(sam_args, "zosam"), **kwargs)
+    Raises:
+        ValueError: `sam_args` names another method.
+    """
 
-
-def _with_method(arguments: SAMArguments | None, method: str) -> SAMArguments:
-    if arguments is not None and arguments.method not in ("sam", method):  # "sam" is the default: nothing was said
-        raise ValueError(f"method={arguments.method!r} does not fit this trainer; leave it out or use SAMTrainer.")
-    return replace(arguments or SAMArguments(), method=method)
+    _own_method, _fixed_method = "zosam", True

@@ -43,3 +43,38 @@ def test_rho_schedules() -> None:
     assert [at("inverse_sqrt", t) for t in (0, 3)] == [0.4, 0.2]
     assert [at("linear", t) for t in (0, 50, 100)] == [0.4, 0.2, 0.0]
     assert at("cosine", 50) == pytest.approx(0.2)
+
+
+OTHERS: dict[str, Any] = {
+    "num_queries": 9, "delta": 0.1, "probe_fraction": 0.5, "probe_dropout": False, "guided": True, "direction_seed": 1,
+    "reuse_interval": 2, "reuse_weight": 0.1, "batch_norm_pass": "both",
+}  # fmt: skip
+READ: dict[str, set[str]] = {
+    "sam": {"batch_norm_pass"},
+    "asam": {"batch_norm_pass"},
+    "s2sam": set(),
+    "zosam": {"num_queries", "delta", "probe_fraction", "probe_dropout", "guided", "direction_seed"},
+    "looksam": {"reuse_interval", "reuse_weight", "batch_norm_pass"},
+    "msam": set(),
+}
+
+
+@pytest.mark.parametrize("method", READ)
+def test_settings_that_a_method_does_not_read_are_refused(method: str) -> None:
+    SAMArguments(
+        method, rho=0.1, rho_schedule="linear", adaptive=True, perturb_pruned=True, upcast=True, diagnostics_steps=1
+    )
+    for setting, value in OTHERS.items():
+        if setting in READ[method]:
+            SAMArguments(method, **{setting: value})
+            continue
+        readers = [other for other, read in READ.items() if setting in read]
+        with pytest.raises(ValueError, match=f"{setting}={value!r} is not read by method='{method}', only by") as said:
+            SAMArguments(method, **{setting: value})
+        assert all(repr(reader) in str(said.value) for reader in readers)
+    SAMArguments(**OTHERS)  # the trainer's method is not known yet
+
+
+def test_guided_directions_have_no_step_of_their_own() -> None:
+    with pytest.raises(ValueError, match=r"delta=0\.1 is read only with guided=False"):
+        SAMArguments("zosam", guided=True, delta=0.1)

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from hf_efficient import S2SAM, SAM, ZOSAM, recalibrate_batch_norm
+from hf_efficient import S2SAM, SAM, ZOSAM, LookSAM, recalibrate_batch_norm
 from hf_efficient.sparsity.active import set_active_mask
 from tests.optimization.loops import CLASSES, batch, network, same, step, values
 
@@ -114,6 +114,12 @@ def test_errors_name_the_fix() -> None:
         S2SAM(net.parameters(), rho=-1)
     with pytest.raises(ValueError, match=r"opt\.perturb\(lambda"):
         ZOSAM(net.parameters()).perturb()
+    with pytest.raises(ValueError, match=r"delta=0\.1 is read only with guided=False"):
+        ZOSAM(net.parameters(), guided=True, delta=0.1)
+    with pytest.raises(ValueError, match="num_queries=0"):
+        ZOSAM(net.parameters(), num_queries=0)
+    with pytest.raises(ValueError, match="reuse_interval=0"):
+        LookSAM(net.parameters(), reuse_interval=0)
     with pytest.raises(ValueError, match="SAMTrainer"):
         SAM(net.parameters()).step()
     with pytest.raises(ValueError, match="no closure"):

@@ -13,10 +13,11 @@ from transformers import (
     Seq2SeqTrainingArguments,
     T5Config,
     T5ForConditionalGeneration,
+    Trainer,
     TrainerCallback,
 )
 
-from hf_efficient import S2SAM, S2SAMTrainer, SAMArguments, SAMTrainerMixin, ZOSAMTrainer
+from hf_efficient import S2SAM, S2SAMTrainer, SAMArguments, SAMTrainer, SAMTrainerMixin, ZOSAMTrainer
 from hf_efficient.optimization.perturbation import Weights
 from tests.optimization.trainers import METHODS, arguments, bert, build, rows, same, state, trained
 
@@ -88,8 +89,27 @@ def test_the_fixed_method_trainers(tmp_path: Path) -> None:
         long = trained(tmp_path, SAMArguments(name, rho=0.1))
         assert same(state(short.model), state(long.model))
         assert cls(bert(), arguments(tmp_path), train_dataset=rows()).sam_args == SAMArguments(name)
-    with pytest.raises(ValueError, match="method='msam' does not fit"):
-        S2SAMTrainer(bert(), arguments(tmp_path), sam_args=SAMArguments("msam"))
+    for method in ("sam", "msam"):  # the default's name is a method like any other
+        with pytest.raises(ValueError, match=f"method='{method}' does not fit S2SAMTrainer, which is 's2sam'"):
+            S2SAMTrainer(bert(), arguments(tmp_path), sam_args=SAMArguments(method))
+    with pytest.raises(ValueError, match=r"num_queries=9 is not read by method='s2sam', only by 'zosam'"):
+        S2SAMTrainer(bert(), arguments(tmp_path), sam_args=SAMArguments(num_queries=9))
+    ZOSAMTrainer(bert(), arguments(tmp_path), sam_args=SAMArguments(num_queries=9, guided=True))
+
+
+def test_without_a_method_the_mix_in_and_its_trainer_are_sam(tmp_path: Path) -> None:
+    class Mixed(SAMTrainerMixin, Trainer):
+        pass
+
+    sam = trained(tmp_path, SAMArguments("sam", rho=0.1))
+    for cls in (Mixed, SAMTrainer):
+        assert cls(bert(), arguments(tmp_path), train_dataset=rows()).sam_args == SAMArguments("sam")
+        unsaid = trained(tmp_path, SAMArguments(rho=0.1), cls=cls)
+        assert same(state(unsaid.model), state(sam.model))
+        unsaid.create_model_card(model_name="tiny")
+        card = (tmp_path / "README.md").read_text()
+        assert "- method: sam\n" in card
+        assert "- sam\n" in card[: card.index("---", 4)]  # the tag
 
 
 def test_seq2seq_trainer(tmp_path: Path) -> None:

@@ -1,0 +1,36 @@
+"""Files: found in a folder or on the Hub; written whole or not at all, together where they belong together.
+
+Every writer of the package writes through here: nothing else opens a file for writing, renames or deletes. What the
+writers get: a file or a folder appears whole or not at all, with the mode that the umask gives; a full disk is one
+clear OSError; what a killed process left is removed by the next; one process at a time writes an output; nothing is
+deleted or replaced that is not known to be ours. Importing it costs nothing.
+"""
+
+from .finding import find
+from .folders import Contents, check_ours, delete_folder, folder_written_whole, foreign, recover, replace_folder
+from .locks import locked
+from .names import is_draft
+from .outputs import check_output, ffmpeg_url, require_space
+from .whole import NpyWriter, clear_errors, remove_leftovers, write_bytes, write_text, written_whole
+
+__all__ = [
+    "Contents",
+    "NpyWriter",
+    "check_ours",
+    "check_output",
+    "clear_errors",
+    "delete_folder",
+    "ffmpeg_url",
+    "find",
+    "folder_written_whole",
+    "foreign",
+    "is_draft",
+    "locked",
+    "recover",
+    "remove_leftovers",
+    "replace_folder",
+    "require_space",
+    "write_bytes",
+    "write_text",
+    "written_whole",
+]

@@ -1,0 +1,254 @@
+"""Folders of ours: told apart from others, replaced whole, deleted without touching what is not ours."""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import functools
+import json
+import os
+import re
+import shutil
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from .locks import locked
+from .names import aside_name, draft_name, is_abandoned_draft_of, is_draft
+from .whole import clear_errors, settle, sync_folder
+
+LARGEST_RECORD = 1 << 20
+_AT_FDCWD, _RENAME_EXCHANGE = -100, 2
+
+
+@dataclass(frozen=True)
+class Contents:
+    """What a folder of one kind holds, all of it written by us.
+
+    Args:
+        kind: the word for it, "bundle".
+        record: its JSON file that tells what it is.
+        known: whether a record's content is one of ours.
+        names: regular expressions of the paths in it, folders included, with "/".
+    """
+
+    kind: str
+    record: str
+    known: Callable[[dict[str, Any]], bool]
+    names: tuple[str, ...]
+
+    def read(self, folder: Path) -> dict[str, Any] | None:
+        """The record of a folder; None where there is none that is ours."""
+        path = folder / self.record
+        try:
+            if folder.is_symlink() or path.is_symlink() or path.stat().st_size > LARGEST_RECORD:
+                return None
+            record = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError, RecursionError):
+            return None
+        return record if isinstance(record, dict) and self.known(record) else None
+
+    def holds(self, name: str) -> bool:
+        """Whether a path in the folder is one of ours, or a draft of one."""
+        return is_draft(name.rpartition("/")[2]) or any(re.fullmatch(pattern, name) for pattern in self.names)
+
+
+def foreign(folder: Path, contents: Contents) -> str | None:
+    """The first path in a folder that we did not write, links included; None where there is none."""
+    for path, name in _walk(folder):
+        if path.is_symlink() or not contents.holds(name):
+            return name
+    return None
+
+
+def check_ours(folder: Path, contents: Contents) -> dict[str, Any]:
+    """The record of a folder that we may delete or replace.
+
+    Raises:
+        FileExistsError: it has no record of ours, or holds something else as well; nothing was touched.
+    """
+    record = contents.read(folder)
+    if record is None:
+        raise FileExistsError(
+            f"{str(folder)!r} is no {contents.kind} ({contents.record} is not there or not ours), so it is neither "
+            "replaced nor deleted: name another folder."
+        )
+    other = foreign(folder, contents)
+    if other is not None:
+        raise FileExistsError(
+            f"{str(folder)!r} holds {other!r}, which is no part of a {contents.kind}, so it is neither replaced nor "
+            "deleted: move that file, or name another folder."
+        )
+    return record
+
+
+def delete_folder(folder: Path, contents: Contents) -> None:
+    """Delete what is ours in a folder; then, where nothing else is in it, its record and the folder itself.
+
+    A folder without a record of ours is not touched, unless it is empty.
+    """
+    if contents.read(folder) is not None:
+        ours = [(path, name) for path, name in _walk(folder) if contents.holds(name) and not path.is_symlink()]
+        for path, name in reversed(ours):
+            if path.is_dir():
+                with suppress(OSError):  # something foreign is left in it
+                    path.rmdir()
+            elif name != contents.record:
+                path.unlink(missing_ok=True)
+        if os.listdir(folder) == [contents.record]:
+            (folder / contents.record).unlink()
+    with suppress(OSError):
+        folder.rmdir()
+
+
+def _walk(folder: Path) -> Iterator[tuple[Path, str]]:
+    """Everything below a folder, in order of names, children after their folder; links are not followed."""
+    for root, folders, files in os.walk(folder):
+        folders.sort()
+        for name in sorted(folders + files):
+            path = Path(root, name)
+            yield path, path.relative_to(folder).as_posix()
+
+
+def replace_folder(draft: Path, target: Path, contents: Contents | None = None) -> Path | None:
+    """Give a finished folder its name; what had it before is left under the name of the draft, or beside it.
+
+    Where the system can (Linux), the two are exchanged in one step. Elsewhere the old one steps aside first; killed
+    between the steps, `recover` brings it back.
+
+    Args:
+        draft: the finished folder, on the file system of `target`.
+        target: the name; nothing, an empty folder, or a folder of ours.
+        contents: what `target` may hold to be replaced; None: nothing.
+
+    Returns:
+        Where the old folder is now, to be deleted; None where there was none.
+
+    Raises:
+        FileExistsError: `target` is not ours.
+    """
+    if _is_empty(target):
+        target.rmdir()
+    if not os.path.lexists(target):
+        os.rename(draft, target)
+        sync_folder(target.parent)
+        return None
+    if contents is None:
+        raise FileExistsError(f"{str(target)!r} is in use: name a new or an empty folder.")
+    check_ours(target, contents)
+    if _exchanged(draft, target):
+        old = draft
+    else:
+        old = aside_name(target)
+        os.rename(target, old)
+        os.rename(draft, target)
+    sync_folder(target.parent)
+    return old
+
+
+def recover(target: Path, contents: Contents | None = None) -> None:
+    """End what a killed process began with a folder: bring an old one back that had stepped aside, delete its drafts.
+
+    Call it under the lock of `target`.
+    """
+    aside = aside_name(target)
+    if contents is not None and aside.is_dir():
+        if os.path.lexists(target):
+            delete_folder(aside, contents)
+        elif contents.read(aside) is not None:
+            os.rename(aside, target)
+    with suppress(FileNotFoundError, NotADirectoryError), os.scandir(target.parent) as entries:
+        left = [e.name for e in entries if is_abandoned_draft_of(e.name, target) and e.is_dir(follow_symlinks=False)]
+        for name in left:
+            _remove_draft(target.with_name(name), contents)
+
+
+@contextmanager
+def folder_written_whole(path: str | os.PathLike[str], contents: Contents | None = None) -> Iterator[Path]:
+    """An empty folder to write in, which becomes `path` when the block ends; after an exception nothing is left of it.
+
+    Files get the modes that the umask gives. The lock of `path` is held.
+
+    Args:
+        path: nothing, an empty folder, or a folder of ours.
+        contents: what `path` may hold to be replaced; None: nothing.
+
+    Raises:
+        FileExistsError: there is something else; nothing was touched.
+        BlockingIOError: another process is writing it.
+        OSError: no space is left.
+    """
+    target = Path(os.path.abspath(path))
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with locked(target):
+        recover(target, contents)
+        if contents is not None and target.is_dir() and not _is_empty(target):
+            check_ours(target, contents)
+        draft = draft_name(target)
+        old = draft
+        try:
+            with clear_errors(target):
+                draft.mkdir()
+                yield draft
+                settle_folder(draft)
+                old = replace_folder(draft, target, contents) or draft
+        finally:
+            if old != draft and contents is not None:
+                delete_folder(old, contents)
+            _remove_draft(draft, contents)
+
+
+def _remove_draft(draft: Path, contents: Contents | None) -> None:
+    """Delete a draft, or the old folder that was exchanged for it, of which only what is ours."""
+    if contents is not None and contents.read(draft) is not None:
+        delete_folder(draft, contents)
+    else:
+        shutil.rmtree(draft, ignore_errors=True)
+
+
+def settle_folder(folder: Path) -> None:
+    """Give all files below a folder the modes of the umask, and have the disk take them."""
+    mode = _new_file_mode(folder)
+    for path, _ in list(_walk(folder)):
+        if path.is_file() and not path.is_symlink():
+            settle(path, mode)
+    sync_folder(folder)
+
+
+def _new_file_mode(folder: Path) -> int:
+    """What the umask gives; asking for the umask itself would change it for other threads."""
+    probe = draft_name(folder / "mode")
+    os.close(os.open(probe, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
+    mode = probe.stat().st_mode & 0o777
+    probe.unlink()
+    return mode
+
+
+def _is_empty(folder: Path) -> bool:
+    return folder.is_dir() and not folder.is_symlink() and not any(folder.iterdir())
+
+
+@functools.cache
+def _renameat2() -> Any:
+    if sys.platform != "linux":
+        return None
+    try:
+        return ctypes.CDLL(None, use_errno=True).renameat2
+    except (OSError, AttributeError):
+        return None
+
+
+def _exchanged(one: Path, other: Path) -> bool:
+    """Whether the system has exchanged two names in one step; nothing has changed where it cannot."""
+    call = _renameat2()
+    if call is None:
+        return False
+    if call(_AT_FDCWD, os.fsencode(one), _AT_FDCWD, os.fsencode(other), _RENAME_EXCHANGE) == 0:
+        return True
+    code = ctypes.get_errno()
+    if code in (errno.ENOSYS, errno.EINVAL, errno.ENOTSUP):  # an old kernel, or a file system without it
+        return False
+    raise OSError(code, os.strerror(code), str(other))

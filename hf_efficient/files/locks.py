@@ -1,0 +1,83 @@
+"""One writer at a time for an output; the lock vanishes with the process that holds it."""
+
+from __future__ import annotations
+
+import errno
+import os
+import sys
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from .names import lock_name
+
+if sys.platform == "win32":
+    import msvcrt
+else:
+    import fcntl
+
+
+@contextmanager
+def locked(output: str | os.PathLike[str]) -> Iterator[None]:
+    """Hold the lock of an output (`.NAME.lock` beside it) for the block; the system frees it if the process dies.
+
+    Threads of one process exclude each other as processes do. Of the processes of a launcher, one holds it for all.
+
+    Raises:
+        BlockingIOError: somebody else is writing this output.
+        OSError: the folder cannot be written.
+    """
+    target = Path(output)
+    path = lock_name(target)
+    handle = _taken(path, target)
+    try:
+        os.ftruncate(handle, 0)
+        with suppress(OSError):  # on a full disk nobody is told who holds it
+            os.write(handle, str(os.getpid()).encode())
+        yield
+    finally:
+        with suppress(OSError):  # while it is held, so that nobody can have taken this very file
+            path.unlink()
+        os.close(handle)
+
+
+def _taken(path: Path, target: Path) -> int:
+    while True:
+        handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        try:
+            _lock(handle)
+            if _is_at(handle, path):  # else its holder has removed it in between
+                return handle
+        except OSError as error:
+            if error.errno in (errno.EWOULDBLOCK, errno.EACCES, errno.EAGAIN, errno.EDEADLK):
+                holder = _holder(path)
+                os.close(handle)
+                raise BlockingIOError(
+                    f"{str(target)!r} is being written by another process{holder}: wait for it, or name another output."
+                ) from error
+            warnings.warn(f"{str(path.parent)!r} has no locks ({error}): let one process at a time write there.",
+                          stacklevel=4)  # fmt: skip
+            return handle
+        os.close(handle)
+
+
+def _lock(handle: int) -> None:
+    if sys.platform == "win32":
+        msvcrt.locking(handle, msvcrt.LK_NBLCK, 1)
+    else:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def _is_at(handle: int, path: Path) -> bool:
+    try:
+        there, mine = path.stat(), os.fstat(handle)
+    except FileNotFoundError:
+        return False
+    return (there.st_dev, there.st_ino) == (mine.st_dev, mine.st_ino)
+
+
+def _holder(path: Path) -> str:
+    with suppress(OSError, ValueError):
+        return f" ({int(path.read_bytes()[:16])})"
+    return ""

@@ -1,0 +1,107 @@
+"""Outputs, looked at before any work is done for them."""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+import stat
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Literal
+
+AnyPath = str | os.PathLike[str]
+
+
+def check_output(path: AnyPath, kind: Literal["file", "folder"], sources: Iterable[AnyPath] = ()) -> Path:
+    """Refuse an output that could not be written, or that would cost something of the user's.
+
+    Args:
+        path: the output.
+        kind: "file", whose folder must be there, or "folder", which is replaced or made as a whole, parents included.
+        sources: files or folders that are read for it.
+
+    Returns:
+        `path` as a Path.
+
+    Raises:
+        ValueError: it has no name, or is, holds or lies in what is read for it.
+        FileExistsError: there is something of another kind: a folder, a file, a link, a mount point, a device.
+        FileNotFoundError, NotADirectoryError, PermissionError: its folder is not there, is none or cannot be written.
+    """
+    target, said = Path(path), repr(str(path))
+    if target.name in ("", "..") or "\0" in str(target):
+        raise ValueError(f"{said} cannot be an output: give the {kind} a name.")
+    _check_kind(target, kind, said)
+    _check_parent(target, kind, said)
+    for source in sources:
+        _check_source(target, Path(source), said)
+    return target
+
+
+def _check_kind(target: Path, kind: str, said: str) -> None:
+    try:
+        mode = target.lstat().st_mode
+    except (FileNotFoundError, NotADirectoryError):
+        return
+    if stat.S_ISLNK(mode):
+        raise FileExistsError(
+            f"{said} is a link to {os.readlink(target)!r}: name what it points to, or another {kind}."
+        )
+    if kind == "folder" and not stat.S_ISDIR(mode):
+        raise FileExistsError(f"{said} is a file, a folder is to be written there: name another one.")
+    if kind == "file" and stat.S_ISDIR(mode):
+        raise FileExistsError(f"{said} is a folder, a file is to be written there: name a file in it.")
+    if kind == "file" and not stat.S_ISREG(mode):
+        raise FileExistsError(f"{said} is a device or pipe, which cannot be replaced as a whole: name a file.")
+    if kind == "folder" and os.path.ismount(target):
+        raise FileExistsError(f"{said} is a mount point, which cannot be replaced as a whole: name a folder in it.")
+
+
+def _check_parent(target: Path, kind: str, said: str) -> None:
+    folder = target.absolute().parent
+    while kind == "folder" and not os.path.lexists(folder):
+        folder = folder.parent
+    if not folder.exists():
+        raise FileNotFoundError(f"{said} cannot be written: there is no folder {str(folder)!r}; make it first.")
+    if not folder.is_dir():
+        raise NotADirectoryError(f"{said} cannot be written: {str(folder)!r} is no folder.")
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise PermissionError(f"{said} cannot be written: there is no permission to write in {str(folder)!r}.")
+
+
+def _check_source(target: Path, source: Path, said: str) -> None:
+    if not source.exists():
+        return  # whoever reads it says so
+    output, read = target.resolve(), source.resolve()
+    if output == read or (target.exists() and os.path.samefile(target, source)):
+        raise ValueError(f"{said} is what is read, and cannot be the output as well: name another output.")
+    if read.is_relative_to(output):
+        raise ValueError(f"{str(source)!r} is read and lies inside of the output {said}: name another output.")
+    if output.is_relative_to(read):
+        raise ValueError(f"{said} lies inside of {str(source)!r}, which is read: name an output somewhere else.")
+
+
+def require_space(folder: AnyPath, needed: int, what: str) -> None:
+    """Refuse to begin with what does not fit.
+
+    Args:
+        folder: where it is to be written; there already.
+        needed: bytes.
+        what: it is, for the message.
+
+    Raises:
+        OSError: ENOSPC.
+    """
+    free = shutil.disk_usage(folder).free
+    if free < needed:
+        raise OSError(
+            errno.ENOSPC,
+            f"{what} need {needed:,} bytes in {str(folder)!r}, where {free:,} are free: make room, or name another "
+            "place; then call again",
+        )
+
+
+def ffmpeg_url(path: AnyPath) -> str:
+    """How to hand a file to FFmpeg, so that no name is read as an address (`http:x.mp4`), option or pipe (`-`)."""
+    return "file:" + os.path.abspath(path)

@@ -29,6 +29,7 @@ VIDEO = ["av>=18,<19", "diffusers>=0.42,<1", "imageio-ffmpeg>=0.6", "matplotlib>
 # The tuner stands on BaseTuner, which PEFT calls internal; 0.21 is the first release whose state dict is structural.
 SPARSITY = ["accelerate>=1.15", "peft>=0.21,<1"]
 TRAINING = ["accelerate>=1.15"]  # transformers' Trainer asks for it
+PLOTS = ["matplotlib>=3.9"]  # of `loss_along`
 SPACES = ["gradio>=6.31,<7", "matplotlib>=3.9", "scikit-learn>=1.6"]
 BENCH = ["matplotlib>=3.9", "onnx>=1.17", "pytorch-optimizer>=4.1", "scikit-image>=0.25", "scipy>=1.13"]
 DEV = [
@@ -72,6 +73,7 @@ setup(
         "video": VLM + VIDEO,
         "sparsity": SPARSITY,
         "training": TRAINING,
+        "plots": PLOTS,
         "spaces": VLM + SPACES,
         "bench": VLM + BENCH,
         "dev": VLM + VIDEO + SPARSITY + SPACES + BENCH + DEV,

@@ -115,7 +115,11 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     if name not in _MODULE_OF:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(import_module(_MODULE_OF[name]), name)
+    from .extras import extra
+
+    module = _MODULE_OF[name]
+    with extra(module.split(".")[1]):  # its packages are named as the extras that they need, if any
+        value = getattr(import_module(module), name)
     globals()[name] = value  # the next access does not come here
     return value
 

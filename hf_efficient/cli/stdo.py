@@ -13,6 +13,8 @@ from typing import Any
 
 from tqdm import tqdm
 
+from hf_efficient.extras import extra
+
 
 def run(arguments: argparse.Namespace) -> None:
     """Run the chosen action; its errors are ValueError, OSError or ImportError and say what to change."""
@@ -121,7 +123,8 @@ def quality_table(result: dict[str, Any]) -> str:
 
 def draw(result: dict[str, Any], path: Path) -> None:
     """The PSNR of every frame, and where in the picture the networks gain."""
-    import matplotlib.pyplot as plt
+    with extra("video"):
+        import matplotlib.pyplot as plt
 
     figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4), layout="constrained")
     for name, curve in result["frame_psnr"].items():

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..extras import extra
 from .perturbation import Direction, Weights, dot, global_norm
 
 LossOf = Callable[[nn.Module, Any], Tensor]
@@ -100,8 +101,9 @@ def plot_landscape(curves: Mapping[str, Mapping[str, Sequence[float]]], distance
         distances: those it was called with.
         path: of the picture. Needs matplotlib.
     """
-    from matplotlib.figure import Figure
-    from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
+    with extra("plots"):
+        from matplotlib.figure import Figure
+        from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
     directions = list(next(iter(curves.values())))
     figure = Figure(figsize=(4.2 * len(directions), 3.4), layout="constrained")

@@ -9,9 +9,9 @@ import torch
 from huggingface_hub import ModelCard
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from transformers import Trainer
 from transformers.utils import logging
 
+from ..extras import extra
 from ..files import written_whole
 from ..methods import OPTIMIZATION
 from .arguments import SAMArguments
@@ -19,6 +19,9 @@ from .ascent import Ascent
 from .batch_norm import copy_statistics, restore_statistics
 from .perturbation import Weights, local
 from .window import Inputs, Window
+
+with extra("training"):
+    from transformers import Trainer
 
 logger = logging.get_logger(__name__)
 

@@ -16,6 +16,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from ..extras import extra
+
 if TYPE_CHECKING:
     from .config import TokenPrunerConfig
 
@@ -37,7 +39,8 @@ def load_vlm(model_id: str | os.PathLike[str] = TINY_VLM) -> tuple[Any, Any]:
     if Path(model_id).is_dir() and not (Path(model_id) / "config.json").is_file():
         raise FileNotFoundError(f"No config.json in {str(model_id)!r}; expected a folder saved by save_pretrained.")
     logging.disable_progress_bar()
-    processor = AutoProcessor.from_pretrained(model_id)
+    with extra("vlm"):
+        processor = AutoProcessor.from_pretrained(model_id)
     return AutoModelForImageTextToText.from_pretrained(model_id).eval(), processor
 
 

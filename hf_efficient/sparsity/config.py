@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from peft import PeftConfig
-from peft.utils import PeftType
-
+from ..extras import extra
 from .topology import TOPOLOGIES, Topology
+
+with extra("sparsity"):
+    from peft import PeftConfig
+    from peft.utils import PeftType
 
 TARGETS = ("weight", "delta")
 DISTRIBUTIONS = ("erk", "uniform", "global", "nonzero")

@@ -10,14 +10,17 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from peft.tuners.tuners_utils import BaseTunerLayer, check_adapters_to_merge
 from torch import Tensor, nn
 from torch.func import functional_call
 from transformers.pytorch_utils import Conv1D
 
+from ..extras import extra
 from .compact import CompactPath
 from .config import BiDSTConfig
 from .weight import SparseWeight, check_places
+
+with extra("sparsity"):
+    from peft.tuners.tuners_utils import BaseTunerLayer, check_adapters_to_merge
 
 
 class BiDSTLayer(nn.Module, BaseTunerLayer):

@@ -8,20 +8,28 @@ import zlib
 from typing import Any
 
 import torch
-from peft.tuners.tuners_utils import BaseTuner, BaseTunerLayer, _ExcludedModule, _maybe_include_all_linear_layers
-from peft.utils import (
-    TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING,
-    ModulesToSaveWrapper,
-    register_peft_method,
-    resolve_quantization_backend,
-)
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
+from ..extras import extra
 from . import budget
 from .config import BiDSTConfig
 from .layer import BiDSTLayer, Linear
 from .weight import check_places
+
+with extra("sparsity"):
+    from peft.tuners.tuners_utils import (
+        BaseTuner,
+        BaseTunerLayer,
+        _ExcludedModule,
+        _maybe_include_all_linear_layers,
+    )
+    from peft.utils import (
+        TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING,
+        ModulesToSaveWrapper,
+        register_peft_method,
+        resolve_quantization_backend,
+    )
 
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 # As Cerebras' filter: these stay dense when nobody says which layers to take.

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
-from peft import get_peft_model
 from torch import nn
-from transformers import Trainer
 
-from .config import BiDSTConfig
+from ..extras import extra
+
+with extra("sparsity"):
+    from peft import get_peft_model
+    from transformers import Trainer
+
+    from .config import BiDSTConfig
 
 
 class BiDSTTrainer(Trainer):

@@ -18,6 +18,7 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
+from hf_efficient.extras import extra
 from hf_efficient.video.decode import decode
 from hf_efficient.video.media import Path_, read_frames
 from hf_efficient.video.patches import cut, pad_to_grid, patch_error, psnr, to_tensor
@@ -162,10 +163,8 @@ def vmaf_score(player: Player, source: Path) -> float:
         ImportError: imageio-ffmpeg is not installed.
         RuntimeError: its FFmpeg failed.
     """
-    try:
+    with extra("video"):
         import imageio_ffmpeg
-    except ImportError as error:
-        raise ImportError("VMAF needs FFmpeg with libvmaf: pip install imageio-ffmpeg.") from error
 
     with tempfile.TemporaryDirectory() as folder:
         decoded = decode(player, Path(folder) / "decoded.mkv", codec="ffv1")

@@ -10,9 +10,13 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any, NamedTuple
 
-import av
 import numpy as np
-from av.video.reformatter import Interpolation
+
+from hf_efficient.extras import extra
+
+with extra("video"):
+    import av
+    from av.video.reformatter import Interpolation
 
 # 8K with room to spare: a header that claims more is broken or hostile, and a frame of it would not fit in memory.
 MAX_PIXELS = 8192 * 8192

@@ -12,13 +12,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from diffusers import DiffusionPipeline
-from diffusers.pipelines.pipeline_loading_utils import ALL_IMPORTABLE_CLASSES, LOADABLE_CLASSES
-from diffusers.utils import BaseOutput
 from huggingface_hub import snapshot_download
 from PIL import Image
 from transformers import PreTrainedModel  # noqa: F401  diffusers looks for the component's base class in this namespace
 
+from hf_efficient.extras import extra
 from hf_efficient.video.bundle import EXTRA, MANIFEST_NAME, MODEL_FOLDER, Bundle, BundleError, write_manifest
 from hf_efficient.video.decode import decode
 from hf_efficient.video.experts import DEFAULTS, save_experts
@@ -26,6 +24,11 @@ from hf_efficient.video.media import probe, read_frames
 from hf_efficient.video.modeling_stdo import STDOModel
 from hf_efficient.video.patches import Geometry
 from hf_efficient.video.player import Player
+
+with extra("video"):
+    from diffusers import DiffusionPipeline
+    from diffusers.pipelines.pipeline_loading_utils import ALL_IMPORTABLE_CLASSES, LOADABLE_CLASSES
+    from diffusers.utils import BaseOutput
 
 # model_index.json then names the component by our public name, which stays when modules move
 LOADABLE_CLASSES.setdefault("hf_efficient", {"STDOModel": ["save_pretrained", "from_pretrained"]})

@@ -9,11 +9,14 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-import av
 import numpy as np
 import torch
 
+from hf_efficient.extras import extra
 from hf_efficient.video.media import RESAMPLING, MediaError, Path_, VideoInfo, copyable_streams
+
+with extra("video"):
+    import av
 
 # Codec, pixel format and options that keep RGB bit for bit.
 LOSSLESS = ("libx264rgb", "rgb24", {"qp": "0", "preset": "veryfast"})

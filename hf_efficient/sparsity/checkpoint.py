@@ -2,7 +2,8 @@
 
 A tensor `w` that is smaller this way is stored as `w:values` and either `w:bitmap` (a bit per place) or `w:gaps` (a
 byte per living place); all others as they are. Shapes, dtypes and a checksum of every stored tensor are in the file's
-metadata, and nothing of it is trusted.
+metadata, and nothing of it is trusted: all of it is compared with the file's header, and with the model to be filled,
+before anything is allocated.
 """
 
 from __future__ import annotations
@@ -11,16 +12,18 @@ import json
 import math
 import os
 import zlib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from ..files import find, written_whole
+from ..reading import AGAIN, open_tensors, shown, stored_in
 from . import places
+from .claims import check_expansion, check_fit, check_layout, maker
 from .compress import CompactLinear, compress
 
 FILE_NAME = "model.sparse.safetensors"
@@ -87,22 +90,11 @@ def load_sparse(
         ValueError: the file is damaged or hostile, or does not fit the model.
     """
     path = _locate(source, hub_kwargs)
-    state = read_sparse(path)
-    if not isinstance(model, nn.Module):
-        model = _empty_model(path.parent, model)
-    own = dense_state_dict(model)
-    missing, unexpected = sorted(set(own) - set(state)), sorted(set(state) - set(own))
-    if missing or unexpected:
-        raise ValueError(
-            f"{path} does not fit {type(model).__name__}: it lacks {missing[:3]} ({len(missing)} tensors) and holds "
-            f"{unexpected[:3]} ({len(unexpected)}) that the model has not. Load it into the model it was saved from."
-        )
-    for name, tensor in state.items():
-        if tensor.shape != own[name].shape:
-            raise ValueError(
-                f"{path}: {name!r} has shape {tuple(tensor.shape)}, the model's has {tuple(own[name].shape)}. Load it "
-                "into the model it was saved from."
-            )
+    make = None if isinstance(model, nn.Module) else maker(path, model)
+    owner: Any = model if make is None else make("meta")  # nothing is allocated before the file is known to fit
+    shapes = {name: tensor.shape for name, tensor in dense_state_dict(owner).items()}
+    state = read_sparse(path, shapes, type(owner).__name__, limited=make is not None)
+    model = owner if make is None else make()
     model.load_state_dict(state, strict=False)  # what is tied has come with its twin
     return compress(model) if compact else model
 
@@ -110,11 +102,12 @@ def load_sparse(
 def dense_state_dict(model: nn.Module) -> dict[str, Tensor]:
     """The model's state dict as it would be without `compress`; of tied tensors, the first name only."""
     state: dict[str, Tensor] = {}
-    seen: set[tuple[int, torch.Size]] = set()
+    seen: set[tuple[int, int, torch.Size]] = set()
     for name, tensor in model.state_dict().items():
-        if tensor.numel() and (tensor.data_ptr(), tensor.shape) in seen:
+        where = (tensor.untyped_storage()._cdata, tensor.storage_offset(), tensor.shape)  # on "meta" there is no data
+        if tensor.numel() and where in seen:
             continue
-        seen.add((tensor.data_ptr(), tensor.shape))
+        seen.add(where)
         state[name] = tensor.detach()
     for prefix, layer in model.named_modules():
         if isinstance(layer, CompactLinear):
@@ -149,65 +142,70 @@ def encode(state: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Any]]
     return tensors, layout
 
 
-def read_sparse(path: str | os.PathLike[str]) -> dict[str, Tensor]:
+def read_sparse(
+    path: str | os.PathLike[str],
+    shapes: Mapping[str, torch.Size] | None = None,
+    owner: str = "the model",
+    limited: bool = True,
+) -> dict[str, Tensor]:
     """The dense state dict of a file that `save_sparse` wrote, every tensor checked.
 
+    Args:
+        path: of the file.
+        shapes: name -> shape of the tensors it has to hold; None: whatever it holds.
+        owner: class of the model they belong to, for messages.
+        limited: refuse a file that stands for more numbers than its length allows: zeros cost nothing, so that a few
+            bytes can claim any size. What the caller's own model holds needs no limit.
+
     Raises:
-        ValueError: anything in it is not as `save_sparse` writes it.
+        ValueError: anything in it is not as `save_sparse` writes it, or it does not fit the model.
     """
+    with open_tensors(path) as file:
+        metadata = file.metadata() or {}
+        if metadata.get("sparse_format") != FORMAT:
+            raise ValueError(
+                f"{path} has sparse_format={shown(metadata.get('sparse_format'))}, expected {FORMAT!r}: it was not "
+                "written by save_sparse, or by a newer version. Load plain checkpoints with from_pretrained."
+            )
+        try:
+            layout = json.loads(metadata.get("layout", ""))
+        except (ValueError, RecursionError) as error:
+            raise ValueError(f"{path} is damaged: its layout is no JSON ({error}). {AGAIN}") from error
+        sizes = check_layout(stored_in(file), layout, f"{path} is damaged")
+        if shapes is not None:
+            check_fit(sizes, shapes, path, owner)
+        if limited:
+            check_expansion(sizes, path)
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  not a dict
     try:
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  not a dict
-    except (SafetensorError, OSError, ValueError, RuntimeError) as error:
-        raise ValueError(f"{path} is not a whole safetensors file ({error}). Fetch or save it again.") from error
-    if metadata.get("sparse_format") != FORMAT:
-        raise ValueError(
-            f"{path} has sparse_format={metadata.get('sparse_format')!r}, expected {FORMAT!r}: it was not written by "
-            "save_sparse, or by a newer version. Load plain checkpoints with from_pretrained."
-        )
-    try:
-        return decode(tensors, json.loads(metadata["layout"]))
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise ValueError(f"{path} is damaged: {error}. Fetch or save it again.") from error
+        return decode(tensors, layout)
+    except ValueError as error:
+        raise ValueError(f"{path} is damaged: {error}. {AGAIN}") from error
 
 
 def decode(tensors: dict[str, Tensor], layout: dict[str, Any]) -> dict[str, Tensor]:
-    """Inverse of `encode`.
+    """Inverse of `encode`, for a layout that `check_layout` has passed.
 
     Raises:
-        ValueError: tensors and layout disagree, or a checksum is wrong.
+        ValueError: a checksum or dtype is wrong, or places and values disagree.
     """
-    left = dict(tensors)
     state: dict[str, Tensor] = {}
     for name, entry in layout.items():
-        dtype = getattr(torch, entry["dtype"], None)
-        shape = entry["shape"]
-        if not isinstance(dtype, torch.dtype) or not all(type(s) is int and 0 <= s < 2**40 for s in shape):
-            raise ValueError(f"{name!r} has dtype {entry['dtype']!r} and shape {shape!r}")
-        form = entry["form"]
-        if form not in ("dense", "bitmap", "gaps"):
-            raise ValueError(f"{name!r} has the form {form!r}")
+        shape, form = entry["shape"], entry["form"]
         names = [name] if form == "dense" else [f"{name}:{form}", f"{name}:values"]
-        if any(n not in left for n in names):
-            raise ValueError(f"{name!r} is listed but not stored")
-        stored = [left.pop(n) for n in names]
+        stored = [tensors[n] for n in names]
         if _crc(stored) != entry["crc"]:
-            raise ValueError(f"{name!r} has another checksum than when it was saved")
+            raise ValueError(f"{shown(name)} has another checksum than when it was saved")
         n, values = math.prod(shape), stored[-1]
-        if values.dtype != dtype or values.dim() != 1:
-            raise ValueError(f"{name!r} is {values.dtype} {tuple(values.shape)}, expected 1-D {dtype}")
+        if str(values.dtype) != f"torch.{entry['dtype']}":
+            raise ValueError(f"{shown(name)} is {values.dtype}, expected {entry['dtype']}")
         if form == "dense":
-            if values.numel() != n:
-                raise ValueError(f"{name!r} has {values.numel()} values for shape {shape}")
             state[name] = values.view(shape)
             continue
         living = (places.unpack if form == "bitmap" else places.from_gaps)(stored[0], n)
         if int(living.sum()) != values.numel():
-            raise ValueError(f"{name!r} has {values.numel()} values for {int(living.sum())} living places")
-        state[name] = torch.zeros(n, dtype=dtype).masked_scatter_(living, values).view(shape)
-    if left:
-        raise ValueError(f"{sorted(left)[:3]} are stored but not listed")
+            raise ValueError(f"{shown(name)} has {values.numel()} values for {int(living.sum())} living places")
+        state[name] = torch.zeros(n, dtype=values.dtype).masked_scatter_(living, values).view(shape)
     return state
 
 
@@ -225,24 +223,3 @@ def _locate(source: str | os.PathLike[str], hub_kwargs: dict[str, Any]) -> Path:
     if not path.is_dir():  # on the Hub: the model's config comes to lie beside the weights
         find(source, "config.json", "", **hub_kwargs)
     return Path(find(source, FILE_NAME, "expected a folder that save_sparse wrote.", **hub_kwargs))
-
-
-def _empty_model(folder: Path, cls: type[Any] | None) -> nn.Module:
-    """A transformers model of the folder's config, with whatever weights."""
-    import transformers
-
-    if not (folder / "config.json").is_file():
-        raise FileNotFoundError(
-            f"No config.json in {str(folder)!r}: pass the module itself, load_sparse(source, model)."
-        )
-    config = transformers.AutoConfig.from_pretrained(folder)
-    if cls is None:
-        name = (getattr(config, "architectures", None) or [None])[0]
-        cls = getattr(transformers, name, None) if isinstance(name, str) else None
-        if not (isinstance(cls, type) and issubclass(cls, transformers.PreTrainedModel)):
-            raise ValueError(
-                f"architectures={name!r} is no class of transformers; pass the class or the module itself."
-            )
-    make = getattr(cls, "_from_config", None) or cls.from_config
-    model: nn.Module = make(config)
-    return model.eval()

@@ -14,8 +14,9 @@ from torch import nn
 from transformers import AutoModelForCausalLM
 
 from hf_efficient import BiDSTConfig, compress, load_sparse, save_sparse
-from hf_efficient.sparsity.checkpoint import FILE_NAME, decode, encode
+from hf_efficient.sparsity.checkpoint import FILE_NAME, decode, encode, read_sparse
 from hf_efficient.sparsity.compress import CompactLinear
+from tests.fuzzing import limited_memory
 from tests.sparsity.models import ConvNet, disturb, llama, logits
 from tests.sparsity.test_compress import sparse_llama
 
@@ -175,8 +176,35 @@ def test_hostile_files_are_refused(change: Any, tmp_path: Path) -> None:
     model.weight.data.mul_(torch.rand(32, 64) < 0.1)
     path = save_sparse(model, tmp_path)
     rewritten(path, change)
-    with pytest.raises(ValueError, match="is damaged"):
+    with pytest.raises(ValueError, match=r"is damaged|the model's has \(32, 64\)"):
         load_sparse(tmp_path, nn.Linear(64, 32))
+
+
+def bomb(path: Path, shape: list[int]) -> Path:
+    """A file of a few hundred bytes that says: so many zeros."""
+    empty = {"weight:gaps": torch.zeros(0, dtype=torch.uint8), "weight:values": torch.zeros(0)}
+    entry = {"dtype": "float32", "shape": shape, "crc": 0, "form": "gaps"}
+    layout = json.dumps({"weight": entry})
+    save_file(empty, path, metadata={"sparse_format": "hf_efficient.sparse.1", "layout": layout})
+    return path
+
+
+def test_no_file_makes_more_than_the_model_or_its_own_length_allows(tmp_path: Path) -> None:
+    path = bomb(tmp_path / FILE_NAME, [2**36])
+    with limited_memory(2**30):  # it would take 64 GiB
+        with pytest.raises(ValueError, match=r"'weight' has shape \(68719476736,\), the model's has \(4, 8\)"):
+            load_sparse(path, nn.Linear(8, 4, bias=False))
+        with pytest.raises(ValueError, match=r"claims 68719476736 numbers in \d+ bytes"):
+            read_sparse(path)
+        for change in ({"hidden_size": 2**25}, {"num_hidden_layers": 10**9}, {"vocab_size": "many"}):
+            save_sparse(sparse_llama(), tmp_path / "model")
+            config = tmp_path / "model" / "config.json"
+            config.write_text(json.dumps({**json.loads(config.read_text()), **change}))
+            with pytest.raises(ValueError, match=r"the model's has|out of range|makes no model"):
+                load_sparse(tmp_path / "model")
+    zeros = nn.Linear(2000, 500)
+    nn.init.zeros_(zeros.weight)  # an honest model may be nothing but zeros
+    assert torch.equal(load_sparse(save_sparse(zeros, tmp_path / "z"), nn.Linear(2000, 500)).weight, zeros.weight)
 
 
 def mutate(raw: bytes, chance: random.Random) -> bytes:

@@ -1,0 +1,157 @@
+"""What a sparse checkpoint claims to hold, compared with its header and its model before anything is allocated."""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from ..reading import AGAIN, Fields, Stored, is_whole, open_tensors, read_json, shown
+
+FREE, EXPANSION = 2**28, 256  # numbers that any file may stand for, and so many for each of its bytes
+LARGEST_CONFIG, MOST_LAYERS, MOST_LABELS = 1 << 24, 1024, 1 << 20
+
+
+def check_layout(stored: Mapping[str, Stored], layout: object, where: str) -> dict[str, tuple[int, ...]]:
+    """Compare what the metadata says with the header, without reading or allocating anything.
+
+    Returns:
+        name -> shape of the dense tensors.
+
+    Raises:
+        ValueError: they disagree.
+    """
+    left = dict(stored)
+    sizes: dict[str, tuple[int, ...]] = {}
+    for name, entry in Fields(layout, where).values.items():
+        fields = Fields(entry, f"{where}: {shown(name)}")
+        shape = fields.items("shape", 64)
+        if not all(type(s) is int and 0 <= s < 2**40 for s in shape):
+            raise fields.wrong("shape", "whole numbers from 0 to 2^40")
+        fields.text("dtype", r"[a-z0-9_]{1,20}")
+        fields.whole("crc", 0, 2**32 - 1)
+        form, n = fields.text("form", "dense|bitmap|gaps"), math.prod(shape)
+        names = [name] if form == "dense" else [f"{name}:{form}", f"{name}:values"]
+        if any(part not in left for part in names):
+            raise ValueError(f"{where}: {shown(name)} is listed but not stored. {AGAIN}")
+        where_, values = left.pop(names[0]), left.pop(names[-1], None)
+        values = where_ if values is None else values
+        if len(values.shape) != 1:
+            raise fields.wrong("shape", f"one dimension of values, not {shown(values.shape)}")
+        if form != "dense" and (where_.dtype != "U8" or len(where_.shape) != 1 or values.shape[0] > n):
+            raise ValueError(
+                f"{where}: {shown(name)} has {values.shape[0]} values for the shape {shown(shape)}. {AGAIN}"
+            )
+        expected = {"dense": n, "bitmap": -(-n // 8)}.get(form)
+        if expected is not None and where_.shape != (expected,):
+            raise fields.wrong("shape", f"that of {shown(where_.shape)} stored as {form}")
+        sizes[name] = tuple(shape)
+    if left:
+        raise ValueError(f"{where}: {shown(sorted(left)[:3])} are stored but not listed. {AGAIN}")
+    return sizes
+
+
+def check_fit(
+    sizes: Mapping[str, tuple[int, ...]], shapes: Mapping[str, torch.Size], path: str | os.PathLike[str], owner: str
+) -> None:
+    """Compare names and shapes with those of a model, of class `owner`.
+
+    Raises:
+        ValueError: they differ.
+    """
+    missing, unexpected = sorted(set(shapes) - set(sizes)), sorted(set(sizes) - set(shapes))
+    if missing or unexpected:
+        raise ValueError(
+            f"{path} does not fit {owner}: it lacks {shown(missing[:3])} ({len(missing)} tensors) and holds "
+            f"{shown(unexpected[:3])} ({len(unexpected)}) that the model has not. Load it into the model it was saved "
+            "from."
+        )
+    for name, shape in sizes.items():
+        if shape != tuple(shapes[name]):
+            raise ValueError(
+                f"{path}: {shown(name)} has shape {shown(shape)}, the model's has {tuple(shapes[name])}. Load it "
+                "into the model it was saved from."
+            )
+
+
+def check_expansion(sizes: Mapping[str, tuple[int, ...]], path: str | os.PathLike[str]) -> None:
+    """Refuse more numbers than FREE and than EXPANSION for each byte of the file.
+
+    Raises:
+        ValueError: there are more.
+    """
+    numbers, length = sum(math.prod(shape) for shape in sizes.values()), os.path.getsize(path)
+    if numbers > max(FREE, EXPANSION * length):
+        raise ValueError(
+            f"{path} claims {numbers} numbers in {length} bytes, expected at most {EXPANSION} in a byte: more than any "
+            "pruned model needs. If you trust it, make the model yourself and pass it: load_sparse(source, model)."
+        )
+
+
+def maker(path: Path, cls: type[Any] | None) -> Callable[..., nn.Module]:
+    """What makes a transformers model with whatever weights, on a device, of the config beside a checkpoint.
+
+    Args:
+        path: of the checkpoint.
+        cls: of the model, or None: the class that the config names.
+
+    Raises:
+        FileNotFoundError: there is no config.
+        ValueError: it cannot be used, also later, when the model is made.
+    """
+    import transformers
+
+    file = path.parent / "config.json"
+    if not file.is_file():
+        raise FileNotFoundError(
+            f"No config.json in {str(path.parent)!r}: pass the module itself, load_sparse(source, model)."
+        )
+    with open_tensors(path) as tensors:
+        most = max(MOST_LAYERS, len(tensors.keys()))
+    _check_counts(read_json(file, LARGEST_CONFIG), file, most)
+    with _told_by(file):
+        config = transformers.AutoConfig.from_pretrained(path.parent)
+    if cls is None:
+        name = (getattr(config, "architectures", None) or [None])[0]
+        cls = getattr(transformers, name, None) if isinstance(name, str) else None
+        if not (isinstance(cls, type) and issubclass(cls, transformers.PreTrainedModel)):
+            raise ValueError(
+                f"{file}: architectures={shown(name)} is no class of transformers; pass the class or the module itself."
+            )
+    make = getattr(cls, "_from_config", None) or cls.from_config
+
+    def made(device: str = "cpu") -> nn.Module:
+        with _told_by(file), torch.device(device):
+            model: nn.Module = make(config).eval()
+        return model
+
+    return made
+
+
+@contextmanager
+def _told_by(file: Path) -> Iterator[None]:
+    """transformers does not check all that it reads: whatever its code says of a config becomes a ValueError."""
+    try:
+        yield
+    except ImportError:
+        raise
+    except Exception as error:
+        said = f"{type(error).__name__}: {error}".splitlines()[0]
+        raise ValueError(f"{file} makes no model: {said[:300]}. {AGAIN}") from error
+
+
+def _check_counts(values: Any, file: Path, most: int) -> None:
+    """Refuse what a model would be made of one by one, more often than the file has tensors: that would never end."""
+    for key, value in values.items() if isinstance(values, dict) else enumerate(values):
+        if isinstance(value, (dict, list)):
+            _check_counts(value, file, most)
+        for words, limit in (("layer|block|depth", most), ("label|expert", MOST_LABELS)):
+            if is_whole(value) and value > limit and re.search(words, str(key)):
+                raise ValueError(f"{file}: {shown(key)}={shown(value)} is out of range; expected at most {limit}.")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -30,6 +31,10 @@ def compact_infers_faster(shape: torch.Size, k: int, tokens: int) -> bool:
 class CompactLinear(nn.Module):
     """A linear layer for inference that holds its living weights only, as CSR.
 
+    Products of CSR matrices do not check where they read, so that places from elsewhere are checked before they are
+    used: when a state dict is loaded, and whenever other tensors, or other content, have come in any other way. What
+    was checked is kept as the matrix, which no forward makes again.
+
     Args:
         weight: (out, in) float32, most of it zero.
         bias: (out,) or None.
@@ -48,12 +53,33 @@ class CompactLinear(nn.Module):
         self.register_buffer("columns", matrix.col_indices().int())
         self.register_buffer("values", matrix.values())
         self.register_buffer("bias", None if bias is None else bias.detach())
+        self._checked: _Checked | None = None
 
     def matrix(self) -> Tensor:
-        """(out, in) CSR."""
-        return torch.sparse_csr_tensor(
-            self.starts, self.columns, self.values, (self.out_features, self.in_features), check_invariants=False
-        )
+        """(out, in) CSR, of the memory of `values`.
+
+        Raises:
+            ValueError: `starts`, `columns` and `values` are not those of such a matrix.
+        """
+        parts = (self.starts, self.columns, self.values)
+        stamps = tuple((part.data_ptr(), 0 if part.is_inference() else part._version) for part in parts[:2])
+        known = self._checked
+        if known is None or known.stamps != (*stamps, self.values.data_ptr()):
+            shape = (self.out_features, self.in_features)
+            check_csr(*parts, shape, "CompactLinear")
+            matrix = torch.sparse_csr_tensor(*parts, shape, check_invariants=False)
+            known = self._checked = _Checked((*stamps, self.values.data_ptr()), parts, matrix)
+        return known.matrix
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:  # type: ignore[override]
+        names = ("starts", "columns", "values")
+        starts, columns, values = (state_dict.get(f"{prefix}{name}", getattr(self, name)) for name in names)
+        shape = (self.out_features, self.in_features)
+        check_csr(starts, columns, values, shape, prefix.rstrip(".") or "CompactLinear")
+        super()._load_from_state_dict(state_dict, prefix, *args)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_checked": None}  # copies and pickles have tensors of their own
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., in) -> (..., out). No gradients."""
@@ -70,6 +96,46 @@ class CompactLinear(nn.Module):
     def extra_repr(self) -> str:
         """Sizes, for print(model)."""
         return f"{self.in_features}, {self.out_features}, alive={len(self.values)}"
+
+
+class _Checked(NamedTuple):
+    """Where tensors lay, and their versions, when they were found to be a matrix; held, so that no other lies there."""
+
+    stamps: tuple[Any, ...]
+    parts: tuple[Tensor, Tensor, Tensor]
+    matrix: Tensor
+
+
+def check_csr(starts: Tensor, columns: Tensor, values: Tensor, shape: tuple[int, int], name: str) -> None:
+    """Refuse what is no CSR matrix of this shape: a product with it would read memory that belongs to others.
+
+    Raises:
+        ValueError: a length, a dtype or an index is not right.
+    """
+    (rows, width), k = shape, values.numel()
+    if any(part.is_meta for part in (starts, columns, values)):
+        return  # nothing to read yet; what comes in its place is looked at
+    if (starts.shape, columns.shape, values.shape) != ((rows + 1,), (k,), (k,)):
+        fault = f"lengths {tuple(starts.shape)}, {tuple(columns.shape)}, {tuple(values.shape)}"
+    elif not starts.dtype == columns.dtype == torch.int32 or not values.dtype.is_floating_point:
+        fault = f"dtypes {starts.dtype}, {columns.dtype}, {values.dtype}"
+    elif starts[0] != 0 or starts[-1] != k or bool((starts.diff() < 0).any()):
+        fault = "starts that do not rise from 0 to the number of values"
+    elif k and (int(columns.min()) < 0 or int(columns.max()) >= width):
+        fault = f"columns from {int(columns.min())} to {int(columns.max())}"
+    elif not _rises(starts, columns, width):
+        fault = "columns that do not rise within a row"
+    else:
+        return
+    raise ValueError(
+        f"{name}: the places of the living weights are damaged: {fault}; expected those of a ({rows}, {width}) matrix "
+        "with int32 places. The file is corrupt or was written for another model; fetch or save it again."
+    )
+
+
+def _rises(starts: Tensor, columns: Tensor, width: int) -> bool:
+    row = torch.repeat_interleave(torch.arange(len(starts) - 1, device=starts.device), starts.diff().long())
+    return bool(((row * width + columns).diff() > 0).all())
 
 
 def compress(model: nn.Module, *, tokens: int = 128, kernel: str = "auto") -> nn.Module:

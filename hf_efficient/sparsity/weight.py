@@ -66,6 +66,7 @@ class SparseWeight(nn.Module):
         self.gradient: Tensor | None = None
         self.memory: dict[str, Tensor] = {}
         self.seconds = 0.0
+        self._checked: Tensor | None = None  # the `indices` that were last found to be places
 
     @property
     def numel(self) -> int:
@@ -91,9 +92,20 @@ class SparseWeight(nn.Module):
 
         Args:
             base: tensor of `shape` to add to, or None.
+
+        Raises:
+            ValueError: other `indices` have come, and they are no places of this tensor.
         """
+        if self.indices is not self._checked:  # some loaders put a tensor in its place and ask nobody
+            check_places(self.indices, self.numel, "sparse weight")
+            self._checked = self.indices
         whole: Tensor = _Scatter.apply(self.values, self.indices, base, self)  # type: ignore[no-untyped-call]
         return whole
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:  # type: ignore[override]
+        if f"{prefix}indices" in state_dict:
+            check_places(state_dict[f"{prefix}indices"], self.numel, prefix.rstrip(".") or "sparse weight")
+        super()._load_from_state_dict(state_dict, prefix, *args)
 
     @torch.no_grad()
     def select(self, places: Tensor, values: Tensor | None = None) -> None:
@@ -127,7 +139,7 @@ class SparseWeight(nn.Module):
             places: (c,) integer: dead places that come alive behind them.
         """
         values = torch.cat([self.values[kept], self.values.new_zeros(len(places))])
-        self.indices = torch.cat([self.indices[kept], places.to(self.indices.dtype)])
+        self.indices = self._checked = torch.cat([self.indices[kept], places.to(self.indices.dtype)])
         self.values.grad = None
         # autograd's accumulator keeps the old size while any graph is alive; another dtype in between makes it let go
         self.values.data = torch.empty(0, dtype=torch.float64, device=values.device)
@@ -162,13 +174,15 @@ def check_places(places: Tensor, n: int, name: str) -> None:
     """Refuse places that no honest file has.
 
     Raises:
-        ValueError: a place lies outside of the n there are, or lives twice.
+        ValueError: a place lies outside of the n there are or lives twice, or these are no whole numbers in one row.
     """
-    wrong = bool((places < 0).any() or (places >= n).any())
-    if wrong or len(places.unique()) != len(places):
+    if places.is_meta:
+        return
+    whole = places.dim() == 1 and places.dtype in (torch.int32, torch.int64)
+    if not whole or bool((places < 0).any() or (places >= n).any()) or len(places.unique()) != len(places):
         raise ValueError(
-            f"{name}: the places of the living weights are damaged; expected {len(places)} different numbers in "
-            f"[0, {n}). The file is corrupt or was written for another model; fetch it again."
+            f"{name}: the places of the living weights are damaged; expected {places.numel()} different numbers in "
+            f"[0, {n}), int32 or int64. The file is corrupt or was written for another model; fetch it again."
         )
 
 

@@ -51,6 +51,17 @@ def read_json(path: str | os.PathLike[str], largest: int = LARGEST_JSON) -> dict
     return values
 
 
+@contextmanager
+def naming(path: str | os.PathLike[str]) -> Iterator[None]:
+    """In the block, a ValueError that does not name the file is told with its name."""
+    try:
+        yield
+    except ValueError as error:
+        if str(path) in str(error):
+            raise
+        raise ValueError(f"{path}: {error}") from error
+
+
 class Fields:
     """The fields of a JSON object, each taken as what it has to be.
 

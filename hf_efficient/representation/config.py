@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from ..files import find, written_whole
+from ..reading import is_number, is_whole, naming, read_json, shown
 from .config_files import push
 
 CONFIG_NAME = "token_pruner_config.json"
@@ -65,7 +66,7 @@ class TokenPrunerConfig:
         llm_layers: layers of the language model after which visual tokens are dropped once more, by the attention that
             the last token of the prompt pays them in that layer (one: FastV; several: PyramidDrop). Counted from 1.
         llm_budget: visual tokens of a prompt kept at each of these layers, an int or a share as `budget`.
-        lloyd_steps: steps of ITG's clustering, >= 0; 0 merges every token into its nearest seed.
+        lloyd_steps: steps of ITG's clustering, 0 to 1000; 0 merges every token into its nearest seed.
         centroid_share: beta of ITG, in [0, 1]: 1 makes each token the mean of its cluster, 0 the real token nearest to
             that mean.
         seeds: what ITG's clusters start from, "spread" (important and far apart) or "coverage" (what ID-Pruner keeps).
@@ -126,10 +127,13 @@ class TokenPrunerConfig:
             _check_share(name, getattr(self, name))
         if self.size_aware is not None and not isinstance(self.size_aware, bool):
             raise ValueError(f"size_aware={self.size_aware!r} is no answer; expected True, False or None (by method).")
-        if isinstance(self.lloyd_steps, bool) or not isinstance(self.lloyd_steps, int) or self.lloyd_steps < 0:
-            raise ValueError(f"lloyd_steps={self.lloyd_steps!r} is no number of steps; expected an int >= 0.")
+        if not isinstance(self.adaptive, bool):
+            raise ValueError(f"adaptive={self.adaptive!r} is no answer; expected True or False.")
+        steps = self.lloyd_steps  # it ends long before 1000, but a file may ask for any number
+        if not is_whole(steps) or not 0 <= steps <= 1000:
+            raise ValueError(f"lloyd_steps={shown(steps)} is no number of steps; expected an int from 0 to 1000.")
         power = self.importance_power
-        if isinstance(power, bool) or not isinstance(power, (int, float)) or not 0 <= power < math.inf:
+        if not is_number(power) or power < 0:
             raise ValueError(f"importance_power={power!r} is no power of importance; expected a number >= 0.")
         _check_budget("budget", self.budget)
         _check_budget("llm_budget", self.llm_budget)
@@ -229,19 +233,15 @@ class TokenPrunerConfig:
         """
         path = find(folder_or_id, CONFIG_NAME, "the folder was saved without a token pruner. Pass a TokenPrunerConfig, "
                     "or save the folder with one attached.", **hub_kwargs)  # fmt: skip
-        try:
-            values = json.loads(Path(path).read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise ValueError(f"{path} is not valid JSON: {error}") from error
-        if not isinstance(values, dict):
-            raise ValueError(f"{path} holds a JSON {type(values).__name__}, expected an object of settings.")
+        values = read_json(path)
         if isinstance(values.get("generator"), dict):
             from .generator import GENERATOR_NAME, TokenGenerator
 
             beside = find(folder_or_id, GENERATOR_NAME, f"its {CONFIG_NAME} asks for these weights. Copy the whole "
                           'folder, or set "generator" to null in it.', **hub_kwargs)  # fmt: skip
             values["generator"] = TokenGenerator.from_file(beside, values["generator"])
-        return cls.from_dict(values)
+        with naming(path):
+            return cls.from_dict(values)
 
     def push_to_hub(
         self,

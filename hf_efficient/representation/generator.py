@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import re
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save
+from safetensors.torch import save
 from torch import Tensor, nn
+
+from ..reading import AGAIN, Fields, open_tensors, read_tensors, shown, stored_in
 
 GENERATOR_NAME = "generator.safetensors"
 
@@ -76,26 +78,40 @@ class TokenGenerator(nn.Module):
     def from_file(cls, path: str | os.PathLike[str], settings: dict[str, int]) -> TokenGenerator:
         """A frozen generator of these settings, with the weights of a safetensors file.
 
+        The settings are compared with the file's header before a module is built of them.
+
         Raises:
             ValueError: the settings are not a generator's, the file is no safetensors file, or its tensors are not
                 those of such a generator.
+            OSError: the file cannot be read.
         """
-        try:
-            generator = cls(**settings)
-        except (TypeError, ValueError, AssertionError, RuntimeError) as error:
-            raise ValueError(f"generator={settings!r} are no settings of a generator: {error}.") from error
-        try:
-            weights = load_file(path)
-        except SafetensorError as error:
-            raise ValueError(f"{path} is not a safetensors file ({error}); save the config again.") from error
-        expected = {name: tuple(value.shape) for name, value in generator.state_dict().items()}
-        found = {name: tuple(value.shape) for name, value in weights.items()}
-        if found != expected:
-            wrong = sorted(name for name in {**found, **expected} if found.get(name) != expected.get(name))
+        settings = check_settings(settings)
+        with open_tensors(path) as file:
+            found = {name: part.shape for name, part in stored_in(file).items()}
+        layers = len({name.split(".")[2] for name in found if re.match(r"decoder\.layers\.\d+\.", name)})
+        down = found.get("down.1.weight", ())
+        if layers != settings["layers"] or down != (settings["hidden"], settings["width"]):
             raise ValueError(
-                f"{path} does not hold the generator that the config describes ({settings}): {len(wrong)} tensors "
-                f"differ, as {wrong[0]}, {found.get(wrong[0])} in the file and {expected.get(wrong[0])} by the config. "
-                "Both come from one save_pretrained."
+                f"{path} does not hold the generator that the config describes ({shown(settings)}): it has {layers} "
+                f"layers, and down.1.weight is {shown(down)}. Both come from one save_pretrained."
             )
+        with torch.device("meta"):
+            expected = {name: tuple(value.shape) for name, value in cls(**settings).state_dict().items()}
+        weights = read_tensors(path, expected)
+        generator = cls(**settings)
         generator.load_state_dict(weights)
         return generator.requires_grad_(False)
+
+
+def check_settings(settings: object) -> dict[str, int]:
+    """A generator's settings, as JSON has them.
+
+    Raises:
+        ValueError: they are others, out of range, or do not go together.
+    """
+    where = f"generator={shown(settings)} are no settings of a generator"
+    fields = Fields(settings, where)
+    values = {name: fields.whole(name, 1) for name in ("width", "hidden", "layers", "heads")}
+    if fields.values.keys() != values.keys() or values["hidden"] % values["heads"]:
+        raise ValueError(f"{where}; expected {', '.join(values)}, and hidden a multiple of heads. {AGAIN}")
+    return values

@@ -13,6 +13,7 @@ import hf_efficient
 from hf_efficient import TokenPrunerConfig, attach_token_pruner, load_token_pruned
 from hf_efficient.representation.config import CONFIG_NAME
 from hf_efficient.representation.generator import GENERATOR_NAME, TokenGenerator
+from tests.fuzzing import limited_memory
 from tests.tiny import FAMILIES, ROWS, budget, prompts, stock
 
 reduce_tokens: Any = hf_efficient.reduce_tokens
@@ -174,9 +175,9 @@ def broken(folder: Path, how: str) -> None:
     ("how", "error", "said"),
     [
         ("missing", FileNotFoundError, "Copy the whole folder"),
-        ("text", ValueError, "not a safetensors file"),
-        ("shape", ValueError, r"1 tensors differ, as up.bias, \(5,\) in the file and \(8,\)"),
-        ("names", ValueError, "None in the file"),
+        ("text", ValueError, "not a whole safetensors file"),
+        ("shape", ValueError, r"'up.bias' is F32 \(5,\), expected .* \(8,\)"),
+        ("names", ValueError, "it has 0 layers"),
         ("settings", ValueError, "no settings of a generator"),
     ],
 )
@@ -184,6 +185,32 @@ def test_a_folder_that_does_not_fit_is_refused(tmp_path, how, error, said):
     config(generator=generator()).save_pretrained(tmp_path)
     broken(tmp_path, how)
     with pytest.raises(error, match=said):
+        TokenPrunerConfig.from_pretrained(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"hidden": 2**31}, "does not hold the generator"),
+        ({"hidden": 20000}, "does not hold the generator"),
+        ({"layers": 10**9}, "does not hold the generator"),
+        ({"width": 2**40}, "does not hold the generator"),
+        ({"heads": 3}, "a multiple of heads"),
+        ({"heads": 0}, "heads=0 is out of range"),
+        ({"heads": True}, "heads=True is out of range"),
+        ({"layers": -1}, "layers=-1 is out of range"),
+        ({"layers": 1.0}, "layers=1.0 is out of range"),
+        ({"hidden": "16"}, "hidden='16' is out of range"),
+        ({"hidden": [16]}, r"hidden=\[16\] is out of range"),
+        ({"depth": 3}, "no settings of a generator"),
+    ],
+)
+def test_settings_are_compared_with_the_weights_before_anything_is_made_of_them(tmp_path, change, said):
+    config(generator=generator()).save_pretrained(tmp_path)
+    file = tmp_path / CONFIG_NAME
+    values = json.loads(file.read_text())
+    file.write_text(json.dumps({**values, "generator": {**values["generator"], **change}}))
+    with limited_memory(2**28), pytest.raises(ValueError, match=said):
         TokenPrunerConfig.from_pretrained(tmp_path)
 
 

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
 
 from ..extras import extra
+from ..reading import Stored, is_number, naming
+from .adapter_files import WEIGHTS_NAME, check_values, read_config, read_header
 from .topology import TOPOLOGIES, Topology
 
 with extra("sparsity"):
     from peft import PeftConfig
-    from peft.utils import PeftType
+    from peft.utils import CONFIG_NAME, PeftType
 
 TARGETS = ("weight", "delta")
 DISTRIBUTIONS = ("erk", "uniform", "global", "nonzero")
@@ -104,8 +108,30 @@ class BiDSTConfig(PeftConfig):
     counts: dict[str, int] = field(default_factory=dict, metadata={"help": "Living weights per layer (written)."})
     checksum: int | None = field(default=None, metadata={"help": "Of the saved tensors (written)."})
 
+    @classmethod
+    def from_json_file(cls, path_json_file: str, **kwargs: Any) -> dict[str, Any]:
+        """PEFT's, which trusts the file; called by `from_pretrained`."""
+        return read_config(path_json_file)
+
+    @classmethod
+    def from_pretrained(
+        cls, pretrained_model_name_or_path: str, subfolder: str | None = None, **kwargs: Any
+    ) -> BiDSTConfig:
+        """PEFT's; where the adapter is a folder, its file of weights is compared with the config.
+
+        Raises:
+            ValueError: there is none, it is damaged or hostile, or the weights do not belong to it.
+        """
+        folder = Path(pretrained_model_name_or_path, subfolder or "")
+        with naming(folder / CONFIG_NAME):
+            config: BiDSTConfig = super().from_pretrained(pretrained_model_name_or_path, subfolder, **kwargs)
+        config.stored = read_header(folder / WEIGHTS_NAME, config)
+        return config
+
     def __post_init__(self) -> None:
         super().__post_init__()
+        check_values(self)
+        self.stored: dict[str, Stored] = {}  # the header of the weights, where they lie beside the config
         self.peft_type = BIDST
         self.modules_to_tie: list[str] | None = None  # PEFT reads it; found anew for each model
         if isinstance(self.target_modules, list):
@@ -163,8 +189,7 @@ def _check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
 
 
 def _check_number(name: str, value: object, low: float, high: float, expected: str, below: bool = False) -> None:
-    number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    if not number or not low <= value <= high or (below and value == high):  # type: ignore[operator]
+    if not is_number(value) or not low <= value <= high or (below and value == high):  # type: ignore[operator]
         raise ValueError(f"{name}={value!r} is out of range; expected {expected}.")
 
 

@@ -13,6 +13,7 @@ from transformers.pytorch_utils import Conv1D
 
 from ..extras import extra
 from . import budget
+from .adapter_files import check_counts, check_others
 from .config import BiDSTConfig
 from .layer import BiDSTLayer, Linear
 from .weight import check_places
@@ -69,8 +70,11 @@ class BiDSTModel(BaseTuner):
         for key, module in targeted.items():
             check_layer(key, module, modules.get(key.rpartition(".")[0]))
         weights = {key: weight_of(module) for key, module in targeted.items()}
+        check_counts(config.counts, {key: weight.numel() for key, weight in weights.items()})
         saved = {key: config.counts.get(key, 0) for key in weights}
-        known = all(1 <= saved[key] <= weight.numel() for key, weight in weights.items())
+        known = all(saved.values())
+        if config.stored:
+            check_others(config.stored, config.modules_to_save or (), modules)
         depends_on_values = config.distribution in ("nonzero", "global")  # of which there may be none while loading
         self._budgets = saved if known and depends_on_values else share_budget(config, weights)
         start = config.make_topology(1).initial_count

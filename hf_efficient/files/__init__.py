@@ -7,11 +7,22 @@ deleted or replaced that is not known to be ours. Importing it costs nothing.
 """
 
 from .finding import find
-from .folders import Contents, check_ours, delete_folder, folder_written_whole, foreign, recover, replace_folder
+from .folders import (
+    Contents,
+    check_ours,
+    delete_folder,
+    folder_written_whole,
+    foreign,
+    is_vacant,
+    recover,
+    remove_drafts,
+    replace_folder,
+    settle_folder,
+)
 from .locks import locked
 from .names import is_draft
 from .outputs import check_output, ffmpeg_url, require_space
-from .whole import NpyWriter, clear_errors, remove_leftovers, write_bytes, write_text, written_whole
+from .whole import NpyWriter, clear_errors, full_disk, remove_leftovers, write_bytes, write_text, written_whole
 
 __all__ = [
     "Contents",
@@ -24,12 +35,16 @@ __all__ = [
     "find",
     "folder_written_whole",
     "foreign",
+    "full_disk",
     "is_draft",
+    "is_vacant",
     "locked",
     "recover",
+    "remove_drafts",
     "remove_leftovers",
     "replace_folder",
     "require_space",
+    "settle_folder",
     "write_bytes",
     "write_text",
     "written_whole",

@@ -11,7 +11,7 @@ import re
 import shutil
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -167,7 +167,9 @@ def recover(target: Path, contents: Contents | None = None) -> None:
 
 
 @contextmanager
-def folder_written_whole(path: str | os.PathLike[str], contents: Contents | None = None) -> Iterator[Path]:
+def folder_written_whole(
+    path: str | os.PathLike[str], contents: Contents | None = None, lock: bool = True
+) -> Iterator[Path]:
     """An empty folder to write in, which becomes `path` when the block ends; after an exception nothing is left of it.
 
     Files get the modes that the umask gives. The lock of `path` is held.
@@ -175,6 +177,7 @@ def folder_written_whole(path: str | os.PathLike[str], contents: Contents | None
     Args:
         path: nothing, an empty folder, or a folder of ours.
         contents: what `path` may hold to be replaced; None: nothing.
+        lock: False where the lock of a folder around it is held.
 
     Raises:
         FileExistsError: there is something else; nothing was touched.
@@ -183,7 +186,7 @@ def folder_written_whole(path: str | os.PathLike[str], contents: Contents | None
     """
     target = Path(os.path.abspath(path))
     target.parent.mkdir(parents=True, exist_ok=True)
-    with locked(target):
+    with locked(target) if lock else nullcontext():
         recover(target, contents)
         if contents is not None and target.is_dir() and not _is_empty(target):
             check_ours(target, contents)
@@ -229,6 +232,21 @@ def _new_file_mode(folder: Path) -> int:
 
 def _is_empty(folder: Path) -> bool:
     return folder.is_dir() and not folder.is_symlink() and not any(folder.iterdir())
+
+
+def is_vacant(folder: Path) -> bool:
+    """Whether there is nothing in a folder, or only drafts that killed processes left."""
+    return folder.is_dir() and not folder.is_symlink() and all(is_draft(name) for name in os.listdir(folder))
+
+
+def remove_drafts(folder: Path) -> None:
+    """Delete every draft below a folder; for one whose lock is held, so that nobody can be writing them."""
+    for path, _ in list(_walk(folder)):
+        if is_draft(path.name) and not path.is_symlink():
+            if path.is_dir():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                path.unlink(missing_ok=True)
 
 
 @functools.cache

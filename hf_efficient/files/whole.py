@@ -59,7 +59,7 @@ def write_text(path: str | os.PathLike[str], text: str, durable: bool = True) ->
     write_bytes(path, text.encode("utf-8"), durable)
 
 
-def write_bytes(path: str | os.PathLike[str], content: bytes, durable: bool = True) -> None:
+def write_bytes(path: str | os.PathLike[str], content: bytes | memoryview, durable: bool = True) -> None:
     """Whole or not at all."""
     with written_whole(path, durable) as draft:
         draft.write_bytes(content)

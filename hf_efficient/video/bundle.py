@@ -10,7 +10,7 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
-from hf_efficient.files import written_whole
+from hf_efficient.files import Contents, write_text
 from hf_efficient.video.experts import CONFIG_NAME, WEIGHTS_NAME, load_config
 from hf_efficient.video.media import MAX_PIXELS, ColorTags, Path_, VideoInfo, probe
 from hf_efficient.video.patches import Geometry
@@ -19,6 +19,11 @@ MANIFEST_NAME, MODEL_FOLDER = "bundle.json", "model"
 FORMAT, VERSION = "hf_efficient.stdo", 1
 LOW_RESOLUTION = re.compile(r"low_resolution\.(mp4|mkv)")
 LARGEST_MANIFEST = 1 << 20
+BUNDLE = Contents(
+    "bundle", MANIFEST_NAME, lambda record: record.get("format") == FORMAT,
+    (LOW_RESOLUTION.pattern, r"(bundle|model_index)\.json", r"README\.md", MODEL_FOLDER,
+     rf"{MODEL_FOLDER}/({re.escape(CONFIG_NAME)}|{re.escape(WEIGHTS_NAME)})"),
+)  # fmt: skip
 EXTRA = ("fit", "experts", "general_patch_psnr")  # what bundle.json says beyond what a player needs
 PIPELINE = {"_class_name": "STDOPipeline", "_diffusers_version": "0.42.1", "model": ["hf_efficient", "STDOModel"]}
 
@@ -125,12 +130,6 @@ def write_manifest(folder: Path, low_resolution: str, source: dict[str, Any], **
     manifest = {"format": FORMAT, "version": VERSION, "source": source, "low_resolution": low_resolution}
     write_text(folder / "model_index.json", json.dumps(PIPELINE, indent=2) + "\n")
     write_text(folder / MANIFEST_NAME, json.dumps({**manifest, "files": files, **extra}, indent=2) + "\n")
-
-
-def write_text(path: Path, text: str) -> None:
-    """Whole or not at all."""
-    with written_whole(path) as draft:
-        draft.write_text(text, encoding="utf-8")
 
 
 def sha256(path: Path) -> str:

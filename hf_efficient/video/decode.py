@@ -6,6 +6,7 @@ from collections.abc import Callable
 from itertools import islice
 from pathlib import Path
 
+from hf_efficient.files import check_output, locked
 from hf_efficient.video.media import Path_, VideoInfo
 from hf_efficient.video.player import Player
 from hf_efficient.video.writing import VideoWriter, encoder_options
@@ -38,25 +39,28 @@ def decode(
     Raises:
         BundleError: the bundle is damaged.
         MediaError: the file cannot be written.
-        ValueError: the output lies in the bundle or is its stream.
+        ValueError: the output lies in the bundle.
+        OSError: the output is of another kind, its folder is not there or cannot be written, or no space is left.
+        BlockingIOError: another process is writing it.
     """
+    target = check_output(output, "file", [bundle.bundle.path if isinstance(bundle, Player) else bundle])
     player = bundle if isinstance(bundle, Player) else Player(bundle)
-    source, output = player.bundle.source, Path(output)
-    if output.resolve().parent == player.bundle.path.resolve():
-        raise ValueError(f"{str(output)!r} lies inside the bundle: write somewhere else.")
+    source = player.bundle.source
     options = {}
     if codec != "ffv1":
         crf = VISUALLY_LOSSLESS.get(codec, 10) if quality is None else quality
         options = encoder_options(codec, crf, preset or FAST.get(codec, ""))
     size = (source.width, source.height)
-    with VideoWriter(
-        output, source, size, codec, output_pixel_format(source, codec), options, player.bundle.low_resolution
-    ) as writer:
+    kind = output_pixel_format(source, codec)
+    with (
+        locked(target),
+        VideoWriter(target, source, size, codec, kind, options, player.bundle.low_resolution) as writer,
+    ):
         for frame in islice(player.frames(), max_frames):
             writer.write(*frame)
             if progress is not None:
                 progress(1)
-    return output
+    return target
 
 
 def output_pixel_format(source: VideoInfo, codec: str) -> str:

@@ -19,6 +19,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from hf_efficient.extras import extra
+from hf_efficient.files import ffmpeg_url
 from hf_efficient.video.decode import decode
 from hf_efficient.video.media import Path_, read_frames
 from hf_efficient.video.patches import cut, pad_to_grid, patch_error, psnr, to_tensor
@@ -168,7 +169,15 @@ def vmaf_score(player: Player, source: Path) -> float:
 
     with tempfile.TemporaryDirectory() as folder:
         decoded = decode(player, Path(folder) / "decoded.mkv", codec="ffv1")
-        command = [imageio_ffmpeg.get_ffmpeg_exe(), "-i", str(decoded), "-i", str(source), "-lavfi", "libvmaf"]
+        command = [
+            imageio_ffmpeg.get_ffmpeg_exe(),
+            "-i",
+            ffmpeg_url(decoded),
+            "-i",
+            ffmpeg_url(source),
+            "-lavfi",
+            "libvmaf",
+        ]
         run = subprocess.run([*command, "-f", "null", "-"], capture_output=True, text=True)
     found = re.search(r"VMAF score: ([\d.]+)", run.stderr)
     if not found:

@@ -12,6 +12,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import nn
 
+from hf_efficient.files import write_text, written_whole
 from hf_efficient.video.backbones import NetworkSpec
 from hf_efficient.video.routing import MOST_EXPERTS
 from hf_efficient.video.settings import WEIGHT_DTYPES
@@ -98,10 +99,11 @@ def save_experts(folder: Path, config: dict[str, Any], experts: nn.ModuleList, p
         for name, tensor in experts.state_dict().items()
     }
     state["routing"] = torch.tensor(list(packed), dtype=torch.uint8)
-    save_file(state, folder / WEIGHTS_NAME, metadata={"format": "pt"})
+    with written_whole(folder / WEIGHTS_NAME) as draft:
+        save_file(state, draft, metadata={"format": "pt"})
     kind = {"architectures": ["STDOModel"], "model_type": "stdo", "dtype": str(dtype).removeprefix("torch.")}
     fields = {name: config[name] for name in DEFAULTS}
-    (folder / CONFIG_NAME).write_text(json.dumps({**kind, **fields}, indent=2) + "\n", encoding="utf-8")
+    write_text(folder / CONFIG_NAME, json.dumps({**kind, **fields}, indent=2) + "\n")
 
 
 def load_config(folder: Path) -> SimpleNamespace:

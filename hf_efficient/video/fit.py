@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import json
-import os
-import shutil
 import warnings
 from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
-from hf_efficient.files import written_whole
+from hf_efficient.files import locked, write_text, written_whole
 from hf_efficient.video import chunking, routing
 from hf_efficient.video.backbones import NetworkSpec
 from hf_efficient.video.bundle import (
@@ -26,7 +25,6 @@ from hf_efficient.video.bundle import (
     sha256,
     source_to_json,
     write_manifest,
-    write_text,
 )
 from hf_efficient.video.card import model_card
 from hf_efficient.video.experts import DEFAULTS, save_experts
@@ -42,6 +40,7 @@ from hf_efficient.video.start import start_from_bicubic
 from hf_efficient.video.store import PatchStore, paired_frames, write_stores
 from hf_efficient.video.stream import reduced, stream_name, write_stream
 from hf_efficient.video.weights import add_weight_norm, as_stored
+from hf_efficient.video.work import Work
 
 
 def fit_video(
@@ -99,19 +98,29 @@ class Fit:
                 f"{str(source)!r} has {self.info.bits} bits a colour; it is fitted and played at 8.", stacklevel=3
             )
         self.geometry = Geometry.choose(self.info.width, self.info.height, settings.scale)
-        self.work = output.with_name(output.name + ".partial")
-        self.draft = self.work / "bundle"
+        self.folder = Work(output)
+        self.work, self.draft = self.folder.folder, self.folder.draft
         self.low_resolution = self.draft / stream_name(self.info)
         self.record = {**asdict(settings), "scorer": scorer_identity(settings.scorer)}
         self.identity = {**self.record, "source": sha256(source)}
 
     def run(self, overwrite: bool = False) -> Bundle:
         """All stages."""
-        done = self.work.exists() and not self.draft.exists() and self._is_made()
-        self.processes.wait()
-        if done:  # a kill fell between the bundle's getting its name and the end of tidying up
-            self._tidy()
-            return Bundle.open(self.output)
+        first = self.processes.first
+        if first:
+            self.folder.check(self.source, overwrite)
+            self.output.parent.mkdir(parents=True, exist_ok=True)
+        with locked(self.output) if first else nullcontext():  # the first process holds it for all
+            done = self.folder.is_finished() and self.folder.begun_with(self.identity)
+            self.processes.wait()
+            if not done:
+                self._run(overwrite)
+            elif first:
+                self.folder.recover()
+            self.processes.wait()
+        return Bundle.open(self.output)
+
+    def _run(self, overwrite: bool) -> None:
         if self.processes.first:
             self.prepare(overwrite)
             try:
@@ -119,55 +128,29 @@ class Fit:
                 self.score()
                 self.make_stores()
             except MediaError:  # the source is broken further on: nothing of it is worth keeping
-                self._tidy()
+                self.folder.delete()
                 raise
         self.processes.wait()
         self.train()
         self.processes.wait()
         if self.processes.first:
             self.finish()
-        self.processes.wait()
-        return Bundle.open(self.output)
 
     def prepare(self, overwrite: bool) -> None:
         """Make or check the work folder."""
-        if self.output.exists() and not overwrite:
+        self.folder.recover()
+        self.folder.check(self.source, overwrite)
+        known = self.folder.known()
+        different = sorted(name for name in self.identity if known and known.get(name) != self.identity[name])
+        if different and not overwrite:
+            changes = ", ".join(f"{n}: {known.get(n)!r} then, {self.identity[n]!r} now" for n in different)
             raise FileExistsError(
-                f"{str(self.output)!r} exists: choose another folder, or overwrite it (overwrite=True)."
+                f"{str(self.work)!r} holds unfinished work of other settings ({changes}): call with those "
+                "to go on, or with overwrite=True to start anew."
             )
-        known = self._known()
-        if not known:
-            self._tidy()
-        else:
-            different = sorted(name for name in self.identity if known.get(name) != self.identity[name])
-            if different and not overwrite:
-                changes = ", ".join(f"{n}: {known.get(n)!r} then, {self.identity[n]!r} now" for n in different)
-                raise FileExistsError(
-                    f"{str(self.work)!r} holds unfinished work of other settings ({changes}): call with those "
-                    "to go on, or with overwrite=True to start anew."
-                )
-            if different:
-                self._tidy()
-        self.draft.mkdir(parents=True, exist_ok=True)
-        write_text(self.work / "settings.json", json.dumps(self.identity))
-
-    def _tidy(self) -> None:
-        """Delete the work; its record first, so that a half-deleted folder is not taken for work to go on with."""
-        (self.work / "settings.json").unlink(missing_ok=True)
-        shutil.rmtree(self.work, ignore_errors=True)
-
-    def _is_made(self) -> bool:
-        """Whether the bundle that is there is the one asked for."""
-        path = self.output / MANIFEST_NAME
-        if not path.exists():
-            return False
-        manifest = json.loads(path.read_text(encoding="utf-8"))
-        return {**manifest.get("fit", {}), "source": manifest["source"]["sha256"]} == self.identity
-
-    def _known(self) -> dict[str, Any]:
-        """What the unfinished work was begun with; empty where there is none."""
-        record = self.work / "settings.json"
-        return json.loads(record.read_text(encoding="utf-8")) if record.exists() else {}
+        if different:
+            self.folder.delete()
+        self.folder.open(self.identity)
 
     def make_low_resolution(self) -> None:
         """The stream that is sent: what the networks are trained on is what its decoder gives."""
@@ -251,10 +234,7 @@ class Fit:
         )  # fmt: skip
         manifest = json.loads((self.draft / MANIFEST_NAME).read_text(encoding="utf-8"))
         write_text(self.draft / "README.md", model_card(manifest, config))
-        if self.output.exists():
-            shutil.rmtree(self.output)
-        os.replace(self.draft, self.output)
-        self._tidy()
+        self.folder.publish(self.identity)
 
     def stored_experts(self, k: int) -> tuple[nn.ModuleList, list[dict[str, Any]]]:
         """The networks as they are stored, and what storing them so costs: PSNR on their patches before and after."""

@@ -18,6 +18,8 @@ with extra("video"):
     import av
     from av.video.reformatter import Interpolation
 
+from hf_efficient.files import ffmpeg_url
+
 # 8K with room to spare: a header that claims more is broken or hostile, and a frame of it would not fit in memory.
 MAX_PIXELS = 8192 * 8192
 RESAMPLING = Interpolation.BICUBIC | Interpolation.ACCURATE_RND
@@ -101,7 +103,7 @@ def open_media(path: Path_) -> Iterator[Any]:
     if not os.path.isfile(path):
         raise MediaError(f"There is no file {str(path)!r}: give the path of a video file.")
     try:
-        with av.open(os.fspath(path)) as container:
+        with av.open(ffmpeg_url(path)) as container:
             yield container
     except (av.error.FFmpegError, UnicodeDecodeError) as error:
         what = getattr(error, "strerror", None) or str(error)

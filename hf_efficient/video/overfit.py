@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from hf_efficient.files import written_whole
+from hf_efficient.files import write_bytes
 from hf_efficient.video.backbones import centre
 from hf_efficient.video.patches import patch_error
 from hf_efficient.video.store import PatchStore
@@ -116,8 +117,9 @@ def average_gradients(net: nn.Module, processes: int) -> None:
 
 def save_checkpoint(path: Path, net: nn.Module, optimizer: torch.optim.Optimizer, step: int) -> None:
     """Whole or not at all."""
-    with written_whole(path) as draft:
-        torch.save({"step": step, "net": net.state_dict(), "optimizer": optimizer.state_dict()}, draft)
+    content = io.BytesIO()  # torch's own file writer dies of a full disk without saying so
+    torch.save({"step": step, "net": net.state_dict(), "optimizer": optimizer.state_dict()}, content)
+    write_bytes(path, content.getbuffer())
 
 
 def load_checkpoint(path: Path, net: nn.Module, optimizer: torch.optim.Optimizer | None = None) -> int:

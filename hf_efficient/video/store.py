@@ -5,9 +5,9 @@ Memory does not grow with the video, and the disk only with the patches that are
 
 from __future__ import annotations
 
-import os
-import shutil
+import math
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from hf_efficient.files import NpyWriter, folder_written_whole, require_space
 from hf_efficient.video.media import MediaError, VideoInfo, read_frames
 from hf_efficient.video.patches import Geometry, continued, cut, pad_to_grid, to_tensor
 
@@ -82,19 +83,30 @@ def write_stores(
         wanted: for each store the sorted numbers of its patches, in order t, i, j.
         folders: one for each store.
     """
-    s, per_frame = geometry.scale, geometry.rows * geometry.columns
-    starts, height, width = geometry.windows()
+    s = geometry.scale
+    _, height, width = geometry.windows()
     sizes = {"lr": (height + 2 * halo, width + 2 * halo), "hr": (s * height, s * width)}
-    drafts = [folder.with_name(folder.name + ".partial") for folder in folders]
-    arrays = []
-    for draft, numbers in zip(drafts, wanted, strict=True):
-        shutil.rmtree(draft, ignore_errors=True)
-        draft.mkdir(parents=True)
-        arrays.append([
-            np.lib.format.open_memmap(draft / f"{name}.npy", "w+", np.uint8, (len(numbers), 3, *size))
-            for name, size in sizes.items()
-        ])  # fmt: skip
-    filled = [0] * len(drafts)
+    require_space(
+        folders[0].parent, sum(map(len, wanted)) * 3 * sum(map(math.prod, sizes.values())), "training patches"
+    )
+    with ExitStack() as stack:
+        arrays = []
+        for folder, numbers in zip(folders, wanted, strict=True):
+            draft = stack.enter_context(folder_written_whole(folder, lock=False))
+            arrays.append([
+                stack.enter_context(NpyWriter(draft / f"{name}.npy", np.uint8, (len(numbers), 3, *size)))
+                for name, size in sizes.items()
+            ])  # fmt: skip
+        _fill(pairs, geometry, halo, wanted, sizes, arrays)
+
+
+def _fill(
+    pairs: Iterator[Pair], geometry: Geometry, halo: int, wanted: Sequence[np.ndarray],
+    sizes: dict[str, tuple[int, int]], arrays: list[list[NpyWriter]],
+) -> None:  # fmt: skip
+    s, per_frame = geometry.scale, geometry.rows * geometry.columns
+    starts = geometry.windows()[0]
+    filled = [0] * len(wanted)
     for t, (lr, hr) in enumerate(pairs):
         small = continued(lr, halo)
         for n, numbers in enumerate(wanted):
@@ -102,12 +114,8 @@ def write_stores(
             if last == first:
                 continue
             places = starts[numbers[first:last] % per_frame]
-            arrays[n][0][first:last] = (cut(small[0], places, *sizes["lr"]) * 255).round().byte().numpy()
-            arrays[n][1][first:last] = (cut(hr[0], s * places, *sizes["hr"]) * 255).round().byte().numpy()
+            arrays[n][0].add((cut(small[0], places, *sizes["lr"]) * 255).round().byte().numpy())
+            arrays[n][1].add((cut(hr[0], s * places, *sizes["hr"]) * 255).round().byte().numpy())
             filled[n] = last
     if filled != [len(numbers) for numbers in wanted]:
         raise ValueError("Some of the wanted patches lie behind the last frame.")
-    for (lr_file, hr_file), draft, folder in zip(arrays, drafts, folders, strict=True):
-        lr_file.flush()
-        hr_file.flush()
-        os.replace(draft, folder)

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from hf_efficient.extras import extra
+from hf_efficient.files import ffmpeg_url, full_disk, written_whole
 from hf_efficient.video.media import RESAMPLING, MediaError, Path_, VideoInfo, copyable_streams
 
 with extra("video"):
@@ -58,26 +59,35 @@ class VideoWriter:
         copy_from: Path_ | None = None,
     ) -> None:
         self.path, self.like, self.size = Path(path), like, size
-        self.temporary = self.path.with_name(f".{self.path.stem}.{os.getpid()}.partial{self.path.suffix}")
+        self._draft = written_whole(self.path)
         self.matrix = like.color.matrix(like.height)
         self.full_range = like.color.range
-        try:
-            self.container = av.open(os.fspath(self.temporary), "w", options={"movflags": "+faststart"}
-                                     if self.path.suffix in (".mp4", ".mov", ".m4v") else {})  # fmt: skip
-        except (av.error.FFmpegError, ValueError) as error:
-            raise MediaError(
-                f"Cannot write {str(path)!r}: {error}. Use a folder that exists, and .mp4 or .mkv."
-            ) from error
+        self.container: Any = None
         self.copier: _Copier | None = None
         try:
+            self._open()
             self._add_video(codec, pixel_format, options or {})
             if copy_from is not None:
                 self.copier = _Copier(copy_from, self.container, self.path)
         except BaseException as error:
-            self._abandon()
+            self._abandon(error)
             if isinstance(error, (av.error.FFmpegError, ValueError)) and not isinstance(error, MediaError):
                 raise MediaError(f"Cannot write {codec} in {pixel_format} to {str(path)!r}: {error}") from error
             raise
+
+    def _open(self) -> None:
+        mp4 = self.path.suffix in (".mp4", ".mov", ".m4v")
+        # Matroska files have a random number by themselves: the same frames would give other files
+        options = {"movflags": "+faststart"} if mp4 else {"fflags": "+bitexact"}
+        try:
+            temporary = self._draft.__enter__()
+            self.container = av.open(ffmpeg_url(temporary), "w", options=options)
+        except (OSError, av.error.FFmpegError, ValueError) as error:
+            if full_disk(error):
+                raise
+            raise MediaError(
+                f"Cannot write {str(self.path)!r}: {error}. Use a folder that exists, and .mp4 or .mkv."
+            ) from error
 
     def _add_video(self, codec: str, pixel_format: str, options: dict[str, str]) -> None:
         like, rgb = self.like, pixel_format.startswith(("rgb", "gbr", "bgr"))
@@ -87,8 +97,7 @@ class VideoWriter:
         if codec == "libsvtav1":
             os.environ.setdefault("SVT_LOG", "1")  # errors only: it would print its settings for every file
         # MPEG time bases and frame rates have 16 or 31 bits: finer ones are rounded by the encoders themselves
-        container: Any = self.container  # which of its stream types comes back depends on the codec
-        self.stream = container.add_stream(codec, rate=like.rate.limit_denominator(100_000), options=options)
+        self.stream = self.container.add_stream(codec, rate=like.rate.limit_denominator(100_000), options=options)
         context = self.stream.codec_context
         context.width, context.height = self.size
         context.pix_fmt = pixel_format
@@ -137,35 +146,37 @@ class VideoWriter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if kind is not None:
-            return self._abandon()
+        if error is not None:
+            return self._abandon(error)
         try:
             self._mux(self.stream.encode(None))
             if self.copier is not None:
                 self.copier.copy_until(None)
                 self.copier.close()
             self.container.close()
-            os.replace(self.temporary, self.path)
         except BaseException as failure:
-            self._abandon()
+            self._abandon(failure)
             if isinstance(failure, av.error.FFmpegError):
                 raise MediaError(f"Cannot write {str(self.path)!r}: {failure}") from failure
             raise
+        self._draft.__exit__(None, None, None)
         return None
 
-    def _abandon(self) -> None:
+    def _abandon(self, error: BaseException) -> None:
+        """Leave nothing behind; a full disk is said as such, whatever it made the libraries say."""
         if self.copier is not None:
             self.copier.close()
-        with suppress(av.error.FFmpegError, ValueError, OSError):  # what it would finish is thrown away
-            self.container.close()
-        self.temporary.unlink(missing_ok=True)
+        if self.container is not None:
+            with suppress(av.error.FFmpegError, ValueError, OSError):  # what it would finish is thrown away
+                self.container.close()
+        self._draft.__exit__(type(error), error, error.__traceback__)
 
 
 class _Copier:
     """Packets of audio and subtitles from one container to another, as far as the video has come."""
 
     def __init__(self, source: Path_, target: Any, path: Path) -> None:
-        self.source = av.open(os.fspath(source))
+        self.source = av.open(ffmpeg_url(source))
         self.target = target
         self.streams: dict[int, Any] = {}
         try:

@@ -2,7 +2,6 @@
 
 import os
 import random
-import shutil
 import signal
 import time
 from multiprocessing import get_context
@@ -107,20 +106,23 @@ def test_unfinished_work_of_other_settings_is_said(tmp_path: Path, monkeypatch: 
     assert fit_video(source, tmp_path / "bundle", **QUICK).sizes()
 
 
-def test_a_kill_at_the_very_end_is_tidied_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    source, tidy = source_clip(tmp_path), shutil.rmtree
+@pytest.mark.parametrize("there", [False, True])
+def test_a_kill_at_the_very_end_is_tidied_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, there: bool) -> None:
+    source, unlink = source_clip(tmp_path), Path.unlink
+    if there:  # an older bundle that is to be replaced
+        fit_video(source, tmp_path / "bundle", **{**QUICK, "steps": 4})
 
     def fail(path: Path, **options: Any) -> None:
-        if path.name == "bundle.partial" and (path / "expert-0").exists():
-            tidy(path / "expert-0")
+        if path.name == "lr.npy":
             raise KeyboardInterrupt
-        tidy(path, **options)
+        unlink(path, **options)
 
     with monkeypatch.context() as patch:
-        patch.setattr(shutil, "rmtree", fail)
+        patch.setattr(Path, "unlink", fail)
         with pytest.raises(KeyboardInterrupt):
-            fit_video(source, tmp_path / "bundle", **QUICK)
+            fit_video(source, tmp_path / "bundle", **QUICK, overwrite=there)
     before = files(tmp_path / "bundle")
+    assert (tmp_path / "bundle.partial" / "expert-0").exists()
     fit_video(source, tmp_path / "bundle", **QUICK)
     assert files(tmp_path / "bundle") == before
     assert not (tmp_path / "bundle.partial").exists()

@@ -1,0 +1,111 @@
+"""The work folder of a fit: what is done so far, told apart from what is not ours, and the step to the bundle."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from hf_efficient.files import (
+    Contents,
+    check_ours,
+    check_output,
+    delete_folder,
+    is_vacant,
+    recover,
+    remove_drafts,
+    replace_folder,
+    settle_folder,
+    write_text,
+)
+from hf_efficient.video.bundle import BUNDLE, MANIFEST_NAME, sha256
+from hf_efficient.video.media import Path_
+
+NETWORK = r"(general|expert-\d+)"
+NAMES = (r"(settings|deleting)\.json", r"errors\.npy", rf"{NETWORK}(/(lr|hr)\.npy|\.pt)?", "bundle",
+         *(f"bundle/{name}" for name in BUNDLE.names))  # fmt: skip
+
+
+def _known(record: dict[str, Any]) -> bool:
+    return {"method", "scorer", "source", "steps"} <= record.keys()
+
+
+# The record changes its name before the rest is deleted: a folder half deleted is not taken for work to go on with.
+WORK = Contents("work folder", "settings.json", _known, NAMES)
+DELETED = Contents("work folder", "deleting.json", _known, NAMES)
+
+
+class Work:
+    """`OUTPUT.partial` beside a bundle that is to be.
+
+    Attributes:
+        draft: the folder that becomes the bundle.
+    """
+
+    def __init__(self, output: Path_) -> None:
+        self.output = Path(output)
+        self.folder = self.output.with_name(self.output.name + ".partial")
+        self.draft = self.folder / "bundle"
+
+    def check(self, source: Path_, overwrite: bool) -> None:
+        """Refuse what could not become a bundle or would cost something of the user's, before any work.
+
+        Raises:
+            OSError, ValueError: see `check_output` and `check_ours`; or there is a bundle, and it is not to go.
+        """
+        check_output(self.output, "folder", [source])
+        check_output(self.folder, "folder", [source])
+        if self.folder.exists() and not is_vacant(self.folder):
+            check_ours(self.folder, DELETED if DELETED.read(self.folder) else WORK)
+        if not self.output.exists() or self.is_finished():
+            return
+        if not overwrite:
+            raise FileExistsError(
+                f"{str(self.output)!r} exists: choose another folder, or overwrite it (overwrite=True)."
+            )
+        if any(self.output.iterdir()):
+            check_ours(self.output, BUNDLE)
+
+    def is_finished(self) -> bool:
+        """Whether a kill fell between the bundle's getting its name and the end of tidying up."""
+        record, manifest = WORK.read(self.folder) or DELETED.read(self.folder) or {}, self.output / MANIFEST_NAME
+        return "made" in record and manifest.is_file() and sha256(manifest) == record["made"]
+
+    def begun_with(self, identity: dict[str, Any]) -> bool:
+        """Whether the work that is there, or its rest, is that of these settings and this source."""
+        record = WORK.read(self.folder) or DELETED.read(self.folder) or {}
+        return all(record.get(name) == value for name, value in identity.items())
+
+    def known(self) -> dict[str, Any]:
+        """What the unfinished work was begun with; empty where there is none."""
+        return WORK.read(self.folder) or {}
+
+    def open(self, identity: dict[str, Any]) -> None:
+        """Make the folder, or clear it of what a killed process was just writing."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        remove_drafts(self.folder)
+        write_text(self.folder / WORK.record, json.dumps(identity))
+        self.draft.mkdir(exist_ok=True)
+
+    def publish(self, identity: dict[str, Any]) -> None:
+        """Give the finished draft its name, in the place of a bundle that had it, and delete the work."""
+        settle_folder(self.draft)
+        made = sha256(self.draft / MANIFEST_NAME)
+        write_text(self.folder / WORK.record, json.dumps({**identity, "made": made}))
+        old = replace_folder(self.draft, self.output, BUNDLE)
+        if old is not None:
+            delete_folder(old, BUNDLE)
+        self.delete()
+
+    def recover(self) -> None:
+        """End what a killed process began: bring back a bundle that had stepped aside, delete the rest of old work."""
+        recover(self.output, BUNDLE)
+        if DELETED.read(self.folder) or self.is_finished():
+            self.delete()
+
+    def delete(self) -> None:
+        """Delete the work; what is not ours in it stays."""
+        if WORK.read(self.folder):
+            os.replace(self.folder / WORK.record, self.folder / DELETED.record)
+        delete_folder(self.folder, DELETED)

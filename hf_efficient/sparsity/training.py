@@ -14,6 +14,7 @@ from torch import Tensor
 
 from . import moments
 from . import places as bits
+from .remembered import check_state
 from .topology import Topology
 from .topology.topology import by_part
 from .weight import SparseWeight
@@ -43,7 +44,8 @@ class SparseTraining:
         seed: of chance; the same on all ranks.
 
     Raises:
-        ValueError: values are sharded (FSDP), or they would change size under DDP.
+        ValueError: values are sharded (FSDP), or they would change size under DDP; or the optimizer brings a state of
+            sparse training that is damaged or of another model.
     """
 
     def __init__(
@@ -128,7 +130,9 @@ class SparseTraining:
         group = self.optimizer.param_groups[0]
         if group.get(KEY) is self.state and self.state:
             return
-        self.state = group.setdefault(KEY, {"steps": 0, "updates": 0, "moved": 0, "ever": {}, "memory": {}})
+        state = group.setdefault(KEY, {"steps": 0, "updates": 0, "moved": 0, "ever": {}, "memory": {}})
+        check_state(state, self.weights, self.topology)
+        self.state = state
         memories, ever = self.state["memory"], self.state["ever"]
         for name, weight in self.weights.items():
             if name not in memories:

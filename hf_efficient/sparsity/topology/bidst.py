@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from ..weight import SparseWeight
-from .topology import Topology
+from ..weight import SparseWeight, check_places
+from .topology import Topology, expect
 
 TEMPERATURE = 1.0  # tau of the Gumbel-sigmoid, in units of the largest score
 LEAST_CHANGE = 0.005  # share of the living below which an exchange is not worth a new mask
@@ -109,6 +110,17 @@ class BiDST(Topology):
             "learned": torch.zeros(len(weight.indices), device=device),
             "candidate_learned": torch.empty(0, device=device),
         }
+
+    def check_memory(self, weight: SparseWeight, memory: Mapping[str, Tensor]) -> None:
+        """Lengths and dtypes of `begin` and `settled`; candidates are places of this weight."""
+        candidates = memory.get("candidates", torch.empty(0))
+        check_places(candidates, weight.numel, "candidates")
+        for name in ("dormant", "candidate_learned"):
+            expect(memory, name, torch.float32, len(candidates))
+        expect(memory, "learned", torch.float32, len(weight.indices))
+        if len(candidates):
+            rows = weight.shape[0]
+            expect(memory, "levels", torch.float32, rows if weight.input_dim == 0 else weight.numel // rows)
 
     def observe(self, weight: SparseWeight, step: int, pace: float, generator: torch.Generator) -> None:
         """One step of the upper level on the scores, one of the lower level on dormant weights."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -52,6 +52,13 @@ class Topology:
 
     def begin(self, weight: SparseWeight) -> None:
         """Told of a weight before its first step, to set up what it remembers in `weight.memory`."""
+
+    def check_memory(self, weight: SparseWeight, memory: Mapping[str, Tensor]) -> None:
+        """Look at what a checkpoint brought of `weight.memory`, before it is used.
+
+        Raises:
+            ValueError: a tensor is not as this topology leaves it.
+        """
 
     def observe(self, weight: SparseWeight, step: int, pace: float, generator: torch.Generator) -> None:
         """Read `weight.gradient` of a step at which it was wanted.
@@ -107,6 +114,19 @@ class Topology:
 
     def settled(self, weight: SparseWeight) -> None:
         """Told after an exchange; `weight.gradient` is still that of the step."""
+
+
+def expect(memory: Mapping[str, Tensor], name: str, dtype: torch.dtype, *shape: int) -> Tensor:
+    """A remembered tensor of this dtype and shape.
+
+    Raises:
+        ValueError: it is absent or another.
+    """
+    value = memory.get(name)
+    if value is None or value.dtype != dtype or tuple(value.shape) != shape:
+        found = "absent" if value is None else f"{value.dtype} {tuple(value.shape)}"
+        raise ValueError(f"{name} is {found}, expected {dtype} {shape}")
+    return value
 
 
 def random_places(weight: SparseWeight, generator: torch.Generator) -> tuple[Tensor, Tensor]:

@@ -22,7 +22,16 @@ from .folders import (
 from .locks import locked
 from .names import is_draft
 from .outputs import check_output, ffmpeg_url, require_space
-from .whole import NpyWriter, clear_errors, full_disk, remove_leftovers, write_bytes, write_text, written_whole
+from .whole import (
+    NpyWriter,
+    clear_errors,
+    copy_file,
+    full_disk,
+    remove_leftovers,
+    write_bytes,
+    write_text,
+    written_whole,
+)
 
 __all__ = [
     "Contents",
@@ -30,6 +39,7 @@ __all__ = [
     "check_ours",
     "check_output",
     "clear_errors",
+    "copy_file",
     "delete_folder",
     "ffmpeg_url",
     "find",

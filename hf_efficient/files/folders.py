@@ -18,6 +18,7 @@ from typing import Any
 
 from .locks import locked
 from .names import aside_name, draft_name, is_abandoned_draft_of, is_draft
+from .outputs import check_output
 from .whole import clear_errors, settle, sync_folder
 
 LARGEST_RECORD = 1 << 20
@@ -181,10 +182,11 @@ def folder_written_whole(
 
     Raises:
         FileExistsError: there is something else; nothing was touched.
+        OSError, ValueError: see `check_output`.
         BlockingIOError: another process is writing it.
         OSError: no space is left.
     """
-    target = Path(os.path.abspath(path))
+    target = check_output(os.path.abspath(path), "folder")
     target.parent.mkdir(parents=True, exist_ok=True)
     with locked(target) if lock else nullcontext():
         recover(target, contents)

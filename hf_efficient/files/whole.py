@@ -65,6 +65,12 @@ def write_bytes(path: str | os.PathLike[str], content: bytes | memoryview, durab
         draft.write_bytes(content)
 
 
+def copy_file(source: str | os.PathLike[str], path: str | os.PathLike[str]) -> None:
+    """Copy the content of a file, whole or not at all."""
+    with written_whole(path) as draft:
+        shutil.copyfile(source, draft)
+
+
 def remove_leftovers(path: str | os.PathLike[str]) -> None:
     """Delete the drafts of a file that processes left which live no more."""
     target = Path(path)

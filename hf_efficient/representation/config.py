@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import copy
-import json
 import math
 import os
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from ..files import find, written_whole
-from ..reading import is_number, is_whole, naming, read_json, shown
-from .config_files import push
-
-CONFIG_NAME = "token_pruner_config.json"
+from ..reading import is_number, is_whole, naming, shown
+from .config_files import CONFIG_NAME as CONFIG_NAME
+from .config_files import files_of, push, read, save, to_json
 
 IMPORTANCES = ("auto", "cls", "received", "distinct", "norm")
 KERNELS = ("rbf", "cosine")
@@ -178,8 +175,8 @@ class TokenPrunerConfig:
         return {**values, "generator": None if self.generator is None else dict(self.generator.settings)}
 
     def to_json_string(self) -> str:
-        """The content of the saved file; a count and a share stay apart (`1` and `1.0`)."""
-        return json.dumps(self.to_dict(), indent=2, sort_keys=True) + "\n"
+        """As in the saved file (which also names a generator's weights); a count and a share stay apart (1 and 1.0)."""
+        return to_json(self.to_dict())
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> TokenPrunerConfig:
@@ -198,26 +195,23 @@ class TokenPrunerConfig:
         return cls(**values)
 
     def save_pretrained(self, folder: str | os.PathLike[str]) -> None:
-        """Write `token_pruner_config.json`, and `generator.safetensors` where there is one, into `folder`.
+        """Write `token_pruner_config.json`, and the weights of a generator where there is one, into `folder`.
 
-        The folder is made if absent; every file is written whole or not at all.
+        The folder is made if absent, and may hold other things. The config is replaced last and as a whole, and names
+        its weights: whatever happens in between, the folder holds the old pair or the new one.
+
+        Raises:
+            ValueError: `folder` is a file.
+            BlockingIOError: another process is saving into it.
+            OSError: no space is left, or no permission; what was there is kept.
         """
         target = Path(folder)
         if target.is_file():
             raise ValueError(f"save_pretrained needs a folder, got the file {str(target)!r}.")
-        target.mkdir(parents=True, exist_ok=True)
-        for name, content in self._files().items():
-            with written_whole(target / name) as draft:
-                draft.write_bytes(content)
+        save(target, self.to_dict(), self._weights())
 
-    def _files(self) -> dict[str, bytes]:
-        """Names and contents of the saved files, in the order to write them: the config names no weights that lack."""
-        made = {CONFIG_NAME: self.to_json_string().encode()}
-        if self.generator is None:
-            return made
-        from .generator import GENERATOR_NAME
-
-        return {GENERATOR_NAME: self.generator.to_bytes(), **made}
+    def _weights(self) -> bytes | None:
+        return None if self.generator is None else self.generator.to_bytes()
 
     @classmethod
     def from_pretrained(cls, folder_or_id: str | os.PathLike[str], **hub_kwargs: Any) -> TokenPrunerConfig:
@@ -231,15 +225,7 @@ class TokenPrunerConfig:
             FileNotFoundError: the local folder has no such file.
             ValueError: the file is not JSON, has unknown keys or invalid values, or its generator cannot be loaded.
         """
-        path = find(folder_or_id, CONFIG_NAME, "the folder was saved without a token pruner. Pass a TokenPrunerConfig, "
-                    "or save the folder with one attached.", **hub_kwargs)  # fmt: skip
-        values = read_json(path)
-        if isinstance(values.get("generator"), dict):
-            from .generator import GENERATOR_NAME, TokenGenerator
-
-            beside = find(folder_or_id, GENERATOR_NAME, f"its {CONFIG_NAME} asks for these weights. Copy the whole "
-                          'folder, or set "generator" to null in it.', **hub_kwargs)  # fmt: skip
-            values["generator"] = TokenGenerator.from_file(beside, values["generator"])
+        path, values = read(folder_or_id, hub_kwargs)
         with naming(path):
             return cls.from_dict(values)
 
@@ -258,7 +244,9 @@ class TokenPrunerConfig:
         Returns:
             The URL of the commit.
         """
-        return push(self._files(), repo_id, commit_message, private, token, revision, create_pr)
+        return push(
+            files_of(self.to_dict(), self._weights()), repo_id, commit_message, private, token, revision, create_pr
+        )
 
 
 def _kept(n: int, budget: int | float) -> int:

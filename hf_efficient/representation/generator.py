@@ -11,8 +11,6 @@ from torch import Tensor, nn
 
 from ..reading import AGAIN, Fields, open_tensors, read_tensors, shown, stored_in
 
-GENERATOR_NAME = "generator.safetensors"
-
 
 class TokenGenerator(nn.Module):
     """z <- z + U · decoder(V z, V x): the closed-form tokens z ask all tokens x of their unit.

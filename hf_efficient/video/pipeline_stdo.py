@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -17,7 +16,8 @@ from PIL import Image
 from transformers import PreTrainedModel  # noqa: F401  diffusers looks for the component's base class in this namespace
 
 from hf_efficient.extras import extra
-from hf_efficient.video.bundle import EXTRA, MANIFEST_NAME, MODEL_FOLDER, Bundle, BundleError, write_manifest
+from hf_efficient.files import copy_file, folder_written_whole
+from hf_efficient.video.bundle import BUNDLE, EXTRA, MANIFEST_NAME, MODEL_FOLDER, Bundle, BundleError, write_manifest
 from hf_efficient.video.decode import decode
 from hf_efficient.video.experts import DEFAULTS, save_experts
 from hf_efficient.video.media import probe, read_frames
@@ -96,26 +96,27 @@ class STDOPipeline(DiffusionPipeline):
         """Save as a bundle again: networks, low-resolution video and checksums.
 
         Args:
-            save_directory: the folder, made if absent.
+            save_directory: the folder: a new or an empty one, or a bundle, which is replaced as a whole.
             push_to_hub: upload it as well; `repo_id`, `token`, `private`, ... as in diffusers.
             kwargs: what diffusers' pipelines take; weights are always written as the bundle stores them.
 
         Raises:
             BundleError: the pipeline was made of a model alone, so that there is no video to save with it.
+            FileExistsError: the folder holds something that is no part of a bundle.
+            OSError: it cannot be written, or no space is left; a bundle that was there is kept.
         """
-        bundle, target, config = self._opened(), Path(save_directory), self.model.config
-        target.mkdir(parents=True, exist_ok=True)
-        if target.resolve() != bundle.path.resolve():
-            for name in (bundle.low_resolution.name, "README.md"):
-                if (bundle.path / name).exists():
-                    shutil.copy(bundle.path / name, target)
+        bundle, config = self._opened(), self.model.config
         fields = {name: getattr(config, name) for name in DEFAULTS}
         packed = self.model.routing.cpu().numpy().tobytes()
-        save_experts(target / MODEL_FOLDER, fields, self.model.experts, packed)
         extra = {name: bundle.manifest[name] for name in EXTRA if name in bundle.manifest}
-        write_manifest(target, bundle.low_resolution.name, bundle.manifest["source"], **extra)
+        with folder_written_whole(save_directory, BUNDLE) as draft:
+            for name in (bundle.low_resolution.name, "README.md"):
+                if (bundle.path / name).exists():
+                    copy_file(bundle.path / name, draft / name)
+            save_experts(draft / MODEL_FOLDER, fields, self.model.experts, packed)
+            write_manifest(draft, bundle.low_resolution.name, bundle.manifest["source"], **extra)
         if push_to_hub:
-            self.push_to_hub(kwargs.pop("repo_id", target.name), **kwargs)
+            self.push_to_hub(kwargs.pop("repo_id", Path(save_directory).name), **kwargs)
 
     @torch.no_grad()
     def __call__(

@@ -2,14 +2,13 @@
 
 import json
 import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from hf_efficient.files import Contents, check_ours, delete_folder, folder_written_whole, folders, recover
+from tests.files.kills import killed_before
 
 BOX = Contents(
     "box", "box.json", lambda record: record.get("format") == "box", (r"box\.json", r"part-\d", r"part-\d/\w+")
@@ -126,54 +125,35 @@ def test_an_empty_folder_is_filled_and_one_in_use_is_not(tmp_path: Path) -> None
 
 
 CHILD = """
-import os, sys
 from pathlib import Path
-sys.path.insert(0, {root!r})
 from hf_efficient.files import folder_written_whole, folders
 from tests.files.test_folders import BOX, box
-calls = ["rename", "replace", "unlink", "rmdir", "mkdir", "chmod", "fsync"]
-left = int(sys.argv[2])
-def dying(call):
-    def replacement(*args, **options):
-        global left
-        left -= 1
-        if left < 0:
-            os.kill(os.getpid(), 9)
-        return call(*args, **options)
-    return replacement
-if sys.argv[3] == "aside":
-    folders._exchanged = lambda one, other: False
-else:
-    folders._exchanged = dying(folders._exchanged)
-for name in calls:
-    setattr(os, name, dying(getattr(os, name)))
+folders._exchanged = (lambda one, other: False) if sys.argv[2] == "aside" else dying(folders._exchanged)
+armed()
 with folder_written_whole(Path(sys.argv[1]) / "box", BOX) as draft:
     (draft / "part-0").mkdir()
     (draft / "part-0" / "data").write_text("2")
-    (draft / "box.json").write_text('{{"format": "box", "number": 2}}')
+    (draft / "box.json").write_text('{"format": "box", "number": 2}')
 """
 
 
-def test_killed_before_any_of_its_steps_it_leaves_the_old_or_the_new(
-    tmp_path: Path, way: str, repository: Path
-) -> None:
+def test_killed_before_any_of_its_steps_it_leaves_the_old_or_the_new(tmp_path: Path, way: str) -> None:
     old, ends = content(box(tmp_path / "old", 1)), set()
     new = {**old, "part-0/data": "2", "box.json": '{"format": "box", "number": 2}'}
-    child = CHILD.format(root=str(repository))
     for step in range(60):
         folder = tmp_path / str(step)
         target = box(folder / "box", 1)
-        code = subprocess.run([sys.executable, "-c", child, str(folder), str(step), way]).returncode
+        killed = killed_before(step, CHILD, folder, way)
         if way == "exchange":  # nobody has to call again
             assert content(target) in (old, new)
         recover(target, BOX)
         assert content(target) in (old, new)
         ends.add(content(target)["part-0/data"])
         assert sorted(p.name for p in folder.iterdir() if p.name != ".box.lock") == ["box"]
-        if code == 0:
+        if not killed:
             break
     assert ends == {"1", "2"}
-    assert step > 8
+    assert step > 15
 
 
 def test_no_other_folder_loses_its_name(tmp_path: Path) -> None:

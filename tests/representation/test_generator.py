@@ -12,7 +12,8 @@ from torch import Tensor
 import hf_efficient
 from hf_efficient import TokenPrunerConfig, attach_token_pruner, load_token_pruned
 from hf_efficient.representation.config import CONFIG_NAME
-from hf_efficient.representation.generator import GENERATOR_NAME, TokenGenerator
+from hf_efficient.representation.config_files import GENERATOR_NAME
+from hf_efficient.representation.generator import TokenGenerator
 from tests.fuzzing import limited_memory
 from tests.tiny import FAMILIES, ROWS, budget, prompts, stock
 

@@ -17,6 +17,8 @@ from hf_efficient.video.patches import Geometry
 
 MANIFEST_NAME, MODEL_FOLDER = "bundle.json", "model"
 FORMAT, VERSION = "hf_efficient.stdo", 1
+# Of `color.py`: what networks learn depends on it. 2 is that of docs/stdo.md; before it chroma was not interpolated.
+CONVERSION = 2
 LOW_RESOLUTION = re.compile(r"low_resolution\.(mp4|mkv)")
 LARGEST_MANIFEST = 1 << 20
 BUNDLE = Contents(
@@ -127,7 +129,13 @@ def write_manifest(folder: Path, low_resolution: str, source: dict[str, Any], **
         name: {"bytes": (folder / name).stat().st_size, "sha256": sha256(folder / name)}
         for name in checked_files(low_resolution)
     }
-    manifest = {"format": FORMAT, "version": VERSION, "source": source, "low_resolution": low_resolution}
+    manifest = {
+        "format": FORMAT,
+        "version": VERSION,
+        "conversion": CONVERSION,
+        "source": source,
+        "low_resolution": low_resolution,
+    }
     write_text(folder / "model_index.json", json.dumps(PIPELINE, indent=2) + "\n")
     write_text(folder / MANIFEST_NAME, json.dumps({**manifest, "files": files, **extra}, indent=2) + "\n")
 
@@ -208,4 +216,16 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
     if manifest.get("version") != VERSION:
         version = manifest.get("version")
         raise BundleError(f"{path} has version {version!r}; this player knows {VERSION}. Upgrade hf_efficient.")
+    _check_conversion(path, manifest.get("conversion", 1))
     return manifest
+
+
+def _check_conversion(path: Path, conversion: object) -> None:
+    if conversion == CONVERSION:
+        return
+    older = isinstance(conversion, int) and conversion < CONVERSION
+    raise BundleError(
+        f"{path} was made with conversion {conversion!r} between YUV and RGB; this player has {CONVERSION}, and "
+        "networks learn what the conversion makes wrong. "
+        + ("The old one was darker by 1.3 of 255: encode the video again." if older else "Upgrade hf_efficient.")
+    )

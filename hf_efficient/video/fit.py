@@ -19,6 +19,7 @@ from hf_efficient.files import locked, write_text, written_whole
 from hf_efficient.video import chunking, routing
 from hf_efficient.video.backbones import NetworkSpec
 from hf_efficient.video.bundle import (
+    CONVERSION,
     MANIFEST_NAME,
     MODEL_FOLDER,
     Bundle,
@@ -102,7 +103,7 @@ class Fit:
         self.work, self.draft = self.folder.folder, self.folder.draft
         self.low_resolution = self.draft / stream_name(self.info)
         self.record = {**asdict(settings), "scorer": scorer_identity(settings.scorer)}
-        self.identity = {**self.record, "source": sha256(source)}
+        self.identity = {**self.record, "source": sha256(source), "conversion": CONVERSION}
 
     def run(self, overwrite: bool = False) -> Bundle:
         """All stages."""

@@ -16,38 +16,21 @@ from hf_efficient.extras import extra
 
 with extra("video"):
     import av
-    from av.video.reformatter import Interpolation
 
 from hf_efficient.files import ffmpeg_url
+from hf_efficient.video.color import FULL_RANGE, OTHER_MATRICES, ColorTags, Relabelled, component_bits, to_rgb
 
 # 8K with room to spare: a header that claims more is broken or hostile, and a frame of it would not fit in memory.
 MAX_PIXELS = 8192 * 8192
-RESAMPLING = Interpolation.BICUBIC | Interpolation.ACCURATE_RND
-UNSPECIFIED = 2  # "unspecified" of ITU-T H.273
-BT601, BT709 = 5, 1
-FULL_RANGE = 2
 REFUSE = "refuse"
+# Codecs that cannot say where their chroma lies: left, as players have it. swscale would take the centre.
+SITED_LEFT = ("vp8", "vp9", "theora")
 
 Path_ = str | os.PathLike[str]
 
 
 class MediaError(ValueError):
     """A file that is no video, is broken, or holds what is not supported. The message names file, fault and fix."""
-
-
-@dataclass(frozen=True)
-class ColorTags:
-    """Colour description as numbers of ITU-T H.273 (range: 0 unspecified, 1 limited, 2 full)."""
-
-    space: int = UNSPECIFIED
-    primaries: int = UNSPECIFIED
-    transfer: int = UNSPECIFIED
-    range: int = 0
-
-    def matrix(self, height: int) -> int:
-        """The YUV matrix; where the tag is absent, as players assume: BT.709 from 720 lines on, else BT.601."""
-        known = {1: 1, 4: 4, 5: 5, 6: 5, 7: 7, 9: 9}
-        return known.get(self.space, BT709 if height >= 720 else BT601)
 
 
 @dataclass(frozen=True)
@@ -141,6 +124,11 @@ def probe(path: Path_, alpha: str = REFUSE, interlaced: str = REFUSE) -> VideoIn
                 f"{str(path)!r} is interlaced. Pass interlaced='deinterlace' (--interlaced deinterlace), or 'keep' if "
                 "its flag is wrong and each frame is one picture."
             )
+        if int(first.colorspace) in OTHER_MATRICES and not first.format.is_rgb:
+            raise MediaError(
+                f"{str(path)!r} has the colour matrix {OTHER_MATRICES[int(first.colorspace)]}, which is not supported; "
+                "convert it to BT.709 first (FFmpeg's zscale filter does: -vf zscale=matrix=709)."
+            )
         seconds = float(stream.duration * stream.time_base) if stream.duration else (container.duration or 0) / 1e6
         return VideoInfo(
             width=first.width,
@@ -182,12 +170,17 @@ def read_frames(path: Path_, info: VideoInfo | None = None) -> Iterator[Frame]:
     step = max(1, round(1 / (info.rate * info.time_base)))
     last: int | None = None
     with open_media(path) as container:
+        # a flag "interlaced" is wrong, or done with, where frames are read; VP9 does not say where its chroma lies
+        silent = _video_stream(container, path).codec_context.codec.canonical_name in SITED_LEFT
+        relabelled = Relabelled("field_mode=prog" + ":chroma_location=left" * silent)
         frames = _decoded(container, path, info)
         for frame in _progressive(frames) if info.deinterlace else frames:
             following = 0 if last is None else last + step
             pts = following if frame.pts is None else int(frame.pts)
             last = pts if last is None else max(pts, last + 1)
-            yield Frame(to_rgb(frame, matrix, info.color.range), last, int(frame.duration or 0))
+            duration = int(frame.duration or 0)
+            picture = relabelled(frame) if silent or frame.interlaced_frame else frame
+            yield Frame(to_rgb(picture, matrix, info.color.range), last, duration)
     if last is None:
         raise MediaError(f"{str(path)!r} has a video stream without a single frame.")
 
@@ -235,13 +228,6 @@ def _progressive(frames: Iterator[Any]) -> Iterator[Any]:
         yield from pulled()
 
 
-def to_rgb(frame: Any, matrix: int, color_range: int) -> np.ndarray:
-    """(H, W, 3) uint8 of a decoded frame, by the given YUV matrix and range (0: limited)."""
-    return frame.reformat(
-        format="rgb24", src_colorspace=matrix, src_color_range=color_range, interpolation=RESAMPLING, threads=1
-    ).to_ndarray()
-
-
 def _video_stream(container: Any, path: Path_) -> Any:
     """The first video stream that is no cover picture."""
     streams = [s for s in container.streams.video if "attached_pic" not in str(s.disposition)]
@@ -258,8 +244,3 @@ def _video_stream(container: Any, path: Path_) -> Any:
             f"more than {MAX_PIXELS} pixels a frame are not supported."
         )
     return stream
-
-
-def component_bits(pixel_format: Any) -> int:
-    """Bits of the widest component."""
-    return max(component.bits for component in pixel_format.components)

@@ -14,7 +14,8 @@ import torch
 
 from hf_efficient.extras import extra
 from hf_efficient.files import ffmpeg_url, full_disk, written_whole
-from hf_efficient.video.media import RESAMPLING, MediaError, Path_, VideoInfo, copyable_streams
+from hf_efficient.video.color import FromRGB
+from hf_efficient.video.media import MediaError, Path_, VideoInfo, copyable_streams
 
 with extra("video"):
     import av
@@ -60,8 +61,6 @@ class VideoWriter:
     ) -> None:
         self.path, self.like, self.size = Path(path), like, size
         self._draft = written_whole(self.path)
-        self.matrix = like.color.matrix(like.height)
-        self.full_range = like.color.range
         self.container: Any = None
         self.copier: _Copier | None = None
         try:
@@ -90,7 +89,10 @@ class VideoWriter:
             ) from error
 
     def _add_video(self, codec: str, pixel_format: str, options: dict[str, str]) -> None:
-        like, rgb = self.like, pixel_format.startswith(("rgb", "gbr", "bgr"))
+        like = self.like
+        self.encodable = FromRGB(pixel_format, like.color.matrix(like.height), like.color.range)
+        rgb = self.encodable.format.is_rgb
+        options = {**options, **self.encodable.tags}
         if codec.startswith("libx264") and torch.backends.cpu.get_cpu_capability() == "AVX512":
             # x264's AVX-512 code of macroblock trees reads what nobody wrote: the same frames give other files
             options = {**options, "x264-params": ":".join(filter(None, [options.get("x264-params"), "asm=AVX2"]))}
@@ -119,16 +121,10 @@ class VideoWriter:
             pts: time stamp in units of `like.time_base`.
             duration: in the same units; 0 is unknown.
         """
-        frame = av.VideoFrame.from_ndarray(rgb, format="rgb24")
+        frame = self.encodable(rgb)
         frame.pts, frame.time_base = pts, self.like.time_base
         if duration:
             frame.duration = duration
-        context = self.stream.codec_context
-        if context.pix_fmt != "rgb24":
-            frame = frame.reformat(
-                format=context.pix_fmt, dst_colorspace=self.matrix, dst_color_range=self.full_range,
-                interpolation=RESAMPLING, threads=1,
-            )  # fmt: skip
         try:
             self._mux(self.stream.encode(frame))
             if self.copier is not None:

@@ -128,6 +128,9 @@ def test_a_changed_or_missing_file_is_told(bundle: Bundle, tmp_path: Path) -> No
 
 HOSTILE: list[tuple[str, dict[str, Any], str]] = [
     ("bundle.json", {"version": 2}, "version 2"),
+    ("bundle.json", {"conversion": 1}, "darker by 1.3 of 255: encode the video again"),
+    ("bundle.json", {"conversion": 3}, "conversion 3 .*Upgrade"),
+    ("bundle.json", {"conversion": "2"}, "conversion '2'"),
     ("bundle.json", {"format": "zip"}, "format"),
     ("bundle.json", {"low_resolution": "../../etc/passwd"}, "damaged"),
     ("source", {"width": 10**6, "height": 10**6}, "damaged"),

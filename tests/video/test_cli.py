@@ -43,7 +43,8 @@ def error_of(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
 def sound_seconds(path: Path) -> float:
     with av.open(str(path)) as container:
         sound = container.streams.audio[0]
-        assert sound.duration and sound.time_base
+        assert sound.duration
+        assert sound.time_base
         return float(sound.duration * sound.time_base)
 
 

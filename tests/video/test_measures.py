@@ -37,8 +37,8 @@ def test_psnr_is_ffmpegs(tmp_path: Path) -> None:
     result = evaluate(bundle.path, tmp_path / "source.mp4")
     frames = np.stack([frame.rgb for frame in Player(bundle).frames()])
     decoded = make_clip(tmp_path / "out.mkv", frames, codec="libx264rgb", pixel_format="rgb24", options={"qp": "0"})
-    to_rgb = "scale=flags=bilinear+accurate_rnd,format=gbrp"
-    chain = f"[0]{to_rgb}[a];[1]{to_rgb}[b];[a][b]psnr"
+    to_rgb = "zscale=min=470bg:rin=limited:f=bicubic:m=gbr:r=full:d=none,format=gbrp"
+    chain = f"[1]{to_rgb}[b];[0]format=gbrp[a];[a][b]psnr"
     command: list[Any] = ["ffmpeg", "-i", decoded, "-i", tmp_path / "source.mp4", "-lavfi", chain, "-f", "null", "-"]
     log = subprocess.run(command, capture_output=True, text=True, check=True).stderr
     theirs = float(log.split("average:")[1].split()[0])

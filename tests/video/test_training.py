@@ -83,7 +83,7 @@ def test_two_processes_average_to_one(tmp_path: Path, monkeypatch: pytest.Monkey
 @pytest.mark.parametrize("method", ["jstdo", "stdo", "single", "time"])
 def test_training_beats_bicubic(tmp_path: Path, method: str) -> None:
     source = make_clip(tmp_path / "a.mp4", pictures(10, 96, 80))
-    settings: dict[str, Any] = {**QUICK, "num_features": 8, "steps": 150, "batch_size": 8, "num_chunks": 2, **LOSSLESS}
+    settings: dict[str, Any] = {**QUICK, "num_features": 8, "steps": 300, "batch_size": 8, "num_chunks": 2, **LOSSLESS}
     player = Player(fit_video(source, tmp_path / "bundle", **{**settings, "method": method}))
     truth = [frame.rgb.astype(float) for frame in read_frames(source)]
     small = [to_tensor(frame.rgb) for frame in read_frames(player.bundle.low_resolution)]

@@ -32,14 +32,19 @@ TRAINING = ["accelerate>=1.15"]  # transformers' Trainer asks for it
 PLOTS = ["matplotlib>=3.9"]  # of `loss_along`
 SPACES = ["gradio>=6.31,<7", "matplotlib>=3.9", "scikit-learn>=1.6"]
 BENCH = ["matplotlib>=3.9", "onnx>=1.17", "pytorch-optimizer>=4.1", "scikit-image>=0.25", "scipy>=1.13"]
+# bitsandbytes, galore-torch, lion-pytorch, schedulefree: optimizers whose state is read and changed
 DEV = [
     "accelerate>=1.15",
+    "bitsandbytes>=0.50",
     "datasets>=5.2",
+    "galore-torch>=1.0",
+    "lion-pytorch>=0.2.5",
     "mypy>=2.4",
     "pdoc>=15",
     "playwright>=1.60",
     "pytest>=9",
     "ruff>=0.17",
+    "schedulefree>=1.4",
     "setuptools>=77",
     "trl>=1.16",
 ]

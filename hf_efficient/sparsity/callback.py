@@ -5,14 +5,19 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from peft.tuners.tuners_utils import BaseTunerLayer
+from peft.utils import ModulesToSaveWrapper
 from torch import nn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.utils import logging
 
+from ..optimizer_state import innermost
+from .attendance import warn_of_idleness, warn_of_no_exchange
 from .config import BiDSTConfig
 from .layer import BiDSTLayer
 from .model import weight_of
 from .training import ENGINES, SparseTraining
+from .weight import SparseWeight
 
 logger = logging.get_logger(__name__)
 
@@ -38,14 +43,14 @@ def train_sparsely(
         ValueError: the model has no BiDST adapter of that name, or the optimizer does not train its values.
     """
     training = make_training(model, optimizer, total_steps, adapter_name)
-    optimizer.register_step_post_hook(lambda *_: training.step())
+    training.handles.append(training.optimizer.register_step_post_hook(lambda *_: training.step()))
     return training
 
 
 def make_training(
     model: nn.Module, optimizer: torch.optim.Optimizer, total_steps: int, adapter_name: str | None = None
 ) -> SparseTraining:
-    """The engine of `train_sparsely`, not yet called by anyone."""
+    """The engine of `train_sparsely`, not yet called by anyone; an earlier one of the same weights is let go."""
     layers = {name: module for name, module in model.named_modules() if isinstance(module, BiDSTLayer)}
     if adapter_name is None:
         adapter_name = next((a for layer in layers.values() for a in layer.active_adapters), "default")
@@ -56,6 +61,58 @@ def make_training(
         )
     config = _config_of(model, adapter_name)
     weights = {name: layer.sparse_weight(adapter_name) for name, layer in layers.items()}
+    _check_trained(layers, weights, optimizer, adapter_name)
+    _let_go(weights, optimizer)
+    topology = config.make_topology(total_steps)
+    training = SparseTraining(
+        weights,
+        optimizer,
+        topology,
+        first_living=config.first_living,
+        init_steps=config.init_steps,
+        global_budget=config.distribution == "global",
+        bases={name: weight_of(layer) for name, layer in layers.items()},
+        additive=config.target == "delta",
+        seed=config.seed,
+        model_weights=weights_of_model(model),
+    )
+    warn_of_idleness(topology, config.topology, training.init_steps)
+    return training
+
+
+def _let_go(weights: dict[str, SparseWeight], optimizer: torch.optim.Optimizer) -> None:
+    """End what an earlier call has begun for these weights; two engines would count each step twice."""
+    for engine in list(ENGINES):
+        if engine.optimizer is not innermost(optimizer):
+            continue
+        if not set(weights.values()) & set(engine.weights.values()) and engine.handles:
+            raise ValueError(
+                "The optimizer moves the weights of another adapter already, and keeps one topology's memory only. "
+                "Give each BiDST adapter that trains an optimizer of its own."
+            )
+        engine.detach()
+
+
+def _check_trained(
+    layers: dict[str, BiDSTLayer], weights: dict[str, SparseWeight], optimizer: torch.optim.Optimizer, adapter: str
+) -> None:
+    """Refuse an adapter that no step of this optimizer will change."""
+    if all(adapter not in layer.active_adapters or layer.disable_adapters or layer.merged for layer in layers.values()):
+        raise ValueError(
+            f"Adapter {adapter!r} has no part in the model's forward (it is not active, disabled or merged): it "
+            f"cannot learn. Call set_adapter({adapter!r}), or unmerge_adapter()."
+        )
+    frozen = [name for name, weight in weights.items() if not weight.values.requires_grad]
+    if frozen:
+        raise ValueError(
+            f"The living weights of {frozen[0]!r} (and of {len(frozen) - 1} more layers) are frozen. Call "
+            f"set_adapter({adapter!r}), or load the adapter with is_trainable=True, before the optimizer is made."
+        )
+    if hasattr(optimizer, "optimizer_dict") or any(w.values._post_accumulate_grad_hooks for w in weights.values()):
+        raise ValueError(
+            "The optimizer takes its steps inside of backward (a layerwise one), where no topology can look at the "
+            "gradients of a whole step. Take one that steps after backward, e.g. optim='adamw_torch'."
+        )
     trained = {id(p) for group in optimizer.param_groups for p in group["params"]}
     missing = [name for name, weight in weights.items() if id(weight.values) not in trained]
     if missing:
@@ -63,17 +120,18 @@ def make_training(
             f"The optimizer does not train the living weights of {missing[0]!r} (nor of {len(missing) - 1} more "
             "layers). Make it after get_peft_model, over all parameters that require gradients."
         )
-    return SparseTraining(
-        weights,
-        optimizer,
-        config.make_topology(total_steps),
-        first_living=config.first_living,
-        init_steps=config.init_steps,
-        global_budget=config.distribution == "global",
-        bases={name: weight_of(layer) for name, layer in layers.items()},
-        additive=config.target == "delta",
-        seed=config.seed,
-    )
+
+
+def weights_of_model(model: nn.Module) -> int:
+    """Number of the plain model's weights, without what adapters of any kind have brought."""
+    brought = {
+        id(parameter)
+        for module in model.modules()
+        if isinstance(module, (BaseTunerLayer, ModulesToSaveWrapper))
+        for name in module.adapter_layer_names
+        for parameter in getattr(module, name, nn.Module()).parameters()
+    }
+    return sum(parameter.numel() for parameter in model.parameters() if id(parameter) not in brought)
 
 
 def _config_of(model: nn.Module, adapter_name: str) -> BiDSTConfig:
@@ -112,7 +170,7 @@ class SparsityCallback(TrainerCallback):
                 "Train with DDP: remove `fsdp` and `deepspeed` from the arguments."
             )
         self.training = make_training(
-            kwargs["model"], _innermost(kwargs["optimizer"]), state.max_steps, self.adapter_name
+            kwargs["model"], innermost(kwargs["optimizer"]), state.max_steps, self.adapter_name
         )
 
     def on_optimizer_step(
@@ -121,6 +179,14 @@ class SparsityCallback(TrainerCallback):
         """One optimizer step was taken, unless a gradient overflowed."""
         if self.training is not None and not getattr(kwargs["optimizer"], "step_was_skipped", False):
             self.training.step()
+
+    def on_train_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Say so where nothing has ever moved, though it should have."""
+        training = self.training
+        if training is not None and 0 < training.last_exchange != training.steps and not training.state["updates"]:
+            warn_of_no_exchange(training.steps, state.global_step)
 
     def on_log(
         self,
@@ -147,7 +213,7 @@ class BroughtAlong(SparsityCallback):
     ) -> None:
         """Wait: callbacks that were passed to the Trainer come later, and go first."""
         if self.training is not None:
-            ENGINES.discard(self.training)
+            self.training.detach()
         self.training, self.looked = None, False
 
     def on_step_begin(
@@ -159,7 +225,7 @@ class BroughtAlong(SparsityCallback):
         self.looked = True
         if not trains(kwargs["model"]):
             return
-        optimizer = _innermost(kwargs["optimizer"])
+        optimizer = innermost(kwargs["optimizer"])
         if not any(engine.optimizer is optimizer for engine in ENGINES):
             super().on_train_begin(args, state, control, **kwargs)
 
@@ -177,10 +243,3 @@ def bring_along() -> None:
 
     if BroughtAlong not in trainer.DEFAULT_CALLBACKS:
         trainer.DEFAULT_CALLBACKS.append(BroughtAlong)
-
-
-def _innermost(optimizer: Any) -> torch.optim.Optimizer:
-    """The torch optimizer inside accelerate's wrapper."""
-    while not isinstance(optimizer, torch.optim.Optimizer) or type(optimizer).__name__ == "AcceleratedOptimizer":
-        optimizer = optimizer.optimizer
-    return optimizer

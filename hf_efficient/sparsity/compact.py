@@ -116,6 +116,8 @@ class _Product(torch.autograd.Function):
         values, *blocks = ctx.saved_tensors
         pattern: Pattern = ctx.pattern
         (rows, columns), collecting = pattern.shape, ctx.weight.collecting
+        if ctx.needs_input_grad[0]:
+            ctx.weight.passed()
         to_x = gradient.new_empty(len(gradient), columns) if ctx.needs_input_grad[1] else None
         transposed = pattern.transposed(values) if to_x is not None else None
         # the topology may want dL/dz of dead places too, at this step

@@ -14,6 +14,7 @@ from transformers.pytorch_utils import Conv1D
 from ..extras import extra
 from . import budget
 from .adapter_files import check_counts, check_others
+from .attendance import Attendance
 from .config import BiDSTConfig
 from .layer import BiDSTLayer, Linear
 from .weight import check_places
@@ -77,6 +78,8 @@ class BiDSTModel(BaseTuner):
             check_others(config.stored, config.modules_to_save or (), modules)
         depends_on_values = config.distribution in ("nonzero", "global")  # of which there may be none while loading
         self._budgets = saved if known and depends_on_values else share_budget(config, weights)
+        moves = config.topology != "static" or config.first_living in ("gradient", "snip")
+        self._attendance = Attendance("default", config.topology) if moves else None
         start = config.make_topology(1).initial_count
         self._living = saved if known else {key: start(k, weights[key].numel()) for key, k in self._budgets.items()}
 
@@ -147,7 +150,11 @@ class BiDSTModel(BaseTuner):
 
     def _update(self, layer: BiDSTLayer, adapter_name: str, key: str, config: BiDSTConfig) -> None:
         layer.update_layer(adapter_name, key, self._living[key], config)
-        layer.sparse_weight(adapter_name).budget = self._budgets[key]
+        weight = layer.sparse_weight(adapter_name)
+        weight.budget = self._budgets[key]
+        if self._attendance is not None:
+            self._attendance.adapter = adapter_name
+            weight.attendance = self._attendance
 
     @classmethod
     def _get_adapter_state_dict(

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import time
-import zlib
 from collections.abc import Mapping
 from typing import Any
-from weakref import WeakSet
+from weakref import WeakSet, ref
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from . import moments
+from .. import optimizer_state
 from . import places as bits
+from .attendance import warn_of_no_exchange
+from .ranks import compare_masks, refuse_shards
 from .remembered import check_state
 from .topology import Topology
 from .topology.topology import by_part
@@ -42,10 +43,12 @@ class SparseTraining:
         bases: name -> the dense tensor the model started from (needed for "snip", and to start values from).
         additive: whether the values add to the bases.
         seed: of chance; the same on all ranks.
+        model_weights: of the whole model, for the report; None takes the places of `weights`.
 
     Raises:
-        ValueError: values are sharded (FSDP), or they would change size under DDP; or the optimizer brings a state of
-            sparse training that is damaged or of another model.
+        ValueError: values are sharded (FSDP), or they would change size under DDP; or weights shall move and what the
+            optimizer remembers of them is not known; or the optimizer brings a state of sparse training that is damaged
+            or of another model.
     """
 
     def __init__(
@@ -60,9 +63,10 @@ class SparseTraining:
         bases: Mapping[str, Tensor] | None = None,
         additive: bool = False,
         seed: int = 0,
+        model_weights: int | None = None,
     ) -> None:
         self.weights = dict(weights)
-        self.optimizer = optimizer
+        self.optimizer: torch.optim.Optimizer = optimizer_state.innermost(optimizer)
         self.topology = topology
         self.first_living = first_living
         self.init_steps = init_steps if first_living in ("gradient", "snip") else 0
@@ -70,21 +74,40 @@ class SparseTraining:
         self.additive = additive
         self.groups = [list(self.weights)] if global_budget else [[name] for name in self.weights]
         self.seed = seed
+        self.model_weights = model_weights or sum(weight.numel for weight in self.weights.values())
+        self.last_exchange = topology.last_exchange()
+        if self.last_exchange or self.init_steps:
+            optimizer_state.check(self.optimizer, [weight.values for weight in self.weights.values()])
         self.ranks = dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
-        self._refuse_shards(resizes=global_budget or type(topology).initial_count is not Topology.initial_count)
+        resizes = global_budget or type(topology).initial_count is not Topology.initial_count
+        refuse_shards(self.weights, self.ranks, resizes)
         self.began = time.perf_counter()
         self.seconds = 0.0  # of mask work
         self.state: dict[str, Any] = {}
+        self._raw: dict[str, Tensor] = {}
+        mine = ref(self)
+        self.handles: list[Any] = [self.optimizer.register_step_pre_hook(lambda *_: _before_step(mine()))]
         self._listens = True  # what a forgotten training left in the weights is cleared
         self._follow()
         self._listen()
         self._agree()
+        for weight in self.weights.values():
+            weight.alone = 0
+            if weight.attendance is not None:
+                weight.attendance.attended = True
         ENGINES.add(self)
 
     @property
     def steps(self) -> int:
         """Optimizer steps seen."""
         return int(self.state["steps"])
+
+    def detach(self) -> None:
+        """Leave the optimizer alone from now on."""
+        for handle in self.handles:
+            handle.remove()
+        self.handles.clear()
+        ENGINES.discard(self)
 
     @torch.no_grad()
     def step(self) -> None:
@@ -103,13 +126,18 @@ class SparseTraining:
             if self.topology.due(self.steps):
                 self._exchange()
         self._listen()
+        for weight in self.weights.values():
+            weight.alone = 0
+        if self.steps == self.last_exchange and not self.state["updates"]:
+            warn_of_no_exchange(self.steps)
         self.seconds += time.perf_counter() - began
 
     def report(self) -> dict[str, float]:
         """What to log.
 
-        sparsity; mask_updates; share_changed and mask_iou of the last of them; itop_rate, the share of places that ever
-        lived; mask_time_share, of the time since training began.
+        sparsity of the targeted layers; model_sparsity, dead places as a share of all weights of the model (of a delta:
+        those that it leaves as they are); mask_updates; share_changed and mask_iou of the last of them; itop_rate, the
+        share of places that ever lived; mask_time_share, of the time since training began.
         """
         alive = sum(len(weight.indices) for weight in self.weights.values())
         places = sum(weight.numel for weight in self.weights.values())
@@ -118,6 +146,7 @@ class SparseTraining:
         moved = self.state["moved"]
         return {
             "sparsity": 1 - alive / places,
+            "model_sparsity": (self.model_weights - alive if self.additive else places - alive) / self.model_weights,
             "mask_updates": self.state["updates"],
             "share_changed": moved / alive,
             "mask_iou": (alive - moved) / (alive + moved),
@@ -159,17 +188,18 @@ class SparseTraining:
     def _gradients_are_finite(self) -> bool:
         """Bring dL/dz to the scale of the optimizer's gradients and to all ranks; False where a step overflowed."""
         finite = True
-        for weight in self.weights.values():
+        for name, weight in self.weights.items():
             if weight.gradient is None:  # the layer had no part in this step
                 count = weight.numel if weight.watched is None else len(weight.watched)
                 weight.gradient = torch.zeros(count, device=weight.indices.device)
             if self.ranks > 1:
                 dist.all_reduce(weight.gradient)
                 weight.gradient /= self.ranks
-            if weight.values.grad is not None and not weight.probing:
+            seen = self._raw.pop(name, weight.values.grad)
+            if seen is not None and not weight.probing:
                 # loss scaling and clipping have touched the optimizer's gradients, not ours
                 ours = weight.living_gradient()
-                scale = (weight.values.grad.float() @ ours) / (ours @ ours)
+                scale = (seen.float() @ ours) / (ours @ ours)
                 weight.gradient *= torch.where(scale.isfinite() & (scale > 0), scale, torch.ones_like(scale))
             finite = finite and bool(weight.gradient.isfinite().all())
         return finite
@@ -177,7 +207,7 @@ class SparseTraining:
     def _observe(self) -> None:
         chance = self._chance(1)
         for weight in self.weights.values():
-            self.topology.observe(weight, self.steps, moments.pace(self.optimizer, weight.values), chance)
+            self.topology.observe(weight, self.steps, optimizer_state.pace(self.optimizer, weight.values), chance)
 
     def _choose_first(self) -> None:
         for weight in self.weights.values():
@@ -199,11 +229,11 @@ class SparseTraining:
             for name, places in zip(group, by_part(best, [len(score) for score in scores]), strict=True):
                 weight = self.weights[name]
                 if len(places) != len(weight.indices):
-                    moments.resize(self.optimizer, weight.values, places[:0], len(places))
+                    optimizer_state.resize(self.optimizer, weight.values, places[:0], len(places))
                     weight.resize(places[:0], places)
                 start = None if self.additive else self.bases[name].detach().flatten()[places]
                 weight.select(places, start)
-                moments.forget(self.optimizer, weight.values, torch.arange(len(places), device=places.device))
+                optimizer_state.forget(self.optimizer, weight.values, torch.arange(len(places), device=places.device))
                 self.state["ever"][name] = bits.pack(weight.alive())
         self._agree()
 
@@ -223,6 +253,10 @@ class SparseTraining:
             self.state["updates"] += 1
             self._agree()
 
+    def _agree(self) -> None:
+        if self.ranks > 1:
+            compare_masks(self.weights, self.steps)
+
     def _chance(self, purpose: int) -> torch.Generator:
         """The same on all ranks and after a resume."""
         return torch.Generator().manual_seed((self.seed * 2**31 + self.steps) * 2 + purpose)
@@ -231,43 +265,20 @@ class SparseTraining:
         start = self.topology.moved(weight, slots, places)
         if len(slots) == len(places):
             weight.swap(slots, places, start)
-            moments.forget(self.optimizer, weight.values, slots)
+            optimizer_state.forget(self.optimizer, weight.values, slots)
             return
         stay = torch.ones(len(weight.indices), dtype=torch.bool, device=slots.device).index_fill_(0, slots, False)
         kept = stay.nonzero().flatten()
-        moments.resize(self.optimizer, weight.values, kept, len(places))
+        optimizer_state.resize(self.optimizer, weight.values, kept, len(places))
         weight.resize(kept, places)
 
-    def _refuse_shards(self, resizes: bool) -> None:
-        for name, weight in self.weights.items():
-            if type(weight.values.data) is not Tensor or weight.values.shape != weight.indices.shape:
-                raise ValueError(
-                    f"{name}: its values are sharded (FSDP, tensor parallel or ZeRO-3), but a topology needs all of "
-                    "them on each rank. Train with DDP; the values are few."
-                )
-        if resizes and self.ranks > 1:
-            raise ValueError(
-                "distribution='global' and topology='gmp' change how many weights a layer has, which the buckets of "
-                "DistributedDataParallel cannot follow. Take distribution='erk' and another topology, or one process."
-            )
 
-    def _agree(self) -> None:
-        """Compare the masks of all ranks.
-
-        Raises:
-            RuntimeError: they differ.
-        """
-        if self.ranks == 1:
-            return
-        crc = 0
-        for weight in self.weights.values():
-            crc = zlib.crc32(weight.indices.cpu().numpy().tobytes(), crc)
-        device = next(iter(self.weights.values())).indices.device
-        mine = torch.tensor([crc], dtype=torch.int64, device=device)
-        all_ranks = [torch.zeros_like(mine) for _ in range(self.ranks)]
-        dist.all_gather(all_ranks, mine)
-        if any(int(other) != crc for other in all_ranks):
-            raise RuntimeError(
-                f"Masks differ between ranks after step {self.steps} (checksums {[int(c) for c in all_ranks]}). Give "
-                "all ranks the same seed and the same checkpoint."
-            )
+@torch.no_grad()
+def _before_step(training: SparseTraining | None) -> None:
+    """Keep the gradients of a step whose gradients are wanted: some optimizers overwrite them while they step."""
+    if training is None or not training._listens:
+        return
+    scale = getattr(training.optimizer, "grad_scale", None)  # of a scaler, where the optimizer itself divides by it
+    for name, weight in training.weights.items():
+        if weight.values.grad is not None and not weight.probing:
+            training._raw[name] = weight.values.grad / (1 if scale is None else scale)

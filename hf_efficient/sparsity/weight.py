@@ -5,10 +5,13 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
+
+if TYPE_CHECKING:
+    from .attendance import Attendance
 
 
 class SparseWeight(nn.Module):
@@ -34,6 +37,8 @@ class SparseWeight(nn.Module):
         budget: k that training ends with; differs from that of now only while a topology starts with more.
         memory: what a topology remembers of this weight between steps (name -> tensor).
         seconds: spent on collecting.
+        attendance: told of every backward pass, where somebody should move the weights; else None.
+        alone: backward passes since an engine last saw an optimizer step.
 
     Raises:
         ValueError: k outside of [1, n].
@@ -66,6 +71,8 @@ class SparseWeight(nn.Module):
         self.gradient: Tensor | None = None
         self.memory: dict[str, Tensor] = {}
         self.seconds = 0.0
+        self.attendance: Attendance | None = None
+        self.alone = 0
         self._checked: Tensor | None = None  # the `indices` that were last found to be places
 
     @property
@@ -96,7 +103,8 @@ class SparseWeight(nn.Module):
         Raises:
             ValueError: other `indices` have come, and they are no places of this tensor.
         """
-        if self.indices is not self._checked:  # some loaders put a tensor in its place and ask nobody
+        # some loaders put a tensor in its place and ask nobody; a compiler cannot branch on what is in a tensor
+        if self.indices is not self._checked and not torch.compiler.is_compiling():
             check_places(self.indices, self.numel, "sparse weight")
             self._checked = self.indices
         whole: Tensor = _Scatter.apply(self.values, self.indices, base, self)  # type: ignore[no-untyped-call]
@@ -165,6 +173,11 @@ class SparseWeight(nn.Module):
         self.gradient = flat if self.gradient is None else self.gradient.add_(flat)
         self.seconds += time.perf_counter() - began
 
+    def passed(self) -> None:
+        """A backward pass has reached the values; not counted in compiled code, which a number would compile anew."""
+        if self.attendance is not None and not torch.compiler.is_compiling():
+            self.attendance.passed(self)
+
     def extra_repr(self) -> str:
         """k of n, for print(model)."""
         return f"{len(self.indices)} of {self.numel} alive, shape={tuple(self.shape)}"
@@ -208,6 +221,8 @@ class _Scatter(torch.autograd.Function):
         (indices,) = ctx.saved_tensors
         if ctx.weight.collecting:
             ctx.weight.collect(gradient)
+        if ctx.needs_input_grad[0]:
+            ctx.weight.passed()
         values = gradient.flatten().index_select(0, indices)
         base = gradient if ctx.has_base and ctx.needs_input_grad[2] else None
         return (torch.zeros_like(values) if ctx.probing else values), None, base, None

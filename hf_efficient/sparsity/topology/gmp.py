@@ -25,6 +25,10 @@ class GMP(Topology):
         last = int(self.stop * self.total_steps)
         return step == last or (step % self.interval == 0 and step < last)
 
+    def last_exchange(self) -> int:
+        """That one: k is reached."""
+        return int(self.stop * self.total_steps)
+
     def count_at(self, step: int, k: int, n: int) -> int:
         """k_t."""
         left = 1 - min(1.0, step / max(1, int(self.stop * self.total_steps)))

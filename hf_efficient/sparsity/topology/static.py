@@ -14,3 +14,7 @@ class Static(Topology):
     def due(self, step: int) -> bool:
         """Never."""
         return False
+
+    def last_exchange(self) -> int:
+        """None."""
+        return 0

@@ -38,6 +38,13 @@ class Topology:
         """Whether weights are exchanged after optimizer step `step` (the first is 1)."""
         return step % self.interval == 0 and step < self.stop * self.total_steps
 
+    def last_exchange(self) -> int:
+        """The last step after which weights are exchanged; 0 if there is none."""
+        if not self.share:
+            return 0
+        last = math.ceil(self.stop * self.total_steps) - 1
+        return max(0, last // self.interval * self.interval)
+
     def reads_gradient(self, step: int) -> bool:
         """Whether dL/dz of dead places is wanted of the batches of `step`."""
         return False

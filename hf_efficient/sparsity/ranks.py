@@ -1,0 +1,51 @@
+"""Sparse training on several ranks: every rank holds all weights, and all hold the same."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Mapping
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from .weight import SparseWeight
+
+
+def refuse_shards(weights: Mapping[str, SparseWeight], ranks: int, resizes: bool) -> None:
+    """Refuse weights that no rank has whole, and weights that would change their size on several.
+
+    Raises:
+        ValueError: of either kind.
+    """
+    for name, weight in weights.items():
+        if type(weight.values.data) is not Tensor or weight.values.shape != weight.indices.shape:
+            raise ValueError(
+                f"{name}: its values are sharded (FSDP, tensor parallel or ZeRO-3), but a topology needs all of "
+                "them on each rank. Train with DDP; the values are few."
+            )
+    if resizes and ranks > 1:
+        raise ValueError(
+            "distribution='global' and topology='gmp' change how many weights a layer has, which the buckets of "
+            "DistributedDataParallel cannot follow. Take distribution='erk' and another topology, or one process."
+        )
+
+
+def compare_masks(weights: Mapping[str, SparseWeight], step: int) -> None:
+    """Compare the masks of all ranks.
+
+    Raises:
+        RuntimeError: they differ.
+    """
+    crc = 0
+    for weight in weights.values():
+        crc = zlib.crc32(weight.indices.cpu().numpy().tobytes(), crc)
+    device = next(iter(weights.values())).indices.device
+    mine = torch.tensor([crc], dtype=torch.int64, device=device)
+    all_ranks = [torch.zeros_like(mine) for _ in range(dist.get_world_size())]
+    dist.all_gather(all_ranks, mine)
+    if any(int(other) != crc for other in all_ranks):
+        raise RuntimeError(
+            f"Masks differ between ranks after step {step} (checksums {[int(c) for c in all_ranks]}). Give "
+            "all ranks the same seed and the same checkpoint."
+        )

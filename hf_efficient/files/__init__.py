@@ -17,6 +17,7 @@ from .folders import (
     recover,
     remove_drafts,
     replace_folder,
+    scratch_folder,
     settle_folder,
 )
 from .locks import locked
@@ -54,6 +55,7 @@ __all__ = [
     "remove_leftovers",
     "replace_folder",
     "require_space",
+    "scratch_folder",
     "settle_folder",
     "write_bytes",
     "write_text",

@@ -161,10 +161,7 @@ def recover(target: Path, contents: Contents | None = None) -> None:
             delete_folder(aside, contents)
         elif contents.read(aside) is not None:
             os.rename(aside, target)
-    with suppress(FileNotFoundError, NotADirectoryError), os.scandir(target.parent) as entries:
-        left = [e.name for e in entries if is_abandoned_draft_of(e.name, target) and e.is_dir(follow_symlinks=False)]
-        for name in left:
-            _remove_draft(target.with_name(name), contents)
+    _remove_abandoned(target, contents)
 
 
 @contextmanager
@@ -204,6 +201,27 @@ def folder_written_whole(
             if old != draft and contents is not None:
                 delete_folder(old, contents)
             _remove_draft(draft, contents)
+
+
+@contextmanager
+def scratch_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """A folder beside `path`, for what a library writes and we take on; nothing is left of it."""
+    target = Path(path)
+    _remove_abandoned(target, None)
+    draft = draft_name(target)
+    try:
+        with clear_errors(target):
+            draft.mkdir()
+            yield draft
+    finally:
+        _remove_draft(draft, None)
+
+
+def _remove_abandoned(target: Path, contents: Contents | None) -> None:
+    with suppress(FileNotFoundError, NotADirectoryError), os.scandir(target.parent) as entries:
+        left = [e.name for e in entries if is_abandoned_draft_of(e.name, target) and e.is_dir(follow_symlinks=False)]
+        for name in left:
+            _remove_draft(target.with_name(name), contents)
 
 
 def _remove_draft(draft: Path, contents: Contents | None) -> None:

@@ -20,10 +20,10 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from ..files import find, written_whole
+from ..files import find, locked, scratch_folder, write_text, written_whole
 from ..reading import AGAIN, open_tensors, shown, stored_in
 from . import places
-from .claims import check_expansion, check_fit, check_layout, maker
+from .claims import SAVING, check_expansion, check_fit, check_layout, maker
 from .compress import CompactLinear, compress
 
 FILE_NAME = "model.sparse.safetensors"
@@ -35,17 +35,19 @@ def save_sparse(model: nn.Module, folder: str | os.PathLike[str]) -> Path:
 
     At fp32 and density d a weight takes 4 d + min(d, 1/8) bytes, or little more. What is loaded equals what was saved,
     bit for bit but for the sign of zeros (a mask that multiplies leaves minus zeros). A transformers model's config is
-    written beside it.
+    written beside it. Whatever happens in between, `load_sparse` finds the old model or the new one.
 
     Args:
         model: plain model (merge adapters first); layers that `compress` replaced are stored like the others.
         folder: made if absent.
 
     Returns:
-        The file. It is written whole or not at all.
+        The file.
 
     Raises:
         ValueError: `model` is a PEFT model, or `folder` is a file.
+        BlockingIOError: another process is saving into the folder.
+        OSError: no space is left, or no permission; what was there is kept.
     """
     if hasattr(model, "merge_and_unload"):
         raise ValueError("save_sparse takes a plain model; merge the adapter first: model = model.merge_and_unload().")
@@ -54,16 +56,38 @@ def save_sparse(model: nn.Module, folder: str | os.PathLike[str]) -> Path:
         raise ValueError(f"save_sparse needs a folder, got the file {str(target)!r}.")
     target.mkdir(parents=True, exist_ok=True)
     tensors, layout = encode(dense_state_dict(model))
-    metadata = {"format": "pt", "sparse_format": FORMAT, "layout": json.dumps(layout, sort_keys=True)}
-    with written_whole(target / FILE_NAME) as draft:
-        save_file(tensors, draft, metadata=metadata)
-    configs: list[Any] = [getattr(model, "config", None), getattr(model, "generation_config", None)]
-    for config in configs:
-        if hasattr(config, "save_pretrained"):
-            if getattr(config, "architectures", 0) is None:
-                config.architectures = [type(model).__name__]
-            config.save_pretrained(target)
+    configs = _configs(model, target)
+    metadata = {"format": "pt", "sparse_format": FORMAT, "layout": json.dumps(layout, sort_keys=True), **configs}
+    marker = target / SAVING
+    with locked(target / FILE_NAME):
+        before = _stamp(target / FILE_NAME)
+        write_text(marker, "config.json may belong to other weights: use the one inside of these\n")
+        try:
+            with written_whole(target / FILE_NAME) as draft:
+                save_file(tensors, draft, metadata=metadata)
+            for name, text in configs.items():
+                write_text(target / name, text)
+        except BaseException:
+            if _stamp(target / FILE_NAME) == before:
+                marker.unlink()
+            raise
+        marker.unlink()
     return target / FILE_NAME
+
+
+def _configs(model: Any, target: Path) -> dict[str, str]:
+    """Names and contents of a transformers model's config files."""
+    with scratch_folder(target / "configs") as folder:
+        for config in (getattr(model, "config", None), getattr(model, "generation_config", None)):
+            if hasattr(config, "save_pretrained"):
+                if getattr(config, "architectures", 0) is None:
+                    config.architectures = [type(model).__name__]
+                config.save_pretrained(folder)
+        return {path.name: path.read_text(encoding="utf-8") for path in sorted(folder.glob("*config.json"))}
+
+
+def _stamp(path: Path) -> tuple[int, int] | None:
+    return (path.stat().st_ino, path.stat().st_mtime_ns) if path.exists() else None
 
 
 def load_sparse(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import os
 import re
@@ -15,6 +16,7 @@ from torch import nn
 
 from ..reading import AGAIN, Fields, Stored, is_whole, open_tensors, read_json, shown
 
+SAVING = ".model.sparse.safetensors.saving"  # beside weights whose config.json is not there yet
 FREE, EXPANSION = 2**28, 256  # numbers that any file may stand for, and so many for each of its bytes
 LARGEST_CONFIG, MOST_LAYERS, MOST_LABELS = 1 << 24, 1024, 1 << 20
 
@@ -95,6 +97,16 @@ def check_expansion(sizes: Mapping[str, tuple[int, ...]], path: str | os.PathLik
         )
 
 
+def _parsed(text: str, path: Path) -> dict[str, Any]:
+    try:
+        values = json.loads(text[:LARGEST_CONFIG])
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path} is damaged: the config in it is no JSON ({error}). {AGAIN}") from error
+    if not isinstance(values, dict):
+        raise ValueError(f"{path} is damaged: the config in it is no object. {AGAIN}")
+    return values
+
+
 def maker(path: Path, cls: type[Any] | None) -> Callable[..., nn.Module]:
     """What makes a transformers model with whatever weights, on a device, of the config beside a checkpoint.
 
@@ -108,16 +120,22 @@ def maker(path: Path, cls: type[Any] | None) -> Callable[..., nn.Module]:
     """
     import transformers
 
-    file = path.parent / "config.json"
-    if not file.is_file():
+    file, inside = path.parent / "config.json", None
+    with open_tensors(path) as tensors:
+        most = max(MOST_LAYERS, len(tensors.keys()))
+        if (path.parent / SAVING).exists():  # a kill between weights and config: that beside may be another's
+            inside = (tensors.metadata() or {}).get("config.json")
+    if inside is None and not file.is_file():
         raise FileNotFoundError(
             f"No config.json in {str(path.parent)!r}: pass the module itself, load_sparse(source, model)."
         )
-    with open_tensors(path) as tensors:
-        most = max(MOST_LAYERS, len(tensors.keys()))
-    _check_counts(read_json(file, LARGEST_CONFIG), file, most)
+    values = read_json(file, LARGEST_CONFIG) if inside is None else _parsed(inside, path)
+    _check_counts(values, file, most)
     with _told_by(file):
-        config = transformers.AutoConfig.from_pretrained(path.parent)
+        if inside is None:
+            config = transformers.AutoConfig.from_pretrained(path.parent)
+        else:
+            config = transformers.CONFIG_MAPPING[values["model_type"]].from_dict(values)
     if cls is None:
         name = (getattr(config, "architectures", None) or [None])[0]
         cls = getattr(transformers, name, None) if isinstance(name, str) else None

@@ -1,29 +1,45 @@
 """Processes that are killed on their way."""
 
-import subprocess
-import sys
+import os
+import signal
+import traceback
+from collections.abc import Callable
+from typing import Any
 
-CHILD = """
-import os, sys
-left = int(sys.argv.pop(1))
-def dying(call):
-    def replacement(*args, **options):
-        global left
-        left -= 1
-        if left < 0:
-            os.kill(os.getpid(), 9)
-        return call(*args, **options)
-    return replacement
-def armed():
-    "From here on, the process dies before a step that changes files."
-    for name in ("open", "rename", "replace", "unlink", "rmdir", "mkdir", "chmod", "fsync", "ftruncate"):
-        setattr(os, name, dying(getattr(os, name)))
-"""
+CHANGES = ("open", "rename", "replace", "unlink", "rmdir", "mkdir", "chmod", "fsync", "ftruncate")
 
 
-def killed_before(step: int, code: str, *arguments: object) -> bool:
-    """Run Python code, which calls `armed()`, and kill it before its so-manieth change of files; whether it was."""
-    command = [sys.executable, "-c", CHILD + code, str(step), *map(str, arguments)]
-    run = subprocess.run(command, capture_output=True, text=True)
-    assert run.returncode in (0, -9), run.stderr
-    return run.returncode == -9
+def killed_before(step: int, action: Callable[[], object], also: tuple[tuple[Any, str], ...] = ()) -> bool:
+    """Do something in a forked process, which is killed before its so-manieth change of files; whether it was.
+
+    Args:
+        step: changes that it may still make.
+        action: what it does.
+        also: (module, name) of functions that count as changes, beside those of `os`.
+    """
+    pid = os.fork()
+    if pid == 0:
+        try:
+            left = step
+
+            def dying(call: Any) -> Any:
+                def replacement(*args: Any, **options: Any) -> Any:
+                    nonlocal left
+                    left -= 1
+                    if left < 0:
+                        os.kill(os.getpid(), signal.SIGKILL)
+                    return call(*args, **options)
+
+                return replacement
+
+            for module, name in (*((os, name) for name in CHANGES), *also):
+                setattr(module, name, dying(getattr(module, name)))
+            action()
+            os._exit(0)
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            os._exit(1)
+    code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    assert code in (0, -signal.SIGKILL), "it failed by itself"
+    return code != 0

@@ -2,6 +2,7 @@
 
 import json
 import os
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -124,17 +125,11 @@ def test_an_empty_folder_is_filled_and_one_in_use_is_not(tmp_path: Path) -> None
     assert content(tmp_path / "new") == {"a": "a"}
 
 
-CHILD = """
-from pathlib import Path
-from hf_efficient.files import folder_written_whole, folders
-from tests.files.test_folders import BOX, box
-folders._exchanged = (lambda one, other: False) if sys.argv[2] == "aside" else dying(folders._exchanged)
-armed()
-with folder_written_whole(Path(sys.argv[1]) / "box", BOX) as draft:
-    (draft / "part-0").mkdir()
-    (draft / "part-0" / "data").write_text("2")
-    (draft / "box.json").write_text('{"format": "box", "number": 2}')
-"""
+def put(target: Path) -> None:
+    with folder_written_whole(target, BOX) as draft:
+        (draft / "part-0").mkdir()
+        (draft / "part-0" / "data").write_text("2")
+        (draft / "box.json").write_text('{"format": "box", "number": 2}')
 
 
 def test_killed_before_any_of_its_steps_it_leaves_the_old_or_the_new(tmp_path: Path, way: str) -> None:
@@ -143,7 +138,7 @@ def test_killed_before_any_of_its_steps_it_leaves_the_old_or_the_new(tmp_path: P
     for step in range(60):
         folder = tmp_path / str(step)
         target = box(folder / "box", 1)
-        killed = killed_before(step, CHILD, folder, way)
+        killed = killed_before(step, partial(put, target), ((folders, "_exchanged"),))
         if way == "exchange":  # nobody has to call again
             assert content(target) in (old, new)
         recover(target, BOX)

@@ -6,8 +6,9 @@ not at its default, is an error, since it would change nothing in silence.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
-from dataclasses import MISSING, Field, dataclass, fields
+from dataclasses import MISSING, Field, dataclass, fields, replace
 from typing import Any, NamedTuple
 
 
@@ -88,6 +89,48 @@ OPTIMIZATION = Kind(
     (Only("delta", lambda c: not c.guided, "guided=False: guided directions are asked at the distance of the step"),),
 )  # fmt: skip
 
+_GROUPS = ("min_group_share", "coverage_mix")  # of methods that choose one token after the other: quotas of groups
+_ASKED = ("question_weight",)  # of methods in whose choice importance has a part
+
+#: `TokenPrunerConfig`
+REPRESENTATION = Kind(
+    "method",
+    (
+        Method("id_pruner", "importance and coverage in one submodular objective", None,
+               ("importance_weight", "kernel", *_ASKED, *_GROUPS), "this package"),
+        Method("random", "the same fixed draw for every picture", None),
+        Method("uniform", "an even grid", None),
+        Method("top_importance", "the most important", None, (*_ASKED, *_GROUPS)),
+        Method("max_min", "the farthest from all taken (DivPrune)", "2503.02175", _GROUPS),
+        Method("cen_prune", "the same on centred tokens, times distinctiveness", None, _GROUPS, "Cen-Prune, 2026"),
+        Method("cdpruner", "determinantal point process", "2506.10967", (*_ASKED, *_GROUPS)),
+        Method("idpruner_mmr", "maximal marginal relevance (IDPruner of Tencent)", "2602.13315", (*_ASKED, *_GROUPS)),
+        Method("id_selection", "importance, suppressed around what is taken", "2604.05601", (*_ASKED, *_GROUPS)),
+        Method("vispruner", "half by importance, half without duplicates", None, _ASKED, "Zhang et al., ICCV 2025"),
+        Method("holov", "a budget for every crop", "2510.02912", _ASKED),
+        Method("scope", "saliency times gain of coverage", None, (*_ASKED, *_GROUPS), "NeurIPS 2025"),
+        Method("dart", "the least like a few pivots", "2502.11494"),
+        Method("spare", "column subset selection", "2606.18681", _GROUPS),
+        Method("itg", "importance-weighted k-means from seeds far apart", None,
+               ("lloyd_steps", "centroid_share", "seeds", "importance_power", "generator", "importance_weight",
+                "kernel", *_ASKED, *_GROUPS), "this package"),
+        Method("feature_pooling", "means over a coarser raster", None),
+        Method("visionzip", "dominant tokens and merged contextual ones", "2412.04467", _ASKED),
+        Method("prumerge", "attention, even samples and their neighbours", "2403.15388", _ASKED),
+        Method("tome", "bipartite soft matching", "2210.09461"),
+    ),
+    (
+        Only("importance_weight", lambda c: c.method != "itg" or c.seeds == "coverage", "seeds='coverage'"),
+        Only("kernel", lambda c: c.method != "itg" or c.seeds == "coverage", "seeds='coverage'"),
+        Only("coverage_mix",
+             lambda c: c.method == "id_pruner" or c.seeds == "coverage" or c.min_group_share > 0,
+             "method='id_pruner', seeds='coverage' or min_group_share above 0"),
+        Only("merge_static", lambda c: c.method != "prumerge", "other methods than 'prumerge', which takes tokens in "
+             "more than once"),
+        Only("llm_budget", lambda c: bool(c.llm_layers), "llm_layers that are named"),
+    ),
+)  # fmt: skip
+
 
 def check_settings(config: Any, kind: Kind) -> None:
     """Refuse settings that will not be read.
@@ -100,10 +143,16 @@ def check_settings(config: Any, kind: Kind) -> None:
         ValueError: a setting is not at its default, and its method (or `kind.only`) does not read it. The message names
             value, the methods that read it, and what to do.
     """
+    if ignored := unread(config, kind):
+        raise ValueError(f"{'; '.join(ignored.values())}. Leave it out, or choose what reads it.")
+
+
+def unread(config: Any, kind: Kind) -> dict[str, str]:
+    """The settings of `config` that are not at their default and will not be read: name -> a sentence that says why."""
     chosen = getattr(config, kind.choice)
     if chosen is None:
-        return
-    ignored = []
+        return {}
+    ignored: dict[str, str] = {}
     for field in fields(config):
         value = getattr(config, field.name)
         if value == _default(field):
@@ -111,12 +160,31 @@ def check_settings(config: Any, kind: Kind) -> None:
         readers = kind.readers(field.name)
         if chosen not in readers:
             others = ", ".join(map(repr, readers))
-            ignored.append(f"{field.name}={value!r} is not read by {kind.choice}={chosen!r}, only by {others}")
+            ignored[field.name] = f"{field.name}={value!r} is not read by {kind.choice}={chosen!r}, only by {others}"
             continue
-        ignored += [f"{field.name}={value!r} is read only with {only.where}"
-                    for only in kind.only if only.setting == field.name and not only.read(config)]  # fmt: skip
-    if ignored:
-        raise ValueError(f"{'; '.join(ignored)}. Leave it out, or choose what reads it.")
+        for only in kind.only:
+            if only.setting == field.name and not only.read(config):
+                ignored[field.name] = f"{field.name}={value!r} is read only with {only.where}"
+    return ignored
+
+
+def with_method(config: Any, kind: Kind, method: str, **changes: Any) -> Any:
+    """A configuration like `config` for another method: settings that this one does not read go back to their default.
+
+    Args:
+        config: a dataclass that `check_settings` accepts.
+        kind: its row of methods.
+        method: a name of `kind`.
+        changes: other fields.
+
+    Raises:
+        ValueError: the method is not known, or a changed value is not valid.
+    """
+    draft = copy.copy(config)
+    vars(draft).update(changes, **{kind.choice: method})
+    defaults = {field.name: _default(field) for field in fields(config)}
+    dropped = {name: defaults[name] for name in unread(draft, kind) if name not in changes}
+    return replace(config, **{kind.choice: method}, **changes, **dropped)
 
 
 def _default(field: Field[Any]) -> Any:

@@ -5,15 +5,20 @@ imported when it runs.
 """
 
 import argparse
+import contextlib
+import io
+import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
 from importlib import import_module
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from hf_efficient import __version__
+from hf_efficient.cli.messages import for_the_shell, options_of, said
 from hf_efficient.cli.stdo_options import add_stdo
+from hf_efficient.extras import extra
 from hf_efficient.representation.config import TokenPrunerConfig
 
 BUDGETS = (0.5, 0.25, 0.125, 0.06, 0.03)
@@ -31,20 +36,24 @@ def budget(text: str) -> int | float:
     try:
         return int(text)
     except ValueError:
+        pass
+    try:
         return float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is neither a number of tokens nor a share of them") from None
 
 
 def at_least_one(text: str) -> int:
     """A whole number >= 1."""
-    if int(text) < 1:
-        raise ValueError(text)
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number >= 1")
     return int(text)
 
 
 def yes_or_no(text: str) -> bool:
     """True of yes, true and 1, False of no, false and 0."""
     if text.lower() not in (*YES, *NO):
-        raise ValueError(text)
+        raise argparse.ArgumentTypeError(f"{text!r} is neither yes nor no")
     return text.lower() in YES
 
 
@@ -68,9 +77,17 @@ def _add_pruner_options(parser: argparse.ArgumentParser, leave_out: Sequence[str
                 type=int if several else readers.get(kind, str),
                 nargs="+" if several else None,
                 default=argparse.SUPPRESS,  # what is not said is left to the config
-                metavar="VALUE",
+                choices=setting.metadata.get("choices"),
+                metavar=_metavar(setting.metadata, kind),
                 help=f"{setting.metadata['help']} (default: {default})",
             )
+
+
+def _metavar(metadata: Mapping[str, Any], kind: str) -> str | None:
+    """What stands for a value in the help; None where argparse lists the choices."""
+    if "choices" in metadata:
+        return None
+    return "{yes,no}" if kind.startswith("bool") else "VALUE"
 
 
 def pruner_settings(arguments: argparse.Namespace) -> dict[str, object]:
@@ -119,22 +136,64 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: arguments without the program's name; those of the process by default.
 
     Returns:
-        The exit code: 0, or 2 after an error (one line on stderr, no traceback), or 130 after an interrupt.
+        The exit code: 0; 2 after an error (one line on stderr, no traceback); 130 after an interrupt; 141 where the
+        reader of the output has gone (`| head`), as of a program that the signal ends.
     """
-    arguments = build_parser().parse_args(argv)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a name or a sign that the locale cannot write is no reason to fail
+            stream.reconfigure(errors="backslashreplace")
     try:
-        import_module(arguments.module).run(arguments)
+        code = _run(argv)
+    except BrokenPipeError:
+        return _drop_output(141)
+    except SystemExit:  # --help, --version, a mistyped option
+        if failed := _flush_output():
+            return failed
+        raise
+    return _flush_output() or code
+
+
+def _flush_output() -> int:
+    """Write what is in the buffer while a failure can still be told; returns the exit code of one, or 0."""
+    try:
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except BrokenPipeError:
+        return _drop_output(141)
+    except OSError as error:
+        print(f"hf-efficient: error: the output cannot be written: {error.strerror}", file=sys.stderr)
+        return _drop_output(2)
+    return 0
+
+
+def _run(argv: Sequence[str] | None) -> int:
+    arguments, options, debug = None, {}, False
+    try:
+        parser = build_parser()
+        arguments = parser.parse_args(argv)
+        options, debug = options_of(parser, arguments), arguments.debug
+        with extra():
+            import_module(arguments.module).run(arguments)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
+    except BrokenPipeError:
+        raise
     except Exception as error:
-        if arguments.debug:
+        if debug:
             raise
         expected = isinstance(error, (ValueError, OSError, ImportError))  # these name what to change
         prefix = "" if expected else f"{type(error).__name__}: "
         advice = "" if expected else " (hf-efficient --debug ... shows where)"
-        print(
-            f"hf-efficient {arguments.command}: error: {prefix}{' '.join(str(error).split())}{advice}", file=sys.stderr
-        )
+        command = f" {arguments.command}" if arguments else ""
+        message = for_the_shell(said(error), options)
+        print(f"hf-efficient{command}: error: {prefix}{message}{advice}", file=sys.stderr)
         return 2
     return 0
+
+
+def _drop_output(code: int) -> int:
+    """Let what is left in the buffer go nowhere: the interpreter would fail on it once more at its end."""
+    with contextlib.suppress(OSError, ValueError, AttributeError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return code

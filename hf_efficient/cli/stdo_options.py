@@ -10,12 +10,17 @@ from typing import Any
 
 def number_or_auto(text: str) -> int | str:
     """A whole number, or "auto"."""
+    if text != "auto" and not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text!r} is neither a whole number nor auto")
     return text if text == "auto" else int(text)
 
 
 def one_or_more(text: str) -> int | list[int]:
     """A whole number, or several with commas between: one for each network."""
-    numbers = [int(part) for part in text.split(",")]
+    parts = text.split(",")
+    if not all(part.strip().isdecimal() for part in parts):
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number, nor several with commas between")
+    numbers = [int(part) for part in parts]
     return numbers[0] if len(numbers) == 1 else numbers
 
 
@@ -76,6 +81,7 @@ def _add_settings(parser: argparse.ArgumentParser) -> None:
             f"--{setting.name.replace('_', '-')}",
             type=TYPES.get(setting.name, type(default)),
             default=argparse.SUPPRESS,  # so that a budget knows what was given
-            metavar="VALUE",
+            choices=setting.metadata.get("choices"),
+            metavar=None if "choices" in setting.metadata else "VALUE",
             help=f"{setting.metadata['help']} (default: {default})",
         )

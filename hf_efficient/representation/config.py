@@ -9,7 +9,18 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from ..reading import is_number, is_whole, naming, shown
+from ..methods import REPRESENTATION, check_settings, with_method
+from ..reading import naming
+from .config_checks import (
+    check_answer,
+    check_budget,
+    check_choice,
+    check_generator,
+    check_layers,
+    check_power,
+    check_share,
+    check_steps,
+)
 from .config_files import CONFIG_NAME as CONFIG_NAME
 from .config_files import files_of, push, read, save, to_json
 
@@ -40,7 +51,7 @@ class TokenPrunerConfig:
     """How many visual tokens to keep, and how they are chosen.
 
     Args:
-        method: the selection method, a key of `hf_efficient.representation.selection.METHODS`.
+        method: the selection method, a name of `hf_efficient.methods.REPRESENTATION`, which also says what it reads.
         budget: an int >= 1 is a number of tokens, a float in (0, 1] a share of the tokens, both per unit (picture, tile
             or frame). `1` keeps one token, `1.0` keeps all.
         importance: where token importance comes from. "cls": attention of the [CLS] token in the layer the features
@@ -71,25 +82,26 @@ class TokenPrunerConfig:
         generator: a trained `TokenGenerator` that refines ITG's tokens, or None. Saved beside the config.
 
     Raises:
-        ValueError: a field is outside of what is said above; the message names field, value and fix.
+        ValueError: a field is outside of what is said above, or is set where its method does not read it; the message
+            names field, value and fix.
     """
 
-    method: str = field(default="id_pruner", metadata={"help": "Selection method."})
+    method: str = field(default="id_pruner", metadata={"help": "Selection method.", "choices": REPRESENTATION.names})
     budget: Budget = field(
         default=0.25,
         metadata={"help": "Tokens to keep per picture, tile or frame: a count (64) or a share (0.25; 1.0 keeps all)."},
     )
-    importance: str = field(default="auto", metadata={"help": f"Source of token importance: {', '.join(IMPORTANCES)}."})
+    importance: str = field(default="auto", metadata={"help": "Source of token importance.", "choices": IMPORTANCES})
     importance_weight: float = field(default=0.0, metadata={"help": "Weight of importance against coverage, 0 to 1."})
     coverage_mix: float = field(
         default=0.5, metadata={"help": "How far important tokens weigh more in coverage, 0 to 1."}
     )
-    kernel: str = field(default="cosine", metadata={"help": f"Similarity of two tokens: {', '.join(KERNELS)}."})
+    kernel: str = field(default="cosine", metadata={"help": "Similarity of two tokens.", "choices": KERNELS})
     question_weight: float = field(default=0.0, metadata={"help": "Share of question relevance in importance, 0 to 1."})
     min_group_share: float = field(default=0.0, metadata={"help": "Share of the budget guaranteed to tiles or frames."})
     merge_static: float = field(default=0.0, metadata={"help": "Cosine of tokens of a video that count as unchanged."})
     adaptive: bool = field(default=False, metadata={"help": "Share the budget among tiles and frames by content."})
-    positions: str = field(default="auto", metadata={"help": f"Position ids of kept tokens: {', '.join(POSITIONS)}."})
+    positions: str = field(default="auto", metadata={"help": "Position ids of kept tokens.", "choices": POSITIONS})
     size_aware: bool | None = field(
         default=None, metadata={"help": "Let attention count a token as often as it stands for one; default: with ITG."}
     )
@@ -99,20 +111,18 @@ class TokenPrunerConfig:
     llm_budget: Budget = field(default=0.5, metadata={"help": "Visual tokens of a prompt to keep at each such layer."})
     lloyd_steps: int = field(default=3, metadata={"help": "Steps of ITG's clustering."})
     centroid_share: float = field(default=0.75, metadata={"help": "Share of the mean in ITG's tokens, 0 to 1."})
-    seeds: str = field(default="spread", metadata={"help": f"What ITG's clusters start from: {', '.join(SEEDS)}."})
+    seeds: str = field(default="spread", metadata={"help": "What ITG's clusters start from.", "choices": SEEDS})
     importance_power: float = field(default=1.0, metadata={"help": "Power of importance in ITG's weights."})
     generator: TokenGenerator | None = field(
         default=None, repr=False, compare=False, metadata={"help": "Trained refinement of ITG's tokens."}
     )
 
     def __post_init__(self) -> None:
-        from .selection import METHODS  # here, since it imports torch
-
-        _check_choice("method", self.method, tuple(METHODS))
-        _check_choice("importance", self.importance, IMPORTANCES)
-        _check_choice("kernel", self.kernel, KERNELS)
-        _check_choice("positions", self.positions, POSITIONS)
-        _check_choice("seeds", self.seeds, SEEDS)
+        check_choice("method", self.method, REPRESENTATION.names)
+        check_choice("importance", self.importance, IMPORTANCES)
+        check_choice("kernel", self.kernel, KERNELS)
+        check_choice("positions", self.positions, POSITIONS)
+        check_choice("seeds", self.seeds, SEEDS)
         for name in (
             "importance_weight",
             "coverage_mix",
@@ -121,28 +131,30 @@ class TokenPrunerConfig:
             "merge_static",
             "centroid_share",
         ):
-            _check_share(name, getattr(self, name))
-        if self.size_aware is not None and not isinstance(self.size_aware, bool):
-            raise ValueError(f"size_aware={self.size_aware!r} is no answer; expected True, False or None (by method).")
-        if not isinstance(self.adaptive, bool):
-            raise ValueError(f"adaptive={self.adaptive!r} is no answer; expected True or False.")
-        steps = self.lloyd_steps  # it ends long before 1000, but a file may ask for any number
-        if not is_whole(steps) or not 0 <= steps <= 1000:
-            raise ValueError(f"lloyd_steps={shown(steps)} is no number of steps; expected an int from 0 to 1000.")
-        power = self.importance_power
-        if not is_number(power) or power < 0:
-            raise ValueError(f"importance_power={power!r} is no power of importance; expected a number >= 0.")
-        _check_budget("budget", self.budget)
-        _check_budget("llm_budget", self.llm_budget)
-        layers = self.llm_layers
-        if (
-            not isinstance(layers, list)
-            or not all(type(i) is int and i >= 1 for i in layers)
-            or len(set(layers)) != len(layers)
-        ):
-            raise ValueError(f"llm_layers={layers!r} is no list of layers; expected distinct ints >= 1, as [2].")
+            check_share(name, getattr(self, name))
+        check_answer("size_aware", self.size_aware, "by method")
+        check_answer("adaptive", self.adaptive)
+        check_steps("lloyd_steps", self.lloyd_steps)
+        check_power("importance_power", self.importance_power)
+        check_budget("budget", self.budget)
+        check_budget("llm_budget", self.llm_budget)
+        check_layers("llm_layers", self.llm_layers)
         if self.generator is not None:
-            _check_generator(self.generator, self.method)
+            check_generator(self.generator, self.method)
+        check_settings(self, REPRESENTATION)
+
+    def with_method(self, method: str, **changes: Any) -> TokenPrunerConfig:
+        """This config with another method; settings that the method does not read go back to their default.
+
+        Args:
+            method: the selection method.
+            changes: other fields to change.
+
+        Raises:
+            ValueError: the method is not known, or does not read what is changed.
+        """
+        changed: TokenPrunerConfig = with_method(self, REPRESENTATION, method, **changes)
+        return changed
 
     @property
     def importance_source(self) -> str:
@@ -253,36 +265,3 @@ def _kept(n: int, budget: int | float) -> int:
     if n < 1:
         raise ValueError(f"A unit of {n} tokens cannot be pruned; expected at least 1.")
     return min(n, budget) if isinstance(budget, int) else max(1, min(n, math.floor(budget * n + 0.5)))
-
-
-def _check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
-    if value not in choices:
-        raise ValueError(f"{name}={value!r} is not known; expected one of {', '.join(map(repr, choices))}.")
-
-
-def _check_share(name: str, value: object) -> None:
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= 1:
-        raise ValueError(f"{name}={value!r} is out of range; expected a number in [0, 1].")
-
-
-def _check_generator(generator: object, method: str) -> None:
-    from .generator import TokenGenerator
-
-    if not isinstance(generator, TokenGenerator):
-        raise ValueError(
-            f"generator={generator!r} has no weights; expected a TokenGenerator or None. A saved one is loaded by "
-            "TokenPrunerConfig.from_pretrained(folder)."
-        )
-    if method != "itg":
-        raise ValueError(f"generator refines the tokens of method='itg', not of {method!r}. Set generator=None.")
-
-
-def _check_budget(name: str, value: object) -> None:
-    advice = "expected an int >= 1 (tokens per picture, tile or frame) or a float in (0, 1] (share of them)"
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise ValueError(f"{name}={value!r} is a {type(value).__name__}; {advice}.")
-    if isinstance(value, int) and value < 1:
-        raise ValueError(f"{name}={value!r} keeps nothing; {advice}.")
-    if isinstance(value, float) and not 0 < value <= 1:
-        fix = f" Write {name}={int(value)} to keep that many tokens." if value > 1 and value.is_integer() else ""
-        raise ValueError(f"{name}={value!r} is not a share; {advice}.{fix}")

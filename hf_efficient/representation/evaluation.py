@@ -36,7 +36,10 @@ def load_vlm(model_id: str | os.PathLike[str] = TINY_VLM) -> tuple[Any, Any]:
     from transformers import AutoModelForImageTextToText, AutoProcessor
     from transformers.utils import logging
 
-    if Path(model_id).is_dir() and not (Path(model_id) / "config.json").is_file():
+    folder = Path(model_id)
+    if not folder.exists() and (folder.is_absolute() or len(folder.parts) != 2):  # no name of a model on the Hub
+        raise FileNotFoundError(f"{str(model_id)!r} is missing: there is no such folder.")
+    if folder.is_dir() and not (folder / "config.json").is_file():
         raise FileNotFoundError(f"No config.json in {str(model_id)!r}; expected a folder saved by save_pretrained.")
     logging.disable_progress_bar()
     with extra("vlm"):
@@ -78,6 +81,8 @@ def load_evaluation_set(folder: str | os.PathLike[str] = EVALUATION_SET, limit: 
         ValueError: a line is not of this form (the message names it), or there is no question at all.
     """
     path = Path(folder) / "metadata.jsonl"
+    if not path.parent.is_dir():
+        raise FileNotFoundError(f"{str(folder)!r} is missing: there is no such folder of pictures.")
     if not path.is_file():
         raise FileNotFoundError(f"No metadata.jsonl in {str(folder)!r}; expected a folder of pictures with questions.")
     scenes: list[Scene] = []

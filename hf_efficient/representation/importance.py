@@ -119,6 +119,11 @@ def shares(scores: Tensor, valid: Tensor | None = None) -> Tensor:
     return scores / scores.sum(1, keepdim=True)
 
 
+def coverage_weights(p: Tensor, mix: float, valid: Tensor | None) -> Tensor:
+    """pi_i = a p_i + (1 - a) / N over the valid tokens: (B, N), each row sums to 1. `p`: (B, N) shares; `mix`: a."""
+    return mix * p + (1 - mix) * shares(torch.ones_like(p), valid)
+
+
 def _dot(left: Tensor, right: Tensor) -> Tensor:
     """Dot products over the last dimension; not by matmul, whose rounding would depend on the batch size."""
     return (left * right).sum(-1)

@@ -9,11 +9,10 @@ from torch import Tensor
 
 from .config import TokenPrunerConfig
 from .families.family import Unit
-from .importance import shares
+from .importance import coverage_weights, shares
 from .kept import KeptUnit
 from .reduce import nearest_kept, reduce_tokens, select_order, token_importance
 from .selection import GENERATORS
-from .selection.id_pruner import coverage_weights
 from .selection.kernel import TokenKernel
 from .selection.mixture import Mixture, mass
 
@@ -38,7 +37,7 @@ def choose_with_breaks(
     groups = None if groups is None else groups[tokens]
     generates = config.method in GENERATORS or (config.merge_static > 0 and groups is not None)
     seeds = "id_pruner" if config.method in GENERATORS else config.method
-    selecting = replace(config, method=seeds, merge_static=0.0, budget=min(k, len(tokens)))
+    selecting = config.with_method(seeds, merge_static=0.0, budget=min(k, len(tokens)))
     order = select_order(inner, selecting, scores, query, groups)
     mask = keep_rows(tokens[order], row, newline, k)
     mixtures: list[Mixture | None] = [None] * len(features)

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from .checks import check_features, check_shapes, check_values
 from .config import TokenPrunerConfig
-from .importance import distinctiveness, norms, relevance, shares
+from .importance import coverage_weights, distinctiveness, norms, relevance, shares
 from .selection import GENERATORS, SELECTORS, id_pruner
 from .selection.itg import cluster_weights
 from .selection.kernel import TokenKernel
@@ -221,10 +221,6 @@ def _choose_runs(
     merged, worth, starts = runs.mean(x), runs.total(p), runs.starts
     if config.method in GENERATORS:
         mixture = GENERATORS[config.method](merged, worth, k, config, groups=groups, valid=starts)
-        if mixture.source is not None:
-            raise ValueError(
-                f"merge_static cannot be used with method={config.method!r}, which takes tokens in more than once."
-            )
     else:
         order = SELECTORS[config.method](merged, worth, k, config, groups=groups, valid=starts)
         anchors = order.sort(dim=1).values
@@ -268,6 +264,6 @@ def _report(choice: _Choice, config: TokenPrunerConfig, valid: Tensor | None) ->
             nearest = torch.zeros_like(p)
             for part in choice.order.split(512, dim=1):
                 nearest = torch.maximum(nearest, choice.kernel.rows(part).amax(1))
-            coverage = (id_pruner.coverage_weights(p, config.coverage_mix, valid) * nearest).sum(1)
+            coverage = (coverage_weights(p, config.coverage_mix, valid) * nearest).sum(1)
         retained = p.gather(1, choice.order).sum(1)
     return SelectionReport(retained.clamp(0, 1), coverage.clamp(0, 1), p.shape[1], choice.order.shape[1])

@@ -203,6 +203,9 @@ def source_from_json(values: dict[str, Any]) -> VideoInfo:
 
 def _read_manifest(folder: Path) -> dict[str, Any]:
     path = folder / MANIFEST_NAME
+    if not folder.is_dir():
+        what = "is a file, and a bundle is a folder" if folder.is_file() else "is missing: there is no such folder"
+        raise BundleError(f"{str(folder)!r} {what}.")
     if not path.is_file():
         raise BundleError(f"{str(folder)!r} is no bundle: it has no {MANIFEST_NAME}. See hf-efficient stdo encode.")
     if path.stat().st_size > LARGEST_MANIFEST:

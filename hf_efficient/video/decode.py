@@ -9,6 +9,7 @@ from pathlib import Path
 from hf_efficient.files import check_output, locked
 from hf_efficient.video.media import Path_, VideoInfo
 from hf_efficient.video.player import Player
+from hf_efficient.video.settings import check_encoder
 from hf_efficient.video.writing import VideoWriter, encoder_options
 
 # Where one more bit brings nothing that an eye or the PSNR of the networks would notice.
@@ -39,10 +40,11 @@ def decode(
     Raises:
         BundleError: the bundle is damaged.
         MediaError: the file cannot be written.
-        ValueError: the output lies in the bundle.
+        ValueError: the output lies in the bundle, or the codec has no such quality or preset.
         OSError: the output is of another kind, its folder is not there or cannot be written, or no space is left.
         BlockingIOError: another process is writing it.
     """
+    check_encoder(codec, quality, preset)
     target = check_output(output, "file", [bundle.bundle.path if isinstance(bundle, Player) else bundle])
     player = bundle if isinstance(bundle, Player) else Player(bundle)
     source = player.bundle.source

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from hf_efficient.video.backbones import NetworkSpec
 
+SCALES = (2, 3, 4)
+BACKBONES = ("wdsr", "espcn", "edsr", "srcnn", "vdsr")
 METHODS = ("jstdo", "stdo", "single", "time")
 EDGES = ("count", "error")
 WEIGHT_DTYPES = ("float32", "float16", "int8")
@@ -15,10 +17,13 @@ LR_CODECS = ("libx264", "libx265", "libsvtav1")
 STARTS = ("general", "previous", "none")
 ALPHA, INTERLACED = ("refuse", "drop"), ("refuse", "deinterlace", "keep")
 AUTO, BICUBIC = "auto", "bicubic"
+_X26 = ("ultrafast", "superfast", "veryfast", "faster", "fast", "medium", "slow", "slower", "veryslow", "placebo")
+PRESETS = {"libx264": _X26, "libx265": _X26, "libsvtav1": tuple(map(str, range(-1, 14)))}
+WORST_QUALITY = {"libx264": 51, "libx265": 51, "libsvtav1": 63}
 
 
-def _help(text: str) -> dict[str, str]:
-    return {"help": text}
+def _help(text: str, choices: tuple[object, ...] | None = None) -> dict[str, object]:
+    return {"help": text} if choices is None else {"help": text, "choices": choices}
 
 
 @dataclass
@@ -59,27 +64,27 @@ class FitSettings:
         ValueError: a value is out of range; the message names it.
     """
 
-    scale: int = field(default=2, metadata=_help("Scale, 2, 3 or 4."))
-    method: str = field(default="jstdo", metadata=_help(f"One of {', '.join(METHODS)}."))
+    scale: int = field(default=2, metadata=_help("How much smaller the stream is.", SCALES))
+    method: str = field(default="jstdo", metadata=_help("What is trained on what.", METHODS))
     num_chunks: int | str = field(default=AUTO, metadata=_help("Chunks k, or auto."))
-    edges: str = field(default="count", metadata=_help("Chunks of equal count of patches or of equal error."))
+    edges: str = field(default="count", metadata=_help("Chunks of equal count of patches or of equal error.", EDGES))
     scorer: str = field(default=BICUBIC, metadata=_help("bicubic, or the folder of a general model that scores."))
-    warm_start: str = field(default="general", metadata=_help(f"Start of several networks: {', '.join(STARTS)}."))
-    backbone: str = field(default="wdsr", metadata=_help("wdsr, espcn, edsr, srcnn or vdsr."))
+    warm_start: str = field(default="general", metadata=_help("Start of several networks.", STARTS))
+    backbone: str = field(default="wdsr", metadata=_help("Kind of network.", BACKBONES))
     num_features: int | list[int] = field(default=16, metadata=_help("Width of the networks."))
     num_blocks: int | list[int] = field(default=2, metadata=_help("Depth of the networks."))
     expansion: int = field(default=4, metadata=_help("Width inside a block of WDSR over its width outside."))
-    weight_dtype: str = field(default="float16", metadata=_help(f"Weights on disk: {', '.join(WEIGHT_DTYPES)}."))
+    weight_dtype: str = field(default="float16", metadata=_help("Weights on disk.", WEIGHT_DTYPES))
     steps: int = field(default=1500, metadata=_help("Training steps of all networks together."))
     batch_size: int = field(default=16, metadata=_help("Patches a step."))
     learning_rate: float = field(default=1e-3, metadata=_help("Learning rate of the first step."))
     halo: int = field(default=6, metadata=_help("Context around training patches, low-resolution pixels."))
     max_patches: int = field(default=4096, metadata=_help("Most training patches kept for one network."))
-    lr_codec: str = field(default="libx264", metadata=_help(f"Of the low-resolution stream: {', '.join(LR_CODECS)}."))
+    lr_codec: str = field(default="libx264", metadata=_help("Of the low-resolution stream.", LR_CODECS))
     lr_quality: int = field(default=10, metadata=_help("Its crf; 0 is lossless RGB."))
     lr_preset: str = field(default="", metadata=_help("Its preset; a slow one by default."))
-    alpha: str = field(default="refuse", metadata=_help(f"An alpha channel: {' or '.join(ALPHA)}."))
-    interlaced: str = field(default="refuse", metadata=_help(f"Interlaced video: {', '.join(INTERLACED)}."))
+    alpha: str = field(default="refuse", metadata=_help("What to do with an alpha channel.", ALPHA))
+    interlaced: str = field(default="refuse", metadata=_help("What to do with interlaced video.", INTERLACED))
     seed: int = field(default=0, metadata=_help("Seed of weights, sampling and batches."))
     checkpoint_every: int = field(default=100, metadata=_help("Steps between saved states."))
 
@@ -98,6 +103,7 @@ class FitSettings:
             _check_whole("num_chunks", self.num_chunks, 1, 256)
         if not 0 < self.learning_rate < 1:
             raise ValueError(f"learning_rate={self.learning_rate!r} is out of range; expected a number in (0, 1).")
+        check_encoder(self.lr_codec, self.lr_quality, self.lr_preset, ("lr_quality", "lr_preset"))
         if self.lr_quality == 0 and self.lr_codec != "libx264":
             raise ValueError(f"lr_quality=0 (lossless RGB) needs lr_codec='libx264', not {self.lr_codec!r}.")
         lists = [v for v in (self.num_features, self.num_blocks) if isinstance(v, (list, tuple))]
@@ -133,3 +139,23 @@ def _check_whole(name: str, value: object, least: int, most: int | None) -> None
     if isinstance(value, bool) or not isinstance(value, int) or value < least or (most is not None and value > most):
         upper = "on" if most is None else f"to {most}"
         raise ValueError(f"{name}={value!r} is out of range; expected a whole number from {least} {upper}.")
+
+
+def check_encoder(
+    codec: str, quality: int | None, preset: str | None, names: tuple[str, str] = ("quality", "preset")
+) -> None:
+    """Raise ValueError for a quality or a preset that the codec does not have, before it says so in its own words.
+
+    Args:
+        codec: FFmpeg's encoder; of one that is not in `PRESETS` nothing is known.
+        quality: its crf, or None.
+        preset: its preset; None and "" leave it to us.
+        names: of the two settings.
+    """
+    if codec not in PRESETS:
+        return
+    if quality is not None:
+        _check_whole(names[0], quality, 0, WORST_QUALITY[codec])
+    if preset and preset not in PRESETS[codec]:
+        known = ", ".join(PRESETS[codec])
+        raise ValueError(f"{names[1]}={preset!r} is not known to {codec}; expected one of {known}.")

@@ -2,6 +2,9 @@
 
 import json
 import re
+import subprocess
+import sys
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -10,6 +13,7 @@ from PIL import Image
 import hf_efficient
 from hf_efficient.cli import main
 from hf_efficient.representation.evaluation import TINY_VLM
+from tests.conftest import ROOT
 from tests.scene_vlm import make_scene_vlm, make_scenes
 
 
@@ -50,6 +54,25 @@ def test_env_prints_the_versions(capsys: pytest.CaptureFixture[str]) -> None:
     assert lines["transformers"] == transformers.__version__
     assert torch.__version__.startswith(lines["torch"])
     assert lines["accelerator"] == "none" or torch.accelerator.is_available()
+    for name in ("peft", "accelerate", "trl", "diffusers", "av", "datasets"):
+        assert lines[name] == version(name)
+    for name in ("bitsandbytes", "evaluate", "flash-attn"):
+        assert lines[name] == "not installed" or lines[name] == version(name)
+    assert lines["threads"].startswith(f"{torch.get_num_threads()}, ")
+    assert "math" in lines["attention kernels"]
+    import av
+
+    assert lines["FFmpeg"] == av.ffmpeg_version_info
+
+
+def test_env_imports_little() -> None:
+    """Versions are read from what is installed: none of these libraries, each seconds to import, is imported."""
+    code = (
+        "import sys; from hf_efficient.cli import main; main(['env']);"
+        "print(sorted({'transformers', 'peft', 'diffusers', 'trl', 'gradio', 'accelerate'} & set(sys.modules)))"
+    )
+    run = subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, capture_output=True, text=True)
+    assert run.stdout.endswith("\n[]\n")
 
 
 def test_prune_saves_a_model_that_comes_back_pruned(
@@ -74,10 +97,10 @@ def test_budget_keeps_a_count_and_a_share_apart(vlm: Path, tmp_path: Path) -> No
 
 
 def test_settings_of_every_type_reach_the_config(vlm: Path, tmp_path: Path) -> None:
-    options = "--method itg --size-aware no --llm-layers 1 2 --lloyd-steps 4 --importance-weight 0.5"
+    options = "--method itg --size-aware no --llm-layers 1 2 --lloyd-steps 4 --question-weight 0.5"
     assert main(["prune", str(vlm), str(tmp_path / "out"), *options.split()]) == 0
     assert hf_efficient.TokenPrunerConfig.from_pretrained(tmp_path / "out") == hf_efficient.TokenPrunerConfig(
-        method="itg", size_aware=False, llm_layers=[1, 2], lloyd_steps=4, importance_weight=0.5
+        method="itg", size_aware=False, llm_layers=[1, 2], lloyd_steps=4, question_weight=0.5
     )
 
 
@@ -130,19 +153,21 @@ def test_demo_keep_all_answers_as_stock(vlm: Path, scenes: Path, tmp_path: Path)
     [
         ("", "command"),
         ("dance", "invalid choice: 'dance'"),
-        ("demo --budgets many", "invalid budget value: 'many'"),
-        ("demo --budgets 2.5", "budget=2.5"),
-        ("demo --scenes 0", "invalid at_least_one value: '0'"),
-        ("demo --method best", "method='best'"),
+        ("demo --budgets many", "'many' is neither a number of tokens nor a share of them"),
+        ("demo --budgets 2.5", "budget=2.5 is not a share"),
+        ("demo --scenes 0", "'0' is no whole number >= 1"),
+        ("demo --method best", "invalid choice: 'best' (choose from 'id_pruner', 'random'"),
         ("demo --data {tmp}", "metadata.jsonl"),
         ("demo --model {tmp}", "config.json"),
         ("demo --model {tmp}/gone", "gone"),
         ("prune {vlm}", "output"),
-        ("prune {vlm} {tmp}/out --size-aware perhaps", "invalid yes_or_no value: 'perhaps'"),
+        ("prune {vlm} {tmp}/out --size-aware perhaps", "'perhaps' is neither yes nor no"),
         ("prune {vlm} {vlm}", "in use"),
         ("prune {tmp}/gone {tmp}/out", "gone"),
-        ("prune {vlm} {tmp}/out --budget 0", "budget=0"),
-        ("prune {vlm} {tmp}/out --question-weight 2", "question_weight=2.0"),
+        ("prune {vlm} {tmp}/out --budget 0", "--budget 0 keeps nothing"),
+        ("prune {vlm} {tmp}/out --question-weight 2", "--question-weight 2.0 is out of range"),
+        ("prune {vlm} {tmp}/out --method dart --lloyd-steps 5", "--lloyd-steps 5 is not read by --method dart"),
+        ("demo --method tome --question-weight 0.5", "--question-weight 0.5 is not read by --method tome"),
     ],
 )
 def test_a_mistake_is_one_line_and_exit_code_2(

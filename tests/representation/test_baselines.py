@@ -8,6 +8,7 @@ from torch import Tensor
 
 from hf_efficient.representation.selection import SELECTORS
 from hf_efficient.representation.sharing import share_budget
+from tests.representation.rules import RULES, greedy
 from tests.representation.units import SEEDS, cosines, unit
 
 
@@ -15,57 +16,17 @@ def take(method: str, x: Tensor, p: Tensor, k: int) -> list[int]:
     return SELECTORS[method](x[None], p[None], k)[0].tolist()
 
 
-def scaled(values: Tensor) -> Tensor:
-    return ((values - values.min()) / (values.max() - values.min())).double()
-
-
-def greedy(k: int, n: int, value) -> list[int]:
-    """Plain greedy of value(taken, j)."""
-    taken: list[int] = []
-    for _ in range(k):
-        taken.append(max((j for j in range(n) if j not in taken), key=lambda j: float(value(taken, j))))
-    return taken
-
-
 @pytest.mark.parametrize("seed", SEEDS)
-def test_idpruner_is_maximal_marginal_relevance(seed):
+@pytest.mark.parametrize("method", ["idpruner_mmr", "id_selection", "scope", "cen_prune", "max_min", "top_importance"])
+def test_methods_take_what_is_worth_most_by_their_rule(method, seed):
     x, p = unit(seed)
-    c, imp = cosines(x), scaled(p)
-    rule = greedy(12, 40, lambda s, j: 0.5 * imp[j] - 0.5 * c[j, s].max() if s else imp[j])
-    assert take("idpruner_mmr", x, p, 12) == rule
-
-
-@pytest.mark.parametrize("seed", SEEDS)
-def test_id_selection_suppresses_what_is_like_the_chosen(seed):
-    x, p = unit(seed)
-    weight = torch.exp(-20 * (1 - cosines(x)) ** 2)
-    score, taken = scaled(p), []
-    for _ in range(12):
-        best = max((j for j in range(40) if j not in taken), key=lambda j: float(score[j]))
-        taken.append(best)
-        score = score - weight[best] * score[best]
-    assert take("id_selection", x, p, 12) == taken
-
-
-@pytest.mark.parametrize("seed", SEEDS)
-def test_scope_multiplies_saliency_and_gain_of_coverage(seed):
-    x, p = unit(seed)
-    c = cosines(x)
-
-    def gain(taken: list[int], j: int) -> Tensor:
-        covered = c[:, taken].amax(1).clamp_min(0) if taken else torch.zeros(40)
-        return p[j] * (c[:, j] - covered).clamp_min(0).sum()
-
-    assert take("scope", x, p, 12) == greedy(12, 40, gain)
+    assert take(method, x, p, 12) == greedy(12, 40, RULES[method](x, p))
 
 
 @pytest.mark.parametrize("seed", SEEDS)
 def test_cdpruner_is_the_greedy_maximum_of_the_determinant(seed):
     x, p = unit(seed, n=20, width=12)
-    r = scaled(p) + 1e-6
-    kernel = r[:, None] * cosines(x) * r
-    rule = greedy(8, 20, lambda s, j: torch.logdet(kernel[[*s, j]][:, [*s, j]] + 1e-12 * torch.eye(len(s) + 1)))
-    assert take("cdpruner", x, p, 8) == rule
+    assert take("cdpruner", x, p, 8) == greedy(8, 20, RULES["cdpruner"](x, p))
 
 
 def test_cdpruner_goes_on_by_importance_where_the_rank_ends():
@@ -103,29 +64,9 @@ def test_dart_takes_what_is_least_like_its_pivots(seed):
 
 
 @pytest.mark.parametrize("seed", SEEDS)
-def test_cen_prune_is_max_min_of_centred_tokens_times_distinctiveness(seed):
-    x, p = unit(seed)
-    worth = scaled(-(cosines(x).sum(1) - 1) / 39)
-    d = 1 - cosines(x - x.mean(0))
-
-    def value(taken: list[int], j: int) -> Tensor:
-        others = taken or [i for i in range(40) if i != j]
-        return worth[j] * d[j, others].min()
-
-    assert take("cen_prune", x, p, 12) == greedy(12, 40, value)
-
-
-@pytest.mark.parametrize("seed", SEEDS)
 def test_spare_takes_the_longest_residual(seed):
     x, p = unit(seed, width=16)
-
-    def residual(taken: list[int], j: int) -> Tensor:
-        if not taken:
-            return x[j].double().norm()
-        basis = x[taken].double().T
-        return (x[j].double() - basis @ torch.linalg.lstsq(basis, x[j].double()).solution).norm()
-
-    assert take("spare", x, p, 10) == greedy(10, 40, residual)
+    assert take("spare", x, p, 10) == greedy(10, 40, RULES["spare"](x, p))
 
 
 def test_spare_goes_on_by_position_where_the_rank_ends():

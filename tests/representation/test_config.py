@@ -2,6 +2,9 @@
 
 import json
 import os
+import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +12,7 @@ import pytest
 from transformers import HfArgumentParser
 
 from hf_efficient.representation.config import CONFIG_NAME, TokenPrunerConfig
+from tests.conftest import ROOT
 
 
 @pytest.mark.parametrize(
@@ -69,12 +73,12 @@ def test_invalid_field_is_named_with_its_value_and_what_is_expected(field: str, 
 @pytest.mark.parametrize("budget", [1, 1.0, 64, 0.25])
 def test_folder_brings_back_every_field_and_its_type(tmp_path: Path, budget: int | float) -> None:
     config = TokenPrunerConfig(
-        method="max_min",
+        method="id_pruner",
         budget=budget,
         importance="norm",
         importance_weight=0.3,
         coverage_mix=0.0,
-        kernel="cosine",
+        kernel="rbf",
         question_weight=0.5,
         min_group_share=0.2,
         positions="original",
@@ -134,9 +138,9 @@ def test_interrupted_save_leaves_the_old_file(tmp_path: Path, monkeypatch: pytes
 @pytest.mark.parametrize(("text", "budget"), [("64", 64), ("1", 1), ("1.0", 1.0), ("0.25", 0.25)])
 def test_command_line_keeps_count_and_share_apart(text: str, budget: int | float) -> None:
     (config,) = HfArgumentParser(TokenPrunerConfig).parse_args_into_dataclasses(
-        ["--budget", text, "--method", "random", "--importance-weight", "0.4"]
+        ["--budget", text, "--method", "id_pruner", "--importance-weight", "0.4"]
     )
-    assert config == TokenPrunerConfig(budget=budget, method="random", importance_weight=0.4)
+    assert config == TokenPrunerConfig(budget=budget, method="id_pruner", importance_weight=0.4)
     assert type(config.budget) is type(budget)
 
 
@@ -157,3 +161,58 @@ def test_itg_takes_distinctiveness_where_others_take_attention():
     assert TokenPrunerConfig(method="itg").importance_source == "distinct"
     assert TokenPrunerConfig(method="itg", importance="cls").importance_source == "cls"
     assert TokenPrunerConfig().importance_source == "auto"
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"method": "dart", "lloyd_steps": 5}, "lloyd_steps=5 is not read by method='dart', only by 'itg'"),
+        ({"lloyd_steps": 5}, "lloyd_steps=5 is not read by method='id_pruner', only by 'itg'"),
+        ({"method": "max_min", "question_weight": 0.5}, "question_weight=0.5 is not read by method='max_min', only by"),
+        (
+            {"method": "scope", "kernel": "rbf"},
+            "kernel='rbf' is not read by method='scope', only by 'id_pruner', 'itg'",
+        ),
+        ({"method": "itg", "importance_weight": 0.5}, "importance_weight=0.5 is read only with seeds='coverage'"),
+        ({"method": "itg", "kernel": "rbf"}, "kernel='rbf' is read only with seeds='coverage'"),
+        ({"method": "itg", "coverage_mix": 0.1}, "coverage_mix=0.1 is read only with method='id_pruner', seeds='cov"),
+        ({"method": "scope", "coverage_mix": 0.1}, "coverage_mix=0.1 is read only with method='id_pruner', seeds='cov"),
+        (
+            {"method": "prumerge", "merge_static": 0.5},
+            "merge_static=0.5 is read only with other methods than 'prumerge'",
+        ),
+        ({"llm_budget": 3}, "llm_budget=3 is read only with llm_layers that are named"),
+    ],
+)
+def test_a_setting_that_will_not_be_read_is_refused(settings: dict[str, Any], said: str) -> None:
+    with pytest.raises(ValueError, match=f"^{re.escape(said)}"):
+        TokenPrunerConfig(**settings)
+    with pytest.raises(ValueError, match=f"^{re.escape(said)}"):  # of a file
+        TokenPrunerConfig.from_dict(settings)
+
+
+def test_what_belongs_to_a_method_stays_behind_when_it_is_changed() -> None:
+    config = TokenPrunerConfig(method="itg", budget=9, lloyd_steps=5, question_weight=0.5, importance="norm")
+    assert config.with_method("scope") == TokenPrunerConfig(
+        method="scope", budget=9, question_weight=0.5, importance="norm"
+    )
+    assert config.with_method("dart", budget=3) == TokenPrunerConfig(method="dart", budget=3, importance="norm")
+    assert config.with_method("itg") == config
+    with pytest.raises(ValueError, match="lloyd_steps=2 is not read by method='dart'"):
+        config.with_method("dart", lloyd_steps=2)
+
+
+def test_a_config_is_made_without_torch() -> None:
+    code = (
+        "import sys; sys.modules['torch'] = None; from hf_efficient import TokenPrunerConfig as T; T('scope', budget=3)"
+    )
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
+
+
+def test_the_table_of_methods_is_that_of_the_functions() -> None:
+    from hf_efficient.methods import REPRESENTATION
+    from hf_efficient.representation.selection import METHODS
+
+    assert REPRESENTATION.names == tuple(METHODS)
+    for setting in {name for row in REPRESENTATION.methods for name in row.reads}:
+        assert setting in TokenPrunerConfig.__dataclass_fields__

@@ -45,7 +45,7 @@ def test_every_group_gets_its_quota():
     x, p = unit(0)
     p[20:] = 1e-4  # of the second frame nothing would be taken
     groups = torch.arange(40)[None] // 20
-    free = itg.spread(x[None], p[None], 8, config(coverage_mix=0.0), groups=groups)
+    free = itg.spread(x[None], p[None], 8, config(), groups=groups)
     owed = itg.spread(x[None], p[None], 8, config(coverage_mix=0.0, min_group_share=0.5), groups=groups)
     assert (free >= 20).sum() < 2
     assert (owed >= 20).sum() == 2  # floor(0.5 * 8 * 20 / 40)

@@ -1,5 +1,6 @@
 """reduce_tokens: what comes back, that it is the same whatever surrounds it, and what is refused before any work."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -7,6 +8,7 @@ import torch
 from torch import Tensor
 
 from hf_efficient import TokenPrunerConfig, reduce_tokens
+from hf_efficient.methods import REPRESENTATION
 from hf_efficient.representation.reduce import select_order
 from hf_efficient.representation.selection import SELECTORS as METHODS
 from tests.representation.objective import Objective
@@ -37,11 +39,13 @@ def test_kept_tokens_are_the_input_at_rising_indices(method: str, features: Tens
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("kernel", ["rbf", "cosine"])
 def test_report_is_its_definition(method: str, kernel: str, features: Tensor, importance: Tensor) -> None:
-    config = TokenPrunerConfig(method=method, budget=9, kernel=kernel, coverage_mix=0.7)
+    config = TokenPrunerConfig(method=method, budget=9)
+    if method == "id_pruner":  # others are held to the default
+        config = replace(config, kernel=kernel, coverage_mix=0.7)
     reduced = reduce_tokens(features, config, importance)
     for row in range(3):
         kept = reduced.indices[row].tolist()
-        f = Objective(features[row], importance[row], 9, weight=0.0, mix=0.7, kind=kernel)
+        f = Objective(features[row], importance[row], 9, weight=0.0, mix=config.coverage_mix, kind=config.kernel)
         assert float(reduced.report.coverage[row]) == pytest.approx(f(kept), abs=1e-5)
         share = float(importance[row, kept].sum() / importance[row].sum())
         assert float(reduced.report.importance_retained[row]) == pytest.approx(share, abs=1e-5)
@@ -65,7 +69,8 @@ def test_keeping_all_changes_no_bit(method: str, budget: int | float, features: 
 
 @pytest.mark.parametrize("method", METHODS)
 def test_batch_equals_single_bit_for_bit(method: str, features: Tensor, importance: Tensor) -> None:
-    config = TokenPrunerConfig(method=method, budget=0.2, question_weight=0.3)
+    asked = 0.3 if method in REPRESENTATION.readers("question_weight") else 0.0
+    config = TokenPrunerConfig(method=method, budget=0.2, question_weight=asked)
     query = torch.randn(3, 4, 12, generator=torch.Generator().manual_seed(2))
     for weights in (importance, None):
         together = reduce_tokens(features, config, weights, query)

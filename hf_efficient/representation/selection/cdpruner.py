@@ -10,10 +10,11 @@ from torch import Tensor
 
 from ..importance import rescale
 from .compact import cosines, over_valid, pick, row_of
+from .quota import Quota
 
 
 @over_valid
-def select(features: Tensor, importance: Tensor, k: int, config: Any = None) -> Tensor:
+def select(features: Tensor, importance: Tensor, k: int, config: Any = None, quota: Quota | None = None) -> Tensor:
     """Greedy maximum of det of the kernel L_ij = r_i cos_ij r_j, by incremental Cholesky factors.
 
     In the paper r is the relevance to the question: set `question_weight=1`. The public code scales r by the smallest
@@ -25,6 +26,7 @@ def select(features: Tensor, importance: Tensor, k: int, config: Any = None) -> 
         importance: (B, N) float32, scaled to [0, 1] here: r.
         k: tokens to take; once the kernel's rank is used up, the rest go by importance.
         config: unused.
+        quota: of groups, or None.
 
     Returns:
         (B, k) long, in the order taken. O(N²·D + N·k²).
@@ -36,7 +38,7 @@ def select(features: Tensor, importance: Tensor, k: int, config: Any = None) -> 
     order = torch.zeros(len(features), k, dtype=torch.long, device=features.device)
     floor = 1e-6 * worth.square().amax(1, keepdim=True)
     for step in range(k):
-        chosen = pick(torch.where(left > floor, left, worth - 2), order, step)
+        chosen = pick(torch.where(left > floor, left, worth - 2), order, step, quota)
         index = chosen.unsqueeze(1).expand(-1, step, -1)
         known = torch.bmm(factors[:, :step].gather(2, index).transpose(1, 2), factors[:, :step]).squeeze(1)
         rest = left.gather(1, chosen)

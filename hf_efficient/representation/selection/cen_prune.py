@@ -9,10 +9,11 @@ from torch import Tensor
 
 from ..importance import distinctiveness
 from .compact import cosines, over_valid, pick, row_of
+from .quota import Quota
 
 
 @over_valid
-def select(features: Tensor, importance: Tensor, k: int, config: Any = None) -> Tensor:
+def select(features: Tensor, importance: Tensor, k: int, config: Any = None, quota: Quota | None = None) -> Tensor:
     """Next token: argmax of g_i min_{j taken} d_ij, d = 1 - cosine of the centred tokens, g the distinctiveness.
 
     g is minus the mean cosine to the other tokens before centring, scaled to [0, 1]: centring takes out the direction
@@ -23,6 +24,7 @@ def select(features: Tensor, importance: Tensor, k: int, config: Any = None) -> 
         importance: unused.
         k: tokens to take.
         config: unused.
+        quota: of groups, or None.
 
     Returns:
         (B, k) long, in the order taken.
@@ -33,6 +35,6 @@ def select(features: Tensor, importance: Tensor, k: int, config: Any = None) -> 
     nearest = distance.masked_fill(itself, torch.inf).amin(-1)
     order = torch.zeros(len(features), k, dtype=torch.long, device=features.device)
     for step in range(k):
-        row = row_of(distance, pick(nearest * worth if features.shape[1] > 1 else worth, order, step))
+        row = row_of(distance, pick(nearest * worth if features.shape[1] > 1 else worth, order, step, quota))
         nearest = row if step == 0 else torch.minimum(nearest, row)
     return order

@@ -11,12 +11,15 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from .mixture import Mixture
+from .quota import Quota
 
 
 def over_valid(method: Callable[..., Any]) -> Callable[..., Any]:
-    """Let `method(features, importance, k, config)` take `groups` (unused) and `valid`, and work without gradient.
+    """Let `method(features, importance, k, config)` take `groups` and `valid`, and work without gradient.
 
     With `valid`, every unit is handed over by itself, without its invalid tokens; the result is in places of the whole.
+    Where the config guarantees groups a share, the method is also given `quota`, for `pick` to keep: configs refuse
+    that for methods that do not take one.
     """
 
     @torch.no_grad()
@@ -31,16 +34,24 @@ def over_valid(method: Callable[..., Any]) -> Callable[..., Any]:
         valid: Tensor | None = None,
     ) -> Any:
         if valid is None:
-            return method(features, importance, k, config)
+            return method(features, importance, k, config, **_quota(importance, k, config, groups))
         places = [row.nonzero().squeeze(1) for row in valid]
-        results = [
-            method(x[at][None], p[at][None], k, config) for x, p, at in zip(features, importance, places, strict=True)
-        ]
+        results = []
+        for u, at in enumerate(places):
+            x, p = features[u, at][None], importance[u, at][None]
+            group = None if groups is None else groups[u, at][None]
+            results.append(method(x, p, k, config, **_quota(p, k, config, group)))
         if isinstance(results[0], Mixture):
             return spread(results, places, valid.shape[1])
         return torch.stack([at[order[0]] for order, at in zip(results, places, strict=True)])
 
     return run
+
+
+def _quota(importance: Tensor, k: int, config: Any, groups: Tensor | None) -> dict[str, Quota]:
+    """The keyword of what the groups of valid tokens are owed, where they are owed anything."""
+    quota = Quota.of(importance, k, config, groups)
+    return {} if quota is None else {"quota": quota}
 
 
 def spread(made: list[Mixture], places: list[Tensor], n: int) -> Mixture:
@@ -64,10 +75,17 @@ def cosines(features: Tensor) -> Tensor:
     return torch.bmm(unit, unit.transpose(1, 2))
 
 
-def pick(scores: Tensor, order: Tensor, step: int) -> Tensor:
-    """The largest score (B, N) of tokens that are not in order[:, :step], written to order[:, step]; (B, 1) long."""
+def pick(scores: Tensor, order: Tensor, step: int, quota: Quota | None = None) -> Tensor:
+    """The largest score (B, N) of tokens that are not in order[:, :step], written to order[:, step]; (B, 1) long.
+
+    With `quota`, groups that have to leave the steps to others are passed over.
+    """
+    if quota is not None:
+        scores = scores.masked_fill(quota.closed(), -torch.inf)
     chosen = scores.scatter(1, order[:, :step], -torch.inf).argmax(1, keepdim=True)
     order[:, step : step + 1] = chosen
+    if quota is not None:
+        quota.take(chosen)
     return chosen
 
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ..config import TokenPrunerConfig
-from ..importance import shares
+from ..importance import coverage_weights, shares
 from .greedy import greedy_dense, greedy_lazy
 from .kernel import TokenKernel
 from .quota import Quota
@@ -70,9 +70,8 @@ def select_and_cover(
     bonus = config.importance_weight * p / p.topk(k, dim=1).values.sum(1, keepdim=True)
     if valid is not None:
         bonus = bonus.masked_fill(~valid, -torch.inf)
-    quota = None
-    if groups is not None and config.min_group_share:
-        quota = Quota(pi, k, config.min_group_share, groups, valid)
+    quota = Quota.of(importance, k, config, groups, valid)
+    if quota is not None:
         bonus = bonus.masked_fill(quota.closed(), -torch.inf)
     weights = (1 - config.importance_weight) * pi
     if n**2 > MAX_STORED:
@@ -82,11 +81,6 @@ def select_and_cover(
     if matrix.device.type == "cpu":
         return greedy_lazy(row_taker(matrix), lambda c: row_gains(matrix, c), bonus, k, quota)
     return greedy_dense(matrix, bonus, k, quota)
-
-
-def coverage_weights(p: Tensor, mix: float, valid: Tensor | None) -> Tensor:
-    """pi_i = a p_i + (1 - a) / N over the valid tokens: (B, N), each row sums to 1. `p`: (B, N) shares; `mix`: a."""
-    return mix * p + (1 - mix) * shares(torch.ones_like(p), valid)
 
 
 def row_taker(matrix: Tensor) -> Callable[[Tensor], Tensor]:

@@ -9,12 +9,13 @@ from torch import Tensor
 
 from ..importance import rescale
 from .compact import cosines, over_valid, pick, row_of
+from .quota import Quota
 
 SHARPNESS = 20.0  # gamma
 
 
 @over_valid
-def select(features: Tensor, importance: Tensor, k: int, config: Any = None) -> Tensor:
+def select(features: Tensor, importance: Tensor, k: int, config: Any = None, quota: Quota | None = None) -> Tensor:
     """Take the best score s; then s_j <- s_j - exp(-gamma d_ij²) s_i for all j, with d = 1 - cosine.
 
     Known from the abstract and from third-party code, which agree; the authors' code was not seen.
@@ -24,6 +25,7 @@ def select(features: Tensor, importance: Tensor, k: int, config: Any = None) -> 
         importance: (B, N) float32, scaled to [0, 1] here.
         k: tokens to take.
         config: unused.
+        quota: of groups, or None.
 
     Returns:
         (B, k) long, in the order taken. O(N²·D + k·N).
@@ -32,6 +34,6 @@ def select(features: Tensor, importance: Tensor, k: int, config: Any = None) -> 
     scores = rescale(importance)
     order = torch.zeros(len(features), k, dtype=torch.long, device=features.device)
     for step in range(k):
-        chosen = pick(scores, order, step)
+        chosen = pick(scores, order, step, quota)
         scores = scores - row_of(suppression, chosen) * scores.gather(1, chosen)
     return order

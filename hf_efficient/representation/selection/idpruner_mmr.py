@@ -10,12 +10,13 @@ from torch import Tensor
 
 from ..importance import rescale
 from .compact import cosines, over_valid, pick, row_of
+from .quota import Quota
 
 BALANCE = 0.5
 
 
 @over_valid
-def select(features: Tensor, importance: Tensor, k: int, config: Any = None) -> Tensor:
+def select(features: Tensor, importance: Tensor, k: int, config: Any = None, quota: Quota | None = None) -> Tensor:
     """Next token: argmax of l imp_i - (1 - l) max_{j taken} cos(x_i, x_j), l = 1/2; the first by importance alone.
 
     The paper's importance is a trained scorer's, scaled from smallest to largest; here it is what the config says. The
@@ -29,7 +30,7 @@ def select(features: Tensor, importance: Tensor, k: int, config: Any = None) -> 
     nearest = torch.full_like(importance, -torch.inf)
     scores = importance
     for step in range(k):
-        chosen = pick(scores, order, step)
+        chosen = pick(scores, order, step, quota)
         nearest = torch.maximum(nearest, row_of(alike, chosen))
         scores = BALANCE * importance - (1 - BALANCE) * nearest
     return order

@@ -8,10 +8,9 @@ import torch
 from torch import Tensor
 
 from ..config import TokenPrunerConfig
-from ..importance import shares
 from . import id_pruner
 from .compact import pick
-from .id_pruner import coverage_weights, part_of
+from .id_pruner import part_of
 from .kernel import TokenKernel
 from .mixture import Mixture, nearest, sum_by
 from .quota import Quota
@@ -86,18 +85,13 @@ def spread(
     worth = cluster_weights(importance, valid)
     if valid is not None:
         worth = worth.masked_fill(~valid, -torch.inf)
-    share = coverage_weights(shares(importance, valid), config.coverage_mix, valid)
-    quota = None if groups is None else Quota(share, k, config.min_group_share, groups, valid)
+    quota = Quota.of(importance, k, config, groups, valid)
     order = torch.zeros(len(x), k, dtype=torch.long, device=x.device)
     y = x - tokens_at(x, worth.argmax(1, keepdim=True))  # distances stay as they are, and are rounded less
     squares, products = y.square().sum(-1), products_with(y)
     away, scores = torch.full_like(importance, torch.inf), worth
     for step in range(k):
-        if quota is not None:
-            scores = scores.masked_fill(quota.closed(), -torch.inf)
-        chosen = pick(scores, order, step)
-        if quota is not None:
-            quota.take(chosen)
+        chosen = pick(scores, order, step, quota)
         distance = squares + squares.gather(1, chosen) - 2 * products(chosen)
         away = torch.minimum(away, distance)
         scores = worth * away.clamp_min(1e-30)

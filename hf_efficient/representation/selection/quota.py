@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
+
+from ..importance import coverage_weights, shares
 
 
 class Quota:
@@ -30,6 +34,16 @@ class Quota:
         # without the 1e-4 a share such as 4 * 0.25 may be rounded below its whole number
         self.owed = torch.minimum((rho * k * mass + 1e-4).floor(), none.scatter_add(1, groups, member))
         self.left = torch.full_like(self.owed[:, :1], k)
+
+    @classmethod
+    def of(
+        cls, importance: Tensor, k: int, config: Any, groups: Tensor | None, valid: Tensor | None = None
+    ) -> Quota | None:
+        """What `config.min_group_share` of a choice of k tokens guarantees, or None: importance (B, N) >= 0."""
+        if groups is None or config is None or not config.min_group_share:
+            return None
+        pi = coverage_weights(shares(importance, valid), config.coverage_mix, valid)
+        return cls(pi, k, config.min_group_share, groups, valid)
 
     def closed(self) -> Tensor:
         """(B, N) bool: tokens whose taking would leave too few steps for what other groups are owed."""

@@ -8,10 +8,11 @@ import torch
 from torch import Tensor
 
 from .compact import cosines, over_valid, pick, row_of
+from .quota import Quota
 
 
 @over_valid
-def select(features: Tensor, importance: Tensor, k: int, config: Any = None) -> Tensor:
+def select(features: Tensor, importance: Tensor, k: int, config: Any = None, quota: Quota | None = None) -> Tensor:
     """Next token: argmax of p_j sum_i relu(cos_ij - c_i), c_i the largest cosine of i to what is taken (at least 0).
 
     The paper raises the saliency to a power; the public code's default is 1, as here.
@@ -21,6 +22,7 @@ def select(features: Tensor, importance: Tensor, k: int, config: Any = None) -> 
         importance: (B, N) float32, >= 0: p.
         k: tokens to take.
         config: unused.
+        quota: of groups, or None.
 
     Returns:
         (B, k) long, in the order taken. O(N²·(D + k)).
@@ -30,5 +32,5 @@ def select(features: Tensor, importance: Tensor, k: int, config: Any = None) -> 
     order = torch.zeros(len(features), k, dtype=torch.long, device=features.device)
     for step in range(k):
         gain = (alike - covered.unsqueeze(1)).relu().sum(-1)
-        covered = torch.maximum(covered, row_of(alike, pick(importance * gain, order, step)))
+        covered = torch.maximum(covered, row_of(alike, pick(importance * gain, order, step, quota)))
     return order

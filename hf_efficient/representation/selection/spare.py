@@ -8,13 +8,14 @@ import torch
 from torch import Tensor
 
 from .compact import over_valid, pick, row_of
+from .quota import Quota
 
 BLOCK = 16  # steps from one look at all residuals to the next
 LEAST = 1e-3  # of the longest token: residuals below are taken for rounding
 
 
 @over_valid
-def select(features: Tensor, importance: Tensor, k: int, config: Any = None) -> Tensor:
+def select(features: Tensor, importance: Tensor, k: int, config: Any = None, quota: Quota | None = None) -> Tensor:
     """Next token: the longest residual after projecting on what is taken (Gram-Schmidt with pivoting).
 
     The paper also multiplies by how little a token has to do with the question ("anti-relevance"); that part is left
@@ -34,7 +35,7 @@ def select(features: Tensor, importance: Tensor, k: int, config: Any = None) -> 
             square = torch.linalg.vector_norm(rest, dim=-1).square()
             basis.zero_()
         length = square.clamp_min(0).sqrt()
-        chosen = pick(torch.where(length > least, length, 0), order, step)
+        chosen = pick(torch.where(length > least, length, 0), order, step, quota)
         token = row_of(rest, chosen).unsqueeze(1)
         token = torch.baddbmm(token, torch.bmm(token, basis.transpose(1, 2)), basis, alpha=-1)
         held = torch.linalg.vector_norm(token, dim=2, keepdim=True)

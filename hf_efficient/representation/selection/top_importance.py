@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import torch
 from torch import Tensor
 
+from .compact import over_valid, pick
+from .quota import Quota
 
-def select(
-    features: Tensor,
-    importance: Tensor,
-    k: int,
-    config: object = None,
-    *,
-    groups: Tensor | None = None,
-    valid: Tensor | None = None,
-) -> Tensor:
+
+@over_valid
+def select(features: Tensor, importance: Tensor, k: int, config: Any = None, quota: Quota | None = None) -> Tensor:
     """Tokens by falling importance; equal ones by rising index.
 
     Args:
@@ -21,12 +20,14 @@ def select(
         importance: (B, N) float32.
         k: tokens to take.
         config: unused.
-        groups: unused.
-        valid: (B, N) bool or None; tokens marked False are never taken.
+        quota: of groups, or None.
 
     Returns:
         (B, k) long, in the order taken.
     """
-    if valid is not None:
-        importance = importance.masked_fill(~valid, -1)
-    return importance.sort(dim=1, descending=True, stable=True).indices[:, :k]
+    if quota is None:
+        return importance.sort(dim=1, descending=True, stable=True).indices[:, :k]
+    order = torch.zeros(len(importance), k, dtype=torch.long, device=importance.device)
+    for step in range(k):
+        pick(importance, order, step, quota)
+    return order

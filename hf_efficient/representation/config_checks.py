@@ -1,0 +1,74 @@
+"""What fields of `TokenPrunerConfig` may hold. Every message begins with the field and its value."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ..reading import is_number, is_whole, shown
+
+
+def check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
+    """Raise unless the value is one of the choices."""
+    if value not in choices:
+        raise ValueError(f"{name}={value!r} is not known; expected one of {', '.join(map(repr, choices))}.")
+
+
+def check_share(name: str, value: object) -> None:
+    """Raise unless the value is a number in [0, 1]."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= 1:
+        raise ValueError(f"{name}={value!r} is out of range; expected a number in [0, 1].")
+
+
+def check_generator(generator: object, method: str) -> None:
+    """Raise unless the generator has weights, and the method takes them."""
+    from .generator import TokenGenerator
+
+    if not isinstance(generator, TokenGenerator):
+        raise ValueError(
+            f"generator={generator!r} has no weights; expected a TokenGenerator or None. A saved one is loaded by "
+            "TokenPrunerConfig.from_pretrained(folder)."
+        )
+    if method != "itg":
+        raise ValueError(f"generator refines the tokens of method='itg', not of {method!r}. Set generator=None.")
+
+
+def check_budget(name: str, value: object) -> None:
+    """Raise unless the value is a count >= 1 or a share in (0, 1]."""
+    advice = "expected an int >= 1 (tokens per picture, tile or frame) or a float in (0, 1] (share of them)"
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise ValueError(f"{name}={value!r} is a {type(value).__name__}; {advice}.")
+    if isinstance(value, int) and value < 1:
+        raise ValueError(f"{name}={value!r} keeps nothing; {advice}.")
+    if isinstance(value, float) and not 0 < value <= 1:
+        fix = f" Write {name}={int(value)} to keep that many tokens." if value > 1 and value.is_integer() else ""
+        raise ValueError(f"{name}={value!r} is not a share; {advice}.{fix}")
+
+
+def check_answer(name: str, value: object, undecided: str | None = None) -> None:
+    """Raise unless the value is True or False, or None where that means something."""
+    if isinstance(value, bool) or (value is None and undecided):
+        return
+    choices = f"True, False or None ({undecided})" if undecided else "True or False"
+    raise ValueError(f"{name}={value!r} is no answer; expected {choices}.")
+
+
+def check_steps(name: str, value: object) -> None:
+    """Raise unless the value is an int from 0 to 1000: it ends long before, but a file may ask for any number."""
+    if not is_whole(value) or not 0 <= value <= 1000:  # type: ignore[operator]
+        raise ValueError(f"{name}={shown(value)} is no number of steps; expected an int from 0 to 1000.")
+
+
+def check_power(name: str, value: object) -> None:
+    """Raise unless the value is a finite number >= 0."""
+    if not is_number(value) or value < 0:  # type: ignore[operator]
+        raise ValueError(f"{name}={value!r} is no power of importance; expected a number >= 0.")
+
+
+def check_layers(name: str, value: Any) -> None:
+    """Raise unless the value is a list of distinct ints >= 1."""
+    if (
+        not isinstance(value, list)
+        or not all(type(i) is int and i >= 1 for i in value)
+        or len(set(value)) != len(value)
+    ):
+        raise ValueError(f"{name}={value!r} is no list of layers; expected distinct ints >= 1, as [2].")

@@ -144,7 +144,7 @@ class Fit:
         known = self.folder.known()
         different = sorted(name for name in self.identity if known and known.get(name) != self.identity[name])
         if different and not overwrite:
-            changes = ", ".join(f"{n}: {known.get(n)!r} then, {self.identity[n]!r} now" for n in different)
+            changes = ", ".join(_change(name, known.get(name), self.identity[name]) for name in different)
             raise FileExistsError(
                 f"{str(self.work)!r} holds unfinished work of other settings ({changes}): call with those "
                 "to go on, or with overwrite=True to start anew."
@@ -262,3 +262,10 @@ class Fit:
     def _bar(self, frames: Iterator[Any], what: str) -> Iterator[Any]:
         hidden = not self._shows_progress
         return iter(tqdm(frames, desc=what, total=self.info.frames or None, unit="frame", disable=hidden))
+
+
+def _change(name: str, then: object, now: object) -> str:
+    """A difference of two works in words; what is told by a checksum is another file."""
+    if name in (told := {"source": "another source file", "scorer": "another scorer"}):
+        return told[name]
+    return f"{name}: {then!r} then, {now!r} now"

@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from hf_efficient.cli import build_parser, main
 from hf_efficient.cli.messages import for_the_shell, options_of, said
@@ -247,3 +249,15 @@ def test_an_interrupt_from_the_keyboard_is_one_word(tmp_path: Path) -> None:
     assert process.returncode == 130
     assert error.strip().splitlines()[-1] == "interrupted"
     assert "Traceback" not in error
+
+
+def test_work_of_another_source_is_told_without_checksums(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from hf_efficient.video.fit import Fit
+    from tests.video.clips import make_clip, pictures
+
+    clips = [make_clip(tmp_path / name, pictures(2, 96, 64, seed)) for seed, name in enumerate(("a.mp4", "b.mp4"))]
+    Fit(clips[0], tmp_path / "out", FitSettings(steps=5), False, torch.device("cpu")).prepare(False)
+    error = error_of(capsys, ["stdo", "encode", clips[1], tmp_path / "out", "--steps", "6", "--device", "cpu"])
+    assert "(another source file, steps: 5 then, 6 now)" in error
+    assert "or with --overwrite to start anew" in error
+    assert not re.search(r"[0-9a-f]{20}", error)

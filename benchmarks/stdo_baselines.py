@@ -68,7 +68,7 @@ class CaFM(Fit):
 
     def train(self) -> None:
         names = [name for name in self.plan.chosen_patches() if name != GENERAL]
-        if all((self.work / f"{name}.pt").exists() for name in names):
+        if all(self.checkpoint(name).exists() for name in names):
             return
         stores = [PatchStore(self.work / name) for name in names]
         s = self.settings
@@ -85,7 +85,7 @@ class CaFM(Fit):
             optimizer.step()
         for m, name in enumerate(names):
             single: Any = add_weight_norm(net.merged(self.new_network(self.plan.spec(name), 0), m))  # type: ignore[arg-type]
-            save_checkpoint(self.work / f"{name}.pt", single, torch.optim.Adam(single.parameters()), s.steps)
+            save_checkpoint(self.checkpoint(name), single, torch.optim.Adam(single.parameters()), s.steps)
 
 
 def cafm_bytes(shared_bytes: int, net: WDSR, k: int) -> int:

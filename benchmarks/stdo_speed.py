@@ -105,7 +105,7 @@ def step_ratio(clip: Path, folder: Path, arguments: argparse.Namespace) -> dict[
     steps = 10
 
     def ours() -> None:
-        checkpoint = folder / "step.pt"
+        checkpoint = folder / "step.safetensors"
         checkpoint.unlink(missing_ok=True)  # else it would go on from there, with nothing left to do
         overfit(net, store, Recipe(steps, checkpoint_every=10**9, trim=True), checkpoint)
 

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 LARGEST_JSON = 1 << 20
 FLOATS = ("F64", "F32", "F16", "BF16")  # as safetensors names them
 AGAIN = "Fetch or save it again."
+NOT_PRINTED = r"[\x00-\x1f\x7f\ud800-\udfff]"  # what no line of a message or a page can hold
 _SHORT = reprlib.Repr()
 _SHORT.maxstring = _SHORT.maxother = 120
 
@@ -101,7 +102,7 @@ class Fields:
             raise self.wrong(name, f"a number from {least} to {most}")
         return float(value)
 
-    def text(self, name: str, pattern: str = r"[^\x00-\x1f\x7f\ud800-\udfff]{0,4096}") -> str:
+    def text(self, name: str, pattern: str = rf"(?:(?!{NOT_PRINTED}).){{0,4096}}") -> str:
         """A string that matches the whole pattern; by default one line of any text."""
         value = self[name]
         if not isinstance(value, str) or not re.fullmatch(pattern, value):

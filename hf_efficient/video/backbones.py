@@ -262,7 +262,7 @@ class NetworkSpec:
     def __post_init__(self) -> None:
         if not isinstance(self.backbone, str) or self.backbone not in BACKBONES:
             raise ValueError(f"backbone={self.backbone!r} is not known; expected one of {', '.join(BACKBONES)}.")
-        if self.scale not in SCALES:
+        if isinstance(self.scale, bool) or not isinstance(self.scale, int) or self.scale not in SCALES:
             raise ValueError(f"scale={self.scale!r} is not supported; expected 2, 3 or 4.")
         for name, most in (("num_features", 1024), ("num_blocks", 256), ("expansion", 16)):
             value = getattr(self, name)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import re
@@ -11,9 +12,12 @@ from pathlib import Path
 from typing import Any
 
 from hf_efficient.files import Contents, write_text
+from hf_efficient.reading import NOT_PRINTED, Fields, is_number, is_whole, read_json, shown
 from hf_efficient.video.experts import CONFIG_NAME, WEIGHTS_NAME, load_config
 from hf_efficient.video.media import MAX_PIXELS, ColorTags, Path_, VideoInfo, probe
 from hf_efficient.video.patches import Geometry
+from hf_efficient.video.routing import MOST_EXPERTS
+from hf_efficient.video.settings import ALPHA, AUTO, INTERLACED, FitSettings
 
 MANIFEST_NAME, MODEL_FOLDER = "bundle.json", "model"
 FORMAT, VERSION = "hf_efficient.stdo", 1
@@ -21,6 +25,7 @@ FORMAT, VERSION = "hf_efficient.stdo", 1
 CONVERSION = 2
 LOW_RESOLUTION = re.compile(r"low_resolution\.(mp4|mkv)")
 LARGEST_MANIFEST = 1 << 20
+SHA256 = r"[0-9a-f]{64}"
 BUNDLE = Contents(
     "bundle", MANIFEST_NAME, lambda record: record.get("format") == FORMAT,
     (LOW_RESOLUTION.pattern, r"(bundle|model_index)\.json", r"README\.md", MODEL_FOLDER,
@@ -89,13 +94,16 @@ class Bundle:
         folder = Path(path)
         manifest = _read_manifest(folder)
         try:
-            source = source_from_json(manifest["source"])
-            low, files = manifest["low_resolution"], manifest["files"]
-            if not LOW_RESOLUTION.fullmatch(low) or set(files) != set(checked_files(low)):
+            fields = Fields(manifest, MANIFEST_NAME)
+            source = source_from_json(fields["source"])
+            low, files = fields.text("low_resolution", LOW_RESOLUTION.pattern), fields.fields("files")
+            if set(files.values) != set(checked_files(low)):
                 raise ValueError("it does not name the files of a bundle")
-            expected = {name: (int(file["bytes"]), str(file["sha256"])) for name, file in files.items()}
-        except (KeyError, TypeError, ValueError, AttributeError, ZeroDivisionError, OverflowError) as error:
-            raise BundleError(f"{folder / MANIFEST_NAME} is damaged: {type(error).__name__} {error}.") from error
+            listed = {name: files.fields(name) for name in files.values}
+            expected = {name: (f.whole("bytes"), f.text("sha256", SHA256)) for name, f in listed.items()}
+            experts = _check_extra(fields)
+        except ValueError as error:
+            raise BundleError(f"{folder / MANIFEST_NAME} is damaged: {error}") from error
         for name, (size, digest) in expected.items():
             file = folder / name
             if not file.is_file():
@@ -103,8 +111,21 @@ class Bundle:
             if file.stat().st_size != size or sha256(file) != digest:
                 raise BundleError(f"{file} is not the file that the bundle was made with: copy the bundle again.")
         bundle = cls(folder, manifest, source)
+        bundle._check_networks(experts)
         bundle._check_low_resolution()
         return bundle
+
+    def _check_networks(self, experts: int | None) -> None:
+        """Raise unless bundle.json says something of as many networks as there are."""
+        try:
+            config = load_config(self.model)
+        except ValueError as error:
+            raise BundleError(str(error)) from error
+        if experts is not None and experts != config.num_experts:
+            raise BundleError(
+                f"{self.path / MANIFEST_NAME} is damaged: experts tells of {experts} networks, expected "
+                f"{config.num_experts}, which {self.model / CONFIG_NAME} has. Copy the bundle again."
+            )
 
     def _check_low_resolution(self) -> None:
         try:
@@ -149,7 +170,7 @@ def sha256(path: Path) -> str:
 def source_to_json(info: VideoInfo, path: Path, frames: int) -> dict[str, Any]:
     """What a player needs to restore the source, and what tells which file it was."""
     return {
-        "name": path.name,
+        "name": re.sub(NOT_PRINTED, "?", path.name),
         "sha256": sha256(path),
         "bytes": path.stat().st_size,
         "frames": frames,
@@ -167,38 +188,74 @@ def source_to_json(info: VideoInfo, path: Path, frames: int) -> dict[str, Any]:
     }
 
 
-def source_from_json(values: dict[str, Any]) -> VideoInfo:
+def source_from_json(values: object) -> VideoInfo:
     """The reverse of `source_to_json`.
 
     Raises:
-        KeyError, TypeError, ValueError: a field is absent, of another type or out of range.
+        ValueError: a field is absent, of another type or out of range; the message names it.
     """
-
-    def whole(name: str, least: int, most: int) -> int:
-        value = values[name]
-        if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
-            raise ValueError(f"{name}={value!r} is out of range")
-        return value
+    fields = Fields(values, "source")
 
     def fraction(name: str) -> Fraction:
-        value = values[name]
-        if not isinstance(value, str) or not re.fullmatch(r"\d{1,10}(/\d{1,10})?", value):
-            raise ValueError(f"{name}={value!r} is no fraction")
-        return Fraction(value)
+        return Fraction(fields.text(name, r"\d{1,10}(/0*[1-9]\d{0,9})?"))
 
-    width, height = whole("width", 1, MAX_PIXELS), whole("height", 1, MAX_PIXELS)
+    width, height = fields.whole("width", 1, MAX_PIXELS), fields.whole("height", 1, MAX_PIXELS)
     if width * height > MAX_PIXELS:
-        raise ValueError(f"frames of {width}x{height} pixels")
+        raise ValueError(f"source: frames of {width}x{height} pixels, expected at most {MAX_PIXELS}")
     if min(fraction("rate"), fraction("time_base")) <= 0:
-        raise ValueError("rate and time base must be positive")
-    space, primaries, transfer, range_ = (int(tag) for tag in values["color"])
-    if not all(0 <= tag <= 255 for tag in (space, primaries, transfer)) or range_ not in (0, 1, 2):
-        raise ValueError(f"color={values['color']!r} is out of range")
+        raise ValueError("source: rate and time base must be positive")
+    tags = fields.items("color", 4)
+    if len(tags) != 4 or not all(is_whole(tag) and 0 <= tag <= 255 for tag in tags) or tags[3] > 2:
+        raise fields.wrong("color", "four numbers, the last from 0 to 2")
+    fields.text("name"), fields.text("sha256", SHA256), fields.whole("bytes")
+    streams = [
+        Fields({"other_streams": stream}, "source").text("other_streams") for stream in fields.items("other_streams")
+    ]
     return VideoInfo(
-        width, height, str(values["pixel_format"]), fraction("rate"), fraction("time_base"), fraction("pixel_aspect"),
-        ColorTags(space, primaries, transfer, range_), whole("rotation", -360, 360), whole("frames", 1, 2**31),
-        float(values["seconds"]), str(values["container"]), tuple(map(str, values["other_streams"])),
+        width, height, fields.text("pixel_format", r"[a-z0-9_]{1,40}"), fraction("rate"), fraction("time_base"),
+        fraction("pixel_aspect"), ColorTags(*tags), fields.whole("rotation", -360, 360),
+        fields.whole("frames", 1, 2**31), fields.number("seconds", 0, 1e9), fields.text("container"),
+        tuple(streams),
     )  # fmt: skip
+
+
+def _check_extra(manifest: Fields) -> int | None:
+    """What a bundle says beyond what a player needs, which tables, cards and measurements take as it is.
+
+    Returns:
+        How many networks it tells of; None where it does not.
+
+    Raises:
+        ValueError: a field is of another type or out of range.
+    """
+    if "fit" in manifest.values:
+        fit = manifest.fields("fit")
+        for name, choices in (("alpha", ALPHA), ("interlaced", INTERLACED)):
+            if name in fit.values:
+                fit.text(name, "|".join(choices))
+        for field in dataclasses.fields(FitSettings):
+            if field.name in fit.values and not _is_like(fit[field.name], field):
+                raise fit.wrong(field.name, f"something like {field.default!r}")
+    if "general_patch_psnr" in manifest.values:
+        manifest.number("general_patch_psnr", finite=False)  # infinite where there is no error at all
+    if "experts" not in manifest.values:
+        return None
+    experts = manifest.items("experts", MOST_EXPERTS)
+    for n, values in enumerate(experts):
+        expert = Fields(values, f"experts: {n}")
+        expert.whole("patches"), expert.whole("steps"), expert.number("error_share", 0, 1)
+        for name in ("psnr_float32", "psnr_stored"):
+            expert.number(name, finite=False)
+    return len(experts)
+
+
+def _is_like(value: object, field: dataclasses.Field[Any]) -> bool:
+    """Whether a recorded setting is of the type of its default, or one of those it may have instead."""
+    if isinstance(field.default, str):
+        return isinstance(value, str) or (field.default == AUTO and is_whole(value))
+    if isinstance(value, list) and field.name in ("num_features", "num_blocks"):
+        return len(value) <= MOST_EXPERTS and all(map(is_whole, value))
+    return is_whole(value) if is_whole(field.default) else is_number(value)
 
 
 def _read_manifest(folder: Path) -> dict[str, Any]:
@@ -208,17 +265,15 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
         raise BundleError(f"{str(folder)!r} {what}.")
     if not path.is_file():
         raise BundleError(f"{str(folder)!r} is no bundle: it has no {MANIFEST_NAME}. See hf-efficient stdo encode.")
-    if path.stat().st_size > LARGEST_MANIFEST:
-        raise BundleError(f"{path} is larger than {LARGEST_MANIFEST} bytes: it is damaged.")
     try:
-        manifest = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise BundleError(f"{path} is not valid JSON: {error}.") from error
-    if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
+        manifest = read_json(path, LARGEST_MANIFEST)
+    except ValueError as error:
+        raise BundleError(str(error)) from error
+    if manifest.get("format") != FORMAT:
         raise BundleError(f"{path} does not describe a bundle: its format is not {FORMAT!r}.")
     if manifest.get("version") != VERSION:
-        version = manifest.get("version")
-        raise BundleError(f"{path} has version {version!r}; this player knows {VERSION}. Upgrade hf_efficient.")
+        version = shown(manifest.get("version"))
+        raise BundleError(f"{path} has version {version}; this player knows {VERSION}. Upgrade hf_efficient.")
     _check_conversion(path, manifest.get("conversion", 1))
     return manifest
 
@@ -228,7 +283,7 @@ def _check_conversion(path: Path, conversion: object) -> None:
         return
     older = isinstance(conversion, int) and conversion < CONVERSION
     raise BundleError(
-        f"{path} was made with conversion {conversion!r} between YUV and RGB; this player has {CONVERSION}, and "
+        f"{path} was made with conversion {shown(conversion)} between YUV and RGB; this player has {CONVERSION}, and "
         "networks learn what the conversion makes wrong. "
         + ("The old one was darker by 1.3 of 255: encode the video again." if older else "Upgrade hf_efficient.")
     )

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Collection
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import nn
 
 from hf_efficient.files import write_text, written_whole
+from hf_efficient.reading import AGAIN, FLOATS, Stored, naming, open_tensors, read_json, shown, stored_in
 from hf_efficient.video.backbones import NetworkSpec
 from hf_efficient.video.routing import MOST_EXPERTS
 from hf_efficient.video.settings import WEIGHT_DTYPES
@@ -113,17 +114,12 @@ def load_config(folder: Path) -> SimpleNamespace:
         ValueError: not JSON, of another kind of model, or with values out of range.
     """
     path = folder / CONFIG_NAME
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path} is not valid JSON: {error}.") from error
-    if not isinstance(values, dict) or values.get("model_type") != "stdo":
+    values = read_json(path)
+    if values.get("model_type") != "stdo":
         raise ValueError(f"{path} is not the config of an STDO model: its model_type is not 'stdo'.")
     config = SimpleNamespace(**{name: values.get(name, default) for name, default in DEFAULTS.items()})
-    try:
+    with naming(path):
         check_settings(config)
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"{path}: {error}") from error
     return config
 
 
@@ -136,38 +132,52 @@ def load_experts(folder: Path, config: SimpleNamespace) -> tuple[nn.ModuleList, 
         ValueError: the file is damaged, or its tensors are not those of the config.
     """
     path = folder / WEIGHTS_NAME
-    try:
-        with safe_open(path, framework="pt") as file:
-            stored = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
-            different = _differences(stored, config)
-            if different:
-                raise ValueError(
-                    f"{path} does not belong to its config: tensor {different[0]!r} is absent or different."
-                )
-            state = {name: file.get_tensor(name) for name in stored}
-    except SafetensorError as error:
-        raise ValueError(f"{path} is damaged: {error}.") from error
+    check_weights(folder, config)
+    with open_tensors(path) as file:
+        state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  not a dict
     routing = state.pop("routing")
     weights = {name.removeprefix("experts."): _playable(tensor, path) for name, tensor in state.items()}
     experts = build_experts(config)
     experts.load_state_dict(weights)
-    return experts.eval().requires_grad_(False), routing.to(torch.uint8).numpy().tobytes()
+    return experts.eval().requires_grad_(False), routing.numpy().tobytes()
 
 
-def _differences(stored: dict[str, tuple[int, ...]], config: SimpleNamespace) -> list[str]:
+def check_weights(folder: Path, config: Any) -> None:
+    """Compare the header of a folder's weights with its config; nothing is allocated.
+
+    Raises:
+        ValueError: the file is damaged, or its tensors are not those of the config.
+    """
+    path = folder / WEIGHTS_NAME
+    with open_tensors(path) as file:
+        different = _differences(stored_in(file), config)
+    if different:
+        raise ValueError(
+            f"{path} does not belong to its config: tensor {shown(different[0])} is absent or different. {AGAIN}"
+        )
+
+
+def _differences(stored: dict[str, Stored], config: Any) -> list[str]:
     """Names of tensors that the file and the config do not agree on."""
     if sum(spec.num_blocks for spec in network_specs(config)) > len(stored):
         return ["experts"]  # a config of a million layers would take long even to compare
     with torch.device("meta"):
         skeleton = build_experts(config)
-    expected = {f"experts.{name}": tuple(tensor.shape) for name, tensor in skeleton.state_dict().items()}
-    expected["routing"] = (config.routing_bytes,)
-    return sorted(n for n in stored.keys() | expected.keys() if stored.get(n) != expected.get(n))
+    expected: dict[str, tuple[tuple[int, ...], Collection[str]]] = {
+        f"experts.{name}": (tuple(tensor.shape), FLOATS if tensor.is_floating_point() else ("I8",))
+        for name, tensor in skeleton.state_dict().items()
+    }
+    expected["routing"] = ((config.routing_bytes,), ("U8",))
+    agree = {
+        name for name, (dtype, shape) in stored.items()
+        if name in expected and shape == expected[name][0] and dtype in expected[name][1]
+    }  # fmt: skip
+    return sorted((stored.keys() | expected.keys()) - agree)
 
 
 def _playable(tensor: torch.Tensor, path: Path) -> torch.Tensor:
     if tensor.dtype == torch.int8:
         return tensor
-    if not tensor.dtype.is_floating_point or not tensor.isfinite().all():
+    if not tensor.isfinite().all():
         raise ValueError(f"{path} holds weights that are not finite numbers: it is damaged.")
     return tensor.float()

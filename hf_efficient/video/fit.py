@@ -16,6 +16,7 @@ from torch import nn
 from tqdm import tqdm
 
 from hf_efficient.files import locked, write_text, written_whole
+from hf_efficient.reading import read_array
 from hf_efficient.video import chunking, routing
 from hf_efficient.video.backbones import NetworkSpec
 from hf_efficient.video.bundle import (
@@ -38,7 +39,7 @@ from hf_efficient.video.rows import Rows
 from hf_efficient.video.scoring import general_model, scorer_identity
 from hf_efficient.video.settings import AUTO, FitSettings
 from hf_efficient.video.start import start_from_bicubic
-from hf_efficient.video.store import PatchStore, paired_frames, write_stores
+from hf_efficient.video.store import PatchStore, paired_frames, patch_sizes, write_stores
 from hf_efficient.video.stream import reduced, stream_name, write_stream
 from hf_efficient.video.weights import add_weight_norm, as_stored
 from hf_efficient.video.work import Work
@@ -173,8 +174,31 @@ class Fit:
 
     @property
     def plan(self) -> Plan:
-        """What is trained on what; there after `score`."""
-        return self.plan_class(self.settings, np.load(self.work / "errors.npy"))
+        """What is trained on what; there after `score`.
+
+        Raises:
+            ValueError: its file is damaged, or of another video.
+        """
+        path = self.work / "errors.npy"
+        errors = np.array(read_array(path, "float32", (None, self.geometry.rows * self.geometry.columns)))
+        if not (np.isfinite(errors) & (errors >= 0)).all():
+            raise ValueError(
+                f"{path} is damaged: it holds what is no error of a patch. Delete it, and it is made again."
+            )
+        return self.plan_class(self.settings, errors)
+
+    def store(self, name: str) -> PatchStore:
+        """The training patches of a network; there after `make_stores`.
+
+        Raises:
+            ValueError: a file of them is damaged, or of another plan.
+        """
+        sizes = patch_sizes(self.geometry, self.settings.halo)
+        return PatchStore(self.work / name, len(self.plan.chosen_patches()[name]), sizes)
+
+    def checkpoint(self, name: str) -> Path:
+        """The file of a network's training."""
+        return self.work / f"{name}.safetensors"
 
     def make_stores(self) -> None:
         """Cut the training patches of all networks in one pass."""
@@ -204,8 +228,8 @@ class Fit:
         net = self.new_network(self.plan.spec(name), recipe.seed)
         start = self.plan.start(name)
         if start is not None:
-            load_checkpoint(self.work / f"{start}.pt", net)
-        overfit(net, PatchStore(self.work / name), recipe, self.work / f"{name}.pt", bar.update, process)
+            load_checkpoint(self.checkpoint(start), net)
+        overfit(net, self.store(name), recipe, self.checkpoint(name), bar.update, process)
 
     def new_network(self, spec: NetworkSpec, seed: int) -> nn.Module:
         """Untrained, with weight norm where the paper has it."""
@@ -243,8 +267,8 @@ class Fit:
         trained = [name for name in plan.chosen_patches() if name != GENERAL]
         for m in range(k):
             name = f"expert-{m}" if f"expert-{m}" in trained else trained[0]  # no patch is routed to an empty chunk
-            net, store = self.new_network(plan.spec(name), 0), PatchStore(self.work / name)
-            record: dict[str, Any] = {"patches": len(store), "steps": load_checkpoint(self.work / f"{name}.pt", net)}
+            net, store = self.new_network(plan.spec(name), 0), self.store(name)
+            record: dict[str, Any] = {"patches": len(store), "steps": load_checkpoint(self.checkpoint(name), net)}
             record["psnr_float32"] = round(psnr(store_error(net.eval(), store, plan.trims(name))), 4)
             as_stored(net, self.settings.weight_dtype)
             record["psnr_stored"] = round(psnr(store_error(net, store, plan.trims(name))), 4)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,7 +16,7 @@ from transformers.modeling_outputs import ImageSuperResolutionOutput
 
 from hf_efficient.video import routing
 from hf_efficient.video.configuration_stdo import STDOConfig
-from hf_efficient.video.experts import build_experts
+from hf_efficient.video.experts import CONFIG_NAME, WEIGHTS_NAME, build_experts, check_weights, load_config
 from hf_efficient.video.inference import enlarge, whole
 
 
@@ -44,6 +46,22 @@ class STDOModel(PreTrainedModel):
         self.experts = build_experts(config)
         self.register_buffer("routing", torch.zeros(config.routing_bytes, dtype=torch.uint8))
         self.post_init()
+
+    @classmethod
+    def from_pretrained(
+        cls, pretrained_model_name_or_path: str | os.PathLike[str] | None, *model_args: Any, **kwargs: Any
+    ) -> STDOModel:
+        """transformers' own; the weights of a local folder are compared with its config before anything is built.
+
+        Raises:
+            ValueError: they do not belong together, or one of them is damaged.
+        """
+        if pretrained_model_name_or_path is not None:
+            folder = Path(pretrained_model_name_or_path, kwargs.get("subfolder") or "")
+            if (folder / CONFIG_NAME).is_file() and (folder / WEIGHTS_NAME).is_file():
+                check_weights(folder, load_config(folder))
+        model: STDOModel = super().from_pretrained(pretrained_model_name_or_path, *model_args, **kwargs)
+        return model
 
     def _init_weights(self, module: nn.Module) -> None:
         """Nothing: the networks initialise themselves, as published."""

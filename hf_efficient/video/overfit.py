@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import io
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
+from safetensors.torch import save
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from hf_efficient.files import write_bytes
+from hf_efficient.reading import AGAIN, FLOATS, open_tensors, read_tensors
 from hf_efficient.video.backbones import centre
 from hf_efficient.video.patches import patch_error
 from hf_efficient.video.store import PatchStore
@@ -116,21 +117,42 @@ def average_gradients(net: nn.Module, processes: int) -> None:
 
 
 def save_checkpoint(path: Path, net: nn.Module, optimizer: torch.optim.Optimizer, step: int) -> None:
-    """Whole or not at all."""
-    content = io.BytesIO()  # torch's own file writer dies of a full disk without saying so
-    torch.save({"step": step, "net": net.state_dict(), "optimizer": optimizer.state_dict()}, content)
-    write_bytes(path, content.getbuffer())
+    """A safetensors file, whole or not at all: the network, what Adam remembers of each parameter, and the step."""
+    tensors = {f"net.{name}": tensor for name, tensor in net.state_dict().items()}
+    for number, state in optimizer.state_dict()["state"].items():
+        tensors |= {f"adam.{number}.{name}": tensor for name, tensor in state.items()}
+    tensors["step"] = torch.tensor(step)
+    write_bytes(path, save({name: tensor.cpu().contiguous() for name, tensor in tensors.items()}))
 
 
 def load_checkpoint(path: Path, net: nn.Module, optimizer: torch.optim.Optimizer | None = None) -> int:
-    """Restore what `save_checkpoint` wrote; the steps done, 0 where there is no file."""
+    """Restore what `save_checkpoint` wrote; the steps done, 0 where there is no file.
+
+    Raises:
+        ValueError: the file is damaged, or of another network.
+    """
     if not path.exists():
         return 0
-    state = torch.load(path, weights_only=True, map_location="cpu")
-    net.load_state_dict(state["net"])
+    parameters = list(net.parameters())
+    expected: dict[str, Sequence[int]] = {f"net.{name}": tensor.shape for name, tensor in net.state_dict().items()}
+    with open_tensors(path) as file:
+        remembers = optimizer is not None or any(name.startswith("adam.") for name in file.keys())  # noqa: SIM118
+    if remembers:
+        for i, p in enumerate(parameters):
+            expected |= {f"adam.{i}.step": (), f"adam.{i}.exp_avg": p.shape, f"adam.{i}.exp_avg_sq": p.shape}
+    tensors = read_tensors(path, {**expected, "step": ()}, (*FLOATS, "I64"))
+    step = tensors.pop("step")
+    if step.dtype != torch.int64 or step < 0:
+        raise ValueError(f"{path} is damaged: step={step.item()}, expected a whole number >= 0. {AGAIN}")
+    net.load_state_dict({name.removeprefix("net."): t for name, t in tensors.items() if name.startswith("net.")})
     if optimizer is not None:
-        optimizer.load_state_dict(state["optimizer"])
-    return int(state["step"])
+        state: dict[int, dict[str, Tensor]] = {}
+        for i, p in enumerate(parameters):  # laid out as they were, so that Adam computes as it did
+            moments = {name: tensors[f"adam.{i}.{name}"] for name in ("exp_avg", "exp_avg_sq")}
+            state[i] = {name: torch.empty_like(p.detach(), device="cpu").copy_(m) for name, m in moments.items()}
+            state[i]["step"] = tensors[f"adam.{i}.step"]
+        optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
+    return int(step)
 
 
 @torch.no_grad()

@@ -17,7 +17,17 @@ from transformers import PreTrainedModel  # noqa: F401  diffusers looks for the 
 
 from hf_efficient.extras import extra
 from hf_efficient.files import copy_file, folder_written_whole
-from hf_efficient.video.bundle import BUNDLE, EXTRA, MANIFEST_NAME, MODEL_FOLDER, Bundle, BundleError, write_manifest
+from hf_efficient.reading import read_json
+from hf_efficient.video.bundle import (
+    BUNDLE,
+    EXTRA,
+    MANIFEST_NAME,
+    MODEL_FOLDER,
+    PIPELINE,
+    Bundle,
+    BundleError,
+    write_manifest,
+)
 from hf_efficient.video.decode import decode
 from hf_efficient.video.experts import DEFAULTS, save_experts
 from hf_efficient.video.media import probe, read_frames
@@ -85,6 +95,7 @@ class STDOPipeline(DiffusionPipeline):
             known = ("revision", "token", "cache_dir", "local_files_only", "force_download", "proxies")
             folder = snapshot_download(folder, **{name: kwargs.pop(name) for name in known if name in kwargs})
         bundle = Bundle.open(folder)
+        _check_index(Path(folder) / "model_index.json")
         Player(bundle)  # strict: transformers would fill a tensor that is absent with noise
         if "torch_dtype" not in kwargs:
             kwargs.setdefault("dtype", torch.float32)
@@ -184,6 +195,18 @@ class STDOPipeline(DiffusionPipeline):
         if self.bundle is None:
             raise BundleError(f"This pipeline has no bundle ({MANIFEST_NAME}): load it with from_pretrained.")
         return self.bundle
+
+
+def _check_index(path: Path) -> None:
+    """Raise BundleError unless diffusers' own file names our model: diffusers imports what it names."""
+    try:
+        index = read_json(path)
+    except (OSError, ValueError) as error:
+        raise BundleError(f"{path} cannot be read: {error}") from error
+    named = {name: value for name, value in index.items() if name == "_class_name" or not name.startswith("_")}
+    expected = {name: PIPELINE[name] for name in ("_class_name", "model")}
+    if named != expected:
+        raise BundleError(f"{path} is not that of an STDO bundle: expected {expected}. Copy the bundle again.")
 
 
 def _as_frames(video: Video) -> Iterator[np.ndarray]:

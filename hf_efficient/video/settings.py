@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from hf_efficient.reading import is_number
+
 if TYPE_CHECKING:
     from hf_efficient.video.backbones import NetworkSpec
 
@@ -97,11 +99,13 @@ class FitSettings:
                   "lr_quality": (0, 63), "seed": (0, 2**31), "checkpoint_every": (1, None)}  # fmt: skip
         for name, (least, most) in bounds.items():
             _check_whole(name, getattr(self, name), least, most)
-        if isinstance(self.num_chunks, str) and self.num_chunks.isdigit():
+        if not isinstance(self.lr_preset, str):
+            raise ValueError(f"lr_preset={self.lr_preset!r} is out of range; expected text.")
+        if isinstance(self.num_chunks, str) and self.num_chunks.isdecimal():
             self.num_chunks = int(self.num_chunks)
         if self.num_chunks != AUTO:
             _check_whole("num_chunks", self.num_chunks, 1, 256)
-        if not 0 < self.learning_rate < 1:
+        if not is_number(self.learning_rate) or not 0 < self.learning_rate < 1:
             raise ValueError(f"learning_rate={self.learning_rate!r} is out of range; expected a number in (0, 1).")
         check_encoder(self.lr_codec, self.lr_quality, self.lr_preset, ("lr_quality", "lr_preset"))
         if self.lr_quality == 0 and self.lr_codec != "libx264":

@@ -16,8 +16,11 @@ import torch
 from torch import Tensor
 
 from hf_efficient.files import NpyWriter, folder_written_whole, require_space
+from hf_efficient.reading import read_array
 from hf_efficient.video.media import MediaError, VideoInfo, read_frames
 from hf_efficient.video.patches import Geometry, continued, cut, pad_to_grid, to_tensor
+
+Sizes = dict[str, tuple[int, int]]
 
 
 class Pair(NamedTuple):
@@ -50,17 +53,33 @@ def paired_frames(source: Path, info: VideoInfo, low_resolution: Path, geometry:
         yield Pair(to_tensor(lr.rgb), pad_to_grid(to_tensor(hr.rgb), geometry))
 
 
+def patch_sizes(geometry: Geometry, halo: int) -> Sizes:
+    """(height, width) of a training patch, "lr" with its context, and "hr"."""
+    _, height, width = geometry.windows()
+    s = geometry.scale
+    return {"lr": (height + 2 * halo, width + 2 * halo), "hr": (s * height, s * width)}
+
+
 class PatchStore:
     """Patches cut by `write_stores`; opened without reading them.
+
+    Args:
+        folder: of the store.
+        patches: N that it has to have; None: any.
+        sizes: of the patches, see `patch_sizes`; None: any.
+
+    Raises:
+        ValueError: a file is damaged, or holds other patches.
 
     Attributes:
         lr: (N, 3, h + 2·halo, w + 2·halo) uint8, with a halo of context; beyond the frame its border continues.
         hr: (N, 3, s·h, s·w) uint8.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self.lr = np.load(folder / "lr.npy", mmap_mode="r")
-        self.hr = np.load(folder / "hr.npy", mmap_mode="r")
+    def __init__(self, folder: Path, patches: int | None = None, sizes: Sizes | None = None) -> None:
+        lr, hr = (sizes["lr"], sizes["hr"]) if sizes else ((None, None), (None, None))
+        self.lr = read_array(folder / "lr.npy", "uint8", (patches, 3, *lr))
+        self.hr = read_array(folder / "hr.npy", "uint8", (len(self.lr), 3, *hr))
 
     def __len__(self) -> int:
         return len(self.lr)
@@ -83,9 +102,7 @@ def write_stores(
         wanted: for each store the sorted numbers of its patches, in order t, i, j.
         folders: one for each store.
     """
-    s = geometry.scale
-    _, height, width = geometry.windows()
-    sizes = {"lr": (height + 2 * halo, width + 2 * halo), "hr": (s * height, s * width)}
+    sizes = patch_sizes(geometry, halo)
     require_space(
         folders[0].parent, sum(map(len, wanted)) * 3 * sum(map(math.prod, sizes.values())), "training patches"
     )
@@ -102,7 +119,7 @@ def write_stores(
 
 def _fill(
     pairs: Iterator[Pair], geometry: Geometry, halo: int, wanted: Sequence[np.ndarray],
-    sizes: dict[str, tuple[int, int]], arrays: list[list[NpyWriter]],
+    sizes: Sizes, arrays: list[list[NpyWriter]],
 ) -> None:  # fmt: skip
     s, per_frame = geometry.scale, geometry.rows * geometry.columns
     starts = geometry.windows()[0]

@@ -23,7 +23,7 @@ from hf_efficient.video.bundle import BUNDLE, MANIFEST_NAME, sha256
 from hf_efficient.video.media import Path_
 
 NETWORK = r"(general|expert-\d+)"
-NAMES = (r"(settings|deleting)\.json", r"errors\.npy", rf"{NETWORK}(/(lr|hr)\.npy|\.pt)?", "bundle",
+NAMES = (r"(settings|deleting)\.json", r"errors\.npy", rf"{NETWORK}(/(lr|hr)\.npy|\.safetensors)?", "bundle",
          *(f"bundle/{name}" for name in BUNDLE.names))  # fmt: skip
 
 

@@ -13,12 +13,15 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from transformers import AutoModel
 
+from hf_efficient import STDOPipeline
 from hf_efficient.video.bundle import Bundle, BundleError, checked_files, write_manifest
 from hf_efficient.video.decode import decode
 from hf_efficient.video.fit import fit_video
 from hf_efficient.video.media import MediaError, read_frames
 from hf_efficient.video.player import Player
+from tests.fuzzing import limited_memory
 from tests.video.bundles import QUICK, on_whole_frames, quick_bundle
 from tests.video.clips import make_clip, packets, pictures
 
@@ -142,6 +145,30 @@ HOSTILE: list[tuple[str, dict[str, Any], str]] = [
     ("source", {"time_base": "0"}, "damaged"),
     ("source", {"rate": 25.0}, "damaged"),
     ("source", {"color": [1, 1]}, "damaged"),
+    ("source", {"seconds": float("nan")}, "damaged"),
+    ("source", {"seconds": "3"}, "damaged"),
+    ("source", {"name": ["a"]}, "damaged"),
+    ("source", {"sha256": 1}, "damaged"),
+    ("source", {"other_streams": {"a": 1}}, "damaged"),
+    ("source", {"other_streams": [1]}, "damaged"),
+    ("source", {"color": ["1", 1, 1, 1]}, "damaged"),
+    ("bundle.json", {"source": [1]}, "damaged"),
+    ("bundle.json", {"files": None}, "damaged"),
+    ("bundle.json", {"low_resolution": ["low_resolution.mp4"]}, "damaged"),
+    ("bundle.json", {"fit": [1]}, "fit"),
+    ("bundle.json", {"fit": {"alpha": ["drop"]}}, "alpha"),
+    ("bundle.json", {"fit": {"interlaced": "maybe"}}, "interlaced"),
+    ("bundle.json", {"fit": {"method": 3}}, "method"),
+    ("bundle.json", {"fit": {"steps": "many"}}, "steps"),
+    ("bundle.json", {"fit": {"steps": [8]}}, "steps"),
+    ("bundle.json", {"fit": {"learning_rate": None}}, "learning_rate"),
+    ("bundle.json", {"experts": {"a": 1}}, "experts"),
+    ("bundle.json", {"experts": []}, "experts tells of 0 networks"),
+    ("bundle.json", {"experts": [1, 2]}, "experts: 0"),
+    ("bundle.json", {"experts": [{"patches": 1}]}, "experts: 0: steps"),
+    ("bundle.json", {"general_patch_psnr": "30"}, "general_patch_psnr"),
+    ("bundle.json", {"general_patch_psnr": float("nan")}, "general_patch_psnr"),
+    ("config", {"scale": 2.0}, "scale"),
     ("config", {"num_experts": 10**6}, "num_experts"),
     ("config", {"num_features": 1024, "num_blocks": 256}, "does not belong|does not fit"),
     ("config", {"num_features": [4, 4]}, "name"),
@@ -172,6 +199,23 @@ def test_hostile_values_are_told_though_the_checksums_fit(
     with pytest.raises((BundleError, MediaError), match=message):
         decode(folder, tmp_path / "out.mp4")
     assert sorted(p.name for p in tmp_path.iterdir()) == ["copy"]
+
+
+@pytest.mark.parametrize("change", [{"model": ["os", "system"]}, {"_class_name": "Other"}, {"vae": ["a", "b"]}, [1]])
+def test_diffusers_is_given_no_other_index_than_ours(bundle: Bundle, tmp_path: Path, change: Any) -> None:
+    folder = copy_of(bundle, tmp_path)
+    path = folder / "model_index.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **change} if isinstance(change, dict) else change))
+    with pytest.raises(BundleError, match=r"model_index\.json"):
+        STDOPipeline.from_pretrained(folder)
+
+
+def test_a_config_that_is_not_that_of_the_weights_builds_no_model(bundle: Bundle, tmp_path: Path) -> None:
+    folder = copy_of(bundle, tmp_path)
+    path = folder / "model" / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "num_features": 1024, "num_blocks": 256}))
+    with limited_memory(2**30), pytest.raises(ValueError, match="does not belong to its config"):
+        AutoModel.from_pretrained(folder / "model")
 
 
 def test_hostile_weights_and_streams_are_told(bundle: Bundle, tmp_path: Path) -> None:

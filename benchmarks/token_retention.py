@@ -30,6 +30,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from hf_efficient import TokenPrunerConfig, remember_pictures, token_pruner
+from hf_efficient.representation.calls import Call, under_way
 from hf_efficient.representation.drawing import draw_kept_tokens
 from hf_efficient.representation.evaluation import (
     EVALUATION_SET,
@@ -106,11 +107,10 @@ def asked(processor: Any) -> Any:
     def vision_inputs(model: Any, pixel_values: Tensor, scenes: Sequence[Scene]) -> tuple[Any, int]:
         base, questions = model.base_model, [scene.questions[0].question for scene in scenes]
         inputs = encode_prompts(processor, [scene.image for scene in scenes], questions)
-        base.token_pruner.prompt = Prompt.of(base, inputs["input_ids"], inputs["attention_mask"])
-        try:
+        call = Call()
+        call.prompt = Prompt.of(base, inputs["input_ids"], inputs["attention_mask"])
+        with under_way(base, call):
             encoded = base.get_image_features(pixel_values, return_dict=True)
-        finally:
-            base.token_pruner.prompt = None
         return encoded, len(encoded.kept[0].indices)
 
     return vision_inputs

@@ -14,6 +14,7 @@ from .families.family import Family, Pictures, Unit
 from .generator import TokenGenerator
 from .kept import KeptUnit
 from .line_breaks import choose_with_breaks
+from .memory import memory_of
 from .reduce import reduce_tokens
 from .sharing import information, share_budget
 
@@ -52,7 +53,7 @@ def encode(
             output = stock(**arguments)
         return output, family.scores(pictures, watch.result(), units)
 
-    memory = None if torch.is_grad_enabled() else getattr(pictures.base, "picture_memory", None)
+    memory = memory_of(pictures.base)
     output, scores = look() if memory is None else memory.recall(pictures, source, look)
     query = question(units) if question is not None and prunes else None
     features = split(output.pooler_output, units)

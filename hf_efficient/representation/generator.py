@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import re
+from typing import Any
 
 import torch
 from safetensors.torch import save
@@ -28,6 +30,7 @@ class TokenGenerator(nn.Module):
 
     def __init__(self, width: int, hidden: int = 96, layers: int = 2, heads: int = 4) -> None:
         super().__init__()
+        self.twins: dict[torch.device, tuple[Any, TokenGenerator]] = {}  # copies on other devices
         self.settings = {"width": width, "hidden": hidden, "layers": layers, "heads": heads}
         self.down = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, hidden))
         layer = nn.TransformerDecoderLayer(hidden, heads, hidden, 0.0, "gelu", batch_first=True, norm_first=True)
@@ -60,13 +63,31 @@ class TokenGenerator(nn.Module):
                 f"The generator was made for tokens {self.width} wide, these are {tokens.shape[-1]} wide. Use it with "
                 "the model it was trained for, or set generator=None."
             )
-        if self.up.weight.device != features.device:
-            self.to(features.device)  # no part of the model, so that nothing else moves it along
+        there = self.on(features.device)
         with torch.autocast(features.device.type, enabled=False):
             ignored = None if valid is None else ~valid
-            asked, seen = self.down(tokens.float()), self.down(features.float())
-            change: Tensor = self.up(self.decoder(asked, seen, memory_key_padding_mask=ignored))
+            asked, seen = there.down(tokens.float()), there.down(features.float())
+            change: Tensor = there.up(there.decoder(asked, seen, memory_key_padding_mask=ignored))
             return (tokens.float() + change).to(tokens.dtype)
+
+    def on(self, device: torch.device) -> TokenGenerator:
+        """The generator where the features are: itself, or a copy, so that calls on several devices share one config.
+
+        It is no part of the model, so that nothing else moves it along. One that is being trained moves itself.
+        """
+        if self.up.weight.device == device:
+            return self
+        if any(parameter.requires_grad for parameter in self.parameters()):
+            return self.to(device)
+        version = [(value.data_ptr(), value._version) for value in self.state_dict(keep_vars=True).values()]
+        known, twin = self.twins.get(device, (None, self))
+        if known != version:
+            twin = copy.deepcopy(self).to(device)
+            self.twins[device] = version, twin
+        return twin
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "twins": {}}
 
     def to_bytes(self) -> bytes:
         """The weights as a safetensors file."""

@@ -21,6 +21,7 @@ from .families import family_of
 from .families.family import PIXELS, Family, Pictures, Unit
 from .features import encode
 from .kept import KeptUnit
+from .rope import rope_index, text_positions
 
 MODALITIES = ("image", "video")
 
@@ -182,12 +183,6 @@ def restore(prompt: Prompt, kept: dict[str, list[KeptUnit]], types: Tensor | Non
     )
 
 
-def text_positions(mask: Tensor) -> Tensor:
-    """(B, L) positions without gaps, 0 for padding."""
-    mask = mask.long()
-    return (mask.cumsum(-1) - 1).masked_fill(mask == 0, 0)
-
-
 def keeps_positions(family: Family, config: TokenPrunerConfig, size_aware: bool = False) -> bool:
     """Whether kept tokens keep the positions of the unpruned prompt.
 
@@ -259,13 +254,17 @@ def prune_inputs(model: Any, inputs: Any, config: TokenPrunerConfig) -> dict[str
     if keeps:
         known = {k: v for k, v in inputs.items() if k != "input_ids"}
         known["attention_mask"] = torch.ones_like(prompt.ids) if prompt.mask is None else prompt.mask
-        positions = model._prepare_position_ids_for_generation(prompt.ids, known)
+        found = rope_index(base, prompt.ids, known) if family.mrope else None
+        if found is None:
+            positions = model._prepare_position_ids_for_generation(prompt.ids, known)
+        else:
+            positions = torch.cat([text_positions(known["attention_mask"])[None], found[0]])
         positions = positions.expand(*positions.shape[:-2], *prompt.ids.shape)
         pruned["position_ids"] = positions.gather(-1, columns.expand(*positions.shape[:-1], -1))
-        if family.mrope:  # the first of the four rows marks the text and must not have gaps
+        if found is not None:  # the first of the four rows marks the text and must not have gaps
             pruned["position_ids"][0] = text_positions(mask)
             dropped = known["attention_mask"].sum(1, keepdim=True) - mask.sum(1, keepdim=True)
-            base.rope_deltas = base.rope_deltas + dropped
+            base.rope_deltas = found[1] + dropped
     return pruned
 
 

@@ -20,25 +20,93 @@ from torch import Tensor, nn
 Keeps = Callable[[int], int]
 
 
-class LayerPruning:
-    """Hooks on a language model's layers, and what they have dropped of the prompt at hand."""
+class Drops:
+    """What the layers have dropped of one prompt, or will drop.
 
-    def __init__(self, layers: list[int], keeps: Keeps) -> None:
-        """`layers` counts from 1: the first to run on fewer tokens is the one after; `keeps`: tokens kept of n."""
-        self.stages, self.keeps = sorted(layers), keeps
-        self.handles: list[Any] = []
-        self.note(None, None)
+    Attributes:
+        visual: (B, L) bool, the prompt's visual tokens; None where it has none, and nothing is dropped.
+        kept: layer -> columns (B, M) of the prompt that are left after it, and which of them count.
+    """
 
-    def note(self, visual: Tensor | None, mask: Tensor | None) -> None:
-        """Begin a prompt: `visual` (B, L) bool marks its visual tokens (None: has none), `mask` (B, L) its padding."""
+    def __init__(self, visual: Tensor | None, mask: Tensor | None) -> None:
+        """`visual` as above, `mask` (B, L) the prompt's padding."""
         self.visual = visual
         self.last: Tensor | None = None
         if visual is not None:
             places = torch.arange(visual.shape[1], device=visual.device)
             last = places if mask is None else places.masked_fill(mask == 0, -1)
             self.last = last.expand(visual.shape).amax(1)
-        self.kept: dict[int, tuple[Tensor, Tensor]] = {}  # stage -> columns (B, M) of the prompt, which of them count
+        self.kept: dict[int, tuple[Tensor, Tensor]] = {}
         self.scores: Tensor | None = None
+        self.total = 0
+
+    @torch.no_grad()
+    def watch(self, module: Any, query: Tensor, key: Tensor, mask: Tensor | None, scaling: float | None) -> None:
+        """Attention of the last token of every prompt, mean of heads, in the layer before a stage that is to come."""
+        if self.visual is None or module.layer_idx + 1 in self.kept:
+            return
+        if query.shape[2] < self.columns(module.layer_idx, self.visual.shape[1])[0].shape[1]:
+            return  # a part of a prompt, which the next layer refuses
+        assert self.last is not None
+        rows = len(query) // len(self.visual)
+        self.visual, self.last = self.visual.repeat_interleave(rows, 0), self.last.repeat_interleave(rows, 0)
+        at = self.last.unsqueeze(1)
+        if self.kept:  # where it stands among the columns that are left
+            at = (self.columns(module.layer_idx, self.visual.shape[1])[0] == at).byte().argmax(1, keepdim=True)
+        asked = query.gather(2, at[:, None, :, None].expand(-1, query.shape[1], -1, query.shape[3]))
+        keys = key.repeat_interleave(query.shape[1] // key.shape[1], dim=1)[:, :, : query.shape[2]]
+        logits = (asked.float() * keys.float()).sum(-1) * (scaling or query.shape[-1] ** -0.5)
+        places = torch.arange(logits.shape[-1], device=logits.device)
+        logits = logits.masked_fill((places > at).unsqueeze(1), -torch.inf)
+        if mask is not None:
+            row = mask.expand(len(query), -1, -1, -1).gather(2, at[:, None, :, None].expand(-1, 1, -1, mask.shape[3]))
+            row = row[:, 0, :, : logits.shape[-1]]
+            logits = logits.masked_fill(~row, -torch.inf) if row.dtype == torch.bool else logits + row.float()
+        self.scores = logits.softmax(-1).mean(1)
+
+    def choose(self, stage: int, keeps: Keeps) -> None:
+        """Keep the visual tokens that are attended to most; every row drops what its own budget says."""
+        assert self.visual is not None
+        assert self.scores is not None
+        length = self.visual.shape[1]
+        columns, counts = self.columns(stage - 1, length)
+        alive = torch.zeros_like(self.visual).scatter(1, columns, counts)
+        scores = self.scores.new_full(self.visual.shape, -1.0).scatter(1, columns, self.scores[:, : columns.shape[1]])
+        scores = scores.masked_fill(~(self.visual & alive), -1)
+        here = (self.visual & alive).sum(1)
+        quota = torch.tensor([keeps(n) if n else 0 for n in here.tolist()], device=scores.device)
+        rank = scores.argsort(dim=1, descending=True, stable=True).argsort(dim=1)
+        keep = alive & (~self.visual | (rank < quota.unsqueeze(1)))
+        most = int(keep.sum(1).max())
+        columns = keep.byte().sort(dim=1, stable=True).indices[:, -most:]  # rows that keep fewer are filled up in front
+        self.kept[stage] = columns, keep.gather(1, columns)
+
+    def columns(self, layer: int, total: int) -> tuple[Tensor, Tensor]:
+        """Columns (B, M) that a layer works on of a sequence of `total`, and which of them count."""
+        assert self.visual is not None
+        length = self.visual.shape[1]
+        stage = max((s for s in self.kept if s <= layer), default=None)
+        if stage is None:
+            every = torch.arange(total, device=self.visual.device).expand(len(self.visual), -1)
+            return every, torch.ones_like(every, dtype=torch.bool)
+        columns, counts = self.kept[stage]
+        more = torch.arange(length, total, device=columns.device).expand(len(columns), -1)
+        return torch.cat([columns, more], 1), torch.cat([counts, torch.ones_like(more, dtype=torch.bool)], 1)
+
+
+class LayerPruning:
+    """Hooks on a language model's layers, which cut what their call's `Drops` say."""
+
+    def __init__(self, layers: list[int], keeps: Keeps, latest: Any = None) -> None:
+        """`layers` counts from 1: the first to run on fewer tokens is the one after; `keeps`: tokens kept of n."""
+        self.stages, self.keeps, self.latest = sorted(layers), keeps, latest
+        self.handles: list[Any] = []
+
+    @property
+    def kept(self) -> dict[int, tuple[Tensor, Tensor]]:
+        """`Drops.kept` of this thread's latest call."""
+        drops = None if self.latest is None else self.latest.ask("drops", None)
+        return {} if drops is None else drops.kept
 
     def install(self, model: nn.Module) -> None:
         """Hook the layers of a language model.
@@ -58,95 +126,43 @@ class LayerPruning:
             self.handles.append(layers[index].register_forward_pre_hook(hook, with_kwargs=True))
         self.handles.append(layers[-1].register_forward_hook(self._after, with_kwargs=True))
         for stage in self.stages:
-            layers[stage - 1].self_attn.attention_watch = self._watch
+            layers[stage - 1].self_attn.attention_watched = True
 
     def remove(self, model: nn.Module) -> None:
         """Take the hooks off again."""
         while self.handles:
             self.handles.pop().remove()
         for layer in model.layers:  # type: ignore[union-attr]
-            vars(layer.self_attn).pop("attention_watch", None)
-
-    @torch.no_grad()
-    def _watch(self, module: Any, query: Tensor, key: Tensor, mask: Tensor | None, scaling: float | None) -> None:
-        """Attention of the last token of every prompt, mean of heads, in the layer before a stage that is to come."""
-        if self.visual is None or module.layer_idx + 1 in self.kept:
-            return
-        if query.shape[2] < self._columns(module.layer_idx, self.visual.shape[1])[0].shape[1]:
-            return  # a part of a prompt, which the next layer refuses
-        assert self.last is not None
-        rows = len(query) // len(self.visual)
-        self.visual, self.last = self.visual.repeat_interleave(rows, 0), self.last.repeat_interleave(rows, 0)
-        at = self.last.unsqueeze(1)
-        if self.kept:  # where it stands among the columns that are left
-            at = (self._columns(module.layer_idx, self.visual.shape[1])[0] == at).byte().argmax(1, keepdim=True)
-        asked = query.gather(2, at[:, None, :, None].expand(-1, query.shape[1], -1, query.shape[3]))
-        keys = key.repeat_interleave(query.shape[1] // key.shape[1], dim=1)[:, :, : query.shape[2]]
-        logits = (asked.float() * keys.float()).sum(-1) * (scaling or query.shape[-1] ** -0.5)
-        places = torch.arange(logits.shape[-1], device=logits.device)
-        logits = logits.masked_fill((places > at).unsqueeze(1), -torch.inf)
-        if mask is not None:
-            row = mask.expand(len(query), -1, -1, -1).gather(2, at[:, None, :, None].expand(-1, 1, -1, mask.shape[3]))
-            row = row[:, 0, :, : logits.shape[-1]]
-            logits = logits.masked_fill(~row, -torch.inf) if row.dtype == torch.bool else logits + row.float()
-        self.scores = logits.softmax(-1).mean(1)
-
-    def _choose(self, stage: int) -> None:
-        """Keep the visual tokens that are attended to most; every row drops what its own budget says."""
-        assert self.visual is not None
-        assert self.scores is not None
-        length = self.visual.shape[1]
-        columns, counts = self._columns(stage - 1, length)
-        alive = torch.zeros_like(self.visual).scatter(1, columns, counts)
-        scores = self.scores.new_full(self.visual.shape, -1.0).scatter(1, columns, self.scores[:, : columns.shape[1]])
-        scores = scores.masked_fill(~(self.visual & alive), -1)
-        here = (self.visual & alive).sum(1)
-        quota = torch.tensor([self.keeps(n) if n else 0 for n in here.tolist()], device=scores.device)
-        rank = scores.argsort(dim=1, descending=True, stable=True).argsort(dim=1)
-        keep = alive & (~self.visual | (rank < quota.unsqueeze(1)))
-        most = int(keep.sum(1).max())
-        columns = keep.byte().sort(dim=1, stable=True).indices[:, -most:]  # rows that keep fewer are filled up in front
-        self.kept[stage] = columns, keep.gather(1, columns)
-
-    def _columns(self, layer: int, total: int) -> tuple[Tensor, Tensor]:
-        """Columns (B, M) that a layer works on of a sequence of `total`, and which of them count."""
-        assert self.visual is not None
-        length = self.visual.shape[1]
-        stage = max((s for s in self.kept if s <= layer), default=None)
-        if stage is None:
-            every = torch.arange(total, device=self.visual.device).expand(len(self.visual), -1)
-            return every, torch.ones_like(every, dtype=torch.bool)
-        columns, counts = self.kept[stage]
-        more = torch.arange(length, total, device=columns.device).expand(len(columns), -1)
-        return torch.cat([columns, more], 1), torch.cat([counts, torch.ones_like(more, dtype=torch.bool)], 1)
+            vars(layer.self_attn).pop("attention_watched", None)
 
     def _before(self, index: int, layer: Any, args: Any, kwargs: dict[str, Any]) -> Any:
         """Hand a layer what is left of its inputs."""
-        if self.visual is None:
+        drops = drops_of(kwargs)
+        if drops is None or drops.visual is None:
             return None
         hidden, (*rest,), cache = args[0], args[1:], kwargs.get("past_key_values")
         kwargs = dict(kwargs)
         if cache is not None and cache.get_seq_length(index):
             mask, queries = kwargs.get("attention_mask"), hidden.shape[1]
             total = cache.get_seq_length(0) if mask is None else mask.shape[-1]
-            columns, counts = self._columns(index, total)
+            columns, counts = drops.columns(index, total)
             kwargs["attention_mask"] = cut_mask(mask, None, columns, counts, queries)
             return (hidden, *rest), kwargs
         if index == self.stages[0]:
-            self.total = hidden.shape[1]
-            if self.total < self.visual.shape[1]:
+            drops.total = hidden.shape[1]
+            if drops.total < drops.visual.shape[1]:
                 raise ValueError("llm_layers needs the whole prompt in one call; do not set prefill_chunk_size.")
         if index in self.stages:
-            before = self._columns(index - 1, self.total)[0]
-            if index not in self.kept:
-                self._choose(index)
-            columns = self._columns(index, self.total)[0]
-            place = torch.zeros(len(columns), self.total, dtype=torch.long, device=columns.device)
+            before = drops.columns(index - 1, drops.total)[0]
+            if index not in drops.kept:
+                drops.choose(index, self.keeps)
+            columns = drops.columns(index, drops.total)[0]
+            place = torch.zeros(len(columns), drops.total, dtype=torch.long, device=columns.device)
             place = place.scatter(1, before, torch.arange(before.shape[1], device=columns.device).expand_as(before))
             hidden = hidden.gather(1, place.gather(1, columns).unsqueeze(-1).expand(-1, -1, hidden.shape[-1]))
-        columns, counts = self._columns(index, self.total)
+        columns, counts = drops.columns(index, drops.total)
         mask = kwargs.get("attention_mask")
-        if mask is not None and mask.shape[-1] != self.total:
+        if mask is not None and mask.shape[-1] != drops.total:
             raise ValueError("llm_layers needs a cache that grows; do not set cache_implementation='static'.")
         kwargs["attention_mask"] = cut_mask(mask, columns, columns, counts, columns.shape[1])
         if kwargs.get("position_ids") is not None:
@@ -159,12 +175,26 @@ class LayerPruning:
 
     def _after(self, layer: Any, args: Any, kwargs: dict[str, Any], output: Any) -> Any:
         """Put the last layer's output back to its places; where tokens were dropped there are zeros."""
+        drops = drops_of(kwargs)
         hidden = output[0] if isinstance(output, tuple) else output
-        if self.visual is None or not self.kept or hidden.shape[1] != self._columns(10**9, self.total)[0].shape[1]:
+        if drops is None or drops.visual is None or not drops.kept:
             return output
-        columns = self._columns(10**9, self.total)[0].unsqueeze(-1).expand_as(hidden)
-        whole = hidden.new_zeros(len(hidden), self.total, hidden.shape[-1]).scatter(1, columns, hidden)
+        columns = drops.columns(10**9, drops.total)[0]
+        if hidden.shape[1] != columns.shape[1]:
+            return output
+        columns = columns.unsqueeze(-1).expand_as(hidden)
+        whole = hidden.new_zeros(len(hidden), drops.total, hidden.shape[-1]).scatter(1, columns, hidden)
         return (whole, *output[1:]) if isinstance(output, tuple) else whole
+
+
+def drops_of(arguments: dict[str, Any]) -> Drops | None:
+    """What is dropped of the prompt that a layer is called with."""
+    drops: Drops | None = arguments.get(DROPS)
+    return drops
+
+
+#: the argument of layers and attention that tells their call's `Drops`
+DROPS = "token_pruner_drops"
 
 
 def cut_mask(mask: Tensor | None, rows: Tensor | None, columns: Tensor, counts: Tensor, queries: int) -> Tensor | None:

@@ -9,14 +9,18 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from transformers import Cache, GenerationMixin
 
 from .attached import Attached, Saved
+from .calls import ARGUMENT, Call, call_of, current, keep_on, under_way
 from .config import TokenPrunerConfig
 from .families.family import PIXELS, Pictures
 from .inputs import MODALITIES, Prompt, pictures_of, restore
 from .kept import KeptUnit
+from .layer_pruning import DROPS
+from .numbering import mrope_positions, number
 from .pruner import TokenPruner, cached_length, kept_units
-from .sized_attention import size_own_mask
+from .sized_attention import check_attention, keep_attention, size_own_mask
 
 
 class PrunedGeneration(Saved):
@@ -24,71 +28,101 @@ class PrunedGeneration(Saved):
 
     base_model: Any
 
+    @property
+    def token_pruner(self) -> TokenPruner:
+        """The pruner of the base model; it can be asked of any wrapper around this model, too."""
+        pruner: TokenPruner = self.base_model.token_pruner
+        return pruner
+
     def _pruner_config(self) -> TokenPrunerConfig:
-        config: TokenPrunerConfig = self.base_model.token_pruner.config
-        return config
+        return self.token_pruner.config
 
     def generate(self, *args: Any, **kwargs: Any) -> Any:
         stock: Any = super()
-        self.base_model.token_pruner.generating = True
-        try:
-            return stock.generate(*args, **kwargs)
-        finally:
-            self.base_model.token_pruner.generating = False
+        call = Call()
+        with under_way(self.base_model, call):
+            result = stock.generate(*args, **kwargs)
+        for cache in (getattr(result, "past_key_values", None), kwargs.get("past_key_values")):
+            if isinstance(cache, Cache):
+                keep_on(cache, call)
+        self.token_pruner.latest.tell(call)
+        return result
+
+    def prepare_inputs_for_generation(self, *args: Any, **kwargs: Any) -> Any:
+        stock: Any = super()
+        inputs = stock.prepare_inputs_for_generation(*args, **kwargs)
+        call = current(self.base_model)
+        if call is not None and self.token_pruner.reads_prompts:
+            inputs[ARGUMENT] = call
+        return inputs
+
+    def set_attn_implementation(self, *args: Any, **kwargs: Any) -> Any:
+        stock: Any = super()
+        choose = functools.partial(stock.set_attn_implementation, *args, **kwargs)
+        return keep_attention(self, self.base_model, self.token_pruner.reads_prompts, choose)
 
     def _prepare_position_ids_for_generation(self, inputs_tensor: Tensor, model_kwargs: dict[str, Any]) -> Tensor:
         stock: Any = super()
-        pruner: TokenPruner = self.base_model.token_pruner
+        base, pruner = self.base_model, self.token_pruner
         ids = prompt_ids(inputs_tensor, model_kwargs)
         if ids is None:
             return stock._prepare_position_ids_for_generation(inputs_tensor, model_kwargs)
+        call = current(base) or Call()
         grids = {k: v for k, v in model_kwargs.items() if k.endswith("_grid_thw")}
         past = cached_length(model_kwargs)
-        encodes = self._encode_prompt(ids, model_kwargs)
+        encodes = self._encode_prompt(ids, model_kwargs, call)
         if past and encodes and pruner.keeps_positions:
             raise ValueError(
                 "New pictures after a cache that is not empty cannot keep their positions. Pass the whole conversation "
                 "and all its pictures without past_key_values."
             )
         kept = kept_units(model_kwargs.get("mm_encoder_outputs"))
-        if past or not kept or not pruner.keeps_positions:
-            positions = stock._prepare_position_ids_for_generation(inputs_tensor, model_kwargs)
-            if not past:
-                pruner.shift = None
-            elif pruner.keeps_text_positions and pruner.shift is not None:
-                positions = positions + pruner.shift
-            return positions
-        if not pruner.family.mrope:
-            prompt = Prompt.of(self.base_model, ids, model_kwargs.get("attention_mask"))
-            full = restore(prompt, kept)
-            pruner.shift = full.dropped[:, None]
-            known = {k: v for k, v in model_kwargs.items() if k != "input_ids"} | {"attention_mask": full.mask}
-            return full.gather(stock._prepare_position_ids_for_generation(full.ids, known))
-        pruner.kept = kept
-        try:
-            return stock._prepare_position_ids_for_generation(inputs_tensor, {**model_kwargs, **grids})
-        finally:
-            pruner.kept = {}
+        plain: Any = functools.partial(GenerationMixin._prepare_position_ids_for_generation, self)
+        if past:
+            before = call_of(model_kwargs["past_key_values"])
+            call.shift = None if before is None or kept else before.shift
+            if call.shift is None or not pruner.keeps_positions:
+                return stock._prepare_position_ids_for_generation(inputs_tensor, model_kwargs)
+            positions: Tensor = plain(inputs_tensor, model_kwargs) + call.shift
+            return positions[None] if pruner.family.mrope else positions
+        if pruner.family.mrope:
+            found = mrope_positions(base, ids, {**model_kwargs, **grids}, kept) if kept else None
+            if found is None:
+                call.shift = None if kept or grids else torch.zeros(len(ids), 1, dtype=torch.long, device=ids.device)
+                return stock._prepare_position_ids_for_generation(inputs_tensor, model_kwargs)
+            call.shift = found[1]
+            text = plain(inputs_tensor, model_kwargs).expand(ids.shape)
+            return torch.cat([text[None], found[0]])
+        if not kept or not pruner.keeps_positions:
+            return stock._prepare_position_ids_for_generation(inputs_tensor, model_kwargs)
+        full = restore(Prompt.of(base, ids, model_kwargs.get("attention_mask")), kept)
+        call.shift = full.dropped[:, None]
+        known = {k: v for k, v in model_kwargs.items() if k != "input_ids"} | {"attention_mask": full.mask}
+        return full.gather(stock._prepare_position_ids_for_generation(full.ids, known))
 
     def _maybe_prepare_encoder_kwargs_for_generation(
         self, inputs_tensor: Tensor, model_kwargs: dict[str, Any], *args: Any, **kwargs: Any
     ) -> Any:
         # does nothing after the above; but that is not asked where the caller brings positions
         stock: Any = super()
-        ids = prompt_ids(inputs_tensor, model_kwargs)
-        if ids is not None:
-            self._encode_prompt(ids, model_kwargs)
-            self._note_prompt(ids, model_kwargs)
+        ids, call = prompt_ids(inputs_tensor, model_kwargs), current(self.base_model)
+        if ids is not None and call is not None:
+            self._encode_prompt(ids, model_kwargs, call)
+            self._read_prompt(ids, model_kwargs, call)
         return stock._maybe_prepare_encoder_kwargs_for_generation(inputs_tensor, model_kwargs, *args, **kwargs)
 
-    def _note_prompt(self, ids: Tensor, model_kwargs: dict[str, Any]) -> None:
-        """Tell the language model of the whole prompt, before beams and chunks take it apart."""
+    def _read_prompt(self, ids: Tensor, model_kwargs: dict[str, Any], call: Call) -> None:
+        """Note the whole prompt, before beams and chunks take it apart."""
         base, past, mask = self.base_model, cached_length(model_kwargs), model_kwargs.get("attention_mask")
         if past and (mask is None or mask.shape[1] == ids.shape[1]):
             ids = ids[:, past:]
-        base.token_pruner.note(base, ids, mask, kept_units(model_kwargs.get("mm_encoder_outputs")), past)
+        before = call_of(model_kwargs.get("past_key_values"))
+        if before is not None:
+            call.log_mass, call.drops = before.log_mass, before.drops
+        self.token_pruner.read(base, call, ids, mask, kept_units(model_kwargs.get("mm_encoder_outputs")), past)
+        call.read = True
 
-    def _encode_prompt(self, ids: Tensor, model_kwargs: dict[str, Any]) -> bool:
+    def _encode_prompt(self, ids: Tensor, model_kwargs: dict[str, Any], call: Call) -> bool:
         """Encode what pixels there are, in place in `model_kwargs`; whether there were any."""
         base, mask = self.base_model, model_kwargs.get("attention_mask")
         if not pictures_of(base, model_kwargs):
@@ -96,13 +130,13 @@ class PrunedGeneration(Saved):
         past = cached_length(model_kwargs)
         if past and (mask is None or mask.shape[1] == ids.shape[1]):  # the prompt repeats what is in the cache
             ids, mask = ids[:, past:], None if mask is None else mask[:, past:]
-        pruner: TokenPruner = base.token_pruner
-        pruner.prompt, pruner.last = Prompt.of(base, ids, mask), []
+        call.prompt = Prompt.of(base, ids, mask)
         try:
-            pruner.check(base, pruner.prompt, model_kwargs)
-            self._prepare_multimodal_encoder_kwargs_for_generation(model_kwargs)  # type: ignore[attr-defined]
+            self.token_pruner.check(base, call.prompt, model_kwargs)
+            with under_way(base, call):
+                self._prepare_multimodal_encoder_kwargs_for_generation(model_kwargs)  # type: ignore[attr-defined]
         finally:
-            pruner.prompt = None
+            call.prompt = None
         return True
 
 
@@ -118,6 +152,11 @@ class PrunedBase(Attached):
 
     token_pruner: TokenPruner
 
+    def set_attn_implementation(self, *args: Any, **kwargs: Any) -> Any:
+        stock: Any = super()
+        choose = functools.partial(stock.set_attn_implementation, *args, **kwargs)
+        return keep_attention(self, self, self.token_pruner.reads_prompts, choose)
+
     @classmethod
     def overrides(cls, stock: Any) -> dict[str, Any]:
         """Functions whose stock signature must stay visible, since generate() picks arguments by it."""
@@ -126,8 +165,6 @@ class PrunedBase(Attached):
             name = f"get_{modality}_features"
             if hasattr(stock, name):
                 made[name] = pruned_features(getattr(stock, name), modality)
-        if hasattr(stock, "get_rope_index"):
-            made["get_rope_index"] = pruned_rope_index(stock.get_rope_index)
         return made
 
 
@@ -137,40 +174,17 @@ def pruned_features(stock: Callable[..., Any], modality: str) -> Callable[..., A
 
     @functools.wraps(stock)
     def features(self: Any, *args: Any, **kwargs: Any) -> Any:
-        pruner = self.token_pruner
-        if pruner.encoding:  # some families encode videos with their function for pictures
+        under = current(self)
+        if under is not None and under.encoding:
             return stock(self, *args, **kwargs)
         call = signature.bind(self, *args, **kwargs).arguments
         call |= call.pop("kwargs", {})
         call.pop("self")
         as_dict = call.pop("return_dict", None)
-        pruner.encoding = True
-        try:
-            output = pruner.encode(functools.partial(stock, self), Pictures(self, modality, call))
-        finally:
-            pruner.encoding = False
+        output = self.token_pruner.features(functools.partial(stock, self), Pictures(self, modality, call))
         return output.to_tuple() if as_dict is False else output
 
-    return features
-
-
-def pruned_rope_index(stock: Callable[..., Any]) -> Callable[..., Any]:
-    """`get_rope_index` of M-RoPE families: that of the full prompt, of the tokens that are kept."""
-    names = [name for name in inspect.signature(stock).parameters if name != "self"]
-
-    @functools.wraps(stock)
-    def get_rope_index(self: Any, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
-        call = {**dict(zip(names, args, strict=False)), **kwargs}
-        pruner = self.token_pruner
-        if not pruner.kept:
-            return stock(self, **call)  # type: ignore[no-any-return]
-        prompt = Prompt.of(self, call["input_ids"], call.get("attention_mask"))
-        full = restore(prompt, pruner.kept, call["mm_token_type_ids"])
-        call |= {"input_ids": full.ids, "mm_token_type_ids": full.types, "attention_mask": full.mask}
-        positions, deltas = stock(self, **call)
-        return full.gather(positions), deltas + full.dropped[:, None]
-
-    return get_rope_index
+    return torch.compiler.disable(features)  # type: ignore[no-any-return]
 
 
 def pruned_forward(stock: Callable[..., Any]) -> Callable[..., Any]:
@@ -179,69 +193,81 @@ def pruned_forward(stock: Callable[..., Any]) -> Callable[..., Any]:
 
     @functools.wraps(stock)
     def forward(self: Any, *args: Any, **kwargs: Any) -> Any:
-        call = {**dict(zip(names, args, strict=False)), **kwargs}
-        pruner = self.token_pruner
-        given = call.get("mm_encoder_outputs") is not None
-        if call.get("input_ids") is not None and not given and any(call.get(p) is not None for p in ALL_PIXELS):
-            encode_call(self, call)
-        kept = kept_units(call.get("mm_encoder_outputs"))
-        if (pruner.size_aware or pruner.layers is not None) and not pruner.generating:
-            note_call(self, call, kept)
-        if pruner.keeps_text_positions and (kept or call.get("position_ids") is None):
-            number_call(self, call, kept)
-        if not (kept and pruner.family.mrope):
-            return stock(self, **call)
-        pruner.kept = kept  # for get_rope_index
-        try:
-            return stock(self, **call)
-        finally:
-            pruner.kept = {}
+        arguments = {**dict(zip(names, args, strict=False)), **kwargs}
+        pruner, call = self.token_pruner, arguments.pop(ARGUMENT, None)
+        given, encodes = arguments.get("mm_encoder_outputs") is not None, False
+        if arguments.get("input_ids") is not None and not given and any(arguments.get(p) is not None for p in PIXEL):
+            call, encodes = encode_call(self, arguments), True
+        kept = kept_units(arguments.get("mm_encoder_outputs"))
+        numbers = pruner.keeps_positions and (kept or arguments.get("position_ids") is None)
+        if numbers or pruner.reads_prompts:
+            return known_forward(stock, self, arguments, kept, call)
+        output = stock(self, **arguments)
+        if encodes:
+            tell(pruner, call)
+        return output
 
     return forward
 
 
-ALL_PIXELS = tuple(name for names in PIXELS.values() for name in names)
+PIXEL = tuple(name for names in PIXELS.values() for name in names)
 
 
 @torch.compiler.disable
-def encode_call(base: Any, call: dict[str, Any]) -> None:
+def tell(pruner: TokenPruner, call: Call) -> None:
+    """Let a pruner know of a call that has ended well."""
+    pruner.latest.tell(call)
+
+
+@torch.compiler.disable
+def encode_call(base: Any, arguments: dict[str, Any]) -> Call:
     """Replace the pixels of a forward call by `mm_encoder_outputs`, in place."""
-    pruner = base.token_pruner
-    pruner.prompt, pruner.last = Prompt.of(base, call["input_ids"], call.get("attention_mask")), []
-    try:
-        pruner.check(base, pruner.prompt, call)
-        outputs = {p.modality: p.function()(**p.arguments, return_dict=True) for p in pictures_of(base, call)}
-    finally:
-        pruner.prompt = None
-    for name in ALL_PIXELS:
-        call.pop(name, None)
-    call["mm_encoder_outputs"] = outputs
+    call = Call()
+    call.prompt = Prompt.of(base, arguments["input_ids"], arguments.get("attention_mask"))
+    base.token_pruner.check(base, call.prompt, arguments)
+    with under_way(base, call):
+        outputs = {p.modality: p.function()(**p.arguments, return_dict=True) for p in pictures_of(base, arguments)}
+    call.prompt = None
+    for name in PIXEL:
+        arguments.pop(name, None)
+    arguments["mm_encoder_outputs"] = outputs
+    return call
+
+
+@torch.compiler.disable(recursive=False)
+def known_forward(
+    stock: Callable[..., Any], base: Any, arguments: dict[str, Any], kept: dict[str, list[KeptUnit]], call: Call | None
+) -> Any:
+    """The stock forward of a call whose prompt, positions and cache are looked at."""
+    call = read_call(base, arguments, kept, call)
+    with under_way(base, call):
+        output = stock(base, **arguments)
+    parts = output if isinstance(output, tuple) else (output.get("past_key_values"),)
+    for part in (arguments.get("past_key_values"), *parts):
+        if isinstance(part, Cache):
+            keep_on(part, call)
+    if not call.read:  # generate() tells at its end
+        tell(base.token_pruner, call)
+    return output
 
 
 @torch.compiler.disable
-def note_call(base: Any, call: dict[str, Any], kept: dict[str, list[KeptUnit]]) -> None:
-    """Tell the language model of the prompt of a forward call; in place where the call brings its own mask."""
-    if call.get("input_ids") is not None:
-        base.token_pruner.note(base, call["input_ids"], call.get("attention_mask"), kept, cached_length(call))
-    call["attention_mask"] = size_own_mask(base, call.get("attention_mask"))
-
-
-@torch.compiler.disable
-def number_call(base: Any, call: dict[str, Any], kept: dict[str, list[KeptUnit]]) -> None:
-    """Give a forward call the one-axis positions of the unpruned prompt, in place."""
-    pruner, ids, past = base.token_pruner, call.get("input_ids"), cached_length(call)
-    if ids is not None and call.get("position_ids") is None:
-        if past and pruner.shift is not None:
-            call["position_ids"] = torch.arange(ids.shape[1], device=ids.device) + past + pruner.shift
-        elif kept and not past:
-            full = restore(Prompt.of(base, ids, call.get("attention_mask")), kept)
-            pruner.shift = full.dropped[:, None]
-            every = torch.arange(full.ids.shape[1], device=ids.device) + pruner.family.first_position
-            call["position_ids"] = full.gather(every[None])
-        elif not past:
-            pruner.shift = None
-    positions = call.get("position_ids")
-    bare = call.get("attention_mask") is None and call.get("past_key_values") is None
-    if kept and positions is not None and bare and not bool((positions.diff(dim=-1) <= 0).any()):
-        # without mask and cache, transformers takes gaps for borders between packed sequences
-        call["attention_mask"] = torch.ones(positions.shape, dtype=torch.long, device=positions.device)
+def read_call(base: Any, arguments: dict[str, Any], kept: dict[str, list[KeptUnit]], call: Call | None) -> Call:
+    """What is known of a forward call, and its arguments in place: mask, positions, what layers drop."""
+    pruner, past = base.token_pruner, cached_length(arguments)
+    if pruner.reads_prompts:
+        check_attention(base)
+    if call is None or not call.read:  # generate() knows the whole prompt, of which this may be a part
+        before = call_of(arguments.get("past_key_values")) if past else None
+        units = None if call is None else call.units
+        call = Call() if before is None else before.going_on()
+        call.units = units
+        if arguments.get("input_ids") is not None and pruner.reads_prompts:
+            pruner.read(base, call, arguments["input_ids"], arguments.get("attention_mask"), kept, past)
+    if pruner.size_aware:
+        arguments["attention_mask"] = size_own_mask(arguments.get("attention_mask"), call.log_mass, base.dtype)
+    if pruner.keeps_positions:
+        number(base, arguments, kept, past, call)
+    if call.drops is not None:
+        arguments[DROPS] = call.drops
+    return call

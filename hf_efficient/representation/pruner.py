@@ -1,4 +1,4 @@
-"""What an attached model knows: its config, what was kept of the latest pictures, and of the prompt under way."""
+"""What an attached model knows: its config and what follows from it. What is known of a call is in `calls`."""
 
 from __future__ import annotations
 
@@ -7,22 +7,23 @@ from typing import Any
 
 from torch import Tensor
 
+from .calls import Call, Latest, current, under_way
 from .config import TokenPrunerConfig
 from .families.family import Family, Pictures, Unit
 from .features import encode
 from .inputs import Prompt, check_placeholders, keeps_positions, pictures_of
 from .kept import KeptUnit
-from .layer_pruning import LayerPruning
-from .sized_attention import language_model, note_sizes, set_attention
+from .layer_pruning import Drops, LayerPruning
+from .sized_attention import language_model, log_masses, set_attention
 
 
 class TokenPruner:
-    """State of an attached model, its `model.base_model.token_pruner`.
+    """What an attached model does with pictures, its `model.base_model.token_pruner`. Calls change nothing of it.
 
     Attributes:
         config: the `TokenPrunerConfig` in force.
         size_aware: whether the language model's attention counts tokens by what they stand for.
-        last: a `KeptUnit` for every unit of the latest call with pictures or videos, in the order of their features.
+        layers: the stage inside of the language model, None without `config.llm_layers`.
     """
 
     def __init__(self, config: TokenPrunerConfig, family: Family, size_aware: bool) -> None:
@@ -30,18 +31,28 @@ class TokenPruner:
         self.family = family
         self.size_aware = size_aware
         self.keeps_positions = keeps_positions(family, config, size_aware)
-        self.last: list[KeptUnit] = []
-        self.prompt: Prompt | None = None  # of the call that is under way
-        self.kept: dict[str, list[KeptUnit]] = {}  # of the call that is under way
-        self.shift: Tensor | None = None  # (B, 1) how far positions run ahead of the cache, as rope_deltas of M-RoPE
-        self.encoding = False
-        self.layers = LayerPruning(config.llm_layers, config.tokens_to_keep_in_llm) if config.llm_layers else None
-        self.generating = False  # generate() notes sizes of whole prompts, which its calls of forward take apart
+        self.latest = Latest()
+        stages, keeps = config.llm_layers, config.tokens_to_keep_in_llm
+        self.layers = LayerPruning(stages, keeps, self.latest) if stages else None
+
+    @property
+    def last(self) -> list[KeptUnit]:
+        """A `KeptUnit` for every unit of the latest call with pictures or videos, in the order of their features.
+
+        The latest that ended well in this thread; in a thread that has made no such call, the latest of any.
+        """
+        units: list[KeptUnit] = self.latest.ask("units", [])
+        return units
 
     @property
     def keeps_text_positions(self) -> bool:
         """Whether one-axis positions have gaps where tokens were dropped."""
         return self.keeps_positions and not self.family.mrope
+
+    @property
+    def reads_prompts(self) -> bool:
+        """Whether the language model works otherwise than the stock one on prompts with pictures."""
+        return self.size_aware or self.layers is not None
 
     def enter(self, base: Any) -> None:
         """Let the language model of a (base) model count sizes and drop tokens in its layers, as far as wanted.
@@ -49,7 +60,7 @@ class TokenPruner:
         Raises:
             ValueError: it cannot.
         """
-        set_attention(base, self.size_aware or self.layers is not None)
+        set_attention(base, self.reads_prompts)
         if self.layers is not None:
             self.layers.install(language_model(base))
 
@@ -59,20 +70,23 @@ class TokenPruner:
             self.layers.remove(language_model(base))
         set_attention(base, False)
 
-    def note(self, base: Any, ids: Tensor, mask: Any, kept: dict[str, list[KeptUnit]], past: int) -> None:
-        """Tell the language model of the ids of a prompt that is to be read, with `past` tokens in the cache before."""
+    def read(self, base: Any, call: Call, ids: Tensor, mask: Any, kept: dict[str, list[KeptUnit]], past: int) -> None:
+        """Note of a prompt's ids, with `past` tokens in the cache before, what the language model has to know.
+
+        `call` knows already of what is in the cache.
+        """
         prompt = Prompt.of(base, ids, mask)
         if self.size_aware:
-            note_sizes(base, prompt, kept, past)
+            call.log_mass = log_masses(prompt, kept, past, call.log_mass)
         if self.layers is None or (past and not kept):
             return
         if past:
             raise ValueError("New pictures after a cache cannot be pruned in llm_layers. Pass the whole conversation.")
-        self.layers.note(prompt.visual() if kept else None, prompt.mask)
+        call.drops = Drops(prompt.visual() if kept else None, prompt.mask)
 
-    def encode(self, stock: Callable[..., Any], pictures: Pictures) -> Any:
+    def encode(self, stock: Callable[..., Any], pictures: Pictures, call: Call) -> Any:
         """A stock feature function's output, pruned."""
-        prompt = self.prompt
+        prompt = call.prompt
         question = None
         if self.config.question_weight:
             if prompt is None:
@@ -85,25 +99,32 @@ class TokenPruner:
                 counts = [self.config.tokens_to_keep(unit.n) for unit in units]
                 return prompt.question(pictures, counts)
 
-        output = encode(stock, self.family, self.config, pictures, question)
-        self.last = [unit for unit in self.last if unit.modality != pictures.modality] + output.kept
+        call.encoding = True  # some families encode videos with their function for pictures
+        try:
+            with under_way(pictures.base, call):
+                output = encode(stock, self.family, self.config, pictures, question)
+        finally:
+            call.encoding = False
+        call.units = [*(call.units or []), *output.kept]
+        return output
+
+    def features(self, stock: Callable[..., Any], pictures: Pictures) -> Any:
+        """As `encode`, as a part of the call that is under way in this thread, or as a call of its own."""
+        call = current(pictures.base)
+        if call is not None:
+            return self.encode(stock, pictures, call)
+        call = Call()
+        output = self.encode(stock, pictures, call)
+        # asked for alone, of one kind: what is known of the other kind stands
+        others = [unit for unit in self.last if unit.modality != pictures.modality]
+        call.units = others + output.kept
+        self.latest.tell(call)
         return output
 
     def check(self, base: Any, prompt: Prompt, inputs: dict[str, Any]) -> None:
         """Raise, before anything is encoded, unless prompt and pixels fit."""
         for pictures in pictures_of(base, inputs):
             check_placeholders(prompt, pictures.modality, self.family.units(pictures), self.config)
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {
-            **self.__dict__,
-            "last": [],
-            "prompt": None,
-            "kept": {},
-            "shift": None,
-            "encoding": False,
-            "generating": False,
-        }
 
 
 def cached_length(call: dict[str, Any]) -> int:

@@ -35,7 +35,7 @@ def test_a_chat_over_one_picture_encodes_it_once(name):
                 with token_pruner(model, processor, config):
                     assert torch.equal(generate(model, processor(**prompts(name, ROWS))), tokens)
         assert tower.runs == runs / len(configs)
-    assert not hasattr(model.base_model, "picture_memory")
+    assert not hasattr(model.base_model, "picture_memories")
 
 
 def test_other_pictures_other_importance_and_training_are_looked_at_anew():

@@ -50,23 +50,14 @@ class Qwen2VL(Family):
         return slice(None)
 
 
-class QwenWatch(towers.Hooks):
+class QwenWatch(towers.Watch):
     """Attention received in one block with a fused `qkv` and rotary positions, picture by picture."""
 
     def __init__(self, module: Any) -> None:
-        super().__init__()
+        super().__init__({"qkv": module.qkv}, module)
         self.module = module
-        self.seen: dict[str, Any] = {}
 
-    def __enter__(self) -> QwenWatch:
-        self.handles.append(self.module.qkv.register_forward_hook(self._keep_qkv))
-        self.handles.append(self.module.register_forward_pre_hook(self._keep_call, with_kwargs=True))
-        return self
-
-    def _keep_qkv(self, module: Any, inputs: Any, output: Tensor) -> None:
-        self.seen["qkv"] = output.detach()
-
-    def _keep_call(self, module: Any, inputs: Any, kwargs: dict[str, Any]) -> None:
+    def called(self, kwargs: dict[str, Any]) -> None:
         self.seen["lengths"] = kwargs["cu_seqlens"].diff().tolist()
         self.seen["rotary"] = kwargs["position_embeddings"]
 

@@ -1,11 +1,15 @@
 """Importance from vision encoders: the attention of one layer, rebuilt from its queries and keys.
 
 Forward hooks read queries and keys where the encoder makes them, so the encoder keeps its fused attention, which
-returns no map, and nothing is computed twice but the scores of one layer.
+returns no map, and nothing is computed twice but the scores of one layer. Threads that run one encoder at once see
+each its own.
 """
 
 from __future__ import annotations
 
+import threading
+import weakref
+from contextvars import ContextVar
 from types import TracebackType
 from typing import Any, Protocol, Self
 
@@ -27,47 +31,78 @@ class AttentionWatch(Protocol):
         ...
 
 
-class Hooks:
-    """Forward hooks that live as long as a `with` block."""
+_WATCH: ContextVar[Watch | None] = ContextVar("attention_watch", default=None)
+_LOCK = threading.Lock()
+_HOOKS: weakref.WeakKeyDictionary[nn.Module, tuple[int, list[Any]]] = weakref.WeakKeyDictionary()
 
-    def __init__(self) -> None:
-        self.handles: list[Any] = []
+
+class Watch:
+    """While entered, is shown what some modules take and give in this thread.
+
+    The hooks on a module are the same for all threads that watch it, and go with the last of them; whom they show it to
+    is a context variable, of which every thread has its own.
+    """
+
+    def __init__(self, outputs: dict[str, nn.Module], caller: nn.Module) -> None:
+        """`outputs`: name -> module whose output is wanted; `caller`: the module whose arguments are."""
+        self.outputs = {module: name for name, module in outputs.items()}
+        self.caller = caller
+        self.seen: dict[str, Any] = {}
 
     def __enter__(self) -> Self:
+        with _LOCK:
+            for module in (*self.outputs, self.caller):
+                count, handles = _HOOKS.get(module, (0, []))
+                if not count and module is self.caller:
+                    handles = [module.register_forward_pre_hook(_show_call, with_kwargs=True)]
+                elif not count:
+                    handles = [module.register_forward_hook(_show_output)]
+                _HOOKS[module] = count + 1, handles
+        self.token = _WATCH.set(self)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        while self.handles:
-            self.handles.pop().remove()
+        _WATCH.reset(self.token)
+        with _LOCK:
+            for module in (*self.outputs, self.caller):
+                count, handles = _HOOKS.pop(module)
+                if count > 1:
+                    _HOOKS[module] = count - 1, handles
+                else:
+                    for handle in handles:
+                        handle.remove()
+
+    def called(self, kwargs: dict[str, Any]) -> None:
+        """Take what is wanted of the named arguments of `caller`."""
 
 
-class VitWatch(Hooks):
+def _show_output(module: nn.Module, inputs: Any, output: Any) -> None:
+    watch = _WATCH.get()
+    if watch is not None and module in watch.outputs:
+        watch.seen[watch.outputs[module]] = output.detach()
+
+
+def _show_call(module: nn.Module, inputs: Any, kwargs: dict[str, Any] | None = None) -> None:
+    # without arguments where another thread takes the hook off just now, whose call this is not
+    watch = _WATCH.get()
+    if watch is not None and kwargs is not None and module is watch.caller:
+        watch.called(kwargs)
+
+
+class VitWatch(Watch):
     """Attention of one layer of an encoder with `q_proj` and `k_proj`: CLIP, SigLIP, DINOv2, InternViT, Idefics3."""
 
     def __init__(self, tower: nn.Module, layer: int | list[int], source: str) -> None:
         """`layer` indexes the encoder's hidden states, of several the last counts; `source`: "cls" or "received"."""
-        super().__init__()
         self.module = attention_at(tower, layer if isinstance(layer, int) else layer[-1])
+        # where queries and keys are normed, the norm's output is what attention sees
+        parts = {n: getattr(self.module, f"{n}_norm", None) or getattr(self.module, f"{n}_proj") for n in ("q", "k")}
+        super().__init__(parts, self.module)
         self.source = source
-        self.seen: dict[str, Any] = {}
 
-    def __enter__(self) -> Self:
-        for name in ("q", "k"):
-            # where queries and keys are normed, the norm's output is what attention sees
-            part = getattr(self.module, f"{name}_norm", None) or getattr(self.module, f"{name}_proj")
-            self.handles.append(part.register_forward_hook(self._keep(name)))
-        self.handles.append(self.module.register_forward_pre_hook(self._keep_mask, with_kwargs=True))
-        return self
-
-    def _keep(self, name: str) -> Any:
-        def hook(module: nn.Module, inputs: Any, output: Tensor) -> None:
-            self.seen[name] = output.detach()
-
-        return hook
-
-    def _keep_mask(self, module: nn.Module, inputs: Any, kwargs: dict[str, Any]) -> None:
+    def called(self, kwargs: dict[str, Any]) -> None:
         self.seen["mask"] = kwargs.get("attention_mask")
 
     @torch.no_grad()

@@ -150,29 +150,47 @@ def table(result: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def curves(result: dict[str, Any], path: Path, strong: Sequence[str]) -> None:
-    """Accuracy over tokens kept, a curve per method; those of `strong` in black and colour, the others thin."""
-    figure, axes = plt.subplots(figsize=(10, 6.5), layout="constrained")
-    methods = list(dict.fromkeys(row["method"] for row in result["rows"]))
-    colours = plt.get_cmap("tab20").colors
-    for number, method in enumerate(methods):
-        rows = sorted((row for row in result["rows"] if row["method"] == method), key=lambda row: row["tokens"])
-        tokens, values = [row["tokens"] for row in rows], np.array([row["accuracy"] for row in rows])
-        bounds = np.array([row["interval"] for row in rows]).T
-        style: dict[str, Any] = {"linewidth": 1, "color": colours[number % 20], "alpha": 0.8}
-        if method in strong:
-            style = {"linewidth": 2.6, "color": ("black", "crimson", "royalblue")[strong.index(method) % 3]}
-        elif number >= 20:
-            style["linestyle"] = "--"
-        axes.errorbar(
-            tokens, values, np.abs(bounds - values), marker="o", markersize=3, capsize=2, label=method, **style
-        )
-    for anchor, line in zip(result["anchors"], ("--", ":"), strict=False):
-        axes.axhline(anchor["accuracy"], linestyle=line, color="grey", label=anchor["method"])
-    axes.set_xscale("log", base=2)
-    axes.set_xticks(sorted({row["tokens"] for row in result["rows"]}), minor=False)
-    axes.xaxis.set_major_formatter("{x:.0f}")
-    axes.set(xlabel=f"visual tokens kept of {result['anchors'][0]['tokens']}", ylabel="exact-match accuracy")
-    axes.legend(fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
-    figure.savefig(path, dpi=150)
+def curves(
+    result: dict[str, Any], path: Path, strong: Sequence[str], panels: dict[str, dict[str, str]] | None = None
+) -> None:
+    """Accuracy over tokens kept, a curve per row; those labelled as in `strong` in black and colour, the others thin.
+
+    Args:
+        result: what `compare` returned, and more.
+        path: of the picture.
+        strong: labels.
+        panels: title -> {row: label}, side by side; a label has one colour in all of them. None: all rows in one.
+    """
+    there = list(dict.fromkeys(row["method"] for row in result["rows"]))
+    panels = panels or {"": {name: name for name in there}}
+    panels = {title: {m: at for m, at in rows.items() if m in there} for title, rows in panels.items()}
+    panels = {title: rows for title, rows in panels.items() if rows}
+    labels = list(dict.fromkeys(label for rows in panels.values() for label in rows.values()))
+    figure, places = plt.subplots(1, len(panels), figsize=(3 + 7 * len(panels), 6.5), squeeze=False, sharey=True,
+                                  layout="constrained")  # fmt: skip
+    for axes, (title, rows) in zip(places[0], panels.items(), strict=True):
+        for method, label in rows.items():
+            _curve(axes, [row for row in result["rows"] if row["method"] == method], label, labels, strong)
+        for anchor, line in zip(result["anchors"], ("--", ":"), strict=False):
+            axes.axhline(anchor["accuracy"], linestyle=line, color="grey", label=anchor["method"])
+        axes.set_xscale("log", base=2)
+        axes.set_xticks(sorted({row["tokens"] for row in result["rows"]}), minor=False)
+        axes.xaxis.set_major_formatter("{x:.0f}")
+        axes.set(title=title, xlabel=f"visual tokens kept of {result['anchors'][0]['tokens']}")
+    places[0, 0].set_ylabel("exact-match accuracy")
+    places[0, -1].legend(fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
+    figure.savefig(path, dpi=110)
     plt.close(figure)
+
+
+def _curve(axes: Any, rows: list[dict[str, Any]], label: str, labels: list[str], strong: Sequence[str]) -> None:
+    rows = sorted(rows, key=lambda row: row["tokens"])
+    values, number = np.array([row["accuracy"] for row in rows]), labels.index(label)
+    style: dict[str, Any] = {"linewidth": 1, "color": plt.get_cmap("tab20").colors[number % 20], "alpha": 0.8}
+    if label in strong:
+        style = {"linewidth": 2.6, "color": ("black", "crimson", "royalblue")[strong.index(label) % 3]}
+    elif number >= 20:
+        style["linestyle"] = "--"
+    spread = np.abs(np.array([row["interval"] for row in rows]).T - values)
+    axes.errorbar([row["tokens"] for row in rows], values, spread, marker="o", markersize=3, capsize=2, label=label,
+                  **style)  # fmt: skip

@@ -70,6 +70,16 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "fastv": {"llm_layers": [2]},  # all tokens up to layer 2, the budget's from there on
     "itg, then fastv": {"method": "itg", "llm_layers": [2], "llm_budget": 0.5},  # twice the budget up to layer 2
 }
+ONE_STAGE = [name for name, row in VARIANTS.items() if not {"llm_layers", "question_weight"} & row.keys()]
+#: Like beside like: nobody counts sizes, or everybody does.
+PANELS = {
+    "every kept token counts once": {
+        "id_pruner": "id_pruner", "itg, not size-aware": "itg", **{name: name for name in OTHERS}
+    },
+    "size-aware attention for all": {
+        "id_pruner, size-aware": "id_pruner", "itg": "itg", **{f"{name}, size-aware": name for name in OTHERS}
+    },
+}  # fmt: skip
 BUDGETS = (0.5, 0.25, 0.125, 0.0625, 0.03, 0.015)
 PICTURED = (
     "id_pruner",
@@ -223,8 +233,9 @@ def main() -> None:
     parser.add_argument(
         "--methods",
         nargs="+",
-        default=[*VARIANTS, RESIZED],
-        help=f"the first is compared with; of {[*VARIANTS, RESIZED]}",
+        default=[*ONE_STAGE, RESIZED],
+        help=f"the first is compared with; of {[*VARIANTS, RESIZED]}; by default those that see the picture alone and "
+        "drop tokens before the language model",
     )
     parser.add_argument("--configs", nargs="+", type=Path, default=[], help="saved token pruner configs, as more rows")
     parser.add_argument("--budgets", nargs="+", type=float, default=BUDGETS, help="shares of the visual tokens")
@@ -277,7 +288,7 @@ def main() -> None:
     }
     (arguments.output / "results.json").write_text(json.dumps(result, indent=1) + "\n")
     (arguments.output / "table.md").write_text(table(result) + "\n")
-    curves(result, arguments.output / "accuracy.png", ("id_pruner", "itg"))
+    curves(result, arguments.output / "accuracy.png", ("id_pruner", "itg"), PANELS)
     pictured = [name for name in PICTURED if name in arguments.methods]
     picture_kept(model, processor, scenes[:4], pictured, 0.0625, arguments.output / "kept.png")
     print(table(result))

@@ -22,6 +22,7 @@ from hf_efficient.extras import extra
 from hf_efficient.files import ffmpeg_url
 from hf_efficient.video.decode import decode
 from hf_efficient.video.media import Path_, read_frames
+from hf_efficient.video.opening import ONLY_THIS_FILE
 from hf_efficient.video.patches import cut, pad_to_grid, patch_error, psnr, to_tensor
 from hf_efficient.video.player import Player
 from hf_efficient.video.rows import Rows
@@ -169,15 +170,9 @@ def vmaf_score(player: Player, source: Path) -> float:
 
     with tempfile.TemporaryDirectory() as folder:
         decoded = decode(player, Path(folder) / "decoded.mkv", codec="ffv1")
-        command = [
-            imageio_ffmpeg.get_ffmpeg_exe(),
-            "-i",
-            ffmpeg_url(decoded),
-            "-i",
-            ffmpeg_url(source),
-            "-lavfi",
-            "libvmaf",
-        ]
+        only = [word for name, value in ONLY_THIS_FILE.items() for word in (f"-{name}", value)]
+        command = [imageio_ffmpeg.get_ffmpeg_exe(), *only, "-i", ffmpeg_url(decoded), *only, "-i", ffmpeg_url(source)]
+        command += ["-lavfi", "libvmaf"]
         run = subprocess.run([*command, "-f", "null", "-"], capture_output=True, text=True)
     found = re.search(r"VMAF score: ([\d.]+)", run.stderr)
     if not found:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import os
 from collections import deque
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any, NamedTuple
@@ -17,20 +16,14 @@ from hf_efficient.extras import extra
 with extra("video"):
     import av
 
-from hf_efficient.files import ffmpeg_url
 from hf_efficient.video.color import FULL_RANGE, OTHER_MATRICES, ColorTags, Relabelled, component_bits, to_rgb
+from hf_efficient.video.opening import MediaError, Path_, measure_extent, open_media, video_stream
 
 # 8K with room to spare: a header that claims more is broken or hostile, and a frame of it would not fit in memory.
 MAX_PIXELS = 8192 * 8192
 REFUSE = "refuse"
 # Codecs that cannot say where their chroma lies: left, as players have it. swscale would take the centre.
 SITED_LEFT = ("vp8", "vp9", "theora")
-
-Path_ = str | os.PathLike[str]
-
-
-class MediaError(ValueError):
-    """A file that is no video, is broken, or holds what is not supported. The message names file, fault and fix."""
 
 
 @dataclass(frozen=True)
@@ -40,13 +33,13 @@ class VideoInfo:
     Args:
         width, height: stored pixels, before rotation and pixel aspect.
         pixel_format: FFmpeg's name, "yuv420p".
-        rate: mean frames a second, for encoders; the truth is in the time stamps.
+        rate: mean frames a second, for encoders; the truth is in the time stamps. 25 where there is one frame.
         time_base: seconds of one unit of a time stamp.
-        pixel_aspect: width of a pixel over its height; 0 is unknown.
+        pixel_aspect: width of a pixel over its height; 0 where the file does not say, and then it is not written.
         color: colour tags.
         rotation: degrees counter-clockwise that a player turns the picture by.
-        frames: by the header; 0 is unknown.
-        seconds: by the header; 0 is unknown.
+        frames: by the header; counted (`measure_extent`) where it says nothing.
+        seconds: likewise.
         container: FFmpeg's names, "mov,mp4,m4a,3gp,3g2,mj2".
         other_streams: codec names of audio and subtitles.
         deinterlace: whether reading makes progressive frames of interlaced ones.
@@ -80,29 +73,17 @@ class Frame(NamedTuple):
     duration: int
 
 
-@contextmanager
-def open_media(path: Path_) -> Iterator[Any]:
-    """An input container; FFmpeg's errors come out as MediaError, and the file is closed whatever happens."""
-    if not os.path.isfile(path):
-        raise MediaError(f"There is no file {str(path)!r}: give the path of a video file.")
-    try:
-        with av.open(ffmpeg_url(path)) as container:
-            yield container
-    except (av.error.FFmpegError, UnicodeDecodeError) as error:
-        what = getattr(error, "strerror", None) or str(error)
-        raise MediaError(
-            f"{str(path)!r} cannot be read as video: {what}. Is it a whole, playable video file?"
-        ) from error
-
-
-def probe(path: Path_, alpha: str = REFUSE, interlaced: str = REFUSE) -> VideoInfo:
+def probe(path: Path_, alpha: str = REFUSE, interlaced: str = REFUSE, most_frames: int | None = None) -> VideoInfo:
     """What `path` holds, checked for all that reading it would stumble over. Decodes one frame.
+
+    What a header says of frames and seconds is believed; `measure_extent` counts, and stops where there are too many.
 
     Args:
         path: the file.
         alpha: "refuse" a video with an alpha channel, or "drop" it.
         interlaced: "refuse" an interlaced video, "deinterlace" it when its frames are read (as many frames as before),
             or "keep" it, for one whose flag is wrong.
+        most_frames: where frames have to be counted, stop when there are more.
 
     Raises:
         MediaError: no such file, not a video, audio only, no frame, more than MAX_PIXELS; or alpha or interlaced where
@@ -129,12 +110,12 @@ def probe(path: Path_, alpha: str = REFUSE, interlaced: str = REFUSE) -> VideoIn
                 f"{str(path)!r} has the colour matrix {OTHER_MATRICES[int(first.colorspace)]}, which is not supported; "
                 "convert it to BT.709 first (FFmpeg's zscale filter does: -vf zscale=matrix=709)."
             )
-        seconds = float(stream.duration * stream.time_base) if stream.duration else (container.duration or 0) / 1e6
+        frames, seconds, rate = _length(container, stream, path, most_frames)
         return VideoInfo(
             width=first.width,
             height=first.height,
             pixel_format=first.format.name,
-            rate=Fraction(stream.average_rate or stream.guessed_rate or 25),
+            rate=rate,
             time_base=Fraction(stream.time_base),
             pixel_aspect=Fraction(stream.sample_aspect_ratio or 0),
             color=ColorTags(
@@ -142,12 +123,27 @@ def probe(path: Path_, alpha: str = REFUSE, interlaced: str = REFUSE) -> VideoIn
                 FULL_RANGE if first.format.name.startswith("yuvj") else int(context.color_range),
             ),
             rotation=int(first.rotation),
-            frames=int(stream.frames),
+            frames=frames,
             seconds=seconds,
             container=container.format.name,
             other_streams=tuple(s.codec_context.name for s in copyable_streams(container)),
             deinterlace=interlaced == "deinterlace" and bool(first.interlaced_frame),
         )  # fmt: skip
+
+
+def _length(container: Any, stream: Any, path: Path_, most_frames: int | None) -> tuple[int, float, Fraction]:
+    """Frames, seconds and rate, all positive: by the header, measured where it does not say."""
+    if not stream.time_base:
+        raise MediaError(f"{str(path)!r} has a video stream without a time base: write it anew with FFmpeg.")
+    frames, rate = int(stream.frames), stream.average_rate or stream.guessed_rate
+    seconds = float((stream.duration or 0) * stream.time_base)
+    seconds = seconds if seconds > 0 else (container.duration or 0) / 1e6
+    if frames <= 0 or seconds <= 0 or not rate or rate <= 0:
+        extent = measure_extent(path, most_frames)
+        frames = frames if frames > 0 else extent.frames
+        seconds = seconds if seconds > 0 else extent.seconds
+        rate = rate if rate and rate > 0 else extent.rate or Fraction(25)
+    return frames, seconds, Fraction(rate)
 
 
 def copyable_streams(container: Any) -> list[Any]:
@@ -229,15 +225,9 @@ def _progressive(frames: Iterator[Any]) -> Iterator[Any]:
 
 
 def _video_stream(container: Any, path: Path_) -> Any:
-    """The first video stream that is no cover picture."""
-    streams = [s for s in container.streams.video if "attached_pic" not in str(s.disposition)]
-    if not streams:
-        kinds = sorted({s.type for s in container.streams}) or ["nothing"]
-        raise MediaError(f"{str(path)!r} has no video stream, only {', '.join(kinds)}.")
-    stream = streams[0]
+    """The stream that is played, of frames that fit into memory."""
+    stream = video_stream(container, path)
     context = stream.codec_context
-    if context is None:
-        raise MediaError(f"{str(path)!r} has a video stream of a codec that this FFmpeg does not know.")
     if context.width * context.height > MAX_PIXELS:
         raise MediaError(
             f"{str(path)!r} claims frames of {context.width}x{context.height} pixels; "

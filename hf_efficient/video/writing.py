@@ -15,7 +15,8 @@ import torch
 from hf_efficient.extras import extra
 from hf_efficient.files import ffmpeg_url, full_disk, written_whole
 from hf_efficient.video.color import FromRGB
-from hf_efficient.video.media import MediaError, Path_, VideoInfo, copyable_streams
+from hf_efficient.video.media import VideoInfo, copyable_streams
+from hf_efficient.video.opening import WRITTEN, MediaError, Path_, input_container
 
 with extra("video"):
     import av
@@ -81,6 +82,8 @@ class VideoWriter:
         try:
             temporary = self._draft.__enter__()
             self.container = av.open(ffmpeg_url(temporary), "w", options=options)
+            if self.container.format.name not in WRITTEN:  # a playlist or numbered pictures: several files
+                raise ValueError(f"{self.path.suffix!r} is {self.container.format.name}, which is not one video file")
         except (OSError, av.error.FFmpegError, ValueError) as error:
             if full_disk(error):
                 raise
@@ -172,7 +175,7 @@ class _Copier:
     """Packets of audio and subtitles from one container to another, as far as the video has come."""
 
     def __init__(self, source: Path_, target: Any, path: Path) -> None:
-        self.source = av.open(ffmpeg_url(source))
+        self.source = input_container(source)
         self.target = target
         self.streams: dict[int, Any] = {}
         try:

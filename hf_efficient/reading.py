@@ -32,6 +32,18 @@ def shown(value: object) -> str:
     return _SHORT.repr(value)
 
 
+def parse_json(raw: bytes, said: str) -> Any:
+    """What UTF-8 JSON means.
+
+    Raises:
+        ValueError: it is none; the message begins with `said`.
+    """
+    try:
+        return json.loads(raw.decode("utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{said}: {error}. {AGAIN}") from error
+
+
 def read_json(path: str | os.PathLike[str], largest: int = LARGEST_JSON) -> dict[str, Any]:
     """The object in a JSON file of at most `largest` bytes.
 
@@ -43,10 +55,7 @@ def read_json(path: str | os.PathLike[str], largest: int = LARGEST_JSON) -> dict
         raw = file.read(largest + 1)
     if len(raw) > largest:
         raise ValueError(f"{path} is larger than {largest} bytes, more than such a file has. {AGAIN}")
-    try:
-        values = json.loads(raw.decode("utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path} is not valid JSON: {error}. {AGAIN}") from error
+    values = parse_json(raw, f"{path} is not valid JSON")
     if not isinstance(values, dict):
         raise ValueError(f"{path} holds a JSON {type(values).__name__}, expected an object.")
     return values

@@ -53,8 +53,8 @@ class Contents:
         return record if isinstance(record, dict) and self.known(record) else None
 
     def holds(self, name: str) -> bool:
-        """Whether a path in the folder is one of ours, or a draft of one."""
-        return is_draft(name.rpartition("/")[2]) or any(re.fullmatch(pattern, name) for pattern in self.names)
+        """Whether a path in the folder is one of ours, a draft of one, or in such a draft."""
+        return any(map(is_draft, name.split("/"))) or any(re.fullmatch(pattern, name) for pattern in self.names)
 
 
 def foreign(folder: Path, contents: Contents) -> str | None:

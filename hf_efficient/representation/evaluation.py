@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import statistics
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -17,6 +16,7 @@ from PIL import Image
 from torch import Tensor
 
 from ..extras import extra
+from ..reading import Fields, parse_json
 
 if TYPE_CHECKING:
     from .config import TokenPrunerConfig
@@ -86,21 +86,35 @@ def load_evaluation_set(folder: str | os.PathLike[str] = EVALUATION_SET, limit: 
     if not path.is_file():
         raise FileNotFoundError(f"No metadata.jsonl in {str(folder)!r}; expected a folder of pictures with questions.")
     scenes: list[Scene] = []
-    with path.open(encoding="utf-8") as file:
+    with path.open("rb") as file:
         for number, line in enumerate(file, 1):
             if limit is not None and len(scenes) == limit:
                 break
-            try:
-                entry = json.loads(line)
-                questions = tuple(Question(**question) for question in entry["questions"])
-                name = entry["file_name"]
-            except (ValueError, TypeError, KeyError) as error:
-                raise ValueError(f"{path}, line {number} is not a scene ({type(error).__name__}: {error}).") from error
-            with Image.open(path.parent / name) as image:
-                scenes.append(Scene(name, image.convert("RGB"), questions))
+            name, questions = _entry(line, f"{path}, line {number} is not a scene")
+            scenes.append(Scene(name, _picture(path.parent / name), questions))
     if not any(scene.questions for scene in scenes):
         raise ValueError(f"{path} asks nothing; expected at least one picture with a question.")
     return scenes
+
+
+def _entry(line: bytes, where: str) -> tuple[str, tuple[Question, ...]]:
+    """The picture's name and the questions of a line of metadata.jsonl."""
+    fields = Fields(parse_json(line, where), where)
+    name = fields.text("file_name")
+    if PurePath(name).is_absolute() or ".." in PurePath(name).parts:
+        raise fields.wrong("file_name", "the path of a picture in the folder")
+    asked = [Fields(question, f"{where}: questions") for question in fields.items("questions", 10_000)]
+    return name, tuple(Question(q.text("question"), q.text("answer"), q.text("family")) for q in asked)
+
+
+def _picture(path: Path) -> Image.Image:
+    try:
+        with Image.open(path) as image:
+            return image.convert("RGB")
+    except OSError:
+        raise
+    except Exception as error:  # Pillow has many ways to say what is wrong
+        raise ValueError(f"{path} is no picture that can be read: {error}") from error
 
 
 def encode_prompts(processor: Any, images: Sequence[Image.Image], questions: Sequence[str]) -> dict[str, Tensor]:

@@ -78,7 +78,8 @@ def save_sparse(model: nn.Module, folder: str | os.PathLike[str]) -> Path:
 def _configs(model: Any, target: Path) -> dict[str, str]:
     """Names and contents of a transformers model's config files."""
     with scratch_folder(target / "configs") as folder:
-        for config in (getattr(model, "config", None), getattr(model, "generation_config", None)):
+        configs: list[Any] = [getattr(model, "config", None), getattr(model, "generation_config", None)]
+        for config in configs:
             if hasattr(config, "save_pretrained"):
                 if getattr(config, "architectures", 0) is None:
                     config.architectures = [type(model).__name__]

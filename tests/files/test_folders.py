@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from hf_efficient.files import Contents, check_ours, delete_folder, folder_written_whole, folders, recover
+from hf_efficient.files.names import draft_name
 from tests.files.kills import killed_before
 
 BOX = Contents(
@@ -47,6 +48,16 @@ def test_a_folder_of_ours_is_replaced_whole(tmp_path: Path, way: str) -> None:
     assert content(target) == new
     assert {p.stat().st_mode & 0o777 for p in target.rglob("*") if p.is_file()} == {0o644}
     assert sorted(p.name for p in tmp_path.iterdir()) == ["box", "new"]
+
+
+def test_what_a_kill_left_in_a_draft_inside_of_a_folder_is_ours_too(tmp_path: Path) -> None:
+    target = box(tmp_path / "box", 1)
+    draft = draft_name(target / "part-1")
+    draft.mkdir()
+    (draft / "data").write_text("half")
+    assert check_ours(target, BOX)["number"] == 1
+    delete_folder(target, BOX)
+    assert not target.exists()
 
 
 def test_a_failure_keeps_the_old_folder(tmp_path: Path, way: str) -> None:

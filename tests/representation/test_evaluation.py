@@ -1,6 +1,7 @@
 """Answers, costs and the evaluation set, against the stock model's own single runs and closed forms."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from hf_efficient.representation.evaluation import (
     prefill,
     prefill_seconds,
 )
+from tests.fuzzing import limited_memory
 from tests.scene_vlm import make_scene_vlm, make_scenes
 
 
@@ -42,11 +44,31 @@ def test_load_evaluation_set_reads_what_was_written(folder: Path) -> None:
 def test_load_evaluation_set_names_the_broken_line(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"metadata\.jsonl"):
         load_evaluation_set(tmp_path)
-    good = (folder / "metadata.jsonl").read_text().splitlines()[0].replace("images/", f"{folder}/images/")
-    for bad in ("no json", "[]", "{}", json.dumps({"file_name": "x.png", "questions": [{"question": "?"}]})):
-        (tmp_path / "metadata.jsonl").write_text(f"{good}\n{bad}\n")
+    shutil.copytree(folder / "images", tmp_path / "images")
+    good = json.loads((folder / "metadata.jsonl").read_text().splitlines()[0])
+    asked = good["questions"][0]
+    bad: tuple[Any, ...] = (
+        "no json", "[" * 100_000, "\udcff", [], {}, {**good, "file_name": ["x.png"]}, {**good, "questions": asked},
+        {"file_name": "x.png", "questions": [{"question": "?"}]}, {**good, "questions": [asked, "?"]},
+        {**good, "questions": [{**asked, "answer": 3}]}, {**good, "file_name": f"{folder}/{good['file_name']}"},
+        {**good, "file_name": f"../{folder.name}/{good['file_name']}"},
+    )  # fmt: skip
+    for line in bad:
+        text = line if isinstance(line, str) else json.dumps(line)
+        (tmp_path / "metadata.jsonl").write_text(f"{json.dumps(good)}\n{text}\n", errors="surrogateescape")
         with pytest.raises(ValueError, match="line 2 is not a scene"):
             load_evaluation_set(tmp_path)
+
+
+def test_pictures_that_cannot_be_read_are_named(folder: Path, tmp_path: Path) -> None:
+    shutil.copytree(folder, tmp_path / "set")
+    first = tmp_path / "set" / json.loads((folder / "metadata.jsonl").read_text().splitlines()[0])["file_name"]
+    raw = first.read_bytes()
+    huge = raw[:16] + (10**5).to_bytes(4, "big") * 2 + raw[24:]
+    for content in (b"", raw[:60], raw[: len(raw) // 2], huge, raw[:8] + bytes(40)):
+        first.write_bytes(content)
+        with limited_memory(2**28), pytest.raises((OSError, ValueError), match=f"{first.name}|truncated|broken"):
+            load_evaluation_set(tmp_path / "set")
 
 
 def test_the_shipped_evaluation_set_is_large_and_loads_as_an_imagefolder(tmp_path: Path) -> None:

@@ -44,6 +44,7 @@ class Ascent(Protocol):
 
     memory: Memory
     step: int  # number of the optimizer step, set by the caller
+    still: str  # why it may have moved nothing although there is a gradient, and what to do
 
     def perturbed(
         self, weights: Weights, batch: Batch, rho: float, measure: bool = False

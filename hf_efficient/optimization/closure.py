@@ -29,18 +29,41 @@ class ClosureBatch:
         if self.closure is not None:
             self.weights.take_gradients()
             with torch.enable_grad(), all_statistics_frozen():
-                self.closure().backward()
+                loss = self._loss()
+                loss.backward()
             set_random_state(self._random_state)  # the pass at the perturbed weights draws the same dropout masks
+            if not self.weights.gradients():
+                raise ValueError("There is no gradient on any parameter of the optimizer: are they those of the model, "
+                                 "and do they require gradients?")  # fmt: skip
         gradient = self.weights.take_gradients()
         self._finite = global_norm(gradient) < float("inf")
         return gradient
 
+    def _loss(self) -> Tensor:
+        """What the closure returns.
+
+        Raises:
+            ValueError: it is no tensor, or the closure has run backward.
+        """
+        assert self.closure is not None
+        standing, ran_backward = len(self.weights.gradients()), False
+        try:
+            loss = self.closure()
+        except RuntimeError as error:
+            if "does not require grad" not in str(error):  # what backward says of a loss without graph
+                raise
+            ran_backward = True
+        if ran_backward or len(self.weights.gradients()) != standing:
+            raise ValueError("perturb(): the function must return the loss without backward, which is run here.")
+        if not isinstance(loss, Tensor):
+            raise ValueError(f"perturb(): the function must return the loss, a tensor; it returned {loss!r}.")
+        return loss
+
     @torch.no_grad()
     def loss(self, fraction: float) -> float:
-        assert self.closure is not None
         set_random_state(self._random_state)
         with all_statistics_frozen():
-            loss = float(self.closure())
+            loss = float(self._loss())
         set_random_state(self._random_state)
         return loss
 
@@ -52,7 +75,12 @@ class ClosureBatch:
     def kept_gradients(self) -> dict[Tensor, Tensor]:
         return self.weights.gradients() if self.is_finite() else {}
 
-    def is_finite(self) -> bool:
+    @property
+    def norm(self) -> float:
+        """Of the gradient of the step."""
         if self._norm is None:
             self._norm = global_norm(self.weights.gradients())
-        return self._finite and self._norm < float("inf")
+        return self._norm
+
+    def is_finite(self) -> bool:
+        return self._finite and self.norm < float("inf")

@@ -21,6 +21,8 @@ class LookSAMAscent:
         alpha: α.
     """
 
+    still = "the first gradient is zero."
+
     def __init__(self, interval: int, alpha: float) -> None:
         self.interval, self.alpha = interval, alpha
         self.memory: Memory = {"across": {}}
@@ -36,7 +38,7 @@ class LookSAMAscent:
             self._remember(g, batch.kept_gradients())
         else:
             yield
-            self._add_across(weights.gradients())
+            self._add_across(weights)
 
     @torch.no_grad()
     def _remember(self, g: Direction, g_s: Direction) -> None:
@@ -48,9 +50,10 @@ class LookSAMAscent:
             self.memory["across"] = across
 
     @torch.no_grad()
-    def _add_across(self, g: Direction) -> None:
-        across = self.memory["across"]
+    def _add_across(self, weights: Weights) -> None:
+        g, across = weights.gradients(), self.memory["across"]
         scale = self.alpha * global_norm(g) / global_norm(across)
         for p in g:
             if p in across:
                 g[p].add_(across[p], alpha=scale)
+                weights.acted = True

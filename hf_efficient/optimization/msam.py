@@ -20,6 +20,8 @@ class MSAMAscent:
             need not exist before the first step.
     """
 
+    still = "its state holds no momentum of these weights. Use SGD with momentum, Adam or AdamW."
+
     def __init__(self, optimizer: Callable[[], Optimizer]) -> None:
         self.optimizer = optimizer
         self.memory: Memory = {}  # the momentum is the optimizer's own, and saved with it

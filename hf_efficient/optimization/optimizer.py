@@ -8,6 +8,8 @@
         opt.zero_grad()
 
 `with opt.perturb():` around forward and backward does the same and also brings the weights back after an exception.
+`step()` without `perturb()` since the last step is refused. Where `step(closure)` runs forward and backward, as in
+Lightning, S2SAM and MSAM perturb by themselves; the others need Lightning's manual optimization.
 After `opt = accelerator.prepare(opt)` write `opt.train()` instead of `opt.perturb()` (S2SAM, MSAM), or
 `opt.optimizer.perturb(...)`. `Trainer(optimizer_cls_and_kwargs=(S2SAM, {...}))` does it by itself.
 """

@@ -37,6 +37,7 @@ class Weights:
         self.cosine: float | None = None  # of the last perturbation and the gradient at its end; see `moved`
         self.distance = 0.0  # ‖ε‖ as it came out, which 16-bit weights make smaller than it should be
         self._aim = 0.0  # ‖ε‖ as it should be
+        self.acted = False  # whether a variant has moved them, or changed their gradient
 
     def gradients(self) -> dict[Tensor, Tensor]:
         """The gradients as they are now: references, not copies."""
@@ -137,6 +138,7 @@ class Weights:
             if measure:
                 self._aim = abs(rho) * global_norm(direction) / norm
             self.add(direction, rho / norm)
+            self.acted = True
             del direction  # the forward pass does not need it: one copy of the weights is all that is held
             yield
             if measure:

@@ -16,6 +16,8 @@ class S2SAMAscent:
     perturbed. The base optimizer then updates w_{t-1} with g_t, its momentum and weight decay being those of w (Eq. 7).
     """
 
+    still = "no gradient of the step before is remembered."
+
     def __init__(self) -> None:
         self.memory: Memory = {"gradient": {}}
         self.step = 0

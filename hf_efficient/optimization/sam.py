@@ -16,6 +16,8 @@ class SAMAscent:
     Two forward and two backward passes.
     """
 
+    still = "the first gradient is zero."
+
     def __init__(self) -> None:
         self.memory: Memory = {}
         self.step = 0

@@ -7,21 +7,21 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from huggingface_hub import ModelCard
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers.utils import logging
 
 from ..extras import extra
-from ..files import written_whole
 from ..methods import OPTIMIZATION
+from . import training_state
 from .arguments import SAMArguments
 from .ascent import Ascent
 from .batch_norm import copy_statistics, restore_statistics
 from .perturbation import Weights, local
+from .watch import Remembered, Watch, no_step_inside, refuse_optimizer
 from .window import Inputs, Window
 
 with extra("training"):
-    from transformers import Trainer
+    from transformers import Trainer, TrainerCallback
 
 logger = logging.get_logger(__name__)
 
@@ -48,6 +48,14 @@ class SAMTrainerMixin(_AnyTrainer):
 
     _own_method, _fixed_method = "sam", False
 
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        before = cls.__mro__[: cls.__mro__.index(SAMTrainerMixin)]
+        if others := [c for c in before if issubclass(c, Trainer) and not issubclass(c, SAMTrainerMixin)]:
+            order = f"class {cls.__name__}(SAMTrainerMixin, {others[0].__name__})"
+            raise TypeError(f"{cls.__name__}: {others[0].__name__} stands before SAMTrainerMixin, which would not act. "
+                            f"Write {order}.")  # fmt: skip
+
     def __init__(self, *args: Any, sam_args: SAMArguments | None = None, **kwargs: Any) -> None:
         given = SAMArguments() if sam_args is None else sam_args
         self.sam_args = given.for_trainer(self._own_method, self._fixed_method, type(self).__name__)
@@ -56,9 +64,11 @@ class SAMTrainerMixin(_AnyTrainer):
         self._micro_batches: list[Inputs] = []
         self._collecting_for: tuple[int, int] | None = None
         self._diagnostics: dict[str, float] = {}
-        self._narrow_reported = self._drop_reported = False
+        self._stepping = _Stepping(self)
         super().__init__(*args, **kwargs)
         _refuse_what_cannot_work(self)
+        _refuse_steps_inside_backward(self)
+        self.add_callback(self._stepping)
         if self.sam_args.upcast:
             hold_in_float32(self.model)
 
@@ -80,6 +90,8 @@ class SAMTrainerMixin(_AnyTrainer):
         if not self.accelerator.sync_gradients:
             return torch.zeros((), device=self.args.device)
         micro_batches, self._micro_batches, self._collecting_for = self._micro_batches, [], None
+        if callable(getattr(self.optimizer, "train", None)):
+            self.optimizer.train()  # schedule-free ones then train other weights than they evaluate
         parent = super().training_step
         bound = lambda batch: parent(model, batch, num_items_in_batch)  # noqa: E731
         return self._sam_step(bound, model, micro_batches, num_items_in_batch)
@@ -90,28 +102,32 @@ class SAMTrainerMixin(_AnyTrainer):
         weights = Weights(model.parameters(), adaptive, active_only=not arguments.perturb_pruned)
         window = Window(self, parent, model, micro_batches, num_items, weights, arguments.batch_norm_pass,
                         arguments.probe_dropout)  # fmt: skip
-        ascent = self._current_ascent()
+        ascent, watch = self._current_ascent(), self._stepping.watch
         ascent.step = step
+        self._stepping.begin(step, weights)
         rho = arguments.rho_at(step, self.state.max_steps)
         logged = arguments.diagnostics_steps > 0 and step % arguments.diagnostics_steps == 0
         statistics = copy_statistics(model)
-        with ascent.perturbed(weights, window, rho, measure=logged or (weights.narrow and not self._narrow_reported)):
+        measure = logged or (weights.narrow and not watch.has_told("narrow"))
+        with no_step_inside(weights), ascent.perturbed(weights, window, rho, measure):
             window.backward()
-        if (said := weights.swallowed()) and not self._narrow_reported:
-            logger.warning(f"{said} Use SAMArguments(upcast=True) with bf16=True or fp16=True, or a larger rho.")
-            self._narrow_reported = True
+        if said := weights.swallowed():
+            watch.once("narrow", f"{said} Use SAMArguments(upcast=True) with bf16=True or fp16=True, or a larger rho.")
         if not window.is_finite():
             self._drop(weights, statistics)
-        elif logged:
-            self._diagnostics = {"sam_rho": rho, "sam_gradient_norm": window.norm or 0.0}
-            if weights.cosine is not None:
-                self._diagnostics |= {"sam_cosine": weights.cosine, "sam_distance": weights.distance}
+        else:
+            watch.stepped(ascent, weights, window.norm or 0.0, rho)
+            if logged:
+                self._diagnostics = {"sam_rho": rho, "sam_gradient_norm": window.norm or 0.0}
+                if weights.cosine is not None:
+                    self._diagnostics |= {"sam_cosine": weights.cosine, "sam_distance": weights.distance}
         assert window.reported is not None
         return window.reported
 
     def _current_ascent(self) -> Ascent:
         if self._ascent is None or self._ascent_of is not self.state:  # a new training starts from nothing
             self._ascent, self._ascent_of = self.sam_args.ascent(lambda: self.optimizer), self.state
+            self._stepping.remembered = Remembered()
         return self._ascent
 
     def _drop(self, weights: Weights, statistics: list[tuple[Tensor, Tensor]]) -> None:
@@ -123,9 +139,8 @@ class SAMTrainerMixin(_AnyTrainer):
                     local(g).fill_(float("inf"))  # the scaler's own sign for a step to skip
                 return
         weights.take_gradients()
-        if not self._drop_reported:
-            logger.warning(f"Step {self.state.global_step}: loss or gradient is not finite; the step is dropped.")
-        self._drop_reported = True
+        dropped = f"Step {self.state.global_step}: loss or gradient is not finite; the step is dropped."
+        self._stepping.watch.once("dropped", dropped)
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
         """The Trainer's own, with the diagnostics beside the training loss."""
@@ -138,41 +153,17 @@ class SAMTrainerMixin(_AnyTrainer):
 
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
         super()._save_optimizer_and_scheduler(output_dir)
-        if self._ascent is None:
-            return
-        tensors = {
-            f"{name}.{parameter}": local(direction[p]).detach().contiguous()
-            for name, direction in self._ascent.memory.items()
-            for parameter, p in self.model.named_parameters()
-            if p in direction
-        }
-        if tensors and (self.args.should_save or self._is_sharded()):
-            path = self._memory_path(output_dir)
-            with written_whole(path) as draft:
-                save_file(tensors, draft)
+        if self._ascent is not None and (self.args.should_save or training_state.is_sharded(self.model)):
+            path = training_state.path_in(output_dir, self.model, self.args.process_index)
+            training_state.save(path, self.model, self._ascent.memory, self.sam_args)
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         super()._load_optimizer_and_scheduler(checkpoint)
         if checkpoint is None:
             return
-        memory = self._current_ascent().memory
-        path = self._memory_path(checkpoint)
-        if not path.exists():
-            if memory and self.sam_args.rho > 0:
-                logger.warning(f"{path} not found: the first step is not perturbed.")
-            return
-        parameters = dict(self.model.named_parameters())
-        for key, tensor in load_file(path).items():
-            name, parameter = key.split(".", 1)
-            if name in memory and parameter in parameters:
-                memory[name][parameters[parameter]] = tensor.to(parameters[parameter].device)
-
-    def _is_sharded(self) -> bool:
-        return any(local(p) is not p for p in self.model.parameters())
-
-    def _memory_path(self, folder: str) -> Path:
-        rank = f"_{self.args.process_index}" if self._is_sharded() else ""
-        return Path(folder) / f"sam_memory{rank}.safetensors"
+        path = training_state.path_in(checkpoint, self.model, self.args.process_index)
+        if told := training_state.load(path, self.model, self._current_ascent().memory, self.sam_args):
+            logger.warning(told)
 
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:
         """The Trainer's own card, with a section on the method and its arguments."""
@@ -187,6 +178,39 @@ class SAMTrainerMixin(_AnyTrainer):
         card.save(path)
 
 
+class _Stepping(TrainerCallback):
+    """Looks, before and after each step of the optimizer, whether it is one that the mix-in has prepared."""
+
+    def __init__(self, trainer: Any) -> None:
+        self.trainer = trainer
+        self.watch = Watch(type(trainer).__name__, logger.warning)
+        self.remembered = Remembered()
+        self._optimizer: object = None
+        self._prepared: tuple[int, int] | None = None  # the training and the step whose gradients are ours
+
+    def begin(self, step: int, weights: Weights) -> None:
+        """Called before the weights of a step are moved."""
+        optimizer = self.trainer.optimizer
+        if optimizer is not None and optimizer is not self._optimizer:
+            refuse_optimizer(optimizer, weights)
+        self._optimizer, self._prepared = optimizer, (id(self.trainer.state), step)
+
+    def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if self.trainer.sam_args.rho == 0:
+            return
+        if self._prepared != (id(self.trainer.state), self.trainer.state.global_step):
+            name = type(self.trainer).__name__
+            raise ValueError(
+                f"{name}.training_step has not called that of SAMTrainerMixin: no weight was perturbed for this "
+                "gradient. Call super().training_step(...) in it, or override compute_loss instead."
+            )
+        if self.trainer._ascent is not None:
+            self.remembered.before_step(self.trainer._ascent.memory)
+
+    def on_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.remembered.after_step()
+
+
 def _refuse_what_cannot_work(trainer: Any) -> None:
     if trainer.is_deepspeed_enabled:
         raise ValueError("DeepSpeed keeps gradients where they cannot be read; use DDP or FSDP2.")
@@ -196,6 +220,18 @@ def _refuse_what_cannot_work(trainer: Any) -> None:
         raise ValueError(
             f"{type(trainer).__name__} generates its data inside of the training step, where weights are perturbed; "
             "use it without SAMTrainerMixin."
+        )
+
+
+def _refuse_steps_inside_backward(trainer: Any) -> None:
+    """By name, before anything is done; whatever else steps there is found in the first step."""
+    name = str(getattr(trainer.args.optim, "value", trainer.args.optim))
+    by_name = trainer.optimizer is None and getattr(trainer, "optimizer_cls_and_kwargs", None) is None
+    if by_name and trainer.sam_args.rho > 0 and (name.endswith("_layerwise") or name in ("lomo", "adalomo")):
+        other = name.removesuffix("_layerwise") if name.endswith("_layerwise") else "adafactor"
+        raise ValueError(
+            f"optim={name!r} steps inside of backward, where the weights are perturbed, and its step would be lost; "
+            f'use optim="{other}".'
         )
 
 

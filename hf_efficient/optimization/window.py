@@ -16,6 +16,7 @@ from .ascent import move_to_higher
 from .batch_norm import copy_statistics, frozen_statistics, restore_statistics
 from .perturbation import Weights, global_norm
 from .randomness import random_state, set_random_state, without_dropout
+from .watch import INSIDE
 
 Inputs = dict[str, Any]
 
@@ -69,6 +70,8 @@ class Window:
                 synchronises = number == len(self.micro_batches)
                 with nullcontext() if synchronises else self._no_sync():
                     loss = loss + self.training_step(dict(inputs))
+        if not any(p.grad is not None for p in self.weights.parameters):
+            raise ValueError(f"There is no gradient on any trainable weight after backward. {INSIDE}")
         if first:
             self.reported = loss.detach()
         return loss
@@ -89,7 +92,7 @@ class Window:
         total = torch.zeros((), device=self.trainer.args.device)
         self.model.train()
         masks = nullcontext() if self.probe_dropout else without_dropout(self.model)
-        with self._metrics_counted_once(False), frozen_statistics(self.model), masks:
+        with self._metrics_counted_once(False), frozen_statistics(self.model), masks, self._losses_alone():
             for inputs in self.micro_batches:
                 prepared = self.trainer._prepare_inputs(share(inputs, fraction))
                 with self.trainer.compute_loss_context_manager():
@@ -137,7 +140,7 @@ class Window:
             set_random_state(state)
             return compute_loss(model, dict(inputs), **kwargs)
 
-        with torch.no_grad(), frozen_statistics(self.model), self._metrics_counted_once(False):
+        with torch.no_grad(), frozen_statistics(self.model), self._metrics_counted_once(False), self._losses_alone():
             mirror()
             there = loss_here().mean()
             mirror()
@@ -167,6 +170,17 @@ class Window:
                 finite = self.trainer.accelerator.reduce(finite, reduction="mean")
             self._finite &= self.norm < float("inf") and float(finite) == 1.0
         return self._finite
+
+    @contextmanager
+    def _losses_alone(self) -> Iterator[None]:
+        """No gradient may come out of the block."""
+        standing = len(self.weights.gradients())
+        yield
+        if len(self.weights.gradients()) != standing:
+            raise ValueError(
+                "compute_loss runs backward by itself, where only the loss is asked for: return the loss and leave "
+                "backward to training_step, or use a method without probes, as s2sam."
+            )
 
     def _reused_buckets(self) -> bool:
         """Whether DDP writes the next gradients over these."""

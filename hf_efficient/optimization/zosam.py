@@ -32,6 +32,11 @@ class ZOSAMAscent:
         seed: of the directions.
     """
 
+    still = (
+        "the losses on both sides of the weights are equal in every direction asked, as 16-bit losses often are. Use "
+        "float32 weights (in a Trainer upcast=True), or a larger delta or rho."
+    )
+
     def __init__(self, num_queries: int, delta: float | None, probe_fraction: float, seed: int) -> None:
         self.num_queries, self.delta, self.probe_fraction, self.seed = num_queries, delta, probe_fraction, seed
         self.memory: Memory = {}

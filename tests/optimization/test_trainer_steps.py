@@ -109,7 +109,10 @@ def test_a_step_that_is_not_finite_changes_nothing(method: str, tmp_path: Path) 
     """Steps: five batches, the third of them spoiled, against four batches without it."""
     data = rows(20)
     kwargs = {"train_sampling_strategy": "sequential", "lr_scheduler_type": "constant", "optim": "adamw_torch"}
-    own: dict[str, Any] = {"looksam": {"reuse_interval": 1}, "zosam": {"guided": True}}  # whose seeds and intervals count steps
+    own: dict[str, Any] = {
+        "looksam": {"reuse_interval": 1},
+        "zosam": {"guided": True},
+    }  # whose seeds and intervals count steps
     settings = dataclasses.replace(METHODS[method], **own.get(method, {}))
     spoiled = trained(
         tmp_path, settings, bert(0.0), data=data, max_steps=5, build_kwargs={"callbacks": [NaNStep(2)]}, **kwargs

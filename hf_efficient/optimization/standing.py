@@ -1,0 +1,67 @@
+"""Where a step of a plain loop stands: whether the weights are elsewhere, and whether they were when they had to be."""
+
+from __future__ import annotations
+
+import sys
+import warnings
+import weakref
+from contextlib import AbstractContextManager
+from typing import Any
+
+from torch.optim import Optimizer
+
+from .closure import ClosureBatch
+from .perturbation import Weights, global_norm
+from .watch import Remembered, Watch
+
+
+class Standing:
+    """The state of one optimizer, as an object: Lightning's wrapper reads our attributes, but sets its own.
+
+    Args:
+        name: of the optimizer.
+    """
+
+    batch: ClosureBatch  # of the last step that was begun
+
+    def __init__(self, name: str) -> None:
+        self.entered: AbstractContextManager[None] | None = None  # while the weights are elsewhere
+        self.preceded = False  # whether they were, since the last step
+        self.stepping = False
+        self.remembered = Remembered()
+        self.watch = Watch(name, lambda message: warnings.warn(message, stacklevel=_outside()))
+        self._used: tuple[Any, int] | None = None  # a gradient of the last step, and its version
+
+    def end(self, weights: Weights) -> None:
+        """The step is over: the next one needs a perturbation of its own, and other gradients."""
+        self.preceded = False
+        g = next(iter(weights.gradients().values()), None)
+        self._used = None if g is None else (weakref.ref(g), g._version)
+
+    def check_order(self, weights: Weights) -> None:
+        """Warn of gradients that were taken before the weights are moved; those of the last step may still be there."""
+        if self.preceded:
+            return
+        g = next(iter(weights.gradients().values()), None)
+        if g is None or (self._used is not None and self._used[0]() is g and self._used[1] == g._version):
+            return
+        if global_norm(weights.gradients()) > 0:
+            self.watch.once(
+                "order",
+                f"{self.watch.name}: perturb() after a backward, whose gradient was taken at the weights as they are. "
+                "Call it before the first backward of a step, or zero_grad() before it.",
+            )
+
+    def refuse_step_of_the_base(self, optimizer: Optimizer, *_: Any) -> None:
+        """Hook of the base optimizer, whose step would be lost when the weights come back."""
+        if self.entered is not None and not self.stepping:
+            raise ValueError(f"{type(optimizer).__name__}.step() while the weights are perturbed: call "
+                             f"{self.watch.name}.step(), which brings them back first.")  # fmt: skip
+
+
+def _outside() -> int:
+    """The `stacklevel` of the first frame outside of this package and torch: the user's line."""
+    level, frame = 1, sys._getframe(1)
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").startswith(("hf_efficient.", "torch.")):
+        level, frame = level + 1, frame.f_back
+    return level

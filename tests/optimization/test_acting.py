@@ -1,0 +1,275 @@
+"""A method that does not act says so: in Trainers, where the step is the Trainer's own."""
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+from transformers import Trainer
+
+from hf_efficient import S2SAM, S2SAMTrainer, SAMArguments, SAMTrainer, SAMTrainerMixin
+from tests.optimization.trainers import METHODS, arguments, bert, build, rows, same, state, trained
+
+
+@pytest.fixture
+def said(caplog: pytest.LogCaptureFixture) -> pytest.LogCaptureFixture:
+    import transformers.utils.logging as logging
+
+    logging.enable_propagation()
+    return caplog
+
+
+def test_the_mix_in_after_its_trainer_is_refused_when_the_class_is_made() -> None:
+    class Own:  # other mix-ins may stand where they like
+        pass
+
+    class Fine(Own, SAMTrainerMixin, Trainer):
+        pass
+
+    class FineToo(Fine):
+        pass
+
+    with pytest.raises(TypeError, match=r"class Wrong\(SAMTrainerMixin, Trainer\)"):
+
+        class Wrong(Trainer, SAMTrainerMixin):
+            pass
+
+    class Base(Trainer):
+        pass
+
+    with pytest.raises(TypeError, match=r"class Wrong\(SAMTrainerMixin, Base\)"):
+        type("Wrong", (Base, Own, SAMTrainerMixin), {})
+
+
+@pytest.mark.parametrize("name", ["galore_adamw_layerwise", "galore_adafactor_layerwise", "apollo_adamw_layerwise",
+                                  "galore_adamw_8bit_layerwise", "lomo", "adalomo"])  # fmt: skip
+def test_optimizers_that_step_inside_backward_are_refused_by_name(name: str, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=f"optim='{name}'.* inside of backward") as error:
+        S2SAMTrainer(bert(), arguments(tmp_path, optim=name, optim_target_modules="all-linear"), train_dataset=rows())
+    assert ('optim="galore_adamw"' in str(error.value)) == (name == "galore_adamw_layerwise")
+    rho = SAMArguments(rho=0)  # plain training may use them
+    S2SAMTrainer(bert(), arguments(tmp_path, optim=name, optim_target_modules="all-linear"), sam_args=rho)
+
+
+class InBackward:
+    """torch's own recipe: an optimizer for each parameter, which steps as soon as its gradient is there."""
+
+    forgets = True
+
+    def create_optimizer(self: Any, *args: Any) -> Any:
+        each = {p: torch.optim.SGD([p], lr=0.1) for p in self.model.parameters()}
+
+        def hook(p: Any) -> None:
+            each[p].step()
+            if self.forgets:
+                each[p].zero_grad()
+
+        for p in self.model.parameters():
+            p.register_post_accumulate_grad_hook(hook)
+        self.optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=0.1)
+        return self.optimizer
+
+
+class KeepsGradients(InBackward):
+    forgets = False
+
+
+class Fused(InBackward):
+    """As LOMO does it: no optimizer steps, the gradient is used and thrown away in a hook."""
+
+    def create_optimizer(self: Any, *args: Any) -> Any:
+        def hook(p: Any) -> None:
+            p.data.add_(p.grad, alpha=-0.1)
+            p.grad = None
+
+        for p in self.model.parameters():
+            p.register_post_accumulate_grad_hook(hook)
+        self.optimizer = torch.optim.SGD(self.model.parameters(), lr=0.1)
+        return self.optimizer
+
+
+class StepsInTrainingStep:
+    """Another Trainer's own step, which does everything."""
+
+    def training_step(self: Any, *args: Any, **kwargs: Any) -> Any:
+        loss = super().training_step(*args, **kwargs)  # type: ignore[misc]
+        self.optimizer.step()
+        return loss
+
+
+class Foreign:
+    """An optimizer of other weights than the model's."""
+
+    def create_optimizer(self: Any, *args: Any) -> Any:
+        self.optimizer = torch.optim.SGD(copy.deepcopy(self.model).parameters(), lr=0.1)
+        return self.optimizer
+
+
+class Doubled:
+    """One of our own optimizers below one of our own trainers."""
+
+    def create_optimizer(self: Any, *args: Any) -> Any:
+        self.optimizer = S2SAM(self.model.parameters(), torch.optim.SGD, lr=0.1)
+        return self.optimizer
+
+
+@pytest.mark.parametrize("method", ["s2sam", "zosam"])
+@pytest.mark.parametrize(
+    ("other", "message"),
+    [(InBackward, "none of the model's"), (KeepsGradients, "none of the model's"), (Fused, "no gradient"),
+     (Foreign, "none of the model's"), (Doubled, "S2SAM perturbs by itself")],
+)  # fmt: skip
+def test_optimizers_that_cannot_work_stop_the_first_step(method: str, other: Any, message: str, tmp_path: Path) -> None:
+    trainer = build(tmp_path, METHODS[method], bert(0.0), mixin=other)
+    before = state(trainer.model)
+    with pytest.raises(ValueError, match=message):
+        trainer.train()
+    if other is not Fused:  # whose hook has stepped by the time it can be noticed
+        assert same(state(trainer.model), before)
+
+
+@pytest.mark.parametrize("method", ["s2sam", "sam", "zosam"])
+def test_a_step_inside_of_the_perturbation_is_refused(method: str, tmp_path: Path) -> None:
+    class Inner(StepsInTrainingStep, Trainer):
+        pass
+
+    class Ours(SAMTrainerMixin, Inner):
+        pass
+
+    trainer = build(tmp_path, METHODS[method], bert(0.0), cls=Ours)
+    before = state(trainer.model)
+    with pytest.raises(ValueError, match=r"step\(\) while the weights are perturbed"):
+        trainer.train()
+    assert same(state(trainer.model), before)
+
+
+@pytest.mark.parametrize("keeps_gradients", [True, False])
+def test_a_hook_that_steps_inside_backward_is_refused(keeps_gradients: bool, tmp_path: Path) -> None:
+    """The same recipe beside an optimizer that does hold the weights."""
+
+    class Hooked(SAMTrainer):
+        def create_optimizer(self, *args: Any) -> Any:
+            InBackward.create_optimizer(self)
+            self.optimizer = torch.optim.SGD(self.model.parameters(), lr=0.0)
+            return self.optimizer
+
+        forgets = keeps_gradients
+
+    for method in ("s2sam", "zosam"):
+        trainer = build(tmp_path, METHODS[method], bert(0.0), cls=Hooked)
+        before = state(trainer.model)
+        with pytest.raises(ValueError, match="inside of backward"):
+            trainer.train()
+        assert same(state(trainer.model), before)
+
+
+def test_another_optimizer_may_step_inside(tmp_path: Path) -> None:
+    class Critic(SAMTrainer):
+        critic = nn.Linear(1, 1)
+
+        def compute_loss(self, *args: Any, **kwargs: Any) -> Any:
+            own = torch.optim.SGD(self.critic.parameters(), lr=0.1)
+            with torch.enable_grad():
+                self.critic(torch.ones(1)).sum().backward()
+            own.step()
+            return super().compute_loss(*args, **kwargs)
+
+    trained(tmp_path, METHODS["sam"], cls=Critic)
+
+
+def test_a_training_step_without_ours_is_refused(tmp_path: Path) -> None:
+    class Own(SAMTrainer):
+        def training_step(self, model: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
+            loss = self.compute_loss(model, self._prepare_inputs(inputs))
+            self.accelerator.backward(loss)
+            return loss.detach()
+
+    trainer = build(tmp_path, METHODS["s2sam"], cls=Own)
+    before = state(trainer.model)
+    with pytest.raises(ValueError, match=r"Own\.training_step.*super\(\)\.training_step"):
+        trainer.train()
+    assert same(state(trainer.model), before)
+    trained(tmp_path, SAMArguments("s2sam", rho=0), cls=Own)
+
+
+def test_a_loss_that_runs_backward_itself_is_refused_by_probes(tmp_path: Path) -> None:
+    class Own(SAMTrainer):
+        def compute_loss(self, *args: Any, **kwargs: Any) -> Any:
+            with torch.enable_grad():
+                loss = super().compute_loss(*args, **kwargs)
+                loss.backward()
+            return loss.detach().requires_grad_()
+
+    trained(tmp_path, METHODS["s2sam"], cls=Own)  # its gradients are there, and perturbed
+    for method in ("zosam", "guided"):
+        with pytest.raises(ValueError, match="compute_loss runs backward"):
+            trained(tmp_path, METHODS[method], cls=Own)
+
+
+def test_a_method_that_moves_nothing_warns_once(tmp_path: Path, said: pytest.LogCaptureFixture) -> None:
+    class Flat(SAMTrainer):
+        def compute_loss(self, *args: Any, **kwargs: Any) -> Any:
+            return super().compute_loss(*args, **kwargs) * 0
+
+    for method in ("sam", "s2sam", "looksam", "msam"):
+        said.clear()
+        trained(tmp_path, METHODS[method], cls=Flat)
+        assert said.text.count("moved no weight") == 1, method
+    said.clear()
+    for method in ("s2sam", "looksam", "msam"):
+        trained(tmp_path, METHODS[method], max_steps=5)
+    trained(tmp_path, SAMArguments("s2sam", rho_schedule="linear"), max_steps=6)
+    assert "moved no weight" not in said.text
+
+
+def test_probes_that_cannot_tell_two_losses_apart_warn_once(tmp_path: Path, said: pytest.LogCaptureFixture) -> None:
+    class Rough(SAMTrainer):
+        def compute_loss(self, *args: Any, **kwargs: Any) -> Any:
+            loss = super().compute_loss(*args, **kwargs)
+            return loss + (loss.detach().round() - loss.detach())  # two losses nearby are one number
+
+    trained(tmp_path, SAMArguments("zosam", delta=1e-4, num_queries=2), cls=Rough, max_steps=6)
+    assert said.text.count("losses on both sides") == 1
+
+
+@pytest.mark.parametrize(("before", "after"), [("s2sam", "looksam"), ("guided", "s2sam"), ("s2sam", "sam")])
+def test_resuming_with_another_method_says_what_is_dropped(
+    before: str, after: str, tmp_path: Path, said: pytest.LogCaptureFixture
+) -> None:
+    trained(tmp_path, METHODS[before], max_steps=2, save_strategy="steps", save_steps=2)
+    resumed = build(tmp_path, METHODS[after], max_steps=4)
+    resumed.train(resume_from_checkpoint=True)
+    names = [METHODS[name].method for name in (before, after)]
+    assert said.text.count(f"method={names[0]!r}, now {names[1]!r}") == 1
+    dropped = sorted(set(METHODS[before].ascent().memory) - set(METHODS[after].ascent().memory))
+    assert (f"What it remembered ({', '.join(dropped)}) is dropped" in said.text) == bool(dropped)
+
+
+def test_resuming_with_other_settings_is_said_and_with_the_same_is_not(
+    tmp_path: Path, said: pytest.LogCaptureFixture
+) -> None:
+    trained(tmp_path, METHODS["s2sam"], max_steps=2, save_strategy="steps", save_steps=2)
+    build(tmp_path, METHODS["s2sam"], max_steps=4).train(resume_from_checkpoint=True)
+    build(tmp_path, SAMArguments("s2sam", diagnostics_steps=1), max_steps=4).train(resume_from_checkpoint=True)
+    assert "checkpoint" not in said.text
+    other = SAMArguments("s2sam", rho=0.2, adaptive=True)
+    build(tmp_path, other, max_steps=4).train(resume_from_checkpoint=True)
+    assert said.text.count("rho=0.05, now 0.2; adaptive=False, now True") == 1
+
+
+def test_a_remembered_direction_of_another_shape_is_refused(tmp_path: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    trained(tmp_path, METHODS["s2sam"], max_steps=2, save_strategy="steps", save_steps=2)
+    path = tmp_path / "checkpoint-2" / "sam_memory.safetensors"
+    whole = load_file(path)
+    name = next(iter(whole))
+    for wrong in (whole[name][:1].clone(), whole[name].int()):
+        save_file({**whole, name: wrong}, path)
+        with pytest.raises(ValueError, match=r"sam_memory\.safetensors.*expected"):
+            build(tmp_path, METHODS["s2sam"], max_steps=4).train(resume_from_checkpoint=True)
+    path.write_bytes(b"no tensors")
+    with pytest.raises(ValueError, match=r"sam_memory\.safetensors"):
+        build(tmp_path, METHODS["s2sam"], max_steps=4).train(resume_from_checkpoint=True)

@@ -15,7 +15,7 @@ _MODULE_OF = {
     "reduce_tokens": "hf_efficient.representation.reduce",
     "attach_token_pruner": "hf_efficient.representation.attach",
     "detach_token_pruner": "hf_efficient.representation.attach",
-    "load_token_pruned": "hf_efficient.representation.attach",
+    "load_token_pruned": "hf_efficient.representation.loading",
     "token_pruner": "hf_efficient.representation.attach",
     "STDOConfig": "hf_efficient.video.configuration_stdo",
     "STDOModel": "hf_efficient.video.modeling_stdo",
@@ -55,11 +55,11 @@ if TYPE_CHECKING:
     from hf_efficient.representation.attach import (
         attach_token_pruner,
         detach_token_pruner,
-        load_token_pruned,
         token_pruner,
     )
     from hf_efficient.representation.config import TokenPrunerConfig
     from hf_efficient.representation.inputs import prune_inputs
+    from hf_efficient.representation.loading import load_token_pruned
     from hf_efficient.representation.memory import remember_pictures
     from hf_efficient.representation.reduce import ReducedTokens, reduce_tokens
     from hf_efficient.sparsity.callback import SparsityCallback, train_sparsely

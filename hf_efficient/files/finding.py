@@ -11,7 +11,7 @@ def find(folder_or_id: str | os.PathLike[str], name: str, missing: str, **hub_kw
         folder_or_id: local folder, or id of a Hub repository.
         name: of the file.
         missing: what it means, and what to do, if the folder lacks it.
-        hub_kwargs: passed to `huggingface_hub.hf_hub_download`.
+        hub_kwargs: passed to `huggingface_hub.hf_hub_download`; `subfolder` holds for a local folder too.
 
     Raises:
         FileNotFoundError: the local folder has no such file.
@@ -20,6 +20,7 @@ def find(folder_or_id: str | os.PathLike[str], name: str, missing: str, **hub_kw
         from huggingface_hub import hf_hub_download
 
         return hf_hub_download(str(folder_or_id), name, **hub_kwargs)
+    folder_or_id = os.path.join(folder_or_id, hub_kwargs.get("subfolder") or "")
     path = os.path.join(folder_or_id, name)
     if not os.path.isfile(path):
         raise FileNotFoundError(f"No {name} in {str(folder_or_id)!r}: {missing}")

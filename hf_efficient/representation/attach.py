@@ -18,6 +18,7 @@ from .placeholders import PlaceholderPruner, PrunedProcessor
 from .pruned_model import PrunedBase, PrunedGeneration
 from .pruner import TokenPruner
 from .sized_attention import takes_masks
+from .wrapped import check_bare, follow_peft, unwrapped
 
 logger = logging.get_logger(__name__)
 
@@ -29,10 +30,11 @@ def attach_token_pruner(
 
     Afterwards `processor(...)` emits exactly K placeholders for every picture, tile or frame, and the model delivers
     exactly K features for it; `forward`, `generate`, training and saving go on as before. What was kept is told by
-    `model.base_model.token_pruner.last`. Attaching again replaces the config.
+    `model.token_pruner.last`. Attaching again replaces the config.
 
     Args:
-        model: a stock vision-language model with a language head, of a supported family.
+        model: a stock vision-language model with a language head, of a supported family; or one inside of an adapter of
+            PEFT, data parallelism or torch.compile, which then gets the pruner.
         processor: its stock processor.
         config: a `TokenPrunerConfig`, its values as a dict, or a folder or Hub id it was saved to.
 
@@ -51,10 +53,12 @@ def attach_token_pruner(
             "adaptive=True cannot be attached: the processor writes placeholders before a picture is looked at. Use "
             "prune_inputs(model, inputs, config) on inputs of the stock processor, or min_group_share."
         )
+    given, model = model, unwrapped(model)
     family = family_of(model)
     _check_pair(model, processor, family)
     _check_generator(model, config)
     base = model.base_model
+    check_bare(base)
     size_aware = bool(config.size_aware) or (config.wants_sizes and takes_masks(base))
     pruner = TokenPruner(config, family, size_aware)
     if not family.mrope and config.positions != "auto" and size_aware == (config.positions == "compact"):
@@ -81,23 +85,38 @@ def attach_token_pruner(
             _set_class(thing, attached_class(stock, mixin))
     base.token_pruner = pruner
     processor.token_pruner = PlaceholderPruner(config, family, model)
-    return model, processor
+    follow_peft()
+    return given, processor
 
 
 def detach_token_pruner(model: Any, processor: Any) -> tuple[Any, Any]:
     """Give a model and a processor their stock classes back, in place; either may be stock already.
 
+    Args:
+        model: as of `attach_token_pruner`; what is wrapped around it stays.
+        processor: its processor.
+
     Returns:
         The same model and processor.
+
+    Raises:
+        ValueError: the model's class was changed by others since (as by FSDP2's `fully_shard`).
     """
+    given, model = model, unwrapped(model)
     base = model.base_model
+    for thing in (model, base, processor):
+        if isinstance(thing, Attached) and type(thing) is not attached_class(thing.stock_class, thing.mixin):
+            raise ValueError(
+                f"{type(thing).__name__} was made of the attached {thing.stock_class.__name__} by another library "
+                "(as fully_shard does), and cannot be taken apart. Detach before that."
+            )
     if isinstance(base, PrunedBase):
         base.token_pruner.leave(base)
     for thing in (model, model.base_model, processor):
         if isinstance(thing, Attached):
             _set_class(thing, thing.stock_class)
             thing.__dict__.pop("token_pruner", None)
-    return model, processor
+    return given, processor
 
 
 @contextmanager
@@ -108,10 +127,11 @@ def token_pruner(
 
     Arguments and errors as of `attach_token_pruner`. Yields model and processor.
     """
+    given, model = model, unwrapped(model)
     before = [thing.__dict__.get("token_pruner") for thing in (model.base_model, processor)]
     attach_token_pruner(model, processor, config)
     try:
-        yield model, processor
+        yield given, processor
     finally:
         model.base_model.token_pruner.leave(model.base_model)
         if before[0] is not None:
@@ -124,37 +144,6 @@ def token_pruner(
                 if isinstance(part, Attached):
                     _set_class(part, part.stock_class)
             thing.__dict__.pop("token_pruner", None)
-
-
-def load_token_pruned(
-    folder_or_id: str | os.PathLike[str], config: TokenPrunerConfig | dict[str, Any] | None = None, **kwargs: Any
-) -> tuple[Any, Any]:
-    """Load a model and its processor with a token pruner attached.
-
-    Args:
-        folder_or_id: what an attached model and processor were saved to, or any stock folder or Hub id with `config`.
-        config: the pruner's config; None reads `token_pruner_config.json` beside the weights.
-        kwargs: for the model's `from_pretrained`; those about the Hub (`revision`, `token`, `cache_dir`,
-            `local_files_only`, `force_download`, `subfolder`) hold for the processor and the config too.
-
-    Returns:
-        Model and processor.
-
-    Raises:
-        FileNotFoundError: no config is given and none was saved.
-        ValueError: as `attach_token_pruner`.
-    """
-    from transformers import AutoModelForImageTextToText, AutoProcessor
-
-    hub = {k: v for k, v in kwargs.items() if k in HUB_ARGUMENTS}
-    if config is None:
-        config = TokenPrunerConfig.from_pretrained(folder_or_id, **hub)  # first: it fails before the weights are read
-    processor = AutoProcessor.from_pretrained(folder_or_id, **hub)
-    model = AutoModelForImageTextToText.from_pretrained(folder_or_id, **kwargs)
-    return attach_token_pruner(model, processor, config)
-
-
-HUB_ARGUMENTS = ("revision", "token", "cache_dir", "local_files_only", "force_download", "subfolder")
 
 
 def _set_class(thing: Any, new: type) -> None:

@@ -17,8 +17,9 @@ class Attached:
     mixin: ClassVar[type]
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Any:
-        # what is built anew, as by from_pretrained on the class, is stock until a pruner is attached to it
-        return cls.stock_class(*args, **kwargs)
+        # what is built anew, as by from_pretrained on the class, is stock until a pruner is attached to it; without
+        # arguments an empty object is asked for, as for the replicas of DataParallel
+        return cls.stock_class(*args, **kwargs) if args or kwargs else object.__new__(cls)
 
     @classmethod
     def overrides(cls, stock: Any) -> dict[str, Any]:

@@ -22,6 +22,7 @@ from .families.family import PIXELS, Family, Pictures, Unit
 from .features import encode
 from .kept import KeptUnit
 from .rope import rope_index, text_positions
+from .wrapped import unwrapped
 
 MODALITIES = ("image", "video")
 
@@ -215,6 +216,7 @@ def prune_inputs(model: Any, inputs: Any, config: TokenPrunerConfig) -> dict[str
     Raises:
         ValueError: the model's family is not supported, it has a pruner attached, or prompt and pictures do not fit.
     """
+    model = unwrapped(model)
     base, family = model.base_model, family_of(model)
     if hasattr(base, "token_pruner"):
         raise ValueError("The model has a token pruner attached and prunes by itself; detach it, or call it directly.")

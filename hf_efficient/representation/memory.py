@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from .families.family import Pictures
+from .wrapped import unwrapped
 
 
 class Seen:
@@ -101,7 +102,7 @@ def remember_pictures(model: Any, size: int = 8) -> Iterator[None]:
     """
     if size < 1:
         raise ValueError(f"size={size} remembers nothing; expected at least 1.")
-    base, memory = model.base_model, PictureMemory(size)
+    base, memory = unwrapped(model).base_model, PictureMemory(size)
     with _OPENING:
         base.picture_memories = (*vars(base).get("picture_memories", ()), memory)
     try:

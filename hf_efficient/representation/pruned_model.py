@@ -21,6 +21,7 @@ from .layer_pruning import DROPS
 from .numbering import mrope_positions, number
 from .pruner import TokenPruner, cached_length, kept_units
 from .sized_attention import check_attention, keep_attention, size_own_mask
+from .wrapped import follow_peft
 
 
 class PrunedGeneration(Saved):
@@ -33,6 +34,11 @@ class PrunedGeneration(Saved):
         """The pruner of the base model; it can be asked of any wrapper around this model, too."""
         pruner: TokenPruner = self.base_model.token_pruner
         return pruner
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name == "peft_config":  # PEFT makes a model around this one, and saves it in its own way
+            follow_peft()
+        super().__setattr__(name, value)
 
     def _pruner_config(self) -> TokenPrunerConfig:
         return self.token_pruner.config

@@ -85,15 +85,17 @@ class STDOPipeline(DiffusionPipeline):
 
         Args:
             pretrained_model_name_or_path: folder, or id of a Hub repository.
-            kwargs: `dtype`, and for the Hub `revision`, `token`, `cache_dir`, `local_files_only`, ...
+            kwargs: `dtype`, `subfolder`, and for the Hub `revision`, `token`, `cache_dir`, `local_files_only`, ...
 
         Raises:
             BundleError: the bundle is damaged or incomplete.
         """
-        folder = os.fspath(pretrained_model_name_or_path)
+        folder, inside = os.fspath(pretrained_model_name_or_path), kwargs.pop("subfolder", None) or ""
         if not os.path.isdir(folder):  # diffusers loads components of other libraries from folders alone
             known = ("revision", "token", "cache_dir", "local_files_only", "force_download", "proxies")
-            folder = snapshot_download(folder, **{name: kwargs.pop(name) for name in known if name in kwargs})
+            hub = {name: kwargs.pop(name) for name in known if name in kwargs}
+            folder = snapshot_download(folder, allow_patterns=f"{inside}/*" if inside else None, **hub)
+        folder = os.path.join(folder, inside) if inside else folder
         bundle = Bundle.open(folder)
         _check_index(Path(folder) / "model_index.json")
         Player(bundle)  # strict: transformers would fill a tensor that is absent with noise

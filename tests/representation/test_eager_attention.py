@@ -11,6 +11,8 @@ from tests.tiny import FAMILIES, ROWS, generate, language_model, prompts, pruned
 from tests.tiny_models import SIGLIP, TEXT, finish
 
 SETTINGS: list[dict[str, Any]] = [{"method": "itg"}, {"size_aware": True}]
+QUICK = ("llava", "qwen2_5_vl", "gemma3", "paligemma")
+NAMES = [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in FAMILIES]
 
 
 def maps(model: Any, inputs: Any) -> Any:
@@ -19,7 +21,7 @@ def maps(model: Any, inputs: Any) -> Any:
 
 
 @pytest.mark.parametrize("settings", SETTINGS)
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("name", NAMES)
 def test_attention_maps_are_those_of_the_stock_function_with_sizes_in_its_mask(name, settings, caplog):
     model, processor = pruned(name, "eager", **settings)
     inputs = processor(**prompts(name, ROWS))
@@ -45,7 +47,7 @@ def test_attention_maps_are_those_of_the_stock_function_with_sizes_in_its_mask(n
     assert torch.allclose(found.logits, expected.logits, atol=1e-4)
 
 
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("name", NAMES)
 def test_maps_of_tokens_that_stand_for_themselves_are_the_stock_ones(name):
     model, processor = stock(name, "eager")
     inputs = processor(**prompts(name, ROWS))

@@ -48,8 +48,9 @@ def towers_layers(tower: Any) -> Any:
     return inner.encoder.layers
 
 
-@pytest.mark.parametrize("error", [KeyboardInterrupt, RuntimeError])
-@pytest.mark.parametrize("name", SETTINGS)
+@pytest.mark.parametrize(
+    ("name", "error"), [("llava", KeyboardInterrupt), ("qwen2_5_vl", RuntimeError), ("llava_onevision", RuntimeError)]
+)
 def test_nothing_is_left_of_a_call_that_breaks_off(name, error):
     model, processor = pruned(name, **SETTINGS[name])
     arguments = prompts(name, ROWS)

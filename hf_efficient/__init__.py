@@ -6,6 +6,8 @@ Public names are resolved when first used (PEP 562): `import hf_efficient` impor
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from .registration import follow
+
 __version__ = "0.1.0"
 
 # Public name -> module that defines it. The one place where a public name is added (and below, for type checkers).
@@ -126,3 +128,6 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     return sorted(set(globals()) | set(__all__))
+
+
+follow()

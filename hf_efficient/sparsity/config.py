@@ -196,7 +196,3 @@ def _check_number(name: str, value: object, low: float, high: float, expected: s
 def _check_count(name: str, value: object) -> None:
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
         raise ValueError(f"{name}={value!r} is not a count; expected an int >= 1.")
-
-
-# A saved adapter names its method only; who can read its config must find its model class too.
-from . import model  # noqa: E402, F401

@@ -288,4 +288,5 @@ def _inside_wrapper(key: str, model: nn.Module) -> bool:
     return any(isinstance(module, (BaseTunerLayer, ModulesToSaveWrapper)) for module in outer)
 
 
+# hf_efficient.registration imports this module as soon as PEFT is there: a saved adapter names its method only
 register_peft_method(name="bidst", config_cls=BiDSTConfig, model_cls=BiDSTModel, prefix="bidst_")

@@ -23,8 +23,8 @@ from hf_efficient.video.inference import enlarge, whole
 class STDOModel(PreTrainedModel):
     """k networks, each overfitted to its share of one video's patches, and the packed map of which patch is whose.
 
-    Made by `fit_video`; loads and saves like any transformers model (`AutoModel.from_pretrained` after importing
-    hf_efficient's STDOModel), trains with the stock Trainer (`pixel_values`, `labels`). An int8 model is for playing.
+    Made by `fit_video`; loads and saves like any transformers model (`AutoModel.from_pretrained` after
+    `import hf_efficient`), trains with the stock Trainer (`pixel_values`, `labels`). An int8 model is for playing.
 
     Source: Li et al., "Towards High-Quality and Efficient Video Super-Resolution via Spatial-Temporal Data
     Overfitting", CVPR 2023 (huggingface.co/papers/2303.08331).

@@ -11,6 +11,8 @@ from torch import Tensor, nn
 from transformers.utils import logging
 
 from ..extras import extra
+from ..files import write_text
+from ..files.checkpoints import WholeCheckpoints
 from ..methods import OPTIMIZATION
 from . import training_state
 from .arguments import SAMArguments
@@ -31,7 +33,7 @@ _CARD_HEADING = "### Sharpness-aware minimization"
 _AnyTrainer: Any = Trainer if TYPE_CHECKING else object
 
 
-class SAMTrainerMixin(_AnyTrainer):
+class SAMTrainerMixin(WholeCheckpoints, _AnyTrainer):
     """Goes before any Trainer: `class MyTrainer(SAMTrainerMixin, SFTTrainer)`, with `sam_args=SAMArguments(...)`.
 
     It works in `training_step` alone, which leaves the weights bit for bit as it found them: evaluation, saving,
@@ -40,6 +42,8 @@ class SAMTrainerMixin(_AnyTrainer):
 
     A step whose loss or gradient is not finite is dropped: weights, optimizer state, what the variant remembers and
     BatchNorm statistics stay as they were. (With a GradScaler it is the scaler that drops it, and lowers its scale.)
+
+    Training resumes from whole checkpoints alone, whatever a kill or a full disk left.
 
     Args:
         sam_args: the variant; without one, or with `method=None`, SAM.
@@ -175,7 +179,7 @@ class SAMTrainerMixin(_AnyTrainer):
         if _CARD_HEADING not in card.text:
             card.text = card.text.rstrip() + "\n\n" + card_section(self.sam_args)
         card.data.tags = list(dict.fromkeys([*(card.data.tags or []), "hf_efficient", self.sam_args.method]))
-        card.save(path)
+        write_text(path, str(card))
 
 
 class _Stepping(TrainerCallback):

@@ -7,6 +7,7 @@ from typing import Any
 from torch import nn
 
 from ..extras import extra
+from ..files.checkpoints import WholeCheckpoints
 
 with extra("sparsity"):
     from peft import get_peft_model
@@ -15,7 +16,7 @@ with extra("sparsity"):
     from .config import BiDSTConfig
 
 
-class BiDSTTrainer(Trainer):
+class BiDSTTrainer(WholeCheckpoints, Trainer):
     """`Trainer` of a sparse model: `BiDSTTrainer(model, args, sparsity_config=BiDSTConfig(...), ...)`.
 
     The same as wrapping the model with `get_peft_model` and giving it to a plain Trainer. After training,

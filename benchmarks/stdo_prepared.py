@@ -63,6 +63,7 @@ class Prepared:
             for network, numbers in plan.chosen_patches().items():
                 wanted.append(numbers)
                 folders.append(self.folder / name / network)
+                folders[-1].parent.mkdir(exist_ok=True)
         write_stores(self.base._pairs(), self.base.geometry, self.base.settings.halo, wanted, folders)
 
     def run(self, name: str, kind: type[Fit], settings: FitSettings) -> dict[str, float]:
@@ -72,7 +73,7 @@ class Prepared:
         os.link(self.base.low_resolution, fit.low_resolution)
         os.link(self.base.work / "errors.npy", fit.work / "errors.npy")
         for network in (self.folder / name).iterdir():
-            (fit.work / network.name).symlink_to(network)
+            shutil.copytree(network, fit.work / network.name, copy_function=os.link)
         fit.run(overwrite=True)
         player = Player(self.folder / "row")
         sizes = player.bundle.sizes()

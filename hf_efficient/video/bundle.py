@@ -14,10 +14,11 @@ from typing import Any
 from hf_efficient.files import Contents, write_text
 from hf_efficient.reading import NOT_PRINTED, Fields, is_number, is_whole, read_json, shown
 from hf_efficient.video.experts import CONFIG_NAME, WEIGHTS_NAME, load_config
-from hf_efficient.video.media import MAX_PIXELS, ColorTags, Path_, VideoInfo, probe
+from hf_efficient.video.media import MAX_PIXELS, REFUSE, ColorTags, Path_, VideoInfo, probe
 from hf_efficient.video.patches import Geometry
 from hf_efficient.video.routing import MOST_EXPERTS
 from hf_efficient.video.settings import ALPHA, AUTO, INTERLACED, FitSettings
+from hf_efficient.video.sidedata import SideData
 
 MANIFEST_NAME, MODEL_FOLDER = "bundle.json", "model"
 FORMAT, VERSION = "hf_efficient.stdo", 1
@@ -78,7 +79,7 @@ class Bundle:
         if sha256(Path(path)) != self.manifest["source"]["sha256"]:
             raise BundleError(f"{str(path)!r} is not the video that {str(self.path)!r} was made of.")
         fit = self.manifest.get("fit", {})
-        return probe(path, **{name: str(fit[name]) for name in ("alpha", "interlaced") if name in fit})
+        return probe(path, str(fit.get("alpha", REFUSE)), str(fit.get("interlaced", REFUSE)))
 
     def sizes(self) -> dict[str, int]:
         """Bytes of each of the checked files."""
@@ -174,7 +175,7 @@ def source_to_json(info: VideoInfo, path: Path, frames: int) -> dict[str, Any]:
         "sha256": sha256(path),
         "bytes": path.stat().st_size,
         "frames": frames,
-        "seconds": info.seconds or float(frames / info.rate),
+        "seconds": info.seconds,
         "width": info.width,
         "height": info.height,
         "pixel_format": info.pixel_format,
@@ -185,6 +186,7 @@ def source_to_json(info: VideoInfo, path: Path, frames: int) -> dict[str, Any]:
         "rotation": info.rotation,
         "container": info.container,
         "other_streams": list(info.other_streams),
+        "side": info.side.to_json(),
     }
 
 
@@ -214,8 +216,8 @@ def source_from_json(values: object) -> VideoInfo:
     return VideoInfo(
         width, height, fields.text("pixel_format", r"[a-z0-9_]{1,40}"), fraction("rate"), fraction("time_base"),
         fraction("pixel_aspect"), ColorTags(*tags), fields.whole("rotation", -360, 360),
-        fields.whole("frames", 1, 2**31), fields.number("seconds", 0, 1e9), fields.text("container"),
-        tuple(streams),
+        fields.whole("frames", 1, 2**31), fields.number("seconds", 1e-6, 1e9), fields.text("container"),
+        tuple(streams), side=SideData.from_json(fields.values.get("side", {})),
     )  # fmt: skip
 
 

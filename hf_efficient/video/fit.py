@@ -99,6 +99,10 @@ class Fit:
             warnings.warn(
                 f"{str(source)!r} has {self.info.bits} bits a colour; it is fitted and played at 8.", stacklevel=3
             )
+        if self.info.dropped:
+            warnings.warn(
+                f"The frames of {str(source)!r} carry {', '.join(self.info.dropped)}, which is not kept.", stacklevel=3
+            )
         self.geometry = Geometry.choose(self.info.width, self.info.height, settings.scale)
         self.folder = Work(output)
         self.work, self.draft = self.folder.folder, self.folder.draft

@@ -17,7 +17,9 @@ with extra("video"):
     import av
 
 from hf_efficient.video.color import FULL_RANGE, OTHER_MATRICES, ColorTags, Relabelled, component_bits, to_rgb
+from hf_efficient.video.copying import copyable_streams
 from hf_efficient.video.opening import MediaError, Path_, measure_extent, open_media, video_stream
+from hf_efficient.video.sidedata import NOTHING, SideData, side_data
 
 # 8K with room to spare: a header that claims more is broken or hostile, and a frame of it would not fit in memory.
 MAX_PIXELS = 8192 * 8192
@@ -43,6 +45,8 @@ class VideoInfo:
         container: FFmpeg's names, "mov,mp4,m4a,3gp,3g2,mj2".
         other_streams: codec names of audio and subtitles.
         deinterlace: whether reading makes progressive frames of interlaced ones.
+        side: what frames carry beside their pixels.
+        dropped: names of what they carry and nothing here keeps.
     """
 
     width: int
@@ -58,6 +62,8 @@ class VideoInfo:
     container: str
     other_streams: tuple[str, ...]
     deinterlace: bool = False
+    side: SideData = NOTHING
+    dropped: tuple[str, ...] = ()
 
     @property
     def bits(self) -> int:
@@ -110,6 +116,7 @@ def probe(path: Path_, alpha: str = REFUSE, interlaced: str = REFUSE, most_frame
                 f"{str(path)!r} has the colour matrix {OTHER_MATRICES[int(first.colorspace)]}, which is not supported; "
                 "convert it to BT.709 first (FFmpeg's zscale filter does: -vf zscale=matrix=709)."
             )
+        side, dropped = side_data(first)
         frames, seconds, rate = _length(container, stream, path, most_frames)
         return VideoInfo(
             width=first.width,
@@ -128,6 +135,8 @@ def probe(path: Path_, alpha: str = REFUSE, interlaced: str = REFUSE, most_frame
             container=container.format.name,
             other_streams=tuple(s.codec_context.name for s in copyable_streams(container)),
             deinterlace=interlaced == "deinterlace" and bool(first.interlaced_frame),
+            side=side,
+            dropped=tuple(dropped),
         )  # fmt: skip
 
 
@@ -144,11 +153,6 @@ def _length(container: Any, stream: Any, path: Path_, most_frames: int | None) -
         seconds = seconds if seconds > 0 else extent.seconds
         rate = rate if rate and rate > 0 else extent.rate or Fraction(25)
     return frames, seconds, Fraction(rate)
-
-
-def copyable_streams(container: Any) -> list[Any]:
-    """Audio and subtitle streams whose codec FFmpeg knows; data streams (time codes) cannot be remuxed."""
-    return [s for s in container.streams if s.type in ("audio", "subtitle") and s.codec_context is not None]
 
 
 def read_frames(path: Path_, info: VideoInfo | None = None) -> Iterator[Frame]:

@@ -113,10 +113,15 @@ def video_stream(container: Any, path: Path_) -> Any:
     Raises:
         MediaError: there is none, or its codec is not known.
     """
-    streams = [s for s in container.streams.video if "attached_pic" not in str(s.disposition)]
+    streams = [s for s in container.streams.video if not is_cover(s)]
     if not streams:
         kinds = sorted({s.type for s in container.streams}) or ["nothing"]
         raise MediaError(f"{str(path)!r} has no video stream, only {', '.join(kinds)}.")
     if streams[0].codec_context is None:
         raise MediaError(f"{str(path)!r} has a video stream of a codec that this FFmpeg does not know.")
     return streams[0]
+
+
+def is_cover(stream: Any) -> bool:
+    """Whether a stream is the picture of an album or a film, which FFmpeg counts as video."""
+    return bool(stream.disposition & av.stream.Disposition.attached_pic)

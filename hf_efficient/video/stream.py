@@ -9,6 +9,7 @@ from pathlib import Path
 from hf_efficient.video.media import Frame, Path_, VideoInfo
 from hf_efficient.video.patches import Geometry, degrade, pad_to_grid, to_rgb8, to_tensor
 from hf_efficient.video.settings import FitSettings
+from hf_efficient.video.sidedata import SideData
 from hf_efficient.video.writing import LOSSLESS, VideoWriter, encoder_options
 
 
@@ -37,7 +38,8 @@ def write_stream(
     if settings.lr_quality == 0:
         codec, pixel_format, options = LOSSLESS
     # an untagged source's matrix goes by its height, which the stream has not: so the stream is tagged
-    like = replace(info, color=replace(info.color, space=info.color.matrix(info.height)))
+    color = replace(info.color, space=info.color.matrix(info.height))
+    like = replace(info, color=color, side=SideData(info.side.display_matrix))  # the rest is in bundle.json
     size = (geometry.lr_width, geometry.lr_height)
     with VideoWriter(target, like, size, codec, pixel_format, options, source) as writer:
         for frame in frames:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
+import warnings
 from contextlib import suppress
-from fractions import Fraction
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -15,8 +15,9 @@ import torch
 from hf_efficient.extras import extra
 from hf_efficient.files import ffmpeg_url, full_disk, written_whole
 from hf_efficient.video.color import FromRGB
-from hf_efficient.video.media import VideoInfo, copyable_streams
-from hf_efficient.video.opening import WRITTEN, MediaError, Path_, input_container
+from hf_efficient.video.copying import Copier, lost
+from hf_efficient.video.media import VideoInfo
+from hf_efficient.video.opening import WRITTEN, MediaError, Path_
 
 with extra("video"):
     import av
@@ -44,7 +45,8 @@ class VideoWriter:
         codec: FFmpeg's encoder.
         pixel_format: what the encoder gets.
         options: the encoder's own.
-        copy_from: file whose audio, subtitles, chapters and metadata are copied, packet by packet.
+        copy_from: file whose sound, subtitles, fonts, covers, flags, chapters and tags are copied, packet by packet.
+            What the new file does not keep of it is warned of by name.
 
     Raises:
         MediaError: the container cannot hold a stream, or the encoder refuses its settings.
@@ -60,15 +62,15 @@ class VideoWriter:
         options: dict[str, str] | None = None,
         copy_from: Path_ | None = None,
     ) -> None:
-        self.path, self.like, self.size = Path(path), like, size
+        self.path, self.like, self.size, self.copy_from = Path(path), like, size, copy_from
         self._draft = written_whole(self.path)
         self.container: Any = None
-        self.copier: _Copier | None = None
+        self.copier: Copier | None = None
         try:
             self._open()
             self._add_video(codec, pixel_format, options or {})
             if copy_from is not None:
-                self.copier = _Copier(copy_from, self.container, self.path)
+                self.copier = Copier(copy_from, self.container, self.stream, self.path)
         except BaseException as error:
             self._abandon(error)
             if isinstance(error, (av.error.FFmpegError, ValueError)) and not isinstance(error, MediaError):
@@ -79,8 +81,10 @@ class VideoWriter:
         mp4 = self.path.suffix in (".mp4", ".mov", ".m4v")
         # Matroska files have a random number by themselves: the same frames would give other files
         options = {"movflags": "+faststart"} if mp4 else {"fflags": "+bitexact"}
+        if self.path.suffix in (".mkv", ".webm"):
+            options["default_mode"] = "passthrough"  # flags of tracks are those of the source
         try:
-            temporary = self._draft.__enter__()
+            self.temporary = temporary = self._draft.__enter__()
             self.container = av.open(ffmpeg_url(temporary), "w", options=options)
             if self.container.format.name not in WRITTEN:  # a playlist or numbered pictures: several files
                 raise ValueError(f"{self.path.suffix!r} is {self.container.format.name}, which is not one video file")
@@ -96,6 +100,9 @@ class VideoWriter:
         self.encodable = FromRGB(pixel_format, like.color.matrix(like.height), like.color.range)
         rgb = self.encodable.format.is_rgb
         options = {**options, **self.encodable.tags}
+        for name, value in like.side.options(codec).items():
+            options[name] = ":".join(filter(None, [options.get(name), value]))
+        self.not_kept = like.side.not_written(codec)
         if codec.startswith("libx264") and torch.backends.cpu.get_cpu_capability() == "AVX512":
             # x264's AVX-512 code of macroblock trees reads what nobody wrote: the same frames give other files
             options = {**options, "x264-params": ":".join(filter(None, [options.get("x264-params"), "asm=AVX2"]))}
@@ -113,7 +120,9 @@ class VideoWriter:
         context.colorspace = 0 if rgb else like.color.space
         context.color_primaries, context.color_trc = like.color.primaries, like.color.transfer
         context.color_range = 2 if rgb else like.color.range
-        if like.rotation:
+        if like.side.display_matrix:
+            self.stream.set_display_matrix(like.side.display_matrix)
+        elif like.rotation:
             self.stream.set_display_rotation(like.rotation)
 
     def write(self, rgb: np.ndarray, pts: int, duration: int = 0) -> None:
@@ -153,12 +162,16 @@ class VideoWriter:
                 self.copier.copy_until(None)
                 self.copier.close()
             self.container.close()
+            if self.copy_from is not None:
+                self.not_kept += lost(self.copy_from, self.temporary)
         except BaseException as failure:
             self._abandon(failure)
             if isinstance(failure, av.error.FFmpegError):
                 raise MediaError(f"Cannot write {str(self.path)!r}: {failure}") from failure
             raise
         self._draft.__exit__(None, None, None)
+        if self.not_kept:
+            warnings.warn(f"{str(self.path)!r} does not keep of its source: {'; '.join(self.not_kept)}.", stacklevel=2)
         return None
 
     def _abandon(self, error: BaseException) -> None:
@@ -169,54 +182,3 @@ class VideoWriter:
             with suppress(av.error.FFmpegError, ValueError, OSError):  # what it would finish is thrown away
                 self.container.close()
         self._draft.__exit__(type(error), error, error.__traceback__)
-
-
-class _Copier:
-    """Packets of audio and subtitles from one container to another, as far as the video has come."""
-
-    def __init__(self, source: Path_, target: Any, path: Path) -> None:
-        self.source = input_container(source)
-        self.target = target
-        self.streams: dict[int, Any] = {}
-        try:
-            target.metadata.update(self.source.metadata)
-            for stream in copyable_streams(self.source):
-                self.streams[stream.index] = self._twin(stream, path)
-            chapters = self.source.chapters()
-            if chapters:
-                target.set_chapters(chapters)
-        except BaseException:
-            self.close()
-            raise
-        self.packets = self.source.demux([self.source.streams[i] for i in self.streams]) if self.streams else iter(())
-        self.waiting: Any = None
-
-    def _twin(self, stream: Any, path: Path) -> Any:
-        name = stream.codec_context.name
-        # the FFmpeg decoder's name may differ from the codec's (libdav1d, mp3float)
-        codec = stream.codec_context.codec.canonical_name
-        if codec not in self.target.supported_codecs:
-            raise MediaError(
-                f"{path.suffix!r} files cannot hold the source's {stream.type} ({name}): write to a .mkv file."
-            )
-        twin = self.target.add_stream_from_template(stream)
-        twin.metadata.update(stream.metadata)
-        return twin
-
-    def copy_until(self, seconds: Fraction | None) -> None:
-        """Copy all packets that start up to `seconds` (None: all that are left)."""
-        while True:
-            packet = self.waiting or next(self.packets, None)
-            self.waiting = None
-            if packet is None:
-                return
-            if packet.dts is None:  # the flushing packet at the end
-                continue
-            if seconds is not None and packet.dts * packet.time_base > seconds:
-                self.waiting = packet
-                return
-            packet.stream = self.streams[packet.stream.index]
-            self.target.mux(packet)
-
-    def close(self) -> None:
-        self.source.close()

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from ..files import find, locked, scratch_folder, write_text, written_whole
 from ..reading import AGAIN, open_tensors, shown, stored_in
+from ..representation.wrapped import pruner_below
 from . import places
 from .claims import SAVING, check_expansion, check_fit, check_layout, maker
 from .compress import CompactLinear, compress
@@ -35,7 +36,8 @@ def save_sparse(model: nn.Module, folder: str | os.PathLike[str]) -> Path:
 
     At fp32 and density d a weight takes 4 d + min(d, 1/8) bytes, or little more. What is loaded equals what was saved,
     bit for bit but for the sign of zeros (a mask that multiplies leaves minus zeros). A transformers model's config is
-    written beside it. Whatever happens in between, `load_sparse` finds the old model or the new one.
+    written beside it, and that of a token pruner attached to it. Whatever happens in between, `load_sparse` finds the
+    old model or the new one.
 
     Args:
         model: plain model (merge adapters first); layers that `compress` replaced are stored like the others.
@@ -72,6 +74,9 @@ def save_sparse(model: nn.Module, folder: str | os.PathLike[str]) -> Path:
                 marker.unlink()
             raise
         marker.unlink()
+    pruner = pruner_below(model)
+    if pruner is not None:
+        pruner.config.save_pretrained(target)
     return target / FILE_NAME
 
 

@@ -144,7 +144,7 @@ def jobs_of(model: Any, processor: Any, name: str, ways: Any, shown: Any = SHOWN
     """One job for every way and every prompt."""
     asked = [prompts(name, rows) for rows in shown]
     if FAMILIES[name].video and videos:
-        asked.append(video_prompts(name, rows=len(shown) - 1))
+        asked.append(video_prompts(name, rows=1 if len(shown) < 3 else 2))
     return [lambda w=way, a=arguments: w(model, processor, a) for way in ways for arguments in asked]
 
 

@@ -68,6 +68,20 @@ def test_a_transformers_model_comes_back_by_config_class_or_module(tmp_path: Pat
     assert torch.equal(logits(AutoModelForCausalLM.from_pretrained(tmp_path / "plain")), expected)
 
 
+def test_a_subfolder_is_read_and_a_token_pruner_travels(tmp_path: Path) -> None:
+    from hf_efficient import TokenPrunerConfig
+    from tests.tiny import pruned
+
+    model = sparse_llama()
+    save_sparse(model, tmp_path / "all" / "one")
+    assert torch.equal(logits(load_sparse(tmp_path / "all", subfolder="one")), logits(model))
+    with pytest.raises(FileNotFoundError, match="two"):
+        load_sparse(tmp_path / "all", subfolder="two")
+    attached, _ = pruned("llava", budget=5)
+    save_sparse(attached, tmp_path / "vlm")
+    assert TokenPrunerConfig.from_pretrained(tmp_path / "vlm") == attached.token_pruner.config
+
+
 def test_tied_weights_are_stored_once(tmp_path: Path) -> None:
     model = llama(tied=True)
     path = save_sparse(model, tmp_path)

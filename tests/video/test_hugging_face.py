@@ -105,6 +105,8 @@ def test_pipeline_is_the_player(bundles: dict[str, Bundle], dtype: str, tmp_path
         assert (again / name).read_bytes() == (bundles[dtype].path / name).read_bytes(), name
     loaded: Any = STDOPipeline.from_pretrained(again)
     assert loaded(output_path=tmp_path / "out.mp4", max_frames=2).frames.exists()
+    inside: Any = STDOPipeline.from_pretrained(tmp_path, subfolder="again")
+    assert inside.bundle.path == again
 
 
 def test_pipeline_says_what_does_not_fit(bundles: dict[str, Bundle]) -> None:
@@ -129,6 +131,10 @@ again = STDOPipeline.from_pretrained("tester/clip")
 assert len(again(output_type="np").frames) == 12
 model = STDOModel.from_pretrained("tester/clip", subfolder="model")
 assert model.config.num_experts == 2
+from huggingface_hub import HfApi
+HfApi().create_repo("tester/clips")
+HfApi().upload_folder(repo_id="tester/clips", folder_path={str(folder)!r}, path_in_repo="a")
+assert len(STDOPipeline.from_pretrained("tester/clips", subfolder="a")(output_type="np", max_frames=2).frames) == 2
 """
     with LocalHub() as hub:
         run = subprocess.run(

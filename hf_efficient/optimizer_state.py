@@ -105,7 +105,11 @@ def check(optimizer: Any, parameters: Iterable[Tensor]) -> None:
         ValueError: it is not known; or it projects, shares or keeps something unknown of one of the parameters.
     """
     optimizer = innermost(optimizer)
-    roles = roles_of(optimizer)
+    try:
+        roles = roles_of(optimizer)
+    except ValueError as error:
+        advice = "Or let no weight change its place: topology='static' with init='random' or 'magnitude'."
+        raise ValueError(f"{error} {advice}") from error
     for parameter in parameters:
         if "rank" in group_of(optimizer, parameter):
             raise ValueError(
@@ -144,11 +148,9 @@ def roles_of(optimizer: Optimizer) -> Mapping[str, str]:
         return roles
     known = sorted({other for _, other in KNOWN if other[0].isupper()})
     raise ValueError(
-        f"What {package}'s {name} remembers of single weights is not known, and weights cannot "
-        f"change places behind it. Known are {', '.join(known)}, and Adam, AdamW, AdEMAMix, SGD, Lion, RMSprop and "
-        "Adagrad of bitsandbytes and torchao in all bits. For another one say what its state is: "
-        "hf_efficient.optimizer_state.declare(TheClass, exp_avg='momentum', exp_avg_sq='square'); or move nothing: "
-        "topology='static' with init='random' or 'magnitude'."
+        f"What {package}'s {name} remembers of single weights is not known. Known are {', '.join(known)}, and Adam, "
+        "AdamW, AdEMAMix, SGD, Lion, RMSprop and Adagrad of bitsandbytes and torchao in all bits. For another one say "
+        "what its state is: hf_efficient.optimizer_state.declare(TheClass, exp_avg='momentum', exp_avg_sq='square')."
     )
 
 
@@ -265,7 +267,7 @@ def momentum(optimizer: Any, parameter: Tensor) -> Tensor | None:
     8-bit momenta are given in float32, GaLore's is projected back, AdEMAMix's is the sum of both as its step has it.
     """
     optimizer = innermost(optimizer)
-    state, group = optimizer.state.get(parameter, {}), group_of(optimizer, parameter)
+    state = optimizer.state.get(parameter, {})
     for name, role in roles_of(optimizer).items():
         if role != "momentum" or not isinstance(state.get(name), Tensor):
             continue
@@ -273,6 +275,7 @@ def momentum(optimizer: Any, parameter: Tensor) -> Tensor | None:
         if "projector" in state:
             mean = state["projector"].project_back(mean)
         if mean.dim() > parameter.dim():
+            group = group_of(optimizer, parameter)
             mean = mean[0] + group["alpha"] * mean[1]
         return mean
     return None

@@ -53,7 +53,7 @@ MAKERS["transformers Adafactor"] = lambda p: Adafactor(
     p, lr=0.01, relative_step=False, scale_parameter=False, beta1=0.9
 )
 MAKERS["transformers Adafactor, own schedule"] = lambda p: Adafactor(p, scale_parameter=True, relative_step=True)
-MAKERS["S2SAM"] = lambda p: S2SAM(p, torch.optim.AdamW, lr=0.01)
+MAKERS["S2SAM"] = lambda p: S2SAM(p, torch.optim.AdamW, rho=0.0, lr=0.01)  # it is the state that counts
 MAKERS["Lion"] = _of("lion_pytorch", "Lion")
 MAKERS["GaLore AdamW"] = _of("galore_torch", "GaLoreAdamW")
 for name in ("SGDScheduleFree", "AdamWScheduleFree", "RAdamScheduleFree"):

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from torch import Tensor
-from torch.optim import Optimizer
 
+from ..optimizer_state import innermost, keeps_momentum, momentum
 from .ascent import Batch, Memory
 from .perturbation import Weights
 
@@ -16,13 +17,13 @@ class MSAMAscent:
     """ε = -ρ v / ‖v‖, v the momentum: forward along the coming update, where S2-SAM looks back along the last one.
 
     Args:
-        optimizer: called for the optimizer that holds v (`momentum_buffer` of SGD, `exp_avg` of Adam and its kin); it
-            need not exist before the first step.
+        optimizer: called for the optimizer that holds v, under any name and in any form that
+            `hf_efficient.optimizer_state` knows; it need not exist before the first step.
     """
 
-    still = "its state holds no momentum of these weights. Use SGD with momentum, Adam or AdamW."
+    still = "the momentum is zero."
 
-    def __init__(self, optimizer: Callable[[], Optimizer]) -> None:
+    def __init__(self, optimizer: Callable[[], Any]) -> None:
         self.optimizer = optimizer
         self.memory: Memory = {}  # the momentum is the optimizer's own, and saved with it
         self.step = 0
@@ -35,13 +36,24 @@ class MSAMAscent:
 
     def _momentum(self, weights: Weights) -> dict[Tensor, Tensor]:
         optimizer = self.optimizer()
-        if not any(group.get("momentum") or "betas" in group for group in optimizer.param_groups):
-            raise ValueError(
-                "MSAM follows the momentum, and this optimizer has none; use SGD with momentum (in a Trainer "
-                'optim="sgd", optim_args="momentum=0.9"), Adam or AdamW.'
-            )
-        state = optimizer.state
-        buffers = {
-            p: state[p].get("momentum_buffer", state[p].get("exp_avg")) for p in weights.parameters if p in state
-        }
-        return {p: v for p, v in buffers.items() if v is not None}
+        check_momentum(optimizer)
+        state = innermost(optimizer).state
+        found = {p: momentum(optimizer, p) for p in weights.parameters if p in state}
+        return {p: v for p, v in found.items() if v is not None}
+
+
+def check_momentum(optimizer: Any) -> None:
+    """Refuse an optimizer that MSAM cannot follow.
+
+    Raises:
+        ValueError: it keeps no momentum, or what it keeps is not known.
+    """
+    try:
+        kept = any(keeps_momentum(optimizer, group) for group in innermost(optimizer).param_groups)
+    except ValueError as error:
+        raise ValueError(f"MSAM follows the momentum, which it does not find in this optimizer. {error}") from error
+    if not kept:
+        raise ValueError(
+            f"MSAM follows the momentum, and {type(innermost(optimizer)).__name__} has none as it is set; use SGD with "
+            'momentum (in a Trainer optim="sgd", optim_args="momentum=0.9"), Adam or AdamW.'
+        )

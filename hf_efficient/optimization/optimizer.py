@@ -23,7 +23,7 @@ import torch
 from torch.optim import Optimizer
 
 from .arguments import SAMArguments
-from .msam import MSAMAscent
+from .msam import MSAMAscent, check_momentum
 from .perturbing_optimizer import PerturbingOptimizer, RhoSchedule
 from .s2sam import S2SAMAscent
 from .sam import SAMAscent
@@ -129,7 +129,7 @@ class MSAM(PerturbingOptimizer):
     Args: as for `S2SAM`.
 
     Raises:
-        ValueError: at the first step, if the base optimizer has no momentum.
+        ValueError: the base optimizer has no momentum, or it is not known where.
     """
 
     def __init__(
@@ -140,3 +140,5 @@ class MSAM(PerturbingOptimizer):
         **kwargs: Any,
     ) -> None:
         super().__init__(params, base_optimizer, rho, _ascent=MSAMAscent(lambda: self.base), **kwargs)
+        if self.rho != 0:
+            check_momentum(self.base)

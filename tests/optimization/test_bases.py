@@ -431,3 +431,59 @@ def test_loading_the_state_of_another_method_says_what_is_dropped(before: Any, a
         warnings.simplefilter("error")
         before(net.parameters(), torch.optim.SGD, lr=0.1).load_state_dict(opt.state_dict())
         other.load_state_dict(torch.optim.SGD(net.parameters(), lr=0.1).state_dict())
+
+
+# MSAM reads the momentum through the adapter that knows each optimizer's state
+
+
+def along_the_momentum(base: Any, kwargs: dict[str, Any], settings: dict[str, Any] | None = None) -> list[Tensor]:
+    """Where MSAM stands in the third step, from where it came."""
+    net = smooth()
+    groups = [{"params": [net[0].weight], **(settings or {})}, {"params": [net[0].bias, *net[2].parameters()]}]
+    opt = MSAM(groups, base, rho=0.5, **kwargs)
+    steps(net, opt, 2)
+    before = [p.detach().clone() for p in net.parameters()]
+    opt.perturb()
+    return [(p - w).detach() for p, w in zip(net.parameters(), before)]
+
+
+def cosine(a: list[Tensor], b: list[Tensor]) -> float:
+    one, other = (torch.cat([x.flatten() for x in each]) for each in (a, b))
+    return float(one @ other / (one.norm() * other.norm()))
+
+
+def test_msam_follows_the_momentum_in_whatever_form_it_is_kept() -> None:
+    bnb, galore = pytest.importorskip("bitsandbytes").optim, pytest.importorskip("galore_torch")
+    adam: dict[str, Any] = {"lr": 1e-4, "weight_decay": 0.0}  # so little that all stand at the same place
+    torchs = along_the_momentum(torch.optim.AdamW, adam)
+    assert sum(float(d.square().sum()) for d in torchs) ** 0.5 == pytest.approx(0.5, rel=1e-4)
+    for base, kwargs, least in (
+        (bnb.AdamW32bit, adam, 0.9999),
+        (bnb.AdamW8bit, {**adam, "min_8bit_size": 16}, 0.99),
+        (bnb.PagedAdamW32bit, adam, 0.9999),
+        (torch.optim.SGD, {"lr": 1e-4, "momentum": 0.9, "dampening": 0.1}, 0.98),
+    ):
+        moved = along_the_momentum(base, kwargs)
+        assert cosine(moved, torchs) > least, base
+    low = {"rank": 2, "update_proj_gap": 9, "scale": 1.0, "proj_type": "std"}
+    moved = along_the_momentum(galore.GaLoreAdamW, {**adam, "no_deprecation_warning": True}, low)
+    assert all((d != 0).any() for d in moved)  # the projected weight too
+    assert torch.linalg.matrix_rank(moved[0], atol=1e-4) == 2
+
+
+def test_msam_refuses_what_has_no_momentum_or_keeps_it_unknown_to_us(tmp_path: Path) -> None:
+    class Own(torch.optim.AdamW):
+        def step(self, closure: Any = None) -> Any:
+            return super().step(closure)
+
+    net = network()
+    with pytest.raises(ValueError, match="SGD has none as it is set; use SGD with momentum"):
+        MSAM(net.parameters(), torch.optim.SGD, lr=0.1)
+    with pytest.raises(ValueError, match="has none"):
+        MSAM(net.parameters(), schedule_free())
+    with pytest.raises(ValueError, match=r"does not find in this optimizer.*declare\("):
+        MSAM(net.parameters(), Own)
+    MSAM(net.parameters(), torch.optim.SGD, rho=0.0, lr=0.1)  # plain training
+    for optim in ("sgd", "adafactor"):
+        with pytest.raises(ValueError, match="MSAM follows the momentum"):
+            trained(tmp_path, METHODS["msam"], optim=optim)

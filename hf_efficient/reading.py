@@ -23,13 +23,23 @@ LARGEST_JSON = 1 << 20
 FLOATS = ("F64", "F32", "F16", "BF16")  # as safetensors names them
 AGAIN = "Fetch or save it again."
 NOT_PRINTED = r"[\x00-\x1f\x7f\ud800-\udfff]"  # what no line of a message or a page can hold
-_SHORT = reprlib.Repr()
-_SHORT.maxstring = _SHORT.maxother = 120
+
+
+class _Short(reprlib.Repr):
+    """As reprlib's, with longer texts, and of a tensor its dtype and shape."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.maxstring = self.maxother = 120
+
+    def repr_Tensor(self, value: Tensor, level: int) -> str:
+        """Called for objects of this class name."""
+        return f"a tensor, {value.dtype} {tuple(value.shape)}"
 
 
 def shown(value: object) -> str:
     """A value for a message: of any size, but short and on one line."""
-    return _SHORT.repr(value)
+    return " ".join(_Short().repr(value).split())
 
 
 def parse_json(raw: bytes, said: str) -> Any:
@@ -70,6 +80,20 @@ def naming(path: str | os.PathLike[str]) -> Iterator[None]:
         if str(path) in str(error):
             raise
         raise ValueError(f"{path}: {error}") from error
+
+
+@contextmanager
+def told_of(path: str | os.PathLike[str]) -> Iterator[None]:
+    """In the block, code of others that reads a file without looking at it: what it says becomes a ValueError."""
+    try:
+        yield
+    except (ImportError, OSError):
+        raise
+    except Exception as error:
+        if isinstance(error, ValueError) and str(path) in str(error) and "\n" not in str(error):
+            raise
+        said = " ".join(f"{type(error).__name__}: {error}".split())
+        raise ValueError(f"{path} cannot be used: {shown(said)}. {AGAIN}") from error
 
 
 class Fields:

@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, field, fields
 from typing import TYPE_CHECKING, Any
 
 from ..methods import OPTIMIZATION, check_settings
+from ..reading import is_number, shown
 
 if TYPE_CHECKING:
     from .ascent import Ascent
@@ -83,17 +84,19 @@ class SAMArguments:
 
     def __post_init__(self) -> None:
         _check(self, "method", self.method is None or self.method in METHODS, f"one of {', '.join(METHODS)}")
-        _check(self, "rho", _is_number(self.rho) and 0 <= self.rho < math.inf, "a finite number >= 0")
+        _check(self, "rho", is_number(self.rho) and self.rho >= 0, "a finite number >= 0")
         _check(self, "rho_schedule", self.rho_schedule in SCHEDULES, f"one of {', '.join(SCHEDULES)}")
         _check(self, "num_queries", _is_count(self.num_queries, 1), "a whole number >= 1")
-        _check(self, "delta", self.delta is None or (_is_number(self.delta) and 0 < self.delta < math.inf),
+        _check(self, "delta", self.delta is None or (is_number(self.delta) and self.delta > 0),
                "a number > 0, or None")  # fmt: skip
-        _check(self, "probe_fraction", _is_number(self.probe_fraction) and 0 < self.probe_fraction <= 1, "in (0, 1]")
+        _check(self, "probe_fraction", is_number(self.probe_fraction) and 0 < self.probe_fraction <= 1, "in (0, 1]")
         _check(self, "direction_seed", _is_count(self.direction_seed, 0), "a whole number >= 0")
         _check(self, "reuse_interval", _is_count(self.reuse_interval, 1), "a whole number >= 1")
-        _check(self, "reuse_weight", _is_number(self.reuse_weight) and self.reuse_weight >= 0, "a number >= 0")
+        _check(self, "reuse_weight", is_number(self.reuse_weight) and self.reuse_weight >= 0, "a number >= 0")
         _check(self, "batch_norm_pass", self.batch_norm_pass in PASSES, f"one of {', '.join(PASSES)}")
         _check(self, "diagnostics_steps", _is_count(self.diagnostics_steps, 0), "a whole number >= 0")
+        for name in ("adaptive", "perturb_pruned", "probe_dropout", "guided", "upcast"):
+            _check(self, name, isinstance(getattr(self, name), bool), "True or False")
         check_settings(self, OPTIMIZATION)
 
     def rho_at(self, step: int, total: int) -> float:
@@ -169,11 +172,7 @@ class SAMArguments:
 
 def _check(arguments: SAMArguments, name: str, holds: bool, expected: str) -> None:
     if not holds:
-        raise ValueError(f"{name}={getattr(arguments, name)!r} is out of range; expected {expected}.")
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
+        raise ValueError(f"{name}={shown(getattr(arguments, name))} is out of range; expected {expected}.")
 
 
 def _is_count(value: object, least: int) -> bool:

@@ -15,6 +15,7 @@ from torch.optim import Optimizer
 
 from .ascent import Ascent
 from .closure import Closure, ClosureBatch
+from .loaded import check_state
 from .perturbation import Weights
 from .standing import Standing
 from .watch import differences, refuse_optimizer
@@ -240,9 +241,12 @@ class PerturbingOptimizer(Optimizer):
         """Continue from what `state_dict` returned (or from a plain base optimizer's).
 
         Of another method nothing is continued but the base optimizer; a warning says what is dropped.
+
+        Raises:
+            ValueError: what the variant remembers is damaged, or of another model; nothing is loaded then.
         """
         self.restore()
-        own = state_dict.get("sam", {"step": 0, "memory": {}})
+        own = check_state(state_dict.get("sam", {"step": 0, "memory": {}}), self._parameters())
         self.base.load_state_dict({key: value for key, value in state_dict.items() if key != "sam"})
         self._link()
         parameters = self._parameters()

@@ -10,13 +10,13 @@ from ..reading import is_number, is_whole, shown
 def check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
     """Raise unless the value is one of the choices."""
     if value not in choices:
-        raise ValueError(f"{name}={value!r} is not known; expected one of {', '.join(map(repr, choices))}.")
+        raise ValueError(f"{name}={shown(value)} is not known; expected one of {', '.join(map(repr, choices))}.")
 
 
 def check_share(name: str, value: object) -> None:
     """Raise unless the value is a number in [0, 1]."""
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= 1:
-        raise ValueError(f"{name}={value!r} is out of range; expected a number in [0, 1].")
+        raise ValueError(f"{name}={shown(value)} is out of range; expected a number in [0, 1].")
 
 
 def check_generator(generator: object, method: str) -> None:
@@ -25,7 +25,7 @@ def check_generator(generator: object, method: str) -> None:
 
     if not isinstance(generator, TokenGenerator):
         raise ValueError(
-            f"generator={generator!r} has no weights; expected a TokenGenerator or None. A saved one is loaded by "
+            f"generator={shown(generator)} has no weights; expected a TokenGenerator or None. A saved one is loaded by "
             "TokenPrunerConfig.from_pretrained(folder)."
         )
     if method != "itg":
@@ -36,12 +36,12 @@ def check_budget(name: str, value: object) -> None:
     """Raise unless the value is a count >= 1 or a share in (0, 1]."""
     advice = "expected an int >= 1 (tokens per picture, tile or frame) or a float in (0, 1] (share of them)"
     if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise ValueError(f"{name}={value!r} is a {type(value).__name__}; {advice}.")
+        raise ValueError(f"{name}={shown(value)} is a {type(value).__name__}; {advice}.")
     if isinstance(value, int) and value < 1:
-        raise ValueError(f"{name}={value!r} keeps nothing; {advice}.")
+        raise ValueError(f"{name}={shown(value)} keeps nothing; {advice}.")
     if isinstance(value, float) and not 0 < value <= 1:
-        fix = f" Write {name}={int(value)} to keep that many tokens." if value > 1 and value.is_integer() else ""
-        raise ValueError(f"{name}={value!r} is not a share; {advice}.{fix}")
+        fix = f" Write {name}={int(value)} to keep that many tokens." if 1 < value < 1e9 and value.is_integer() else ""
+        raise ValueError(f"{name}={shown(value)} is not a share; {advice}.{fix}")
 
 
 def check_answer(name: str, value: object, undecided: str | None = None) -> None:
@@ -49,7 +49,7 @@ def check_answer(name: str, value: object, undecided: str | None = None) -> None
     if isinstance(value, bool) or (value is None and undecided):
         return
     choices = f"True, False or None ({undecided})" if undecided else "True or False"
-    raise ValueError(f"{name}={value!r} is no answer; expected {choices}.")
+    raise ValueError(f"{name}={shown(value)} is no answer; expected {choices}.")
 
 
 def check_steps(name: str, value: object) -> None:
@@ -61,7 +61,7 @@ def check_steps(name: str, value: object) -> None:
 def check_power(name: str, value: object) -> None:
     """Raise unless the value is a finite number >= 0."""
     if not is_number(value) or value < 0:  # type: ignore[operator]
-        raise ValueError(f"{name}={value!r} is no power of importance; expected a number >= 0.")
+        raise ValueError(f"{name}={shown(value)} is no power of importance; expected a number >= 0.")
 
 
 def check_layers(name: str, value: Any) -> None:
@@ -71,4 +71,4 @@ def check_layers(name: str, value: Any) -> None:
         or not all(type(i) is int and i >= 1 for i in value)
         or len(set(value)) != len(value)
     ):
-        raise ValueError(f"{name}={value!r} is no list of layers; expected distinct ints >= 1, as [2].")
+        raise ValueError(f"{name}={shown(value)} is no list of layers; expected distinct ints >= 1, as [2].")

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ..files import find, locked, write_bytes, write_text
-from ..reading import read_json
+from ..reading import naming, read_json, shown
 
 CONFIG_NAME, GENERATOR_NAME = "token_pruner_config.json", "generator.safetensors"
 _WEIGHTS = re.compile(r"generator(-[0-9a-f]{16})?\.safetensors")
@@ -73,7 +73,7 @@ def _weights_in_use(folder: Path) -> str | None:
 def _weights_name(generator: dict[str, Any]) -> str:
     name = generator.get("file", GENERATOR_NAME)
     if not isinstance(name, str) or not _WEIGHTS.fullmatch(name):
-        raise ValueError(f"generator: file={name!r} is not the name of a generator's weights, as {GENERATOR_NAME!r}.")
+        raise ValueError(f"generator: file={shown(name)} is no name of a generator's weights, as {GENERATOR_NAME!r}.")
     return name
 
 
@@ -106,11 +106,13 @@ def read(folder_or_id: str | os.PathLike[str], hub_kwargs: dict[str, Any]) -> tu
         from .generator import TokenGenerator
 
         settings = dict(values["generator"])
-        name, digest = _weights_name(settings), settings.pop("sha256", None)
+        with naming(path):
+            name, digest = _weights_name(settings), settings.pop("sha256", None)
         settings.pop("file", None)
         beside = find(folder_or_id, name, f"its {CONFIG_NAME} asks for these weights. Copy the whole folder, or set "
                       '"generator" to null in it.', **hub_kwargs)  # fmt: skip
-        values["generator"] = TokenGenerator.from_file(beside, settings)
+        with naming(path):
+            values["generator"] = TokenGenerator.from_file(beside, settings)
         if digest is not None and digest != _digest(beside):
             raise ValueError(f"{beside} is not the file that {CONFIG_NAME} was saved with: copy both again.")
     return path, values

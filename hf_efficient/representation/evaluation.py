@@ -111,7 +111,7 @@ def _picture(path: Path) -> Image.Image:
     try:
         with Image.open(path) as image:
             return image.convert("RGB")
-    except OSError:
+    except (FileNotFoundError, PermissionError):
         raise
     except Exception as error:  # Pillow has many ways to say what is wrong
         raise ValueError(f"{path} is no picture that can be read: {error}") from error

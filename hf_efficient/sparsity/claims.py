@@ -6,15 +6,14 @@ import json
 import math
 import os
 import re
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
-from ..reading import AGAIN, Fields, Stored, is_whole, open_tensors, read_json, shown
+from ..reading import AGAIN, Fields, Stored, is_whole, open_tensors, read_json, shown, told_of
 
 SAVING = ".model.sparse.safetensors.saving"  # beside weights whose config.json is not there yet
 FREE, EXPANSION = 2**28, 256  # numbers that any file may stand for, and so many for each of its bytes
@@ -131,13 +130,14 @@ def maker(path: Path, cls: type[Any] | None) -> Callable[..., nn.Module]:
         )
     values = read_json(file, LARGEST_CONFIG) if inside is None else _parsed(inside, path)
     _check_counts(values, file, most)
-    with _told_by(file):
+    with told_of(file):
         if inside is None:
             config = transformers.AutoConfig.from_pretrained(path.parent)
         else:
             config = transformers.CONFIG_MAPPING[values["model_type"]].from_dict(values)
     if cls is None:
-        name = (getattr(config, "architectures", None) or [None])[0]
+        names = getattr(config, "architectures", None)
+        name = names[0] if isinstance(names, list) and names else names
         cls = getattr(transformers, name, None) if isinstance(name, str) else None
         if not (isinstance(cls, type) and issubclass(cls, transformers.PreTrainedModel)):
             raise ValueError(
@@ -146,23 +146,11 @@ def maker(path: Path, cls: type[Any] | None) -> Callable[..., nn.Module]:
     make = getattr(cls, "_from_config", None) or cls.from_config
 
     def made(device: str = "cpu") -> nn.Module:
-        with _told_by(file), torch.device(device):
+        with told_of(file), torch.device(device):
             model: nn.Module = make(config).eval()
         return model
 
     return made
-
-
-@contextmanager
-def _told_by(file: Path) -> Iterator[None]:
-    """transformers does not check all that it reads: whatever its code says of a config becomes a ValueError."""
-    try:
-        yield
-    except ImportError:
-        raise
-    except Exception as error:
-        said = f"{type(error).__name__}: {error}".splitlines()[0]
-        raise ValueError(f"{file} makes no model: {said[:300]}. {AGAIN}") from error
 
 
 def _check_counts(values: Any, file: Path, most: int) -> None:

@@ -112,12 +112,14 @@ def check_csr(starts: Tensor, columns: Tensor, values: Tensor, shape: tuple[int,
     Raises:
         ValueError: a length, a dtype or an index is not right.
     """
+    if not all(isinstance(part, Tensor) for part in (starts, columns, values)):
+        raise ValueError(f"{name}: the places of the living weights are damaged: not all of its parts are tensors.")
     (rows, width), k = shape, values.numel()
     if any(part.is_meta for part in (starts, columns, values)):
         return  # nothing to read yet; what comes in its place is looked at
     if (starts.shape, columns.shape, values.shape) != ((rows + 1,), (k,), (k,)):
         fault = f"lengths {tuple(starts.shape)}, {tuple(columns.shape)}, {tuple(values.shape)}"
-    elif not starts.dtype == columns.dtype == torch.int32 or not values.dtype.is_floating_point:
+    elif not starts.dtype == columns.dtype == torch.int32 or values.dtype != torch.float32:
         fault = f"dtypes {starts.dtype}, {columns.dtype}, {values.dtype}"
     elif starts[0] != 0 or starts[-1] != k or bool((starts.diff() < 0).any()):
         fault = "starts that do not rise from 0 to the number of values"
@@ -129,7 +131,7 @@ def check_csr(starts: Tensor, columns: Tensor, values: Tensor, shape: tuple[int,
         return
     raise ValueError(
         f"{name}: the places of the living weights are damaged: {fault}; expected those of a ({rows}, {width}) matrix "
-        "with int32 places. The file is corrupt or was written for another model; fetch or save it again."
+        "of float32 with int32 places. The file is corrupt or was written for another model; fetch or save it again."
     )
 
 

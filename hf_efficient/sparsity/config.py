@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ..extras import extra
-from ..reading import Stored, is_number, naming
+from ..reading import Stored, is_number, naming, shown
 from .adapter_files import WEIGHTS_NAME, check_values, read_config, read_header
 from .topology import TOPOLOGIES, Topology
 
@@ -185,14 +185,14 @@ class BiDSTConfig(PeftConfig):
 
 def _check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
     if value not in choices:
-        raise ValueError(f"{name}={value!r} is not known; expected one of {', '.join(map(repr, choices))}.")
+        raise ValueError(f"{name}={shown(value)} is not known; expected one of {', '.join(map(repr, choices))}.")
 
 
 def _check_number(name: str, value: object, low: float, high: float, expected: str, below: bool = False) -> None:
     if not is_number(value) or not low <= value <= high or (below and value == high):  # type: ignore[operator]
-        raise ValueError(f"{name}={value!r} is out of range; expected {expected}.")
+        raise ValueError(f"{name}={shown(value)} is out of range; expected {expected}.")
 
 
 def _check_count(name: str, value: object) -> None:
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise ValueError(f"{name}={value!r} is not a count; expected an int >= 1.")
+        raise ValueError(f"{name}={shown(value)} is not a count; expected an int >= 1.")

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from ..reading import shown
+
 if TYPE_CHECKING:
     from .attendance import Attendance
 
@@ -189,6 +191,8 @@ def check_places(places: Tensor, n: int, name: str) -> None:
     Raises:
         ValueError: a place lies outside of the n there are or lives twice, or these are no whole numbers in one row.
     """
+    if not isinstance(places, Tensor):
+        raise ValueError(f"{name}: the places of the living weights are damaged: {shown(places)}, expected a tensor.")
     if places.is_meta:
         return
     whole = places.dim() == 1 and places.dtype in (torch.int32, torch.int64)

@@ -18,6 +18,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from hf_efficient.reading import shown
+
 SCALES = (2, 3, 4)
 
 
@@ -261,13 +263,13 @@ class NetworkSpec:
 
     def __post_init__(self) -> None:
         if not isinstance(self.backbone, str) or self.backbone not in BACKBONES:
-            raise ValueError(f"backbone={self.backbone!r} is not known; expected one of {', '.join(BACKBONES)}.")
+            raise ValueError(f"backbone={shown(self.backbone)} is not known; expected one of {', '.join(BACKBONES)}.")
         if isinstance(self.scale, bool) or not isinstance(self.scale, int) or self.scale not in SCALES:
-            raise ValueError(f"scale={self.scale!r} is not supported; expected 2, 3 or 4.")
+            raise ValueError(f"scale={shown(self.scale)} is not supported; expected 2, 3 or 4.")
         for name, most in (("num_features", 1024), ("num_blocks", 256), ("expansion", 16)):
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= most:
-                raise ValueError(f"{name}={value!r} is out of range; expected a whole number from 1 to {most}.")
+                raise ValueError(f"{name}={shown(value)} is out of range; expected a whole number from 1 to {most}.")
 
     def build(self) -> nn.Module:
         """A new network, randomly initialised as published, weight norm folded."""

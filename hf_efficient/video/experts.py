@@ -46,10 +46,10 @@ def check_settings(config: Any) -> None:
     for name, (least, most) in BOUNDS.items():
         value = getattr(config, name)
         if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
-            raise ValueError(f"{name}={value!r} is out of range; expected a whole number from {least} to {most}.")
+            raise ValueError(f"{name}={shown(value)} is out of range; expected a whole number from {least} to {most}.")
     if config.weight_dtype not in WEIGHT_DTYPES:
         raise ValueError(
-            f"weight_dtype={config.weight_dtype!r} is not known; expected one of {', '.join(WEIGHT_DTYPES)}."
+            f"weight_dtype={shown(config.weight_dtype)} is not known; expected one of {', '.join(WEIGHT_DTYPES)}."
         )
     network_specs(config)
 

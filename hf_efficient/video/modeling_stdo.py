@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from transformers import AutoModel, AutoModelForImageToImage, PreTrainedModel
 from transformers.modeling_outputs import ImageSuperResolutionOutput
 
+from hf_efficient.reading import told_of
 from hf_efficient.video import routing
 from hf_efficient.video.configuration_stdo import STDOConfig
 from hf_efficient.video.experts import CONFIG_NAME, WEIGHTS_NAME, build_experts, check_weights, load_config
@@ -60,8 +61,9 @@ class STDOModel(PreTrainedModel):
             folder = Path(pretrained_model_name_or_path, kwargs.get("subfolder") or "")
             if (folder / CONFIG_NAME).is_file() and (folder / WEIGHTS_NAME).is_file():
                 check_weights(folder, load_config(folder))
-        model: STDOModel = super().from_pretrained(pretrained_model_name_or_path, *model_args, **kwargs)
-        return model
+                with told_of(folder / CONFIG_NAME):
+                    return super().from_pretrained(pretrained_model_name_or_path, *model_args, **kwargs)
+        return super().from_pretrained(pretrained_model_name_or_path, *model_args, **kwargs)
 
     def _init_weights(self, module: nn.Module) -> None:
         """Nothing: the networks initialise themselves, as published."""

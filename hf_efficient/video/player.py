@@ -72,6 +72,7 @@ class Player:
             BundleError: the stream and the map do not have the source's number of frames.
         """
         source, low = self.bundle.source, probe(self.bundle.low_resolution)
+        another = f"{self.bundle.path} says {source.frames} frames; its map or its stream has another number."
         count = 0
         labels = self.labels()
         tick = low.time_base / source.time_base
@@ -79,11 +80,11 @@ class Player:
             try:
                 mine = next(labels, None)
             except routing.RoutingError as error:
-                raise BundleError(str(error)) from error
+                raise BundleError(f"{self.bundle.model}: {error}") from error
             count += 1
             if mine is None or count > source.frames:
-                raise BundleError(f"The bundle says {source.frames} frames; its map or its stream has another number.")
+                raise BundleError(another)
             if (count - 1) % every == 0:
                 yield PlayedFrame(self.enlarge(frame.rgb, mine), round(frame.pts * tick), round(frame.duration * tick))
         if count != source.frames or (self.config.num_experts > 1 and next(labels, None) is not None):
-            raise BundleError(f"The bundle says {source.frames} frames; its map or its stream has another number.")
+            raise BundleError(another)

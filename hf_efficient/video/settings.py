@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from hf_efficient.reading import is_number
+from hf_efficient.reading import is_number, shown
 
 if TYPE_CHECKING:
     from hf_efficient.video.backbones import NetworkSpec
@@ -100,21 +100,21 @@ class FitSettings:
         for name, (least, most) in bounds.items():
             _check_whole(name, getattr(self, name), least, most)
         if not isinstance(self.lr_preset, str):
-            raise ValueError(f"lr_preset={self.lr_preset!r} is out of range; expected text.")
+            raise ValueError(f"lr_preset={shown(self.lr_preset)} is out of range; expected text.")
         if isinstance(self.num_chunks, str) and self.num_chunks.isdecimal():
             self.num_chunks = int(self.num_chunks)
         if self.num_chunks != AUTO:
             _check_whole("num_chunks", self.num_chunks, 1, 256)
         if not is_number(self.learning_rate) or not 0 < self.learning_rate < 1:
-            raise ValueError(f"learning_rate={self.learning_rate!r} is out of range; expected a number in (0, 1).")
+            raise ValueError(f"learning_rate={shown(self.learning_rate)} is out of range; expected a number in (0, 1).")
         check_encoder(self.lr_codec, self.lr_quality, self.lr_preset, ("lr_quality", "lr_preset"))
         if self.lr_quality == 0 and self.lr_codec != "libx264":
             raise ValueError(f"lr_quality=0 (lossless RGB) needs lr_codec='libx264', not {self.lr_codec!r}.")
         lists = [v for v in (self.num_features, self.num_blocks) if isinstance(v, (list, tuple))]
         if lists and (self.method not in ("stdo", "time") or any(len(v) != self.num_chunks for v in lists)):
             raise ValueError(
-                f"num_features={self.num_features!r}, num_blocks={self.num_blocks!r}: a list needs method='stdo' or "
-                "'time' and num_chunks equal to its length."
+                f"num_features={shown(self.num_features)}, num_blocks={shown(self.num_blocks)}: a list needs "
+                "method='stdo' or 'time' and num_chunks equal to its length."
             )
         for m in range(len(lists[0]) if lists else 1):
             self.network(m)
@@ -136,13 +136,13 @@ class FitSettings:
 
 def _check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
     if value not in choices:
-        raise ValueError(f"{name}={value!r} is not known; expected one of {', '.join(map(repr, choices))}.")
+        raise ValueError(f"{name}={shown(value)} is not known; expected one of {', '.join(map(repr, choices))}.")
 
 
 def _check_whole(name: str, value: object, least: int, most: int | None) -> None:
     if isinstance(value, bool) or not isinstance(value, int) or value < least or (most is not None and value > most):
         upper = "on" if most is None else f"to {most}"
-        raise ValueError(f"{name}={value!r} is out of range; expected a whole number from {least} {upper}.")
+        raise ValueError(f"{name}={shown(value)} is out of range; expected a whole number from {least} {upper}.")
 
 
 def check_encoder(

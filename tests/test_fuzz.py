@@ -1,0 +1,317 @@
+"""Every format that is read, mutated at random: a clear error or a result, in bounded time and memory, and no crash.
+
+A row of FORMATS says how a small sample is made, which of its files are mutated, and how it is read and used.
+"""
+
+import copy
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from peft import PeftModel, get_peft_model
+from PIL import Image
+from torch import nn
+
+import hf_efficient
+from hf_efficient import BiDSTConfig, SAMArguments, TokenPrunerConfig, load_sparse, save_sparse
+from hf_efficient.reading import naming, read_json
+from hf_efficient.representation.evaluation import load_evaluation_set
+from hf_efficient.representation.generator import TokenGenerator
+from hf_efficient.sparsity.compress import CompactLinear
+from hf_efficient.sparsity.topology import TOPOLOGIES
+from hf_efficient.sparsity.training import KEY, SparseTraining
+from hf_efficient.video.bundle import checked_files, sha256
+from hf_efficient.video.fit import fit_video
+from hf_efficient.video.modeling_stdo import STDOModel
+from hf_efficient.video.overfit import Recipe, load_checkpoint, overfit
+from hf_efficient.video.player import Player
+from tests.fuzzing import Report, fuzzed_files, fuzzed_states
+from tests.sparsity.models import ConvNet, convnet_inputs, disturb
+from tests.sparsity.problems import random_weight
+from tests.sparsity.test_compress import sparse_llama
+from tests.video.bundles import QUICK, started
+from tests.video.clips import make_clip, pictures
+
+FEW, MANY = 60, 2000
+
+
+@dataclass
+class Format:
+    """A row.
+
+    Args:
+        make: writes a sample into a folder and returns what reads it and works with it.
+        names: of the files that are mutated.
+        sign: makes, of the folder, what puts checksums right.
+    """
+
+    make: Callable[[Path], Callable[[], Any]]
+    names: list[str]
+    sign: Callable[[Path], Callable[[str], None]] | None = None
+
+
+def sparse_file(folder: Path) -> Callable[[], Any]:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(24, 16), nn.Linear(16, 4))
+    model[0].weight.data.mul_(torch.rand(16, 24) < 0.1)
+    save_sparse(model, folder)
+    return lambda: load_sparse(folder, nn.Sequential(nn.Linear(24, 16), nn.Linear(16, 4))).state_dict()
+
+
+def sparse_folder(folder: Path) -> Callable[[], Any]:
+    save_sparse(sparse_llama(), folder)
+    return lambda: dict(load_sparse(folder).state_dict())
+
+
+def pruner(folder: Path) -> Callable[[], Any]:
+    torch.manual_seed(0)
+    generator = TokenGenerator(8, hidden=16, layers=1, heads=2)
+    TokenPrunerConfig(method="itg", budget=4, generator=generator).save_pretrained(folder)
+    x = torch.randn(1, 12, 8)
+
+    def load() -> Any:
+        config = TokenPrunerConfig.from_pretrained(folder)
+        kept: Any = hf_efficient.reduce_tokens(x, config, importance=torch.rand(1, 12))
+        assert 1 <= kept.tokens.shape[1] <= 12
+        return config.to_dict(), config.generator and config.generator.state_dict()
+
+    return load
+
+
+def adapter(folder: Path) -> Callable[[], Any]:
+    settings = {"target_modules": ["hidden", "conv2"], "modules_to_save": ["fc"], "train_others": False}
+    model = get_peft_model(ConvNet(), BiDSTConfig(sparsity=0.8, **settings))
+    disturb(model)
+    model.save_pretrained(folder)
+
+    def load() -> Any:
+        config = BiDSTConfig.from_pretrained(str(folder))
+        loaded = PeftModel.from_pretrained(ConvNet(), folder, config=config)
+        with torch.no_grad():
+            loaded.eval()(*convnet_inputs())
+        return {name: tensor for name, tensor in loaded.state_dict().items() if ".default" in name}
+
+    return load
+
+
+def bundle(folder: Path) -> Callable[[], Any]:
+    source = make_clip(folder.parent / "a.mkv", pictures(2, 24, 20))
+    fit_video(source, folder, **{**QUICK, "num_features": 1, "steps": 2, "method": "stdo", "num_chunks": 2})
+
+    def load() -> Any:
+        player = Player(folder)
+        frames = [torch.from_numpy(frame.rgb) for frame in player.frames()]
+        assert all(f.shape == (player.bundle.source.height, player.bundle.source.width, 3) for f in frames)
+        return frames, player.bundle.sizes()
+
+    return load
+
+
+def signed(folder: Path) -> Callable[[str], None]:
+    """Whoever forges a file forges its checksum too."""
+
+    def sign(name: str) -> None:
+        path = folder / "bundle.json"
+        if name == path.name:
+            return
+        manifest = json.loads(path.read_text())
+        manifest["files"][name] = {"bytes": (folder / name).stat().st_size, "sha256": sha256(folder / name)}
+        path.write_text(json.dumps(manifest))
+
+    return sign
+
+
+def stdo_model(folder: Path) -> Callable[[], Any]:
+    bundle(folder)
+    return lambda: dict(STDOModel.from_pretrained(folder / "model").state_dict())
+
+
+def pipeline(folder: Path) -> Callable[[], Any]:
+    bundle(folder)
+    return lambda: dict(hf_efficient.STDOPipeline.from_pretrained(folder).model.state_dict())
+
+
+def work(folder: Path) -> Callable[[], Any]:
+    fit = started(folder)
+    fit.make_stores()
+    net, store = fit.new_network(fit.plan.spec("expert-0"), 0), fit.store("expert-0")
+    overfit(net, store, Recipe(steps=2, batch_size=2, checkpoint_every=2), fit.checkpoint("expert-0"))
+
+    def load() -> Any:
+        fit.prepare(overwrite=False)
+        fresh = fit.new_network(fit.plan.spec("expert-0"), 0)
+        optimizer = torch.optim.Adam(fresh.parameters())
+        step = load_checkpoint(fit.checkpoint("expert-0"), fresh, optimizer)
+        lr, hr = fit.store("expert-0").batch(Recipe(steps=9, batch_size=2).draw(step, len(fit.store("expert-0"))))
+        return step, lr, hr, dict(fresh.state_dict()), optimizer.state_dict()["state"], fit.plan.labels()[0].tolist()
+
+    return load
+
+
+def evaluation_set(folder: Path) -> Callable[[], Any]:
+    (folder / "images").mkdir(parents=True)
+    lines = []
+    for n in range(2):
+        Image.new("RGB", (16, 12), (n, 50, 200)).save(folder / "images" / f"{n}.png")
+        questions = [{"question": f"{n}?", "answer": str(n), "family": "number"}]
+        lines.append(json.dumps({"file_name": f"images/{n}.png", "questions": questions}))
+    (folder / "metadata.jsonl").write_text("\n".join(lines))
+    return lambda: [(s.name, s.image.tobytes(), s.questions) for s in load_evaluation_set(folder)]
+
+
+def sam_arguments(folder: Path) -> Callable[[], Any]:
+    folder.mkdir()
+    (folder / "sam.json").write_text(SAMArguments(method="zosam", num_queries=2, probe_fraction=0.5).to_json_string())
+
+    def load() -> Any:
+        with naming(folder / "sam.json"):
+            return SAMArguments.from_dict(read_json(folder / "sam.json")).to_dict()
+
+    return load
+
+
+STREAM = "low_resolution.mkv"
+FORMATS: dict[str, Format] = {
+    "sparse checkpoint": Format(sparse_file, ["model.sparse.safetensors"]),
+    "sparse transformers model": Format(sparse_folder, ["config.json", "model.sparse.safetensors"]),
+    "token pruner": Format(pruner, ["token_pruner_config.json", "generator.safetensors"]),
+    "adapter": Format(adapter, ["adapter_config.json", "adapter_model.safetensors"]),
+    "bundle": Format(bundle, ["bundle.json", *checked_files(STREAM)], signed),
+    "STDO model": Format(stdo_model, ["model/config.json", "model/model.safetensors"], signed),
+    "STDO pipeline": Format(pipeline, ["model_index.json"]),
+    "work folder": Format(
+        work,
+        ["bundle.partial/" + name for name in (
+            "settings.json", "errors.npy", "expert-0/lr.npy", "expert-0/hr.npy", "expert-0.safetensors")],
+    ),
+    "evaluation set": Format(evaluation_set, ["metadata.jsonl", "images/0.png"]),
+    "SAM arguments": Format(sam_arguments, ["sam.json"]),
+}  # fmt: skip
+
+
+def compact_layer() -> tuple[Any, Callable[[Any], Any]]:
+    torch.manual_seed(0)
+    model = nn.Sequential(CompactLinear(torch.randn(16, 32) * (torch.rand(16, 32) < 0.2), torch.zeros(16)))
+    x = torch.randn(5, 32)
+
+    def load(state: Any) -> Any:
+        fresh = copy.deepcopy(model)
+        assign = not all(
+            isinstance(t, torch.Tensor) and t.dtype == model.state_dict().get(n, t).dtype for n, t in state.items()
+        )
+        try:
+            fresh.load_state_dict(state, assign=assign)
+        except RuntimeError as error:  # torch's own: names and shapes
+            raise ValueError(f"0: the places: {type(error).__name__}") from error
+        layer: Any = fresh[0]
+        dense = torch.zeros(16, 32)
+        for row in range(16):
+            mine = slice(int(layer.starts[row]), int(layer.starts[row + 1]))
+            dense[row, layer.columns[mine].long()] = layer.values[mine].float()
+        assert torch.allclose(fresh(x), x @ dense.T + layer.bias, atol=1e-4, equal_nan=True)
+        return dict(fresh.state_dict())
+
+    return dict(model.state_dict()), load
+
+
+def training_state() -> tuple[Any, Callable[[Any], Any]]:
+    """Of BiDST, after two exchanges, as it lies in an optimizer's first group."""
+    shapes = {"a": (12, 20), "b": (8, 30)}
+
+    def begun() -> tuple[dict[str, Any], torch.optim.Optimizer]:
+        weights = {name: random_weight(shape, 30, n) for n, (name, shape) in enumerate(shapes.items())}
+        return weights, torch.optim.AdamW([w.values for w in weights.values()], lr=0.01)
+
+    def steps(weights: dict[str, Any], optimizer: torch.optim.Optimizer, count: int) -> dict[str, Any]:
+        topology = TOPOLOGIES["bidst"](100, interval=4, score_interval=2)
+        engine = SparseTraining(weights, optimizer, topology)
+        for _ in range(count):
+            sum((w.dense() - 1).square().sum() for w in weights.values()).backward()
+            optimizer.step()
+            engine.step()
+            optimizer.zero_grad()
+        return {name: (w.values.detach().clone(), w.indices.clone()) for name, w in weights.items()}
+
+    weights, optimizer = begun()
+    steps(weights, optimizer, 9)
+    saved = {name: copy.deepcopy(w.state_dict()) for name, w in weights.items()}
+    groups = copy.deepcopy(optimizer.state_dict())
+
+    def load(state: Any) -> Any:
+        weights, optimizer = begun()
+        for name, weight in weights.items():
+            weight.load_state_dict(saved[name])
+        optimizer.load_state_dict(copy.deepcopy(groups))
+        optimizer.param_groups[0][KEY] = state.get("state") if isinstance(state, dict) else state
+        if KEY in optimizer.param_groups[0] and optimizer.param_groups[0][KEY] is None:
+            raise ValueError("The state of sparse training is null")
+        after = steps(weights, optimizer, 6)
+        assert all(len(i.unique()) == 30 and i.min() >= 0 and i.max() < 240 for _, i in after.values())
+        return after
+
+    return {"state": groups["param_groups"][0][KEY]}, load
+
+
+def optimizer_state() -> tuple[Any, Callable[[Any], Any]]:
+    """Of LookSAM, which remembers a direction, as `state_dict` gives it."""
+
+    def begun() -> tuple[nn.Module, Any]:
+        torch.manual_seed(0)
+        net = nn.Sequential(nn.Linear(6, 5), nn.Linear(5, 2))
+        return net, hf_efficient.LookSAM(net.parameters(), torch.optim.SGD, lr=0.1, momentum=0.9)
+
+    def steps(net: nn.Module, optimizer: Any, count: int) -> None:
+        x = torch.randn(7, 6, generator=torch.Generator().manual_seed(1))
+        for _ in range(count):
+            optimizer.perturb(lambda: net(x).square().mean())
+            net(x).square().mean().backward()
+            optimizer.step()
+            optimizer.zero_grad()
+
+    net, optimizer = begun()
+    steps(net, optimizer, 3)
+    whole = copy.deepcopy(optimizer.state_dict())
+
+    def load(state: Any) -> Any:
+        net, optimizer = begun()
+        optimizer.load_state_dict({**copy.deepcopy(whole), **state})
+        steps(net, optimizer, 2)
+        return dict(net.state_dict())
+
+    return {"sam": whole["sam"]}, load
+
+
+STATES: dict[str, tuple[Callable[[], tuple[Any, Callable[[Any], Any]]], str]] = {
+    "compact layer": (compact_layer, "the places"),
+    "BiDST in a checkpoint": (training_state, "state of sparse training"),
+    "SAM in a checkpoint": (optimizer_state, "sam"),
+}
+
+
+def checked(report: Report, name: str, mutants: int, least: float = 0.3) -> None:
+    print(f"\n{name}: {mutants} mutants: {report}")
+    assert not report.faults, "\n".join(report.faults[:20])
+    assert report.refused + report.equal + report.different == mutants
+    assert report.refused >= least * mutants
+    assert report.grown < 512
+
+
+@pytest.mark.parametrize("mutants", [FEW, pytest.param(MANY, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("name", FORMATS)
+def test_mutated_files_are_refused_or_harmless(name: str, mutants: int, tmp_path: Path) -> None:
+    row, folder = FORMATS[name], tmp_path / "sample"
+    load = row.make(folder)
+    sign = None if row.sign is None else row.sign(folder)
+    checked(fuzzed_files(folder, row.names, load, mutants, 0, sign), name, mutants)
+
+
+@pytest.mark.parametrize("mutants", [FEW, pytest.param(MANY, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("name", STATES)
+def test_mutated_states_are_refused_or_harmless(name: str, mutants: int) -> None:
+    make, named = STATES[name]
+    state, load = make()
+    checked(fuzzed_states(state, load, named, mutants, 0), name, mutants)

@@ -18,6 +18,7 @@ from torch import nn
 
 import hf_efficient
 from hf_efficient import BiDSTConfig, SAMArguments, TokenPrunerConfig, load_sparse, save_sparse
+from hf_efficient.optimization import training_state
 from hf_efficient.reading import naming, read_json
 from hf_efficient.representation.evaluation import load_evaluation_set
 from hf_efficient.representation.generator import TokenGenerator
@@ -174,6 +175,22 @@ def sam_arguments(folder: Path) -> Callable[[], Any]:
     return load
 
 
+def sam_memory(folder: Path) -> Callable[[], Any]:
+    torch.manual_seed(0)
+    net, arguments = nn.Sequential(nn.Linear(6, 5), nn.Linear(5, 2)), SAMArguments(method="looksam")
+    memory = {"across": {p: torch.randn(p.shape) for p in net.parameters()}}
+    folder.mkdir()
+    training_state.save(folder / "sam_memory.safetensors", net, memory, arguments)
+
+    def load() -> Any:
+        fresh: dict[str, dict[torch.Tensor, torch.Tensor]] = {"across": {}}
+        told = training_state.load(folder / "sam_memory.safetensors", net, fresh, arguments)
+        assert all(p.shape == d.shape for p, d in fresh["across"].items())
+        return list(fresh["across"].values()), told
+
+    return load
+
+
 STREAM = "low_resolution.mkv"
 FORMATS: dict[str, Format] = {
     "sparse checkpoint": Format(sparse_file, ["model.sparse.safetensors"]),
@@ -189,6 +206,7 @@ FORMATS: dict[str, Format] = {
             "settings.json", "errors.npy", "expert-0/lr.npy", "expert-0/hr.npy", "expert-0.safetensors")],
     ),
     "evaluation set": Format(evaluation_set, ["metadata.jsonl", "images/0.png"]),
+    "SAM memory": Format(sam_memory, ["sam_memory.safetensors"]),
     "SAM arguments": Format(sam_arguments, ["sam.json"]),
 }  # fmt: skip
 
@@ -218,7 +236,7 @@ def compact_layer() -> tuple[Any, Callable[[Any], Any]]:
     return dict(model.state_dict()), load
 
 
-def training_state() -> tuple[Any, Callable[[Any], Any]]:
+def engine_state() -> tuple[Any, Callable[[Any], Any]]:
     """Of BiDST, after two exchanges, as it lies in an optimizer's first group."""
     shapes = {"a": (12, 20), "b": (8, 30)}
 
@@ -287,7 +305,7 @@ def optimizer_state() -> tuple[Any, Callable[[Any], Any]]:
 
 STATES: dict[str, tuple[Callable[[], tuple[Any, Callable[[Any], Any]]], str]] = {
     "compact layer": (compact_layer, "the places"),
-    "BiDST in a checkpoint": (training_state, "state of sparse training"),
+    "BiDST in a checkpoint": (engine_state, "state of sparse training"),
     "SAM in a checkpoint": (optimizer_state, "sam"),
 }
 

@@ -43,7 +43,7 @@ def encode(arguments: argparse.Namespace) -> None:
             arguments.source, arguments.bundle, overwrite=arguments.overwrite, device=arguments.device,
             settings=settings,
         )  # fmt: skip
-    print(f"{bundle.path}: {sum(bundle.sizes().values()):,} bytes, {kilobits(bundle):.0f} kbit/s")
+    print(f"{bundle.path}: {sum(bundle.sizes().values()):,} bytes, {bundle.kilobits:.0f} kbit/s")
 
 
 def decode(arguments: argparse.Namespace) -> None:
@@ -63,8 +63,9 @@ def decode(arguments: argparse.Namespace) -> None:
 
 def info(arguments: argparse.Namespace) -> None:
     """What is in a bundle."""
-    from hf_efficient.video.bundle import Bundle
+    from hf_efficient.video.bundle import MANIFEST_NAME, Bundle
     from hf_efficient.video.experts import load_config
+    from hf_efficient.video.worth import total_bytes, verdicts
 
     bundle = Bundle.open(arguments.bundle)
     source, config, fit = bundle.source, load_config(bundle.model), bundle.manifest.get("fit", {})
@@ -77,15 +78,18 @@ def info(arguments: argparse.Namespace) -> None:
     print(f"map         {g.rows} x {g.columns} patches a frame, {config.routing_bytes} bytes")
     for name, size in bundle.sizes().items():
         print(f"{size:>11,} {name}")
-    print(f"{sum(bundle.sizes().values()):>11,} in all, {kilobits(bundle):.0f} kbit/s")
+    print(f"{sum(bundle.sizes().values()):>11,} in all, {bundle.kilobits:.0f} kbit/s")
+    total = total_bytes(bundle.path)
+    print(f"{total:>11,} with {MANIFEST_NAME}, index and card; the source has {bundle.manifest['source']['bytes']:,}")
     for m, expert in enumerate(bundle.manifest.get("experts", [])):
         print(f"network {m}   {expert['patches']} patches, {expert['steps']} steps, {expert['psnr_float32']:.2f} dB "
               f"({expert['psnr_stored']:.2f} as stored), {expert['error_share']:.1%} of the error")  # fmt: skip
-
-
-def kilobits(bundle: Any) -> float:
-    """Bits a second of everything, in thousands."""
-    return sum(bundle.sizes().values()) * 8 / 1000 / max(bundle.source.seconds, 1e-3)
+    compared = bundle.manifest.get("compared")
+    if compared:
+        print(f"played      {compared['psnr']:.2f} dB on {compared['frames']} whole frames; its stream by bicubic "
+              f"{compared['psnr_bicubic']:.2f}")  # fmt: skip
+    for sentence in verdicts(bundle.manifest, total):
+        print(f"warning: {sentence}")
 
 
 def evaluate(arguments: argparse.Namespace) -> None:

@@ -32,7 +32,7 @@ BUNDLE = Contents(
     (LOW_RESOLUTION.pattern, r"(bundle|model_index)\.json", r"README\.md", MODEL_FOLDER,
      rf"{MODEL_FOLDER}/({re.escape(CONFIG_NAME)}|{re.escape(WEIGHTS_NAME)})"),
 )  # fmt: skip
-EXTRA = ("fit", "experts", "general_patch_psnr")  # what bundle.json says beyond what a player needs
+EXTRA = ("fit", "experts", "general_patch_psnr", "compared")  # what bundle.json says beyond what a player needs
 PIPELINE = {"_class_name": "STDOPipeline", "_diffusers_version": "0.42.1", "model": ["hf_efficient", "STDOModel"]}
 
 
@@ -80,6 +80,11 @@ class Bundle:
             raise BundleError(f"{str(path)!r} is not the video that {str(self.path)!r} was made of.")
         fit = self.manifest.get("fit", {})
         return probe(path, str(fit.get("alpha", REFUSE)), str(fit.get("interlaced", REFUSE)))
+
+    @property
+    def kilobits(self) -> float:
+        """Thousand bits a second of the checked files."""
+        return sum(self.sizes().values()) * 8 / 1000 / self.source.seconds
 
     def sizes(self) -> dict[str, int]:
         """Bytes of each of the checked files."""
@@ -151,13 +156,8 @@ def write_manifest(folder: Path, low_resolution: str, source: dict[str, Any], **
         name: {"bytes": (folder / name).stat().st_size, "sha256": sha256(folder / name)}
         for name in checked_files(low_resolution)
     }
-    manifest = {
-        "format": FORMAT,
-        "version": VERSION,
-        "conversion": CONVERSION,
-        "source": source,
-        "low_resolution": low_resolution,
-    }
+    manifest: dict[str, Any] = {"format": FORMAT, "version": VERSION, "conversion": CONVERSION}
+    manifest |= {"source": source, "low_resolution": low_resolution}
     write_text(folder / "model_index.json", json.dumps(PIPELINE, indent=2) + "\n")
     write_text(folder / MANIFEST_NAME, json.dumps({**manifest, "files": files, **extra}, indent=2) + "\n")
 
@@ -240,6 +240,11 @@ def _check_extra(manifest: Fields) -> int | None:
                 raise fit.wrong(field.name, f"something like {field.default!r}")
     if "general_patch_psnr" in manifest.values:
         manifest.number("general_patch_psnr", finite=False)  # infinite where there is no error at all
+    if "compared" in manifest.values:
+        compared = manifest.fields("compared")
+        compared.whole("frames", 1)
+        for name in ("psnr", "psnr_bicubic"):
+            compared.number(name, finite=False)
     if "experts" not in manifest.values:
         return None
     experts = manifest.items("experts", MOST_EXPERTS)

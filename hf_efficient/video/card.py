@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 CARD = """---
@@ -13,7 +14,7 @@ tags: [stdo, video-super-resolution, video]
 
 A {lr_note} and {networks} ({backbone}, width {features}, depth {blocks}, {dtype}) that enlarge it by {scale}. The
 networks know this one video and nothing else.
-
+{notes}
 | part | bytes |
 |---|---|
 {sizes}
@@ -51,13 +52,14 @@ general model that chose them ({scorer}), on all patches: {general:.2f} dB.
 """
 
 
-def model_card(manifest: dict[str, Any], config: dict[str, Any]) -> str:
-    """Markdown for a manifest (bundle.json) and a model's config."""
+def model_card(manifest: dict[str, Any], config: dict[str, Any], notes: Sequence[str] = ()) -> str:
+    """Markdown for a manifest (bundle.json) and a model's config; notes are what is to be seen first."""
     source, fit = manifest["source"], manifest["fit"]
     sizes = {name: file["bytes"] for name, file in manifest["files"].items()}
     k = config["num_experts"]
     return CARD.format(
         name=source["name"],
+        notes="".join(f"\n> **{note}**\n" for note in notes),
         lr_note=f"low-resolution stream ({fit['lr_codec'] if fit['lr_quality'] else 'lossless'})",
         networks="one network" if k == 1 else f"{k} networks",
         backbone=config["backbone"],
@@ -70,7 +72,7 @@ def model_card(manifest: dict[str, Any], config: dict[str, Any]) -> str:
         height=source["height"],
         frames=source["frames"],
         seconds=source["seconds"],
-        rate=sum(sizes.values()) * 8 / 1000 / max(source["seconds"], 1e-3),
+        rate=sum(sizes.values()) * 8 / 1000 / source["seconds"],
         method=fit["method"],
         steps=fit["steps"],
         psnr=", ".join(f"{e['psnr_float32']:.2f} dB, {e['psnr_stored']:.2f} as stored" for e in manifest["experts"]),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import warnings
 from collections.abc import Iterator
 from contextlib import nullcontext
@@ -15,20 +14,16 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
-from hf_efficient.files import locked, write_text, written_whole
+from hf_efficient.files import locked, written_whole
 from hf_efficient.reading import read_array
 from hf_efficient.video import chunking, routing
 from hf_efficient.video.backbones import NetworkSpec
 from hf_efficient.video.bundle import (
     CONVERSION,
-    MANIFEST_NAME,
     MODEL_FOLDER,
     Bundle,
     sha256,
-    source_to_json,
-    write_manifest,
 )
-from hf_efficient.video.card import model_card
 from hf_efficient.video.experts import DEFAULTS, save_experts
 from hf_efficient.video.media import MediaError, Path_, VideoInfo, probe, read_frames
 from hf_efficient.video.overfit import Recipe, load_checkpoint, overfit, store_error
@@ -43,6 +38,7 @@ from hf_efficient.video.store import PatchStore, paired_frames, patch_sizes, wri
 from hf_efficient.video.stream import reduced, stream_name, write_stream
 from hf_efficient.video.weights import add_weight_norm, as_stored
 from hf_efficient.video.work import Work
+from hf_efficient.video.worth import describe, say_before
 
 
 def fit_video(
@@ -129,6 +125,7 @@ class Fit:
     def _run(self, overwrite: bool) -> None:
         if self.processes.first:
             self.prepare(overwrite)
+            say_before(self.source, self.info, self.settings)
             try:
                 self.make_low_resolution()
                 self.score()
@@ -257,12 +254,10 @@ class Fit:
         config |= {"num_experts": len(experts), "routing_bytes": len(packed)}
         config |= {"patch_width": g.patch_width, "patch_height": g.patch_height}
         save_experts(self.draft / MODEL_FOLDER, config, experts, packed)
-        write_manifest(
-            self.draft, self.low_resolution.name, source_to_json(self.info, self.source, len(plan.errors)),
+        describe(
+            self.draft, self.low_resolution.name, self.source, self.info, config, self.device, frames=len(plan.errors),
             fit=self.record, experts=records, general_patch_psnr=round(psnr(plan.errors.mean(dtype=np.float64)), 4),
         )  # fmt: skip
-        manifest = json.loads((self.draft / MANIFEST_NAME).read_text(encoding="utf-8"))
-        write_text(self.draft / "README.md", model_card(manifest, config))
         self.folder.publish(self.identity)
 
     def stored_experts(self, k: int) -> tuple[nn.ModuleList, list[dict[str, Any]]]:

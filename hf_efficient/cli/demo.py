@@ -16,6 +16,7 @@ from tqdm import tqdm
 
 from hf_efficient import TokenPrunerConfig, __version__
 from hf_efficient.cli import pruner_settings
+from hf_efficient.files import check_report, write_text, written_whole
 from hf_efficient.representation.drawing import draw_kept_tokens, enlarge
 from hf_efficient.representation.evaluation import (
     EVALUATION_SET,
@@ -64,11 +65,12 @@ def run(arguments: argparse.Namespace) -> None:
 
     Raises:
         ValueError: a setting is invalid, or the model's family is not supported.
-        OSError: the model or the pictures cannot be loaded.
+        OSError: the model or the pictures cannot be loaded, or results not be written.
     """
     settings = pruner_settings(arguments)
     pruners = [TokenPrunerConfig(**settings, budget=b) for b in arguments.budgets]  # type: ignore[arg-type]
     configs: list[Config] = [None, *pruners]
+    check_report(arguments.output, "results.json", [r"kept_tokens_\d+\.png"], "token_pruner")
     scenes = load_evaluation_set(arguments.data or EVALUATION_SET, limit=arguments.scenes)
     model, processor = load_vlm(arguments.model or TINY_VLM)
     arguments.output.mkdir(parents=True, exist_ok=True)
@@ -80,9 +82,9 @@ def run(arguments: argparse.Namespace) -> None:
     write_results(arguments.output / "results.json", rows, common, len(scenes))
     drawn = scenes[: arguments.draw]
     for number, scene in enumerate(tqdm(drawn, desc="drawing", unit="picture", leave=False)):
-        sheet(model, processor, scene, configs, [given[number] for given in answers]).save(
-            arguments.output / f"kept_tokens_{number:02d}.png"
-        )
+        page = sheet(model, processor, scene, configs, [given[number] for given in answers])
+        with written_whole(arguments.output / f"kept_tokens_{number:02d}.png") as draft:
+            page.save(draft)
     print(f"\n{len(drawn)} pictures with the kept tokens drawn on them, and results.json, are in {arguments.output}")
 
 
@@ -169,7 +171,7 @@ def write_results(path: Path, rows: Sequence[Row], settings: dict[str, object], 
         "pictures": pictures,
         "rows": [asdict(row) for row in rows],
     }
-    path.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
+    write_text(path, json.dumps(results, indent=2) + "\n")
 
 
 def sheet(

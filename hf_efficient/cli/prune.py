@@ -4,6 +4,7 @@ import argparse
 
 from hf_efficient import TokenPrunerConfig, attach_token_pruner
 from hf_efficient.cli import pruner_settings
+from hf_efficient.files import folder_written_whole
 from hf_efficient.representation.evaluation import load_vlm
 
 
@@ -12,15 +13,14 @@ def run(arguments: argparse.Namespace) -> None:
 
     Raises:
         ValueError: a setting is invalid, or the model's family is not supported.
-        OSError: the model cannot be loaded, or the output folder is in use.
+        OSError: the model cannot be loaded, or the output folder is in use or cannot be written.
     """
     config = TokenPrunerConfig.from_dict(pruner_settings(arguments))
     output = arguments.output
-    if output.exists() and (not output.is_dir() or any(output.iterdir())):
-        raise FileExistsError(f"{str(output)!r} is in use; name a new or an empty folder.")
-    model, processor = load_vlm(arguments.model)
-    attach_token_pruner(model, processor, config)
-    model.save_pretrained(output)
-    processor.save_pretrained(output)
+    with folder_written_whole(output) as draft:
+        model, processor = load_vlm(arguments.model)
+        attach_token_pruner(model, processor, config)
+        model.save_pretrained(draft)
+        processor.save_pretrained(draft)
     print(f"Saved to {output}: {config.method}, budget {config.budget}.")
     print(f"    from hf_efficient import load_token_pruned\n    model, processor = load_token_pruned({str(output)!r})")

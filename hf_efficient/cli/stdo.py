@@ -14,6 +14,7 @@ from typing import Any
 from tqdm import tqdm
 
 from hf_efficient.extras import extra
+from hf_efficient.files import check_output, check_report, write_text, written_whole
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -31,9 +32,11 @@ def encode(arguments: argparse.Namespace) -> None:
     from hf_efficient.video.budget import fit_budget, parse_rate
     from hf_efficient.video.fit import fit_video
     from hf_efficient.video.settings import FitSettings
+    from hf_efficient.video.work import Work
 
     given = {f.name: getattr(arguments, f.name) for f in fields(FitSettings) if hasattr(arguments, f.name)}
     settings = FitSettings(**given)
+    Work(arguments.bundle).check(arguments.source, arguments.overwrite)
     if arguments.budget:
         settings = fit_budget(arguments.source, parse_rate(arguments.budget), given)
     with warnings.catch_warnings():
@@ -51,6 +54,7 @@ def decode(arguments: argparse.Namespace) -> None:
     from hf_efficient.video.decode import decode as decode_bundle
     from hf_efficient.video.player import Player
 
+    check_output(arguments.output, "file")
     if arguments.output.exists() and not arguments.overwrite:
         raise FileExistsError(f"{str(arguments.output)!r} exists: choose another name, or --overwrite.")
     player = Player(arguments.bundle, arguments.device)
@@ -96,6 +100,14 @@ def evaluate(arguments: argparse.Namespace) -> None:
     """Quality of a bundle, as a table, and as JSON and PNG where a folder is given."""
     from hf_efficient.video.evaluation import evaluate as measure
 
+    if arguments.output:
+        check_report(
+            arguments.output,
+            "evaluation.json",
+            [r"evaluation\.png"],
+            "frame_psnr",
+            [arguments.bundle, arguments.source],
+        )
     with tqdm(desc="comparing", unit="frame") as bar:
         result = measure(
             arguments.bundle, arguments.source, every=arguments.every, vmaf=arguments.vmaf, progress=bar.update
@@ -103,7 +115,7 @@ def evaluate(arguments: argparse.Namespace) -> None:
     print(quality_table(result))
     if arguments.output:
         arguments.output.mkdir(parents=True, exist_ok=True)
-        (arguments.output / "evaluation.json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+        write_text(arguments.output / "evaluation.json", json.dumps(result, indent=1) + "\n")
         draw(result, arguments.output / "evaluation.png")
         print(f"evaluation.json and evaluation.png are in {arguments.output}")
 
@@ -138,7 +150,8 @@ def draw(result: dict[str, Any], path: Path) -> None:
     image = right.imshow(result["patch_gain"], cmap="RdBu", vmin=-3, vmax=3)
     right.set(title="gain over bicubic by place, dB", xlabel="column of patches", ylabel="row of patches")
     figure.colorbar(image, ax=right)
-    figure.savefig(path, dpi=120)
+    with written_whole(path) as draft:
+        figure.savefig(draft, dpi=120)
     plt.close(figure)
 
 

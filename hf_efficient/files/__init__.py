@@ -22,13 +22,15 @@ from .folders import (
 )
 from .locks import locked
 from .names import is_draft
-from .outputs import check_output, ffmpeg_url, require_space
+from .outputs import check_output, check_report, ffmpeg_url, require_space
 from .whole import (
     NpyWriter,
     clear_errors,
     copy_file,
     full_disk,
+    remove_file,
     remove_leftovers,
+    rename,
     write_bytes,
     write_text,
     written_whole,
@@ -39,6 +41,7 @@ __all__ = [
     "NpyWriter",
     "check_ours",
     "check_output",
+    "check_report",
     "clear_errors",
     "copy_file",
     "delete_folder",
@@ -52,7 +55,9 @@ __all__ = [
     "locked",
     "recover",
     "remove_drafts",
+    "remove_file",
     "remove_leftovers",
+    "rename",
     "replace_folder",
     "require_space",
     "scratch_folder",

@@ -137,9 +137,7 @@ def replace_folder(draft: Path, target: Path, contents: Contents | None = None) 
         os.rename(draft, target)
         sync_folder(target.parent)
         return None
-    if contents is None:
-        raise FileExistsError(f"{str(target)!r} is in use: name a new or an empty folder.")
-    check_ours(target, contents)
+    _check_replaceable(target, contents)
     if _exchanged(draft, target):
         old = draft
     else:
@@ -148,6 +146,12 @@ def replace_folder(draft: Path, target: Path, contents: Contents | None = None) 
         os.rename(draft, target)
     sync_folder(target.parent)
     return old
+
+
+def _check_replaceable(target: Path, contents: Contents | None) -> None:
+    if contents is None:
+        raise FileExistsError(f"{str(target)!r} is in use: name a new or an empty folder.")
+    check_ours(target, contents)
 
 
 def recover(target: Path, contents: Contents | None = None) -> None:
@@ -187,8 +191,8 @@ def folder_written_whole(
     target.parent.mkdir(parents=True, exist_ok=True)
     with locked(target) if lock else nullcontext():
         recover(target, contents)
-        if contents is not None and target.is_dir() and not _is_empty(target):
-            check_ours(target, contents)
+        if os.path.lexists(target) and not _is_empty(target):
+            _check_replaceable(target, contents)
         draft = draft_name(target)
         old = draft
         try:

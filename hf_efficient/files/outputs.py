@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
+import re
 import shutil
 import stat
 from collections.abc import Iterable
@@ -37,6 +39,44 @@ def check_output(path: AnyPath, kind: Literal["file", "folder"], sources: Iterab
     for source in sources:
         _check_source(target, Path(source), said)
     return target
+
+
+def check_report(folder: AnyPath, record: str, names: Iterable[str], key: str, sources: Iterable[AnyPath] = ()) -> Path:
+    """Refuse to write results into a folder where they would replace something that is not an earlier result.
+
+    Args:
+        folder: made if absent; may hold other things.
+        record: JSON file of the results, written first.
+        names: regular expressions of the other files.
+        key: what a record of ours has.
+        sources: files or folders that are read for it.
+
+    Raises:
+        FileExistsError: it is no folder, or has a file of such a name, and no record of ours.
+        OSError, ValueError: see `check_output`.
+    """
+    target = Path(folder)
+    if not target.is_dir():
+        return check_output(target, "folder", sources)
+    for source in sources:
+        if target.resolve().is_relative_to(Path(source).resolve()):
+            raise ValueError(f"{str(folder)!r} lies inside of {str(source)!r}, which is read: name another folder.")
+    if not os.access(target, os.W_OK | os.X_OK):
+        raise PermissionError(f"There is no permission to write in {str(folder)!r}.")
+    patterns = [re.escape(record), *names]
+    there = sorted(n for n in os.listdir(target) if any(re.fullmatch(pattern, n) for pattern in patterns))
+    if there and not _has_key(target / record, key):
+        raise FileExistsError(
+            f"{str(target / there[0])!r} was not written by this command, and is not replaced: name another folder."
+        )
+    return target
+
+
+def _has_key(path: Path, key: str) -> bool:
+    try:
+        return not path.is_symlink() and key in json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, TypeError, RecursionError):
+        return False
 
 
 def _check_kind(target: Path, kind: str, said: str) -> None:

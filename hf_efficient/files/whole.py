@@ -71,6 +71,16 @@ def copy_file(source: str | os.PathLike[str], path: str | os.PathLike[str]) -> N
         shutil.copyfile(source, draft)
 
 
+def remove_file(path: Path) -> None:
+    """Delete a file of ours, if it is there."""
+    path.unlink(missing_ok=True)
+
+
+def rename(path: Path, new: Path) -> None:
+    """Give a file of ours another name, in place of a file that has it; needs no space."""
+    os.replace(path, new)
+
+
 def remove_leftovers(path: str | os.PathLike[str]) -> None:
     """Delete the drafts of a file that processes left which live no more."""
     target = Path(path)

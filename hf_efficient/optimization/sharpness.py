@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from ..extras import extra
+from ..files import written_whole
 from .perturbation import Direction, Weights, dot, global_norm
 
 LossOf = Callable[[nn.Module, Any], Tensor]
@@ -115,7 +117,9 @@ def plot_landscape(curves: Mapping[str, Mapping[str, Sequence[float]]], distance
         axis.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
         axis.yaxis.set_minor_formatter(NullFormatter())
         axis.legend(fontsize=8)
-    figure.savefig(path, dpi=150)
+    target = Path(path)
+    with written_whole(target if target.suffix else target.with_suffix(".png")) as draft:
+        figure.savefig(draft, dpi=150)
 
 
 def loss_of_batch(model: nn.Module, batch: Any) -> Tensor:

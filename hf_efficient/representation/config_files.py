@@ -9,7 +9,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from ..files import find, locked, write_bytes, write_text
+from ..files import find, locked, remove_file, write_bytes, write_text
 from ..reading import naming, read_json, shown
 
 CONFIG_NAME, GENERATOR_NAME = "token_pruner_config.json", "generator.safetensors"
@@ -58,7 +58,7 @@ def save(folder: Path, values: dict[str, Any], weights: bytes | None) -> None:
         write_text(folder / CONFIG_NAME, made[CONFIG_NAME].decode())
         for path in folder.iterdir():
             if path.name not in made and (path.name == used or _is_ours(path)):
-                path.unlink(missing_ok=True)
+                remove_file(path)
 
 
 def _weights_in_use(folder: Path) -> str | None:

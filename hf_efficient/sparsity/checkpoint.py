@@ -20,7 +20,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from ..files import find, locked, scratch_folder, write_text, written_whole
+from ..files import find, locked, remove_file, scratch_folder, write_text, written_whole
 from ..reading import AGAIN, open_tensors, shown, stored_in
 from ..representation.wrapped import pruner_below
 from . import places
@@ -71,9 +71,9 @@ def save_sparse(model: nn.Module, folder: str | os.PathLike[str]) -> Path:
                 write_text(target / name, text)
         except BaseException:
             if _stamp(target / FILE_NAME) == before:
-                marker.unlink()
+                remove_file(marker)
             raise
-        marker.unlink()
+        remove_file(marker)
     pruner = pruner_below(model)
     if pruner is not None:
         pruner.config.save_pretrained(target)

@@ -45,8 +45,8 @@ def decode(
         BlockingIOError: another process is writing it.
     """
     check_encoder(codec, quality, preset)
-    target = check_output(output, "file", [bundle.bundle.path if isinstance(bundle, Player) else bundle])
     player = bundle if isinstance(bundle, Player) else Player(bundle)
+    target = check_output(output, "file", [player.bundle.path])
     source = player.bundle.source
     options = {}
     if codec != "ffv1":

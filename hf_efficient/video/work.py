@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ from hf_efficient.files import (
     is_vacant,
     recover,
     remove_drafts,
+    rename,
     replace_folder,
     settle_folder,
     write_text,
@@ -107,5 +107,5 @@ class Work:
     def delete(self) -> None:
         """Delete the work; what is not ours in it stays."""
         if WORK.read(self.folder):
-            os.replace(self.folder / WORK.record, self.folder / DELETED.record)
+            rename(self.folder / WORK.record, self.folder / DELETED.record)
         delete_folder(self.folder, DELETED)

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import gradio as gr
 import numpy as np
 
+from hf_efficient.files import written_whole
 from hf_efficient.video.decode import decode
 from hf_efficient.video.evaluation import enlarged_frames, evaluate
 from hf_efficient.video.fit import fit_video
@@ -116,8 +117,10 @@ def fit(
             played = decode(player, Path(folder) / f"{source.stem}.mp4")
         except (MediaError, ValueError) as error:  # the clip is broken further on, or too small for this scale
             raise refusal(str(error).replace(str(source), source.name)) from None
-        archive = shutil.make_archive(f"{folder}/{source.stem}-bundle", "zip", bundle.path)
-        yield outcome.pictures, describe(outcome, source), str(played), archive
+        archive = Path(folder) / f"{source.stem}-bundle.zip"
+        with written_whole(archive) as draft:
+            shutil.make_archive(str(draft.with_suffix("")), "zip", bundle.path)
+        yield outcome.pictures, describe(outcome, source), str(played), str(archive)
 
 
 def describe(outcome: Outcome, source: Path) -> str:

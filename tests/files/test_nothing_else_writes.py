@@ -30,7 +30,8 @@ ALLOWED = {
     ("hf_efficient/cli/__init__.py", "os.open"),  # /dev/null
     ("hf_efficient/representation/attached.py", "save_pretrained"),  # the stock method, and the config beside it
     ("hf_efficient/representation/attached.py", "stock.save_pretrained"),
-    ("hf_efficient/representation/wrapped.py", "save_pretrained"),  # of a config, which is ours
+    ("hf_efficient/representation/wrapped.py", "save_pretrained"),  # of a pruner's config, which is ours
+    ("hf_efficient/sparsity/checkpoint.py", "save_pretrained"),  # the same
     ("hf_efficient/reading.py", "open_memmap"),  # to read
 }
 

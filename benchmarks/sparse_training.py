@@ -35,7 +35,7 @@ from torch import Tensor, nn
 
 from hf_efficient import S2SAM, ZOSAM, BiDSTConfig, recalibrate_batch_norm, train_sparsely
 from hf_efficient.sparsity.layer import BiDSTLayer
-from hf_efficient.sparsity.model import weight_of
+from hf_efficient.sparsity.targets import weight_of
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "examples"))
 import real_data

@@ -15,7 +15,7 @@ from ..optimizer_state import innermost
 from .attendance import warn_of_idleness, warn_of_no_exchange
 from .config import BiDSTConfig
 from .layer import BiDSTLayer
-from .model import weight_of
+from .targets import weight_of
 from .training import ENGINES, SparseTraining
 from .weight import SparseWeight
 

@@ -67,10 +67,11 @@ class BiDSTConfig(PeftConfig):
         kernel: how Linear layers are computed in training: "dense" (whole tensor), "compact" (CSR and SDDMM, CPU),
             "auto" (whichever a first timing finds faster, per layer).
         target_modules: names, or a regular expression, of the layers; or "all-linear". None takes, for "weight", all
-            linear and convolutional layers but embeddings, norms and heads; for "delta", what LoRA takes for this
-            model type.
+            linear and convolutional layers and fused experts but embeddings, norms and heads; for "delta", what LoRA
+            takes for this model type. A name matches every module whose name ends with it, as for LoRA; fused experts
+            (parameters of three dimensions) are named by their module, e.g. "experts".
         exclude_modules: names, or a regular expression, of layers to leave out.
-        layers_to_transform: numbers of the blocks to take.
+        layers_to_transform: numbers of the blocks to take, where target_modules is a list or None.
         layers_pattern: name of the list of blocks, if it is not found.
         train_others: whether everything else (norms, biases, embeddings, heads) trains too and is saved with the
             adapter. None: yes for "weight", no for "delta".
@@ -157,8 +158,14 @@ class BiDSTConfig(PeftConfig):
                 f"{self.topology!r} it makes no sense. Take target='weight' and another topology, or another "
                 "distribution."
             )
-        if isinstance(self.layers_pattern, str) and self.layers_to_transform is None:
+        if self.layers_pattern and self.layers_to_transform is None:
             raise ValueError("layers_pattern is set but layers_to_transform is not; set both, or neither.")
+        if isinstance(self.target_modules, str) and self.layers_to_transform is not None:
+            raise ValueError(
+                f"layers_to_transform={self.layers_to_transform!r} is not read where target_modules is a string "
+                f"({self.target_modules!r}). Give target_modules as a list of names, or write the blocks into the "
+                "regular expression."
+            )
 
     @property
     def trains_others(self) -> bool:

@@ -29,6 +29,10 @@ class BiDSTLayer(nn.Module, BaseTunerLayer):
     Serves every layer whose forward reads one `weight`: Linear, convolutions, Embedding, Conv1D. Nothing in the base
     layer changes but by merging.
 
+    Args:
+        base_layer: layer, or a layer that other adapters have wrapped.
+        parameter: name of the base layer's parameter that is replaced.
+
     Attributes:
         bidst_weight: adapter -> SparseWeight.
         bidst_bias: adapter -> bias of the layer, where target is "weight" and the layer has one.
@@ -37,14 +41,15 @@ class BiDSTLayer(nn.Module, BaseTunerLayer):
     adapter_layer_names = ("bidst_weight", "bidst_bias")
     other_param_names = ("target", "kernel")
 
-    def __init__(self, base_layer: nn.Module) -> None:
+    def __init__(self, base_layer: nn.Module, parameter: str = "weight") -> None:
         super().__init__()
         self.base_layer = base_layer
+        self.parameter, self.bias_name = parameter, "bias" if parameter == "weight" else f"{parameter}_bias"
         self.bidst_weight = nn.ModuleDict()
         self.bidst_bias = nn.ParameterDict()
         self.target: dict[str, str] = {}
         self.kernel: dict[str, CompactPath] = {}
-        self.in_features, self.out_features = _features(self.get_base_layer())
+        self.in_features, self.out_features = _features(self.get_base_layer(), parameter)
         self.merged_adapters: list[str] = []
         self._disable_adapters = False
         self._active_adapter: str | list[str] = []
@@ -60,19 +65,30 @@ class BiDSTLayer(nn.Module, BaseTunerLayer):
             config: what is sparse, and which weights live first.
         """
         base: Any = self.get_base_layer()
-        weight = base.weight
+        weight, bias = self.base_tensors()
         sparse = SparseWeight(weight.shape, k, dtype=weight.dtype)
         sparse.input_dim = 0 if isinstance(base, Conv1D) else 1
+        if self.parameter != "weight":
+            sparse.holds_experts(inputs_first=bool(getattr(base, "is_transposed", False)))
         if not sparse.values.is_meta and not weight.is_meta:
             places = first_places(weight, k, config, zlib.crc32(key.encode()))
             sparse.select(places, weight.detach().flatten()[places] if config.target == "weight" else None)
         self.bidst_weight[adapter_name] = sparse
-        if config.target == "weight" and getattr(base, "bias", None) is not None:
-            self.bidst_bias[adapter_name] = nn.Parameter(torch.empty_like(base.bias).copy_(base.bias.detach()))
+        if config.target == "weight" and bias is not None:
+            self.bidst_bias[adapter_name] = nn.Parameter(torch.empty_like(bias).copy_(bias.detach()))
         self.target[adapter_name] = config.target
         self.kernel[adapter_name] = CompactPath(config.kernel)
-        self._move_adapter_to_device_of_base_layer(adapter_name)
+        self._move_adapter_to_device_of_base_layer(adapter_name, weight.device)
         self.set_adapter(self.active_adapters, inference_mode=config.inference_mode)
+
+    def base_tensors(self) -> tuple[Tensor, Tensor | None]:
+        """Weight and bias of the base layer."""
+        base = self.get_base_layer()
+        return getattr(base, self.parameter), getattr(base, self.bias_name, None)
+
+    def get_base_weight(self) -> Tensor:
+        """Weight of the base layer."""
+        return self.base_tensors()[0]
 
     def sparse_weight(self, adapter: str) -> SparseWeight:
         """The adapter's weight or delta."""
@@ -85,18 +101,18 @@ class BiDSTLayer(nn.Module, BaseTunerLayer):
         Raises:
             ValueError: more than one adapter replaces the weight.
         """
-        base: Any = self.get_base_layer()
-        weight, bias = base.weight, getattr(base, "bias", None)
+        base, bias = self.base_tensors()
+        weight = base
         here = [a for a in adapters if a in self.bidst_weight]
         replacing = self._one_replacing(here)
         for adapter in replacing:
             sparse = self.sparse_weight(adapter)
-            weight = sparse.dense(base.weight if sparse.probing else None)
+            weight = sparse.dense(base if sparse.probing else None)
             bias = self.bidst_bias.get(adapter, bias)
         for adapter in here:
             if adapter not in replacing:
                 weight = self.sparse_weight(adapter).dense(weight)
-        return weight.to(base.weight.dtype), bias if bias is None else bias.to(base.weight.dtype)
+        return weight.to(base.dtype), bias if bias is None else bias.to(base.dtype)
 
     def _one_replacing(self, adapters: list[str]) -> list[str]:
         """Of these adapters, those that replace the whole weight: none or one."""
@@ -121,7 +137,7 @@ class BiDSTLayer(nn.Module, BaseTunerLayer):
         adapters = [a for a in check_adapters_to_merge(self, adapter_names) if a in self.bidst_weight]
         self._one_replacing([*self.merged_adapters, *adapters])
         for adapter in sorted(adapters, key=lambda a: self.target[a] != "weight"):  # deltas add to what replaces
-            base: Any = self.get_base_layer()
+            base_weight, base_bias = self.base_tensors()
             sparse = self.sparse_weight(adapter)
             check_places(sparse.indices, sparse.numel, f"adapter {adapter!r}")
             weight, bias = self.effective([adapter])
@@ -129,10 +145,10 @@ class BiDSTLayer(nn.Module, BaseTunerLayer):
             if safe_merge and not bool(weight.isfinite().all()):
                 raise ValueError(f"NaNs detected in the merged weights. The adapter {adapter} seems to be broken")
             # what was there is kept, not recomputed: w + d - d is not w in floating point
-            self._before_merge.append((base.weight.data, None if bias is None else base.bias.data))
-            base.weight.data = weight.clone() if weight is base.weight else weight
-            if bias is not None:
-                base.bias.data = bias.detach().clone()
+            self._before_merge.append((base_weight.data, None if base_bias is None else base_bias.data))
+            base_weight.data = weight.clone() if weight is base_weight else weight
+            if bias is not None and base_bias is not None:
+                base_bias.data = bias.detach().clone()
             self.merged_adapters.append(adapter)
 
     def unmerge(self) -> None:
@@ -140,13 +156,12 @@ class BiDSTLayer(nn.Module, BaseTunerLayer):
         if not self.merged:
             warnings.warn("Already unmerged. Nothing to do.", stacklevel=2)
             return
-        base: Any = self.get_base_layer()
+        base_weight, base_bias = self.base_tensors()
         while self.merged_adapters:
             self.merged_adapters.pop()
-            weight, bias = self._before_merge.pop()
-            base.weight.data = weight
-            if bias is not None:
-                base.bias.data = bias
+            base_weight.data, bias = self._before_merge.pop()
+            if bias is not None and base_bias is not None:
+                base_bias.data = bias
 
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """The base layer's result with the effective weight: same shapes and dtype."""
@@ -167,7 +182,7 @@ class BiDSTLayer(nn.Module, BaseTunerLayer):
         if isinstance(base, nn.Linear):
             return F.linear(self._cast_input_dtype(x, weight.dtype), weight, bias)
         tensors = {"weight": weight} if bias is None else {"weight": weight, "bias": bias}
-        with _uncovered(base, tensors):
+        with uncovered(base, tensors):
             result = functional_call(base, tensors, (x, *args), kwargs)
         return result
 
@@ -180,7 +195,7 @@ class Linear(BiDSTLayer):
 
 
 @contextmanager
-def _uncovered(layer: nn.Module, names: Iterable[str]) -> Iterator[None]:
+def uncovered(layer: nn.Module, names: Iterable[str]) -> Iterator[None]:
     """Take away plain attributes that hide these parameters; FSDP lays such over them while a forward runs."""
     covers = {name: vars(layer).pop(name) for name in names if name in vars(layer)}
     try:
@@ -189,7 +204,7 @@ def _uncovered(layer: nn.Module, names: Iterable[str]) -> Iterator[None]:
         vars(layer).update(covers)
 
 
-def _features(layer: Any) -> tuple[int, int]:
+def _features(layer: Any, parameter: str) -> tuple[int, int]:
     """Sizes of what a layer takes and gives, as PEFT's layers expose them."""
     if isinstance(layer, nn.Linear):
         return layer.in_features, layer.out_features
@@ -197,7 +212,7 @@ def _features(layer: Any) -> tuple[int, int]:
         return layer.num_embeddings, layer.embedding_dim
     if isinstance(layer, nn.modules.conv._ConvNd):
         return layer.in_channels, layer.out_channels
-    rows, columns = layer.weight.shape  # Conv1D of GPT-2 keeps (in, out)
+    rows, columns = getattr(layer, parameter).shape[-2:]  # Conv1D of GPT-2 keeps (in, out)
     return rows, columns
 
 

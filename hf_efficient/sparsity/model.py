@@ -16,26 +16,18 @@ from . import budget
 from .adapter_files import check_counts, check_others
 from .attendance import Attendance
 from .config import BiDSTConfig
+from .experts import Experts
 from .layer import BiDSTLayer, Linear
+from .targets import check_layer, inside_wrapper, matrices_of, resolve_targets, targets, tensors_of
 from .weight import check_places
 
 with extra("sparsity"):
-    from peft.tuners.tuners_utils import (
-        BaseTuner,
-        BaseTunerLayer,
-        _ExcludedModule,
-        _maybe_include_all_linear_layers,
-    )
+    from peft.tuners.tuners_utils import BaseTuner
     from peft.utils import (
         TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING,
         ModulesToSaveWrapper,
         register_peft_method,
-        resolve_quantization_backend,
     )
-
-CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
-# As Cerebras' filter: these stay dense when nobody says which layers to take.
-DENSE_BY_DEFAULT = ("embed", "norm", "lm_head", "classifier", "score", "head", "pooler")
 
 
 class BiDSTModel(BaseTuner):
@@ -57,35 +49,29 @@ class BiDSTModel(BaseTuner):
 
         bring_along()
         super()._check_new_adapter_config(config)
-        modules = {key: module for key, module in self.model.named_modules() if not _inside_wrapper(key, self.model)}
-        if config.target_modules is None and config.target == "weight":
-            config.target_modules = set(default_targets(modules))  # type: ignore[assignment]
-            if not config.target_modules:
-                raise ValueError("target_modules=None found no linear or convolutional layer; name the layers.")
-        elif config.target_modules is None:
+        modules = {key: module for key, module in self.model.named_modules() if not inside_wrapper(key, self.model)}
+        if config.target_modules is None and config.target == "delta":
             config = self._prepare_adapter_config(config, self.get_model_config(self.model))
-        _maybe_include_all_linear_layers(config, self.model)
+        else:
+            resolve_targets(config, modules, self.model)
         if config.trains_others:
             self._save_others(config, modules)
-        targeted = {key: m for key, m in modules.items() if self._targets(config, key)}
+        targeted = {key: m for key, m in modules.items() if targets(config, key)}
         for key, module in targeted.items():
             check_layer(key, module, modules.get(key.rpartition(".")[0]))
-        weights = {key: weight_of(module) for key, module in targeted.items()}
+        tensors = {place: t for key, module in targeted.items() for place, t in tensors_of(key, module).items()}
+        weights = {place: weight for place, (_, weight) in tensors.items()}
         check_counts(config.counts, {key: weight.numel() for key, weight in weights.items()})
         saved = {key: config.counts.get(key, 0) for key in weights}
         known = all(saved.values())
         if config.stored:
             check_others(config.stored, config.modules_to_save or (), modules)
         depends_on_values = config.distribution in ("nonzero", "global")  # of which there may be none while loading
-        self._budgets = saved if known and depends_on_values else share_budget(config, weights)
+        self._budgets = saved if known and depends_on_values else share_budget(config, tensors)
         moves = config.topology != "static" or config.first_living in ("gradient", "snip")
         self._attendance = Attendance("default", config.topology) if moves else None
         start = config.make_topology(1).initial_count
         self._living = saved if known else {key: start(k, weights[key].numel()) for key, k in self._budgets.items()}
-
-    def _targets(self, config: BiDSTConfig, key: str) -> bool:
-        found = self._check_target_module_exists(config, key) if key else None
-        return bool(found) and not isinstance(found, _ExcludedModule)
 
     def _save_others(self, config: BiDSTConfig, modules: dict[str, nn.Module]) -> None:
         """Name all modules with parameters of their own that are not targeted: they are trained and saved."""
@@ -102,10 +88,10 @@ class BiDSTModel(BaseTuner):
                     "stay frozen: PEFT cannot wrap the model itself. Move them into a module of their own.",
                     stacklevel=2,
                 )
-            elif own and not covered and not self._targets(config, key):
+            elif own and not covered and not targets(config, key):
                 names.append(key)
         for name in names:
-            clash = [key for key in modules if key.endswith(name) and key not in names and self._targets(config, key)]
+            clash = [key for key in modules if key.endswith(name) and key not in names and targets(config, key)]
             if clash:
                 raise ValueError(
                     f"train_others wants to save {name!r}, but PEFT would take {clash[0]!r}, which ends alike, for the "
@@ -129,21 +115,26 @@ class BiDSTModel(BaseTuner):
         **_: Any,
     ) -> None:
         if isinstance(target, BiDSTLayer):
-            self._update(target, adapter_name, current_key, config)
+            for place in tensors_of(current_key, target):
+                inner = place.removeprefix(current_key).removeprefix(".")
+                self._update(target.get_submodule(inner), adapter_name, place, config)  # type: ignore[arg-type]
             return
         check_layer(current_key, target, parent)
-        layer = (Linear if isinstance(target, (nn.Linear, Conv1D)) else BiDSTLayer)(target)
-        layer.set_adapter([adapter_name])
-        self._update(layer, adapter_name, current_key, config)
-        if adapter_name not in self.active_adapters:
-            layer.requires_grad_(False)  # an additional adapter is not trainable by itself
+        layer: Any = target
+        for place, (name, _tensor) in tensors_of(current_key, target).items():
+            kind = Linear if isinstance(layer, (nn.Linear, Conv1D)) else BiDSTLayer if name == "weight" else Experts
+            layer = kind(layer, name)
+            layer.set_adapter([adapter_name])
+            self._update(layer, adapter_name, place, config)
+            if adapter_name not in self.active_adapters:
+                layer.requires_grad_(False)  # an additional adapter is not trainable by itself
         self._replace_module(parent, target_name, layer, target)
         if isinstance(parent, nn.TransformerEncoderLayer):
             # torch's inference path reads the weights without calling the layers; without this mark it is not taken
             parent.activation_relu_or_gelu = 0
 
     def _replace_module(self, parent: nn.Module, child_name: str, new_module: nn.Module, child: nn.Module) -> None:
-        if isinstance(child, ModulesToSaveWrapper):
+        if isinstance(child, (ModulesToSaveWrapper, Experts)) or isinstance(new_module, Experts):
             setattr(parent, child_name, new_module)  # PEFT would look for a weight, which composite modules have not
         else:
             super()._replace_module(parent, child_name, new_module, child)
@@ -196,30 +187,29 @@ class BiDSTModel(BaseTuner):
         return tensors
 
 
-def default_targets(modules: dict[str, nn.Module]) -> list[str]:
-    """All linear and convolutional layers whose name says neither embedding, norm nor head."""
-    return [
-        key
-        for key, module in modules.items()
-        if isinstance(_base(module), (nn.Linear, Conv1D, *CONVOLUTIONS))
-        and not any(word in key.lower() for word in DENSE_BY_DEFAULT)
-    ]
-
-
-def share_budget(config: BiDSTConfig, weights: dict[str, Tensor]) -> dict[str, int]:
+def share_budget(config: BiDSTConfig, tensors: dict[str, tuple[str, Tensor]]) -> dict[str, int]:
     """layer -> k, the weights that shall live.
+
+    Args:
+        config: says how many, and how they are shared.
+        tensors: of `tensors_of`, of all layers.
 
     Raises:
         ValueError: a layer would have none.
     """
     density = 1 - config.sparsity
+    weights = {key: weight for key, (_, weight) in tensors.items()}
     if config.distribution == "nonzero":
         counts = [int(weight.count_nonzero()) for weight in weights.values()]
     elif config.distribution == "global" and config.first_living == "magnitude":
         counts = budget.largest(list(weights.values()), density)
     else:
-        rule = budget.erk if config.distribution == "erk" else budget.uniform
-        counts = rule([tuple(weight.shape) for weight in weights.values()], density)
+        matrices = [matrices_of(weight, name) for name, weight in tensors.values()]
+        if config.distribution == "erk":
+            each = iter(budget.erk([shape for shapes in matrices for shape in shapes], density))
+            counts = [sum(next(each) for _ in shapes) for shapes in matrices]
+        else:
+            counts = budget.uniform([tuple(weight.shape) for weight in weights.values()], density)
     for (key, weight), k in zip(weights.items(), counts, strict=True):
         if k < 1:
             raise ValueError(
@@ -227,35 +217,6 @@ def share_budget(config: BiDSTConfig, weights: dict[str, Tensor]) -> dict[str, i
                 "take distribution='erk', or leave the layer out with exclude_modules."
             )
     return dict(zip(weights, counts, strict=True))
-
-
-def check_layer(key: str, module: nn.Module, parent: nn.Module | None) -> None:
-    """Refuse a layer that cannot be sparse.
-
-    Raises:
-        TypeError: of another kind, or computed by its parent behind its back.
-        ValueError: quantised, or not floating-point.
-    """
-    base = _base(module)
-    weight = getattr(base, "weight", None)
-    quantised = resolve_quantization_backend(base) is not None or (
-        isinstance(weight, Tensor) and (not weight.is_floating_point() or type(weight.data) is not Tensor)
-    )
-    if quantised or hasattr(base, "qweight"):
-        raise ValueError(
-            f"target_modules matches {key!r}, whose weight is quantised ({type(base).__name__}); single weights of it "
-            "cannot be replaced. Load the model without quantisation, or leave the layer out with exclude_modules."
-        )
-    if isinstance(parent, nn.MultiheadAttention):
-        raise TypeError(
-            f"target_modules matches {key!r}, but nn.MultiheadAttention reads its weights without calling it. "
-            f"Leave it out: exclude_modules=[{key.rpartition('.')[2]!r}]."
-        )
-    if not isinstance(base, (nn.Linear, Conv1D, nn.Embedding, *CONVOLUTIONS)):
-        raise TypeError(
-            f"target_modules matches {key!r}, a {type(base).__name__}; expected Linear, Conv1D, Conv1d/2d/3d or "
-            "Embedding. Name the layers more exactly, or leave this one out with exclude_modules."
-        )
 
 
 def checksum(state_dict: dict[str, Tensor], adapter_name: str) -> int:
@@ -269,23 +230,6 @@ def checksum(state_dict: dict[str, Tensor], adapter_name: str) -> int:
         raw = tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes()
         total ^= zlib.crc32(raw, zlib.crc32(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode()))
     return total
-
-
-def _base(module: nn.Module) -> nn.Module:
-    return module.get_base_layer() if isinstance(module, BaseTunerLayer) else module
-
-
-def weight_of(module: nn.Module) -> Tensor:
-    """The weight of a layer, adapted or not."""
-    weight: Tensor = _base(module).weight  # type: ignore[assignment]
-    return weight
-
-
-def _inside_wrapper(key: str, model: nn.Module) -> bool:
-    """Whether a module is the inner life of what earlier adapters put around a layer."""
-    parts = key.split(".")
-    outer = (model.get_submodule(".".join(parts[:i])) for i in range(1, len(parts)))
-    return any(isinstance(module, (BaseTunerLayer, ModulesToSaveWrapper)) for module in outer)
 
 
 # hf_efficient.registration imports this module as soon as PEFT is there: a saved adapter names its method only

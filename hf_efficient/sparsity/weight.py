@@ -35,7 +35,8 @@ class SparseWeight(nn.Module):
         watched: (w,) integer: the places of which `gradient` is wanted, the living first, in their order; None: all n.
         probing: while True, the whole tensor is the one given to `dense`, and nothing living is differentiated.
         gradient: (n,) or (w,) float32, or None.
-        input_dim: dimension of the shape that a layer's inputs run over: 1, but 0 for Conv1D of GPT-2.
+        matrix: (matrices, rows, columns) that a topology sees: one, with all behind dimension 0 as columns.
+        input_dim: of rows and columns, those that a layer's inputs run over: 1, but 0 for Conv1D of GPT-2.
         budget: k that training ends with; differs from that of now only while a topology starts with more.
         memory: what a topology remembers of this weight between steps (name -> tensor).
         seconds: spent on collecting.
@@ -65,6 +66,7 @@ class SparseWeight(nn.Module):
         places = torch.arange(k, dtype=torch.int32 if n < 2**31 else torch.int64, device=device)
         self.values = nn.Parameter(torch.zeros(k, dtype=dtype, device=device))
         self.register_buffer("indices", places)
+        self.matrix = (1, self.shape[0], n // self.shape[0])
         self.input_dim = 1
         self.budget = k
         self.collecting = False
@@ -87,10 +89,24 @@ class SparseWeight(nn.Module):
         """(k,) int64: `indices`, as torch indexes with them."""
         return self.indices.long()
 
+    def holds_experts(self, inputs_first: bool) -> None:
+        """The tensor is (experts, outputs, inputs), or (experts, inputs, outputs) with `inputs_first`."""
+        experts, rows, columns = self.shape
+        self.input_dim = 0 if inputs_first else 1
+        self.matrix = (1, experts * rows, columns) if inputs_first else (experts, rows, columns)
+
+    @property
+    def inputs(self) -> int:
+        """Number of inputs; those of different experts are different ones."""
+        matrices, rows, columns = self.matrix
+        return matrices * (rows if self.input_dim == 0 else columns)
+
     def input_of(self, places: Tensor) -> Tensor:
         """Which input each of these places belongs to, integer of the same shape."""
-        columns = self.numel // self.shape[0]
-        return places // columns if self.input_dim == 0 else places % columns
+        matrices, rows, columns = self.matrix
+        if self.input_dim == 0:
+            return places // columns
+        return places % columns if matrices == 1 else places // (rows * columns) * columns + places % columns
 
     def alive(self) -> Tensor:
         """(n,) bool: which places live."""

@@ -119,8 +119,7 @@ class BiDST(Topology):
             expect(memory, name, torch.float32, len(candidates))
         expect(memory, "learned", torch.float32, len(weight.indices))
         if len(candidates):
-            rows = weight.shape[0]
-            expect(memory, "levels", torch.float32, rows if weight.input_dim == 0 else weight.numel // rows)
+            expect(memory, "levels", torch.float32, weight.inputs)
 
     def observe(self, weight: SparseWeight, step: int, pace: float, generator: torch.Generator) -> None:
         """One step of the upper level on the scores, one of the lower level on dormant weights."""
@@ -146,10 +145,10 @@ class BiDST(Topology):
         """Divide the gradient that was read by the level of each place's input, to the power `fairness`."""
         assert weight.gradient is not None
         if weight.watched is None:
-            whole = weight.gradient.view(weight.shape[0], -1)
-            levels = input_levels(whole, weight.input_dim).pow_(self.fairness)
+            whole, dim = weight.gradient.view(weight.matrix), weight.input_dim
+            levels = input_levels(whole.transpose(0, 1).flatten(1) if dim else whole[0], dim).pow_(self.fairness)
             weight.memory["levels"] = levels
-            weight.gradient = (whole / levels.unsqueeze(1 - weight.input_dim)).flatten()
+            weight.gradient = (whole / levels.view(weight.matrix[0], -1).unsqueeze(2 - dim)).flatten()
         else:
             weight.gradient /= weight.memory["levels"].index_select(0, weight.input_of(weight.watched))
 

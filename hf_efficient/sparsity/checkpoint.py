@@ -21,7 +21,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from ..files import find, locked, remove_file, scratch_folder, write_text, written_whole
-from ..reading import AGAIN, open_tensors, shown, stored_in
+from ..reading import AGAIN, open_tensors, parse_json, shown, stored_in
 from ..representation.wrapped import pruner_below
 from . import places
 from .claims import SAVING, check_expansion, check_fit, check_layout, maker
@@ -197,10 +197,7 @@ def read_sparse(
                 f"{path} has sparse_format={shown(metadata.get('sparse_format'))}, expected {FORMAT!r}: it was not "
                 "written by save_sparse, or by a newer version. Load plain checkpoints with from_pretrained."
             )
-        try:
-            layout = json.loads(metadata.get("layout", ""))
-        except (ValueError, RecursionError) as error:
-            raise ValueError(f"{path} is damaged: its layout is no JSON ({error}). {AGAIN}") from error
+        layout = parse_json(metadata.get("layout", "").encode(), f"{path} is damaged: its layout is no JSON")
         sizes = check_layout(stored_in(file), layout, f"{path} is damaged")
         if shapes is not None:
             check_fit(sizes, shapes, path, owner)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import re
@@ -13,7 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..reading import AGAIN, Fields, Stored, is_whole, open_tensors, read_json, shown, told_of
+from ..reading import AGAIN, Fields, Stored, is_whole, open_tensors, parse_json, read_json, shown, told_of
 
 SAVING = ".model.sparse.safetensors.saving"  # beside weights whose config.json is not there yet
 FREE, EXPANSION = 2**28, 256  # numbers that any file may stand for, and so many for each of its bytes
@@ -97,13 +96,8 @@ def check_expansion(sizes: Mapping[str, tuple[int, ...]], path: str | os.PathLik
 
 
 def _parsed(text: str, path: Path) -> dict[str, Any]:
-    try:
-        values = json.loads(text[:LARGEST_CONFIG])
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path} is damaged: the config in it is no JSON ({error}). {AGAIN}") from error
-    if not isinstance(values, dict):
-        raise ValueError(f"{path} is damaged: the config in it is no object. {AGAIN}")
-    return values
+    values = parse_json(text[:LARGEST_CONFIG].encode(), f"{path} is damaged: the config in it is no JSON")
+    return Fields(values, f"{path} is damaged: the config in it").values
 
 
 def maker(path: Path, cls: type[Any] | None) -> Callable[..., nn.Module]:

@@ -1,13 +1,12 @@
 """Sparse checkpoints: exact, small, and hard to fool."""
 
 import json
-import random
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from peft import PeftModel, get_peft_model
+from peft import get_peft_model
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import nn
@@ -17,7 +16,7 @@ from hf_efficient import BiDSTConfig, compress, load_sparse, save_sparse
 from hf_efficient.sparsity.checkpoint import FILE_NAME, decode, encode, read_sparse
 from hf_efficient.sparsity.compress import CompactLinear
 from tests.fuzzing import limited_memory
-from tests.sparsity.models import ConvNet, disturb, llama, logits
+from tests.sparsity.models import disturb, llama, logits
 from tests.sparsity.test_compress import sparse_llama
 
 
@@ -214,65 +213,8 @@ def test_no_file_makes_more_than_the_model_or_its_own_length_allows(tmp_path: Pa
             save_sparse(sparse_llama(), tmp_path / "model")
             config = tmp_path / "model" / "config.json"
             config.write_text(json.dumps({**json.loads(config.read_text()), **change}))
-            with pytest.raises(ValueError, match=r"the model's has|out of range|makes no model"):
+            with pytest.raises(ValueError, match=r"the model's has|out of range|cannot be used"):
                 load_sparse(tmp_path / "model")
     zeros = nn.Linear(2000, 500)
     nn.init.zeros_(zeros.weight)  # an honest model may be nothing but zeros
     assert torch.equal(load_sparse(save_sparse(zeros, tmp_path / "z"), nn.Linear(2000, 500)).weight, zeros.weight)
-
-
-def mutate(raw: bytes, chance: random.Random) -> bytes:
-    """Truncated, extended, with bits flipped, or with a piece overwritten or moved."""
-    kind, at = chance.randrange(5), chance.randrange(len(raw))
-    if kind == 0:
-        return raw[:at]
-    if kind == 1:
-        return raw + chance.randbytes(chance.randrange(1, 64))
-    if kind == 2:
-        out = bytearray(raw)
-        for _ in range(chance.randrange(1, 4)):
-            out[chance.randrange(len(out))] ^= 1 << chance.randrange(8)
-        return bytes(out)
-    size = chance.randrange(1, 48)
-    piece = chance.randbytes(size) if kind == 3 else raw[(start := chance.randrange(len(raw))) : start + size]
-    return raw[:at] + piece + raw[at + len(piece) :]
-
-
-def test_two_thousand_mutations_of_a_checkpoint_are_refused_or_harmless(tmp_path: Path) -> None:
-    torch.manual_seed(0)
-    model = nn.Sequential(nn.Linear(24, 16), nn.Linear(16, 4))
-    model[0].weight.data.mul_(torch.rand(16, 24) < 0.1)
-    path = save_sparse(model, tmp_path)
-    raw, expected, chance, refused = path.read_bytes(), model.state_dict(), random.Random(0), 0
-    for _ in range(2000):
-        path.write_bytes(mutate(raw, chance))
-        fresh = nn.Sequential(nn.Linear(24, 16), nn.Linear(16, 4))
-        try:
-            load_sparse(path, fresh)
-        except ValueError as error:
-            refused += str(path) in str(error)
-            continue
-        # what is accepted has lost nothing: only bytes that mean nothing (spaces of the header) may have changed
-        assert all(torch.equal(tensor, expected[name]) for name, tensor in fresh.state_dict().items())
-    assert refused > 1500
-
-
-def test_two_thousand_mutations_of_an_adapter_are_refused_or_harmless(tmp_path: Path) -> None:
-    config = BiDSTConfig(sparsity=0.8, target_modules=["hidden", "conv2"])
-    model = get_peft_model(ConvNet(), config)
-    disturb(model)
-    model.save_pretrained(tmp_path)
-    path = tmp_path / "adapter_model.safetensors"
-    raw, chance, refused = path.read_bytes(), random.Random(1), 0
-    loaded = PeftModel.from_pretrained(ConvNet(), tmp_path)
-    expected = {name: tensor.clone() for name, tensor in loaded.state_dict().items() if ".default" in name}
-    for _ in range(2000):
-        path.write_bytes(mutate(raw, chance))
-        try:
-            loaded.load_adapter(tmp_path, "default")
-        except Exception as error:
-            refused += len(str(error)) > 10
-            continue
-        state = loaded.state_dict()
-        assert all(torch.equal(state[name], tensor) for name, tensor in expected.items())
-    assert refused > 1500

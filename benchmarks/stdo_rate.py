@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from fetch_clips import fetch
 from stdo_prepared import Prepared
-from stdo_runs import RESULTS, Results, markdown
+from stdo_runs import FFMPEG, RESULTS, Results, markdown
 from tqdm import tqdm
 
 from hf_efficient.video.fit import Fit
@@ -41,7 +41,7 @@ def silent(clip: Path, folder: Path, frames: int) -> Path:
     """The first so many frames of a clip without its sound, untouched; all of them for 0."""
     target = folder / f"silent{clip.suffix}"
     part = ["-frames:v", str(frames)] if frames else []
-    subprocess.run(["ffmpeg", "-v", "error", "-i", clip, "-map", "0:v:0", *part, "-c", "copy", target], check=True)
+    subprocess.run([FFMPEG, "-v", "error", "-i", clip, "-map", "0:v:0", *part, "-c", "copy", target], check=True)
     return target
 
 
@@ -69,7 +69,7 @@ def bundle_points(
 
 
 def kilobits(source: Path, size: int) -> float:
-    return size * 8 / 1000 / (probe(source).seconds or 1)
+    return size * 8 / 1000 / probe(source).seconds
 
 
 def measure(clip: str, results: Results, arguments: argparse.Namespace, bar: Any) -> None:
@@ -128,11 +128,18 @@ Curves = dict[str, list[tuple[float, float]]]
 
 
 def curves_of(results: Results) -> dict[str, Curves]:
-    """clip -> kind -> (kbit/s, dB), sorted."""
+    """clip -> kind -> (kbit/s, dB), sorted; among them each stream by itself, enlarged by bicubic: the anchor that a
+    network has to beat."""
     curves: dict[str, Curves] = {}
     for key, row in results.rows.items():
         clip, kind, _ = key.split(" / ")
         curves.setdefault(clip, {}).setdefault(kind, []).append((row["kbps"], row["psnr"]))
+        if "bicubic" in row:
+            scale, _, codec = kind.split(", ")
+            sent = row["kbps"] * row["stream"] / (row["stream"] + row["networks"])
+            anchor = curves[clip].setdefault(f"{scale}, {codec} stream by bicubic", [])
+            if (sent, row["bicubic"]) not in anchor:  # all widths have one stream
+                anchor.append((sent, row["bicubic"]))
     return {clip: {kind: sorted(points) for kind, points in kinds.items()} for clip, kinds in curves.items()}
 
 

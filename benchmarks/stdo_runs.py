@@ -8,9 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import av
+import imageio_ffmpeg
 import torch
 
 RESULTS = Path(__file__).parent / "results"
+FFMPEG = imageio_ffmpeg.get_ffmpeg_exe()
 
 
 class Results:

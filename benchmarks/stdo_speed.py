@@ -27,7 +27,7 @@ import torch
 from fetch_clips import CLIPS, fetch
 from stdo_peers import PEERS, load
 from stdo_prepared import pooled_psnr
-from stdo_runs import RESULTS, Results, markdown
+from stdo_runs import FFMPEG, RESULTS, Results, markdown
 from torch.nn import functional as F
 
 from hf_efficient.video.bundle import Bundle
@@ -159,7 +159,7 @@ def memory(clip: Path, frames: int) -> dict[str, Any]:
     """Peak MiB of encoding at x4 and of decoding the first frames of a clip, each in a process of its own."""
     with tempfile.TemporaryDirectory() as name:
         source = Path(name) / "long.mkv"
-        cut = ["ffmpeg", "-v", "error", "-i", str(clip), "-map", "0:v:0", "-c", "copy", "-frames:v", str(frames)]
+        cut = [FFMPEG, "-v", "error", "-i", str(clip), "-map", "0:v:0", "-c", "copy", "-frames:v", str(frames)]
         subprocess.run([*cut, str(source)], check=True)
         row: dict[str, Any] = {"frames": sum(1 for _ in read_frames(source))}
         for action in ("encode", "decode"):

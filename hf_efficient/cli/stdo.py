@@ -24,7 +24,10 @@ def run(arguments: argparse.Namespace) -> None:
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
     actions = {"encode": encode, "decode": decode, "info": info, "evaluate": evaluate, "compare": compare}
-    actions[arguments.action](arguments)
+    with warnings.catch_warnings():
+        warnings.simplefilter("default", UserWarning)
+        warnings.showwarning = lambda message, *_: print(f"warning: {message}", file=sys.stderr)
+        actions[arguments.action](arguments)
 
 
 def encode(arguments: argparse.Namespace) -> None:
@@ -39,13 +42,9 @@ def encode(arguments: argparse.Namespace) -> None:
     Work(arguments.bundle).check(arguments.source, arguments.overwrite)
     if arguments.budget:
         settings = fit_budget(arguments.source, parse_rate(arguments.budget), given)
-    with warnings.catch_warnings():
-        warnings.simplefilter("default", UserWarning)
-        warnings.showwarning = lambda message, *_: print(f"warning: {message}", file=sys.stderr)
-        bundle = fit_video(
-            arguments.source, arguments.bundle, overwrite=arguments.overwrite, device=arguments.device,
-            settings=settings,
-        )  # fmt: skip
+    bundle = fit_video(
+        arguments.source, arguments.bundle, overwrite=arguments.overwrite, device=arguments.device, settings=settings
+    )
     print(f"{bundle.path}: {sum(bundle.sizes().values()):,} bytes, {bundle.kilobits:.0f} kbit/s")
 
 

@@ -17,9 +17,11 @@ MATROSKA = ("matroska", "webm")
 # Written by muxers about the file they write, or about the bytes of another
 OWN_TAGS = (
     "encoder", "duration", "major_brand", "minor_version", "compatible_brands", "bps", "number_of_frames",
-    "number_of_bytes", "source_id",
+    "number_of_bytes", "source_id", "software",
 )  # fmt: skip
-NAMES_OF_MP4 = ("handler_name", "vendor_id")  # of a track; made up where nobody gave one
+# Of a track in MP4: names made up where nobody gave one, and what is said of the whole file as well
+REPEATED = ("handler_name", "vendor_id", "creation_time")
+LAYERS = ("mp1", "mp2", "mp3")  # of MPEG audio: MP4 has one name for them
 COVERS = {"mjpeg": ("cover.jpg", "image/jpeg"), "png": ("cover.png", "image/png")}
 
 
@@ -71,9 +73,10 @@ class Copier:
         # the FFmpeg decoder's name may differ from the codec's (libdav1d, mp3float)
         codec = stream.codec_context.codec.canonical_name
         if codec not in self.target.supported_codecs:
+            advice = "convert or remove it first (FFmpeg: -c:a aac, -an)" if self.matroska else "write to a .mkv file"
             raise MediaError(
                 f"{self.path.suffix!r} files cannot hold the source's {stream.type} ({stream.codec_context.name}): "
-                "write to a .mkv file."
+                f"{advice}."
             )
         twin = self.target.add_stream_from_template(stream)
         twin.metadata.update(stream.metadata)
@@ -117,7 +120,13 @@ class Copier:
 
 def tags(metadata: dict[str, str]) -> dict[str, str]:
     """Tags that say something of the film, not of the file."""
-    return {k: v for k, v in metadata.items() if k.lower() not in OWN_TAGS and not k.lower().startswith("_statistics")}
+    return {
+        k: v
+        for k, v in metadata.items()
+        if k.lower() not in OWN_TAGS
+        and not k.lower().startswith("_statistics")
+        and not v.startswith("1970-01-01T00:00:00")
+    }
 
 
 def lost(source: Path_, output: Path_) -> list[str]:
@@ -145,10 +154,11 @@ def _carried(container: Any, path: Path_) -> Iterator[tuple[str, str]]:
                 yield name, str(stream.name or "unknown")
         else:
             if stream is not main:
-                yield name, stream.codec_context.codec.canonical_name if stream.codec_context else "unknown codec"
+                codec = stream.codec_context.codec.canonical_name if stream.codec_context else "unknown codec"
+                yield name, "MPEG audio" if codec in LAYERS else codec
             if not cover:  # which is named by its container
                 yield f"flags of {name}", _flags(stream)
-                said = {k: v for k, v in tags(stream.metadata).items() if v != "und" and k not in NAMES_OF_MP4}
+                said = {k: v for k, v in tags(stream.metadata).items() if v != "und" and k not in REPEATED}
                 yield from ((f"{k.lower()} of {name}", v) for k, v in sorted(said.items()))
     for n, chapter in enumerate(container.chapters()):
         start = float(chapter["start"] * chapter["time_base"])

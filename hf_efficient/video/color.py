@@ -29,6 +29,10 @@ OTHER_MATRICES = {
     8: "YCgCo", 10: "BT.2020 constant luminance", 11: "SMPTE ST 2085", 12: "derived from primaries",
     13: "derived from primaries, constant luminance", 14: "ICtCp", 15: "IPT-PQ-C2", 16: "YCgCo-Re", 17: "YCgCo-Ro",
 }  # fmt: skip
+# Codecs whose files often do not say where chroma lies: left, as players and zimg have it; swscale takes the centre.
+SITED_LEFT = (
+    "vp8", "vp9", "av1", "theora", "ffv1", "huffyuv", "ffvhuff", "utvideo", "magicyuv", "prores", "dnxhd", "cfhd",
+)  # fmt: skip
 # Luma of red and blue by swscale's number
 LUMA = {1: (0.2126, 0.0722), 4: (0.30, 0.11), 5: (0.299, 0.114), 7: (0.212, 0.087), 9: (0.2627, 0.0593)}
 
@@ -71,6 +75,43 @@ class Relabelled:
             self._graphs[kind] = graph
         self._graphs[kind].push(frame)
         return self._graphs[kind].pull()
+
+
+def chroma_is_centred(frame: Any) -> bool:
+    """Whether swscale takes chroma to lie between two columns, as it does where neither file nor codec says.
+
+    PyAV does not show what a frame says of it, so a small frame under the same labels is converted: one chroma sample
+    of another colour spreads over two columns alike, or around one.
+    """
+    if frame.format.chroma_width(64) == 64:
+        return False
+    side = 16 if frame.width != 16 else 32  # never the frame itself
+    small = frame.reformat(width=side, height=side, format="yuv420p")
+    for n, plane in enumerate(small.planes):
+        levels = np.full((plane.height, plane.line_size), 128, np.uint8)
+        if n == 2:
+            levels[4, 4] = 255
+        plane.update(levels.tobytes())
+    row = to_rgb(small, BT601, LIMITED_RANGE)[8, :, 0].astype(int)
+    return bool(abs(row[8] - row[9]) <= 2)
+
+
+class AsMeant:
+    """Decoded frames of one stream, as they are meant where their labels are wrong or say nothing.
+
+    Their chroma lies on the left in a codec of SITED_LEFT that does not say. A frame that is flagged as interlaced is
+    one picture here: it was taken apart before, or its flag is wrong (interlaced="keep").
+    """
+
+    def __init__(self, codec: str) -> None:
+        self._in_question = codec in SITED_LEFT
+        self._silent: bool | None = None
+
+    def __call__(self, frame: Any) -> Any:
+        if self._silent is None:
+            self._silent = self._in_question and chroma_is_centred(frame)
+            self._relabelled = Relabelled("field_mode=prog" + ":chroma_location=left" * self._silent)
+        return self._relabelled(frame) if self._silent or frame.interlaced_frame else frame
 
 
 def to_rgb(frame: Any, matrix: int, color_range: int) -> np.ndarray:

@@ -16,7 +16,14 @@ from hf_efficient.extras import extra
 with extra("video"):
     import av
 
-from hf_efficient.video.color import FULL_RANGE, OTHER_MATRICES, ColorTags, Relabelled, component_bits, to_rgb
+from hf_efficient.video.color import (
+    FULL_RANGE,
+    OTHER_MATRICES,
+    AsMeant,
+    ColorTags,
+    component_bits,
+    to_rgb,
+)
 from hf_efficient.video.copying import copyable_streams
 from hf_efficient.video.opening import MediaError, Path_, measure_extent, open_media, video_stream
 from hf_efficient.video.sidedata import NOTHING, SideData, side_data
@@ -24,8 +31,6 @@ from hf_efficient.video.sidedata import NOTHING, SideData, side_data
 # 8K with room to spare: a header that claims more is broken or hostile, and a frame of it would not fit in memory.
 MAX_PIXELS = 8192 * 8192
 REFUSE = "refuse"
-# Codecs that cannot say where their chroma lies: left, as players have it. swscale would take the centre.
-SITED_LEFT = ("vp8", "vp9", "theora")
 
 
 @dataclass(frozen=True)
@@ -170,17 +175,14 @@ def read_frames(path: Path_, info: VideoInfo | None = None) -> Iterator[Frame]:
     step = max(1, round(1 / (info.rate * info.time_base)))
     last: int | None = None
     with open_media(path) as container:
-        # a flag "interlaced" is wrong, or done with, where frames are read; VP9 does not say where its chroma lies
-        silent = _video_stream(container, path).codec_context.codec.canonical_name in SITED_LEFT
-        relabelled = Relabelled("field_mode=prog" + ":chroma_location=left" * silent)
+        as_meant = AsMeant(_video_stream(container, path).codec_context.codec.canonical_name)
         frames = _decoded(container, path, info)
         for frame in _progressive(frames) if info.deinterlace else frames:
             following = 0 if last is None else last + step
             pts = following if frame.pts is None else int(frame.pts)
             last = pts if last is None else max(pts, last + 1)
             duration = int(frame.duration or 0)
-            picture = relabelled(frame) if silent or frame.interlaced_frame else frame
-            yield Frame(to_rgb(picture, matrix, info.color.range), last, duration)
+            yield Frame(to_rgb(as_meant(frame), matrix, info.color.range), last, duration)
     if last is None:
         raise MediaError(f"{str(path)!r} has a video stream without a single frame.")
 

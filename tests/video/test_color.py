@@ -249,13 +249,33 @@ def test_a_matrix_that_is_not_known_is_refused(tmp_path: Path) -> None:
         probe(path)
 
 
-def test_vp9_has_its_chroma_on_the_left(tmp_path: Path) -> None:
-    rgb, path = pictures(1, 192, 144)[0], tmp_path / "a.webm"
-    make = ["ffmpeg", "-v", "error", "-f", "rawvideo", "-s", "192x144", "-pix_fmt", "rgb24", "-i", "-"]
-    make += ["-vf", "format=gbrp,zscale=m=470bg:r=limited:c=left:f=bicubic:d=none,format=yuv420p"]
-    subprocess.run([*make, "-c:v", "libvpx-vp9", "-lossless", "1", str(path)], input=rgb.tobytes(), check=True)
-    decode = ["ffmpeg", "-v", "error", "-i", str(path), "-vf"]
-    decode += ["zscale=cin=left:min=470bg:f=bicubic:m=gbr:r=full:d=none,format=gbrp"]
-    command = [*decode, "-f", "rawvideo", "-pix_fmt", "rgb24", "-"]
-    theirs = np.frombuffer(subprocess.run(command, check=True, capture_output=True).stdout, np.uint8)
-    assert_same(next(read_frames(path)).rgb, theirs.reshape(rgb.shape), 0.35)
+PLACES = {
+    "vp9, not said": ("webm", ["-c:v", "libvpx-vp9", "-lossless", "1"], "", "left"),
+    "ffv1, not said": ("avi", ["-c:v", "ffv1"], "", "left"),
+    "h264, not said": ("mkv", ["-c:v", "libx264", "-qp", "0"], "", "left"),
+    "h264, left": ("mkv", ["-c:v", "libx264", "-qp", "0"], "left", "left"),
+    "h264, centre": ("mkv", ["-c:v", "libx264", "-qp", "0"], "center", "center"),
+    "h264, top left": ("mkv", ["-c:v", "libx264", "-qp", "0"], "topleft", "topleft"),
+    "mpeg1": ("mpg", ["-c:v", "mpeg1video", "-qscale:v", "1"], "", "center"),
+}
+
+
+@pytest.mark.parametrize("name", PLACES)
+def test_chroma_is_taken_from_where_it_lies(tmp_path: Path, name: str) -> None:
+    suffix, encoder, said, place = PLACES[name]
+    rgb, path = pictures(1, 192, 144)[0], tmp_path / f"a.{suffix}"
+    make = ["ffmpeg", "-v", "error", "-f", "rawvideo", "-r", "25", "-s", "192x144", "-pix_fmt", "rgb24", "-i", "-"]
+    chain = f"format=gbrp,zscale=m=470bg:r=limited:c={place}:f=bicubic:d=none,format=yuv420p"
+    tag = f",setparams=chroma_location={said or 'unspecified'}"
+    subprocess.run([*make, "-vf", chain + tag, *encoder, str(path)], input=rgb.tobytes(), check=True)
+    decode = ["ffmpeg", "-v", "error", "-i", str(path), "-frames:v", "1", "-vf"]
+    ours, distances = next(read_frames(path)).rgb, {}
+    for other in ("left", "center", "topleft"):
+        back = (
+            f"setparams=chroma_location={other},zscale=cin={other}:min=470bg:rin=limited:f=bicubic:m=gbr:r=full:d=none"
+        )
+        command = [*decode, f"{back},format=gbrp", "-f", "rawvideo", "-pix_fmt", "rgb24", "-"]
+        theirs = np.frombuffer(subprocess.run(command, check=True, capture_output=True).stdout, np.uint8)
+        distances[other] = np.abs(ours.astype(float) - theirs.reshape(rgb.shape)).mean()
+    assert min(distances, key=distances.__getitem__) == place, distances
+    assert distances[place] < 0.35

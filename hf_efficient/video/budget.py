@@ -71,8 +71,7 @@ def fit_budget(
     given = {**MEASURED, **(given or {})}
     base = FitSettings(**given)
     info = probe(source, base.alpha, base.interlaced)
-    frames = info.frames or sum(1 for _ in read_frames(source, info))
-    total = int(rate * (info.seconds or float(frames / info.rate)) / 8)
+    frames, total = info.frames, int(rate * info.seconds / 8)
     found: dict[int, Fitting] = {}
     misses: list[str] = []
     for scale in (base.scale,) if "scale" in given else SCALES:

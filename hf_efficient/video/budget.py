@@ -113,7 +113,7 @@ class Trial:
         self.every = -(-frames // SAMPLES)
         self.suffix = Path(stream_name(info)).suffix
         self.lossless = folder / f"lossless{self.suffix}"
-        lossless = replace(settings, lr_quality=0, lr_codec="libx264")
+        lossless = replace(settings, lr_quality=0, lr_codec="libx264", lr_preset="")  # a preset is of its codec
         small = reduced(read_frames(source, info), self.geometry)
         write_stream(source, info, small, self.geometry, lossless, self.lossless)
 

@@ -101,5 +101,5 @@ def test_vmaf_is_that_of_the_decoded_frames(tmp_path: Path) -> None:
 
 def test_vmaf_without_its_ffmpeg_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "imageio_ffmpeg", None)
-    with pytest.raises(ImportError, match="pip install imageio-ffmpeg"):
+    with pytest.raises(ImportError, match=r"pip install 'hf-efficient\[video\]'"):
         evaluate(quick_bundle(tmp_path).path, tmp_path / "source.mp4", vmaf=True)

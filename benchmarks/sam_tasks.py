@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from hf_efficient import BiDSTConfig, train_sparsely
+from hf_efficient.methods import SPARSITY, settings_of
 from hf_efficient.optimization.batch_norm import recalibrate_batch_norm
 from hf_efficient.optimization.optimizer import MSAM, S2SAM, SAM, ZOSAM, LookSAM
 from hf_efficient.optimization.perturbing_optimizer import PerturbingOptimizer
@@ -196,8 +197,9 @@ def _texts(name: str) -> tuple[Tensor, Tensor, Tensor, Tensor]:
 def dynamic(net: nn.Module, setting: Setting, seed: int) -> nn.Module:
     """The same inner convolutions, with a topology that moves."""
     config = BiDSTConfig(
-        sparsity=setting.sparsity, topology=setting.topology, distribution="uniform", init="random", seed=seed,
-        target_modules=r"stages\.(.*conv\d|[12]\.shortcut)", update_interval=20, kernel="dense",
+        sparsity=setting.sparsity, topology=setting.topology, distribution="uniform", seed=seed,
+        target_modules=r"stages\.(.*conv\d|[12]\.shortcut)", kernel="dense",
+        **settings_of(SPARSITY, setting.topology, init="random", update_interval=20),
     )  # fmt: skip
     return get_peft_model(net, config)
 

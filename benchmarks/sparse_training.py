@@ -34,6 +34,7 @@ from small_networks import SmallResNet, SmallViT
 from torch import Tensor, nn
 
 from hf_efficient import S2SAM, ZOSAM, BiDSTConfig, recalibrate_batch_norm, train_sparsely
+from hf_efficient.methods import SPARSITY, settings_of
 from hf_efficient.sparsity.layer import BiDSTLayer
 from hf_efficient.sparsity.targets import weight_of
 
@@ -122,8 +123,7 @@ def run(task: Task, data: Data, method: str, sparsity: float, seed: int) -> dict
         config = BiDSTConfig(
             sparsity=sparsity,
             topology=topology,
-            init="random",
-            update_interval=task.interval,
+            **settings_of(SPARSITY, topology, init="random", update_interval=task.interval),
             target_modules=task.sparse_layers,
             kernel="dense",
             seed=seed,

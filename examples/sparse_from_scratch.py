@@ -15,6 +15,7 @@ from torch.utils.data import Dataset
 from transformers import EvalPrediction, TrainingArguments, ViTConfig, ViTForImageClassification
 
 from hf_efficient import BiDSTConfig, BiDSTTrainer, load_sparse, save_sparse
+from hf_efficient.methods import SPARSITY, settings_of
 
 
 class Garments(Dataset[dict[str, torch.Tensor]]):
@@ -63,7 +64,11 @@ def main() -> None:
             logging_steps=100,
             save_strategy="no",
         ),
-        sparsity_config=BiDSTConfig(sparsity=arguments.sparsity, topology=arguments.topology, update_interval=50),
+        sparsity_config=BiDSTConfig(
+            sparsity=arguments.sparsity,
+            topology=arguments.topology,
+            **settings_of(SPARSITY, arguments.topology, update_interval=50),
+        ),
         train_dataset=Garments(True, arguments.pictures),
         eval_dataset=Garments(False, 10_000),
         compute_metrics=accuracy,

@@ -131,6 +131,39 @@ REPRESENTATION = Kind(
     ),
 )  # fmt: skip
 
+_EXCHANGES = ("update_interval", "drop_fraction", "stop_fraction", "init")
+
+#: `BiDSTConfig`
+SPARSITY = Kind(
+    "topology",
+    (
+        Method("bidst", "scores learned by a bi-level hyper-gradient, dormant weights come back",
+               None, (*_EXCHANGES, "candidates", "score_interval", "score_lr", "implicit_weight"),
+               "Ji et al., ICML 2024"),
+        Method("rigl", "the smallest die, the largest gradients come alive", "1911.11134", _EXCHANGES),
+        Method("set", "the smallest die, random places come alive", "1707.04780", _EXCHANGES),
+        Method("mest", "weight and gradient say who dies, chance who comes", "2110.14032", _EXCHANGES),
+        Method("gmp", "dense at first, the smallest die along a cubic curve", "1710.01878",
+               ("update_interval", "stop_fraction")),
+        Method("static", "the first topology is the last", None, ("init",), "the baseline"),
+    ),
+    (
+        Only("init_steps", lambda c: c.first_living in ("gradient", "snip"), "init='gradient' or 'snip'"),
+        Only("sparsity", lambda c: c.distribution != "nonzero", "another distribution than 'nonzero', which keeps the "
+             "zeros there are"),
+        Only("init", lambda c: c.distribution != "nonzero", "another distribution than 'nonzero', which says itself "
+             "which weights live"),
+        Only("distribution",
+             lambda c: c.distribution != "global" or c.topology != "static" or c.first_living != "random",
+             "a topology or an init that compares layers: a random static one is 'uniform'"),
+    ),
+)  # fmt: skip
+
+
+def settings_of(kind: Kind, method: str, **settings: Any) -> dict[str, Any]:
+    """Of these settings, those that a method reads: for programs whose users choose the method."""
+    return {name: value for name, value in settings.items() if method in kind.readers(name)}
+
 
 def check_settings(config: Any, kind: Kind) -> None:
     """Refuse settings that will not be read.

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ..extras import extra
+from ..methods import SPARSITY, check_settings
 from ..reading import Stored, is_number, naming, shown
 from .adapter_files import WEIGHTS_NAME, check_values, read_config, read_header
 from .topology import TOPOLOGIES, Topology
@@ -81,7 +82,8 @@ class BiDSTConfig(PeftConfig):
         checksum: of the saved tensors; written when saving, compared when loading. None: not compared.
 
     Raises:
-        ValueError: a field is outside of what is said above; the message names field, value and fix.
+        ValueError: a field is outside of what is said above, or is set and not read by the topology; the message names
+            field, value and fix.
     """
 
     sparsity: float = field(default=0.95, metadata={"help": "Share of dead weights in the targeted layers, [0, 1)."})
@@ -152,6 +154,8 @@ class BiDSTConfig(PeftConfig):
         for name in ("score_lr", "implicit_weight"):
             _check_number(name, getattr(self, name), 0, float("inf"), "a number >= 0")
         _check_number("candidates", self.candidates, 1e-9, float("inf"), "a number > 0, e.g. 5.0")
+        if not self.counts:  # a saved adapter is no choice any more
+            check_settings(self, SPARSITY)
         if self.distribution == "nonzero" and (self.target != "weight" or self.topology == "gmp"):
             raise ValueError(
                 f"distribution='nonzero' keeps the zeros a model has; with target={self.target!r} and topology="

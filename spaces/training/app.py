@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from hf_efficient import S2SAM, SAM, ZOSAM, BiDSTConfig, sharpness, train_sparsely
+from hf_efficient.methods import SPARSITY, settings_of
 from hf_efficient.optimization.optimizer import PerturbingOptimizer
 from hf_efficient.optimization.sharpness import loss_along, plot_landscape
 from hf_efficient.sparsity.topology import TOPOLOGIES
@@ -103,8 +104,8 @@ def train(method: str, rho: float, wrong: float, sparsity: float, topology: str,
     )
     if sparsity:
         sparse = BiDSTConfig(
-            sparsity=sparsity, topology=topology, init="random", update_interval=20, target_modules=["0", "2"],
-            kernel="dense", seed=seed,
+            sparsity=sparsity, topology=topology, target_modules=["0", "2"], kernel="dense", seed=seed,
+            **settings_of(SPARSITY, topology, init="random", update_interval=20),
         )  # fmt: skip
         model = get_peft_model(model, sparse)
     optimizer = make_optimizer(method, model, rho)

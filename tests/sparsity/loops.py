@@ -8,6 +8,7 @@ from peft import get_peft_model
 from torch import nn
 
 from hf_efficient import BiDSTConfig
+from hf_efficient.methods import SPARSITY, settings_of
 from hf_efficient.sparsity.layer import BiDSTLayer
 from hf_efficient.sparsity.weight import SparseWeight
 
@@ -15,8 +16,8 @@ from hf_efficient.sparsity.weight import SparseWeight
 def classifier(**settings: Any) -> nn.Module:
     torch.manual_seed(0)
     net = nn.Sequential(nn.Linear(20, 32), nn.ReLU(), nn.Linear(32, 16), nn.ReLU(), nn.Linear(16, 4))
-    defaults = {"sparsity": 0.8, "target_modules": ["0", "2"], "update_interval": 4, "score_interval": 2}
-    return get_peft_model(net, BiDSTConfig(**{**defaults, **settings}))
+    often = settings_of(SPARSITY, settings.get("topology", "bidst"), update_interval=4, score_interval=2)
+    return get_peft_model(net, BiDSTConfig(**{"sparsity": 0.8, "target_modules": ["0", "2"], **often, **settings}))
 
 
 def batches(count: int, seed: int = 1) -> list[tuple[torch.Tensor, torch.Tensor]]:

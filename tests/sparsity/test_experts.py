@@ -22,6 +22,7 @@ from transformers import (
 )
 
 from hf_efficient import BiDSTConfig, load_sparse, save_sparse, train_sparsely
+from hf_efficient.methods import SPARSITY, settings_of
 from hf_efficient.sparsity.topology.bidst import input_levels
 from hf_efficient.sparsity.weight import SparseWeight
 from tests.sparsity.models import IDS, disturb, few_steps, layers, logits
@@ -162,7 +163,9 @@ def test_files_bring_it_back(name: str, target: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("topology", ["bidst", "rigl", "gmp"])
 def test_experts_exchange_weights_and_keep_their_budget(topology: str) -> None:
-    model = adapted("qwen", "weight", topology=topology, update_interval=3).train()
+    init = settings_of(SPARSITY, topology, init="random")
+    config = BiDSTConfig(sparsity=0.8, topology=topology, update_interval=3, **init)
+    model = get_peft_model(qwen(), config).train()
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-2)
     training = train_sparsely(model, optimizer, 20)
     before = {n: layer.sparse_weight("default").indices.clone() for n, layer in layers(model).items()}

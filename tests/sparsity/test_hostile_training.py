@@ -8,6 +8,7 @@ import torch
 from peft import get_peft_model
 
 from hf_efficient import BiDSTConfig, train_sparsely
+from hf_efficient.methods import SPARSITY, settings_of
 from tests.sparsity.models import IDS, llama
 
 CONFIG: dict[str, Any] = {
@@ -17,7 +18,8 @@ CONFIG: dict[str, Any] = {
 
 
 def training(**settings: Any) -> tuple[Any, Any]:
-    model = get_peft_model(llama(), BiDSTConfig(**{**CONFIG, **settings}))
+    merged = {**CONFIG, **settings}
+    model = get_peft_model(llama(), BiDSTConfig(**settings_of(SPARSITY, merged.get("topology", "bidst"), **merged)))
     return model, torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-2)
 
 
@@ -113,7 +115,7 @@ def test_a_state_as_it_was_left_goes_on(checkpoint: dict[str, Any]) -> None:
 def test_other_topologies_do_not_read_what_bidst_left_but_bidst_needs_its_own(
     checkpoint: dict[str, Any], topology: str
 ) -> None:
-    settings = {"topology": topology, "score_interval": 10}
+    settings = {"topology": topology}
     state = copy.deepcopy(checkpoint["optimizer"]["param_groups"][0]["sparsity"])
     assert resumed(checkpoint, state, **settings).steps == 12
     for memory_ in state["memory"].values():

@@ -48,7 +48,7 @@ def test_a_plain_loop_is_told_of_train_sparsely(settings: dict[str, Any], kernel
 
 @pytest.mark.parametrize("settings", [{"topology": "static"}, {"topology": "static", "distribution": "nonzero"}])
 def test_what_needs_nobody_is_not_told(settings: dict[str, Any]) -> None:
-    model = classifier(**{"update_interval": 100, "score_interval": 10, "sparsity": 0.95, **settings})
+    model = classifier(**{"sparsity": 0.95, **settings})
     assert not said(lambda: run(model, sgd(model), batches(30)))
 
 
@@ -69,7 +69,7 @@ def test_nobody_is_told_who_does_it_right() -> None:
                 optimizer.zero_grad()
 
         if topology == "static":
-            model = classifier(topology=topology, update_interval=100, score_interval=10)
+            model = classifier(topology=topology)
             optimizer = sgd(model)
         assert not said(train), topology
 
@@ -213,7 +213,7 @@ def test_optimizers_that_step_in_backward_or_are_not_known_are_refused_at_the_st
         train_sparsely(model, LayerWiseDummyOptimizer(optimizer_dict={}), 100)
     with pytest.raises(ValueError, match="LBFGS"):
         train_sparsely(model, torch.optim.LBFGS(trainable(model)), 100)
-    static = classifier(topology="static", update_interval=100, score_interval=10)
+    static = classifier(topology="static")
     train_sparsely(static, torch.optim.LBFGS(trainable(static)), 100)  # nothing will move
 
 

@@ -14,6 +14,7 @@ from torch.utils.data import Dataset
 from transformers import Trainer, TrainingArguments
 
 from hf_efficient import BiDSTConfig, BiDSTTrainer, S2SAMTrainer, SAMArguments, SparsityCallback, train_sparsely
+from hf_efficient.methods import SPARSITY, settings_of
 from hf_efficient.sparsity.layer import BiDSTLayer
 from tests.sparsity.models import bert, llama, logits
 
@@ -50,8 +51,8 @@ def arguments(folder: Path, **more: Any) -> TrainingArguments:
 
 
 def config(**more: Any) -> BiDSTConfig:
-    defaults: dict[str, Any] = {"sparsity": 0.8, "update_interval": 3, "score_interval": 1, "task_type": "CAUSAL_LM"}
-    return BiDSTConfig(**{**defaults, **more})
+    often = settings_of(SPARSITY, more.get("topology", "bidst"), update_interval=3, score_interval=1)
+    return BiDSTConfig(**{"sparsity": 0.8, "task_type": "CAUSAL_LM", **often, **more})
 
 
 def places(model: nn.Module) -> list[list[int]]:

@@ -10,6 +10,8 @@ from peft import (
 from torch import nn
 
 from hf_efficient import BiDSTConfig
+from hf_efficient.methods import SPARSITY
+from hf_efficient.sparsity.topology import TOPOLOGIES
 from tests.sparsity.models import DELTA, config_of, llama
 
 
@@ -83,3 +85,35 @@ def test_names_that_peft_would_confuse_are_refused() -> None:
 def test_mixed_adapters_are_refused_by_peft() -> None:
     with pytest.raises(ValueError, match="PeftMixedModel"):
         get_peft_model(llama(), config_of(DELTA), mixed=True)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"topology": "rigl", "score_lr": 1}, r"score_lr=1 is not read by topology='rigl', only by 'bidst'\."),
+        ({"topology": "set", "candidates": 2.0}, "candidates=2.0 is not read"),
+        ({"topology": "mest", "score_interval": 2}, "score_interval=2 is not read"),
+        ({"topology": "gmp", "implicit_weight": 1.0}, "implicit_weight=1.0 is not read"),
+        ({"topology": "gmp", "drop_fraction": 0.1}, "only by 'bidst', 'rigl', 'set', 'mest'"),
+        ({"topology": "gmp", "init": "random"}, "init='random' is not read by topology='gmp'"),
+        ({"topology": "static", "update_interval": 10}, "only by 'bidst', 'rigl', 'set', 'mest', 'gmp'"),
+        ({"topology": "static", "stop_fraction": 0.5}, "stop_fraction=0.5 is not read"),
+        ({"init_steps": 3}, "init_steps=3 is read only with init='gradient' or 'snip'"),
+        ({"init_steps": 3, "init": "random", "target": "delta"}, "init_steps=3 is read only with"),
+        ({"distribution": "nonzero", "sparsity": 0.5}, "sparsity=0.5 is read only with another distribution"),
+        ({"distribution": "nonzero", "init": "gradient"}, "init='gradient' is read only with another distribution"),
+        ({"distribution": "global", "topology": "static", "init": "random"}, "distribution='global' is read only with"),
+    ],
+)
+def test_a_setting_that_is_not_read_is_refused_and_its_readers_named(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        BiDSTConfig(**settings)
+
+
+def test_settings_that_are_read_are_taken() -> None:
+    """Also those of an adapter that was saved by an earlier version."""
+    BiDSTConfig(topology="gmp", update_interval=10, stop_fraction=0.5)
+    BiDSTConfig(target="delta", init_steps=3)
+    BiDSTConfig(topology="static", init="snip", init_steps=3, distribution="global")
+    BiDSTConfig(topology="static", update_interval=10, counts={"fc": 3})
+    assert SPARSITY.names == tuple(TOPOLOGIES)

@@ -51,7 +51,7 @@ class Copier:
         try:
             target.metadata.update(tags(self.source.metadata))
             main = video_stream(self.source, source)
-            video.metadata.update(tags(main.metadata))
+            video.metadata.update(track_tags(main))
             video.disposition = int(main.disposition)
             for stream in copyable_streams(self.source):
                 self.streams[stream.index] = self._twin(stream)
@@ -73,13 +73,13 @@ class Copier:
         # the FFmpeg decoder's name may differ from the codec's (libdav1d, mp3float)
         codec = stream.codec_context.codec.canonical_name
         if codec not in self.target.supported_codecs:
-            advice = "convert or remove it first (FFmpeg: -c:a aac, -an)" if self.matroska else "write to a .mkv file"
+            other = ".mp4" if self.matroska else ".mkv"
             raise MediaError(
                 f"{self.path.suffix!r} files cannot hold the source's {stream.type} ({stream.codec_context.name}): "
-                f"{advice}."
+                f"write to a {other} file, or convert it first."
             )
         twin = self.target.add_stream_from_template(stream)
-        twin.metadata.update(stream.metadata)
+        twin.metadata.update(track_tags(stream))
         twin.disposition = int(stream.disposition)
         return twin
 
@@ -129,6 +129,12 @@ def tags(metadata: dict[str, str]) -> dict[str, str]:
     }
 
 
+def track_tags(stream: Any) -> dict[str, str]:
+    """Tags of a track. FFmpeg reads MP4's title as "name" and writes it of "title"."""
+    found = tags(stream.metadata)
+    return {**({"title": found.pop("name")} if "name" in found else {}), **found}
+
+
 def lost(source: Path_, output: Path_) -> list[str]:
     """What a source carries beside its frames and an output that should carry it does not, in words."""
     with open_media(source) as container:
@@ -158,7 +164,7 @@ def _carried(container: Any, path: Path_) -> Iterator[tuple[str, str]]:
                 yield name, "MPEG audio" if codec in LAYERS else codec
             if not cover:  # which is named by its container
                 yield f"flags of {name}", _flags(stream)
-                said = {k: v for k, v in tags(stream.metadata).items() if v != "und" and k not in REPEATED}
+                said = {k: v for k, v in track_tags(stream).items() if v != "und" and k not in REPEATED}
                 yield from ((f"{k.lower()} of {name}", v) for k, v in sorted(said.items()))
     for n, chapter in enumerate(container.chapters()):
         start = float(chapter["start"] * chapter["time_base"])

@@ -55,8 +55,8 @@ def rich(folder: Path, suffix: str) -> Path:
     names = ["-metadata:s:v", "language=fra", "-metadata:s:a:0", "language=eng", "-metadata:s:a:1", "language=deu",
              "-metadata:s:s:0", "language=eng", "-metadata:s:s:1", "language=jpn"]  # fmt: skip
     extra: list[object] = ["-c:s", "mov_text"]
+    names += ["-metadata:s:a:1", "title=Kommentar", "-metadata:s:v", "title=Main"]
     if suffix == "mkv":
-        names += ["-metadata:s:a:1", "title=Kommentar", "-metadata:s:v", "title=Main"]
         extra = ["-attach", folder / "font.ttf", "-metadata:s:t:0", "mimetype=application/x-truetype-font"]
         extra += ["-attach", folder / "cover.jpg", "-metadata:s:t:1", "mimetype=image/jpeg"]
     ffmpeg("-i", picture, *sound, "-i", folder / "s.srt", "-i", folder / "c.txt", *maps, "-c:v", "copy", "-c:a", "aac",
@@ -64,7 +64,7 @@ def rich(folder: Path, suffix: str) -> Path:
     if suffix == "mp4":
         plain = path.rename(folder / "plain.mp4")
         ffmpeg("-i", plain, "-i", folder / "cover.jpg", "-map", "0", "-map", "1", "-c", "copy",
-               "-disposition:v:1", "attached_pic", path)  # fmt: skip
+               *names, "-disposition:v:1", "attached_pic", path)  # fmt: skip
     return path
 
 
@@ -92,7 +92,7 @@ def test_all_that_a_container_carries_travels_through_a_bundle(tmp_path: Path, s
         assert streams(path) == streams(source)
         assert lost(source, path) == []
         lines = told(path)
-        for word in ("A film", "Somebody", "One", "Two", *(["Kommentar", "Main"] if suffix == "mkv" else [])):
+        for word in ("A film", "Somebody", "One", "Two", "Kommentar", "Main"):
             assert any(line.endswith(f": {word}") for line in lines), word
     if suffix == "mkv":
         ffmpeg("-dump_attachment:t:0", tmp_path / "dumped.ttf", "-i", output, "-t", "0", "-f", "null", "-")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 
 from PIL import Image, ImageChops, ImageDraw, ImageFilter
@@ -10,6 +11,7 @@ FOG = (222, 227, 238)  # light, so that a dropped patch of a dark picture is tol
 FOG_SHARE = 0.82
 EDGE = (255, 122, 0)
 SHORT_SIDE = 384
+MOST_PIXELS = 1 << 22  # of a picture that is enlarged unasked: a thin one would become huge
 
 
 def enlarge(image: Image.Image, scale: int | None = None) -> Image.Image:
@@ -17,7 +19,8 @@ def enlarge(image: Image.Image, scale: int | None = None) -> Image.Image:
 
     Args:
         image: any mode.
-        scale: whole factor >= 1; None takes the smallest that makes the short side at least 384 pixels.
+        scale: whole factor >= 1; None takes the smallest that makes the short side at least 384 pixels, or the largest
+            that keeps the picture below 4 megapixels where that is less.
 
     Returns:
         A new picture.
@@ -26,7 +29,8 @@ def enlarge(image: Image.Image, scale: int | None = None) -> Image.Image:
         ValueError: scale below 1.
     """
     if scale is None:
-        scale = max(1, -(-SHORT_SIDE // min(image.size)))
+        width, height = image.size
+        scale = max(1, min(-(-SHORT_SIDE // min(width, height)), math.isqrt(MOST_PIXELS // (width * height))))
     if scale < 1:
         raise ValueError(f"scale={scale} is too small; expected a whole number >= 1, or None to choose one.")
     width, height = image.size

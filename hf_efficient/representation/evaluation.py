@@ -251,6 +251,7 @@ def compare_costs(
     questions: Sequence[str],
     configs: Sequence[TokenPrunerConfig | None],
     rounds: int = 5,
+    progress: Callable[[], object] | None = None,
 ) -> list[Cost]:
     """Cost of the same prompts with several token pruners, measured in turns so that the times can be compared.
 
@@ -261,6 +262,7 @@ def compare_costs(
         questions: one prompt each; all prompts form one batch.
         configs: token pruners; None takes model and processor as they are.
         rounds: timed prefills of every config.
+        progress: called before each; what it raises ends the measurement.
 
     Returns:
         One cost per config.
@@ -269,6 +271,8 @@ def compare_costs(
     tokens, cache = [0] * len(configs), [0] * len(configs)
     for _ in range(rounds):
         for i, config in enumerate(configs):
+            if progress is not None:
+                progress()
             with pruned(model, processor, config):
                 inputs = encode_prompts(processor, images, questions)
                 seconds[i].append(prefill_seconds(model, inputs, repeats=1))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
@@ -37,7 +37,7 @@ from hf_efficient.video.start import start_from_bicubic
 from hf_efficient.video.store import PatchStore, paired_frames, patch_sizes, write_stores
 from hf_efficient.video.stream import reduced, stream_name, write_stream
 from hf_efficient.video.weights import add_weight_norm, as_stored
-from hf_efficient.video.work import Work
+from hf_efficient.video.work import Work, change
 from hf_efficient.video.worth import describe, say_before
 
 
@@ -49,6 +49,7 @@ def fit_video(
     progress_bar: bool = True,
     device: str = AUTO,
     settings: FitSettings | None = None,
+    progress: Callable[[int], object] | None = None,
     **changes: Any,
 ) -> Bundle:
     """Overfit networks to a video and write the bundle that plays it.
@@ -65,6 +66,7 @@ def fit_video(
         progress_bar: show progress with the time left.
         device: where to train: "cpu", "cuda", ...; "auto" takes a GPU where there is one.
         settings: what the bundle becomes; the defaults of FitSettings otherwise.
+        progress: called with 1 for each frame that is read and each training step; what it raises ends the work.
         changes: fields of FitSettings by name, over `settings`.
 
     Returns:
@@ -78,13 +80,17 @@ def fit_video(
     chosen = FitSettings(**{**(asdict(settings) if settings else {}), **changes})
     if device == AUTO:
         device = str(torch.accelerator.current_accelerator(check_available=True) or "cpu")
-    return Fit(Path(source), Path(output), chosen, progress_bar, torch.device(device)).run(overwrite)
+    fit = Fit(Path(source), Path(output), chosen, progress_bar, torch.device(device))
+    fit.progress = progress
+    return fit.run(overwrite)
 
 
 class Fit:
     """The stages. Each does nothing where its result lies in the work folder already."""
 
     plan_class = Plan
+
+    progress: Callable[[int], object] | None = None
 
     def __init__(self, source: Path, output: Path, settings: FitSettings, progress_bar: bool, device: torch.device):
         self.source, self.output, self.settings, self.device = source, output, settings, device
@@ -146,7 +152,7 @@ class Fit:
         known = self.folder.known()
         different = sorted(name for name in self.identity if known and known.get(name) != self.identity[name])
         if different and not overwrite:
-            changes = ", ".join(_change(name, known.get(name), self.identity[name]) for name in different)
+            changes = ", ".join(change(name, known.get(name), self.identity[name]) for name in different)
             raise FileExistsError(
                 f"{str(self.work)!r} holds unfinished work of other settings ({changes}): call with those "
                 "to go on, or with overwrite=True to start anew."
@@ -230,7 +236,9 @@ class Fit:
         start = self.plan.start(name)
         if start is not None:
             load_checkpoint(self.checkpoint(start), net)
-        overfit(net, self.store(name), recipe, self.checkpoint(name), bar.update, process)
+        also = self.progress or (lambda _: None)
+        told = lambda steps: (bar.update(steps), also(steps))  # noqa: E731
+        overfit(net, self.store(name), recipe, self.checkpoint(name), told, process)
 
     def new_network(self, spec: NetworkSpec, seed: int) -> nn.Module:
         """Untrained, with weight norm where the paper has it."""
@@ -284,11 +292,7 @@ class Fit:
 
     def _bar(self, frames: Iterator[Any], what: str) -> Iterator[Any]:
         hidden = not self._shows_progress
-        return iter(tqdm(frames, desc=what, total=self.info.frames or None, unit="frame", disable=hidden))
-
-
-def _change(name: str, then: object, now: object) -> str:
-    """A difference of two works in words; what is told by a checksum is another file."""
-    if name in (told := {"source": "another source file", "scorer": "another scorer"}):
-        return told[name]
-    return f"{name}: {then!r} then, {now!r} now"
+        for frame in tqdm(frames, desc=what, total=self.info.frames or None, unit="frame", disable=hidden):
+            if self.progress is not None:
+                self.progress(1)
+            yield frame

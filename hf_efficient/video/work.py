@@ -109,3 +109,10 @@ class Work:
         if WORK.read(self.folder):
             rename(self.folder / WORK.record, self.folder / DELETED.record)
         delete_folder(self.folder, DELETED)
+
+
+def change(name: str, then: object, now: object) -> str:
+    """A difference of two works in words; what is told by a checksum is another file."""
+    if name in (told := {"source": "another source file", "scorer": "another scorer"}):
+        return told[name]
+    return f"{name}: {then!r} then, {now!r} now"

@@ -1,5 +1,6 @@
 """Space: which visual tokens a vision-language model keeps, what it answers with them, and what that costs."""
 
+from collections.abc import Callable
 from functools import lru_cache
 from html import escape
 from pathlib import Path
@@ -7,9 +8,10 @@ from typing import Any, NamedTuple
 
 import gradio as gr
 from gradio.data_classes import ImageData
-from PIL import Image, ImageOps
+from PIL import Image
 
 from hf_efficient import TokenPrunerConfig
+from hf_efficient.methods import REPRESENTATION
 from hf_efficient.representation.drawing import draw_kept_tokens
 from hf_efficient.representation.evaluation import (
     TINY_VLM,
@@ -22,13 +24,25 @@ from hf_efficient.representation.evaluation import (
     load_vlm,
     pruned,
 )
-from hf_efficient.representation.selection import METHODS
+from hf_efficient.representation.pictures import PictureError, read_picture
+from hf_efficient.space import (
+    LONGEST_QUEUE,
+    Deadline,
+    guarded,
+    in_one_thread,
+    launch_options,
+    one_of,
+    refusal,
+    whole,
+)
 
 MODEL = TINY_VLM
+METHODS = REPRESENTATION.names
 EXAMPLES = 12
 TOKENS, START_BUDGET = 144, 16  # of a picture, as the shipped model sees it
 ROUNDS, PROMPTS_TIMED = 3, 8  # one prompt alone takes too short to be timed on a busy machine
-SMALLEST_SIDE, LARGEST_AREA, LONGEST_QUESTION = 16, 40_000_000, 24  # pixels, pixels, words
+LONGEST_QUESTION, LONGEST_TEXT = 24, 1000  # words, characters
+MOST_SECONDS = 60  # of work for a question
 
 INTRODUCTION = """
 # What can a picture lose?
@@ -43,11 +57,11 @@ Your own photograph works too, to see what the pruner keeps of it. The model has
 what it *answers* means something for the garment scenes only.
 """
 _SANS, _MONO = ["ui-sans-serif", "system-ui", "sans-serif"], ["ui-monospace", "monospace"]  # none is downloaded
-LAUNCH_OPTIONS: dict[str, Any] = {
-    "theme": gr.themes.Soft(primary_hue="amber", neutral_hue="slate", font=_SANS, font_mono=_MONO),
-    "css_paths": Path(__file__).with_name("style.css"),
-    "max_file_size": "20mb",
-}
+LAUNCH_OPTIONS = launch_options(
+    largest_upload=20 << 20,
+    theme=gr.themes.Soft(primary_hue="amber", neutral_hue="slate", font=_SANS, font_mono=_MONO),
+    css_paths=Path(__file__).with_name("style.css"),
+)
 
 
 class Comparison(NamedTuple):
@@ -80,42 +94,20 @@ def examples() -> list[Scene]:
     return load_evaluation_set(limit=EXAMPLES)
 
 
-def refusal(message: str) -> gr.Error:
-    """What to raise when the page cannot work with what it was given; the log stays free of it."""
-    return gr.Error(escape(message, quote=False), print_exception=False)
-
-
 def check_picture(path: str | None) -> Image.Image:
     """Open an upload, or say what is wrong with it."""
     if not path:
         raise refusal("Pick a picture from the row, or upload one.")
     try:
-        image = Image.open(path)  # reads the header only
-    except Image.DecompressionBombError:
-        raise _too_large() from None
-    except OSError:
-        raise refusal("This file is not a picture. Upload a PNG, JPEG or WebP file.") from None
-    with image:
-        if getattr(image, "is_animated", False):
-            raise refusal("This picture is animated. Upload a single frame of it.")
-        if min(image.size) < SMALLEST_SIDE:
-            raise refusal(
-                f"This picture has {image.width} x {image.height} pixels; it needs at least {SMALLEST_SIDE} a side.",
-            )
-        if image.width * image.height > LARGEST_AREA:
-            raise _too_large()
-        try:
-            return ImageOps.exif_transpose(image).convert("RGB")
-        except (OSError, SyntaxError, ValueError):
-            raise refusal("This picture is damaged. Save it again, or upload another.") from None
-
-
-def _too_large() -> gr.Error:
-    return refusal(f"This picture has more than {LARGEST_AREA // 10**6} megapixels. Scale it down.")
+        return read_picture(path)
+    except PictureError as error:
+        raise refusal(str(error)) from None
 
 
 def check_question(question: str | None, processor: Any) -> str:
     """The question as the model was taught to read it, or what is wrong with it."""
+    if question is not None and (not isinstance(question, str) or len(question) > LONGEST_TEXT):
+        raise refusal(f"Ask in at most {LONGEST_QUESTION} words.")
     words = (question or "").lower().replace("?", " ? ").replace(".", " . ").split()
     if not set(words) - {"?", "."}:
         raise refusal("Pick a question from the list, or write one.")
@@ -132,18 +124,22 @@ def check_question(question: str | None, processor: Any) -> str:
     return " ".join(words)
 
 
-def compare(image: Image.Image, question: str, method: str, budget: int) -> Comparison:
-    """Ask the stock and the pruned model the same about the same picture."""
+def compare(
+    image: Image.Image, question: str, method: str, budget: int, step: Callable[[], object] = lambda: None
+) -> Comparison:
+    """Ask the stock and the pruned model the same about the same picture; `step` is called as it goes on."""
     model, processor = load()
-    configs = [None, TokenPrunerConfig(method=method, budget=int(budget))]
+    configs = [None, TokenPrunerConfig(method=method, budget=budget)]
     replies = []
     for config in configs:
+        step()
         with pruned(model, processor, config):
             replies += answer_questions(model, processor, [image], [question])
             kept = model.base_model.token_pruner.last[0] if config else None
     assert kept is not None
     timed = [image] * PROMPTS_TIMED, [question] * PROMPTS_TIMED
-    stock, fewer = compare_costs(model, processor, *timed, configs, ROUNDS)
+    stock, fewer = compare_costs(model, processor, *timed, configs, ROUNDS, step)
+    step()
     return Comparison(
         draw_kept_tokens(image, kept.indices.tolist(), kept.grid),
         (replies[0], replies[1]),
@@ -155,9 +151,15 @@ def compare(image: Image.Image, question: str, method: str, budget: int) -> Comp
 
 def ask(path: str | None, question: str | None, method: str, budget: int) -> tuple[Image.Image, str, str, str]:
     """What the page shows: the drawn picture, both answers, and the costs as HTML."""
+    return in_one_thread(_ask, path, question, method, budget)
+
+
+def _ask(path: str | None, question: str | None, method: str, budget: int) -> tuple[Image.Image, str, str, str]:
+    deadline = Deadline(MOST_SECONDS, "Try again later.")
+    method, budget = one_of("Method", method, METHODS), whole("Visual tokens to keep", budget, 1, TOKENS)
     image = check_picture(path)
     asked = check_question(question, load()[1])
-    result = compare(image, asked, method, budget)
+    result = compare(image, asked, method, budget, deadline)
     return result.drawn, *result.answers, describe(result, right_answer(image, asked))
 
 
@@ -179,10 +181,10 @@ def describe(result: Comparison, right: str | None) -> str:
         ("KV cache, 1 prompt", stock.kv_cache_bytes / kibibytes, fewer.kv_cache_bytes / kibibytes, "{:.0f} KiB"),
     ]
     cells = '<span></span><span></span><span class="head">all</span><span class="head">kept</span>'
-    for name, whole, part, form in rows:
+    for name, every, part, form in rows:
         cells += (
-            f'<span>{name}</span><span class="bar"><i style="width:{min(100, 100 * part / whole):.0f}%"></i></span>'
-            f'<span class="number">{form.format(whole)}</span><span class="number">{form.format(part)}</span>'
+            f'<span>{name}</span><span class="bar"><i style="width:{min(100, 100 * part / every):.0f}%"></i></span>'
+            f'<span class="number">{form.format(every)}</span><span class="number">{form.format(part)}</span>'
         )
     notes = [
         f"The kept tokens hold {result.importance_retained:.0%} of the importance "
@@ -290,10 +292,10 @@ def build_demo() -> gr.Blocks:
         gallery.select(pick, None, [picture, question], api_visibility="private").then(
             ask, inputs, outputs, api_visibility="private", **one_at_a_time
         )
-    return demo
+    return guarded(demo, question, method, budget)
 
 
 demo = build_demo()
 
 if __name__ == "__main__":
-    demo.queue().launch(**LAUNCH_OPTIONS)
+    demo.queue(max_size=LONGEST_QUEUE).launch(**LAUNCH_OPTIONS)

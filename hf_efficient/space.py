@@ -1,0 +1,248 @@
+"""What the Spaces share: values are checked here, since a client may post any; work has a deadline; files go away."""
+
+from __future__ import annotations
+
+import atexit
+import contextvars
+import os
+import shutil
+import stat
+import tempfile
+import threading
+import time
+import weakref
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache
+from html import escape
+from pathlib import Path
+from typing import Any, TypeVar
+
+from .extras import extra
+from .reading import is_number, shown
+
+with extra("spaces"):
+    import gradio as gr
+    from starlette.middleware import Middleware
+    from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+T = TypeVar("T")
+KEEP_SECONDS = float(os.environ.get("SPACE_KEEP_SECONDS", "3600"))  # how long an upload or a result is kept
+LARGEST_REQUEST = 1 << 20  # bytes of a request that is no upload: a question and some numbers
+LONGEST_QUEUE = 200
+_WORKER = ThreadPoolExecutor(1, thread_name_prefix="space")
+
+
+def refusal(message: str) -> gr.Error:
+    """What to raise when the page cannot work with what it was given; the log stays free of it."""
+    return gr.Error(escape(message, quote=False), print_exception=False)
+
+
+def whole(name: str, value: object, least: int, most: int) -> int:
+    """The value as an int from `least` to `most`, or a refusal: what a slider shows binds no client."""
+    if not is_number(value) or value != int(value) or not least <= value <= most:  # type: ignore[call-overload, operator]
+        raise refusal(f"{name}: {shown(value)} is no whole number from {least} to {most}.")
+    return int(value)  # type: ignore[call-overload, no-any-return]
+
+
+def number(name: str, value: object, least: float, most: float) -> float:
+    """The value as a float from `least` to `most`, or a refusal."""
+    if not is_number(value) or not least <= value <= most:  # type: ignore[operator]
+        raise refusal(f"{name}: {shown(value)} is no number from {least:g} to {most:g}.")
+    return float(value)  # type: ignore[arg-type]
+
+
+def one_of(name: str, value: object, choices: Iterable[T]) -> T:
+    """The choice that the value names, or a refusal."""
+    known = list(choices)
+    for choice in known:
+        if isinstance(value, (str, int, float)) and not isinstance(value, bool) and value == choice:
+            return choice
+    raise refusal(f"{name}: {shown(value)} is none of {', '.join(map(str, known))}.")
+
+
+def some_of(name: str, value: object, choices: Sequence[T]) -> list[T]:
+    """The choices that a list names, each once and in their own order, or a refusal."""
+    if value is not None and (not isinstance(value, (list, tuple)) or len(value) > len(choices)):
+        raise refusal(f"{name}: {shown(value)} is no list of up to {len(choices)} of {', '.join(map(str, choices))}.")
+    named = [one_of(name, each, choices) for each in value or []]
+    return [choice for choice in choices if choice in named]
+
+
+class Deadline:
+    """Called at every step of some work, it ends it when its time is over.
+
+    Args:
+        seconds: from now.
+        advice: what to do then.
+    """
+
+    def __init__(self, seconds: float, advice: str) -> None:
+        self.seconds, self.advice, self.end = seconds, advice, time.monotonic() + seconds
+
+    def __call__(self, *_: object) -> None:
+        """Raises:
+        gradio.Error: the time is over.
+        """
+        if time.monotonic() > self.end:
+            raise refusal(f"This took more than {self.seconds:g} seconds and was stopped. {self.advice}")
+
+
+def in_one_thread(work: Callable[..., T], *arguments: Any) -> T:
+    """The result of `work(*arguments)`, run in the thread in which all work is done.
+
+    A server has many threads, and libraries keep threads and memory for each that ever calculated.
+    """
+    return _WORKER.submit(contextvars.copy_context().run, work, *arguments).result()
+
+
+@lru_cache(maxsize=1)
+def own_folder() -> Path:
+    """The folder of this process's uploads, results and work: made when first asked for, removed with the process.
+
+    Gradio is told to use it, too. It lies where Gradio was told to put such files before, or with temporary files.
+    """
+    parent = Path(os.environ.get("GRADIO_TEMP_DIR") or tempfile.gettempdir())
+    parent.mkdir(parents=True, exist_ok=True)
+    folder, process = tempfile.mkdtemp(prefix="hf_efficient_space_", dir=parent), os.getpid()
+    os.environ["GRADIO_TEMP_DIR"] = folder
+
+    def remove() -> None:
+        if os.getpid() == process:
+            shutil.rmtree(folder, ignore_errors=True)
+
+    atexit.register(remove)
+    return Path(folder)
+
+
+def work_folder() -> tempfile.TemporaryDirectory[str]:
+    """A folder for one request's files, emptied at the end of its block, and with all others if that never comes."""
+    return tempfile.TemporaryDirectory(dir=own_folder(), prefix="work_", ignore_cleanup_errors=True)
+
+
+def guarded(demo: gr.Blocks, *components: Any) -> gr.Blocks:
+    """The page, whose files go away and whose components hand over what a client sends: its functions check it.
+
+    Gradio's own checks compare without looking at types, and open pictures before anything is known of them.
+    """
+    for component in components:
+        component.preprocess = lambda payload: payload
+    forget_files(demo)
+    return demo
+
+
+def forget_files(demo: gr.Blocks, seconds: float = KEEP_SECONDS) -> None:
+    """From now on delete what has lain in `own_folder` for so many seconds, whoever left it there.
+
+    What the page itself shows stays, and what a request names that waits or is worked on.
+    """
+    page = weakref.ref(demo)
+
+    def run() -> None:
+        while (alive := page()) is not None:
+            sweep(own_folder(), seconds, in_use(alive))
+            del alive
+            time.sleep(max(0.2, min(60, seconds / 4)))
+
+    threading.Thread(target=run, name="forget files", daemon=True).start()
+
+
+def sweep(folder: Path, seconds: float, stays: set[str]) -> None:
+    """Delete files in `folder` that did not change for so many seconds, and folders that are empty as long."""
+    before = time.time() - seconds
+    for place, folders, files in os.walk(folder, topdown=False):
+        for name in files:
+            path = os.path.join(place, name)
+            if path not in stays:
+                _delete(path, before, os.unlink)
+        for name in folders:
+            _delete(os.path.join(place, name), before, os.rmdir)
+
+
+def _delete(path: str, before: float, how: Callable[[str], None]) -> None:
+    try:
+        found = os.lstat(path)
+        if max(found.st_ctime, found.st_mtime) < before and (how is os.unlink or stat.S_ISDIR(found.st_mode)):
+            how(path)
+    except OSError:  # gone meanwhile, or not empty
+        pass
+
+
+def in_use(demo: gr.Blocks) -> set[str]:
+    """Paths that the page shows from its beginning, and that requests name which wait or are worked on."""
+    paths = set().union(*(getattr(block, "keep_in_cache", ()) for block in list(demo.blocks.values())))
+    queue = getattr(demo, "_queue", None)  # Gradio has no public name for what waits
+    waiting = [event for line in list(getattr(queue, "event_queue_per_concurrency_id", {}).values())
+               for event in list(line.queue)]  # fmt: skip
+    working = [event for job in list(getattr(queue, "active_jobs", ())) for event in job or ()]
+    for event in waiting + working:
+        paths |= set(_paths_in(getattr(event.data, "data", None)))
+    return paths
+
+
+def _paths_in(data: object) -> Iterable[str]:
+    if isinstance(data, dict):
+        if isinstance(data.get("path"), str):
+            yield data["path"]
+        data = list(data.values())
+    if isinstance(data, (list, tuple)):
+        for each in data:
+            yield from _paths_in(each)
+
+
+def launch_options(largest_upload: int, **others: Any) -> dict[str, Any]:
+    """Options of `launch` that bound what a request may hold: an upload, or a question and some numbers."""
+    own_folder()  # before the page's components ask where their files go
+    limits = Middleware(LimitedBodies, largest_upload=largest_upload)
+    return {"max_file_size": largest_upload, "app_kwargs": {"middleware": [limits]}, **others}
+
+
+class LimitedBodies:
+    """Middleware that reads no more of a request's body than it may have, and answers 413 to a larger one.
+
+    Args:
+        app: what it stands before.
+        largest_upload: bytes of a file.
+    """
+
+    def __init__(self, app: ASGIApp, largest_upload: int) -> None:
+        self.app, self.largest_upload = app, largest_upload
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """One request."""
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        left = LARGEST_REQUEST
+        if scope["path"].rstrip("/").endswith("/upload"):
+            left += self.largest_upload
+        started = False
+
+        async def limited() -> Message:
+            nonlocal left
+            message = await receive()
+            left -= len(message.get("body", b""))
+            if left < 0:
+                raise _TooLargeError
+            return message
+
+        async def noted(message: Message) -> None:
+            nonlocal started
+            started = started or message["type"] == "http.response.start"
+            await send(message)
+
+        declared = dict(scope["headers"]).get(b"content-length", b"0")
+        try:
+            if not declared.isdigit() or int(declared[:20]) > left:
+                raise _TooLargeError
+            await self.app(scope, limited, noted)
+        except _TooLargeError:
+            if not started:
+                body = b"The request is too large."
+                headers = [(b"content-type", b"text/plain"), (b"connection", b"close")]
+                await send({"type": "http.response.start", "status": 413, "headers": headers})
+                await send({"type": "http.response.body", "body": body})
+
+
+class _TooLargeError(Exception):
+    pass

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import contextvars
+import logging
 import os
 import shutil
 import stat
@@ -30,6 +31,7 @@ T = TypeVar("T")
 KEEP_SECONDS = float(os.environ.get("SPACE_KEEP_SECONDS", "3600"))  # how long an upload or a result is kept
 LARGEST_REQUEST = 1 << 20  # bytes of a request that is no upload: a question and some numbers
 LONGEST_QUEUE = 200
+_LOG = logging.getLogger(__name__)
 _WORKER = ThreadPoolExecutor(1, thread_name_prefix="space")
 
 
@@ -92,8 +94,17 @@ def in_one_thread(work: Callable[..., T], *arguments: Any) -> T:
     """The result of `work(*arguments)`, run in the thread in which all work is done.
 
     A server has many threads, and libraries keep threads and memory for each that ever calculated.
+
+    Raises:
+        gradio.Error: of the work; of another error, which goes to the log, that there was one.
     """
-    return _WORKER.submit(contextvars.copy_context().run, work, *arguments).result()
+    try:
+        return _WORKER.submit(contextvars.copy_context().run, work, *arguments).result()
+    except gr.Error:
+        raise
+    except Exception:
+        _LOG.exception("a request failed")
+        raise refusal("This did not work. The page's log says why; please report it.") from None
 
 
 @lru_cache(maxsize=1)
@@ -105,7 +116,7 @@ def own_folder() -> Path:
     parent = Path(os.environ.get("GRADIO_TEMP_DIR") or tempfile.gettempdir())
     parent.mkdir(parents=True, exist_ok=True)
     folder, process = tempfile.mkdtemp(prefix="hf_efficient_space_", dir=parent), os.getpid()
-    os.environ["GRADIO_TEMP_DIR"] = folder
+    os.environ["GRADIO_TEMP_DIR"] = os.path.join(folder, "files")  # what a request makes lies elsewhere: it is copied
 
     def remove() -> None:
         if os.getpid() == process:
@@ -190,11 +201,22 @@ def _paths_in(data: object) -> Iterable[str]:
             yield from _paths_in(each)
 
 
-def launch_options(largest_upload: int, **others: Any) -> dict[str, Any]:
-    """Options of `launch` that bound what a request may hold: an upload, or a question and some numbers."""
+def launch_options(app: str, hue: str, largest_upload: int) -> dict[str, Any]:
+    """Options of `launch`: the looks of our pages, and bounds of what a request may hold.
+
+    Args:
+        app: file of the page; its `style.css` lies beside it.
+        hue: of its buttons.
+        largest_upload: bytes of a file; other requests hold a question and some numbers.
+    """
     own_folder()  # before the page's components ask where their files go
-    limits = Middleware(LimitedBodies, largest_upload=largest_upload)
-    return {"max_file_size": largest_upload, "app_kwargs": {"middleware": [limits]}, **others}
+    fonts = ["ui-sans-serif", "system-ui", "sans-serif"], ["ui-monospace", "monospace"]  # none is downloaded
+    return {
+        "theme": gr.themes.Soft(primary_hue=hue, neutral_hue="slate", font=fonts[0], font_mono=fonts[1]),
+        "css_paths": Path(app).with_name("style.css"),
+        "max_file_size": largest_upload,
+        "app_kwargs": {"middleware": [Middleware(LimitedBodies, largest_upload=largest_upload)]},
+    }
 
 
 class LimitedBodies:

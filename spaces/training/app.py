@@ -1,9 +1,8 @@
 """Space: train a network with fewer weights, towards flatter minima, in seconds, on real handwritten digits."""
 
+from collections.abc import Callable
 from functools import lru_cache, partial
 from html import escape
-from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
 import gradio as gr
@@ -18,6 +17,19 @@ from hf_efficient import S2SAM, SAM, ZOSAM, BiDSTConfig, sharpness, train_sparse
 from hf_efficient.methods import SPARSITY, settings_of
 from hf_efficient.optimization.optimizer import PerturbingOptimizer
 from hf_efficient.optimization.sharpness import loss_along, plot_landscape
+from hf_efficient.space import (
+    LONGEST_QUEUE,
+    Deadline,
+    guarded,
+    in_one_thread,
+    launch_options,
+    number,
+    one_of,
+    refusal,
+    some_of,
+    whole,
+    work_folder,
+)
 from hf_efficient.sparsity.topology import TOPOLOGIES
 
 PLAIN, S2, ZO, FULL = "plain", "S2-SAM", "ZO-SAM, guided", "SAM"
@@ -25,6 +37,7 @@ PASSES = {PLAIN: "1 gradient", S2: "1 gradient", ZO: "1 gradient, 2 losses", FUL
 TRAINED, WIDTH, STEPS, BATCH = 500, 128, 600, 50  # pictures, neurons, steps, pictures a step
 DENSE, SPARSITIES = "all weights", {"all weights": 0.0, "80 % dead": 0.8, "90 % dead": 0.9, "95 % dead": 0.95}
 DISTANCES = [t / 10 for t in range(-15, 16)]
+MOST_SECONDS = 120  # of work for all networks
 SHARPNESS_RHO, SIDE = 0.1, 8  # distance; pixels of a digit
 
 INTRODUCTION = """
@@ -34,15 +47,7 @@ The same small network learns 500 real **handwritten digits**, some of them labe
 boxes: plainly, and towards **flat minima**. With dead weights it also has to find out **which weights to keep**.
 Everything is trained when you press the button, and tested on 1,297 digits that no run has seen.
 """
-LAUNCH_OPTIONS: dict[str, Any] = {
-    "theme": gr.themes.Soft(
-        primary_hue="violet",
-        neutral_hue="slate",
-        font=["ui-sans-serif", "system-ui", "sans-serif"],  # none is downloaded
-        font_mono=["ui-monospace", "monospace"],
-    ),
-    "css_paths": Path(__file__).with_name("style.css"),
-}
+LAUNCH_OPTIONS = launch_options(__file__, "violet", largest_upload=0)
 PROGRESS = gr.Progress()  # Gradio finds it as the default of an argument
 
 
@@ -95,8 +100,16 @@ def make_optimizer(method: str, model: nn.Module, rho: float) -> torch.optim.Opt
     return {S2: S2SAM, FULL: SAM}[method](parameters, torch.optim.SGD, rho, **settings)
 
 
-def train(method: str, rho: float, wrong: float, sparsity: float, topology: str, seed: int) -> Run:
-    """One network, from the same start and on the same batches as every other of this seed."""
+def train(
+    method: str,
+    rho: float,
+    wrong: float,
+    sparsity: float,
+    topology: str,
+    seed: int,
+    step: Callable[[], object] = lambda: None,
+) -> Run:
+    """One network, from the same start and on the same batches as all others of this seed; `step` is called in each."""
     data, test = mislabel(digits()[0], wrong, seed), digits()[1]
     torch.manual_seed(seed)
     model: Any = nn.Sequential(
@@ -114,6 +127,7 @@ def train(method: str, rho: float, wrong: float, sparsity: float, topology: str,
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, STEPS)
     order = torch.Generator().manual_seed(seed)
     for _ in range(STEPS):
+        step()
         rows = torch.randint(len(data.y), (BATCH,), generator=order)
         batch = Digits(data.x[rows], data.y[rows])
         if isinstance(optimizer, PerturbingOptimizer):
@@ -132,14 +146,26 @@ def compare(
     methods: list[str], rho: float, wrong: int, dead: str, topology: str, seed: int, progress: gr.Progress = PROGRESS
 ) -> tuple[Image.Image, str]:
     """What the page shows: the loss around each minimum, and the figures as HTML."""
-    if not methods:
-        raise gr.Error("Tick at least one way to train.", print_exception=False)
+    return in_one_thread(_compare, methods, rho, wrong, dead, topology, seed, progress)
+
+
+def _compare(
+    methods: object, rho: object, wrong: object, dead: object, topology: object, seed: object, progress: gr.Progress
+) -> tuple[Image.Image, str]:
+    deadline = Deadline(MOST_SECONDS, "Tick fewer ways to train.")
+    named = some_of("Train", methods, list(PASSES))
+    if not named:
+        raise refusal("Tick at least one way to train.")
+    distance = number("Distance of the perturbation", rho, 0, 1)
+    share = number("Digits labelled wrongly, percent", wrong, 0, 60) / 100
+    sparsity = SPARSITIES[one_of("Weights", dead, SPARSITIES)]
+    chosen, start = one_of("Who lives, who dies", topology, TOPOLOGIES), whole("Seed", seed, 0, 10**6)
     runs = {}
-    for method in progress.tqdm(methods, desc="training", unit="network"):
-        runs[method] = train(method, rho, wrong / 100, SPARSITIES[dead], topology, int(seed))
-    data = mislabel(digits()[0], wrong / 100, int(seed))
+    for method in progress.tqdm(named, desc="training", unit="network"):
+        runs[method] = train(method, distance, share, sparsity, chosen, start, deadline)
+    data = mislabel(digits()[0], share, start)
     curves = {method: loss_along(run.model, [data], DISTANCES, loss_of=loss_of) for method, run in runs.items()}
-    with TemporaryDirectory() as folder:
+    with work_folder() as folder:
         path = f"{folder}/landscape.png"
         plot_landscape(curves, DISTANCES, path)
         with Image.open(path) as picture:
@@ -193,10 +219,10 @@ def build_demo() -> gr.Blocks:
             concurrency_limit=1,
             show_progress_on=figures,
         )
-    return demo
+    return guarded(demo, methods, rho, wrong, dead, topology, seed)
 
 
 demo = build_demo()
 
 if __name__ == "__main__":
-    demo.queue().launch(**LAUNCH_OPTIONS)
+    demo.queue(max_size=LONGEST_QUEUE).launch(**LAUNCH_OPTIONS)

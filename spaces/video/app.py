@@ -1,21 +1,31 @@
 """Space: a clip becomes a small video and a tiny network that was fitted to it; both play together."""
 
 import shutil
-from collections.abc import Iterator
-from html import escape
+from collections.abc import Callable, Iterator
 from itertools import islice
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
 import gradio as gr
 import numpy as np
 
 from hf_efficient.files import written_whole
+from hf_efficient.space import (
+    LONGEST_QUEUE,
+    Deadline,
+    guarded,
+    in_one_thread,
+    launch_options,
+    one_of,
+    refusal,
+    whole,
+    work_folder,
+)
 from hf_efficient.video.decode import decode
 from hf_efficient.video.evaluation import enlarged_frames, evaluate
 from hf_efficient.video.fit import fit_video
 from hf_efficient.video.media import MediaError, probe
+from hf_efficient.video.opening import measure_extent
 from hf_efficient.video.player import Player
 
 METHODS = {
@@ -26,6 +36,7 @@ METHODS = {
 SCALES = [2, 3, 4]
 STEPS, FEWEST_STEPS, MOST_STEPS = 400, 20, 2000
 MOST_PIXELS, SMALLEST_SIDE = 80_000_000, 48  # of all frames together: five seconds of 640 x 360; of one frame
+MOST_SECONDS = 600  # of work for a clip
 
 INTRODUCTION = """
 # A video that knows itself
@@ -33,16 +44,7 @@ INTRODUCTION = """
 Sent as a **small video** and a **tiny network** that has learned this one clip by heart, it plays sharper than the
 small video alone. Upload a few seconds, choose how much smaller the video is made, and compare.
 """
-LAUNCH_OPTIONS: dict[str, Any] = {
-    "theme": gr.themes.Soft(
-        primary_hue="teal",
-        neutral_hue="slate",
-        font=["ui-sans-serif", "system-ui", "sans-serif"],  # none is downloaded
-        font_mono=["ui-monospace", "monospace"],
-    ),
-    "css_paths": Path(__file__).with_name("style.css"),
-    "max_file_size": "40mb",
-}
+LAUNCH_OPTIONS = launch_options(__file__, "teal", largest_upload=40 << 20)
 
 
 class Outcome(NamedTuple):
@@ -59,34 +61,30 @@ class Outcome(NamedTuple):
     measures: dict[str, Any]
 
 
-def refusal(message: str) -> gr.Error:
-    """What to raise when the page cannot work with what it was given; the log stays free of it."""
-    return gr.Error(escape(message, quote=False), print_exception=False)
-
-
 def check_clip(path: str | None) -> Path:
     """An upload the page can fit a network to in a minute or two, or what is wrong with it."""
     if not path:
         raise refusal("Upload a clip of a few seconds.")
     try:
-        info = probe(path)
-    except MediaError as error:
+        info = probe(path, most_frames=MOST_PIXELS // SMALLEST_SIDE**2)
+        most = MOST_PIXELS // (info.width * info.height)
+        frames = measure_extent(path, most).frames  # whatever the header says
+    except (MediaError, OSError) as error:
         raise refusal(str(error).replace(path, Path(path).name)) from None
     if min(info.width, info.height) < SMALLEST_SIDE:
         raise refusal(f"This clip has {info.width} x {info.height} pixels; it needs at least {SMALLEST_SIDE} a side.")
-    frames = info.frames or round(info.seconds * info.rate)
-    if frames * info.width * info.height > MOST_PIXELS:
-        most = MOST_PIXELS // (info.width * info.height)
+    if frames > most:
+        known = f"{info.frames}" if info.frames > most else f"more than {most}"
         raise refusal(
-            f"This clip has {frames} frames of {info.width} x {info.height}; this page takes {most} of that size. "
+            f"This clip has {known} frames of {info.width} x {info.height}; this page takes {most} of that size. "
             "Cut it shorter, scale it down, or run hf-efficient stdo encode on a machine of yours."
         )
     return Path(path)
 
 
-def look(player: Player, source: Path) -> Outcome:
-    """Measure a bundle, and take from it the frame that gains most."""
-    measures = evaluate(player.bundle.path, source)
+def look(player: Player, source: Path, step: Callable[[int], object] | None = None) -> Outcome:
+    """Measure a bundle, and take from it the frame that gains most; `step` is called for every frame."""
+    measures = evaluate(player.bundle.path, source, progress=step)
     curves = measures["frame_psnr"]
     best = int(np.argmax(np.subtract(curves["stdo"], curves["bicubic"])))
     every, at = max(best, 1), min(best, 1)  # those between are decoded, but not enlarged
@@ -105,31 +103,39 @@ def fit(
 
     A generator, so that its files live until the page has taken them.
     """
-    source = check_clip(path)
-    with TemporaryDirectory() as folder:
-        try:
-            bundle = fit_video(
-                source, Path(folder) / "bundle", scale=int(scale), method=method, steps=int(steps),
-                num_chunks=2 if method == "stdo" else "auto",
-            )  # fmt: skip
-            player = Player(bundle)
-            outcome = look(player, source)
-            played = decode(player, Path(folder) / f"{source.stem}.mp4")
-        except (MediaError, ValueError) as error:  # the clip is broken further on, or too small for this scale
-            raise refusal(str(error).replace(str(source), source.name)) from None
-        archive = Path(folder) / f"{source.stem}-bundle.zip"
-        with written_whole(archive) as draft:
-            shutil.make_archive(str(draft.with_suffix("")), "zip", bundle.path)
-        yield outcome.pictures, describe(outcome, source), str(played), str(archive)
+    with work_folder() as folder:
+        yield in_one_thread(_fit, path, scale, method, steps, Path(folder))
+
+
+def _fit(
+    path: str | None, scale: int, method: str, steps: int, folder: Path
+) -> tuple[tuple[np.ndarray, np.ndarray], str, str, str]:
+    deadline = Deadline(MOST_SECONDS, "Take a shorter clip or fewer steps.")
+    scale, method = one_of("Make it smaller by", scale, SCALES), one_of("Method", method, METHODS.values())
+    steps, source = whole("Training steps", steps, FEWEST_STEPS, MOST_STEPS), check_clip(path)
+    try:
+        bundle = fit_video(
+            source, folder / "bundle", scale=scale, method=method, steps=steps,
+            num_chunks=2 if method == "stdo" else "auto", progress=deadline,
+        )  # fmt: skip
+        player = Player(bundle)
+        outcome = look(player, source, deadline)
+        played = decode(player, folder / f"{source.stem}.mp4", progress=deadline)
+    except (ValueError, OSError) as error:  # the clip is broken further on, or too small for this scale
+        raise refusal(str(error).replace(str(source), source.name).replace(f"{folder}/", "")) from None
+    archive = folder / f"{source.stem}-bundle.zip"
+    with written_whole(archive) as draft:
+        shutil.make_archive(str(draft.with_suffix("")), "zip", bundle.path)
+    return outcome.pictures, describe(outcome, source), str(played), str(archive)
 
 
 def describe(outcome: Outcome, source: Path) -> str:
     """Quality and weight, in HTML."""
-    sizes, whole = outcome.measures["bytes"], source.stat().st_size
+    sizes, all_of_it = outcome.measures["bytes"], source.stat().st_size
     stream = sum(size for name, size in sizes.items() if name.startswith("low_resolution"))
-    parts = [("Your file", whole), ("Small video", stream), ("Network and the rest", sum(sizes.values()) - stream)]
+    parts = [("Your file", all_of_it), ("Small video", stream), ("Network and the rest", sum(sizes.values()) - stream)]
     bars = "".join(
-        f'<span>{name}</span><span class="bar"><i style="width:{min(100, 100 * size / whole):.0f}%"></i></span>'
+        f'<span>{name}</span><span class="bar"><i style="width:{min(100, 100 * size / all_of_it):.0f}%"></i></span>'
         f'<span class="number">{size / 1024:,.0f} KiB</span>'
         for name, size in parts
     )
@@ -145,7 +151,7 @@ def describe(outcome: Outcome, source: Path) -> str:
 
 def build_demo() -> gr.Blocks:
     """The page."""
-    with gr.Blocks(title="A video that knows itself", delete_cache=(3600, 3600)) as demo:
+    with gr.Blocks(title="A video that knows itself") as demo:
         gr.Markdown(INTRODUCTION)
         with gr.Row():
             with gr.Column(scale=4):
@@ -172,10 +178,10 @@ def build_demo() -> gr.Blocks:
             concurrency_limit=1,
             show_progress_on=measures,
         )
-    return demo
+    return guarded(demo, scale, method, steps)
 
 
 demo = build_demo()
 
 if __name__ == "__main__":
-    demo.queue().launch(**LAUNCH_OPTIONS)
+    demo.queue(max_size=LONGEST_QUEUE).launch(**LAUNCH_OPTIONS)

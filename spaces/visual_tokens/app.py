@@ -3,7 +3,6 @@
 from collections.abc import Callable
 from functools import lru_cache
 from html import escape
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import gradio as gr
@@ -56,12 +55,7 @@ ABOUT_UPLOADS = """
 Your own photograph works too, to see what the pruner keeps of it. The model has never seen a photograph, though:
 what it *answers* means something for the garment scenes only.
 """
-_SANS, _MONO = ["ui-sans-serif", "system-ui", "sans-serif"], ["ui-monospace", "monospace"]  # none is downloaded
-LAUNCH_OPTIONS = launch_options(
-    largest_upload=20 << 20,
-    theme=gr.themes.Soft(primary_hue="amber", neutral_hue="slate", font=_SANS, font_mono=_MONO),
-    css_paths=Path(__file__).with_name("style.css"),
-)
+LAUNCH_OPTIONS = launch_options(__file__, "amber", largest_upload=20 << 20)
 
 
 class Comparison(NamedTuple):

@@ -238,33 +238,34 @@ class LimitedBodies:
         left = LARGEST_REQUEST
         if scope["path"].rstrip("/").endswith("/upload"):
             left += self.largest_upload
+        declared = dict(scope["headers"]).get(b"content-length", b"0")
+        if not declared.isdigit() or int(declared[:20]) > left:
+            await _too_large(send)
+            return
         started = False
 
         async def limited() -> Message:
             nonlocal left
             message = await receive()
             left -= len(message.get("body", b""))
-            if left < 0:
-                raise _TooLargeError
-            return message
+            return message if left >= 0 else {"type": "http.disconnect"}
 
         async def noted(message: Message) -> None:
             nonlocal started
-            started = started or message["type"] == "http.response.start"
-            await send(message)
+            if left >= 0 or started:
+                started = True
+                await send(message)
 
-        declared = dict(scope["headers"]).get(b"content-length", b"0")
         try:
-            if not declared.isdigit() or int(declared[:20]) > left:
-                raise _TooLargeError
             await self.app(scope, limited, noted)
-        except _TooLargeError:
-            if not started:
-                body = b"The request is too large."
-                headers = [(b"content-type", b"text/plain"), (b"connection", b"close")]
-                await send({"type": "http.response.start", "status": 413, "headers": headers})
-                await send({"type": "http.response.body", "body": body})
+        except Exception:
+            if left >= 0:
+                raise
+        if left < 0 and not started:
+            await _too_large(send)
 
 
-class _TooLargeError(Exception):
-    pass
+async def _too_large(send: Send) -> None:
+    headers = [(b"content-type", b"text/plain"), (b"connection", b"close")]
+    await send({"type": "http.response.start", "status": 413, "headers": headers})
+    await send({"type": "http.response.body", "body": b"The request is too large."})

@@ -63,7 +63,7 @@ class Outcome(NamedTuple):
 
 def check_clip(path: str | None) -> Path:
     """An upload the page can fit a network to in a minute or two, or what is wrong with it."""
-    if not path:
+    if not path or not isinstance(path, str):
         raise refusal("Upload a clip of a few seconds.")
     try:
         info = probe(path, most_frames=MOST_PIXELS // SMALLEST_SIDE**2)

@@ -90,7 +90,7 @@ def examples() -> list[Scene]:
 
 def check_picture(path: str | None) -> Image.Image:
     """Open an upload, or say what is wrong with it."""
-    if not path:
+    if not path or not isinstance(path, str):
         raise refusal("Pick a picture from the row, or upload one.")
     try:
         return read_picture(path)

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import atexit
 import contextvars
 import logging
 import os
-import shutil
-import stat
 import tempfile
 import threading
 import time
@@ -20,6 +17,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from .extras import extra
+from .files.temporary import server_folder, sweep
 from .reading import is_number, shown
 
 with extra("spaces"):
@@ -113,22 +111,10 @@ def own_folder() -> Path:
 
     Gradio is told to use it, too. It lies where Gradio was told to put such files before, or with temporary files.
     """
-    parent = Path(os.environ.get("GRADIO_TEMP_DIR") or tempfile.gettempdir())
-    parent.mkdir(parents=True, exist_ok=True)
-    folder, process = tempfile.mkdtemp(prefix="hf_efficient_space_", dir=parent), os.getpid()
-    os.environ["GRADIO_TEMP_DIR"] = os.path.join(folder, "files")  # what a request makes lies elsewhere: it is copied
-
-    def remove() -> None:
-        if os.getpid() == process:
-            shutil.rmtree(folder, ignore_errors=True)
-
-    atexit.register(remove)
-    return Path(folder)
-
-
-def work_folder() -> tempfile.TemporaryDirectory[str]:
-    """A folder for one request's files, emptied at the end of its block, and with all others if that never comes."""
-    return tempfile.TemporaryDirectory(dir=own_folder(), prefix="work_", ignore_cleanup_errors=True)
+    parent = os.environ.get("GRADIO_TEMP_DIR") or tempfile.gettempdir()
+    folder = server_folder(parent, "hf_efficient_space_")
+    os.environ["GRADIO_TEMP_DIR"] = str(folder / "files")  # what a request makes lies elsewhere, and is copied
+    return folder
 
 
 def guarded(demo: gr.Blocks, *components: Any) -> gr.Blocks:
@@ -156,27 +142,6 @@ def forget_files(demo: gr.Blocks, seconds: float = KEEP_SECONDS) -> None:
             time.sleep(max(0.2, min(60, seconds / 4)))
 
     threading.Thread(target=run, name="forget files", daemon=True).start()
-
-
-def sweep(folder: Path, seconds: float, stays: set[str]) -> None:
-    """Delete files in `folder` that did not change for so many seconds, and folders that are empty as long."""
-    before = time.time() - seconds
-    for place, folders, files in os.walk(folder, topdown=False):
-        for name in files:
-            path = os.path.join(place, name)
-            if path not in stays:
-                _delete(path, before, os.unlink)
-        for name in folders:
-            _delete(os.path.join(place, name), before, os.rmdir)
-
-
-def _delete(path: str, before: float, how: Callable[[str], None]) -> None:
-    try:
-        found = os.lstat(path)
-        if max(found.st_ctime, found.st_mtime) < before and (how is os.unlink or stat.S_ISDIR(found.st_mode)):
-            how(path)
-    except OSError:  # gone meanwhile, or not empty
-        pass
 
 
 def in_use(demo: gr.Blocks) -> set[str]:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from hf_efficient import S2SAM, SAM, ZOSAM, BiDSTConfig, sharpness, train_sparsely
+from hf_efficient.files.temporary import work_folder
 from hf_efficient.methods import SPARSITY, settings_of
 from hf_efficient.optimization.optimizer import PerturbingOptimizer
 from hf_efficient.optimization.sharpness import loss_along, plot_landscape
@@ -25,10 +26,10 @@ from hf_efficient.space import (
     launch_options,
     number,
     one_of,
+    own_folder,
     refusal,
     some_of,
     whole,
-    work_folder,
 )
 from hf_efficient.sparsity.topology import TOPOLOGIES
 
@@ -165,7 +166,7 @@ def _compare(
         runs[method] = train(method, distance, share, sparsity, chosen, start, deadline)
     data = mislabel(digits()[0], share, start)
     curves = {method: loss_along(run.model, [data], DISTANCES, loss_of=loss_of) for method, run in runs.items()}
-    with work_folder() as folder:
+    with work_folder(own_folder()) as folder:
         path = f"{folder}/landscape.png"
         plot_landscape(curves, DISTANCES, path)
         with Image.open(path) as picture:

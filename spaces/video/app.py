@@ -10,6 +10,7 @@ import gradio as gr
 import numpy as np
 
 from hf_efficient.files import written_whole
+from hf_efficient.files.temporary import work_folder
 from hf_efficient.space import (
     LONGEST_QUEUE,
     Deadline,
@@ -17,9 +18,9 @@ from hf_efficient.space import (
     in_one_thread,
     launch_options,
     one_of,
+    own_folder,
     refusal,
     whole,
-    work_folder,
 )
 from hf_efficient.video.decode import decode
 from hf_efficient.video.evaluation import enlarged_frames, evaluate
@@ -103,8 +104,8 @@ def fit(
 
     A generator, so that its files live until the page has taken them.
     """
-    with work_folder() as folder:
-        yield in_one_thread(_fit, path, scale, method, steps, Path(folder))
+    with work_folder(own_folder()) as folder:
+        yield in_one_thread(_fit, path, scale, method, steps, folder)
 
 
 def _fit(

@@ -11,6 +11,7 @@ import gradio as gr
 import pytest
 
 from hf_efficient import space
+from hf_efficient.files.temporary import sweep, work_folder
 from hf_efficient.representation.evaluation import EVALUATION_SET
 from tests.conftest import ROOT
 from tests.spaces.running import import_app
@@ -102,13 +103,13 @@ def test_old_files_go_and_what_is_shown_or_waited_for_stays(tmp_path: Path) -> N
     queue = SimpleNamespace(event_queue_per_concurrency_id={"a": line}, active_jobs=[None, [event("works.png")]])
     blocks = {1: SimpleNamespace(keep_in_cache={str(tmp_path / "shown.png")}), 2: SimpleNamespace()}
     page: Any = SimpleNamespace(blocks=blocks, _queue=queue)
-    space.sweep(tmp_path, 0.25, space.in_use(page))
+    sweep(tmp_path, 0.25, space.in_use(page))
     left = {p.name for p in tmp_path.rglob("*") if p.is_file()}
     assert left == {"shown.png", "waits.png", "works.png", "new.png"}
     time.sleep(0.3)
-    space.sweep(tmp_path, 0.25, set())
+    sweep(tmp_path, 0.25)
     time.sleep(0.3)
-    space.sweep(tmp_path, 0.25, set())  # a folder is as old as its last change
+    sweep(tmp_path, 0.25)  # a folder is as old as its last change
     assert list(tmp_path.iterdir()) == []
 
 
@@ -120,7 +121,7 @@ def test_files_outside_are_never_touched(tmp_path: Path) -> None:
     (tmp_path / "own" / "file").symlink_to(tmp_path / "outside" / "thesis.txt")
     os.utime(tmp_path / "outside" / "thesis.txt", (0, 0))
     time.sleep(0.05)
-    space.sweep(tmp_path / "own", 0.01, set())
+    sweep(tmp_path / "own", 0.01)
     assert (tmp_path / "outside" / "thesis.txt").read_text() == "x"
 
 
@@ -128,9 +129,13 @@ def test_the_own_folder_is_where_gradio_puts_its_files() -> None:
     folder = space.own_folder()
     assert folder is space.own_folder()
     assert Path(os.environ["GRADIO_TEMP_DIR"]).parent == folder
-    with space.work_folder() as work:
-        assert Path(work).parent == folder
-    assert not Path(work).exists()
+    with work_folder(folder) as work:
+        assert work.parent == folder
+        (work / "a").write_bytes(b"x")
+        time.sleep(0.05)
+        sweep(folder, 0.01)
+        assert (work / "a").exists()  # work goes on, however old its files are
+    assert not work.exists()
 
 
 def client_of(largest_upload: int) -> Any:

@@ -31,6 +31,10 @@ class Attendance:
     attended: bool = False
     said: bool = False
 
+    def __getstate__(self) -> dict[str, object]:
+        """Of a copy: nobody has charge of it, since hooks of an optimizer are not copied."""
+        return {**vars(self), "attended": False, "said": False}
+
     def passed(self, weight: SparseWeight) -> None:
         """A backward pass has reached a weight; the engine sets `weight.alone` to 0 at each step."""
         weight.alone += 1

@@ -9,7 +9,6 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from peft.utils import ModulesToSaveWrapper
 from torch import nn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
-from transformers.utils import logging
 
 from ..optimizer_state import innermost
 from .attendance import warn_of_idleness, warn_of_no_exchange
@@ -19,7 +18,10 @@ from .targets import weight_of
 from .training import ENGINES, SparseTraining
 from .weight import SparseWeight
 
-logger = logging.get_logger(__name__)
+ONE_DEVICE = (
+    "computes with copies of the layers, from which no topology gets its gradients. Take DistributedDataParallel "
+    "(torchrun or accelerate launch), or one device: CUDA_VISIBLE_DEVICES=0."
+)
 
 
 def train_sparsely(
@@ -60,6 +62,9 @@ def make_training(
             f"The model has no BiDST adapter {adapter_name!r}. Make one: get_peft_model(model, BiDSTConfig(...))."
         )
     config = _config_of(model, adapter_name)
+    copied = any(isinstance(module, nn.DataParallel) and len(module.device_ids) > 1 for module in model.modules())
+    if copied and config.needs_engine:
+        raise ValueError(f"nn.DataParallel {ONE_DEVICE}")
     weights = {name: layer.sparse_weight(adapter_name) for name, layer in layers.items()}
     _check_trained(layers, weights, optimizer, adapter_name)
     _let_go(weights, optimizer)
@@ -169,9 +174,11 @@ class SparsityCallback(TrainerCallback):
                 "Dynamic sparse training needs all gradients of a layer on each rank; FSDP and DeepSpeed shard them. "
                 "Train with DDP: remove `fsdp` and `deepspeed` from the arguments."
             )
-        self.training = make_training(
-            kwargs["model"], innermost(kwargs["optimizer"]), state.max_steps, self.adapter_name
-        )
+        training = make_training(kwargs["model"], innermost(kwargs["optimizer"]), state.max_steps, self.adapter_name)
+        if getattr(args, "n_gpu", 1) > 1 and (training.last_exchange or training.init_steps):
+            training.detach()
+            raise ValueError(f"On {args.n_gpu} devices the Trainer takes nn.DataParallel, which {ONE_DEVICE}")
+        self.training = training
 
     def on_optimizer_step(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any

@@ -159,6 +159,8 @@ class CompactPath:
             return False
         if self.kernel == "compact":
             return True
+        if torch.compiler.is_compiling():
+            return False
         if weight.numel < SMALLEST or len(weight.indices) > DENSEST * weight.numel:
             return False
         if "compact" not in weight.memory:
@@ -166,6 +168,7 @@ class CompactPath:
             weight.memory["compact"] = torch.tensor(faster)
         return bool(weight.memory["compact"])
 
+    @torch.compiler.disable  # no compiler knows CSR products
     def __call__(self, weight: SparseWeight, x: Tensor) -> Tensor:
         """(..., in) -> (..., out), without bias."""
         pattern = self.pattern(weight)

@@ -81,6 +81,7 @@ class CompactLinear(nn.Module):
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_checked": None}  # copies and pickles have tensors of their own
 
+    @torch.compiler.disable  # no compiler knows CSR products
     def forward(self, x: Tensor) -> Tensor:
         """(..., in) -> (..., out). No gradients."""
         shape = x.shape[:-1]

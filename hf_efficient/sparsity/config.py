@@ -183,6 +183,11 @@ class BiDSTConfig(PeftConfig):
             return self.init
         return "magnitude" if self.target == "weight" else "snip"
 
+    @property
+    def needs_engine(self) -> bool:
+        """Whether somebody must choose or move weights while they train."""
+        return self.topology != "static" or self.first_living in ("gradient", "snip")
+
     def make_topology(self, total_steps: int) -> Topology:
         """The topology this config names, for a training of `total_steps` optimizer steps."""
         schedule = (total_steps, self.update_interval, self.drop_fraction, self.stop_fraction)

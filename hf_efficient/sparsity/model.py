@@ -68,8 +68,7 @@ class BiDSTModel(BaseTuner):
             check_others(config.stored, config.modules_to_save or (), modules)
         depends_on_values = config.distribution in ("nonzero", "global")  # of which there may be none while loading
         self._budgets = saved if known and depends_on_values else share_budget(config, tensors)
-        moves = config.topology != "static" or config.first_living in ("gradient", "snip")
-        self._attendance = Attendance("default", config.topology) if moves else None
+        self._attendance = Attendance("default", config.topology) if config.needs_engine else None
         start = config.make_topology(1).initial_count
         self._living = saved if known else {key: start(k, weights[key].numel()) for key, k in self._budgets.items()}
 
@@ -77,6 +76,7 @@ class BiDSTModel(BaseTuner):
         """Name all modules with parameters of their own that are not targeted: they are trained and saved."""
         names: list[str] = []
         tied = self._get_module_names_tied_with_embedding() or []
+        sparse = [key for key in modules if targets(config, key)]
         for key, module in modules.items():
             if key in tied:
                 continue  # PEFT ties it to the copy of the embedding that trains
@@ -88,17 +88,19 @@ class BiDSTModel(BaseTuner):
                     "stay frozen: PEFT cannot wrap the model itself. Move them into a module of their own.",
                     stacklevel=2,
                 )
-            elif own and not covered and not targets(config, key):
+            elif own and not covered and key not in sparse:
                 names.append(key)
-        for name in names:
-            clash = [key for key in modules if key.endswith(name) and key not in names and targets(config, key)]
-            if clash:
-                raise ValueError(
-                    f"train_others wants to save {name!r}, but PEFT would take {clash[0]!r}, which ends alike, for the "
-                    "same module. Give the modules other names, or set train_others=False and list modules_to_save."
-                )
         known = list(config.modules_to_save or [])
         config.modules_to_save = known + [name for name in names if name not in known] or None
+        for key in sparse:
+            # PEFT compares ends of names here and parts of them there; what it takes for a module to save is not sparse
+            alike = [name for name in names if key.endswith(name) or f".{name}." in f".{key}."]
+            if alike or not targets(config, key):
+                raise ValueError(
+                    f"train_others wants to save {', '.join(map(repr, alike or names[:3]))}, but PEFT would take "
+                    f"{key!r}, whose name is alike, for the same module. Give the modules other names, or set train_others=False "
+                    "and list modules_to_save."
+                )
         config.ensure_weight_tying = config.ensure_weight_tying or bool(tied)
 
     def _add_modules_to_save_to_tie(self, config: BiDSTConfig, tied_weight_keys: list[str]) -> None:

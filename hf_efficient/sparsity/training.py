@@ -102,6 +102,17 @@ class SparseTraining:
         """Optimizer steps seen."""
         return int(self.state["steps"])
 
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        """Refused: a copy would belong to no optimizer.
+
+        Raises:
+            TypeError: always.
+        """
+        raise TypeError(
+            "An engine of sparse training cannot be copied or pickled: it belongs to its optimizer. Copy or save the "
+            "model and the optimizer's state dict, which holds all it remembers, and call train_sparsely for them."
+        )
+
     def detach(self) -> None:
         """Leave the optimizer alone from now on."""
         for handle in self.handles:

@@ -179,7 +179,17 @@ class SparseWeight(nn.Module):
         return self.gradient.index_select(0, self.indices)  # several times faster than indexing, and takes int32
 
     def start_collecting(self) -> None:
-        """Called by a forward: without gradients so far it is a step's first, and what a skipped step left is void."""
+        """Called by a forward: without gradients so far it is a step's first, and what a skipped step left is void.
+
+        Raises:
+            RuntimeError: the weight is a replica, whose gradients nobody would read.
+        """
+        if self.collecting and getattr(self, "_is_replica", False):
+            raise RuntimeError(
+                "nn.DataParallel computes with copies of the layers, and the gradients of dead weights, which the "
+                "topology needs, would be lost with them. Take DistributedDataParallel (torchrun or accelerate), or "
+                "one device: CUDA_VISIBLE_DEVICES=0."
+            )
         if self.values.grad is None:
             self.gradient = None
 

@@ -157,3 +157,15 @@ def test_weights_that_are_left_out_are_named_with_their_share() -> None:
         warnings.simplefilter("error", UserWarning)
         get_peft_model(llama(), BiDSTConfig(sparsity=0.8))  # embeddings and head are meant to stay
         get_peft_model(Unnamed(), BiDSTConfig(sparsity=0.5, target_modules=["fc"]))  # said by whom it concerns
+
+
+def test_a_module_to_save_whose_name_is_part_of_a_sparse_layers_is_refused() -> None:
+    """PEFT would take "body.norm.fc" for a part of "norm", and leave it dense without a word."""
+    net = nn.Sequential()
+    net.add_module("norm", nn.LayerNorm(8))
+    net.add_module("body", nn.Sequential())
+    net.body.add_module("norm", nn.Sequential())
+    net.body.norm.add_module("fc", nn.Linear(8, 8))
+    with pytest.raises(ValueError, match=r"train_others wants to save 'norm'.*'body.norm.fc'"):
+        get_peft_model(net, BiDSTConfig(sparsity=0.5, target_modules=["fc"]))
+    assert names(get_peft_model(net, BiDSTConfig(sparsity=0.5, target_modules=["fc"], train_others=False)))

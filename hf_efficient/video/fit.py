@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -164,18 +164,18 @@ class Fit:
     def make_low_resolution(self) -> None:
         """The stream that is sent: what the networks are trained on is what its decoder gives."""
         if not self.low_resolution.exists():
-            frames = self._bar(read_frames(self.source, self.info), "low resolution")
-            small = reduced(frames, self.geometry)
-            write_stream(self.source, self.info, small, self.geometry, self.settings, self.low_resolution)
+            with self._bar(read_frames(self.source, self.info), "low resolution") as frames:
+                small = reduced(frames, self.geometry)
+                write_stream(self.source, self.info, small, self.geometry, self.settings, self.low_resolution)
 
     def score(self) -> None:
         """errors.npy: (T, I·J) float32, what the general model makes wrong in each patch."""
         if not (self.work / "errors.npy").exists():
-            pairs = self._bar(self._pairs(), "scoring")
             f0 = general_model(self.settings.scorer, self.settings.scale, self.device)
             errors = Rows(np.float32)
-            for lr, hr in pairs:
-                errors.add(patch_scores(f0(lr), hr, self.geometry))
+            with self._bar(self._pairs(), "scoring") as pairs:
+                for lr, hr in pairs:
+                    errors.add(patch_scores(f0(lr), hr, self.geometry))
             with written_whole(self.work / "errors.npy") as draft:
                 np.save(draft, errors.array())
 
@@ -211,10 +211,9 @@ class Fit:
         """Cut the training patches of all networks in one pass."""
         wanted = {n: numbers for n, numbers in self.plan.chosen_patches().items() if not (self.work / n).exists()}
         if wanted:
-            pairs = self._bar(self._pairs(), "cutting patches")
-            write_stores(
-                pairs, self.geometry, self.settings.halo, list(wanted.values()), [self.work / n for n in wanted]
-            )
+            folders = [self.work / n for n in wanted]
+            with self._bar(self._pairs(), "cutting patches") as pairs:
+                write_stores(pairs, self.geometry, self.settings.halo, list(wanted.values()), folders)
 
     def train(self) -> None:
         """Train what belongs to this process."""
@@ -290,9 +289,15 @@ class Fit:
     def _shows_progress(self) -> bool:
         return self.progress_bar and self.processes.first
 
-    def _bar(self, frames: Iterator[Any], what: str) -> Iterator[Any]:
+    @contextmanager
+    def _bar(self, frames: Iterator[Any], what: str) -> Iterator[Iterator[Any]]:
         hidden = not self._shows_progress
-        for frame in tqdm(frames, desc=what, total=self.info.frames or None, unit="frame", disable=hidden):
+        # closed at once after an error too, else it would stand before and behind its message
+        with tqdm(frames, desc=what, total=self.info.frames or None, unit="frame", disable=hidden) as bar:
+            yield self._counted(bar)
+
+    def _counted(self, frames: Iterator[Any]) -> Iterator[Any]:
+        for frame in frames:
             if self.progress is not None:
                 self.progress(1)
             yield frame

@@ -15,6 +15,8 @@ import zipfile
 from pathlib import Path
 from typing import NamedTuple
 
+from hf_efficient.files import write_bytes
+
 CLIPS = Path(os.environ.get("HF_EFFICIENT_CLIPS", Path.home() / ".cache" / "hf_efficient" / "clips"))
 
 
@@ -79,9 +81,7 @@ def fetch(name: str) -> Path:
         CLIPS.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory() as folder:
             data = content(SOURCES[name], download(SOURCES[name], Path(folder)))
-        temporary = target.with_suffix(".partial")
-        temporary.write_bytes(data)
-        temporary.replace(target)
+        write_bytes(target, data)
     return target
 
 

@@ -22,6 +22,7 @@ from field_tasks import TASKS, Item, with_pictures_of_gqa
 from tqdm import tqdm
 
 from hf_efficient import TokenPrunerConfig, token_pruner
+from hf_efficient.files import write_text
 from hf_efficient.representation.evaluation import on_device
 
 PUBLISHED = Path(__file__).parent / "published"
@@ -79,9 +80,7 @@ def measure(
                 key = f"{name} | {task} | {len(asked)}"
                 if key not in known:
                     known[key] = answers(model, processor, asked, batch_size)
-                    temporary = book.with_suffix(".tmp")
-                    temporary.write_text(json.dumps(known))
-                    temporary.replace(book)
+                    write_text(book, json.dumps(known))
                 scores.setdefault(name, {})[task] = TASKS[task].score(asked, known[key])
     return scores
 

@@ -15,6 +15,8 @@ from transformers import AutoModel, AutoTokenizer
 sys.path.insert(0, str(Path(__file__).parents[1] / "examples"))
 import real_data
 
+from hf_efficient.files import written_whole
+
 TOKENS = 32
 LIMIT = 6000  # training texts kept; a run takes a few hundred of them
 TEST_LIMIT = 1000
@@ -74,9 +76,8 @@ def hidden_states(name: str, layers: int = 2) -> tuple[Tensor, Tensor, Tensor, T
             part = "train" if train else "test"
             arrays[f"{part}_y"] = texts.labels[picked]
             arrays[f"{part}_x"] = _below([texts.texts[i] for i in picked], layers).half().numpy()
-        partial = path.with_suffix(".part.npz")
-        np.savez(partial, **arrays)  # type: ignore[arg-type]
-        partial.rename(path)
+        with written_whole(path) as draft:
+            np.savez(draft, **arrays)  # type: ignore[arg-type]
     with np.load(path) as stored:
         read = [torch.from_numpy(stored[key]) for key in ("train_x", "train_y", "test_x", "test_y")]
     return read[0].float(), read[1], read[2].float(), read[3]

@@ -10,7 +10,6 @@ Every run is stored as soon as it is done: the same command goes on where it was
 import argparse
 import json
 import math
-import os
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -25,6 +24,8 @@ from sam_tasks import MAIN, METHODS, SETTINGS, Setting, train_and_test
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
+
+from hf_efficient.files import write_text
 
 RHOS = (0.05, 0.2, 0.8)
 #: ASAM measures in units of the weights, which makes its distances about ten times larger.
@@ -58,9 +59,7 @@ class Store:
     def add(self, run: Run, result: dict[str, Any]) -> None:
         self.runs[run.key] = {"run": asdict(run), **result}
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        partial = self.path.with_suffix(".part")
-        partial.write_text(json.dumps(self.runs, indent=1) + "\n")
-        os.replace(partial, self.path)
+        write_text(self.path, json.dumps(self.runs, indent=1) + "\n")
 
     def best_rho(self, setting: str, method: str) -> float | None:
         """The rho of the highest mean validation accuracy, once all tuning runs are there."""

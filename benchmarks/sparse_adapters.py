@@ -19,7 +19,6 @@ time of a step of all methods in turns.
 import argparse
 import json
 import math
-import os
 import tempfile
 import time
 from pathlib import Path
@@ -35,6 +34,7 @@ from tensor_memory import kept_for_backward
 from torch import Tensor, nn
 
 from hf_efficient import BiDSTConfig, train_sparsely
+from hf_efficient.files import write_text
 
 TASKS = {"rotten_tomatoes": 2, "newsgroups": 20, "reuters_r52": 52}
 SEARCHED = ("newsgroups", "rotten_tomatoes", "reuters_r52")  # the order in which learning rates are searched
@@ -254,9 +254,7 @@ def main() -> None:
     stored: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {"rates": {}, "runs": {}, "step_ms": {}}
 
     def keep() -> None:
-        partial = path.with_suffix(f".{os.getpid()}.part")
-        partial.write_text(json.dumps(stored, indent=1) + "\n")
-        partial.rename(path)
+        write_text(path, json.dumps(stored, indent=1) + "\n")
         (arguments.output / "table.md").write_text(table(stored) + "\n")
 
     if arguments.times:

@@ -15,7 +15,6 @@ import argparse
 import itertools
 import json
 import math
-import os
 import sys
 import time
 from collections import Counter
@@ -34,6 +33,7 @@ from small_networks import SmallResNet, SmallViT
 from torch import Tensor, nn
 
 from hf_efficient import S2SAM, ZOSAM, BiDSTConfig, recalibrate_batch_norm, train_sparsely
+from hf_efficient.files import write_text
 from hf_efficient.methods import SPARSITY, settings_of
 from hf_efficient.sparsity.layer import BiDSTLayer
 from hf_efficient.sparsity.targets import weight_of
@@ -275,9 +275,7 @@ def main() -> None:
                     data = data or TASKS[name].data()
                     runs[key] = run(TASKS[name], data, method, sparsity, seed)
                     print(key, json.dumps({k: round(v, 4) for k, v in runs[key].items()}), flush=True)
-                    partial = path.with_suffix(f".{os.getpid()}.part")
-                    partial.write_text(json.dumps(runs, indent=1) + "\n")
-                    partial.rename(path)
+                    write_text(path, json.dumps(runs, indent=1) + "\n")
     (arguments.output / "table.md").write_text(table(runs) + "\n")
     plot(runs, arguments.output / "accuracy.png")
     print(table(runs))

@@ -2,7 +2,6 @@
 
 import argparse
 import json
-import os
 import platform
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,8 @@ from typing import Any
 import av
 import imageio_ffmpeg
 import torch
+
+from hf_efficient.files import write_text
 
 RESULTS = Path(__file__).parent / "results"
 FFMPEG = imageio_ffmpeg.get_ffmpeg_exe()
@@ -46,9 +47,7 @@ class Results:
             "rows": self.rows,
         }
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = self.path.with_suffix(f".{os.getpid()}.partial")
-        temporary.write_text(json.dumps(content, indent=1) + "\n")
-        temporary.replace(self.path)
+        write_text(self.path, json.dumps(content, indent=1) + "\n")
 
 
 def markdown(head: list[str], rows: list[list[Any]]) -> str:

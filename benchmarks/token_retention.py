@@ -30,6 +30,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from hf_efficient import TokenPrunerConfig, remember_pictures, token_pruner
+from hf_efficient.files import write_text
 from hf_efficient.representation.calls import Call, under_way
 from hf_efficient.representation.drawing import draw_kept_tokens
 from hf_efficient.representation.evaluation import (
@@ -195,9 +196,7 @@ class GradeBook:
         if name not in self.books:
             bits = "".join(str(int(right)) for row in measure() for right in row)
             self.books[name] = f"{int('1' + bits, 2):x}"
-            temporary = self.path.with_suffix(".tmp")
-            temporary.write_text(json.dumps(self.books, indent=0) + "\n")
-            temporary.replace(self.path)
+            write_text(self.path, json.dumps(self.books, indent=0) + "\n")
         rights = iter(bin(int(self.books[name], 16))[3:])
         grades = [[next(rights) == "1" for _ in range(count)] for count in self.counts]
         if next(rights, None) is not None:

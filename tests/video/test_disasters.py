@@ -54,9 +54,10 @@ def test_an_encoder_killed_in_every_stage(tmp_path: Path, there: bool) -> None:
             Bundle.open(output)
         elif output.exists():
             assert files(output) == reference, step
-        encode()
+        if there or not output.exists() or (folder / "bundle.partial").exists():
+            encode()
         assert files(output) == reference, step
-        assert [path.name for path in folder.iterdir()] == ["bundle"], step
+        assert [path.name for path in folder.iterdir() if path.name != ".bundle.lock"] == ["bundle"], step
         shutil.rmtree(folder)
 
 

@@ -37,7 +37,7 @@ from hf_efficient.video.start import start_from_bicubic
 from hf_efficient.video.store import PatchStore, paired_frames, patch_sizes, write_stores
 from hf_efficient.video.stream import reduced, stream_name, write_stream
 from hf_efficient.video.weights import add_weight_norm, as_stored
-from hf_efficient.video.work import Work, change
+from hf_efficient.video.work import Work
 from hf_efficient.video.worth import describe, say_before
 
 
@@ -89,7 +89,6 @@ class Fit:
     """The stages. Each does nothing where its result lies in the work folder already."""
 
     plan_class = Plan
-
     progress: Callable[[int], object] | None = None
 
     def __init__(self, source: Path, output: Path, settings: FitSettings, progress_bar: bool, device: torch.device):
@@ -147,19 +146,7 @@ class Fit:
 
     def prepare(self, overwrite: bool) -> None:
         """Make or check the work folder."""
-        self.folder.recover()
-        self.folder.check(self.source, overwrite)
-        known = self.folder.known()
-        different = sorted(name for name in self.identity if known and known.get(name) != self.identity[name])
-        if different and not overwrite:
-            changes = ", ".join(change(name, known.get(name), self.identity[name]) for name in different)
-            raise FileExistsError(
-                f"{str(self.work)!r} holds unfinished work of other settings ({changes}): call with those "
-                "to go on, or with overwrite=True to start anew."
-            )
-        if different:
-            self.folder.delete()
-        self.folder.open(self.identity)
+        self.folder.begin(self.source, self.identity, overwrite)
 
     def make_low_resolution(self) -> None:
         """The stream that is sent: what the networks are trained on is what its decoder gives."""

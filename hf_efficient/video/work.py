@@ -77,12 +77,25 @@ class Work:
         record = WORK.read(self.folder) or DELETED.read(self.folder) or {}
         return all(record.get(name) == value for name, value in identity.items())
 
-    def known(self) -> dict[str, Any]:
-        """What the unfinished work was begun with; empty where there is none."""
-        return WORK.read(self.folder) or {}
+    def begin(self, source: Path_, identity: dict[str, Any], overwrite: bool) -> None:
+        """Make the folder, or clear it of what a killed process was just writing, or of work that is not to go on.
 
-    def open(self, identity: dict[str, Any]) -> None:
-        """Make the folder, or clear it of what a killed process was just writing."""
+        Raises:
+            FileExistsError: there is unfinished work of other settings, and it is not to go.
+            OSError, ValueError: see `check`.
+        """
+        self.recover()
+        self.check(source, overwrite)
+        known = WORK.read(self.folder) or {}
+        different = sorted(name for name in identity if known and known.get(name) != identity[name])
+        if different and not overwrite:
+            changes = ", ".join(_change(name, known.get(name), identity[name]) for name in different)
+            raise FileExistsError(
+                f"{str(self.folder)!r} holds unfinished work of other settings ({changes}): call with those "
+                "to go on, or with overwrite=True to start anew."
+            )
+        if different:
+            self.delete()
         self.folder.mkdir(parents=True, exist_ok=True)
         remove_drafts(self.folder)
         write_text(self.folder / WORK.record, json.dumps(identity))
@@ -111,7 +124,7 @@ class Work:
         delete_folder(self.folder, DELETED)
 
 
-def change(name: str, then: object, now: object) -> str:
+def _change(name: str, then: object, now: object) -> str:
     """A difference of two works in words; what is told by a checksum is another file."""
     if name in (told := {"source": "another source file", "scorer": "another scorer"}):
         return told[name]

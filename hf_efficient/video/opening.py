@@ -55,7 +55,9 @@ def open_media(path: Path_) -> Iterator[Any]:
 
 def input_container(path: Path_) -> Any:
     """PyAV's container, which reads this file alone."""
-    return av.open(ffmpeg_url(path), container_options=ONLY_THIS_FILE)
+    # FFmpeg takes this name for the first of numbered pictures
+    picture = "jpeg_pipe" if os.path.splitext(path)[1].lower() in (".jpg", ".jpeg") else None
+    return av.open(ffmpeg_url(path), format=picture, container_options=ONLY_THIS_FILE)
 
 
 class Extent(NamedTuple):

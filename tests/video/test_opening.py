@@ -81,14 +81,31 @@ def test_the_playlists_of_this_test_are_read_without_the_list(tmp_path: Path) ->
 def test_pictures_by_number_are_one_picture_at_most(tmp_path: Path) -> None:
     from PIL import Image
 
-    for n in range(3):
-        Image.fromarray(pictures(1, 64, 48, seed=n)[0]).save(tmp_path / f"a{n}.png")
-    (tmp_path / "a%d.png").write_bytes((tmp_path / "a1.png").read_bytes())
-    try:
-        frames = list(read_frames(tmp_path / "a%d.png"))
-    except MediaError:
-        return
-    assert len(frames) == 1
+    for suffix in ("png", "jpg"):
+        for n in range(3):
+            Image.fromarray(pictures(1, 64, 48, seed=n)[0]).save(tmp_path / f"a{n}.{suffix}")
+        numbered = tmp_path / f"a%d.{suffix}"
+        numbered.write_bytes((tmp_path / f"a1.{suffix}").read_bytes())
+        try:
+            frames = list(read_frames(numbered))
+        except MediaError:
+            continue
+        assert len(frames) == 1
+
+
+@pytest.mark.parametrize("name", ["a.png", "a.jpg", "A.JPEG", "a.webp", "a.bmp", "a.tiff", "grey.png", "palette.png"])
+def test_a_single_picture_is_a_video_of_one_frame(tmp_path: Path, name: str) -> None:
+    from PIL import Image
+
+    picture = Image.fromarray(pictures(1, 64, 48)[0])
+    picture = {"grey.png": picture.convert("L"), "palette.png": picture.quantize(32)}.get(name, picture)
+    picture.save(tmp_path / name, **({"lossless": True} if name.endswith("webp") else {}))
+    (tmp_path / "b1.jpg").write_text("not read")
+    info = probe(tmp_path / name, alpha="drop")
+    (frame,) = read_frames(tmp_path / name, info)
+    assert (info.frames, info.width, info.height) == (1, 64, 48)
+    theirs = np.asarray(Image.open(tmp_path / name).convert("RGB")).astype(float)
+    assert np.abs(frame.rgb - theirs).mean() < (1.5 if name.lower().endswith(("jpg", "jpeg")) else 0.01)
 
 
 def test_an_external_track_of_mp4_is_not_followed(tmp_path: Path) -> None:

@@ -39,11 +39,11 @@ class ClosureBatch:
         self._finite = global_norm(gradient) < float("inf")
         return gradient
 
-    def _loss(self) -> Tensor:
-        """What the closure returns.
+    def _loss(self, *others: type) -> Tensor:
+        """What the closure returns: a tensor, or one of other types.
 
         Raises:
-            ValueError: it is no tensor, or the closure has run backward.
+            ValueError: it is none of these, or the closure has run backward.
         """
         assert self.closure is not None
         standing, ran_backward = len(self.weights.gradients()), False
@@ -55,7 +55,7 @@ class ClosureBatch:
             ran_backward = True
         if ran_backward or len(self.weights.gradients()) != standing:
             raise ValueError("perturb(): the function must return the loss without backward, which is run here.")
-        if not isinstance(loss, Tensor):
+        if not isinstance(loss, (Tensor, *others)):
             raise ValueError(f"perturb(): the function must return the loss, a tensor; it returned {loss!r}.")
         return loss
 
@@ -63,7 +63,7 @@ class ClosureBatch:
     def loss(self, fraction: float) -> float:
         set_random_state(self._random_state)
         with all_statistics_frozen():
-            loss = float(self._loss())
+            loss = float(self._loss(float, int))
         set_random_state(self._random_state)
         return loss
 

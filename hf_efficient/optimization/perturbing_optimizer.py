@@ -128,18 +128,28 @@ class PerturbingOptimizer(Optimizer):
             raise ValueError(f"{name}.step(closure): call opt.perturb(lambda: loss_of(model(x), y)) first, then "
                              "loss.backward(), then step(). In Lightning this needs manual optimization "
                              "(self.automatic_optimization = False); S2SAM and MSAM do without.")  # fmt: skip
-        result = None
-        if closure is not None:
-            if not self.needs_batch:
-                self.perturb()
-            with torch.enable_grad():
-                result = closure()
+        result = self._run(closure) if closure is not None else None
         entered, now.entered = now.entered, None
         if entered is not None:
             _leave(entered, None)
         else:
             now.batch = ClosureBatch(Weights(self._parameters()), None)
         self._finish(entered is not None)
+        return result
+
+    def _run(self, closure: Callable[[], Any]) -> Any:
+        """The closure, at perturbed weights."""
+        now = self._now
+        late = now.entered is None
+        if late:
+            self.perturb()
+        before = now.witness(now.batch.weights)
+        with torch.enable_grad():
+            result = closure()
+        after = now.witness(now.batch.weights)
+        if late and before is not None and after is not None and before[0] is after[0] and before[1] == after[1]:
+            self.restore()  # no backward was in it: the gradient that is there was taken before
+            now.preceded = False
         return result
 
     def _finish(self, perturbed: bool) -> None:
@@ -178,7 +188,8 @@ class PerturbingOptimizer(Optimizer):
         how = "perturb(...)" if self.needs_batch else "perturb()"
         instead = (
             "In a Trainer, use SAMTrainer." if self.needs_batch else
-            "Where accelerate or a Trainer wraps the optimizer, opt.train() does it; with a closure, opt.step(closure)."
+            "Where accelerate or a Trainer wraps the optimizer, opt.train() does it; in Lightning, automatic "
+            "optimization or self.optimizers().perturb()."
         )  # fmt: skip
         raise ValueError(
             f"{type(self).__name__}: {how} was not called since the last step, so this gradient is that of plain "

@@ -8,6 +8,7 @@ import weakref
 from contextlib import AbstractContextManager
 from typing import Any
 
+from torch import Tensor
 from torch.optim import Optimizer
 
 from .closure import ClosureBatch
@@ -32,18 +33,24 @@ class Standing:
         self.watch = Watch(name, lambda message: warnings.warn(message, stacklevel=_outside()))
         self._used: tuple[Any, int] | None = None  # a gradient of the last step, and its version
 
+    @staticmethod
+    def witness(weights: Weights) -> tuple[Tensor, int] | None:
+        """A gradient and its version: another pair after a backward, or after they were zeroed."""
+        g = next(iter(weights.gradients().values()), None)
+        return None if g is None else (g, g._version)
+
     def end(self, weights: Weights) -> None:
         """The step is over: the next one needs a perturbation of its own, and other gradients."""
         self.preceded = False
-        g = next(iter(weights.gradients().values()), None)
-        self._used = None if g is None else (weakref.ref(g), g._version)
+        seen = self.witness(weights)
+        self._used = None if seen is None else (weakref.ref(seen[0]), seen[1])
 
     def check_order(self, weights: Weights) -> None:
         """Warn of gradients that were taken before the weights are moved; those of the last step may still be there."""
         if self.preceded:
             return
-        g = next(iter(weights.gradients().values()), None)
-        if g is None or (self._used is not None and self._used[0]() is g and self._used[1] == g._version):
+        seen = self.witness(weights)
+        if seen is None or (self._used is not None and self._used[0]() is seen[0] and self._used[1] == seen[1]):
             return
         if global_norm(weights.gradients()) > 0:
             self.watch.once(

@@ -55,7 +55,8 @@ class SAMTrainerMixin(WholeCheckpoints, _AnyTrainer):
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         before = cls.__mro__[: cls.__mro__.index(SAMTrainerMixin)]
-        if others := [c for c in before if issubclass(c, Trainer) and not issubclass(c, SAMTrainerMixin)]:
+        if Trainer in before:
+            others = [c for c in before if issubclass(c, Trainer) and not issubclass(c, SAMTrainerMixin)]
             order = f"class {cls.__name__}(SAMTrainerMixin, {others[0].__name__})"
             raise TypeError(f"{cls.__name__}: {others[0].__name__} stands before SAMTrainerMixin, which would not act. "
                             f"Write {order}.")  # fmt: skip

@@ -68,6 +68,8 @@ class Watch:
                    "does backward run between perturb() and step()?")  # fmt: skip
         else:
             why = ascent.still if norm > 0 else "the gradient is zero."
+            if weights.adaptive:
+                why += " Distances are in sizes of weights (adaptive), and weights of zero have none."
         self.once(
             "still", f"{self.name} has moved no weight in the last {self._idle} steps, which train plainly: {why}"
         )

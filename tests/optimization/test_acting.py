@@ -10,6 +10,7 @@ from torch import nn
 from transformers import Trainer
 
 from hf_efficient import S2SAM, S2SAMTrainer, SAMArguments, SAMTrainer, SAMTrainerMixin
+from hf_efficient.methods import OPTIMIZATION
 from tests.optimization.trainers import METHODS, arguments, bert, build, rows, same, state, trained
 
 
@@ -28,7 +29,10 @@ def test_the_mix_in_after_its_trainer_is_refused_when_the_class_is_made() -> Non
     class Fine(Own, SAMTrainerMixin, Trainer):
         pass
 
-    class FineToo(Fine):
+    class Logging(Trainer):
+        pass
+
+    class FineToo(Logging, SAMTrainer):  # what Logging does not do itself comes from SAMTrainer
         pass
 
     with pytest.raises(TypeError, match=r"class Wrong\(SAMTrainerMixin, Trainer\)"):
@@ -273,3 +277,36 @@ def test_a_remembered_direction_of_another_shape_is_refused(tmp_path: Path) -> N
     path.write_bytes(b"no tensors")
     with pytest.raises(ValueError, match=r"sam_memory\.safetensors"):
         build(tmp_path, METHODS["s2sam"], max_steps=4).train(resume_from_checkpoint=True)
+
+
+class Normed(nn.Module):
+    """With dropout and BatchNorm, so that every setting has something to act on."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.layers = nn.Sequential(nn.Linear(8, 8), nn.BatchNorm1d(8), nn.Dropout(0.3), nn.Tanh(), nn.Linear(8, 3))
+
+    def forward(self, x: Any, labels: Any) -> dict[str, Any]:
+        logits = self.layers(x)
+        return {"loss": nn.functional.cross_entropy(logits, labels), "logits": logits}
+
+
+def test_what_the_table_says_is_read_changes_the_training(tmp_path: Path) -> None:
+    """The other half of the refusal: no setting that is accepted is without effect."""
+    other: dict[str, Any] = {
+        "num_queries": 3, "delta": 0.1, "probe_fraction": 0.5, "probe_dropout": False, "guided": True,
+        "direction_seed": 1, "reuse_interval": 2, "reuse_weight": 0.1, "batch_norm_pass": "both",
+    }  # fmt: skip
+    generator = torch.Generator().manual_seed(0)
+    data = [{"x": torch.randn(8, generator=generator), "labels": i % 3} for i in range(24)]
+
+    def ends(settings: SAMArguments) -> dict[str, Any]:
+        return state(trained(tmp_path, settings, Normed(), data=data, max_steps=3).model)
+
+    for method in OPTIMIZATION.methods:
+        base: dict[str, Any] = {"num_queries": 2} if method.name == "zosam" else {}  # one direction has but two signs
+        plain = ends(SAMArguments(method.name, rho=0.5, **base))
+        for setting in method.reads:
+            changed = ends(SAMArguments(method.name, rho=0.5, **{**base, setting: other[setting]}))
+            assert not same(changed, plain), (method.name, setting)

@@ -117,6 +117,14 @@ def test_right_orders_say_nothing(cls: Any, to_none: bool, when: str) -> None:
                 opt.zero_grad(set_to_none=to_none)
 
 
+def test_probes_take_a_number_for_a_loss() -> None:
+    net = network()
+    opt = ZOSAM(net.parameters(), torch.optim.SGD, lr=0.1)
+    before = values(net)
+    opt.perturb(lambda: loss_of(net, 0).item())  # type: ignore[arg-type, return-value]
+    assert not same(values(net), before)
+
+
 def test_sam_by_the_gradients_that_stand_needs_some() -> None:
     net = network()
     opt = SAM(net.parameters(), torch.optim.SGD, lr=0.1)
@@ -349,6 +357,21 @@ def test_step_with_a_closure_is_a_perturbed_step(cls: Any) -> None:
         assert loss.item() > 0
         step(twin, other, number)
         assert same(values(net), values(twin))
+
+
+def test_a_closure_without_backward_does_not_stand_for_perturb() -> None:
+    """As Lightning's `self.optimizers().step()` has one in manual optimization."""
+    net = network()
+    opt = S2SAM(net.parameters(), torch.optim.SGD, lr=0.1)
+    steps(net, opt, 2)
+    before = values(net)
+    loss_of(net, 2).backward()
+    with (
+        pytest.warns(UserWarning, match="after a backward"),
+        pytest.raises(ValueError, match=r"optimizers\(\)\.perturb"),
+    ):
+        opt.step(lambda: None)
+    assert same(values(net), before)
 
 
 @pytest.mark.parametrize("cls", [SAM, ZOSAM, LookSAM])

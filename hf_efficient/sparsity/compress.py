@@ -79,7 +79,10 @@ class CompactLinear(nn.Module):
         super()._load_from_state_dict(state_dict, prefix, *args)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_checked": None}  # copies and pickles have tensors of their own
+        return {**self.__dict__, "_checked": None}  # copies and what was pickled have tensors of their own
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__({**state, "_checked": None})
 
     @torch.compiler.disable  # no compiler knows CSR products
     def forward(self, x: Tensor) -> Tensor:

@@ -128,6 +128,9 @@ class SparseWeight(nn.Module):
         whole: Tensor = _Scatter.apply(self.values, self.indices, base, self)  # type: ignore[no-untyped-call]
         return whole
 
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__({**state, "_checked": None})
+
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:  # type: ignore[override]
         if f"{prefix}indices" in state_dict:
             check_places(state_dict[f"{prefix}indices"], self.numel, prefix.rstrip(".") or "sparse weight")

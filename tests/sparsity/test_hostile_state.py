@@ -1,6 +1,7 @@
 """State dicts from elsewhere: indices are looked at when they are loaded, before a product reads memory by them."""
 
 import copy
+import pickle
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 
 from hf_efficient import compress
 from hf_efficient.sparsity.compress import CompactLinear
+from hf_efficient.sparsity.weight import SparseWeight
 from tests.sparsity.models import WEIGHT, config_of, layers, llama, logits
 from tests.sparsity.test_compress import sparse_llama
 
@@ -83,6 +85,19 @@ def test_a_compact_layer_takes_other_dtypes_and_lengths_of_places_by_no_way() ->
             setattr(model[0], name, tensor)
         with pytest.raises(ValueError, match=r"are damaged: (lengths|dtypes)"):
             model(X)
+
+
+def test_what_was_pickled_is_checked_again() -> None:
+    model = compact()
+    model(X)
+    model[0].columns.add_(100)
+    sparse = SparseWeight((4, 8), 5)
+    sparse.dense()
+    sparse.indices.add_(100)
+    for thing, use in ((model, lambda m: m(X)), (sparse, lambda w: w.dense())):
+        again = pickle.loads(pickle.dumps(thing))
+        with pytest.raises(ValueError, match="the places of the living weights are damaged"):
+            use(again)
 
 
 def test_what_fits_is_loaded_and_used_and_copies_are_their_own() -> None:

@@ -20,7 +20,7 @@ OWN_TAGS = (
     "number_of_bytes", "source_id", "software",
 )  # fmt: skip
 # Of a track in MP4: names made up where nobody gave one, and what is said of the whole file as well
-REPEATED = ("handler_name", "vendor_id", "creation_time")
+REPEATED = ("handler_name", "vendor_id", "creation_time", "stereo_mode")  # the last: `SideData.stereo`
 LAYERS = ("mp1", "mp2", "mp3")  # of MPEG audio: MP4 has one name for them
 COVERS = {"mjpeg": ("cover.jpg", "image/jpeg"), "png": ("cover.png", "image/png")}
 

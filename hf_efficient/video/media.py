@@ -103,9 +103,7 @@ def probe(path: Path_, alpha: str = REFUSE, interlaced: str = REFUSE, most_frame
     with open_media(path) as container:
         stream = _video_stream(container, path)
         context = stream.codec_context
-        first = next((frame for packet in container.demux(stream) for frame in packet.decode()), None)
-        if first is None:
-            raise MediaError(f"{str(path)!r} has a video stream without a single frame.")
+        first = _first_frame(container, stream, path)
         if alpha == REFUSE and any(component.is_alpha for component in first.format.components):
             raise MediaError(
                 f"{str(path)!r} is {first.format.name}: it has an alpha channel, which RGB networks would lose. Pass "
@@ -143,6 +141,19 @@ def probe(path: Path_, alpha: str = REFUSE, interlaced: str = REFUSE, most_frame
             side=side,
             dropped=tuple(dropped),
         )  # fmt: skip
+
+
+def _first_frame(container: Any, stream: Any, path: Path_) -> Any:
+    first = next((frame for packet in container.demux(stream) for frame in packet.decode()), None)
+    if first is None:
+        raise MediaError(f"{str(path)!r} has a video stream without a single frame.")
+    return first
+
+
+def carried_side_data(path: Path_) -> SideData:
+    """What the first frame of a file carries."""
+    with open_media(path) as container:
+        return side_data(_first_frame(container, _video_stream(container, path), path))[0]
 
 
 def _length(container: Any, stream: Any, path: Path_, most_frames: int | None) -> tuple[int, float, Fraction]:

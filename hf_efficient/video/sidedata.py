@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import struct
 from dataclasses import dataclass
 from fractions import Fraction
@@ -76,12 +75,15 @@ class SideData:
         option = {"libx264": "x264-params", "libx265": "x265-params", "libsvta": "svtav1-params"}.get(codec[:7])
         return {option: ":".join(parts)} if option and parts else {}
 
-    def not_written(self, codec: str) -> list[str]:
-        """In words, what an encoder has no way to write."""
-        options = next(iter(self.options(codec).values()), "")
-        wanted = {"mastering display": (self.mastering, "master"), "content light level": (self.light, "cll|light"),
-                  "two views in a frame": (self.stereo, "frame-packing")}  # fmt: skip
-        return [name for name, (value, mark) in wanted.items() if value and not re.search(mark, options)]
+    def missing(self, kept: SideData) -> list[str]:
+        """In words, what a file that should carry this does not."""
+        names = {"display_matrix": "how the picture is turned", "mastering": "mastering display",
+                 "light": "content light level", "stereo": "two views in a frame"}  # fmt: skip
+        # encoders round the numbers of a display; a matrix is written or not
+        lost = {name for name in names if getattr(self, name) and not getattr(kept, name)}
+        if self.display_matrix and self.display_matrix[:6] != kept.display_matrix[:6]:
+            lost.add("display_matrix")
+        return [text for name, text in names.items() if name in lost]
 
 
 NOTHING = SideData()

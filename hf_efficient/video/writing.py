@@ -16,8 +16,9 @@ from hf_efficient.extras import extra
 from hf_efficient.files import ffmpeg_url, full_disk, written_whole
 from hf_efficient.video.color import FromRGB
 from hf_efficient.video.copying import Copier, lost
-from hf_efficient.video.media import VideoInfo
+from hf_efficient.video.media import VideoInfo, carried_side_data
 from hf_efficient.video.opening import WRITTEN, MediaError, Path_
+from hf_efficient.video.sidedata import NOTHING
 
 with extra("video"):
     import av
@@ -102,7 +103,6 @@ class VideoWriter:
         options = {**options, **self.encodable.tags}
         for name, value in like.side.options(codec).items():
             options[name] = ":".join(filter(None, [options.get(name), value]))
-        self.not_kept = like.side.not_written(codec)
         if codec.startswith("libx264") and torch.backends.cpu.get_cpu_capability() == "AVX512":
             # x264's AVX-512 code of macroblock trees reads what nobody wrote: the same frames give other files
             options = {**options, "x264-params": ":".join(filter(None, [options.get("x264-params"), "asm=AVX2"]))}
@@ -162,16 +162,17 @@ class VideoWriter:
                 self.copier.copy_until(None)
                 self.copier.close()
             self.container.close()
-            if self.copy_from is not None:
-                self.not_kept += lost(self.copy_from, self.temporary)
+            not_kept = lost(self.copy_from, self.temporary) if self.copy_from is not None else []
+            if self.like.side != NOTHING:
+                not_kept += self.like.side.missing(carried_side_data(self.temporary))
         except BaseException as failure:
             self._abandon(failure)
             if isinstance(failure, av.error.FFmpegError):
                 raise MediaError(f"Cannot write {str(self.path)!r}: {failure}") from failure
             raise
         self._draft.__exit__(None, None, None)
-        if self.not_kept:
-            warnings.warn(f"{str(self.path)!r} does not keep of its source: {'; '.join(self.not_kept)}.", stacklevel=2)
+        if not_kept:
+            warnings.warn(f"{str(self.path)!r} does not keep of its source: {'; '.join(not_kept)}.", stacklevel=2)
         return None
 
     def _abandon(self, error: BaseException) -> None:

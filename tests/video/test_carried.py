@@ -206,6 +206,27 @@ def test_two_views_stay_two_views(tmp_path: Path, suffix: str) -> None:
     assert "side by side" in ffmpeg("-i", output, "-vf", "showinfo", "-frames:v", "1", "-f", "null", "-")
 
 
+@pytest.mark.parametrize(("name", "codec"), [("out.mkv", "libsvtav1"), ("out.mp4", "libx264")])
+def test_two_views_of_matroska_are_kept_by_container_or_codec(tmp_path: Path, name: str, codec: str) -> None:
+    clip, source = make_clip(tmp_path / "a.mkv", pictures(6, 96, 80)), tmp_path / "two.mkv"
+    ffmpeg("-i", clip, "-c", "copy", "-metadata:s:v", "stereo_mode=left_right", source)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        bundle = fit_video(source, tmp_path / "bundle", **QUICK)
+        output = decode(bundle.path, tmp_path / name, codec, preset="12" if codec == "libsvtav1" else "ultrafast")
+    assert "side by side" in ffmpeg("-i", output, "-vf", "showinfo", "-frames:v", "1", "-f", "null", "-")
+
+
+def test_a_container_that_cannot_turn_the_picture_is_said(tmp_path: Path) -> None:
+    source = make_clip(tmp_path / "a.mp4", pictures(6, 96, 80), rotation=90, time_base=Fraction(1, 25))
+    with (
+        pytest.warns(UserWarning, match="how the picture is turned"),
+        VideoWriter(tmp_path / "b.avi", probe(source), (96, 80)) as writer,
+    ):
+        for frame in read_frames(source):
+            writer.write(*frame)
+
+
 def test_the_time_code_is_kept(tmp_path: Path) -> None:
     clip, source = make_clip(tmp_path / "a.mp4", pictures(6, 96, 80)), tmp_path / "timed.mov"
     ffmpeg("-i", clip, "-c", "copy", "-timecode", "10:11:12:13", source)

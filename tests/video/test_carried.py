@@ -219,12 +219,11 @@ def test_two_views_of_matroska_are_kept_by_container_or_codec(tmp_path: Path, na
 
 def test_a_container_that_cannot_turn_the_picture_is_said(tmp_path: Path) -> None:
     source = make_clip(tmp_path / "a.mp4", pictures(6, 96, 80), rotation=90, time_base=Fraction(1, 25))
-    with (
-        pytest.warns(UserWarning, match="how the picture is turned"),
-        VideoWriter(tmp_path / "b.avi", probe(source), (96, 80)) as writer,
-    ):
-        for frame in read_frames(source):
-            writer.write(*frame)
+    writer = VideoWriter(tmp_path / "b.avi", probe(source), (96, 80))
+    for frame in read_frames(source):
+        writer.write(*frame)
+    with pytest.warns(UserWarning, match="how the picture is turned"):
+        writer.__exit__(None, None, None)
 
 
 def test_the_time_code_is_kept(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from .names import lock_name
+from .whole import clear_errors
 
 if sys.platform == "win32":
     import msvcrt
@@ -44,7 +45,8 @@ def locked(output: str | os.PathLike[str]) -> Iterator[None]:
 
 def _taken(path: Path, target: Path) -> int:
     while True:
-        handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        with clear_errors(target, path):
+            handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
         try:
             _lock(handle)
             if _is_at(handle, path):  # else its holder has removed it in between

@@ -22,6 +22,10 @@ _FULL_WORDS = re.compile(
 )
 
 
+class DiskFullError(OSError):
+    """A full disk, told in a line that names the file; `errno` is the system's."""
+
+
 @contextmanager
 def written_whole(path: str | os.PathLike[str], durable: bool = True) -> Iterator[Path]:
     """A draft to write to, which becomes `path` when the block ends; after an exception nothing is left of it.
@@ -95,14 +99,14 @@ def clear_errors(target: str | os.PathLike[str], draft: Path | None = None) -> I
     """Turn what libraries say of a full disk into one line; errors of a draft name the file it is a draft of.
 
     Raises:
-        OSError: no space is left; with the errno of the system.
+        DiskFullError: no space is left.
     """
     try:
         yield
     except Exception as error:
         code = full_disk(error)
-        if code:
-            raise OSError(code, _advice(code, Path(target))) from error
+        if code and not isinstance(error, DiskFullError):
+            raise DiskFullError(code, _advice(code, Path(target))) from error
         if isinstance(error, OSError) and draft is not None and error.filename in (str(draft), draft):
             error.filename = str(target)
         raise

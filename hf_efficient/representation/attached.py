@@ -7,6 +7,7 @@ import inspect
 import os
 from typing import Any, ClassVar
 
+from ..files import clear_errors
 from .config import TokenPrunerConfig
 
 
@@ -61,7 +62,8 @@ class Saved(Attached):
         arguments |= arguments.pop("kwargs", {})
         push = arguments.pop("push_to_hub", False)
         hub = {k: arguments.pop(k) for k in HUB_ARGUMENTS if push and k in arguments}
-        result = stock.save_pretrained(**arguments)
+        with clear_errors(save_directory):
+            result = stock.save_pretrained(**arguments)
         if arguments.get("is_main_process", True):
             self._pruner_config().save_pretrained(save_directory)
         if push:  # the stock method would upload before the pruner's config is there

@@ -9,7 +9,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from ..files import find, locked, remove_file, write_bytes, write_text
+from ..files import clear_errors, find, locked, remove_file, write_bytes, write_text
 from ..reading import naming, read_json, shown
 
 CONFIG_NAME, GENERATOR_NAME = "token_pruner_config.json", "generator.safetensors"
@@ -46,7 +46,8 @@ def save(folder: Path, values: dict[str, Any], weights: bytes | None) -> None:
         BlockingIOError: another process is writing it.
         OSError: no space is left, or no permission; what was there is kept.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    with clear_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)
     with locked(folder / CONFIG_NAME):
         used = _weights_in_use(folder)
         name = GENERATOR_NAME

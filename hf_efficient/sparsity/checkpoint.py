@@ -20,7 +20,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from ..files import find, locked, remove_file, scratch_folder, write_text, written_whole
+from ..files import clear_errors, find, locked, remove_file, scratch_folder, write_text, written_whole
 from ..reading import AGAIN, open_tensors, parse_json, shown, stored_in
 from ..representation.wrapped import pruner_below
 from . import places
@@ -56,7 +56,8 @@ def save_sparse(model: nn.Module, folder: str | os.PathLike[str]) -> Path:
     target = Path(folder)
     if target.is_file():
         raise ValueError(f"save_sparse needs a folder, got the file {str(target)!r}.")
-    target.mkdir(parents=True, exist_ok=True)
+    with clear_errors(target):
+        target.mkdir(parents=True, exist_ok=True)
     tensors, layout = encode(dense_state_dict(model))
     configs = _configs(model, target)
     metadata = {"format": "pt", "sparse_format": FORMAT, "layout": json.dumps(layout, sort_keys=True), **configs}

@@ -122,7 +122,8 @@ def save_checkpoint(path: Path, net: nn.Module, optimizer: torch.optim.Optimizer
     for number, state in optimizer.state_dict()["state"].items():
         tensors |= {f"adam.{number}.{name}": tensor for name, tensor in state.items()}
     tensors["step"] = torch.tensor(step)
-    write_bytes(path, save({name: tensor.cpu().contiguous() for name, tensor in tensors.items()}))
+    content = save({name: tensor.cpu().contiguous() for name, tensor in tensors.items()})
+    write_bytes(path, content, durable=False)  # the next one follows soon
 
 
 def load_checkpoint(path: Path, net: nn.Module, optimizer: torch.optim.Optimizer | None = None) -> int:

@@ -10,6 +10,7 @@ from hf_efficient.files import (
     Contents,
     check_ours,
     check_output,
+    clear_errors,
     delete_folder,
     is_vacant,
     recover,
@@ -96,10 +97,11 @@ class Work:
             )
         if different:
             self.delete()
-        self.folder.mkdir(parents=True, exist_ok=True)
-        remove_drafts(self.folder)
-        write_text(self.folder / WORK.record, json.dumps(identity))
-        self.draft.mkdir(exist_ok=True)
+        with clear_errors(self.folder):
+            self.folder.mkdir(parents=True, exist_ok=True)
+            remove_drafts(self.folder)
+            write_text(self.folder / WORK.record, json.dumps(identity))
+            self.draft.mkdir(exist_ok=True)
 
     def publish(self, identity: dict[str, Any]) -> None:
         """Give the finished draft its name, in the place of a bundle that had it, and delete the work."""

@@ -18,9 +18,11 @@ class Attached:
     mixin: ClassVar[type]
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Any:
-        # what is built anew, as by from_pretrained on the class, is stock until a pruner is attached to it; without
-        # arguments an empty object is asked for, as for the replicas of DataParallel
-        return cls.stock_class(*args, **kwargs) if args or kwargs else object.__new__(cls)
+        # what is built anew, as by from_pretrained on the class, is stock until a pruner is attached to it; but a
+        # module without arguments is an empty one that DataParallel asks for, to make a replica of it
+        if hasattr(cls, "_replicate_for_data_parallel") and not args and not kwargs:
+            return object.__new__(cls)
+        return cls.stock_class(*args, **kwargs)
 
     @classmethod
     def overrides(cls, stock: Any) -> dict[str, Any]:

@@ -8,11 +8,28 @@ import torch
 from torch import Tensor
 
 from .calls import Call
-from .inputs import Prompt, restore
+from .inputs import MODALITIES, Prompt, restore
 from .kept import KeptUnit
 from .rope import rope_index
 
 Kept = dict[str, list[KeptUnit]]
+
+
+def visible_ids(base: Any, arguments: dict[str, Any]) -> Tensor:
+    """The ids (B, L) of a forward call; of one with embeddings in their place those of its placeholders, others are -1.
+
+    Placeholders are told from their embedding, as in the stock models.
+    """
+    ids: Tensor | None = arguments.get("input_ids")
+    if ids is not None:
+        return ids
+    embeds: Tensor = arguments["inputs_embeds"]
+    ids = torch.full(embeds.shape[:2], -1, dtype=torch.long, device=embeds.device)
+    for token in (getattr(base.config, f"{m}_token_id", None) for m in MODALITIES):
+        if token is not None:
+            looks = base.get_input_embeddings()(torch.tensor(token, device=embeds.device))
+            ids = ids.masked_fill((embeds == looks).all(-1), token)
+    return ids
 
 
 def mrope_positions(base: Any, ids: Tensor, arguments: dict[str, Any], kept: Kept) -> tuple[Tensor, Tensor] | None:
@@ -40,8 +57,8 @@ def going_on(ids: Tensor, mask: Any, past: int, shift: Tensor) -> Tensor:
 
 def number(base: Any, arguments: dict[str, Any], kept: Kept, past: int, call: Call) -> None:
     """Give a forward call the positions of the unpruned prompt, in place, and note what later calls need of them."""
-    ids = arguments.get("input_ids")
-    if ids is not None and arguments.get("position_ids") is None:
+    if arguments.get("position_ids") is None and (kept or arguments.get("input_ids") is not None):
+        ids = visible_ids(base, arguments)
         if base.token_pruner.family.mrope:
             _number_axes(base, ids, arguments, kept, past, call)
         else:

@@ -18,7 +18,7 @@ from .families.family import PIXELS, Pictures
 from .inputs import MODALITIES, Prompt, pictures_of, restore
 from .kept import KeptUnit
 from .layer_pruning import DROPS
-from .numbering import mrope_positions, number
+from .numbering import mrope_positions, number, visible_ids
 from .pruner import TokenPruner, cached_length, kept_units
 from .sized_attention import check_attention, keep_attention, size_own_mask
 from .wrapped import follow_peft
@@ -202,7 +202,8 @@ def pruned_forward(stock: Callable[..., Any]) -> Callable[..., Any]:
         arguments = {**dict(zip(names, args, strict=False)), **kwargs}
         pruner, call = self.token_pruner, arguments.pop(ARGUMENT, None)
         given, encodes = arguments.get("mm_encoder_outputs") is not None, False
-        if arguments.get("input_ids") is not None and not given and any(arguments.get(p) is not None for p in PIXEL):
+        prompted = arguments.get("input_ids") is not None or arguments.get("inputs_embeds") is not None
+        if prompted and not given and any(arguments.get(p) is not None for p in PIXEL):
             call, encodes = encode_call(self, arguments), True
         kept = kept_units(arguments.get("mm_encoder_outputs"))
         numbers = pruner.keeps_positions and (kept or arguments.get("position_ids") is None)
@@ -229,8 +230,9 @@ def tell(pruner: TokenPruner, call: Call) -> None:
 def encode_call(base: Any, arguments: dict[str, Any]) -> Call:
     """Replace the pixels of a forward call by `mm_encoder_outputs`, in place."""
     call = Call()
-    call.prompt = Prompt.of(base, arguments["input_ids"], arguments.get("attention_mask"))
-    base.token_pruner.check(base, call.prompt, arguments)
+    prompt = Prompt.of(base, visible_ids(base, arguments), arguments.get("attention_mask"))
+    base.token_pruner.check(base, prompt, arguments)
+    call.prompt = prompt if arguments.get("input_ids") is not None else None  # embeddings do not tell the question
     with under_way(base, call):
         outputs = {p.modality: p.function()(**p.arguments, return_dict=True) for p in pictures_of(base, arguments)}
     call.prompt = None
@@ -268,8 +270,8 @@ def read_call(base: Any, arguments: dict[str, Any], kept: dict[str, list[KeptUni
         units = None if call is None else call.units
         call = Call() if before is None else before.going_on()
         call.units = units
-        if arguments.get("input_ids") is not None and pruner.reads_prompts:
-            pruner.read(base, call, arguments["input_ids"], arguments.get("attention_mask"), kept, past)
+        if pruner.reads_prompts and (kept or arguments.get("input_ids") is not None):
+            pruner.read(base, call, visible_ids(base, arguments), arguments.get("attention_mask"), kept, past)
     if pruner.size_aware:
         arguments["attention_mask"] = size_own_mask(arguments.get("attention_mask"), call.log_mass, base.dtype)
     if pruner.keeps_positions:

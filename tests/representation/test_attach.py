@@ -258,9 +258,14 @@ def test_pixels_and_encoded_pictures_together_are_refused_as_in_stock():
         model(**inputs, mm_encoder_outputs={"image": None})
 
 
-def test_embeddings_in_place_of_ids_work():
-    model, processor = pruned("llava")
-    inputs = dict(processor(**prompts("llava", [[0]])))
+@pytest.mark.parametrize(
+    "settings", [{}, {"method": "itg"}, {"positions": "original"}, {"budget": 1.0, "llm_layers": [1], "llm_budget": 5}]
+)
+@pytest.mark.parametrize("name", ["llava", "qwen2_vl"])
+def test_embeddings_in_place_of_ids_work(name, settings):
+    """Placeholders are told from their embedding, so that sizes, positions and layers are what they are with ids."""
+    model, processor = pruned(name, **settings)
+    inputs = dict(processor(**prompts(name, ROWS)))
     expected = model(**inputs).logits
     embeds = model.get_input_embeddings()(inputs.pop("input_ids"))
     with recorded(model):

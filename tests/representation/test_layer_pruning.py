@@ -159,6 +159,25 @@ def test_training_goes_through():
     assert model.model.multi_modal_projector.linear_1.weight.grad.abs().sum() > 0
 
 
+@pytest.mark.parametrize("reentrant", [False, True])
+def test_layers_that_are_run_again_in_the_backward_pass_see_the_call_they_belong_to(reentrant):
+    """Two prompts of different length go forward before either goes back."""
+    grads = []
+    for checkpointing in (False, True):
+        model, processor = deep("llava", method="itg", budget=8, llm_budget=3)
+        model.train()
+        if checkpointing:
+            model.activation_checkpointing_enable({"use_reentrant": reentrant})
+        losses = []
+        for rows in ([[0]], [[1, 2]]):
+            inputs = processor(**prompts("llava", rows))
+            losses.append(model(**inputs, labels=inputs["input_ids"], use_cache=False).loss)
+        sum(losses).backward()
+        grads.append({n: p.grad for n, p in model.named_parameters() if p.grad is not None})
+    assert grads[0].keys() == grads[1].keys()
+    assert all(torch.allclose(g, grads[1][n], atol=1e-6) for n, g in grads[0].items())
+
+
 def test_detaching_takes_every_hook_off_and_contexts_put_them_back():
     model, processor = stock("llava")
     inputs = processor(**prompts("llava", ROWS))

@@ -30,6 +30,7 @@ from stdo_prepared import pooled_psnr
 from stdo_runs import FFMPEG, RESULTS, Results, markdown
 from torch.nn import functional as F
 
+from hf_efficient.methods import VIDEO, settings_of
 from hf_efficient.video.bundle import Bundle
 from hf_efficient.video.decode import decode
 from hf_efficient.video.evaluation import enlarged_frames
@@ -69,7 +70,7 @@ def made(folder: Path, clip: Path, arguments: argparse.Namespace, **settings: An
 
 def decode_ratio(clip: Path, method: str, k: int, folder: Path, arguments: argparse.Namespace) -> dict[str, Any]:
     """Player over bare networks. The bare run sends every whole frame through one network."""
-    bundle = made(folder, clip, arguments, method=method, num_chunks=k)
+    bundle = made(folder, clip, arguments, method=method, **settings_of(VIDEO, method, num_chunks=k))
     player = Player(bundle)
     lows = [f.rgb for f in islice(read_frames(bundle.low_resolution), arguments.frames)]
     maps = [labels for labels, _ in zip(player.labels(), lows, strict=False)]

@@ -159,6 +159,23 @@ SPARSITY = Kind(
     ),
 )  # fmt: skip
 
+_LEVELS = ("num_chunks", "edges")
+
+#: `FitSettings`
+VIDEO = Kind(
+    "method",
+    (
+        Method("jstdo", "one network on the data-aware sample", None, _LEVELS, "this package"),
+        Method("stdo", "a network for each chunk of like difficulty", None, (*_LEVELS, "warm_start"), "CVPR 2023"),
+        Method("single", "one network on all patches", None),
+        Method("time", "a network for each stretch of time (NAS)", None, ("num_chunks", "warm_start"), "OSDI 2018"),
+    ),
+    (
+        Only("expansion", lambda c: c.backbone == "wdsr", "backbone='wdsr'"),
+        Only("warm_start", lambda c: c.same_networks, "networks of one size"),
+    ),
+)
+
 
 def settings_of(kind: Kind, method: str, **settings: Any) -> dict[str, Any]:
     """Of these settings, those that a method reads: for programs whose users choose the method."""

@@ -17,7 +17,7 @@ from typing import Any, NoReturn
 
 from hf_efficient import __version__
 from hf_efficient.cli.messages import for_the_shell, options_of, said
-from hf_efficient.cli.stdo_options import add_stdo
+from hf_efficient.cli.stdo_options import add_stdo, at_least_one
 from hf_efficient.extras import extra
 from hf_efficient.representation.config import TokenPrunerConfig
 
@@ -41,13 +41,6 @@ def budget(text: str) -> int | float:
         return float(text)
     except ValueError:
         raise argparse.ArgumentTypeError(f"{text!r} is neither a number of tokens nor a share of them") from None
-
-
-def at_least_one(text: str) -> int:
-    """A whole number >= 1."""
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is no whole number >= 1")
-    return int(text)
 
 
 def yes_or_no(text: str) -> bool:

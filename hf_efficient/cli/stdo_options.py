@@ -8,6 +8,13 @@ from pathlib import Path
 from typing import Any
 
 
+def at_least_one(text: str) -> int:
+    """A whole number >= 1."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number >= 1")
+    return int(text)
+
+
 def number_or_auto(text: str) -> int | str:
     """A whole number, or "auto"."""
     if text != "auto" and not text.isdecimal():
@@ -57,7 +64,7 @@ def add_stdo(commands: Any) -> None:
     evaluate.add_argument("bundle", type=Path, help="folder")
     evaluate.add_argument("source", type=Path, help="the video it was made of")
     evaluate.add_argument("--output", type=Path, help="folder for JSON and plot")
-    evaluate.add_argument("--every", type=int, default=1, metavar="N", help="take each Nth frame")
+    evaluate.add_argument("--every", type=at_least_one, default=1, metavar="N", help="take each Nth frame")
     evaluate.add_argument("--vmaf", action="store_true", help="also VMAF (needs imageio-ffmpeg)")
 
     compare = actions.add_parser("compare", help="a bundle against codecs of the same size")
@@ -67,7 +74,7 @@ def add_stdo(commands: Any) -> None:
 
     for action in (encode, decode, info, evaluate, compare):
         action.add_argument("--device", default="auto" if action is encode else "cpu", help="cpu, cuda, ...")
-        action.add_argument("--threads", type=int, help="of torch")
+        action.add_argument("--threads", type=at_least_one, help="of torch")
 
 
 def _add_settings(parser: argparse.ArgumentParser) -> None:

@@ -68,6 +68,8 @@ def fit_budget(
     Raises:
         ValueError: not even the narrowest network and the worst quality fit; or a setting is out of range.
     """
+    if given and "lr_quality" in given:
+        raise ValueError(f"lr_quality={given['lr_quality']!r}: the budget chooses it. Leave one of both out.")
     given = {**MEASURED, **(given or {})}
     base = FitSettings(**given)
     info = probe(source, base.alpha, base.interlaced)

@@ -24,6 +24,7 @@ from hf_efficient.video.bundle import (
     Bundle,
     sha256,
 )
+from hf_efficient.video.devices import find_device
 from hf_efficient.video.experts import DEFAULTS, save_experts
 from hf_efficient.video.media import MediaError, Path_, VideoInfo, probe, read_frames
 from hf_efficient.video.overfit import Recipe, load_checkpoint, overfit, store_error
@@ -75,12 +76,10 @@ def fit_video(
     Raises:
         MediaError: the source is not a video that can be used; see `media.probe`.
         FileExistsError: there is something under `output`, or unfinished work of other settings beside it.
-        ValueError: a setting is out of range.
+        ValueError: a setting is out of range, or there is no such device.
     """
     chosen = FitSettings(**{**(asdict(settings) if settings else {}), **changes})
-    if device == AUTO:
-        device = str(torch.accelerator.current_accelerator(check_available=True) or "cpu")
-    fit = Fit(Path(source), Path(output), chosen, progress_bar, torch.device(device))
+    fit = Fit(Path(source), Path(output), chosen, progress_bar, find_device(device))
     fit.progress = progress
     return fit.run(overwrite)
 

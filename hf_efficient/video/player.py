@@ -11,6 +11,7 @@ from torch import nn
 
 from hf_efficient.video import routing
 from hf_efficient.video.bundle import Bundle, BundleError
+from hf_efficient.video.devices import find_device
 from hf_efficient.video.experts import load_config, load_experts, network_specs
 from hf_efficient.video.inference import enlarge
 from hf_efficient.video.media import Path_, probe, read_frames
@@ -46,8 +47,8 @@ class Player:
             stored, self.packed = load_experts(self.bundle.model, self.config)
         except ValueError as error:
             raise BundleError(str(error)) from error
-        self.experts = stored.to(device) if experts is None else experts
-        self.device = device
+        self.device = find_device(device)
+        self.experts = stored.to(self.device) if experts is None else experts
         self.dtype = next(t.dtype for t in self.experts.state_dict().values() if t.is_floating_point())
         self.specs = network_specs(self.config)
         self.geometry = self.bundle.geometry

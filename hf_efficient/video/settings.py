@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from hf_efficient.methods import VIDEO, check_settings
 from hf_efficient.reading import is_number, shown
 
 if TYPE_CHECKING:
@@ -12,7 +13,7 @@ if TYPE_CHECKING:
 
 SCALES = (2, 3, 4)
 BACKBONES = ("wdsr", "espcn", "edsr", "srcnn", "vdsr")
-METHODS = ("jstdo", "stdo", "single", "time")
+METHODS = VIDEO.names
 EDGES = ("count", "error")
 WEIGHT_DTYPES = ("float32", "float16", "int8")
 LR_CODECS = ("libx264", "libx265", "libsvtav1")
@@ -63,7 +64,7 @@ class FitSettings:
         checkpoint_every: steps between saved states.
 
     Raises:
-        ValueError: a value is out of range; the message names it.
+        ValueError: a value is out of range, or is set where its method does not read it; the message names it.
     """
 
     scale: int = field(default=2, metadata=_help("How much smaller the stream is.", SCALES))
@@ -118,6 +119,7 @@ class FitSettings:
             )
         for m in range(len(lists[0]) if lists else 1):
             self.network(m)
+        check_settings(self, VIDEO)
 
     def network(self, m: int) -> NetworkSpec:
         """What builds network m."""

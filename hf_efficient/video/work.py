@@ -130,4 +130,4 @@ def _change(name: str, then: object, now: object) -> str:
     """A difference of two works in words; what is told by a checksum is another file."""
     if name in (told := {"source": "another source file", "scorer": "another scorer"}):
         return told[name]
-    return f"{name}: {then!r} then, {now!r} now"
+    return f"{name}={then!r} then, {name}={now!r} now"

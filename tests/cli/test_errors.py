@@ -135,6 +135,19 @@ def test_choices_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
         ("stdo encode {tmp}/file {tmp}/b --steps=1.5", "argument --steps: invalid int value: '1.5'"),
         ("stdo encode {tmp}/file {tmp}/b --num-features 8,x", "'8,x' is no whole number, nor several"),
         ("stdo encode {tmp}/file {tmp}/b --num-chunks=many", "'many' is neither a whole number nor auto"),
+        (
+            "stdo encode {tmp}/file {tmp}/b --method single --num-chunks 4",
+            "--num-chunks 4 is not read by --method single, only by 'jstdo', 'stdo', 'time'",
+        ),
+        ("stdo encode {tmp}/file {tmp}/b --warm-start none", "--warm-start none is not read by --method jstdo"),
+        (
+            "stdo encode {tmp}/file {tmp}/b --backbone espcn --expansion 2",
+            "--expansion 2 is read only with --backbone w",
+        ),
+        ("stdo encode {tmp}/file {tmp}/b --budget 1Mbps --lr-quality 3", "--lr-quality 3: the budget chooses it"),
+        ("stdo encode {tmp}/file {tmp}/b --device foo", "--device foo is not to be had here; there are 'cpu'"),
+        ("stdo info {tmp}/gone --threads 0", "'0' is no whole number >= 1"),
+        ("stdo evaluate {tmp}/gone {tmp}/file --every=-1", "'-1' is no whole number >= 1"),
         ("stdo dance", "invalid choice: 'dance'"),
         ("stdo", "action"),
         ("env --budget 3", "unrecognized arguments"),
@@ -261,6 +274,6 @@ def test_work_of_another_source_is_told_without_checksums(tmp_path: Path, capsys
     clips = [make_clip(tmp_path / name, pictures(2, 96, 64, seed)) for seed, name in enumerate(("a.mp4", "b.mp4"))]
     Fit(clips[0], tmp_path / "out", FitSettings(steps=5), False, torch.device("cpu")).prepare(False)
     error = error_of(capsys, ["stdo", "encode", clips[1], tmp_path / "out", "--steps", "6", "--device", "cpu"])
-    assert "(another source file, steps: 5 then, 6 now)" in error
+    assert "(another source file, --steps 5 then, --steps 6 now)" in error
     assert "or with --overwrite to start anew" in error
     assert not re.search(r"[0-9a-f]{20}", error)

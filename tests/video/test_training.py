@@ -11,6 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from hf_efficient.methods import VIDEO, settings_of
 from hf_efficient.video.backbones import upsample_bicubic
 from hf_efficient.video.bundle import Bundle
 from hf_efficient.video.fit import Fit, fit_video
@@ -83,8 +84,9 @@ def test_two_processes_average_to_one(tmp_path: Path, monkeypatch: pytest.Monkey
 @pytest.mark.parametrize("method", ["jstdo", "stdo", "single", "time"])
 def test_training_beats_bicubic(tmp_path: Path, method: str) -> None:
     source = make_clip(tmp_path / "a.mp4", pictures(10, 96, 80))
-    settings: dict[str, Any] = {**QUICK, "num_features": 8, "steps": 300, "batch_size": 8, "num_chunks": 2, **LOSSLESS}
-    player = Player(fit_video(source, tmp_path / "bundle", **{**settings, "method": method}))
+    settings: dict[str, Any] = {**QUICK, "num_features": 8, "steps": 300, "batch_size": 8, **LOSSLESS}
+    settings |= {"method": method, **settings_of(VIDEO, method, num_chunks=2)}
+    player = Player(fit_video(source, tmp_path / "bundle", **settings))
     truth = [frame.rgb.astype(float) for frame in read_frames(source)]
     small = [to_tensor(frame.rgb) for frame in read_frames(player.bundle.low_resolution)]
     bicubic = np.mean([(to_rgb8(upsample_bicubic(x, 2)) - y) ** 2 for x, y in zip(small, truth, strict=True)])

@@ -142,7 +142,7 @@ def test_choices_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
         ("stdo encode {tmp}/file {tmp}/b --warm-start none", "--warm-start none is not read by --method jstdo"),
         (
             "stdo encode {tmp}/file {tmp}/b --backbone espcn --expansion 2",
-            "--expansion 2 is read only with --backbone w",
+            "--expansion 2 is read only with --backbone",
         ),
         ("stdo encode {tmp}/file {tmp}/b --budget 1Mbps --lr-quality 3", "--lr-quality 3: the budget chooses it"),
         ("stdo encode {tmp}/file {tmp}/b --device foo", "--device foo is not to be had here; there are 'cpu'"),

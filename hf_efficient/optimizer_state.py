@@ -25,6 +25,7 @@ from . import quantised_state as quantised
 # rate       a step size of each weight's own: that of the group
 # rest       anything else that starts at 0
 ROLES = ("momentum", "square", "size", "delta", "value", "rate", "rest")
+_AVERAGED = ("square", "size", "delta")
 
 _ADAM = {"exp_avg": "momentum", "exp_avg_sq": "square", "max_exp_avg_sq": "square"}
 _ADAFACTOR = {"exp_avg": "momentum", "exp_avg_sq": "square"}
@@ -173,8 +174,8 @@ def forget(optimizer: Any, parameter: Tensor, slots: Tensor) -> None:
     roles, state = roles_of(optimizer), optimizer.state.get(parameter, {})
     stay = torch.ones(len(parameter), dtype=torch.bool, device=parameter.device).index_fill_(0, slots, False)
     for name in _places_of(optimizer, parameter):
-        moment = quantised.read(state, name)
-        start = _start(roles[name], moment[..., stay], group_of(optimizer, parameter), parameter.detach()[slots])
+        staying = quantised.read(state, name)[..., stay] if roles[name] in _AVERAGED else None
+        start = _start(roles[name], staying, group_of(optimizer, parameter), parameter.detach()[slots])
         quantised.write(state, name, slots, start)
     if parameter.grad is not None:
         parameter.grad[slots] = 0.0  # methods that look back at the last gradient see none for a new weight
@@ -199,13 +200,13 @@ def resize(optimizer: Any, parameter: Tensor, kept: Tensor, added: int) -> None:
         quantised.replace(state, name, torch.cat([moment, fresh], -1))
 
 
-def _start(role: str, staying: Tensor, group: Mapping[str, Any], values: Tensor) -> Tensor:
+def _start(role: str, staying: Tensor | None, group: Mapping[str, Any], values: Tensor) -> Tensor:
     """What a new weight's state begins with: a scalar, (rows, 1) or (c,)."""
-    if role in ("square", "size", "delta") and staying.numel():
+    if role in _AVERAGED and staying is not None and staying.numel():
         return staying.mean(-1, keepdim=staying.dim() > 1)
     if role == "value":
         return values
-    return torch.full((), _number(group["lr"]) if role == "rate" else 0.0, device=staying.device)
+    return torch.full((), _number(group["lr"]) if role == "rate" else 0.0, device=values.device)
 
 
 @torch.no_grad()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from .topology import Static, Topology
@@ -24,23 +24,25 @@ class Attendance:
         topology: its name.
         attended: whether an engine has charge of the weights.
         said: whether the user has been told that something is amiss; once is enough.
+        alone: id of a weight -> backward passes since the engine last saw a step, which clears it.
     """
 
     adapter: str
     topology: str
     attended: bool = False
     said: bool = False
+    alone: dict[int, int] = field(default_factory=dict)
 
     def __getstate__(self) -> dict[str, object]:
         """Of a copy: nobody has charge of it, since hooks of an optimizer are not copied."""
-        return {**vars(self), "attended": False, "said": False}
+        return {**vars(self), "attended": False, "said": False, "alone": {}}
 
     def passed(self, weight: SparseWeight) -> None:
-        """A backward pass has reached a weight; the engine sets `weight.alone` to 0 at each step."""
-        weight.alone += 1
+        """A backward pass has reached a weight."""
         if self.said:
             return
-        if not self.attended and weight.alone >= UNATTENDED:
+        alone = self.alone[id(weight)] = self.alone.get(id(weight), 0) + 1
+        if not self.attended and alone >= UNATTENDED:
             self.say(
                 f"The living weights of adapter {self.adapter!r} train, but nothing moves them: its topology "
                 f"{self.topology!r} is not attached to an optimizer. Call hf_efficient.train_sparsely(model, "
@@ -48,9 +50,9 @@ class Attendance:
                 "callbacks=[SparsityCallback()] where it was made before the model had its adapter. "
                 "topology='static' with init='magnitude' or 'random' needs neither."
             )
-        elif self.attended and weight.alone % UNMOVED == 0 and _starts_anew(weight):
+        elif self.attended and alone % UNMOVED == 0 and _starts_anew(weight):
             self.say(
-                f"{weight.alone} backward passes of adapter {self.adapter!r}, and the optimizer that was given to "
+                f"{alone} backward passes of adapter {self.adapter!r}, and the optimizer that was given to "
                 "train_sparsely has taken no step: another one trains the weights, or every step is skipped. The "
                 "topology stays as it is. Give train_sparsely the optimizer whose step() the loop calls."
             )

@@ -98,8 +98,8 @@ class BiDSTModel(BaseTuner):
             if alike or not targets(config, key):
                 raise ValueError(
                     f"train_others wants to save {', '.join(map(repr, alike or names[:3]))}, but PEFT would take "
-                    f"{key!r}, whose name is alike, for the same module. Give the modules other names, or set train_others=False "
-                    "and list modules_to_save."
+                    f"{key!r}, whose name is alike, for the same module. Give the modules other names, or set "
+                    "train_others=False and list modules_to_save."
                 )
         config.ensure_weight_tying = config.ensure_weight_tying or bool(tied)
 

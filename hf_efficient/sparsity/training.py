@@ -91,10 +91,9 @@ class SparseTraining:
         self._follow()
         self._listen()
         self._agree()
-        for weight in self.weights.values():
-            weight.alone = 0
-            if weight.attendance is not None:
-                weight.attendance.attended = True
+        self._attendances = {id(a): a for w in self.weights.values() if (a := w.attendance) is not None}.values()
+        for attendance in self._attendances:
+            attendance.attended = True
         ENGINES.add(self)
 
     @property
@@ -137,8 +136,8 @@ class SparseTraining:
             if self.topology.due(self.steps):
                 self._exchange()
         self._listen()
-        for weight in self.weights.values():
-            weight.alone = 0
+        for attendance in self._attendances:
+            attendance.alone.clear()
         if self.steps == self.last_exchange and not self.state["updates"]:
             warn_of_no_exchange(self.steps)
         self.seconds += time.perf_counter() - began
@@ -292,4 +291,4 @@ def _before_step(training: SparseTraining | None) -> None:
     scale = getattr(training.optimizer, "grad_scale", None)  # of a scaler, where the optimizer itself divides by it
     for name, weight in training.weights.items():
         if weight.values.grad is not None and not weight.probing:
-            training._raw[name] = weight.values.grad / (1 if scale is None else scale)
+            training._raw[name] = weight.values.grad.clone() if scale is None else weight.values.grad / scale

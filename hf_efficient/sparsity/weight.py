@@ -41,7 +41,6 @@ class SparseWeight(nn.Module):
         memory: what a topology remembers of this weight between steps (name -> tensor).
         seconds: spent on collecting.
         attendance: told of every backward pass, where somebody should move the weights; else None.
-        alone: backward passes since an engine last saw an optimizer step.
 
     Raises:
         ValueError: k outside of [1, n].
@@ -76,7 +75,6 @@ class SparseWeight(nn.Module):
         self.memory: dict[str, Tensor] = {}
         self.seconds = 0.0
         self.attendance: Attendance | None = None
-        self.alone = 0
         self._checked: Tensor | None = None  # the `indices` that were last found to be places
 
     @property

@@ -267,10 +267,22 @@ def momentum(optimizer: Any, parameter: Tensor) -> Tensor | None:
 
     8-bit momenta are given in float32, GaLore's is projected back, AdEMAMix's is the sum of both as its step has it.
     """
+    return momenta(optimizer, [parameter]).get(parameter)
+
+
+@torch.no_grad()
+def momenta(optimizer: Any, parameters: Iterable[Tensor]) -> dict[Tensor, Tensor]:
+    """`momentum` of each of the parameters that has one."""
     optimizer = innermost(optimizer)
-    state = optimizer.state.get(parameter, {})
-    for name, role in roles_of(optimizer).items():
-        if role != "momentum" or not isinstance(state.get(name), Tensor):
+    names = [name for name, role in roles_of(optimizer).items() if role == "momentum"]
+    found = {p: _momentum(optimizer, p, names) for p in parameters if p in optimizer.state}
+    return {p: mean for p, mean in found.items() if mean is not None}
+
+
+def _momentum(optimizer: Any, parameter: Tensor, names: Iterable[str]) -> Tensor | None:
+    state = optimizer.state[parameter]
+    for name in names:
+        if not isinstance(state.get(name), Tensor):
             continue
         mean = quantised.read(state, name)
         if "projector" in state:

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
-from ..optimizer_state import innermost, keeps_momentum, momentum
+from ..optimizer_state import innermost, keeps_momentum, momenta
 from .ascent import Batch, Memory
 from .perturbation import Weights
 
@@ -37,9 +37,7 @@ class MSAMAscent:
     def _momentum(self, weights: Weights) -> dict[Tensor, Tensor]:
         optimizer = self.optimizer()
         check_momentum(optimizer)
-        state = innermost(optimizer).state
-        found = {p: momentum(optimizer, p) for p in weights.parameters if p in state}
-        return {p: v for p, v in found.items() if v is not None}
+        return momenta(optimizer, weights.parameters)
 
 
 def check_momentum(optimizer: Any) -> None:

@@ -79,11 +79,10 @@ def mutated_value(value: Any, chance: random.Random) -> Any:
         elif kind == 1 and isinstance(parent, dict):
             parent[chance.choice(("x", str(key) + "x", "self", ""))] = parent.pop(key)
         elif kind == 2:
-            *path, last = chance.choice(places)
             other = value
-            for step in path:
-                other = other[step] if isinstance(other, dict) else value
-            parent[key] = copy.deepcopy(other.get(last) if isinstance(other, dict) else None)
+            for step in chance.choice(places):
+                other = other[step]
+            parent[key] = copy.deepcopy(other)
         elif isinstance(old, Tensor) and kind != 3:
             parent[key] = mutated_tensor(old, chance)
         elif isinstance(old, (int, float)) and kind in (4, 5):

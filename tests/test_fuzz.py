@@ -234,7 +234,7 @@ def compact_layer() -> tuple[Any, Callable[[Any], Any]]:
         for row in range(16):
             mine = slice(int(layer.starts[row]), int(layer.starts[row + 1]))
             dense[row, layer.columns[mine].long()] = layer.values[mine].float()
-        assert torch.allclose(fresh(x), x @ dense.T + layer.bias, atol=1e-4, equal_nan=True)
+        assert torch.allclose(fresh(x), x @ dense.T + layer.bias.float(), atol=1e-4, equal_nan=True)
         return dict(fresh.state_dict())
 
     return dict(model.state_dict()), load

@@ -36,5 +36,7 @@ def check_state(own: object, parameters: Sequence[Tensor]) -> dict[str, Any]:
                     f"{wanted}. It is damaged or of another model. {AGAIN}"
                 )
     if "settings" in fields.values:
-        fields.fields("settings")
+        for name, value in fields.fields("settings").values.items():
+            if value is not None and not isinstance(value, (bool, int, float, str)):
+                raise ValueError(f"{WHERE}: settings: {shown(name)} is {shown(value)}, expected a plain value. {AGAIN}")
     return fields.values

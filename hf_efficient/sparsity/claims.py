@@ -16,7 +16,7 @@ from ..reading import AGAIN, Fields, Stored, is_whole, open_tensors, parse_json,
 
 SAVING = ".model.sparse.safetensors.saving"  # beside weights whose config.json is not there yet
 FREE, EXPANSION = 2**28, 256  # numbers that any file may stand for, and so many for each of its bytes
-LARGEST_CONFIG, MOST_LAYERS, MOST_LABELS = 1 << 24, 1024, 1 << 20
+LARGEST_CONFIG, MOST_LAYERS, MOST_LABELS = 1 << 24, 1024, 1 << 17
 
 
 def check_layout(stored: Mapping[str, Stored], layout: object, where: str) -> dict[str, tuple[int, ...]]:
@@ -147,11 +147,13 @@ def maker(path: Path, cls: type[Any] | None) -> Callable[..., nn.Module]:
     return made
 
 
-def _check_counts(values: Any, file: Path, most: int) -> None:
+def _check_counts(values: Any, file: Path, most: int, inside: str = "") -> None:
     """Refuse what a model would be made of one by one, more often than the file has tensors: that would never end."""
-    for key, value in values.items() if isinstance(values, dict) else enumerate(values):
+    for key, value in values.items() if isinstance(values, dict) else ((inside, value) for value in values):
+        if key in ("label2id", "id2label"):
+            continue  # its keys are anybody's words
         if isinstance(value, (dict, list)):
-            _check_counts(value, file, most)
-        for words, limit in (("layer|block|depth", most), ("label|expert", MOST_LABELS)):
+            _check_counts(value, file, most, str(key))
+        for words, limit in (("layer|block|depth|stage|expert|codebook", most), ("label", MOST_LABELS)):
             if is_whole(value) and value > limit and re.search(words, str(key)):
                 raise ValueError(f"{file}: {shown(key)}={shown(value)} is out of range; expected at most {limit}.")

@@ -209,12 +209,20 @@ def test_no_file_makes_more_than_the_model_or_its_own_length_allows(tmp_path: Pa
             load_sparse(path, nn.Linear(8, 4, bias=False))
         with pytest.raises(ValueError, match=r"claims 68719476736 numbers in \d+ bytes"):
             read_sparse(path)
-        for change in ({"hidden_size": 2**25}, {"num_hidden_layers": 10**9}, {"vocab_size": "many"}):
+        for change in (
+            {"hidden_size": 2**25},
+            {"num_hidden_layers": 10**9},
+            {"depths": [2, 10**9]},
+            {"vocab_size": "many"},
+        ):
             save_sparse(sparse_llama(), tmp_path / "model")
             config = tmp_path / "model" / "config.json"
             config.write_text(json.dumps({**json.loads(config.read_text()), **change}))
             with pytest.raises(ValueError, match=r"the model's has|out of range|cannot be used"):
                 load_sparse(tmp_path / "model")
+    config.write_text(json.dumps({**json.loads(config.read_text()), "depths": 2, "vocab_size": 64,
+                                  "label2id": {"city block": 5000}, "id2label": {"5000": "city block"}}))  # fmt: skip
+    load_sparse(tmp_path / "model")  # words of labels are no numbers of layers
     zeros = nn.Linear(2000, 500)
     nn.init.zeros_(zeros.weight)  # an honest model may be nothing but zeros
     assert torch.equal(load_sparse(save_sparse(zeros, tmp_path / "z"), nn.Linear(2000, 500)).weight, zeros.weight)

@@ -115,6 +115,7 @@ class BiDST(Topology):
         """Lengths and dtypes of `begin` and `settled`; candidates are places of this weight."""
         candidates = memory.get("candidates", torch.empty(0))
         check_places(candidates, weight.numel, "candidates")
+        expect(memory, "candidates", torch.int64, len(candidates))
         for name in ("dormant", "candidate_learned"):
             expect(memory, name, torch.float32, len(candidates))
         expect(memory, "learned", torch.float32, len(weight.indices))

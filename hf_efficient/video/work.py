@@ -20,6 +20,7 @@ from hf_efficient.files import (
     settle_folder,
     write_text,
 )
+from hf_efficient.reading import shown
 from hf_efficient.video.bundle import BUNDLE, MANIFEST_NAME, sha256
 from hf_efficient.video.media import Path_
 
@@ -130,4 +131,4 @@ def _change(name: str, then: object, now: object) -> str:
     """A difference of two works in words; what is told by a checksum is another file."""
     if name in (told := {"source": "another source file", "scorer": "another scorer"}):
         return told[name]
-    return f"{name}={then!r} then, {name}={now!r} now"
+    return f"{name}={shown(then)} then, {name}={shown(now)} now"

@@ -1,5 +1,6 @@
 """Memory does not grow with the length of a video."""
 
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -35,10 +36,14 @@ def test_scoring_many_frames_takes_the_memory_of_a_few(large: Path, tmp_path: Pa
     fit.make_low_resolution()
     used: list[float] = []
 
+    @contextmanager
     def watched(frames: Any, what: str) -> Any:
-        for frame in frames:
-            used.append(resident())
-            yield frame
+        def each() -> Any:
+            for frame in frames:
+                used.append(resident())
+                yield frame
+
+        yield each()
 
     fit._bar = watched  # type: ignore[method-assign]
     fit.score()

@@ -196,7 +196,7 @@ def folder_written_whole(
         draft = draft_name(target)
         old = draft
         try:
-            with clear_errors(target):
+            with clear_errors(target, draft):
                 draft.mkdir()
                 yield draft
                 settle_folder(draft)

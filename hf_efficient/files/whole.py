@@ -105,7 +105,8 @@ def clear_errors(target: str | os.PathLike[str], draft: Path | None = None) -> I
         yield
     except Exception as error:
         code = full_disk(error)
-        if code and not isinstance(error, DiskFullError):
+        told = isinstance(error, DiskFullError) and (draft is None or str(draft) not in str(error))
+        if code and not told:
             raise DiskFullError(code, _advice(code, Path(target))) from error
         if isinstance(error, OSError) and draft is not None and error.filename in (str(draft), draft):
             error.filename = str(target)

@@ -72,7 +72,7 @@ def test_no_room_leaves_nothing(vlm: Path, tmp_path: Path, size: int, capsys: py
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("size", [20_000 * n for n in range(1, 13)])
+@pytest.mark.parametrize("size", [1_000_000 * n for n in range(1, 14)])
 def test_a_full_disk_leaves_all_or_nothing(
     vlm: Path, tmp_path: Path, size: int, capsys: pytest.CaptureFixture[str]
 ) -> None:

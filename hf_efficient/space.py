@@ -124,6 +124,19 @@ def guarded(demo: gr.Blocks, *components: Any) -> gr.Blocks:
     """
     for component in components:
         component.preprocess = lambda payload: payload
+    stock = demo.preprocess_data
+
+    async def told(block_fn: Any, inputs: list[Any], *others: Any, **named: Any) -> Any:
+        if any("://" in path for path in _paths_in(inputs)):  # Gradio would fetch it, however large it is
+            raise refusal("Send the file itself, not its address.")
+        try:
+            return await stock(block_fn, inputs, *others, **named)
+        except gr.Error:
+            raise
+        except Exception:  # another number of arguments, another type, a file that was not uploaded
+            raise refusal("This request has not the form that the page sends. See its API page.") from None
+
+    demo.preprocess_data = told  # type: ignore[method-assign]
     forget_files(demo)
     return demo
 
@@ -137,7 +150,10 @@ def forget_files(demo: gr.Blocks, seconds: float = KEEP_SECONDS) -> None:
 
     def run() -> None:
         while (alive := page()) is not None:
-            sweep(own_folder(), seconds, in_use(alive))
+            try:
+                sweep(own_folder(), seconds, in_use(alive))
+            except Exception:  # the next round has to come
+                _LOG.exception("files could not be deleted")
             del alive
             time.sleep(max(0.2, min(60, seconds / 4)))
 
@@ -157,13 +173,15 @@ def in_use(demo: gr.Blocks) -> set[str]:
 
 
 def _paths_in(data: object) -> Iterable[str]:
-    if isinstance(data, dict):
-        if isinstance(data.get("path"), str):
-            yield data["path"]
-        data = list(data.values())
-    if isinstance(data, (list, tuple)):
-        for each in data:
-            yield from _paths_in(each)
+    left = [data]  # no recursion: a client may nest as deep as it likes
+    while left:
+        part = left.pop()
+        if isinstance(part, dict):
+            if isinstance(part.get("path"), str):
+                yield part["path"]
+            left.extend(part.values())
+        elif isinstance(part, (list, tuple)):
+            left.extend(part)
 
 
 def launch_options(app: str, hue: str, largest_upload: int) -> dict[str, Any]:

@@ -113,6 +113,16 @@ def test_old_files_go_and_what_is_shown_or_waited_for_stays(tmp_path: Path) -> N
     assert list(tmp_path.iterdir()) == []
 
 
+def test_nesting_without_end_is_looked_through() -> None:
+    deep: Any = {"path": "a"}
+    for _ in range(20_000):
+        deep = [deep]
+    event = SimpleNamespace(data=SimpleNamespace(data=deep))
+    queue = SimpleNamespace(event_queue_per_concurrency_id={}, active_jobs=[[event]])
+    page: Any = SimpleNamespace(blocks={}, _queue=queue)
+    assert space.in_use(page) == {"a"}
+
+
 def test_files_outside_are_never_touched(tmp_path: Path) -> None:
     (tmp_path / "outside").mkdir()
     (tmp_path / "outside" / "thesis.txt").write_text("x")

@@ -188,6 +188,28 @@ def test_bad_uploads_get_a_message(client: Any, tmp_path: Path) -> None:
         client.predict(None, "list all .", "id_pruner", 12, api_name="/ask")
 
 
+@pytest.mark.parametrize(
+    ("first", "said"),
+    [
+        (5, "has not the form"),
+        ("x", "has not the form"),
+        ({"path": "/etc/passwd", "meta": {"_type": "gradio.FileData"}}, "has not the form"),
+        ({"path": "http://127.0.0.1:9/x.png", "meta": {"_type": "gradio.FileData"}}, "the file itself"),
+        (None, "Pick a picture"),
+    ],
+)
+def test_what_the_page_never_sends_gets_a_sentence_too(url: str, first: object, said: str) -> None:
+    import httpx
+
+    endpoint = f"{url}gradio_api/call/ask"
+    calls = [[first, "list all .", "id_pruner", 5]] + ([[], [first]] if first == 5 else [])
+    for data in calls:
+        event = httpx.post(endpoint, json={"data": data}).json()["event_id"]
+        answer = httpx.get(f"{endpoint}/{event}", timeout=60).text
+        assert "event: error" in answer
+        assert said in answer
+
+
 def test_in_a_browser(url: str, tmp_path: Path) -> None:
     photograph = tmp_path / "photograph.png"
     Image.effect_mandelbrot((300, 200), (-2, -1.5, 1, 1.5), 50).save(photograph)

@@ -82,10 +82,11 @@ class BiDSTModel(BaseTuner):
                 continue  # PEFT ties it to the copy of the embedding that trains
             own = isinstance(module, ModulesToSaveWrapper) or any(True for _ in module.parameters(recurse=False))
             covered = any(key == name or key.startswith(f"{name}.") for name in names)
-            if own and not key:
+            if own and (not key or any(inner.startswith(f"{key}.") for inner in sparse)):
                 warnings.warn(
-                    f"{[name for name, _ in module.named_parameters(recurse=False)]} lie directly in the model and "
-                    "stay frozen: PEFT cannot wrap the model itself. Move them into a module of their own.",
+                    f"{[name for name, _ in module.named_parameters(recurse=False)]} lie directly in "
+                    f"{repr(key) if key else 'the model'} and stay frozen: PEFT can save no module that has sparse "
+                    "layers inside. Move them into a module of their own.",
                     stacklevel=2,
                 )
             elif own and not covered and key not in sparse:

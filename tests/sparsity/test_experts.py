@@ -28,6 +28,7 @@ from hf_efficient.sparsity.weight import SparseWeight
 from tests.sparsity.models import IDS, disturb, few_steps, layers, logits
 from tests.sparsity.test_trainer import Sentences, arguments
 
+pytestmark = pytest.mark.filterwarnings("ignore:.*lie directly in:UserWarning")  # GPT-OSS' attention sinks
 SIZES: dict[str, Any] = {
     "vocab_size": 64,
     "hidden_size": 16,
@@ -87,6 +88,7 @@ def test_default_targets_take_the_experts(name: str) -> None:
     places = sum(layer.sparse_weight("default").numel for layer in layers(model).values())
     zeros = sum(int((p == 0).sum()) for n, p in plain.named_parameters() if p.dim() > 1 and "bias" not in n)
     assert zeros / places == pytest.approx(0.8, abs=0.01)
+    assert {n.rpartition(".")[2] for n in layers(model)} >= {"q_proj", "o_proj", "experts"}
     assert places > 0.5 * sum(p.numel() for p in plain.parameters())
 
 
@@ -203,6 +205,8 @@ def test_without_the_experts_it_is_said() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error", UserWarning)
         adapted("qwen", "weight")
+    with pytest.warns(UserWarning, match=r"\['sinks'\] lie directly in 'model.layers.0.self_attn' and stay frozen"):
+        adapted("gpt_oss", "weight")
 
 
 def test_the_budget_counts_each_expert_as_a_layer_of_its_own() -> None:

@@ -101,7 +101,7 @@ def test_unfinished_work_of_other_settings_is_said(tmp_path: Path, monkeypatch: 
         patch.setattr(fit_module, "overfit", fail)
         with pytest.raises(KeyboardInterrupt):
             fit_video(source, tmp_path / "bundle", **QUICK)
-    with pytest.raises(FileExistsError, match="steps: 8 then, 6 now"):
+    with pytest.raises(FileExistsError, match="steps=8 then, steps=6 now"):
         fit_video(source, tmp_path / "bundle", **{**QUICK, "steps": 6})
     assert fit_video(source, tmp_path / "bundle", **QUICK).sizes()
 

@@ -6,13 +6,12 @@ clear OSError; what a killed process left is removed by the next; one process at
 deleted or replaced that is not known to be ours. Importing it costs nothing.
 """
 
+from .contents import Contents, foreign
 from .finding import find
 from .folders import (
-    Contents,
     check_ours,
     delete_folder,
     folder_written_whole,
-    foreign,
     is_vacant,
     recover,
     remove_drafts,

@@ -5,64 +5,21 @@ from __future__ import annotations
 import ctypes
 import errno
 import functools
-import json
 import os
-import re
 import shutil
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext, suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from .contents import MODE, Contents, foreign, walk
 from .locks import locked
 from .names import aside_name, draft_name, is_abandoned_draft_of, is_draft
 from .outputs import check_output
 from .whole import clear_errors, settle, sync_folder
 
-LARGEST_RECORD = 1 << 20
 _AT_FDCWD, _RENAME_EXCHANGE = -100, 2
-
-
-@dataclass(frozen=True)
-class Contents:
-    """What a folder of one kind holds, all of it written by us.
-
-    Args:
-        kind: the word for it, "bundle".
-        record: its JSON file that tells what it is.
-        known: whether a record's content is one of ours.
-        names: regular expressions of the paths in it, folders included, with "/".
-    """
-
-    kind: str
-    record: str
-    known: Callable[[dict[str, Any]], bool]
-    names: tuple[str, ...]
-
-    def read(self, folder: Path) -> dict[str, Any] | None:
-        """The record of a folder; None where there is none that is ours."""
-        path = folder / self.record
-        try:
-            if folder.is_symlink() or path.is_symlink() or path.stat().st_size > LARGEST_RECORD:
-                return None
-            record = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError, RecursionError):
-            return None
-        return record if isinstance(record, dict) and self.known(record) else None
-
-    def holds(self, name: str) -> bool:
-        """Whether a path in the folder is one of ours, a draft of one, or in such a draft."""
-        return any(map(is_draft, name.split("/"))) or any(re.fullmatch(pattern, name) for pattern in self.names)
-
-
-def foreign(folder: Path, contents: Contents) -> str | None:
-    """The first path in a folder that we did not write, links included; None where there is none."""
-    for path, name in _walk(folder):
-        if path.is_symlink() or not contents.holds(name):
-            return name
-    return None
 
 
 def check_ours(folder: Path, contents: Contents) -> dict[str, Any]:
@@ -92,7 +49,7 @@ def delete_folder(folder: Path, contents: Contents) -> None:
     A folder without a record of ours is not touched, unless it is empty.
     """
     if contents.read(folder) is not None:
-        ours = [(path, name) for path, name in _walk(folder) if contents.holds(name) and not path.is_symlink()]
+        ours = [(path, name) for path, name in walk(folder) if contents.holds(name) and not path.is_symlink()]
         for path, name in reversed(ours):
             if path.is_dir():
                 with suppress(OSError):  # something foreign is left in it
@@ -103,15 +60,6 @@ def delete_folder(folder: Path, contents: Contents) -> None:
             (folder / contents.record).unlink()
     with suppress(OSError):
         folder.rmdir()
-
-
-def _walk(folder: Path) -> Iterator[tuple[Path, str]]:
-    """Everything below a folder, in order of names, children after their folder; links are not followed."""
-    for root, folders, files in os.walk(folder):
-        folders.sort()
-        for name in sorted(folders + files):
-            path = Path(root, name)
-            yield path, path.relative_to(folder).as_posix()
 
 
 def replace_folder(draft: Path, target: Path, contents: Contents | None = None) -> Path | None:
@@ -239,7 +187,7 @@ def _remove_draft(draft: Path, contents: Contents | None) -> None:
 def settle_folder(folder: Path) -> None:
     """Give all files below a folder the modes of the umask, and have the disk take them."""
     mode = _new_file_mode(folder)
-    for path, _ in list(_walk(folder)):
+    for path, _ in list(walk(folder)):
         if path.is_file() and not path.is_symlink():
             settle(path, mode)
     sync_folder(folder)
@@ -247,7 +195,7 @@ def settle_folder(folder: Path) -> None:
 
 def _new_file_mode(folder: Path) -> int:
     """What the umask gives; asking for the umask itself would change it for other threads."""
-    probe = draft_name(folder / "mode")
+    probe = draft_name(folder / MODE)
     os.close(os.open(probe, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
     mode = probe.stat().st_mode & 0o777
     probe.unlink()
@@ -258,15 +206,17 @@ def _is_empty(folder: Path) -> bool:
     return folder.is_dir() and not folder.is_symlink() and not any(folder.iterdir())
 
 
-def is_vacant(folder: Path) -> bool:
-    """Whether there is nothing in a folder, or only drafts that killed processes left."""
-    return folder.is_dir() and not folder.is_symlink() and all(is_draft(name) for name in os.listdir(folder))
+def is_vacant(folder: Path, contents: Contents) -> bool:
+    """Whether there is nothing in a folder, or only drafts of ours that killed processes left."""
+    if not folder.is_dir() or folder.is_symlink():
+        return False
+    return all(is_draft(name) and contents.holds(name) for name in os.listdir(folder))
 
 
-def remove_drafts(folder: Path) -> None:
-    """Delete every draft below a folder; for one whose lock is held, so that nobody can be writing them."""
-    for path, _ in list(_walk(folder)):
-        if is_draft(path.name) and not path.is_symlink():
+def remove_drafts(folder: Path, contents: Contents) -> None:
+    """Delete every draft of ours below a folder; for one whose lock is held, so that nobody can be writing them."""
+    for path, name in list(walk(folder)):
+        if is_draft(path.name) and contents.holds(name) and not path.is_symlink():
             if path.is_dir():
                 shutil.rmtree(path, ignore_errors=True)
             else:

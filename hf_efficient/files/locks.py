@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import errno
 import os
+import re
+import stat
 import sys
 import warnings
 from collections.abc import Iterator
@@ -27,6 +29,7 @@ def locked(output: str | os.PathLike[str]) -> Iterator[None]:
 
     Raises:
         BlockingIOError: somebody else is writing this output.
+        FileExistsError: there is something else under the name of the lock; it is not touched.
         OSError: the folder cannot be written.
     """
     target = Path(output)
@@ -45,12 +48,18 @@ def locked(output: str | os.PathLike[str]) -> Iterator[None]:
 
 def _taken(path: Path, target: Path) -> int:
     while True:
+        if os.path.lexists(path) and not stat.S_ISREG(path.lstat().st_mode):
+            raise _not_ours(path, target)
         with clear_errors(target, path):
-            handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+            handle = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0), 0o666)
         try:
             _lock(handle)
             if _is_at(handle, path):  # else its holder has removed it in between
+                _check_ours(handle, path, target)
                 return handle
+        except FileExistsError:
+            os.close(handle)
+            raise
         except OSError as error:
             if error.errno in (errno.EWOULDBLOCK, errno.EACCES, errno.EAGAIN, errno.EDEADLK):
                 holder = _holder(path)
@@ -60,8 +69,23 @@ def _taken(path: Path, target: Path) -> int:
                 ) from error
             warnings.warn(f"{str(path.parent)!r} has no locks ({error}): let one process at a time write there.",
                           stacklevel=4)  # fmt: skip
+            _check_ours(handle, path, target)
             return handle
         os.close(handle)
+
+
+def _check_ours(handle: int, path: Path, target: Path) -> None:
+    """Refuse a file that says something else than who held it."""
+    if not re.fullmatch(rb"[\d\0]{0,16}", os.read(handle, 17)):  # zeros: a power cut
+        raise _not_ours(path, target)
+    os.lseek(handle, 0, os.SEEK_SET)
+
+
+def _not_ours(path: Path, target: Path) -> FileExistsError:
+    return FileExistsError(
+        f"{str(path)!r} is no lock of ours, and the lock of {str(target)!r} has that name: move it, or name another "
+        "output."
+    )
 
 
 def _lock(handle: int) -> None:

@@ -8,7 +8,7 @@ import re
 import secrets
 from pathlib import Path
 
-_DRAFT = re.compile(r"\.(?P<stem>.+)\.(?P<pid>\d{1,10})(-[0-9a-f]{8})?\.partial(\..+)?", re.DOTALL)
+_DRAFT = re.compile(r"\.(?P<stem>.+)\.(?P<pid>\d{1,10})(-[0-9a-f]{8})?\.partial(?P<suffix>\..+)?", re.DOTALL)
 _LONGEST = 180  # bytes: a name has at most 255, with all that is put around it
 
 
@@ -28,9 +28,15 @@ def aside_name(target: Path) -> Path:
     return target.with_name(f".{_short(target.name)}.replaced")
 
 
+def draft_of(name: str) -> str | None:
+    """What a name is that of a draft of, given by `draft_name` now or in an earlier version; None: no draft."""
+    found = _DRAFT.fullmatch(name)
+    return found and found["stem"] + (found["suffix"] or "")
+
+
 def is_draft(name: str) -> bool:
     """Whether `draft_name` gave this name, now or in an earlier version."""
-    return _DRAFT.fullmatch(name) is not None
+    return draft_of(name) is not None
 
 
 def is_abandoned_draft_of(name: str, target: Path) -> bool:

@@ -7,6 +7,7 @@ from itertools import islice
 from pathlib import Path
 
 from hf_efficient.files import check_output, locked
+from hf_efficient.video.bundle import Bundle, sha256
 from hf_efficient.video.media import Path_, VideoInfo
 from hf_efficient.video.player import Player
 from hf_efficient.video.settings import check_encoder
@@ -40,13 +41,14 @@ def decode(
     Raises:
         BundleError: the bundle is damaged.
         MediaError: the file cannot be written.
-        ValueError: the output lies in the bundle, or the codec has no such quality or preset.
+        ValueError: the output lies in the bundle or is its source, or the codec has no such quality or preset.
         OSError: the output is of another kind, its folder is not there or cannot be written, or no space is left.
         BlockingIOError: another process is writing it.
     """
     check_encoder(codec, quality, preset)
     player = bundle if isinstance(bundle, Player) else Player(bundle)
     target = check_output(output, "file", [player.bundle.path])
+    _check_no_original(target, player.bundle)
     source = player.bundle.source
     options = {}
     if codec != "ffv1":
@@ -63,6 +65,16 @@ def decode(
             if progress is not None:
                 progress(1)
     return target
+
+
+def _check_no_original(target: Path, bundle: Bundle) -> None:
+    """Refuse the very video that the bundle was made of, which what is played is only near to."""
+    source = bundle.manifest["source"]
+    if target.is_file() and target.stat().st_size == source["bytes"] and sha256(target) == source["sha256"]:
+        raise ValueError(
+            f"{str(target)!r} is the video that the bundle was made of, and is not replaced by what the bundle makes "
+            "of it: name another output."
+        )
 
 
 def output_pixel_format(source: VideoInfo, codec: str) -> str:

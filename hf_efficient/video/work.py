@@ -47,7 +47,7 @@ class Work:
 
     def __init__(self, output: Path_) -> None:
         self.output = Path(output)
-        self.folder = self.output.with_name(self.output.name + ".partial")
+        self.folder = self.output.parent / f"{self.output.name}.partial"  # for "." too, which `check` refuses
         self.draft = self.folder / "bundle"
 
     def check(self, source: Path_, overwrite: bool) -> None:
@@ -58,7 +58,7 @@ class Work:
         """
         check_output(self.output, "folder", [source])
         check_output(self.folder, "folder", [source])
-        if self.folder.exists() and not is_vacant(self.folder):
+        if self.folder.exists() and not is_vacant(self.folder, WORK):
             check_ours(self.folder, DELETED if DELETED.read(self.folder) else WORK)
         if not self.output.exists() or self.is_finished():
             return
@@ -100,7 +100,7 @@ class Work:
             self.delete()
         with clear_errors(self.folder):
             self.folder.mkdir(parents=True, exist_ok=True)
-            remove_drafts(self.folder)
+            remove_drafts(self.folder, WORK)
             write_text(self.folder / WORK.record, json.dumps(identity))
             self.draft.mkdir(exist_ok=True)
 

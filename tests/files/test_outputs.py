@@ -125,4 +125,28 @@ def test_one_process_at_a_time(tmp_path: Path) -> None:
         child.wait()
     with locked(target), pytest.raises(BlockingIOError), locked(target):  # freed by the kill; a thread is refused too
         pass
+    for left in ("4711", "\0\0\0\0"):  # of a kill, of a power cut
+        (tmp_path / ".bundle.lock").write_text(left)
+        with locked(target):
+            assert (tmp_path / ".bundle.lock").read_text() == str(os.getpid())
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("kind", ["file", "link", "dangling link", "folder", "pipe"])
+def test_what_has_the_name_of_a_lock_and_is_none_is_left_alone(tmp_path: Path, kind: str) -> None:
+    lock, notes = tmp_path / ".bundle.lock", tmp_path / "notes.txt"
+    notes.write_text("three years")
+    if kind == "file":
+        lock.write_text("my own notes")
+    elif kind == "folder":
+        lock.mkdir()
+    elif kind == "pipe":
+        os.mkfifo(lock)
+    else:
+        lock.symlink_to("notes.txt" if kind == "link" else "nothing")
+    before = lock.lstat()
+    with pytest.raises(FileExistsError, match=r"bundle\.lock' is no lock of ours"), locked(tmp_path / "bundle"):
+        raise AssertionError("nothing is done")
+    assert (lock.lstat().st_ino, lock.lstat().st_size) == (before.st_ino, before.st_size)
+    assert notes.read_text() == "three years"
+    assert sorted(p.name for p in tmp_path.iterdir()) == [".bundle.lock", "notes.txt"]

@@ -224,6 +224,35 @@ def test_no_room_is_said_and_the_work_goes_on_when_there_is(tmp_path: Path, size
     assert files(encode(source, tmp_path / "bundle").path) == reference
 
 
+def test_the_original_is_not_replaced_by_what_is_decoded(tmp_path: Path) -> None:
+    bundle, source = quick_bundle(tmp_path, steps=2), tmp_path / "source.mp4"
+    before = source.read_bytes()
+    with pytest.raises(ValueError, match="the video that the bundle was made of"):
+        decode(bundle.path, source)
+    assert source.read_bytes() == before
+    source.write_bytes(before + b"\0")  # any other video may be replaced
+    decode(bundle.path, source, preset="ultrafast")
+
+
+@pytest.mark.parametrize("name", [".", "/", "", ".."])
+def test_an_output_without_a_name_is_said(tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = source_clip(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError, match="give the folder a name"):
+        encode(source, Path(name))
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["source.mp4"]
+
+
+@pytest.mark.parametrize("place", ["bundle", "bundle.partial"])
+def test_a_name_like_that_of_a_draft_is_not_ours_for_that(tmp_path: Path, place: str, no_work: None) -> None:
+    notes = tmp_path / place / ".thesis.2024.partial.txt"
+    notes.parent.mkdir()
+    notes.write_text("three years")
+    with pytest.raises(FileExistsError, match="neither replaced nor deleted"):
+        encode(source_clip(tmp_path), tmp_path / "bundle", overwrite=True)
+    assert notes.read_text() == "three years"
+
+
 def test_the_manifest_of_a_kept_bundle_is_untouched_by_a_refusal(tmp_path: Path) -> None:
     bundle = quick_bundle(tmp_path, steps=2)
     stamp = (bundle.path / "bundle.json").stat().st_mtime_ns

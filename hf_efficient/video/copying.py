@@ -73,10 +73,13 @@ class Copier:
         # the FFmpeg decoder's name may differ from the codec's (libdav1d, mp3float)
         codec = stream.codec_context.codec.canonical_name
         if codec not in self.target.supported_codecs:
-            other = ".mp4" if self.matroska else ".mkv"
+            kind, lossless = {"audio": ("a", "flac")}.get(stream.type, ("s", "srt"))
+            other = "" if self.matroska else "write to a .mkv file, or "
+            if codec == "mov_text":  # MP4's own
+                other = "write to a .mp4 file, or "
             raise MediaError(
                 f"{self.path.suffix!r} files cannot hold the source's {stream.type} ({stream.codec_context.name}): "
-                f"write to a {other} file, or convert it first."
+                f"{other}convert it first (ffmpeg -i FILE -map 0 -c copy -c:{kind} {lossless} NEW.mkv)."
             )
         twin = self.target.add_stream_from_template(stream)
         twin.metadata.update(track_tags(stream))
@@ -164,7 +167,7 @@ def _carried(container: Any, path: Path_) -> Iterator[tuple[str, str]]:
                 yield name, "MPEG audio" if codec in LAYERS else codec
             if not cover:  # which is named by its container
                 yield f"flags of {name}", _flags(stream)
-                said = {k: v for k, v in track_tags(stream).items() if v != "und" and k not in REPEATED}
+                said = {k: v for k, v in track_tags(stream).items() if v != "und" and k.lower() not in REPEATED}
                 yield from ((f"{k.lower()} of {name}", v) for k, v in sorted(said.items()))
     for n, chapter in enumerate(container.chapters()):
         start = float(chapter["start"] * chapter["time_base"])

@@ -157,17 +157,20 @@ def carried_side_data(path: Path_) -> SideData:
 
 
 def _length(container: Any, stream: Any, path: Path_, most_frames: int | None) -> tuple[int, float, Fraction]:
-    """Frames, seconds and rate, all positive: by the header, measured where it does not say."""
+    """Frames, seconds and rate, all positive: by the header; measured where it does not say, or contradicts itself."""
     if not stream.time_base:
         raise MediaError(f"{str(path)!r} has a video stream without a time base: write it anew with FFmpeg.")
     frames, rate = int(stream.frames), stream.average_rate or stream.guessed_rate
     seconds = float((stream.duration or 0) * stream.time_base)
     seconds = seconds if seconds > 0 else (container.duration or 0) / 1e6
-    if frames <= 0 or seconds <= 0 or not rate or rate <= 0:
+    silent = frames <= 0 or seconds <= 0 or not rate or rate <= 0
+    if silent or not 0.5 < float(rate * seconds / frames) < 2:
         extent = measure_extent(path, most_frames)
-        frames = frames if frames > 0 else extent.frames
-        seconds = seconds if seconds > 0 else extent.seconds
-        rate = rate if rate and rate > 0 else extent.rate or Fraction(25)
+        if not rate or rate <= 0 or not 0.5 < float(rate / (extent.rate or rate)) < 2:
+            rate = extent.rate or Fraction(25)
+        if most_frames is None or extent.frames <= most_frames:
+            return extent.frames, extent.seconds, Fraction(rate)
+        frames, seconds = max(frames, extent.frames), max(seconds, extent.seconds)  # there is more than was counted
     return frames, seconds, Fraction(rate)
 
 
@@ -186,7 +189,7 @@ def read_frames(path: Path_, info: VideoInfo | None = None) -> Iterator[Frame]:
     step = max(1, round(1 / (info.rate * info.time_base)))
     last: int | None = None
     with open_media(path) as container:
-        as_meant = AsMeant(_video_stream(container, path).codec_context.codec.canonical_name)
+        as_meant = AsMeant(_video_stream(container, path))
         frames = _decoded(container, path, info)
         for frame in _progressive(frames) if info.deinterlace else frames:
             following = 0 if last is None else last + step

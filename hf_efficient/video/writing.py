@@ -142,7 +142,15 @@ class VideoWriter:
             if self.copier is not None:
                 self.copier.copy_until(pts * self.like.time_base)
         except av.error.FFmpegError as error:
-            raise MediaError(f"Cannot write {str(self.path)!r}: {error}") from error
+            raise self._failed(error) from error
+
+    def _failed(self, error: Any) -> MediaError:
+        """What FFmpeg said; its own text would name the draft."""
+        other = "" if self.path.suffix == ".mkv" else ", or write to a .mkv file, which holds more"
+        return MediaError(
+            f"Cannot write {str(self.path)!r}: {error.strerror or error}. Convert sound and subtitles of the source to "
+            f"a usual codec and channel layout first{other}."
+        )
 
     def _mux(self, packets: list[Any]) -> None:
         for packet in packets:
@@ -168,7 +176,7 @@ class VideoWriter:
         except BaseException as failure:
             self._abandon(failure)
             if isinstance(failure, av.error.FFmpegError):
-                raise MediaError(f"Cannot write {str(self.path)!r}: {failure}") from failure
+                raise self._failed(failure) from failure
             raise
         self._draft.__exit__(None, None, None)
         if not_kept:

@@ -128,6 +128,21 @@ def test_sound_that_the_container_cannot_hold_is_said(tmp_path: Path) -> None:
         rewrite(source, tmp_path / "b.mp4")
     assert not (tmp_path / "b.mp4").exists()
     assert packets(rewrite(source, tmp_path / "b.mkv"), "audio") != []
+    no_mkv = tmp_path / "a.wmv"
+    made = ["ffmpeg", "-v", "error", "-i", source, "-c:v", "wmv2", "-c:a", "wmav2", "-ar", "44100", no_mkv]
+    subprocess.run(made, check=True)
+    with pytest.raises(MediaError, match=r"audio \(wmav2\): convert it first \(ffmpeg"):  # .mp4 cannot hold it either
+        rewrite(no_mkv, tmp_path / "b.mkv")
+
+
+def test_what_a_container_refuses_late_names_the_file_and_what_to_do(tmp_path: Path) -> None:
+    source, picture = tmp_path / "a.avi", make_clip(tmp_path / "picture.mkv", pictures(3, 64, 48))
+    sound = ["-f", "lavfi", "-i", "anullsrc=cl=stereo:d=0.2", "-t", "0.2"]  # AVI says two channels, not which
+    codecs = ["-c:v", "mpeg4", "-c:a", "pcm_s16le"]
+    subprocess.run(["ffmpeg", "-v", "error", "-i", picture, *sound, *codecs, source], check=True)
+    with pytest.raises(MediaError, match=r"b\.mp4'.*write to a \.mkv file") as caught:
+        rewrite(source, tmp_path / "b.mp4")
+    assert "partial" not in str(caught.value)
 
 
 def bad_files(folder: Path) -> dict[str, tuple[Path, str]]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import json
 import re
@@ -12,13 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from hf_efficient.files import Contents, write_text
-from hf_efficient.reading import NOT_PRINTED, Fields, is_number, is_whole, read_json, shown
+from hf_efficient.reading import NOT_PRINTED, Fields, is_whole, read_json, shown
 from hf_efficient.video.experts import CONFIG_NAME, WEIGHTS_NAME, load_config
 from hf_efficient.video.media import MAX_PIXELS, REFUSE, ColorTags, Path_, VideoInfo, probe
 from hf_efficient.video.patches import Geometry
-from hf_efficient.video.routing import MOST_EXPERTS
-from hf_efficient.video.settings import ALPHA, AUTO, INTERLACED, FitSettings
 from hf_efficient.video.sidedata import SideData
+from hf_efficient.video.told import check_extra
 
 MANIFEST_NAME, MODEL_FOLDER = "bundle.json", "model"
 FORMAT, VERSION = "hf_efficient.stdo", 1
@@ -48,11 +46,13 @@ class Bundle:
         path: the folder.
         manifest: bundle.json.
         source: what the high-resolution video was like, as it is to be restored.
+        opened: what tells the checked files from others of their names.
     """
 
     path: Path
     manifest: dict[str, Any]
     source: VideoInfo
+    opened: dict[str, tuple[int, ...]]
 
     @property
     def low_resolution(self) -> Path:
@@ -107,19 +107,33 @@ class Bundle:
                 raise ValueError("it does not name the files of a bundle")
             listed = {name: files.fields(name) for name in files.values}
             expected = {name: (f.whole("bytes"), f.text("sha256", SHA256)) for name, f in listed.items()}
-            experts = _check_extra(fields)
+            experts = check_extra(fields)
         except ValueError as error:
             raise BundleError(f"{folder / MANIFEST_NAME} is damaged: {error}") from error
+        opened = {name: _stamp(folder / name) for name in expected}
         for name, (size, digest) in expected.items():
             file = folder / name
             if not file.is_file():
                 raise BundleError(f"{file} is missing: copy the bundle as a whole.")
             if file.stat().st_size != size or sha256(file) != digest:
                 raise BundleError(f"{file} is not the file that the bundle was made with: copy the bundle again.")
-        bundle = cls(folder, manifest, source)
+        bundle = cls(folder, manifest, source, opened)
         bundle._check_networks(experts)
         bundle._check_low_resolution()
         return bundle
+
+    def check_unchanged(self) -> None:
+        """Refuse to mix what was read with what has taken its place.
+
+        Raises:
+            BundleError: the bundle was replaced or deleted since it was opened.
+        """
+        for name, stamp in self.opened.items():
+            file = self.path / name
+            if _stamp(file) != stamp and not (
+                file.is_file() and sha256(file) == self.manifest["files"][name]["sha256"]
+            ):
+                raise BundleError(f"{self.path} was replaced while it was read: open it again.")
 
     def _check_networks(self, experts: int | None) -> None:
         """Raise unless bundle.json says something of as many networks as there are."""
@@ -143,6 +157,14 @@ class Bundle:
                 f"{self.low_resolution} is {low.width}x{low.height}; a source of {self.source.width}x"
                 f"{self.source.height} at scale {geometry.scale} needs {geometry.lr_width}x{geometry.lr_height}."
             )
+
+
+def _stamp(file: Path) -> tuple[int, ...]:
+    try:
+        found = file.stat()
+    except OSError:
+        return ()
+    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
 
 
 def checked_files(low_resolution: str) -> list[str]:
@@ -219,50 +241,6 @@ def source_from_json(values: object) -> VideoInfo:
         fields.whole("frames", 1, 2**31), fields.number("seconds", 1e-6, 1e9), fields.text("container"),
         tuple(streams), side=SideData.from_json(fields.values.get("side", {})),
     )  # fmt: skip
-
-
-def _check_extra(manifest: Fields) -> int | None:
-    """What a bundle says beyond what a player needs, which tables, cards and measurements take as it is.
-
-    Returns:
-        How many networks it tells of; None where it does not.
-
-    Raises:
-        ValueError: a field is of another type or out of range.
-    """
-    if "fit" in manifest.values:
-        fit = manifest.fields("fit")
-        for name, choices in (("alpha", ALPHA), ("interlaced", INTERLACED)):
-            if name in fit.values:
-                fit.text(name, "|".join(choices))
-        for field in dataclasses.fields(FitSettings):
-            if field.name in fit.values and not _is_like(fit[field.name], field):
-                raise fit.wrong(field.name, f"something like {field.default!r}")
-    if "general_patch_psnr" in manifest.values:
-        manifest.number("general_patch_psnr", finite=False)  # infinite where there is no error at all
-    if "compared" in manifest.values:
-        compared = manifest.fields("compared")
-        compared.whole("frames", 1)
-        for name in ("psnr", "psnr_bicubic"):
-            compared.number(name, finite=False)
-    if "experts" not in manifest.values:
-        return None
-    experts = manifest.items("experts", MOST_EXPERTS)
-    for n, values in enumerate(experts):
-        expert = Fields(values, f"experts: {n}")
-        expert.whole("patches"), expert.whole("steps"), expert.number("error_share", 0, 1)
-        for name in ("psnr_float32", "psnr_stored"):
-            expert.number(name, finite=False)
-    return len(experts)
-
-
-def _is_like(value: object, field: dataclasses.Field[Any]) -> bool:
-    """Whether a recorded setting is of the type of its default, or one of those it may have instead."""
-    if isinstance(field.default, str):
-        return isinstance(value, str) or (field.default == AUTO and is_whole(value))
-    if isinstance(value, list) and field.name in ("num_features", "num_blocks"):
-        return len(value) <= MOST_EXPERTS and all(map(is_whole, value))
-    return is_whole(value) if is_whole(field.default) else is_number(value)
 
 
 def _read_manifest(folder: Path) -> dict[str, Any]:

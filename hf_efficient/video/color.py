@@ -7,8 +7,6 @@ white as 1020 of 1023), grey of limited range (it reads it as full), chroma in f
 
 from __future__ import annotations
 
-import io
-import re
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
@@ -21,6 +19,8 @@ with extra("video"):
     import av
     from av.video.reformatter import Interpolation
 
+from hf_efficient.video.headers import says_where_chroma_lies
+
 EXACT = Interpolation.BICUBIC | Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INT | Interpolation.FULL_CHR_H_INP
 UNSPECIFIED = 2  # "unspecified" of ITU-T H.273
 BT601, BT709 = 5, 1
@@ -31,10 +31,6 @@ OTHER_MATRICES = {
     8: "YCgCo", 10: "BT.2020 constant luminance", 11: "SMPTE ST 2085", 12: "derived from primaries",
     13: "derived from primaries, constant luminance", 14: "ICtCp", 15: "IPT-PQ-C2", 16: "YCgCo-Re", 17: "YCgCo-Ro",
 }  # fmt: skip
-# Where neither file nor codec says where chroma lies, it lies left, as players and zimg have it; swscale takes the
-# centre. These have it there by their standard, which Matroska's header may not tell (`says_where_chroma_lies`).
-CENTRED = ("theora", "vp3", "vp4", "mjpeg", "mjpegb", "amv", "thp", "sp5x", "webp")
-SITING = re.compile(rb"\x55\xb7\x81.\x55\xb8\x81.", re.DOTALL)  # Matroska's ChromaSitingHorz and Vert
 # Luma of red and blue by swscale's number
 LUMA = {1: (0.2126, 0.0722), 4: (0.30, 0.11), 5: (0.299, 0.114), 7: (0.212, 0.087), 9: (0.2627, 0.0593)}
 
@@ -98,28 +94,11 @@ def chroma_is_centred(frame: Any) -> bool:
     return bool(abs(row[8] - row[9]) <= 2)
 
 
-def says_where_chroma_lies(stream: Any) -> bool:
-    """Whether a stream says where its chroma lies, by its container or its codec.
-
-    PyAV shows neither; but Matroska's header of the same stream has what both say.
-    """
-    if stream.container.format.name == "yuv4mpegpipe" or stream.codec_context.codec.canonical_name in CENTRED:
-        return True
-    header = io.BytesIO()
-    try:
-        with av.open(header, "w", format="matroska") as container:
-            container.add_stream_from_template(stream)
-            container.start_encoding()
-    except (av.error.FFmpegError, ValueError):  # Matroska has no name for the codec, or PyAV no encoder
-        return False
-    return SITING.search(header.getvalue()) is not None
-
-
 class AsMeant:
     """Decoded frames of one stream, as they are meant where their labels are wrong or say nothing.
 
-    Their chroma lies on the left where nothing says so. A frame that is flagged as interlaced is one picture here: it
-    was taken apart before, or its flag is wrong (interlaced="keep").
+    Where neither file nor codec says where chroma lies, it lies left, as players and zimg have it. A frame that is
+    flagged as interlaced is one picture here: it was taken apart before, or its flag is wrong (interlaced="keep").
     """
 
     def __init__(self, stream: Any) -> None:

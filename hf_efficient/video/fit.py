@@ -134,6 +134,7 @@ class Fit:
                 self.make_low_resolution()
                 self.score()
                 self.make_stores()
+                self.check_source()
             except MediaError:  # the source is broken further on: nothing of it is worth keeping
                 self.folder.delete()
                 raise
@@ -141,7 +142,17 @@ class Fit:
         self.train()
         self.processes.wait()
         if self.processes.first:
+            self.check_source()
             self.finish()
+
+    def check_source(self) -> None:
+        """Raise MediaError, and forget the work, if the file is no longer the one that was begun with."""
+        if sha256(self.source) != self.identity["source"]:
+            self.folder.delete()
+            raise MediaError(
+                f"{str(self.source)!r} was changed while it was fitted, so that stream and networks are of two videos: "
+                "call again when nothing writes to it."
+            )
 
     def prepare(self, overwrite: bool) -> None:
         """Make or check the work folder."""

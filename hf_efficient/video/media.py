@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections import deque
 from collections.abc import Iterator
 from contextlib import suppress
@@ -25,6 +26,7 @@ from hf_efficient.video.color import (
     to_rgb,
 )
 from hf_efficient.video.copying import copyable_streams
+from hf_efficient.video.headers import is_cropped
 from hf_efficient.video.opening import MediaError, Path_, measure_extent, open_media, video_stream
 from hf_efficient.video.sidedata import NOTHING, SideData, side_data
 
@@ -120,6 +122,8 @@ def probe(path: Path_, alpha: str = REFUSE, interlaced: str = REFUSE, most_frame
                 "convert it to BT.709 first (FFmpeg's zscale filter does: -vf zscale=matrix=709)."
             )
         side, dropped = side_data(first)
+        if is_cropped(stream):
+            dropped.append("a frame that the container cuts off around the picture")
         frames, seconds, rate = _length(container, stream, path, most_frames)
         return VideoInfo(
             width=first.width,
@@ -204,7 +208,7 @@ def read_frames(path: Path_, info: VideoInfo | None = None) -> Iterator[Frame]:
 def _decoded(container: Any, path: Path_, info: VideoInfo) -> Iterator[Any]:
     """FFmpeg's frames, all whole and of one size."""
     stream = _video_stream(container, path)
-    stream.thread_type = "AUTO"
+    stream.thread_type, told = "AUTO", False
     for packet in container.demux(stream):
         if packet.is_corrupt:
             raise MediaError(f"{str(path)!r} ends in the middle of a frame: the file is damaged or was cut off.")
@@ -214,6 +218,13 @@ def _decoded(container: Any, path: Path_, info: VideoInfo) -> Iterator[Any]:
                     f"{str(path)!r} changes its size from {info.width}x{info.height} to "
                     f"{frame.width}x{frame.height} on the way; split it there first."
                 )
+            if frame.is_corrupt and not told:
+                warnings.warn(
+                    f"{str(path)!r} is damaged: parts of some frames are guessed by FFmpeg, at {frame.time or 0:.2f} s "
+                    "for the first time.",
+                    stacklevel=2,
+                )
+                told = True
             yield frame
 
 

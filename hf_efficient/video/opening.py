@@ -117,7 +117,7 @@ def video_stream(container: Any, path: Path_) -> Any:
     """
     streams = [s for s in container.streams.video if not is_cover(s)]
     if not streams:
-        kinds = sorted({s.type for s in container.streams}) or ["nothing"]
+        kinds = sorted({"cover picture" if is_cover(s) else s.type for s in container.streams}) or ["nothing"]
         raise MediaError(f"{str(path)!r} has no video stream, only {', '.join(kinds)}.")
     if streams[0].codec_context is None:
         raise MediaError(f"{str(path)!r} has a video stream of a codec that this FFmpeg does not know.")

@@ -47,6 +47,7 @@ class Player:
             stored, self.packed = load_experts(self.bundle.model, self.config)
         except ValueError as error:
             raise BundleError(str(error)) from error
+        self.bundle.check_unchanged()
         self.device = find_device(device)
         self.experts = stored.to(self.device) if experts is None else experts
         self.dtype = next(t.dtype for t in self.experts.state_dict().values() if t.is_floating_point())
@@ -78,6 +79,8 @@ class Player:
         labels = self.labels()
         tick = low.time_base / source.time_base
         for frame in read_frames(self.bundle.low_resolution, low):
+            if count == 0:  # the stream is open now, and stays the one that it is
+                self.bundle.check_unchanged()
             try:
                 mine = next(labels, None)
             except routing.RoutingError as error:

@@ -79,10 +79,10 @@ class VideoWriter:
             raise
 
     def _open(self) -> None:
-        mp4 = self.path.suffix in (".mp4", ".mov", ".m4v")
+        mp4 = self.path.suffix.lower() in (".mp4", ".mov", ".m4v")
         # Matroska files have a random number by themselves: the same frames would give other files
         options = {"movflags": "+faststart"} if mp4 else {"fflags": "+bitexact"}
-        if self.path.suffix in (".mkv", ".webm"):
+        if self.path.suffix.lower() in (".mkv", ".webm"):
             options["default_mode"] = "passthrough"  # flags of tracks are those of the source
         try:
             self.temporary = temporary = self._draft.__enter__()

@@ -27,7 +27,7 @@ DRAFTS = {"written_whole", "folder_written_whole", "scratch_folder"}
 ALLOWED = {
     ("hf_efficient/video/overfit.py", "torch.save"),  # into memory
     ("hf_efficient/video/writing.py", "av.open"),  # the draft of a written_whole that lives as long as the writer
-    ("hf_efficient/video/color.py", "av.open"),  # into memory
+    ("hf_efficient/video/headers.py", "av.open"),  # into memory
     ("hf_efficient/cli/__init__.py", "os.open"),  # /dev/null
     ("hf_efficient/representation/attached.py", "save_pretrained"),  # the stock method, and the config beside it
     ("hf_efficient/representation/attached.py", "stock.save_pretrained"),

@@ -254,3 +254,20 @@ def test_a_packet_without_a_time_is_not_lost(tmp_path: Path) -> None:
         with av.open(str(path)) as container:
             counts.append(sum(1 for p in container.demux(audio=0) if p.size))
     assert counts[0] == counts[1] > 0
+
+
+def test_a_frame_that_the_container_cuts_off_is_said(tmp_path: Path) -> None:
+    source = tmp_path / "cropped.mp4"
+    raw = make_clip(tmp_path / "a.mp4", pictures(6, 96, 80)).read_bytes()
+    aperture = struct.pack(">I4s8I", 40, b"clap", 64, 1, 48, 1, 0, 1, 0, 1)
+    start = raw.index(b"avc1", raw.index(b"stsd")) - 4
+    end = start + int.from_bytes(raw[start : start + 4], "big")
+    made = bytearray(raw[:end] + aperture + raw[end:])
+    for name in (b"avc1", b"stsd", b"stbl", b"minf", b"mdia", b"trak", b"moov"):  # which all grow by it
+        at = raw.rindex(name, 0, start + 8) - 4
+        made[at : at + 4] = struct.pack(">I", int.from_bytes(raw[at : at + 4], "big") + len(aperture))
+    source.write_bytes(made)
+    assert probe(source).dropped == ("a frame that the container cuts off around the picture",)
+    assert not probe(tmp_path / "a.mp4").dropped
+    with pytest.warns(UserWarning, match="that the container cuts off around the picture, which is not kept"):
+        fit_video(source, tmp_path / "bundle", **QUICK)

@@ -145,6 +145,17 @@ def test_what_a_container_refuses_late_names_the_file_and_what_to_do(tmp_path: P
     assert "partial" not in str(caught.value)
 
 
+def test_damage_that_ffmpeg_conceals_is_said(tmp_path: Path) -> None:
+    path = make_clip(tmp_path / "a.mp4", pictures(12, 96, 80))
+    raw = bytearray(path.read_bytes())
+    middle = len(raw) // 2
+    raw[middle : middle + 40] = bytes(40)
+    path.write_bytes(raw)
+    with pytest.warns(UserWarning, match=r"a\.mp4' is damaged: .* guessed .* at 0\.\d+ s") as said:
+        assert len(list(read_frames(path))) == 12
+    assert len(said) == 1
+
+
 def bad_files(folder: Path) -> dict[str, tuple[Path, str]]:
     """Name -> (file, what the error says)."""
     whole = make_clip(folder / "whole.mp4", pictures(30, 128, 96), options={"crf": "1"}).read_bytes()

@@ -139,6 +139,9 @@ class MSAM(PerturbingOptimizer):
         rho: float | RhoSchedule = 0.05,
         **kwargs: Any,
     ) -> None:
-        super().__init__(params, base_optimizer, rho, _ascent=MSAMAscent(lambda: self.base), **kwargs)
+        super().__init__(params, base_optimizer, rho, _ascent=MSAMAscent(self._base), **kwargs)
         if self.rho != 0:
             check_momentum(self.base)
+
+    def _base(self) -> Optimizer:  # a method, which a copy of this optimizer binds to itself
+        return self.base

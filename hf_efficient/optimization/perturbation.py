@@ -82,6 +82,7 @@ class Weights:
         for p in direction:
             if (mask := self.mask(p)) is not None:
                 p.masked_scatter_(mask, p[mask].add_(direction[p], alpha=scale))
+        _forget_casts()
 
     @contextmanager
     def kept(self, of: Iterable[Tensor] | None = None) -> Iterator[Saved]:
@@ -102,6 +103,7 @@ class Weights:
         for p, values in saved:
             if (mask := self.mask(p)) is not None:
                 p.masked_scatter_(mask, values)
+        _forget_casts()
 
     @torch.no_grad()
     def mirror(self, saved: Saved) -> None:
@@ -114,6 +116,7 @@ class Weights:
         for p, values in saved:
             if (mask := self.mask(p)) is not None:
                 p.masked_scatter_(mask, 2 * values - p[mask])
+        _forget_casts()
 
     @contextmanager
     def moved(
@@ -172,6 +175,11 @@ class Weights:
         self.cosine = dot(epsilon, gradients) / max(self.distance * global_norm(gradients), 1e-30)
 
 
+def _forget_casts() -> None:
+    """In an autocast block torch holds 16-bit copies of the weights, and would go on with them as they were."""
+    torch.clear_autocast_cache()
+
+
 def local(tensor: Tensor) -> Tensor:
     """This process's part of a sharded tensor, sharing its memory; any other tensor as it is."""
     return tensor.to_local() if isinstance(tensor, DTensor) else tensor
@@ -195,7 +203,9 @@ def dot(a: Direction, b: Direction) -> float:
 
 
 def _wide(tensor: Tensor) -> Tensor:
-    """At least float32: the square of a small float16 number is zero."""
+    """At least float32: the square of a small float16 number is zero. Complex numbers become pairs."""
+    if tensor.is_complex():
+        tensor = torch.view_as_real(tensor)
     return tensor if tensor.dtype.itemsize >= 4 else tensor.float()
 
 

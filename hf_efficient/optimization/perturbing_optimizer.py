@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import warnings
 from collections.abc import Callable, Iterable
-from contextlib import AbstractContextManager
-from types import TracebackType
 from typing import Any
 
 import torch
@@ -17,7 +14,7 @@ from .ascent import Ascent
 from .closure import Closure, ClosureBatch
 from .loaded import check_state
 from .perturbation import Weights
-from .standing import Standing
+from .standing import BackAtTheEnd, BrokenOff, Standing, leave
 from .watch import differences, refuse_optimizer
 
 RhoSchedule = Callable[[int], float]
@@ -59,6 +56,9 @@ class PerturbingOptimizer(Optimizer):
         self.base = base_optimizer(self.param_groups, **base_kwargs)
         self.rho, self.adaptive, self.perturb_pruned = rho, adaptive, perturb_pruned
         self.ascent = self.variant() if _ascent is None else _ascent
+        self._stand()
+
+    def _stand(self) -> None:
         self._now = Standing(type(self).__name__)
         self.base.register_step_pre_hook(self._now.refuse_step_of_the_base)
         self._link()
@@ -66,7 +66,7 @@ class PerturbingOptimizer(Optimizer):
     def _link(self) -> None:
         self.param_groups, self.state, self.defaults = self.base.param_groups, self.base.state, self.base.defaults
 
-    def perturb(self, closure: Closure | None = None) -> _BackAtTheEnd:
+    def perturb(self, closure: Closure | None = None) -> BackAtTheEnd:
         """Move the weights to where the gradient of this step is to be taken. A second call before `step` does nothing.
 
         Args:
@@ -100,13 +100,13 @@ class PerturbingOptimizer(Optimizer):
             entered = self.ascent.perturbed(weights, now.batch, self._distance(), measure)
             entered.__enter__()
             now.entered, now.preceded = entered, True
-        return _BackAtTheEnd(self)
+        return BackAtTheEnd(self)
 
     def restore(self) -> None:
         """Bring the weights back without a step, as if `perturb` had not been called."""
         entered, self._now.entered = self._now.entered, None
         if entered is not None:
-            _leave(entered, _BrokenOff())
+            leave(entered, BrokenOff())
 
     def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
         """Bring the weights back and let the base optimizer use the gradients that are there.
@@ -131,7 +131,7 @@ class PerturbingOptimizer(Optimizer):
         result = self._run(closure) if closure is not None else None
         entered, now.entered = now.entered, None
         if entered is not None:
-            _leave(entered, None)
+            leave(entered, None)
         else:
             now.batch = ClosureBatch(Weights(self._parameters()), None)
         self._finish(entered is not None)
@@ -240,6 +240,24 @@ class PerturbingOptimizer(Optimizer):
         plain = {name: value for name, value in own.items() if value is None or isinstance(value, (bool, int, float))}
         return {"method": type(self).__name__, **plain}
 
+    def __getstate__(self) -> dict[str, Any]:
+        """For `copy.deepcopy` and `pickle`, of model and optimizer together: else the copy has weights of its own.
+
+        Raises:
+            ValueError: the weights are perturbed, and a copy would take them for the weights.
+        """
+        if self._now.entered is not None:
+            raise ValueError(
+                f"{type(self).__name__} is copied or pickled while the weights are perturbed: call step() or "
+                "restore() first."
+            )
+        return {name: getattr(self, name) for name in ("base", "rho", "adaptive", "perturb_pruned", "ascent")}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        self._stand()
+        super().__setstate__({})
+
     def state_dict(self) -> dict[str, Any]:
         """The base optimizer's, with what the variant remembers under "sam". The weights are brought back."""
         self.restore()
@@ -269,26 +287,3 @@ class PerturbingOptimizer(Optimizer):
         if changed := differences(own.get("settings", {}), self._settings()):
             dropped = ", ".join(sorted(set(own["memory"]) - set(memory))) or "nothing"
             warnings.warn(f"The state is of {changed}. Of what it remembered, {dropped} is dropped.", stacklevel=2)
-
-
-class _BackAtTheEnd:
-    def __init__(self, optimizer: PerturbingOptimizer) -> None:
-        self.optimizer = optimizer
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if error is not None:
-            self.optimizer.restore()
-
-
-class _BrokenOff(Exception):
-    """Thrown into a variant to say that its step will not be finished."""
-
-
-def _leave(entered: AbstractContextManager[None], error: Exception | None) -> None:
-    with contextlib.suppress(_BrokenOff):
-        entered.__exit__(type(error) if error else None, error, None)

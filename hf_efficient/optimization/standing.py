@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import warnings
 import weakref
 from contextlib import AbstractContextManager
-from typing import Any
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 from torch.optim import Optimizer
@@ -14,6 +16,9 @@ from torch.optim import Optimizer
 from .closure import ClosureBatch
 from .perturbation import Weights, global_norm
 from .watch import Remembered, Watch
+
+if TYPE_CHECKING:
+    from .perturbing_optimizer import PerturbingOptimizer
 
 
 class Standing:
@@ -72,3 +77,29 @@ def _outside() -> int:
     while frame.f_back is not None and frame.f_globals.get("__name__", "").startswith(("hf_efficient.", "torch.")):
         level, frame = level + 1, frame.f_back
     return level
+
+
+class BackAtTheEnd:
+    """What `perturb` returns."""
+
+    def __init__(self, optimizer: PerturbingOptimizer) -> None:
+        self.optimizer = optimizer
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if error is not None:
+            self.optimizer.restore()
+
+
+class BrokenOff(Exception):
+    """Thrown into a variant to say that its step will not be finished."""
+
+
+def leave(entered: AbstractContextManager[None], error: Exception | None) -> None:
+    """Bring the weights back; with an error, as a step that was broken off."""
+    with contextlib.suppress(BrokenOff):
+        entered.__exit__(type(error) if error else None, error, None)

@@ -136,7 +136,6 @@ class Window:
         state = random_state()
 
         def loss_here() -> Tensor:
-            torch.clear_autocast_cache()  # it holds 16-bit copies of the weights as they were
             set_random_state(state)
             return compute_loss(model, dict(inputs), **kwargs)
 

@@ -171,3 +171,39 @@ def test_weights_of_sixteen_bits_warn_once() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         run(2)
+
+
+@pytest.mark.parametrize("cls", CLASSES)
+def test_all_may_stand_in_an_autocast_block(cls: Any) -> None:
+    net = network()
+    net[1] = nn.Identity()
+    opt = cls(net.parameters(), torch.optim.SGD, rho=1.0, lr=0.1, momentum=0.9)
+    for number in range(2):
+        x, y = batch(number)
+        loss_of = lambda: nn.functional.cross_entropy(net(x), y)
+        with torch.autocast("cpu", torch.bfloat16):
+            opt.perturb(loss_of)
+            loss = loss_of()
+        with torch.autocast("cpu", torch.bfloat16):
+            assert torch.equal(loss, loss_of())  # at the weights as they are, not at 16-bit copies from before
+        loss.backward()
+        opt.step()
+        opt.zero_grad()
+
+
+@pytest.mark.parametrize("cls", [cls for cls in CLASSES if cls is not ZOSAM])  # whose random directions differ
+def test_complex_weights_are_pairs_of_real_ones(cls: Any) -> None:
+    torch.manual_seed(0)
+    start, data = torch.randn(4, 3, dtype=torch.cfloat), torch.randn(3, 5, dtype=torch.cfloat)
+    ends = []
+    for pairs in (False, True):
+        w = nn.Parameter(torch.view_as_real(start).clone() if pairs else start.clone())
+        opt = cls([w], torch.optim.SGD, rho=0.3, lr=0.01, momentum=0.9)
+        for _ in range(4):
+            loss_of = lambda: ((torch.view_as_complex(w) if pairs else w) @ data - 1).abs().pow(3).sum()
+            opt.perturb(loss_of)
+            loss_of().backward()
+            opt.step()
+            opt.zero_grad()
+        ends.append(w.detach() if pairs else torch.view_as_real(w.detach()))
+    torch.testing.assert_close(*ends, rtol=1e-4, atol=1e-4)

@@ -86,7 +86,10 @@ OPTIMIZATION = Kind(
                ("reuse_interval", "reuse_weight", "batch_norm_pass")),
         Method("msam", "along the optimizer's momentum, one pass", "2401.12033"),
     ),
-    (Only("delta", lambda c: not c.guided, "guided=False: guided directions are asked at the distance of the step"),),
+    (
+        Only("delta", lambda c: not c.guided, "guided=False: guided directions are asked at the distance of the step"),
+        Only("reuse_weight", lambda c: c.reuse_interval > 1, "reuse_interval above 1: every step is SAM's otherwise"),
+    ),
 )  # fmt: skip
 
 _GROUPS = ("min_group_share", "coverage_mix")  # of methods that choose one token after the other: quotas of groups

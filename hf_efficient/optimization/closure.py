@@ -73,7 +73,7 @@ class ClosureBatch:
         yield
 
     def kept_gradients(self) -> dict[Tensor, Tensor]:
-        return self.weights.gradients() if self.is_finite() else {}
+        return self.weights.dense_gradients() if self.is_finite() else {}
 
     @property
     def norm(self) -> float:

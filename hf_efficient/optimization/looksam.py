@@ -55,5 +55,6 @@ class LookSAMAscent:
         scale = self.alpha * global_norm(g) / global_norm(across)
         for p in g:
             if p in across:
-                g[p].add_(across[p], alpha=scale)
+                other = across[p].to_sparse(g[p].sparse_dim()) if g[p].is_sparse else across[p]
+                g[p].add_(other, alpha=scale)
                 weights.acted = True

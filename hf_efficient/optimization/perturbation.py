@@ -43,6 +43,10 @@ class Weights:
         """The gradients as they are now: references, not copies."""
         return {p: p.grad for p in self.parameters if p.grad is not None}
 
+    def dense_gradients(self) -> dict[Tensor, Tensor]:
+        """The same, to be remembered: sparse ones (of `nn.Embedding(sparse=True)`) as dense copies."""
+        return {p: g.to_dense() if g.is_sparse else g for p, g in self.gradients().items()}
+
     def take_gradients(self) -> dict[Tensor, Tensor]:
         """The gradients, and none left behind: the next backward starts from nothing."""
         taken = self.gradients()

@@ -215,7 +215,12 @@ class PerturbingOptimizer(Optimizer):
         super().zero_grad(set_to_none)
 
     def train(self) -> None:
-        """The Trainer and accelerate call this at the start of a step: perturb, unless the batch is needed for it."""
+        """The Trainer and accelerate call this at the start of a step: perturb, unless the batch is needed for it.
+
+        Raises:
+            ValueError: a Trainer calls it that would generate with perturbed weights.
+        """
+        self._now.refuse_generating_trainer()
         if not self.needs_batch:
             self.perturb()
         elif self._now.entered is None:

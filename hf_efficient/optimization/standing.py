@@ -15,7 +15,7 @@ from torch.optim import Optimizer
 
 from .closure import ClosureBatch
 from .perturbation import Weights, global_norm
-from .watch import Remembered, Watch
+from .watch import Remembered, Watch, generates
 
 if TYPE_CHECKING:
     from .perturbing_optimizer import PerturbingOptimizer
@@ -29,11 +29,13 @@ class Standing:
     """
 
     batch: ClosureBatch  # of the last step that was begun
+    CALLERS = 5  # frames: the optimizer, accelerate's around it, and the Trainer with those around its training step
 
     def __init__(self, name: str) -> None:
         self.entered: AbstractContextManager[None] | None = None  # while the weights are elsewhere
         self.preceded = False  # whether they were, since the last step
         self.stepping = False
+        self.asked = False  # who calls `train`
         self.remembered = Remembered()
         self.watch = Watch(name, lambda message: warnings.warn(message, stacklevel=_outside()))
         self._used: tuple[Any, int] | None = None  # a gradient of the last step, and its version
@@ -63,6 +65,24 @@ class Standing:
                 f"{self.watch.name}: perturb() after a backward, whose gradient was taken at the weights as they are. "
                 "Call it before the first backward of a step, or zero_grad() before it.",
             )
+
+    def refuse_generating_trainer(self) -> None:
+        """For `train`, which a stock Trainer calls before it makes the inputs of a step.
+
+        Raises:
+            ValueError: the Trainer would generate them with perturbed weights.
+        """
+        frame = None if self.asked else sys._getframe(1)
+        self.asked = True
+        for _ in range(self.CALLERS):
+            if frame is None:
+                return
+            if generates(trainer := frame.f_locals.get("self")):
+                raise ValueError(
+                    f"{type(trainer).__name__} generates its data inside of the training step, where weights are "
+                    f"perturbed; use it without {self.watch.name}."
+                )
+            frame = frame.f_back
 
     def refuse_step_of_the_base(self, optimizer: Optimizer, *_: Any) -> None:
         """Hook of the base optimizer, whose step would be lost when the weights come back."""

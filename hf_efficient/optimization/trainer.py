@@ -19,7 +19,7 @@ from .arguments import SAMArguments
 from .ascent import Ascent
 from .batch_norm import copy_statistics, restore_statistics
 from .perturbation import Weights, local
-from .watch import Remembered, Watch, no_step_inside, refuse_optimizer
+from .watch import Remembered, Watch, generates, no_step_inside, refuse_optimizer
 from .window import Inputs, Window
 
 with extra("training"):
@@ -87,6 +87,8 @@ class SAMTrainerMixin(WholeCheckpoints, _AnyTrainer):
     def training_step(self, model: nn.Module, inputs: Inputs, num_items_in_batch: Any = None) -> Tensor:
         """One micro-batch. The last one of a step runs them all, and returns the loss of all."""
         if self.sam_args.rho == 0:
+            if self.sam_args.diagnostics_steps > 0:
+                self._diagnostics = {"sam_rho": 0.0}
             return super().training_step(model, inputs, num_items_in_batch)
         step = (id(self.state), self.state.global_step)
         if self._collecting_for != step:
@@ -221,7 +223,7 @@ def _refuse_what_cannot_work(trainer: Any) -> None:
         raise ValueError("DeepSpeed keeps gradients where they cannot be read; use DDP or FSDP2.")
     if trainer.is_fsdp_enabled and trainer.accelerator.state.fsdp_plugin.fsdp_version == 1:
         raise ValueError('FSDP1 hides its parameters in flat pieces; use FSDP2: fsdp_config={"version": 2}, or DDP.')
-    if hasattr(trainer, "_buffered_inputs"):  # GRPO and its kin
+    if generates(trainer):
         raise ValueError(
             f"{type(trainer).__name__} generates its data inside of the training step, where weights are perturbed; "
             "use it without SAMTrainerMixin."

@@ -7,6 +7,7 @@ weights stand elsewhere (`no_step_inside`).
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -111,6 +112,12 @@ def _needs_closure(optimizer: Any) -> bool:
         return False
     required = [p for p in parameters if p.default is p.empty and p.kind is p.POSITIONAL_OR_KEYWORD]
     return any(p.name == "closure" for p in required)
+
+
+def generates(trainer: object) -> bool:
+    """Whether a Trainer generates text inside of its training step, as TRL's GRPO, online DPO and GKD do."""
+    modules = [sys.modules.get(c.__module__) for c in type(trainer).__mro__]
+    return hasattr(trainer, "_buffered_inputs") or any(hasattr(m, "unwrap_model_for_generation") for m in modules)
 
 
 @contextmanager

@@ -157,7 +157,7 @@ class Window:
         """The gradients, safe to keep until the next step; none if they or a loss are not finite."""
         if not self.is_finite():
             return {}
-        gradients = self.weights.gradients()
+        gradients = self.weights.dense_gradients()
         return {p: g.clone() for p, g in gradients.items()} if self._reused_buckets() else gradients
 
     def is_finite(self) -> bool:

@@ -78,3 +78,9 @@ def test_settings_that_a_method_does_not_read_are_refused(method: str) -> None:
 def test_guided_directions_have_no_step_of_their_own() -> None:
     with pytest.raises(ValueError, match=r"delta=0\.1 is read only with guided=False"):
         SAMArguments("zosam", guided=True, delta=0.1)
+
+
+def test_what_is_reused_never_has_no_weight() -> None:
+    assert SAMArguments("looksam", reuse_interval=1).reuse_weight == 0.7
+    with pytest.raises(ValueError, match=r"reuse_weight=0\.3 is read only with reuse_interval above 1"):
+        SAMArguments("looksam", reuse_interval=1, reuse_weight=0.3)

@@ -11,7 +11,7 @@ import pytest
 import torch
 from transformers import TrainerCallback
 
-from tests.optimization.trainers import METHODS, build, same, state, trained
+from tests.optimization.trainers import METHODS, bert, build, same, state, trained
 
 
 class Killed(BaseException):
@@ -100,3 +100,21 @@ def test_a_process_that_was_killed_is_resumed_to_the_bit(method: str, tmp_path: 
         resumed = build(folder, METHODS[method], **kwargs)
         resumed.train(resume_from_checkpoint=True)
         assert same(state(resumed.model), reference), (step, within)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_sparse_gradients_train_and_resume(method: str, tmp_path: Path) -> None:
+    ends = []
+    for resumes in (False, True):
+        model = bert(dropout=0.0)
+        embeddings = model.bert.embeddings.word_embeddings
+        embeddings.sparse, embeddings.padding_idx = True, None
+        settings = {
+            "optim": "sgd", "optim_args": "momentum=0.9", "max_grad_norm": 0, "max_steps": 5, "save_strategy": "steps",
+            "save_steps": 2,
+        }  # fmt: skip
+        trainer = build(tmp_path, METHODS[method], model, **settings)
+        trainer.train(resume_from_checkpoint=str(tmp_path / "checkpoint-2") if resumes else None)
+        ends.append(state(trainer.model))
+    for name, value in ends[0].items():
+        torch.testing.assert_close(value, ends[1][name])

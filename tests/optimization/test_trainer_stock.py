@@ -68,6 +68,12 @@ def test_diagnostics_are_logged_and_true(tmp_path: Path) -> None:
     assert sam.state.log_history[0]["sam_cosine"] == pytest.approx(1.0, abs=1e-3)  # along the gradient itself
 
 
+def test_diagnostics_of_plain_training_say_so(tmp_path: Path) -> None:
+    plain = SAMArguments("sam", rho=0.0, diagnostics_steps=1)
+    trainer = trained(tmp_path, plain, logging_strategy="steps", logging_steps=1)
+    assert [entry["sam_rho"] for entry in trainer.state.log_history if "loss" in entry] == [0.0] * 4
+
+
 def test_optimizer_through_the_stock_trainer_equals_the_mixin(tmp_path: Path) -> None:
     keywords = {"base_optimizer": torch.optim.AdamW, "rho": 0.05, "lr": 1e-2, "weight_decay": 0.0}
     for accumulation in (1, 2):

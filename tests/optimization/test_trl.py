@@ -1,15 +1,17 @@
 """In TRL: the figures that SFTTrainer counts inside `compute_loss` stay those of one pass."""
 
+import importlib
 import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast, Trainer
 
-from hf_efficient import SAMArguments, SAMTrainerMixin
-from tests.optimization.trainers import METHODS
+from hf_efficient import S2SAM, SAMArguments, SAMTrainerMixin
+from hf_efficient.optimization.watch import generates
+from tests.optimization.trainers import METHODS, build
 
 trl: Any = pytest.importorskip("trl")
 
@@ -79,3 +81,27 @@ def test_trl_parser(tmp_path: Path) -> None:
     assert sam == SAMArguments("s2sam", rho=0.1)
     assert SAMArguments.from_dict(json.loads(sam.to_json_string())) == sam
     assert config.output_dir == str(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "trainer", ["GRPOTrainer", "experimental.gkd.GKDTrainer", "experimental.online_dpo.OnlineDPOTrainer"]
+)
+def test_trainers_that_generate_while_weights_are_perturbed_are_known(trainer: str) -> None:
+    package, _, name = trainer.rpartition(".")
+    cls = getattr(importlib.import_module(f"trl.{package}" if package else "trl"), name)
+    assert generates(object.__new__(type("Mine", (cls,), {})))
+
+
+@pytest.mark.parametrize("trainer", ["SFTTrainer", "DPOTrainer", "RewardTrainer"])
+def test_others_are_not_taken_for_them(trainer: str) -> None:
+    assert not generates(object.__new__(getattr(trl, trainer)))
+
+
+def test_an_optimizer_refuses_such_a_trainer(tmp_path: Path) -> None:
+    class Mine(Trainer):
+        _buffered_inputs = None
+
+    chosen = (S2SAM, {"base_optimizer": torch.optim.SGD, "lr": 0.1})
+    trainer = build(tmp_path, None, cls=Mine, build_kwargs={"optimizer_cls_and_kwargs": chosen})
+    with pytest.raises(ValueError, match=r"Mine generates its data inside of the training step.* without S2SAM"):
+        trainer.train()

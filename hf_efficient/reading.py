@@ -65,6 +65,15 @@ def read_json(path: str | os.PathLike[str], largest: int = LARGEST_JSON) -> dict
         raw = file.read(largest + 1)
     if len(raw) > largest:
         raise ValueError(f"{path} is larger than {largest} bytes, more than such a file has. {AGAIN}")
+    return parse_object(raw, path)
+
+
+def parse_object(raw: bytes, path: str | os.PathLike[str]) -> dict[str, Any]:
+    """The JSON object that a file holds, or shall hold.
+
+    Raises:
+        ValueError: it is no JSON, or no object.
+    """
     values = parse_json(raw, f"{path} is not valid JSON")
     if not isinstance(values, dict):
         raise ValueError(f"{path} holds a JSON {type(values).__name__}, expected an object.")
@@ -187,7 +196,13 @@ def open_tensors(path: str | os.PathLike[str]) -> Iterator[Any]:
     from safetensors import SafetensorError, safe_open
 
     try:
-        with safe_open(path, framework="pt") as file:
+        opened = safe_open(path, framework="pt")
+    except OSError as error:
+        raise error if str(path) in str(error) else OSError(f"{path} cannot be read: {error}") from error
+    except SafetensorError as error:
+        raise ValueError(f"{path} is damaged: not a whole safetensors file ({shown(str(error))}). {AGAIN}") from error
+    try:
+        with opened as file:
             yield file
     except SafetensorError as error:
         raise ValueError(f"{path} is damaged: not a whole safetensors file ({shown(str(error))}). {AGAIN}") from error

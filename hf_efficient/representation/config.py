@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 import os
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -22,7 +23,7 @@ from .config_checks import (
     check_steps,
 )
 from .config_files import CONFIG_NAME as CONFIG_NAME
-from .config_files import files_of, push, read, save, to_json
+from .config_files import files_of, push, read, replaced, save, to_json
 
 IMPORTANCES = ("auto", "cls", "received", "distinct", "norm")
 KERNELS = ("rbf", "cosine")
@@ -221,6 +222,10 @@ class TokenPrunerConfig:
         if target.is_file():
             raise ValueError(f"save_pretrained needs a folder, got the file {str(target)!r}.")
         save(target, self.to_dict(), self._weights())
+
+    def replaced(self, folder: Path) -> AbstractContextManager[dict[str, str]]:
+        """For who replaces it together with other files: name and content of the config, to be written in the block."""
+        return replaced(folder, self.to_dict(), self._weights())
 
     def _weights(self) -> bytes | None:
         return None if self.generator is None else self.generator.to_bytes()

@@ -6,11 +6,14 @@ import hashlib
 import json
 import os
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from ..files import clear_errors, find, locked, remove_file, write_bytes, write_text
-from ..reading import naming, read_json, shown
+from ..reading import naming, parse_object, read_json, shown
+from ..sparsity.unfinished import configs_inside, finish
 
 CONFIG_NAME, GENERATOR_NAME = "token_pruner_config.json", "generator.safetensors"
 _WEIGHTS = re.compile(r"generator(-[0-9a-f]{16})?\.safetensors")
@@ -48,6 +51,22 @@ def save(folder: Path, values: dict[str, Any], weights: bytes | None) -> None:
     """
     with clear_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
+    finish(folder)
+    with replaced(folder, values, weights) as files:
+        for name, text in files.items():
+            write_text(folder / name, text)
+
+
+@contextmanager
+def replaced(folder: Path, values: dict[str, Any], weights: bytes | None) -> Iterator[dict[str, str]]:
+    """Name and content of a config whose weights are there already, for the block to write, as a whole or with others.
+
+    What older ones need is there until the block has ended.
+
+    Raises:
+        BlockingIOError: another process is writing it.
+        OSError: no space is left, or no permission.
+    """
     with locked(folder / CONFIG_NAME):
         used = _weights_in_use(folder)
         name = GENERATOR_NAME
@@ -56,7 +75,7 @@ def save(folder: Path, values: dict[str, Any], weights: bytes | None) -> None:
         made = files_of(values, weights, name)
         if weights is not None and not _is(folder / name, weights):
             write_bytes(folder / name, weights)
-        write_text(folder / CONFIG_NAME, made[CONFIG_NAME].decode())
+        yield {CONFIG_NAME: made[CONFIG_NAME].decode()}
         for path in folder.iterdir():
             if path.name not in made and (path.name == used or _is_ours(path)):
                 remove_file(path)
@@ -102,7 +121,8 @@ def read(folder_or_id: str | os.PathLike[str], hub_kwargs: dict[str, Any]) -> tu
     """
     path = find(folder_or_id, CONFIG_NAME, "the folder was saved without a token pruner. Pass a TokenPrunerConfig, "
                 "or save the folder with one attached.", **hub_kwargs)  # fmt: skip
-    values = read_json(path)
+    inside = configs_inside(Path(path).parent).get(CONFIG_NAME)
+    values = read_json(path) if inside is None else parse_object(inside.encode(), path)
     if isinstance(values.get("generator"), dict):
         from .generator import TokenGenerator
 

@@ -11,8 +11,10 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 import zlib
 from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -22,13 +24,14 @@ from torch import Tensor, nn
 
 from ..files import clear_errors, find, locked, remove_file, scratch_folder, write_text, written_whole
 from ..reading import AGAIN, open_tensors, parse_json, shown, stored_in
-from ..representation.wrapped import pruner_below
+from ..representation.wrapped import pruner_below, unwrapped
 from . import places
-from .claims import SAVING, check_expansion, check_fit, check_layout, maker
+from .claims import check_expansion, check_fit, check_layout, maker
 from .compress import CompactLinear, compress
+from .unfinished import FILE_NAME, SAVING
 
-FILE_NAME = "model.sparse.safetensors"
 FORMAT = "hf_efficient.sparse.1"
+_SAME_SIZE = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
 def save_sparse(model: nn.Module, folder: str | os.PathLike[str]) -> Path:
@@ -40,31 +43,36 @@ def save_sparse(model: nn.Module, folder: str | os.PathLike[str]) -> Path:
     old model or the new one.
 
     Args:
-        model: plain model (merge adapters first); layers that `compress` replaced are stored like the others.
+        model: plain model (merge adapters first); layers that `compress` replaced are stored like the others, and of a
+            compiled or parallel model the one inside.
         folder: made if absent.
 
     Returns:
         The file.
 
     Raises:
-        ValueError: `model` is a PEFT model, or `folder` is a file.
+        ValueError: `model` has adapters, or weights that are not loaded or whose names cannot be stored; or `folder` is
+            a file.
         BlockingIOError: another process is saving into the folder.
         OSError: no space is left, or no permission; what was there is kept.
     """
-    if hasattr(model, "merge_and_unload"):
+    inside = unwrapped(model)
+    if hasattr(model, "merge_and_unload") or any(hasattr(module, "adapter_layer_names") for module in inside.modules()):
         raise ValueError("save_sparse takes a plain model; merge the adapter first: model = model.merge_and_unload().")
+    model = inside
     target = Path(folder)
     if target.is_file():
         raise ValueError(f"save_sparse needs a folder, got the file {str(target)!r}.")
     with clear_errors(target):
         target.mkdir(parents=True, exist_ok=True)
     tensors, layout = encode(dense_state_dict(model))
-    configs = _configs(model, target)
-    metadata = {"format": "pt", "sparse_format": FORMAT, "layout": json.dumps(layout, sort_keys=True), **configs}
-    marker = target / SAVING
-    with locked(target / FILE_NAME):
+    pruner, marker = pruner_below(model), target / SAVING
+    alone: AbstractContextManager[dict[str, str]] = nullcontext({})
+    with locked(target / FILE_NAME), alone if pruner is None else pruner.config.replaced(target) as configs:
+        configs = _configs(model, target) | configs
+        metadata = {"format": "pt", "sparse_format": FORMAT, "layout": json.dumps(layout, sort_keys=True), **configs}
         before = _stamp(target / FILE_NAME)
-        write_text(marker, "config.json may belong to other weights: use the one inside of these\n")
+        write_text(marker, "configs here may belong to other weights: use those inside of these\n")
         try:
             with written_whole(target / FILE_NAME) as draft:
                 save_file(tensors, draft, metadata=metadata)
@@ -75,9 +83,6 @@ def save_sparse(model: nn.Module, folder: str | os.PathLike[str]) -> Path:
                 remove_file(marker)
             raise
         remove_file(marker)
-    pruner = pruner_below(model)
-    if pruner is not None:
-        pruner.config.save_pretrained(target)
     return target / FILE_NAME
 
 
@@ -122,6 +127,8 @@ def load_sparse(
     """
     path = _locate(source, hub_kwargs)
     make = None if isinstance(model, nn.Module) else maker(path, model)
+    if isinstance(model, nn.Module) and any(tensor.is_meta for tensor in model.state_dict().values()):
+        raise ValueError("The model is on the device 'meta', where nothing can be loaded: pass its class instead.")
     owner: Any = model if make is None else make("meta")  # nothing is allocated before the file is known to fit
     shapes = {name: tensor.shape for name, tensor in dense_state_dict(owner).items()}
     state = read_sparse(path, shapes, type(owner).__name__, limited=make is not None)
@@ -153,6 +160,10 @@ def encode(state: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Any]]
     tensors: dict[str, Tensor] = {}
     layout: dict[str, Any] = {}
     for name, tensor in state.items():
+        if tensor.is_meta:
+            raise ValueError(f"{shown(name)} is not loaded (device 'meta'): load the model without offloading.")
+        if name == "__metadata__" or re.search(r":(bitmap|gaps|values)$", name):
+            raise ValueError(f"{shown(name)} is a name of the file's own; give that weight another one.")
         flat = tensor.cpu().contiguous().flatten()
         living = flat.ne(0)
         values = flat[living].clone()
@@ -233,7 +244,8 @@ def decode(tensors: dict[str, Tensor], layout: dict[str, Any]) -> dict[str, Tens
         living = (places.unpack if form == "bitmap" else places.from_gaps)(stored[0], n)
         if int(living.sum()) != values.numel():
             raise ValueError(f"{shown(name)} has {values.numel()} values for {int(living.sum())} living places")
-        state[name] = torch.zeros(n, dtype=values.dtype).masked_scatter_(living, values).view(shape)
+        raw = values.view(_SAME_SIZE[values.itemsize])  # not every dtype can be scattered
+        state[name] = torch.zeros(n, dtype=raw.dtype).masked_scatter_(living, raw).view(values.dtype).view(shape)
     return state
 
 

@@ -13,8 +13,8 @@ import torch
 from torch import nn
 
 from ..reading import AGAIN, Fields, Stored, is_whole, open_tensors, parse_json, read_json, shown, told_of
+from .unfinished import configs_inside
 
-SAVING = ".model.sparse.safetensors.saving"  # beside weights whose config.json is not there yet
 FREE, EXPANSION = 2**28, 256  # numbers that any file may stand for, and so many for each of its bytes
 LARGEST_CONFIG, MOST_LAYERS, MOST_LABELS = 1 << 24, 1024, 1 << 17
 
@@ -113,11 +113,10 @@ def maker(path: Path, cls: type[Any] | None) -> Callable[..., nn.Module]:
     """
     import transformers
 
-    file, inside = path.parent / "config.json", None
+    file = path.parent / "config.json"
+    inside = configs_inside(path.parent).get("config.json")
     with open_tensors(path) as tensors:
         most = max(MOST_LAYERS, len(tensors.keys()))
-        if (path.parent / SAVING).exists():  # a kill between weights and config: that beside may be another's
-            inside = (tensors.metadata() or {}).get("config.json")
     if inside is None and not file.is_file():
         raise FileNotFoundError(
             f"No config.json in {str(path.parent)!r}: pass the module itself, load_sparse(source, model)."

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from peft import get_peft_model
+from peft import LoraConfig, get_peft_model
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import nn
@@ -226,3 +226,42 @@ def test_no_file_makes_more_than_the_model_or_its_own_length_allows(tmp_path: Pa
     zeros = nn.Linear(2000, 500)
     nn.init.zeros_(zeros.weight)  # an honest model may be nothing but zeros
     assert torch.equal(load_sparse(save_sparse(zeros, tmp_path / "z"), nn.Linear(2000, 500)).weight, zeros.weight)
+
+
+@pytest.mark.parametrize("dtype", [torch.float8_e4m3fn, torch.float8_e5m2, torch.complex64, torch.uint16, torch.bool])
+def test_dtypes_that_torch_cannot_scatter_come_back(dtype: torch.dtype, tmp_path: Path) -> None:
+    module, again = nn.Module(), nn.Module()
+    module.register_buffer("w", (torch.arange(400) % 40 == 3).to(dtype))
+    again.register_buffer("w", torch.zeros(400).to(dtype))
+    save_sparse(module, tmp_path)
+    assert torch.equal(load_sparse(tmp_path, again).w.view(torch.uint8), module.w.view(torch.uint8))
+
+
+@pytest.mark.parametrize("name", ["w:values", "w:bitmap", "w:gaps", "__metadata__"])
+def test_names_of_the_files_own_are_refused(name: str, tmp_path: Path) -> None:
+    module = nn.Module()
+    module.register_buffer("w", torch.arange(400) % 40 == 3)
+    module.register_buffer(name, torch.ones(50, dtype=torch.uint8))
+    with pytest.raises(ValueError, match="name of the file's own"):
+        save_sparse(module, tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_wrapped_models_are_saved_as_what_is_inside(tmp_path: Path) -> None:
+    model = sparse_llama()
+    for name, wrapped in (("compiled", torch.compile(model)), ("parallel", nn.DataParallel(model))):
+        save_sparse(wrapped, tmp_path / name)
+        assert torch.equal(logits(load_sparse(tmp_path / name)), logits(model))
+    assert model.config.architectures == ["LlamaForCausalLM"]
+
+
+def test_adapters_inside_and_weights_that_are_not_loaded_are_refused(tmp_path: Path) -> None:
+    model = llama()
+    model.add_adapter(LoraConfig(target_modules=["q_proj"]))
+    with pytest.raises(ValueError, match="merge the adapter first"):
+        save_sparse(model, tmp_path)
+    with pytest.raises(ValueError, match=r"'weight' is not loaded \(device 'meta'\)"):
+        save_sparse(nn.Linear(4, 4, device="meta"), tmp_path)
+    save_sparse(nn.Linear(4, 4), tmp_path)
+    with pytest.raises(ValueError, match="The model is on the device 'meta'"):
+        load_sparse(tmp_path, nn.Linear(4, 4, device="meta"))

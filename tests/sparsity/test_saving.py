@@ -6,13 +6,17 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import nn
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from hf_efficient import load_sparse, save_sparse
+from hf_efficient import TokenPrunerConfig, load_sparse, save_sparse
 from hf_efficient.files import locked
+from hf_efficient.representation.generator import TokenGenerator
 from hf_efficient.sparsity.checkpoint import FILE_NAME
+from hf_efficient.sparsity.unfinished import SAVING
 from tests.files.disks import no_room, small_disk
-from tests.files.kills import killed_before
+from tests.files.kills import changes, killed_before
+from tests.tiny import pruned
 
 
 def model(number: int) -> LlamaForCausalLM:
@@ -51,6 +55,60 @@ def check_kill(folder: Path, step: int) -> bool:
 def test_a_kill_before_any_step_leaves_the_old_model_or_the_new(tmp_path: Path) -> None:
     step = 0
     while check_kill(tmp_path / str(step), step):
+        step += 1
+    assert step > 20
+
+
+def with_pruner(number: int) -> nn.Module:
+    """A model with a pruner that has a generator; the weights of each, and the pruner's config, say which."""
+    made, _ = pruned("llava", method="itg", budget=number, generator=generator(number))
+    for parameter in made.model.language_model.parameters():
+        parameter.data.fill_(number)
+    return made
+
+
+def generator(number: int) -> TokenGenerator:
+    torch.manual_seed(number)
+    made = TokenGenerator(32, 8, 1, 2)
+    torch.nn.init.normal_(made.up.weight)
+    return made
+
+
+def number_with_pruner(folder: Path) -> int:
+    """Which model is there; fails for one with the pruner of another."""
+    found = load_sparse(folder)
+    pruner = TokenPrunerConfig.from_pretrained(folder)
+    number = int(pruner.budget)
+    assert all(bool((p == number).all()) for p in found.model.language_model.parameters())
+    assert pruner.generator is not None
+    assert torch.equal(pruner.generator.up.weight, generator(number).up.weight)
+    return number
+
+
+def check_kill_with_pruner(folder: Path, step: int) -> bool:
+    save_sparse(with_pruner(1), folder)
+    killed = killed_before(step, partial(save_sparse, with_pruner(2), folder))
+    number = number_with_pruner(folder)
+    assert number in (1, 2)
+    TokenPrunerConfig(method="itg", budget=7).save_pretrained(folder)  # alone, it is what is read from then on
+    assert TokenPrunerConfig.from_pretrained(folder).budget == 7
+    assert not (folder / SAVING).exists()
+    save_sparse(with_pruner(3), folder)
+    assert number_with_pruner(folder) == 3
+    return killed
+
+
+def test_the_pruner_of_a_model_is_replaced_with_it(tmp_path: Path) -> None:
+    save_sparse(with_pruner(1), tmp_path / "first")
+    total = changes(partial(save_sparse, with_pruner(2), tmp_path / "first"))
+    for step in range(total - 24, total, 6):  # one file after the other gets its name
+        assert check_kill_with_pruner(tmp_path / str(step), step)
+
+
+@pytest.mark.slow
+def test_a_kill_before_any_step_leaves_a_model_and_its_pruner(tmp_path: Path) -> None:
+    step = 0
+    while check_kill_with_pruner(tmp_path / str(step), step):
         step += 1
     assert step > 20
 

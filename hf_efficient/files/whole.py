@@ -18,7 +18,8 @@ _FULL = (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC), errno.EFBIG)
 # what libraries say of a full disk that do not pass its number on: safetensors, torch.save, numpy
 _FULL_WORDS = re.compile(
     r"No space left on device|File too large|Disk quota exceeded|os error (28|27|122)\b"
-    r"|enforce fail at inline_container.*unexpected pos|PytorchStreamWriter failed|\d+ requested and \d+ written"
+    r"|enforce fail at inline_container.*unexpected pos|PytorchStreamWriter failed|basic_ios::clear: iostream error"
+    r"|\d+ requested and \d+ written"
 )
 
 

@@ -15,7 +15,7 @@ from .. import optimizer_state
 from . import places as bits
 from .attendance import warn_of_no_exchange
 from .ranks import compare_masks, refuse_shards
-from .remembered import check_state
+from .remembered import check_state, fingerprint
 from .topology import Topology
 from .topology.topology import by_part
 from .weight import SparseWeight
@@ -264,6 +264,8 @@ class SparseTraining:
             self._agree()
 
     def _agree(self) -> None:
+        """All ranks have the same places, and so shall have who brings model and optimizer back."""
+        self.state["places"] = {name: fingerprint(weight.indices) for name, weight in self.weights.items()}
         if self.ranks > 1:
             compare_masks(self.weights, self.steps)
 

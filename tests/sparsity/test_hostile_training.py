@@ -91,6 +91,8 @@ STATES: dict[str, Any] = {
     "dormant as whole numbers": memory("dormant", lambda t: t.int()),
     "learned too many": memory("learned", lambda t: torch.cat([t, t])),
     "learned as text": memory("learned", lambda t: "x"),
+    "places as text": lambda s: s.update(places="x"),
+    "other places": lambda s: s["places"].update({LAYER: "x"}),
     "levels too few": memory("levels", lambda t: t[:3]),
     "no levels": lambda s: s["memory"][LAYER].pop("levels"),
 }
@@ -123,3 +125,18 @@ def test_other_topologies_do_not_read_what_bidst_left_but_bidst_needs_its_own(
     assert resumed(checkpoint, state, **settings).steps == 12
     with pytest.raises(ValueError, match=r"candidates"):
         resumed(checkpoint, state)
+
+
+@pytest.mark.parametrize("topology", ["rigl", "bidst"])
+def test_a_model_of_another_moment_than_the_optimizer_is_refused(topology: str) -> None:
+    """What a kill between the two files of a checkpoint leaves where an older one of the same name was."""
+    model, optimizer = training(topology=topology)
+    train_sparsely(model.train(), optimizer, 40)
+    steps(model, optimizer, 2)
+    early = copy.deepcopy(model.state_dict())
+    steps(model, optimizer, 4)
+    late = {"model": copy.deepcopy(model.state_dict()), "optimizer": copy.deepcopy(optimizer.state_dict())}
+    state = late["optimizer"]["param_groups"][0]["sparsity"]
+    assert resumed(late, state, topology=topology).steps == 12
+    with pytest.raises(ValueError, match="other weights live in the model than when it was saved"):
+        resumed({**late, "model": early}, state, topology=topology)

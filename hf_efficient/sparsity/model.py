@@ -18,7 +18,7 @@ from .attendance import Attendance
 from .config import BiDSTConfig
 from .experts import Experts
 from .layer import BiDSTLayer, Linear
-from .targets import check_layer, inside_wrapper, matrices_of, resolve_targets, targets, tensors_of
+from .targets import check_layer, check_unshared, inside_wrapper, matrices_of, resolve_targets, targets, tensors_of
 from .weight import check_places
 
 with extra("sparsity"):
@@ -61,6 +61,7 @@ class BiDSTModel(BaseTuner):
             check_layer(key, module, modules.get(key.rpartition(".")[0]))
         tensors = {place: t for key, module in targeted.items() for place, t in tensors_of(key, module).items()}
         weights = {place: weight for place, (_, weight) in tensors.items()}
+        check_unshared(self.model, weights.keys(), weights.values())
         check_counts(config.counts, {key: weight.numel() for key, weight in weights.items()})
         saved = {key: config.counts.get(key, 0) for key in weights}
         known = all(saved.values())

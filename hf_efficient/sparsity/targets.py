@@ -151,6 +151,24 @@ def check_layer(key: str, module: nn.Module, parent: nn.Module | None) -> None:
         )
 
 
+def check_unshared(model: nn.Module, places: Iterable[str], tensors: Iterable[Tensor]) -> None:
+    """Refuse layers whose weight is another layer's as well: that one would stay dense, and change when they merge.
+
+    Raises:
+        ValueError: a weight has two names.
+    """
+    names: dict[int, list[str]] = {}
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        names.setdefault(id(parameter), []).append(name)
+    for place, tensor in zip(places, tensors, strict=True):
+        if len(names.get(id(tensor), ())) > 1:
+            raise ValueError(
+                f"The weight of {place!r} is shared: it is {' and '.join(map(repr, names[id(tensor)]))}, and a sparse "
+                f"layer would not be. Leave it out, exclude_modules=[{place!r}], or give each a weight of its own "
+                "(tie_word_embeddings=False)."
+            )
+
+
 def _warn_of_what_is_left_out(
     asked: str | None, wanted: Iterable[str], modules: Mapping[str, nn.Module], model: nn.Module
 ) -> None:

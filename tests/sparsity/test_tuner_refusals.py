@@ -117,3 +117,22 @@ def test_settings_that_are_read_are_taken() -> None:
     BiDSTConfig(topology="static", init="snip", init_steps=3, distribution="global")
     BiDSTConfig(topology="static", update_interval=10, counts={"fc": 3})
     assert SPARSITY.names == tuple(TOPOLOGIES)
+
+
+class Shares(nn.Module):
+    """Two names of one layer, or two layers of one weight."""
+
+    def __init__(self, layer: bool) -> None:
+        super().__init__()
+        self.first, self.second = nn.Linear(16, 16), nn.Linear(16, 16)
+        if layer:
+            self.second = self.first
+        else:
+            self.second.weight = self.first.weight
+
+
+@pytest.mark.parametrize("model", [Shares(True), Shares(False)])
+@pytest.mark.parametrize("targets", [["first"], ["second"], ["first", "second"]])
+def test_a_weight_that_is_another_layers_as_well_is_refused(model: nn.Module, targets: list[str]) -> None:
+    with pytest.raises(ValueError, match=r"is shared: it is 'first\.weight' and 'second\.weight'|{'second'} not found"):
+        get_peft_model(model, BiDSTConfig(sparsity=0.5, target_modules=targets, train_others=False))

@@ -152,7 +152,8 @@ class SparsityCallback(TrainerCallback):
     """Lets the HF Trainer train a BiDST model. Every Trainer that is made after such a model has one by itself.
 
     Everything is read from the model's config. Weights move in `on_optimizer_step`, while gradients are still there;
-    metrics are added to every log entry. A checkpoint of the Trainer resumes bit for bit.
+    metrics are added to every log entry. A checkpoint of the Trainer resumes bit for bit; one that was not finished, or
+    whose model and optimizer are of different moments, raises (`BiDSTTrainer` goes back to the last whole one).
 
     Args:
         adapter_name: of the adapter that trains, where it is not the active one: `callbacks=[SparsityCallback("b")]`.

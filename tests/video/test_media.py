@@ -129,7 +129,7 @@ def test_sound_that_the_container_cannot_hold_is_said(tmp_path: Path) -> None:
     assert not (tmp_path / "b.mp4").exists()
     assert packets(rewrite(source, tmp_path / "b.mkv"), "audio") != []
     no_mkv = tmp_path / "a.wmv"
-    made = ["ffmpeg", "-v", "error", "-i", source, "-c:v", "wmv2", "-c:a", "wmav2", "-ar", "44100", no_mkv]
+    made: list[Any] = ["ffmpeg", "-v", "error", "-i", source, "-c:v", "wmv2", "-c:a", "wmav2", "-ar", "44100", no_mkv]
     subprocess.run(made, check=True)
     with pytest.raises(MediaError, match=r"audio \(wmav2\): convert it first \(ffmpeg"):  # .mp4 cannot hold it either
         rewrite(no_mkv, tmp_path / "b.mkv")

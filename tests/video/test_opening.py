@@ -186,13 +186,14 @@ def test_a_header_at_odds_with_itself_is_not_believed(tmp_path: Path) -> None:
     late = [90_000_000 + 40 * t for t in range(10)]
     path = make_clip(tmp_path / "late.mkv", pictures(10, 64, 48), time_base=Fraction(1, 1000), pts=late)
     info = probe(path)  # FFmpeg counts its length from 0
-    assert (info.frames, info.rate) == (10, 25)
+    assert (info.frames, float(info.rate)) == (10, 25)
     assert info.seconds == pytest.approx(0.4)
     path = tmp_path / "a.dv"  # FFmpeg gives its time base as its rate
     make = ["ffmpeg", "-v", "error", "-f", "lavfi", "-i", "testsrc2=size=720x576:rate=25:duration=0.2"]
     subprocess.run([*make, "-pix_fmt", "yuv420p", "-c:v", "dvvideo", str(path)], check=True)
     info = probe(path, interlaced="keep")
-    assert (info.frames, info.rate, info.seconds) == (5, 25, pytest.approx(0.2))
+    assert (info.frames, float(info.rate)) == (5, 25)
+    assert info.seconds == pytest.approx(0.2)
 
 
 @pytest.mark.parametrize("suffix", ["mp4", "mkv", "avi", "ts", "gif", "png", "h264"])

@@ -70,6 +70,18 @@ def test_batch_norm_counts_one_pass_a_step(cls: Any) -> None:
     assert net[1].track_running_stats
 
 
+@pytest.mark.filterwarnings("ignore:Using `torch.compile")  # torch says it wherever a hook is
+@pytest.mark.parametrize("cls", CLASSES)
+def test_batch_norm_of_a_compiled_model_counts_one_pass_a_step(cls: Any) -> None:
+    net = network(batch_norm=True)
+    opt = cls(net.parameters(), torch.optim.SGD, lr=0.1, momentum=0.9)
+    compiled: Any = torch.compile(net, backend="eager")
+    for number in range(3):
+        step(compiled, opt, number)
+    assert net[1].num_batches_tracked == 3
+    assert net[1].track_running_stats
+
+
 def test_recalibrated_statistics_are_the_means_over_the_batches() -> None:
     net = network(batch_norm=True)
     opt = S2SAM(net.parameters(), torch.optim.SGD, rho=2.0, lr=0.1)

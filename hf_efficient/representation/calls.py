@@ -18,11 +18,10 @@ from torch import Tensor
 
 from .inputs import Prompt
 from .kept import KeptUnit
-from .layer_pruning import Drops
+from .layer_pruning import Drops, picked
 
 #: the argument by which generate() hands its `Call` to its calls of forward
 ARGUMENT = "token_pruner_call"
-ON_CACHE = "_token_pruner_call"
 
 
 class Call:
@@ -53,6 +52,14 @@ class Call:
         after.log_mass, after.shift, after.drops = self.log_mass, self.shift, self.drops
         return after
 
+    def picked(self, indices: Tensor, rows: int) -> Call:
+        """A call that goes on with some of the rows that this one stands at, of which there are `rows`."""
+        after = Call()
+        after.log_mass = None if self.log_mass is None else picked(self.log_mass, indices, rows)
+        after.shift = None if self.shift is None else picked(self.shift, indices, rows)
+        after.drops = None if self.drops is None else self.drops.picked(indices, rows)
+        return after
+
 
 _UNDER_WAY: ContextVar[tuple[Any, Call] | None] = ContextVar("token_pruner_call", default=None)
 
@@ -78,20 +85,6 @@ def log_mass_under_way() -> Tensor | None:
     """Sizes of the tokens of the call under way in this thread, for those who make masks."""
     found = _UNDER_WAY.get()
     return None if found is None else found[1].log_mass
-
-
-def call_of(cache: Any) -> Call | None:
-    """The call whose tokens a cache holds; None of an empty cache, and of one that no pruned model has filled."""
-    if cache is None or not int(cache.get_seq_length()):
-        return None
-    found: Call | None = getattr(cache, ON_CACHE, None)
-    return found
-
-
-def keep_on(cache: Any, call: Call) -> None:
-    """Let a cache tell what it holds."""
-    if cache is not None:
-        setattr(cache, ON_CACHE, call)
 
 
 class Latest:

@@ -10,6 +10,7 @@ Public FastV code keeps the attention map of a whole layer for its scores; here 
 
 from __future__ import annotations
 
+import copy
 import functools
 from collections.abc import Callable
 from typing import Any
@@ -92,6 +93,40 @@ class Drops:
         columns, counts = self.kept[stage]
         more = torch.arange(length, total, device=columns.device).expand(len(columns), -1)
         return torch.cat([columns, more], 1), torch.cat([counts, torch.ones_like(more, dtype=torch.bool)], 1)
+
+    def picked(self, indices: Tensor, rows: int) -> Drops:
+        """Of some of the rows, of which there are `rows`."""
+        after = copy.copy(self)
+        after.scores = None
+        after.kept = {s: (picked(c, indices, rows), picked(n, indices, rows)) for s, (c, n) in self.kept.items()}
+        if self.visual is not None and self.last is not None:
+            after.visual, after.last = picked(self.visual, indices, rows), picked(self.last, indices, rows)
+        return after
+
+    def first(self, total: int) -> Drops:
+        """Of the first `total` columns.
+
+        Raises:
+            ValueError: the layers have not the same columns behind those.
+        """
+        if self.visual is None or total >= self.visual.shape[1]:
+            return self
+        after, gone = copy.copy(self), self.visual.shape[1] - total
+        whole = torch.arange(total, self.visual.shape[1], device=self.visual.device)
+        for stage, (columns, counts) in self.kept.items():
+            if columns.shape[1] < gone or not bool((columns[:, -gone:] == whole).all()):
+                raise ValueError(
+                    f"The cache cannot be cropped to {total} tokens: behind that, layers have dropped visual tokens "
+                    "(llm_layers). Crop to what lies behind the pictures, or read the prompt anew."
+                )
+            after.kept = {**after.kept, stage: (columns[:, :-gone], counts[:, :-gone])}
+        after.visual = self.visual[:, :total]
+        return after
+
+
+def picked(values: Tensor, indices: Tensor, rows: int) -> Tensor:
+    """Some of `rows` rows of values (b, ...); b may be a divisor of `rows`, as beams of one prompt stand together."""
+    return values.repeat_interleave(rows // len(values), dim=0)[indices.to(values.device)]
 
 
 class LayerPruning:

@@ -12,7 +12,8 @@ from torch import Tensor
 from transformers import Cache, GenerationMixin
 
 from .attached import Attached, Saved
-from .calls import ARGUMENT, Call, call_of, current, keep_on, under_way
+from .caches import call_of, keep_on
+from .calls import ARGUMENT, Call, current, under_way
 from .config import TokenPrunerConfig
 from .families.family import PIXELS, Pictures
 from .inputs import MODALITIES, Prompt, pictures_of, restore

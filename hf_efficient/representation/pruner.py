@@ -78,8 +78,8 @@ class TokenPruner:
         prompt = Prompt.of(base, ids, mask)
         if self.size_aware:
             call.log_mass = log_masses(prompt, kept, past, call.log_mass)
-        if self.layers is None or (past and not kept):
-            return
+        if self.layers is None or (past and not (kept and bool(prompt.visual().any()))):
+            return  # or pictures of what is in the cache already, as a helper of assisted decoding is given them
         if past:
             raise ValueError("New pictures after a cache cannot be pruned in llm_layers. Pass the whole conversation.")
         call.drops = Drops(prompt.visual() if kept else None, prompt.mask)
@@ -111,7 +111,7 @@ class TokenPruner:
     def features(self, stock: Callable[..., Any], pictures: Pictures) -> Any:
         """As `encode`, as a part of the call that is under way in this thread, or as a call of its own."""
         call = current(pictures.base)
-        if call is not None:
+        if call is not None and not call.read:  # else its pictures are known: a callback of generate() asks
             return self.encode(stock, pictures, call)
         call = Call()
         output = self.encode(stock, pictures, call)

@@ -17,11 +17,11 @@ from importlib.machinery import ModuleSpec
 from types import ModuleType
 from typing import Any
 
-#: Module of a library -> ours that registers classes at it when it is imported.
+#: Module of a library -> ours that are imported after it: they register classes at it, or follow what it saves.
 AFTER = {
-    "peft": "hf_efficient.sparsity.model",
-    "transformers.models.auto.configuration_auto": "hf_efficient.video.configuration_stdo",
-    "transformers.models.auto.modeling_auto": "hf_efficient.video.modeling_stdo",
+    "peft": ("hf_efficient.sparsity.model", "hf_efficient.representation.after_peft"),
+    "transformers.models.auto.configuration_auto": ("hf_efficient.video.configuration_stdo",),
+    "transformers.models.auto.modeling_auto": ("hf_efficient.video.modeling_stdo",),
 }
 _PACKAGE = f"{__name__.partition('.')[0]}."
 _waiting: list[str] = []  # ours that are to be imported as soon as none of ours is half-way through
@@ -73,8 +73,7 @@ class _Followed(Loader):
             self.loader.exec_module(module)
         finally:
             _inside.depth -= 1
-        if module.__name__ in AFTER:
-            _waiting.append(AFTER[module.__name__])
+        _waiting.extend(AFTER.get(module.__name__, ()))
         _import_waiting()
 
 
@@ -82,7 +81,7 @@ def follow() -> None:
     """Register at the libraries that are there already, and at the others when they come."""
     if not any(isinstance(finder, _Follower) for finder in sys.meta_path):
         sys.meta_path.insert(0, _Follower())
-    _waiting.extend(ours for name, ours in AFTER.items() if name in sys.modules)
+    _waiting.extend(ours for name, those in AFTER.items() if name in sys.modules for ours in those)
     _import_waiting()
 
 

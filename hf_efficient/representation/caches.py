@@ -38,27 +38,31 @@ class Followed(Attached):
     layers: list[Any]
 
     def reorder_cache(self, beam_idx: Tensor) -> None:
-        rows, stock = self._rows(len(beam_idx)), super()
-        stock.reorder_cache(beam_idx)  # type: ignore[misc]
+        stock: Any = super()
+        rows = self._rows(len(beam_idx))
+        stock.reorder_cache(beam_idx)
         self._pick(beam_idx, rows)
 
     def batch_select_indices(self, indices: Tensor) -> None:
-        rows, stock = self._rows(len(indices)), super()
-        stock.batch_select_indices(indices)  # type: ignore[misc]
+        stock: Any = super()
+        rows = self._rows(len(indices))
+        stock.batch_select_indices(indices)
         self._pick(indices, rows)
 
     def batch_repeat_interleave(self, repeats: int) -> None:
-        rows, stock = self._rows(1), super()
-        stock.batch_repeat_interleave(repeats)  # type: ignore[misc]
+        stock: Any = super()
+        rows = self._rows(1)
+        stock.batch_repeat_interleave(repeats)
         self._pick(torch.arange(rows).repeat_interleave(repeats), rows)
 
     def crop(self, tokens_to_remove: int) -> None:
-        call, stock = getattr(self, ON_CACHE, None), super()
+        stock: Any = super()
+        call = getattr(self, ON_CACHE, None)
         if call is not None and call.drops is not None and tokens_to_remove < 0:
             call = call.going_on()
             call.drops = call.drops.first(int(self.get_seq_length()) + tokens_to_remove)  # type: ignore[attr-defined]
             setattr(self, ON_CACHE, call)
-        stock.crop(tokens_to_remove)  # type: ignore[misc]
+        stock.crop(tokens_to_remove)
 
     def _rows(self, otherwise: int) -> int:
         """Rows of the keys; a layer that keeps them in another form does not tell."""

@@ -218,12 +218,16 @@ import sys
 from tests.tiny import pruned
 model, processor = pruned("llava")
 assert "peft" not in sys.modules
-from peft import LoraConfig, get_peft_model
+from peft import LoraConfig, PromptTuningConfig, get_peft_model
+prompt = PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=2)  # which sets nothing on the model
+get_peft_model(model, prompt).save_pretrained({str(tmp_path / "prompt")!r})
+model, processor = pruned("llava")
 get_peft_model(model, LoraConfig(r=2, target_modules=["q_proj"])).save_pretrained({str(tmp_path / "adapter")!r})
 """
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert (tmp_path / "adapter" / CONFIG_FILE).is_file()
+    for folder in ("adapter", "prompt"):
+        assert (tmp_path / folder / CONFIG_FILE).is_file()
 
 
 @pytest.mark.slow

@@ -13,6 +13,7 @@ from transformers.utils import logging
 from .attached import Attached, attached_class
 from .config import TokenPrunerConfig
 from .families import family_of
+from .grouped import check_grouped
 from .inputs import MODALITIES
 from .placeholders import PlaceholderPruner, PrunedProcessor
 from .pruned_model import PrunedBase, PrunedGeneration
@@ -67,6 +68,7 @@ def attach_token_pruner(
             "measurements on LLaVA-1.5 this pair loses to the other two (docs/itg.md). Measure it, or use "
             "positions='auto'."
         )
+    check_grouped(config, model.config.model_type, family.grouped)
     family.source(base, "image", config.importance_source)  # raises if the encoder has no such importance
     before = vars(base).get("token_pruner")
     if before is not None:

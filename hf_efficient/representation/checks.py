@@ -5,7 +5,24 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from .config import TokenPrunerConfig
 from .selection.kernel import TokenKernel
+
+GROUPED = ("min_group_share", "merge_static")  # settings about the tiles or frames inside of a unit
+
+
+def asked_of_groups(config: TokenPrunerConfig) -> list[str]:
+    """The settings of `GROUPED` that are on."""
+    return [name for name in GROUPED if getattr(config, name)]
+
+
+def check_groups(config: TokenPrunerConfig, groups: Tensor | None) -> None:
+    """Raise where settings about groups have no groups to act on."""
+    for name in asked_of_groups(config) if groups is None else []:
+        raise ValueError(
+            f"{name}={getattr(config, name)} needs the `groups` argument, the tile or frame of every token; pass it, "
+            f"or set {name}=0.0."
+        )
 
 
 def check_shapes(

@@ -9,9 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .checks import asked_of_groups
 from .config import TokenPrunerConfig
 from .families.family import Family, Pictures, Unit
 from .generator import TokenGenerator
+from .grouped import warn_ungrouped
 from .kept import KeptUnit
 from .line_breaks import choose_with_breaks
 from .memory import memory_of
@@ -137,10 +139,14 @@ def choose(
     kept: list[Any] = [None] * len(units)
     for members in alike.values():
         unit = units[members[0]]
+        if budgets[members[0]] < unit.n:
+            warn_ungrouped(config, unit.groups, modality)
         stack = torch.stack([features[i].detach() for i in members])
         weights = None if scores is None else torch.stack([scores[i] for i in members]).to(stack.device)
         asked = None if query is None else query[members].to(stack.device)
         exact = replace(config, budget=budgets[members[0]], generator=None)  # which has no part in the choice
+        if modality == "image":  # its tiles show different places
+            exact = replace(exact, merge_static=0.0)
         for i, one in zip(members, choose_alike(stack, unit, weights, asked, exact, modality), strict=True):
             kept[i] = replace(one, grid=units[i].grid)
     return kept
@@ -162,6 +168,8 @@ def choose_alike(
         ones = torch.ones(n, device=features.device)
         return [KeptUnit(modality, n, every, one, one, unit.grid, every, ones) for _ in features]
     groups = None if unit.groups is None else unit.groups.to(features.device)
+    if groups is None and asked_of_groups(config):
+        groups = torch.zeros(n, dtype=torch.long, device=features.device)  # all are of one
     if unit.newline is not None:
         return choose_with_breaks(features, unit, scores, query, groups, config, modality)
     reduced = reduce_tokens(features, config, scores, query, groups)

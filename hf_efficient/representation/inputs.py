@@ -20,6 +20,7 @@ from .config import TokenPrunerConfig
 from .families import family_of
 from .families.family import PIXELS, Family, Pictures, Unit
 from .features import encode
+from .grouped import check_grouped
 from .kept import KeptUnit
 from .rope import rope_index, text_positions
 from .wrapped import unwrapped
@@ -220,11 +221,13 @@ def prune_inputs(model: Any, inputs: Any, config: TokenPrunerConfig) -> dict[str
     base, family = model.base_model, family_of(model)
     if hasattr(base, "token_pruner"):
         raise ValueError("The model has a token pruner attached and prunes by itself; detach it, or call it directly.")
-    if config.size_aware:
-        raise ValueError(
-            "size_aware=True changes the model's attention, not its inputs alone: use attach_token_pruner(model, "
-            "processor, config), or set size_aware=False."
-        )
+    for name in ("size_aware", "llm_layers"):
+        if value := getattr(config, name):
+            raise ValueError(
+                f"{name}={value} changes the model, not its inputs alone: use attach_token_pruner(model, processor, "
+                f"config), or leave {name} out."
+            )
+    check_grouped(config, model.config.model_type, family.grouped)
     keeps = keeps_positions(family, config)
     inputs = {k: v for k, v in inputs.items() if v is not None}
     prompt = Prompt.of(base, inputs["input_ids"], inputs.get("attention_mask"))

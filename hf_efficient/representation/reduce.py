@@ -10,7 +10,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from .checks import check_features, check_shapes, check_values
+from .checks import check_features, check_groups, check_shapes, check_values
 from .config import TokenPrunerConfig
 from .importance import coverage_weights, distinctiveness, norms, relevance, shares
 from .selection import GENERATORS, SELECTORS, id_pruner
@@ -98,7 +98,8 @@ def reduce_tokens(
         config: method, budget and their settings.
         importance: (B, N) >= 0, or None to compute what `config.importance` says.
         query: (B, T, D) question tokens in the space of the features, needed if `config.question_weight` > 0.
-        groups: (N,) or (B, N) long or None: tile or frame of every token, for `config.min_group_share`.
+        groups: (N,) or (B, N) long: tile or frame of every token, needed if `config.min_group_share` or
+            `config.merge_static` > 0.
         valid: (B, N) bool or None: tokens that may be kept (False: padding, line breaks).
 
     Returns:
@@ -189,6 +190,7 @@ def _choose(
     in_order: bool = True,
 ) -> _Choice:
     """Checks, importance, selection: in float32 and outside of autocast. `in_order`: also if all tokens are kept."""
+    check_groups(config, groups)
     groups = check_shapes(features, importance, query, groups, valid)
     k = config.tokens_to_keep(features.shape[1])
     with torch.autocast(features.device.type, enabled=False):

@@ -72,6 +72,8 @@ class Family:
     mrope = False
     #: position id that the stock forward gives to the first token
     first_position = 0
+    #: settings about tiles or frames inside of a unit that can act: those of `GROUPED`, where units hold several
+    grouped: tuple[str, ...] = ()
 
     # the model
 

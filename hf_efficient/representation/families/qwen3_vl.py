@@ -12,6 +12,7 @@ class Qwen3VL(Qwen2VL):
     """The frames of a video stand apart in the prompt, with a time stamp before each."""
 
     processor = "Qwen3VLProcessor"
+    grouped = ()
 
     def units(self, pictures: Pictures) -> list[Unit]:
         if pictures.modality == "image":

@@ -7,7 +7,7 @@ deleted or replaced that is not known to be ours. Importing it costs nothing.
 """
 
 from .contents import Contents, foreign
-from .finding import find
+from .finding import find, is_local
 from .folders import (
     check_ours,
     delete_folder,
@@ -50,6 +50,7 @@ __all__ = [
     "foreign",
     "full_disk",
     "is_draft",
+    "is_local",
     "is_vacant",
     "locked",
     "recover",

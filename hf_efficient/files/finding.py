@@ -14,9 +14,9 @@ def find(folder_or_id: str | os.PathLike[str], name: str, missing: str, **hub_kw
         hub_kwargs: passed to `huggingface_hub.hf_hub_download`; `subfolder` holds for a local folder too.
 
     Raises:
-        FileNotFoundError: the local folder has no such file.
+        FileNotFoundError: the local folder has no such file, or there is no such folder.
     """
-    if not os.path.isdir(folder_or_id):
+    if not is_local(folder_or_id):
         from huggingface_hub import hf_hub_download
 
         return hf_hub_download(str(folder_or_id), name, **hub_kwargs)
@@ -25,3 +25,24 @@ def find(folder_or_id: str | os.PathLike[str], name: str, missing: str, **hub_kw
     if not os.path.isfile(path):
         raise FileNotFoundError(f"No {name} in {str(folder_or_id)!r}: {missing}")
     return path
+
+
+def is_local(folder_or_id: str | os.PathLike[str]) -> bool:
+    """Whether it names a folder that is here, else an id of the Hub.
+
+    Raises:
+        FileNotFoundError: it can be neither.
+    """
+    named = os.fspath(folder_or_id)
+    if os.path.isdir(named):
+        return True
+    if os.path.lexists(named):
+        raise FileNotFoundError(f"{named!r} is no folder: give the folder that holds it, or an id of the Hub.")
+    from huggingface_hub.utils import HFValidationError, validate_repo_id
+
+    try:
+        validate_repo_id(named)
+    except HFValidationError:  # as of every path that begins with . / or ~, or has several folders
+        home = " (~ is a shortcut of the shell alone: write the whole path)" if named.startswith("~") else ""
+        raise FileNotFoundError(f"{named!r} is missing: there is no such folder{home}.") from None
+    return False

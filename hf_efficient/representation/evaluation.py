@@ -16,6 +16,7 @@ from PIL import Image
 from torch import Tensor
 
 from ..extras import extra
+from ..files import is_local
 from ..reading import Fields, parse_json
 
 if TYPE_CHECKING:
@@ -37,7 +38,7 @@ def load_vlm(model_id: str | os.PathLike[str] = TINY_VLM) -> tuple[Any, Any]:
     from transformers.utils import logging
 
     folder = Path(model_id)
-    if not folder.exists() and (folder.is_absolute() or len(folder.parts) != 2):  # no name of a model on the Hub
+    if not is_local(model_id) and len(folder.parts) != 2:  # on the Hub it has an owner
         raise FileNotFoundError(f"{str(model_id)!r} is missing: there is no such folder.")
     if folder.is_dir() and not (folder / "config.json").is_file():
         raise FileNotFoundError(f"No config.json in {str(model_id)!r}; expected a folder saved by save_pretrained.")

@@ -6,6 +6,7 @@ import os
 from typing import Any
 
 from ..extras import extra
+from ..files import is_local
 from .attach import attach_token_pruner
 from .config import TokenPrunerConfig
 
@@ -30,12 +31,13 @@ def load_token_pruned(
         processor saved with it, or else the base model's.
 
     Raises:
-        FileNotFoundError: no config is given and none was saved.
+        FileNotFoundError: there is no such folder, or no config is given and none was saved.
         ValueError: as `attach_token_pruner`, or an adapter that does not say what it was made for.
     """
     from transformers import AutoModelForImageTextToText, AutoProcessor
     from transformers.utils import find_adapter_config_file
 
+    is_local(folder_or_id)  # raises if it is neither here nor on the Hub
     hub = {k: v for k, v in kwargs.items() if k in HUB_ARGUMENTS and v is not None}
     if find_adapter_config_file(os.fspath(folder_or_id), **hub) is not None:
         return _load_adapter(folder_or_id, config, hub, {k: v for k, v in kwargs.items() if k not in HUB_ARGUMENTS})

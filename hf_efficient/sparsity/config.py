@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ..extras import extra
+from ..files import is_local
 from ..methods import SPARSITY, check_settings
 from ..reading import Stored, is_number, naming, shown
 from .adapter_files import WEIGHTS_NAME, check_values, read_config, read_header
@@ -125,6 +126,7 @@ class BiDSTConfig(PeftConfig):
         Raises:
             ValueError: there is none, it is damaged or hostile, or the weights do not belong to it.
         """
+        is_local(pretrained_model_name_or_path)  # raises if it is neither here nor on the Hub
         folder = Path(pretrained_model_name_or_path, subfolder or "")
         with naming(folder / CONFIG_NAME):
             config: BiDSTConfig = super().from_pretrained(pretrained_model_name_or_path, subfolder, **kwargs)

@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from transformers import AutoModel, AutoModelForImageToImage, PreTrainedModel
 from transformers.modeling_outputs import ImageSuperResolutionOutput
 
+from hf_efficient.files import is_local
 from hf_efficient.reading import told_of
 from hf_efficient.video import routing
 from hf_efficient.video.configuration_stdo import STDOConfig
@@ -56,8 +57,9 @@ class STDOModel(PreTrainedModel):
 
         Raises:
             ValueError: they do not belong together, or one of them is damaged.
+            FileNotFoundError: there is no such folder.
         """
-        if pretrained_model_name_or_path is not None:
+        if pretrained_model_name_or_path is not None and is_local(pretrained_model_name_or_path):
             folder = Path(pretrained_model_name_or_path, kwargs.get("subfolder") or "")
             if (folder / CONFIG_NAME).is_file() and (folder / WEIGHTS_NAME).is_file():
                 check_weights(folder, load_config(folder))

@@ -16,7 +16,7 @@ from PIL import Image
 from transformers import PreTrainedModel  # noqa: F401  diffusers looks for the component's base class in this namespace
 
 from hf_efficient.extras import extra
-from hf_efficient.files import copy_file, folder_written_whole
+from hf_efficient.files import copy_file, folder_written_whole, is_local
 from hf_efficient.reading import read_json
 from hf_efficient.video.bundle import (
     BUNDLE,
@@ -89,9 +89,10 @@ class STDOPipeline(DiffusionPipeline):
 
         Raises:
             BundleError: the bundle is damaged or incomplete.
+            FileNotFoundError: there is no such folder.
         """
         folder, inside = os.fspath(pretrained_model_name_or_path), kwargs.pop("subfolder", None) or ""
-        if not os.path.isdir(folder):  # diffusers loads components of other libraries from folders alone
+        if not is_local(folder):  # diffusers loads components of other libraries from folders alone
             known = ("revision", "token", "cache_dir", "local_files_only", "force_download", "proxies")
             hub = {name: kwargs.pop(name) for name in known if name in kwargs}
             folder = snapshot_download(folder, allow_patterns=f"{inside}/*" if inside else None, **hub)

@@ -30,6 +30,13 @@ class _Parser(argparse.ArgumentParser):
         """One line, without the usage block."""
         self.exit(2, f"{self.prog}: error: {message} (see {self.prog} --help)\n")
 
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """Nothing is left over: what the command does not know, it says itself, and names its own help."""
+        known, unknown = super().parse_known_args(args, namespace)
+        if unknown:
+            self.error(f"unrecognized arguments: {' '.join(unknown)}")
+        return known, unknown
+
 
 def budget(text: str) -> int | float:
     """A number of tokens ("64") or a share of them ("0.25", "1.0")."""
@@ -102,7 +109,9 @@ def build_parser() -> argparse.ArgumentParser:
     demo.add_argument("--output", type=Path, default=Path("hf_efficient_demo"), help="folder of pictures and figures")
     demo.add_argument("--model", help="folder or Hub id of a model and its processor (default: the shipped one)")
     demo.add_argument("--data", type=Path, help="folder of pictures with metadata.jsonl (default: the shipped set)")
-    demo.add_argument("--budgets", type=budget, nargs="+", default=BUDGETS, metavar="BUDGET", help="tokens or shares")
+    demo.add_argument(
+        "--budgets", dest="budget", type=budget, nargs="+", default=BUDGETS, metavar="BUDGET", help="tokens or shares"
+    )
     demo.add_argument("--scenes", type=at_least_one, default=96, help="pictures to ask about (default: 96)")
     demo.add_argument("--draw", type=at_least_one, default=6, help="pictures to draw kept tokens on (default: 6)")
     demo.add_argument("--batch-size", type=at_least_one, default=32, help="prompts at once (default: 32)")

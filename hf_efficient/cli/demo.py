@@ -68,7 +68,7 @@ def run(arguments: argparse.Namespace) -> None:
         OSError: the model or the pictures cannot be loaded, or results not be written.
     """
     settings = pruner_settings(arguments)
-    pruners = [TokenPrunerConfig(**settings, budget=b) for b in arguments.budgets]  # type: ignore[arg-type]
+    pruners = [TokenPrunerConfig(**{**settings, "budget": b}) for b in arguments.budget]  # type: ignore[arg-type]
     configs: list[Config] = [None, *pruners]
     check_report(arguments.output, "results.json", [r"kept_tokens_\d+\.png"], "token_pruner")
     scenes = load_evaluation_set(arguments.data or EVALUATION_SET, limit=arguments.scenes)

@@ -21,7 +21,7 @@ def run(arguments: argparse.Namespace) -> None:
     """Run the chosen action; its errors are ValueError, OSError or ImportError and say what to change."""
     import torch
 
-    if arguments.threads:
+    if getattr(arguments, "threads", None):
         torch.set_num_threads(arguments.threads)
     actions = {"encode": encode, "decode": decode, "info": info, "evaluate": evaluate, "compare": compare}
     with warnings.catch_warnings():
@@ -40,7 +40,7 @@ def encode(arguments: argparse.Namespace) -> None:
     given = {f.name: getattr(arguments, f.name) for f in fields(FitSettings) if hasattr(arguments, f.name)}
     settings = FitSettings(**given)
     Work(arguments.bundle).check(arguments.source, arguments.overwrite)
-    if arguments.budget:
+    if arguments.budget is not None:
         settings = fit_budget(arguments.source, parse_rate(arguments.budget), given)
     bundle = fit_video(
         arguments.source, arguments.bundle, overwrite=arguments.overwrite, device=arguments.device, settings=settings
@@ -97,6 +97,7 @@ def info(arguments: argparse.Namespace) -> None:
 
 def evaluate(arguments: argparse.Namespace) -> None:
     """Quality of a bundle, as a table, and as JSON and PNG where a folder is given."""
+    from hf_efficient.video.bundle import Bundle
     from hf_efficient.video.evaluation import evaluate as measure
 
     if arguments.output:
@@ -107,9 +108,15 @@ def evaluate(arguments: argparse.Namespace) -> None:
             "frame_psnr",
             [arguments.bundle, arguments.source],
         )
+    Bundle.open(arguments.bundle).probe_source(arguments.source)
     with tqdm(desc="comparing", unit="frame") as bar:
         result = measure(
-            arguments.bundle, arguments.source, every=arguments.every, vmaf=arguments.vmaf, progress=bar.update
+            arguments.bundle,
+            arguments.source,
+            every=arguments.every,
+            vmaf=arguments.vmaf,
+            device=arguments.device,
+            progress=bar.update,
         )
     print(quality_table(result))
     if arguments.output:
@@ -160,10 +167,10 @@ def compare(arguments: argparse.Namespace) -> None:
     from hf_efficient.video.evaluation import evaluate as measure
     from hf_efficient.video.rate import encode_at_size
 
-    with tqdm(desc="comparing", unit="frame") as bar:
-        result = measure(arguments.bundle, arguments.source, progress=bar.update)
-    total = sum(result["bytes"].values())
     info = Bundle.open(arguments.bundle).probe_source(arguments.source)
+    with tqdm(desc="comparing", unit="frame") as bar:
+        result = measure(arguments.bundle, arguments.source, device=arguments.device, progress=bar.update)
+    total = sum(result["bytes"].values())
     rows = [("stdo", total, result["stdo"]["psnr"])]
     stream = next(size for name, size in result["bytes"].items() if name.startswith("low_resolution"))
     rows += [(f"stream, {name}", stream, result[name]["psnr"]) for name in ("bicubic", "lanczos")]

@@ -15,6 +15,13 @@ def at_least_one(text: str) -> int:
     return int(text)
 
 
+def threads(text: str) -> int:
+    """A whole number from 1 to 1024: a process cannot start any number."""
+    if not text.isdecimal() or not 1 <= int(text) <= 1024:
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number from 1 to 1024")
+    return int(text)
+
+
 def number_or_auto(text: str) -> int | str:
     """A whole number, or "auto"."""
     if text != "auto" and not text.isdecimal():
@@ -70,11 +77,12 @@ def add_stdo(commands: Any) -> None:
     compare = actions.add_parser("compare", help="a bundle against codecs of the same size")
     compare.add_argument("bundle", type=Path, help="folder")
     compare.add_argument("source", type=Path, help="the video it was made of")
-    compare.add_argument("--codecs", nargs="+", default=("libx264", "libx265", "libsvtav1"), help="of FFmpeg")
+    codecs = ("libx264", "libx265", "libsvtav1")
+    compare.add_argument("--codecs", nargs="+", default=codecs, choices=codecs, help="of FFmpeg (default: all)")
 
-    for action in (encode, decode, info, evaluate, compare):
+    for action in (encode, decode, evaluate, compare):
         action.add_argument("--device", default="auto" if action is encode else "cpu", help="cpu, cuda, ...")
-        action.add_argument("--threads", type=at_least_one, help="of torch")
+        action.add_argument("--threads", type=threads, help="of torch")
 
 
 def _add_settings(parser: argparse.ArgumentParser) -> None:

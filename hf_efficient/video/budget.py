@@ -45,7 +45,7 @@ def parse_rate(text: str) -> float:
     if found:
         value = float(found[1]) * UNITS[found[2].lower()] if found[1].count(".") < 2 and found[1] != "." else 0.0
     if value <= 0:
-        raise ValueError(f"budget {text!r} is not a bit rate; write 1.5Mbps, 800kbps or 250000.")
+        raise ValueError(f"budget={text!r} is not a bit rate; write 1.5Mbps, 800kbps or 250000.")
     return value
 
 

@@ -17,6 +17,8 @@ def find_device(name: str | torch.device) -> torch.device:
         return torch.device(torch.accelerator.current_accelerator(check_available=True) or "cpu")
     try:
         device = torch.device(name)
+        if device.type == "meta":
+            raise NotImplementedError("it holds no values")
         torch.empty(0, device=device)  # a driver is looked for when the first tensor is made
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         there = torch.accelerator.current_accelerator(check_available=True)

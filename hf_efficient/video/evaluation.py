@@ -98,6 +98,7 @@ def evaluate(
     *,
     every: int = 1,
     vmaf: bool = False,
+    device: str | torch.device = "cpu",
     progress: Callable[[int], object] | None = None,
 ) -> dict[str, Any]:
     """Compare what a bundle plays with its source.
@@ -107,6 +108,7 @@ def evaluate(
         source: the video it was made of.
         every: take each so-manieth frame.
         vmaf: also run VMAF, by the FFmpeg of the imageio-ffmpeg package, on the whole decoded video.
+        device: where the networks run.
         progress: called with 1 for each frame that is compared.
 
     Returns:
@@ -116,7 +118,7 @@ def evaluate(
     Raises:
         BundleError: the source is not the bundle's, or the bundle is damaged.
     """
-    player = Player(bundle)
+    player = Player(bundle, device)
     info, low = player.bundle.probe_source(source), player.bundle.low_resolution
     names = ("stdo", "bicubic", "lanczos")
     quality = {name: Quality() for name in names}

@@ -146,7 +146,7 @@ def test_choices_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
         ),
         ("stdo encode {tmp}/file {tmp}/b --budget 1Mbps --lr-quality 3", "--lr-quality 3: the budget chooses it"),
         ("stdo encode {tmp}/file {tmp}/b --device foo", "--device foo is not to be had here; there are 'cpu'"),
-        ("stdo info {tmp}/gone --threads 0", "'0' is no whole number >= 1"),
+        ("stdo evaluate {tmp}/gone {tmp}/file --threads 0", "'0' is no whole number from 1 to 1024"),
         ("stdo evaluate {tmp}/gone {tmp}/file --every=-1", "'-1' is no whole number >= 1"),
         ("stdo dance", "invalid choice: 'dance'"),
         ("stdo", "action"),

@@ -1,6 +1,7 @@
 """Mutants of files and of states, and the limits under which they are read."""
 
 import copy
+import functools
 import json
 import random
 import resource
@@ -271,6 +272,6 @@ def fuzzed_states(state: Any, load: Callable[[Any], Any], named: str, mutants: i
     expected, before = load(copy.deepcopy(state)), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     for number in range(mutants):
         changed = mutated_value(state, chance)
-        tried(lambda changed=changed: load(changed), expected, (named,), report, f"mutant {number}")
+        tried(functools.partial(load, changed), expected, (named,), report, f"mutant {number}")
     report.grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024
     return report

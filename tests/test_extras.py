@@ -94,7 +94,7 @@ def test_a_plot_says_what_it_needs(monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
 
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     with pytest.raises(ImportError, match=r"pip install 'hf-efficient\[plots\]'"):
-        plot_landscape({"a": [1.0, 2.0]}, [0.0, 1.0], tmp_path / "a.png")
+        plot_landscape({"a": {"loss": [1.0, 2.0]}}, [0.0, 1.0], str(tmp_path / "a.png"))
 
 
 def test_a_library_that_transformers_names_in_words_is_known() -> None:

@@ -60,7 +60,8 @@ class Format:
 def sparse_file(folder: Path) -> Callable[[], Any]:
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(24, 16), nn.Linear(16, 4))
-    model[0].weight.data.mul_(torch.rand(16, 24) < 0.1)
+    first: Any = model[0]
+    first.weight.data.mul_(torch.rand(16, 24) < 0.1)
     save_sparse(model, folder)
     return lambda: load_sparse(folder, nn.Sequential(nn.Linear(24, 16), nn.Linear(16, 4))).state_dict()
 
@@ -87,10 +88,10 @@ def pruner(folder: Path) -> Callable[[], Any]:
 
 
 def adapter(folder: Path) -> Callable[[], Any]:
-    settings = {"target_modules": ["hidden", "conv2"], "modules_to_save": ["fc"], "train_others": False}
+    settings: dict[str, Any] = {"target_modules": ["hidden", "conv2"], "modules_to_save": ["fc"], "train_others": False}
     model = get_peft_model(ConvNet(), BiDSTConfig(sparsity=0.8, **settings))
     disturb(model)
-    model.save_pretrained(folder)
+    model.save_pretrained(str(folder))
 
     def load() -> Any:
         config = BiDSTConfig.from_pretrained(str(folder))
@@ -182,7 +183,7 @@ def sam_arguments(folder: Path) -> Callable[[], Any]:
 def sam_memory(folder: Path) -> Callable[[], Any]:
     torch.manual_seed(0)
     net, arguments = nn.Sequential(nn.Linear(6, 5), nn.Linear(5, 2)), SAMArguments(method="looksam")
-    memory = {"across": {p: torch.randn(p.shape) for p in net.parameters()}}
+    memory: Any = {"across": {p: torch.randn(p.shape) for p in net.parameters()}}
     folder.mkdir()
     training_state.save(folder / "sam_memory.safetensors", net, memory, arguments)
 
@@ -249,7 +250,8 @@ def engine_state() -> tuple[Any, Callable[[Any], Any]]:
         return weights, torch.optim.AdamW([w.values for w in weights.values()], lr=0.01)
 
     def steps(weights: dict[str, Any], optimizer: torch.optim.Optimizer, count: int) -> dict[str, Any]:
-        topology = TOPOLOGIES["bidst"](100, interval=4, score_interval=2)
+        rule: Any = TOPOLOGIES["bidst"]
+        topology = rule(100, interval=4, score_interval=2)
         engine = SparseTraining(weights, optimizer, topology)
         for _ in range(count):
             sum((w.dense() - 1).square().sum() for w in weights.values()).backward()

@@ -11,7 +11,7 @@ from hf_efficient.representation import calls
 from hf_efficient.representation.families import towers
 from tests.tiny import FAMILIES, ROWS, generate, language_model, prompts, pruned, video_prompts
 
-SETTINGS = {
+SETTINGS: dict[str, dict[str, Any]] = {
     "llava": {"method": "itg", "llm_layers": [1], "llm_budget": 0.5},
     "qwen2_5_vl": {"method": "itg", "question_weight": 0.5, "importance": "received"},
     "llava_onevision": {"positions": "original"},

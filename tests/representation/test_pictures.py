@@ -5,6 +5,7 @@ import random
 import struct
 import zlib
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -43,7 +44,8 @@ def test_it_is_turned_as_the_camera_was_held(tmp_path: Path, turn: int, red: tup
     exif = Image.Exif()
     exif[274] = turn
     for name in ("a.png", "a.webp", "a.jpg"):
-        image.save(tmp_path / name, exif=exif, **({"quality": 95} if name == "a.jpg" else {}))
+        options: dict[str, Any] = {"quality": 95} if name == "a.jpg" else {}
+        image.save(tmp_path / name, exif=exif, **options)
         r, _, b = colour(tmp_path / name, red)
         assert r > 200, name
         assert b < 80, name

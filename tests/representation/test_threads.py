@@ -3,8 +3,9 @@
 The stock model runs through the same harness: what it cannot do, nobody can ask of a pruned one.
 """
 
+import functools
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
@@ -29,7 +30,7 @@ def same(found: Any, expected: Any) -> bool:
     return bool(found == expected)
 
 
-def faults(jobs: list[Job], calls: int, threads: int = 4) -> tuple[int, int]:
+def faults(jobs: Sequence[Job], calls: int, threads: int = 4) -> tuple[int, int]:
     """Calls that raised, and that answered otherwise than alone, of `calls` in `threads` threads at once."""
     expected = [job() for job in jobs]
     raised, wrong = [], []
@@ -145,7 +146,7 @@ def jobs_of(model: Any, processor: Any, name: str, ways: Any, shown: Any = SHOWN
     asked = [prompts(name, rows) for rows in shown]
     if FAMILIES[name].video and videos:
         asked.append(video_prompts(name, rows=1 if len(shown) < 3 else 2))
-    return [lambda w=way, a=arguments: w(model, processor, a) for way in ways for arguments in asked]
+    return [functools.partial(way, model, processor, arguments) for way in ways for arguments in asked]
 
 
 QUICK = [

@@ -1,6 +1,7 @@
 """A pruner on and below what others wrap around models: PEFT, data parallelism, torch.compile. It travels with them."""
 
 import copy
+import functools
 import json
 import pickle
 import subprocess
@@ -329,7 +330,7 @@ def test_replicas_as_data_parallel_makes_them_are_attached(name):
 
     one, two = replica(), replica()
     assert type(one) is type(model)
-    jobs = [lambda m=m: logits(m, inputs) for m in (one, two, model)]
+    jobs = [functools.partial(logits, m, inputs) for m in (one, two, model)]
     assert faults(jobs, calls=24) == (0, 0)
     assert torch.equal(logits(one, inputs), expected)
 

@@ -129,7 +129,7 @@ MATRICES = {
 
 def matrix_of(path: Path) -> tuple[int, ...]:
     with av.open(str(path)) as container:
-        frame = next(container.decode(video=0))
+        frame: Any = next(container.decode(video=0))
         data = {d.type.name: bytes(d) for d in frame.side_data}.get("DISPLAYMATRIX")
         return struct.unpack("=9i", data) if data else ()
 

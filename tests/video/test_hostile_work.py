@@ -50,7 +50,9 @@ ARRAYS: dict[str, Any] = {
 @pytest.mark.parametrize("content", ARRAYS.values(), ids=ARRAYS)
 def test_errors_and_patches_of_other_work_are_told(fit: Fit, content: Any) -> None:
     cells = fit.geometry.rows * fit.geometry.columns
-    for path, opened in ((fit.work / "errors.npy", lambda: fit.plan), (fit.work / "expert-0" / "lr.npy", None)):
+    openings: Any = {"errors.npy": lambda: fit.plan, "expert-0/lr.npy": lambda: fit.store("expert-0")}
+    for name, opened in openings.items():
+        path = fit.work / name
         good = path.read_bytes()
         try:
             if isinstance(content, bytes):
@@ -58,7 +60,7 @@ def test_errors_and_patches_of_other_work_are_told(fit: Fit, content: Any) -> No
             else:
                 np.save(path, content if content.shape[1] != 12 else np.tile(content[:, :1], cells))
             with limited_memory(2**28), pytest.raises(ValueError, match=path.name):
-                (opened or (lambda: fit.store("expert-0")))()
+                opened()
         finally:
             path.write_bytes(good)
     assert len(fit.store("expert-0")) > 0

@@ -99,7 +99,8 @@ def test_a_single_picture_is_a_video_of_one_frame(tmp_path: Path, name: str) -> 
 
     picture = Image.fromarray(pictures(1, 64, 48)[0])
     picture = {"grey.png": picture.convert("L"), "palette.png": picture.quantize(32)}.get(name, picture)
-    picture.save(tmp_path / name, **({"lossless": True} if name.endswith("webp") else {}))
+    options: dict[str, Any] = {"lossless": True} if name.endswith("webp") else {}
+    picture.save(tmp_path / name, **options)
     (tmp_path / "b1.jpg").write_text("not read")
     info = probe(tmp_path / name, alpha="drop")
     (frame,) = read_frames(tmp_path / name, info)
@@ -145,7 +146,11 @@ def test_vmaf_is_not_measured_against_a_playlist(tmp_path: Path, monkeypatch: py
     class Run:
         stderr = "VMAF score: 1.0"
 
-    monkeypatch.setattr(subprocess, "run", lambda command, **_: seen.append(command) or Run())
+    def run(command: list[str], **_: Any) -> Any:
+        seen.append(command)
+        return Run()
+
+    monkeypatch.setattr(subprocess, "run", run)
     monkeypatch.setattr("hf_efficient.video.evaluation.decode", lambda player, path, codec: path)
     player: Any = None
     vmaf_score(player, tmp_path / "source.mp4")
@@ -175,7 +180,7 @@ def test_what_the_header_does_not_say_is_measured(tmp_path: Path) -> None:
         assert container.duration is None
         assert container.streams.video[0].frames == 0
     info = probe(path)
-    assert (info.frames, info.rate) == (60, 25)
+    assert (info.frames, float(info.rate)) == (60, 25.0)
     assert info.seconds == pytest.approx(2.4)
     sparse = probe(without_length(tmp_path / "b.mkv", 4, pts=[0, 100, 5000, 9000]))
     assert sparse.frames == 4

@@ -22,7 +22,8 @@ ACT = {
 @pytest.mark.parametrize("name", FAMILIES)
 def test_what_can_never_act_is_refused(name: str, setting: str) -> None:
     model, processor = stock(name)
-    config = TokenPrunerConfig(**{setting: 0.5})
+    settings: dict[str, Any] = {setting: 0.5}
+    config = TokenPrunerConfig(**settings)
     if name in ACT[setting]:
         attach_token_pruner(model, processor, config)
         return
@@ -36,7 +37,8 @@ def test_what_can_never_act_is_refused(name: str, setting: str) -> None:
 @pytest.mark.parametrize("setting", list(ACT))
 @pytest.mark.parametrize("function", [reduce_tokens, select_order])
 def test_tokens_alone_need_their_groups(function: Any, setting: str) -> None:
-    x, config = torch.randn(1, 12, 4), TokenPrunerConfig(budget=4, **{setting: 0.5})
+    settings: dict[str, Any] = {setting: 0.5}
+    x, config = torch.randn(1, 12, 4), TokenPrunerConfig(budget=4, **settings)
     with pytest.raises(ValueError, match=f"{setting}=0.5 needs the `groups` argument"):
         function(x, config)
     function(x, config, groups=torch.arange(12) // 6)
@@ -55,7 +57,8 @@ def test_a_picture_without_groups_is_said_once_and_kept_as_without(
 ) -> None:
     type(logger).warning_once.cache_clear()  # type: ignore[attr-defined]
     kept = []
-    for settings in ({}, {setting: 0.5}):
+    both: list[dict[str, Any]] = [{}, {setting: 0.5}]
+    for settings in both:
         model, processor = pruned(name, budget=5, **settings)
         for _ in range(2):
             with torch.no_grad():

@@ -14,7 +14,7 @@ class LlavaNext(Family):
     """Anyres: how tiles become rows is asked of the stock model, by packing maps of our own in place of features."""
 
     processor = "LlavaNextProcessor"
-    grouped = ("min_group_share",)
+    grouped: tuple[str, ...] = ("min_group_share",)
 
     def units(self, pictures: Pictures) -> list[Unit]:
         rows, columns = self.patch_grid(pictures)

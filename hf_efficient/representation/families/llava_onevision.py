@@ -16,7 +16,7 @@ class LlavaOnevision(LlavaNext):
     """Anyres with at most `anyres_max_<m>` tiles' worth of tokens, beyond which the model resizes the feature map."""
 
     processor = "LlavaOnevisionProcessor"
-    grouped = ("min_group_share", "merge_static")
+    grouped: tuple[str, ...] = ("min_group_share", "merge_static")
 
     def units(self, pictures: Pictures) -> list[Unit]:
         if pictures.modality == "image":

@@ -17,7 +17,7 @@ class Qwen2VL(Family):
 
     processor = "Qwen2VLProcessor"
     mrope = True
-    grouped = ("min_group_share", "merge_static")
+    grouped: tuple[str, ...] = ("min_group_share", "merge_static")
 
     def tower(self, base: Any, modality: str) -> Any:
         return base.visual

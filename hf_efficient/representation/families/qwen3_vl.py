@@ -12,7 +12,7 @@ class Qwen3VL(Qwen2VL):
     """The frames of a video stand apart in the prompt, with a time stamp before each."""
 
     processor = "Qwen3VLProcessor"
-    grouped = ()
+    grouped: tuple[str, ...] = ()
 
     def units(self, pictures: Pictures) -> list[Unit]:
         if pictures.modality == "image":

@@ -6,7 +6,7 @@ import contextlib
 import os
 import statistics
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any
@@ -292,11 +292,5 @@ def pruned(model: Any, processor: Any, config: TokenPrunerConfig | None) -> cont
 
 def kv_cache_bytes(past_key_values: Any) -> int:
     """Bytes of the keys and values that a cache holds, over all layers and the whole batch."""
-    return sum(tensor.numel() * tensor.element_size() for tensor in _cache_tensors(past_key_values))
-
-
-def _cache_tensors(past_key_values: Any) -> Iterable[Tensor]:
-    for layer in past_key_values.layers:
-        for tensor in (layer.keys, layer.values):
-            if tensor is not None:
-                yield tensor
+    held = [tensor for layer in past_key_values.layers for tensor in (layer.keys, layer.values) if tensor is not None]
+    return sum(tensor.numel() * tensor.element_size() for tensor in held)

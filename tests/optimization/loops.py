@@ -32,6 +32,22 @@ def step(net: nn.Module, opt: Any, number: int, spoil: float = 1.0) -> None:
     opt.zero_grad()
 
 
+def loss_of(net: nn.Module, number: int) -> Tensor:
+    x, y = batch(number)
+    return nn.functional.cross_entropy(net(x), y)
+
+
+def smooth() -> Any:
+    """Without weights whose gradient is nothing but rounding, which Adam and its kin would blow up."""
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(8, 16), nn.Tanh(), nn.Linear(16, 3))
+
+
+def steps(net: nn.Module, opt: Any, count: int, spoil: float = 1.0) -> None:
+    for number in range(count):
+        step(net, opt, number, spoil)
+
+
 def values(net: nn.Module) -> list[Tensor]:
     return [v.detach().clone() for v in net.state_dict().values()]
 

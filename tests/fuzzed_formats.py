@@ -1,0 +1,204 @@
+"""Files that are read: how a good one of each is made, and what reads it."""
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import PeftModel, get_peft_model
+from PIL import Image
+from torch import nn
+
+import hf_efficient
+from hf_efficient import BiDSTConfig, SAMArguments, TokenPrunerConfig, load_sparse, save_sparse
+from hf_efficient.optimization import training_state
+from hf_efficient.reading import naming, read_json
+from hf_efficient.representation.evaluation import load_evaluation_set
+from hf_efficient.representation.generator import TokenGenerator
+from hf_efficient.video.bundle import checked_files, sha256
+from hf_efficient.video.fit import fit_video
+from hf_efficient.video.modeling_stdo import STDOModel
+from hf_efficient.video.overfit import Recipe, load_checkpoint, overfit
+from hf_efficient.video.player import Player
+from tests.sparsity.models import ConvNet, convnet_inputs, disturb
+from tests.sparsity.test_compress import sparse_llama
+from tests.video.bundles import QUICK, started
+from tests.video.clips import make_clip, pictures
+
+
+@dataclass
+class Format:
+    """A row.
+
+    Args:
+        make: writes a sample into a folder and returns what reads it and works with it.
+        names: of the files that are mutated.
+        sign: makes, of the folder, what puts checksums right.
+        exact: whether the file proves what it holds, so that nothing but what was saved is loaded.
+    """
+
+    make: Callable[[Path], Callable[[], Any]]
+    names: list[str]
+    sign: Callable[[Path], Callable[[str], None]] | None = None
+    exact: bool = False
+
+
+def sparse_file(folder: Path) -> Callable[[], Any]:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(24, 16), nn.Linear(16, 4))
+    first: Any = model[0]
+    first.weight.data.mul_(torch.rand(16, 24) < 0.1)
+    save_sparse(model, folder)
+    return lambda: load_sparse(folder, nn.Sequential(nn.Linear(24, 16), nn.Linear(16, 4))).state_dict()
+
+
+def sparse_folder(folder: Path) -> Callable[[], Any]:
+    save_sparse(sparse_llama(), folder)
+    return lambda: dict(load_sparse(folder).state_dict())
+
+
+def pruner(folder: Path) -> Callable[[], Any]:
+    torch.manual_seed(0)
+    generator = TokenGenerator(8, hidden=16, layers=1, heads=2)
+    TokenPrunerConfig(method="itg", budget=4, generator=generator).save_pretrained(folder)
+    x = torch.randn(1, 12, 8)
+
+    def load() -> Any:
+        config = TokenPrunerConfig.from_pretrained(folder)
+        with naming(folder):  # what it lacks for this use
+            kept: Any = hf_efficient.reduce_tokens(x, config, importance=torch.rand(1, 12))
+        assert 1 <= kept.tokens.shape[1] <= 12
+        return config.to_dict(), config.generator and config.generator.state_dict()
+
+    return load
+
+
+def adapter(folder: Path) -> Callable[[], Any]:
+    settings: dict[str, Any] = {"target_modules": ["hidden", "conv2"], "modules_to_save": ["fc"], "train_others": False}
+    model = get_peft_model(ConvNet(), BiDSTConfig(sparsity=0.8, **settings))
+    disturb(model)
+    model.save_pretrained(str(folder))
+
+    def load() -> Any:
+        config = BiDSTConfig.from_pretrained(str(folder))
+        with naming(folder):  # PEFT's own errors name no file
+            loaded = PeftModel.from_pretrained(ConvNet(), folder, config=config)
+        with torch.no_grad():
+            loaded.eval()(*convnet_inputs())
+        return {name: tensor for name, tensor in loaded.state_dict().items() if ".default" in name}
+
+    return load
+
+
+def bundle(folder: Path) -> Callable[[], Any]:
+    source = make_clip(folder.parent / "a.mkv", pictures(2, 24, 20))
+    fit_video(source, folder, **{**QUICK, "num_features": 1, "steps": 2, "method": "stdo", "num_chunks": 2})
+
+    def load() -> Any:
+        player = Player(folder)
+        frames = [torch.from_numpy(frame.rgb) for frame in player.frames()]
+        assert all(f.shape == (player.bundle.source.height, player.bundle.source.width, 3) for f in frames)
+        return frames, player.bundle.sizes()
+
+    return load
+
+
+def signed(folder: Path) -> Callable[[str], None]:
+    """Whoever forges a file forges its checksum too."""
+
+    def sign(name: str) -> None:
+        path = folder / "bundle.json"
+        if name == path.name:
+            return
+        manifest = json.loads(path.read_text())
+        manifest["files"][name] = {"bytes": (folder / name).stat().st_size, "sha256": sha256(folder / name)}
+        path.write_text(json.dumps(manifest))
+
+    return sign
+
+
+def stdo_model(folder: Path) -> Callable[[], Any]:
+    bundle(folder)
+    return lambda: dict(STDOModel.from_pretrained(folder / "model").state_dict())
+
+
+def pipeline(folder: Path) -> Callable[[], Any]:
+    bundle(folder)
+    return lambda: dict(hf_efficient.STDOPipeline.from_pretrained(folder).model.state_dict())
+
+
+def work(folder: Path) -> Callable[[], Any]:
+    fit = started(folder)
+    fit.make_stores()
+    net, store = fit.new_network(fit.plan.spec("expert-0"), 0), fit.store("expert-0")
+    overfit(net, store, Recipe(steps=2, batch_size=2, checkpoint_every=2), fit.checkpoint("expert-0"))
+
+    def load() -> Any:
+        fit.prepare(overwrite=False)
+        fresh = fit.new_network(fit.plan.spec("expert-0"), 0)
+        optimizer = torch.optim.Adam(fresh.parameters())
+        step = load_checkpoint(fit.checkpoint("expert-0"), fresh, optimizer)
+        lr, hr = fit.store("expert-0").batch(Recipe(steps=9, batch_size=2).draw(step, len(fit.store("expert-0"))))
+        return step, lr, hr, dict(fresh.state_dict()), optimizer.state_dict()["state"], fit.plan.labels()[0].tolist()
+
+    return load
+
+
+def evaluation_set(folder: Path) -> Callable[[], Any]:
+    (folder / "images").mkdir(parents=True)
+    lines = []
+    for n in range(2):
+        Image.new("RGB", (16, 12), (n, 50, 200)).save(folder / "images" / f"{n}.png")
+        questions = [{"question": f"{n}?", "answer": str(n), "family": "number"}]
+        lines.append(json.dumps({"file_name": f"images/{n}.png", "questions": questions}))
+    (folder / "metadata.jsonl").write_text("\n".join(lines))
+    return lambda: [(s.name, s.image.tobytes(), s.questions) for s in load_evaluation_set(folder)]
+
+
+def sam_arguments(folder: Path) -> Callable[[], Any]:
+    folder.mkdir()
+    (folder / "sam.json").write_text(SAMArguments(method="zosam", num_queries=2, probe_fraction=0.5).to_json_string())
+
+    def load() -> Any:
+        with naming(folder / "sam.json"):
+            return SAMArguments.from_dict(read_json(folder / "sam.json")).to_dict()
+
+    return load
+
+
+def sam_memory(folder: Path) -> Callable[[], Any]:
+    torch.manual_seed(0)
+    net, arguments = nn.Sequential(nn.Linear(6, 5), nn.Linear(5, 2)), SAMArguments(method="looksam")
+    memory: Any = {"across": {p: torch.randn(p.shape) for p in net.parameters()}}
+    folder.mkdir()
+    training_state.save(folder / "sam_memory.safetensors", net, memory, arguments)
+
+    def load() -> Any:
+        fresh: dict[str, dict[torch.Tensor, torch.Tensor]] = {"across": {}}
+        told = training_state.load(folder / "sam_memory.safetensors", net, fresh, arguments)
+        assert all(p.shape == d.shape for p, d in fresh["across"].items())
+        return list(fresh["across"].values()), told
+
+    return load
+
+
+STREAM = "low_resolution.mkv"
+FORMATS: dict[str, Format] = {
+    "sparse checkpoint": Format(sparse_file, ["model.sparse.safetensors"], exact=True),
+    "sparse transformers model": Format(sparse_folder, ["config.json", "model.sparse.safetensors"]),
+    "token pruner": Format(pruner, ["token_pruner_config.json", "generator.safetensors"]),
+    "adapter": Format(adapter, ["adapter_config.json", "adapter_model.safetensors"]),
+    "bundle": Format(bundle, ["bundle.json", *checked_files(STREAM)], signed),
+    "STDO model": Format(stdo_model, ["model/config.json", "model/model.safetensors"], signed),
+    "STDO pipeline": Format(pipeline, ["model_index.json"]),
+    "work folder": Format(
+        work,
+        ["bundle.partial/" + name for name in (
+            "settings.json", "errors.npy", "expert-0/lr.npy", "expert-0/hr.npy", "expert-0.safetensors")],
+    ),
+    "evaluation set": Format(evaluation_set, ["metadata.jsonl", "images/0.png"]),
+    "SAM memory": Format(sam_memory, ["sam_memory.safetensors"]),
+    "SAM arguments": Format(sam_arguments, ["sam.json"]),
+}  # fmt: skip

@@ -18,15 +18,6 @@ from tests.scene_vlm import make_scene_vlm, make_scenes
 
 
 @pytest.fixture(scope="module")
-def vlm(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Folder of a stock model and processor."""
-    folder = tmp_path_factory.mktemp("vlm")
-    for part in make_scene_vlm():
-        part.save_pretrained(folder)
-    return folder
-
-
-@pytest.fixture(scope="module")
 def scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_scenes(tmp_path_factory.mktemp("scenes") / "set", scenes=5)
 

@@ -7,7 +7,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ from hf_efficient.cli import build_parser, main
 from hf_efficient.cli.messages import for_the_shell, options_of, said
 from hf_efficient.representation.config import TokenPrunerConfig
 from hf_efficient.video.settings import FitSettings
+from tests.cli.shell import error_of
 from tests.conftest import ROOT
 
 BUFFERED = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
@@ -27,19 +27,6 @@ RUN = [sys.executable, "-m", "hf_efficient.cli"]
 
 def shell(*arguments: str, **settings: Any) -> subprocess.CompletedProcess[str]:
     return subprocess.run([*RUN, *arguments], cwd=ROOT, capture_output=True, text=True, **settings)
-
-
-def error_of(capsys: pytest.CaptureFixture[str], arguments: Sequence[object]) -> str:
-    """The one line on stderr of a command that fails with exit code 2."""
-    capsys.readouterr()
-    try:
-        code: object = main([str(a) for a in arguments])
-    except SystemExit as exit:  # argparse
-        code = exit.code
-    assert code == 2
-    lines = [line for line in capsys.readouterr().err.splitlines() if "error" in line]
-    assert len(lines) == 1
-    return lines[0]
 
 
 def options(*command: str) -> dict[str, argparse.Action]:
@@ -100,7 +87,7 @@ def test_every_setting_is_refused_in_the_words_of_the_shell(
         value = WRONG.get(setting.name, "nonsense")
         if setting.name == "scorer":
             continue  # looked at after the video
-        error = error_of(capsys, [*command, f"{option}={value}"])
+        error = error_of(capsys, *[*command, f"{option}={value}"])
         assert option in error, error
         assert f"{setting.name}=" not in error, error
         told.add(setting.name)
@@ -114,7 +101,7 @@ def test_choices_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         main(["prune", "--help"])
     assert "--method {id_pruner,random,uniform,top_importance,max_min," in capsys.readouterr().out
-    assert "choose from 'id_pruner', 'random'" in error_of(capsys, ["prune", "a", "b", "--method", "best"])
+    assert "choose from 'id_pruner', 'random'" in error_of(capsys, *["prune", "a", "b", "--method", "best"])
     known = options("stdo", "encode", "a", "b")
     assert known["method"].choices == METHODS
     assert list(known["backbone"].choices or ()) == list(BACKBONES)
@@ -157,7 +144,7 @@ def test_what_is_missing_is_called_missing(
     command: str, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "file").write_text("no video")
-    assert message in error_of(capsys, command.format(tmp=tmp_path).split())
+    assert message in error_of(capsys, *command.format(tmp=tmp_path).split())
     assert [p.name for p in tmp_path.iterdir()] == ["file"]
 
 
@@ -169,7 +156,7 @@ def test_names_of_every_kind_come_back_on_one_line(
 ) -> None:
     (tmp_path / name).write_text("no video")
     monkeypatch.chdir(tmp_path)
-    error = error_of(capsys, ["stdo", "encode", "--", name, "out"])
+    error = error_of(capsys, *["stdo", "encode", "--", name, "out"])
     assert "cannot be read as video" in error
 
 
@@ -191,7 +178,7 @@ def test_commands_without_a_library_name_the_pip_line(
         raise ModuleNotFoundError(f"No module named {library!r}", name=f"{library}.part")
 
     monkeypatch.setattr(cli, "import_module", without)
-    error = error_of(capsys, ["stdo", "info", "x"])
+    error = error_of(capsys, *["stdo", "info", "x"])
     assert error.endswith(f"{library} is not installed: pip install 'hf-efficient[{LIBRARIES[library][0]}]'")
 
 
@@ -273,7 +260,7 @@ def test_work_of_another_source_is_told_without_checksums(tmp_path: Path, capsys
 
     clips = [make_clip(tmp_path / name, pictures(2, 96, 64, seed)) for seed, name in enumerate(("a.mp4", "b.mp4"))]
     Fit(clips[0], tmp_path / "out", FitSettings(steps=5), False, torch.device("cpu")).prepare(False)
-    error = error_of(capsys, ["stdo", "encode", clips[1], tmp_path / "out", "--steps", "6", "--device", "cpu"])
+    error = error_of(capsys, *["stdo", "encode", clips[1], tmp_path / "out", "--steps", "6", "--device", "cpu"])
     assert "(another source file, --steps 5 then, --steps 6 now)" in error
     assert "or with --overwrite to start anew" in error
     assert not re.search(r"[0-9a-f]{20}", error)

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from hf_efficient.cli import build_parser, main
-from tests.cli.test_errors import error_of
+from tests.cli.shell import error_of
 
 
 @pytest.mark.parametrize(
@@ -34,7 +34,7 @@ def test_mistakes_are_told_by_the_option(
     command: str, told: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "file").write_text("no video")
-    assert told in error_of(capsys, command.format(tmp=tmp_path).split())
+    assert told in error_of(capsys, *command.format(tmp=tmp_path).split())
     assert [p.name for p in tmp_path.iterdir()] == ["file"]
 
 
@@ -44,7 +44,7 @@ def test_an_empty_name_is_told_without_python(
 ) -> None:
     (tmp_path / "file").write_text("no video")
     monkeypatch.chdir(tmp_path)
-    error = error_of(capsys, [a.format(tmp=tmp_path) for a in arguments])
+    error = error_of(capsys, *[a.format(tmp=tmp_path) for a in arguments])
     assert "PosixPath" not in error
     assert "give the folder a name" in error or "'' is missing" in error
 

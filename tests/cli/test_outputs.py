@@ -11,16 +11,8 @@ from hf_efficient.cli import main
 from hf_efficient.representation.evaluation import load_vlm
 from tests.files.disks import no_room, small_disk
 from tests.files.kills import killed_before
-from tests.scene_vlm import make_scene_vlm, make_scenes
+from tests.scene_vlm import make_scenes
 from tests.video.bundles import files, quick_bundle
-
-
-@pytest.fixture(scope="module")
-def vlm(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("vlm")
-    for part in make_scene_vlm():
-        part.save_pretrained(folder)
-    return folder
 
 
 def prune(vlm: Path, output: Path) -> int:

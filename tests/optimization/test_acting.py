@@ -180,7 +180,10 @@ def test_another_optimizer_may_step_inside(tmp_path: Path) -> None:
             own.step()
             return super().compute_loss(*args, **kwargs)
 
-    trained(tmp_path, METHODS["sam"], cls=Critic)
+    before = Critic.critic.weight.detach().clone()
+    trainer = trained(tmp_path, METHODS["sam"], cls=Critic)
+    assert trainer.state.global_step == trainer.state.max_steps
+    assert not torch.equal(Critic.critic.weight, before)  # it did step
 
 
 def test_a_training_step_without_ours_is_refused(tmp_path: Path) -> None:

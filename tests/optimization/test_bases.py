@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from hf_efficient import MSAM, S2SAM
 from tests.optimization.loops import loss_of, network, same, smooth, step, steps, values
@@ -14,6 +14,23 @@ from tests.optimization.trainers import METHODS, bert, build, rows, trained
 
 def schedule_free(name: str = "AdamWScheduleFree") -> Any:
     return getattr(pytest.importorskip("schedulefree"), name)
+
+
+def step_by_hand(net: nn.Module, base: Any, number: int, last: list[Tensor], rho: float = 0.3) -> list[Tensor]:
+    """A step of S2-SAM as its equation has it: the gradient at w + rho g/|g|, g that of the last step; returns it."""
+    saved = [p.detach().clone() for p in net.parameters()]
+    norm = torch.stack([g.square().sum() for g in last]).sum().sqrt() if last else 1.0
+    with torch.no_grad():
+        for p, g in zip(net.parameters(), last):
+            p.add_(g, alpha=rho / float(norm))
+    loss_of(net, number).backward()
+    gradient = [p.grad.clone() for p in net.parameters()]  # type: ignore[union-attr]
+    with torch.no_grad():
+        for p, w in zip(net.parameters(), saved):
+            p.copy_(w)
+    base.step()
+    base.zero_grad()
+    return gradient
 
 
 @pytest.mark.parametrize("name", ["AdamWScheduleFree", "SGDScheduleFree", "RAdamScheduleFree"])
@@ -26,18 +43,7 @@ def test_schedule_free_bases_are_put_into_their_modes(name: str) -> None:
     for number in range(10):  # RAdam changes what it does after five
         step(net, opt, number)
         base.train()
-        saved = [p.detach().clone() for p in twin.parameters()]
-        norm = torch.stack([g.square().sum() for g in last]).sum().sqrt() if last else 1.0
-        with torch.no_grad():
-            for p, g in zip(twin.parameters(), last):
-                p.add_(g, alpha=0.3 / float(norm))
-        loss_of(twin, number).backward()
-        last = [p.grad.clone() for p in twin.parameters()]  # type: ignore[union-attr]
-        with torch.no_grad():
-            for p, w in zip(twin.parameters(), saved):
-                p.copy_(w)
-        base.step()
-        base.zero_grad()
+        last = step_by_hand(twin, base, number, last)
         if number % 2:  # an evaluation in between
             opt.eval()
             base.eval()
@@ -113,18 +119,7 @@ def test_every_base_takes_the_gradient_of_the_perturbed_weights(base: str) -> No
     last: list[Tensor] = []
     for number in range(4):
         step(net, opt, number)
-        saved = [p.detach().clone() for p in twin.parameters()]
-        norm = torch.stack([g.square().sum() for g in last]).sum().sqrt() if last else 1.0
-        with torch.no_grad():
-            for p, g in zip(twin.parameters(), last):
-                p.add_(g, alpha=0.3 / float(norm))
-        loss_of(twin, number).backward()
-        last = [p.grad.clone() for p in twin.parameters()]  # type: ignore[union-attr]
-        with torch.no_grad():
-            for p, w in zip(twin.parameters(), saved):
-                p.copy_(w)
-        plain.step()
-        plain.zero_grad()
+        last = step_by_hand(twin, plain, number, last)
     for a, b in zip(net.parameters(), twin.parameters()):
         torch.testing.assert_close(a, b, atol=1e-4, rtol=0)
     other = S2SAM(net.parameters(), cls, rho=0.3, **kwargs)

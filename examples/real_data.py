@@ -20,8 +20,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from tiny_vlm.scenes import read_fashion_mnist
 
+from examples.tiny_vlm.scenes import read_fashion_mnist
 from hf_efficient.files import write_bytes
 
 CACHE = Path.home() / ".cache" / "hf_efficient"

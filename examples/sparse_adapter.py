@@ -1,4 +1,4 @@
-"""A sparse adapter whose places are learned: `python examples/sparse_adapter.py`.
+"""A sparse adapter whose places are learned: `python -m examples.sparse_adapter`.
 
 MiniLM-L6 learns the sentiment of film reviews with 0.5 % of its weights: BiDST's delta through PEFT and the plain
 Trainer. Then the adapter is saved, loaded by PEFT, and merged. About three minutes on one core.
@@ -10,7 +10,6 @@ from pathlib import Path
 import numpy as np
 import torch
 from peft import PeftModel, TaskType, get_peft_model
-from real_data import Texts, minilm, rotten_tomatoes
 from torch.utils.data import Dataset
 from transformers import (
     AutoModelForSequenceClassification,
@@ -20,6 +19,7 @@ from transformers import (
     TrainingArguments,
 )
 
+from examples.real_data import Texts, minilm, rotten_tomatoes
 from hf_efficient import BiDSTConfig
 
 

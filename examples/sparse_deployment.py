@@ -1,4 +1,4 @@
-"""A pruned model that stays pruned, and is smaller and faster for it: `python examples/sparse_deployment.py`.
+"""A pruned model that stays pruned, and is smaller and faster for it: `python -m examples.sparse_deployment`.
 
 MiniLM-L6 is pruned to 95 % by magnitude, fine-tuned without losing a single zero, written to a file a fraction of the
 size, loaded again, and run on the CPU with layers that hold their living weights only. About a minute.
@@ -12,10 +12,10 @@ from typing import Any
 
 import torch
 from peft import get_peft_model
-from real_data import minilm
 from torch import nn
 from transformers import AutoModel
 
+from examples.real_data import minilm
 from hf_efficient import BiDSTConfig, compress, load_sparse, save_sparse, train_sparsely
 
 

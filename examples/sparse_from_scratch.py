@@ -1,4 +1,4 @@
-"""A sparse ViT trained from scratch with the Trainer: `python examples/sparse_from_scratch.py`.
+"""A sparse ViT trained from scratch with the Trainer: `python -m examples.sparse_from_scratch`.
 
 Fashion-MNIST, 90 % of the weights of all linear layers dead from the first step to the last; which ones, training finds
 out. At the end there is a plain ViT with zeros, its accuracy, and two files: one that transformers loads, one that is
@@ -10,10 +10,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from real_data import fashion_mnist
 from torch.utils.data import Dataset
 from transformers import EvalPrediction, TrainingArguments, ViTConfig, ViTForImageClassification
 
+from examples.real_data import fashion_mnist
 from hf_efficient import BiDSTConfig, BiDSTTrainer, load_sparse, save_sparse
 from hf_efficient.methods import SPARSITY, settings_of
 

@@ -1,9 +1,9 @@
 """Fine-tune a text classifier with a sharpness-aware method: one flag chooses which.
 
-    python examples/text_classification.py --output_dir out --method s2sam --rho 0.05
-    accelerate launch examples/text_classification.py --output_dir out --method zosam --probe_fraction 0.5
-    accelerate launch --multi_gpu --num_processes 2 examples/text_classification.py --output_dir out --use_cpu true
-    python examples/text_classification.py --output_dir out --train_file my.csv --test_file test.csv --rho 0   # plain
+    python -m examples.text_classification --output_dir out --method s2sam --rho 0.05
+    accelerate launch -m examples.text_classification --output_dir out --method zosam --probe_fraction 0.5
+    accelerate launch --multi_gpu --num_processes 2 -m examples.text_classification --output_dir out --use_cpu true
+    python -m examples.text_classification --output_dir out --train_file my.csv --test_file test.csv --rho 0   # plain
 
 Without files it takes rotten-tomatoes reviews and the encoder MiniLM-L6, both from packages (see real_data.py). All
 arguments of `TrainingArguments` and `SAMArguments` are accepted; csv files have the columns `text` and `label`.
@@ -13,7 +13,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-import real_data
 from datasets import ClassLabel, Dataset, load_dataset
 from transformers import (
     AutoModelForSequenceClassification,
@@ -24,6 +23,7 @@ from transformers import (
     set_seed,
 )
 
+from examples import real_data
 from hf_efficient import SAMArguments, SAMTrainer
 
 

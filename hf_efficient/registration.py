@@ -19,9 +19,9 @@ from typing import Any
 
 #: Module of a library -> ours that are imported after it: they register classes at it, or follow what it saves.
 AFTER = {
-    "peft": ("hf_efficient.sparsity.model", "hf_efficient.representation.after_peft"),
-    "transformers.models.auto.configuration_auto": ("hf_efficient.video.configuration_stdo",),
-    "transformers.models.auto.modeling_auto": ("hf_efficient.video.modeling_stdo",),
+    "peft": ("hf_efficient.sparsity.tuner.model", "hf_efficient.representation.vlm.after_peft"),
+    "transformers.models.auto.configuration_auto": ("hf_efficient.video.networks.configuration_stdo",),
+    "transformers.models.auto.modeling_auto": ("hf_efficient.video.networks.modeling_stdo",),
 }
 _PACKAGE = f"{__name__.partition('.')[0]}."
 _waiting: list[str] = []  # ours that are to be imported as soon as none of ours is half-way through

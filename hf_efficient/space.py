@@ -16,9 +16,9 @@ from html import escape
 from pathlib import Path
 from typing import Any, TypeVar
 
-from .extras import extra
-from .files.temporary import server_folder, sweep
-from .reading import is_number, shown
+from hf_efficient.extras import extra
+from hf_efficient.files.temporary import server_folder, sweep
+from hf_efficient.reading import is_number, shown
 
 with extra("spaces"):
     import gradio as gr

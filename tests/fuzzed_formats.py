@@ -13,15 +13,15 @@ from torch import nn
 
 import hf_efficient
 from hf_efficient import BiDSTConfig, SAMArguments, TokenPrunerConfig, load_sparse, save_sparse
-from hf_efficient.optimization import training_state
+from hf_efficient.optimization.training import training_state
 from hf_efficient.reading import naming, read_json
-from hf_efficient.representation.evaluation import load_evaluation_set
+from hf_efficient.representation.evaluation.questions import load_evaluation_set
 from hf_efficient.representation.generator import TokenGenerator
-from hf_efficient.video.bundle import checked_files, sha256
-from hf_efficient.video.fit import fit_video
-from hf_efficient.video.modeling_stdo import STDOModel
-from hf_efficient.video.overfit import Recipe, load_checkpoint, overfit
-from hf_efficient.video.player import Player
+from hf_efficient.video.encode.fit import fit_video
+from hf_efficient.video.encode.overfit import Recipe, load_checkpoint, overfit
+from hf_efficient.video.files.bundle import checked_files, sha256
+from hf_efficient.video.networks.modeling_stdo import STDOModel
+from hf_efficient.video.play.player import Player
 from tests.sparsity.models import ConvNet, convnet_inputs, disturb
 from tests.sparsity.test_compress import sparse_llama
 from tests.video.bundles import QUICK, started

@@ -57,7 +57,7 @@ def test_attached_model_goes_to_the_hub_and_comes_back(hub: LocalHub, tmp_path: 
 import torch
 from transformers import AutoModelForImageTextToText, AutoProcessor
 from hf_efficient import TokenPrunerConfig, attach_token_pruner, load_token_pruned
-from hf_efficient.representation.evaluation import encode_prompts, prefill
+from hf_efficient.representation.evaluation.questions import encode_prompts, prefill
 from tests.scene_vlm import make_scene_vlm
 from PIL import Image
 

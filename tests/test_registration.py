@@ -27,8 +27,8 @@ assert torch.equal(PeftModel.from_pretrained(base, adapter)(input_ids=ids).logit
 assert torch.equal(AutoModelForCausalLM.from_pretrained(adapter)(input_ids=ids).logits, expected)
 assert type(AutoConfig.from_pretrained(stdo)).__name__ == "STDOConfig"
 assert type(AutoModel.from_pretrained(stdo)).__name__ == type(AutoModelForImageToImage.from_pretrained(stdo)).__name__
-print(type(AutoModel.from_pretrained(stdo)).__name__, any(layer.__class__.__module__ == "hf_efficient.sparsity.layer"
-      for layer in model.modules()))
+print(type(AutoModel.from_pretrained(stdo)).__name__, any(
+    layer.__class__.__module__ == "hf_efficient.sparsity.tuner.layer" for layer in model.modules()))
 """
 ALONE = """
 import importlib, sys, warnings

@@ -2,13 +2,13 @@
 
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
+from benchmarks.representation.packed_turns import grade_scenes
 from hf_efficient import TokenPrunerConfig, token_pruner
-from hf_efficient.representation.evaluation import (
+from hf_efficient.representation.evaluation.questions import (
     EVALUATION_SET,
     TINY_VLM,
     answer_questions,
@@ -16,9 +16,6 @@ from hf_efficient.representation.evaluation import (
     load_evaluation_set,
     load_vlm,
 )
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
-from packed_turns import grade_scenes
 
 FAMILIES = {"at", "count", "exists", "where", "left_of", "largest", "list"}
 #: Any Python with transformers: nothing of this package is imported.

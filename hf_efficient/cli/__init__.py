@@ -16,10 +16,11 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from hf_efficient import __version__
-from hf_efficient.cli.messages import for_the_shell, options_of, said
-from hf_efficient.cli.stdo_options import add_stdo, at_least_one
 from hf_efficient.extras import extra
 from hf_efficient.representation.config import TokenPrunerConfig
+
+from .messages import for_the_shell, options_of, said
+from .stdo_options import add_stdo, at_least_one
 
 BUDGETS = (0.5, 0.25, 0.125, 0.06, 0.03)
 YES, NO = ("yes", "true", "1"), ("no", "false", "0")

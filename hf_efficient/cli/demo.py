@@ -15,10 +15,9 @@ from PIL import Image, ImageDraw, ImageFont
 from tqdm import tqdm
 
 from hf_efficient import TokenPrunerConfig, __version__
-from hf_efficient.cli import pruner_settings
 from hf_efficient.files import check_report, write_text, written_whole
-from hf_efficient.representation.drawing import draw_kept_tokens, enlarge
-from hf_efficient.representation.evaluation import (
+from hf_efficient.representation.evaluation.drawing import draw_kept_tokens, enlarge
+from hf_efficient.representation.evaluation.questions import (
     EVALUATION_SET,
     TINY_VLM,
     Scene,
@@ -31,6 +30,8 @@ from hf_efficient.representation.evaluation import (
     prefill,
     pruned,
 )
+
+from . import pruner_settings
 
 PROMPTS_TIMED = 32
 ROUNDS = 5

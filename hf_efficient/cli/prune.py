@@ -3,9 +3,10 @@
 import argparse
 
 from hf_efficient import TokenPrunerConfig, attach_token_pruner
-from hf_efficient.cli import pruner_settings
 from hf_efficient.files import folder_written_whole
-from hf_efficient.representation.evaluation import load_vlm
+from hf_efficient.representation.evaluation.questions import load_vlm
+
+from . import pruner_settings
 
 
 def run(arguments: argparse.Namespace) -> None:

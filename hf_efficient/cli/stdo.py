@@ -32,10 +32,10 @@ def run(arguments: argparse.Namespace) -> None:
 
 def encode(arguments: argparse.Namespace) -> None:
     """A video to a bundle."""
-    from hf_efficient.video.budget import fit_budget, parse_rate
-    from hf_efficient.video.fit import fit_video
+    from hf_efficient.video.encode.bitrate import fit_budget, parse_rate
+    from hf_efficient.video.encode.fit import fit_video
+    from hf_efficient.video.encode.work import Work
     from hf_efficient.video.settings import FitSettings
-    from hf_efficient.video.work import Work
 
     given = {f.name: getattr(arguments, f.name) for f in fields(FitSettings) if hasattr(arguments, f.name)}
     settings = FitSettings(**given)
@@ -50,8 +50,8 @@ def encode(arguments: argparse.Namespace) -> None:
 
 def decode(arguments: argparse.Namespace) -> None:
     """A bundle to a video."""
-    from hf_efficient.video.decode import decode as decode_bundle
-    from hf_efficient.video.player import Player
+    from hf_efficient.video.play.decode import decode as decode_bundle
+    from hf_efficient.video.play.player import Player
 
     check_output(arguments.output, "file")
     if arguments.output.exists() and not arguments.overwrite:
@@ -66,9 +66,9 @@ def decode(arguments: argparse.Namespace) -> None:
 
 def info(arguments: argparse.Namespace) -> None:
     """What is in a bundle."""
-    from hf_efficient.video.bundle import MANIFEST_NAME, Bundle
-    from hf_efficient.video.experts import load_config
-    from hf_efficient.video.worth import total_bytes, verdicts
+    from hf_efficient.video.files.bundle import MANIFEST_NAME, Bundle
+    from hf_efficient.video.measure.worth import total_bytes, verdicts
+    from hf_efficient.video.networks.experts import load_config
 
     bundle = Bundle.open(arguments.bundle)
     source, config, fit = bundle.source, load_config(bundle.model), bundle.manifest.get("fit", {})
@@ -97,8 +97,8 @@ def info(arguments: argparse.Namespace) -> None:
 
 def evaluate(arguments: argparse.Namespace) -> None:
     """Quality of a bundle, as a table, and as JSON and PNG where a folder is given."""
-    from hf_efficient.video.bundle import Bundle
-    from hf_efficient.video.evaluation import evaluate as measure
+    from hf_efficient.video.files.bundle import Bundle
+    from hf_efficient.video.measure.evaluation import evaluate as measure
 
     if arguments.output:
         check_report(
@@ -163,9 +163,9 @@ def draw(result: dict[str, Any], path: Path) -> None:
 
 def compare(arguments: argparse.Namespace) -> None:
     """A bundle against codecs that get the same number of bytes, and against plain enlargement of its own stream."""
-    from hf_efficient.video.bundle import Bundle
-    from hf_efficient.video.evaluation import evaluate as measure
-    from hf_efficient.video.rate import encode_at_size
+    from hf_efficient.video.files.bundle import Bundle
+    from hf_efficient.video.measure.evaluation import evaluate as measure
+    from hf_efficient.video.measure.rate import encode_at_size
 
     info = Bundle.open(arguments.bundle).probe_source(arguments.source)
     with tqdm(desc="comparing", unit="frame") as bar:

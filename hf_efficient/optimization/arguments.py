@@ -8,11 +8,11 @@ import math
 from dataclasses import asdict, dataclass, field, fields
 from typing import TYPE_CHECKING, Any
 
-from ..methods import OPTIMIZATION, check_settings
-from ..reading import is_number, shown
+from hf_efficient.methods import OPTIMIZATION, check_settings
+from hf_efficient.reading import is_number, shown
 
 if TYPE_CHECKING:
-    from .ascent import Ascent
+    from hf_efficient.optimization.variants.variant import Ascent
 
 METHODS = OPTIMIZATION.names
 SCHEDULES = ("constant", "inverse_sqrt", "linear", "cosine")
@@ -155,7 +155,7 @@ class SAMArguments:
         Args:
             optimizer: called for the optimizer whose momentum "msam" follows.
         """
-        from . import looksam, msam, s2sam, sam, zosam
+        from .variants import looksam, msam, s2sam, sam, zosam
 
         match self.method:
             case "s2sam":

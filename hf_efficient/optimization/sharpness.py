@@ -10,9 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..extras import extra
-from ..files import written_whole
-from .perturbation import Direction, Weights, dot, global_norm
+from hf_efficient.extras import extra
+from hf_efficient.files import written_whole
+from hf_efficient.optimization.engine.perturbation import Direction, Weights, dot, global_norm
 
 LossOf = Callable[[nn.Module, Any], Tensor]
 

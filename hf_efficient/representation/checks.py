@@ -5,8 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from hf_efficient.representation.maths.kernel import TokenKernel
+
 from .config import TokenPrunerConfig
-from .selection.kernel import TokenKernel
 
 GROUPED = ("min_group_share", "merge_static")  # settings about the tiles or frames inside of a unit
 

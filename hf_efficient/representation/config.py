@@ -10,8 +10,9 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from ..methods import REPRESENTATION, check_settings, with_method
-from ..reading import naming
+from hf_efficient.methods import REPRESENTATION, check_settings, with_method
+from hf_efficient.reading import naming
+
 from .config_checks import (
     check_answer,
     check_budget,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..reading import is_number, is_whole, shown
+from hf_efficient.reading import is_number, is_whole, shown
 
 
 def check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:

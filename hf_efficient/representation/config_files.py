@@ -11,9 +11,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from ..files import clear_errors, find, locked, remove_file, write_bytes, write_text
-from ..reading import naming, parse_object, read_json, shown
-from ..sparsity.unfinished import configs_inside, finish
+from hf_efficient.files import clear_errors, find, locked, remove_file, write_bytes, write_text
+from hf_efficient.files.unfinished import configs_inside, finish
+from hf_efficient.reading import naming, parse_object, read_json, shown
 
 CONFIG_NAME, GENERATOR_NAME = "token_pruner_config.json", "generator.safetensors"
 _WEIGHTS = re.compile(r"generator(-[0-9a-f]{16})?\.safetensors")

@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from ..reading import AGAIN, Fields, open_tensors, read_tensors, shown, stored_in
+from hf_efficient.reading import AGAIN, Fields, open_tensors, read_tensors, shown, stored_in
 
 
 class TokenGenerator(nn.Module):

@@ -10,14 +10,15 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from hf_efficient.representation.maths.importance import coverage_weights, distinctiveness, norms, relevance, shares
+from hf_efficient.representation.maths.kernel import TokenKernel
+from hf_efficient.representation.maths.mixture import Mixture, mass, nearest
+from hf_efficient.representation.maths.temporal import Runs, static_runs
+from hf_efficient.representation.selection.itg import cluster_weights
+
 from .checks import check_features, check_groups, check_shapes, check_values
 from .config import TokenPrunerConfig
-from .importance import coverage_weights, distinctiveness, norms, relevance, shares
 from .selection import GENERATORS, SELECTORS, id_pruner
-from .selection.itg import cluster_weights
-from .selection.kernel import TokenKernel
-from .selection.mixture import Mixture, mass, nearest
-from .temporal import Runs, static_runs
 
 
 @dataclass
@@ -244,7 +245,7 @@ def token_importance(
     else:
         raise ValueError(
             f"importance={config.importance!r} comes from the vision model's attention: pass the `importance` argument "
-            "(see hf_efficient.representation.importance), or set importance='distinct'."
+            "(see hf_efficient.representation.maths.importance), or set importance='distinct'."
         )
     if config.question_weight:
         if query is None:

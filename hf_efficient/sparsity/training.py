@@ -11,13 +11,14 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from .. import optimizer_state
-from . import places as bits
+from hf_efficient import optimizer_state
+from hf_efficient.sparsity.storage.remembered import check_state, fingerprint
+from hf_efficient.sparsity.topology.topology import by_part
+
 from .attendance import warn_of_no_exchange
 from .ranks import compare_masks, refuse_shards
-from .remembered import check_state, fingerprint
+from .storage import indices as bits
 from .topology import Topology
-from .topology.topology import by_part
 from .weight import SparseWeight
 
 #: All engines there are. Of one optimizer's weights only one may be in charge.

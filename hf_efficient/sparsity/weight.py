@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from ..reading import shown
+from hf_efficient.reading import shown
 
 if TYPE_CHECKING:
     from .attendance import Attendance

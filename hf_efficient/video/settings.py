@@ -9,7 +9,7 @@ from hf_efficient.methods import VIDEO, check_settings
 from hf_efficient.reading import is_number, shown
 
 if TYPE_CHECKING:
-    from hf_efficient.video.backbones import NetworkSpec
+    from hf_efficient.video.networks.backbones import NetworkSpec
 
 SCALES = (2, 3, 4)
 BACKBONES = ("wdsr", "espcn", "edsr", "srcnn", "vdsr")
@@ -123,7 +123,7 @@ class FitSettings:
 
     def network(self, m: int) -> NetworkSpec:
         """What builds network m."""
-        from hf_efficient.video.backbones import NetworkSpec  # here, since it imports torch
+        from hf_efficient.video.networks.backbones import NetworkSpec  # here, since it imports torch
 
         def at(value: Any) -> Any:
             return value[m] if isinstance(value, (list, tuple)) else value

@@ -22,12 +22,12 @@ from hf_efficient.space import (
     refusal,
     whole,
 )
-from hf_efficient.video.decode import decode
-from hf_efficient.video.evaluation import enlarged_frames, evaluate
-from hf_efficient.video.fit import fit_video
-from hf_efficient.video.media import MediaError, probe
-from hf_efficient.video.opening import measure_extent
-from hf_efficient.video.player import Player
+from hf_efficient.video.encode.fit import fit_video
+from hf_efficient.video.files.media import MediaError, probe
+from hf_efficient.video.files.opening import measure_extent
+from hf_efficient.video.measure.evaluation import enlarged_frames, evaluate
+from hf_efficient.video.play.decode import decode
+from hf_efficient.video.play.player import Player
 
 METHODS = {
     "One network, hard patches first (JSTDO)": "jstdo",

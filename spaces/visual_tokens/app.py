@@ -11,8 +11,9 @@ from PIL import Image
 
 from hf_efficient import TokenPrunerConfig
 from hf_efficient.methods import REPRESENTATION
-from hf_efficient.representation.drawing import draw_kept_tokens
-from hf_efficient.representation.evaluation import (
+from hf_efficient.representation.evaluation.drawing import draw_kept_tokens
+from hf_efficient.representation.evaluation.images import PictureError, read_picture
+from hf_efficient.representation.evaluation.questions import (
     TINY_VLM,
     Cost,
     Scene,
@@ -23,17 +24,7 @@ from hf_efficient.representation.evaluation import (
     load_vlm,
     pruned,
 )
-from hf_efficient.representation.pictures import PictureError, read_picture
-from hf_efficient.space import (
-    LONGEST_QUEUE,
-    Deadline,
-    guarded,
-    in_one_thread,
-    launch_options,
-    one_of,
-    refusal,
-    whole,
-)
+from hf_efficient.space import LONGEST_QUEUE, Deadline, guarded, in_one_thread, launch_options, one_of, refusal, whole
 
 MODEL = TINY_VLM
 METHODS = REPRESENTATION.names

@@ -1,18 +1,14 @@
 """The field's protocol, up to the datasets and the large models: prompts, scores, resuming, the table."""
 
 import json
-import sys
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
-sys.path.append(str(Path(__file__).parents[2] / "benchmarks"))
-
-import field_retention
-from field_retention import PUBLISHED, TABLES, answers, measure, table
-from field_tasks import TASKS, Item, plain, with_pictures_of_gqa
-
+from benchmarks.representation import field_retention
+from benchmarks.representation.field_retention import PUBLISHED, TABLES, answers, measure, table
+from benchmarks.representation.field_tasks import TASKS, Item, plain, with_pictures_of_gqa
 from hf_efficient import TokenPrunerConfig
 from tests.scene_vlm import make_scene_vlm
 

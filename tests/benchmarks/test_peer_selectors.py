@@ -3,9 +3,9 @@
 import torch
 from torch import Tensor
 
-from benchmarks.peer_selectors import attention_map, cdpruner, divprune, visionzip
+from benchmarks.representation.peer_selectors import attention_map, cdpruner, divprune, visionzip
 from hf_efficient import TokenPrunerConfig
-from hf_efficient.representation.selection import max_min
+from hf_efficient.representation.selection import divprune as max_min
 
 
 def tokens(n: int, width: int = 16) -> Tensor:

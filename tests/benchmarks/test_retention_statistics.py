@@ -1,16 +1,11 @@
 """Intervals of the retention benchmark hold for scenes and for training seeds."""
 
-import sys
-from pathlib import Path
-
 import numpy as np
 import pytest
 from PIL import Image
 
-sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
-from retention_statistics import Bootstrap, accuracy, compare, leads_of, table
-
-from hf_efficient.representation.evaluation import Question, Scene
+from benchmarks.harness.retention_statistics import Bootstrap, accuracy, compare, leads_of, table
+from hf_efficient.representation.evaluation.questions import Question, Scene
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from benchmarks.stdo_peers import PEERS, load
+from benchmarks.video.stdo_peers import PEERS, load
 
 MODULES = {peer.package.replace("-", "_") for peer in PEERS.values()}
 

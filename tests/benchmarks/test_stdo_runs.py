@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.stdo_runs import Results
+from benchmarks.harness.stdo_runs import Results
 
 
 def test_rows_are_found_again_and_other_settings_refused(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from PIL import Image
 
 import hf_efficient
 from hf_efficient.cli import main
-from hf_efficient.representation.evaluation import TINY_VLM
+from hf_efficient.representation.evaluation.questions import TINY_VLM
 from tests.conftest import ROOT
 from tests.scene_vlm import make_scene_vlm, make_scenes
 
@@ -122,7 +122,7 @@ def test_demo_writes_table_figures_and_pictures(
 
 def test_demo_keep_all_answers_as_stock(vlm: Path, scenes: Path, tmp_path: Path) -> None:
     """Of a random model nothing is right but what its own stock answers make right."""
-    from hf_efficient.representation.evaluation import answer_questions, load_evaluation_set
+    from hf_efficient.representation.evaluation.questions import answer_questions, load_evaluation_set
 
     own = make_scenes(tmp_path / "own", scenes=3, seed=1)
     model, processor = make_scene_vlm()

@@ -95,7 +95,7 @@ def test_every_setting_is_refused_in_the_words_of_the_shell(
 
 
 def test_choices_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
-    from hf_efficient.video.backbones import BACKBONES, SCALES
+    from hf_efficient.video.networks.backbones import BACKBONES, SCALES
     from hf_efficient.video.settings import METHODS
 
     with pytest.raises(SystemExit):
@@ -255,7 +255,7 @@ def test_an_interrupt_from_the_keyboard_is_one_word(tmp_path: Path) -> None:
 
 
 def test_work_of_another_source_is_told_without_checksums(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    from hf_efficient.video.fit import Fit
+    from hf_efficient.video.encode.fit import Fit
     from tests.video.clips import make_clip, pictures
 
     clips = [make_clip(tmp_path / name, pictures(2, 96, 64, seed)) for seed, name in enumerate(("a.mp4", "b.mp4"))]

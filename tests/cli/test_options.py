@@ -58,7 +58,8 @@ def test_an_error_is_all_that_is_on_stderr(action: str, tmp_path: Path, capsys: 
 
 @pytest.mark.parametrize("action", ["evaluate", "compare"])
 def test_the_device_reaches_the_networks(action: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from hf_efficient.video import bundle, evaluation
+    from hf_efficient.video.files import bundle
+    from hf_efficient.video.measure import evaluation
 
     class Opened:
         def probe_source(self, source: Path) -> None:

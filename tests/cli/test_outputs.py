@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from hf_efficient.cli import main
-from hf_efficient.representation.evaluation import load_vlm
+from hf_efficient.representation.evaluation.questions import load_vlm
 from tests.files.disks import no_room, small_disk
 from tests.files.kills import killed_before
 from tests.scene_vlm import make_scenes
@@ -128,7 +128,7 @@ def test_an_evaluation_replaces_evaluations_alone(tmp_path: Path, capsys: pytest
 def test_encode_looks_at_its_output_before_it_looks_for_a_budget(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("hf_efficient.video.budget.fit_budget", lambda *_: pytest.fail("it was looked for"))
+    monkeypatch.setattr("hf_efficient.video.encode.bitrate.fit_budget", lambda *_: pytest.fail("it was looked for"))
     bundle = quick_bundle(tmp_path, steps=2).path
     (tmp_path / "file").write_text("mine")
     for output, overwrite in ((bundle, []), (tmp_path / "file", ["--overwrite"]), (tmp_path, ["--overwrite"])):

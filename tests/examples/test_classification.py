@@ -23,7 +23,7 @@ def run(script: str, *arguments: str, processes: int = 1) -> None:
         command += ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", str(processes)]
         command += ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no"]
         command += ["--main_process_port", port]
-    command += [str(Path(__file__).parents[2] / "examples" / script), *arguments]
+    command += ["-m", f"examples.{script}", *arguments]
     subprocess.run(command, check=True, env=environment)
 
 
@@ -49,7 +49,7 @@ def text_data(tmp_path: Path) -> list[str]:
 @pytest.mark.slow
 def test_text(tmp_path: Path) -> None:
     data = text_data(tmp_path)
-    run("text_classification.py", *common(tmp_path / "out"), *data, "--method", "zosam", "--guided")
+    run("text_classification", *common(tmp_path / "out"), *data, "--method", "zosam", "--guided")
     card = (tmp_path / "out" / "README.md").read_text()
     assert "- method: zosam" in card
     assert (tmp_path / "out" / "model.safetensors").exists()
@@ -60,7 +60,7 @@ def test_text(tmp_path: Path) -> None:
 def test_images(tmp_path: Path) -> None:
     if not Path("/usr/share/datasets/fashion-mnist").exists():
         pytest.skip("Fashion-MNIST is not installed: apt-get install dataset-fashion-mnist")
-    run("image_classification.py", *common(tmp_path / "out"), "--method", "s2sam", "--label_noise", "0.4",
+    run("image_classification", *common(tmp_path / "out"), "--method", "s2sam", "--label_noise", "0.4",
         "--max_train_samples", "40", "--max_test_samples", "40")  # fmt: skip
     assert "- method: s2sam" in (tmp_path / "out" / "README.md").read_text()
 
@@ -68,7 +68,7 @@ def test_images(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_two_processes_under_accelerate_launch(tmp_path: Path) -> None:
     data = [*text_data(tmp_path), "--method", "s2sam", "--rho", "0.5", "--optim", "sgd", "--learning_rate", "0.1"]
-    run("text_classification.py", *common(tmp_path / "out"), *data, processes=2)
+    run("text_classification", *common(tmp_path / "out"), *data, processes=2)
     trained, start = (load_file(tmp_path / name / "model.safetensors") for name in ("out", "model"))
     moved = [not torch.equal(trained[name], start[name]) for name in trained if name.startswith("bert.encoder")]
     assert all(moved)
@@ -80,7 +80,7 @@ def test_two_processes_under_accelerate_launch(tmp_path: Path) -> None:
 def test_images_under_accelerate_launch(tmp_path: Path) -> None:
     if not Path("/usr/share/datasets/fashion-mnist").exists():
         pytest.skip("Fashion-MNIST is not installed: apt-get install dataset-fashion-mnist")
-    run("image_classification.py", *common(tmp_path / "out"), "--method", "sam", "--max_train_samples", "40",
+    run("image_classification", *common(tmp_path / "out"), "--method", "sam", "--max_train_samples", "40",
         "--max_test_samples", "40", processes=2)  # fmt: skip
     assert (tmp_path / "out" / "model.safetensors").exists()
     assert "- method: sam" in (tmp_path / "out" / "README.md").read_text()

@@ -1,20 +1,16 @@
 """Learning behind a frozen encoder whose features are made once is learning behind the encoder itself."""
 
-import sys
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
 from torch import nn
 from transformers import Dinov2Config, Dinov2Model
 
-sys.path.insert(0, str(Path(__file__).parents[2] / "examples"))
-from tiny_vlm import photographs
-from tiny_vlm.architecture import make_processor, make_vlm
-from tiny_vlm.data import TurnData, collate_turns
-from tiny_vlm.encoded import EncodedTurns, FromFile, encode_scenes, standardize
-from tiny_vlm.scenes import GARMENTS, LAYOUTS, PICTURE_SIDE, compose_scene
+from examples.tiny_vlm import photographs
+from examples.tiny_vlm.architecture import make_processor, make_vlm
+from examples.tiny_vlm.data import TurnData, collate_turns
+from examples.tiny_vlm.encoded import EncodedTurns, FromFile, encode_scenes, standardize
+from examples.tiny_vlm.scenes import GARMENTS, LAYOUTS, PICTURE_SIDE, compose_scene
 
 LAYER = -2
 

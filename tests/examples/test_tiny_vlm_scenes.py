@@ -1,15 +1,12 @@
 """The scenes and questions that the tiny VLM learns from say what is in the picture."""
 
-import sys
 from collections import Counter
-from pathlib import Path
 
 import numpy as np
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parents[2] / "examples"))
-from tiny_vlm.questions import FAMILIES, vocabulary
-from tiny_vlm.scenes import GARMENTS, GRID, KINDS, LAYOUTS, PLACE_SIDE, PLACES, Item, Scene, compose_scene
+from examples.tiny_vlm.questions import FAMILIES, vocabulary
+from examples.tiny_vlm.scenes import GARMENTS, GRID, KINDS, LAYOUTS, PLACE_SIDE, PLACES, Item, Scene, compose_scene
 
 
 @pytest.fixture(scope="module")

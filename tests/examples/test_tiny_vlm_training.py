@@ -1,16 +1,12 @@
 """What the tiny VLM is trained on is what it meets when a question is asked alone through the stock processor."""
 
-import sys
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
 
-sys.path.insert(0, str(Path(__file__).parents[2] / "examples"))
-from tiny_vlm.architecture import make_processor, make_vlm
-from tiny_vlm.data import PatchData, TurnData, collate_turns, pixel_values, visual_positions
-from tiny_vlm.scenes import GARMENTS, LAYOUTS, PLACES, compose_scene
+from examples.tiny_vlm.architecture import make_processor, make_vlm
+from examples.tiny_vlm.data import PatchData, TurnData, collate_turns, pixel_values, visual_positions
+from examples.tiny_vlm.scenes import GARMENTS, LAYOUTS, PLACES, compose_scene
 
 
 @pytest.fixture(scope="module")

@@ -1,19 +1,16 @@
 """The example that trains ITG's generator: what it compares is the model with all tokens, and it resumes."""
 
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-sys.path.insert(0, str(Path(__file__).parents[2] / "examples"))
-import train_itg
-from tiny_vlm.data import TurnData, collate_turns
-from tiny_vlm.scenes import GARMENTS
-
+from examples import train_itg
+from examples.tiny_vlm.data import TurnData, collate_turns
+from examples.tiny_vlm.scenes import GARMENTS
 from hf_efficient import TokenPrunerConfig, token_pruner
-from hf_efficient.representation.evaluation import load_vlm
+from hf_efficient.representation.evaluation.questions import load_vlm
 from tests.examples.test_tiny_vlm_training import pictures  # noqa: F401
 
 

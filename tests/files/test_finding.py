@@ -7,9 +7,9 @@ import pytest
 
 from hf_efficient import BiDSTConfig, TokenPrunerConfig, attach_token_pruner, load_sparse, load_token_pruned
 from hf_efficient.files import is_local
-from hf_efficient.representation.evaluation import load_vlm
-from hf_efficient.video.modeling_stdo import STDOModel
-from hf_efficient.video.pipeline_stdo import STDOPipeline
+from hf_efficient.representation.evaluation.questions import load_vlm
+from hf_efficient.video.networks.modeling_stdo import STDOModel
+from hf_efficient.video.play.pipeline_stdo import STDOPipeline
 from tests.tiny import stock
 
 NEITHER = ["./gone", "../gone", "/gone", "~/gone", "a/b/c", "gone/", "a b", "", ".gone", "x--y", "ü", "a\\b"]

@@ -25,14 +25,14 @@ OURS = {"write_text", "write_bytes", "rename"}  # as functions, they are those o
 DRAFTS = {"written_whole", "folder_written_whole", "scratch_folder"}
 # What only looks like it, with the reason.
 ALLOWED = {
-    ("hf_efficient/video/overfit.py", "torch.save"),  # into memory
-    ("hf_efficient/video/writing.py", "av.open"),  # the draft of a written_whole that lives as long as the writer
-    ("hf_efficient/video/headers.py", "av.open"),  # into memory
+    ("hf_efficient/video/encode/overfit.py", "torch.save"),  # into memory
+    ("hf_efficient/video/files/writing.py", "av.open"),  # the draft of a written_whole that lives as long as the writer
+    ("hf_efficient/video/files/headers.py", "av.open"),  # into memory
     ("hf_efficient/cli/__init__.py", "os.open"),  # /dev/null
-    ("hf_efficient/representation/attached.py", "save_pretrained"),  # the stock method, and the config beside it
-    ("hf_efficient/representation/attached.py", "stock.save_pretrained"),
-    ("hf_efficient/representation/wrapped.py", "save_pretrained"),  # of a pruner's config, which is ours
-    ("hf_efficient/sparsity/checkpoint.py", "save_pretrained"),  # the same
+    ("hf_efficient/representation/vlm/attached.py", "save_pretrained"),  # the stock method, and the config beside it
+    ("hf_efficient/representation/vlm/attached.py", "stock.save_pretrained"),
+    ("hf_efficient/representation/vlm/wrapped.py", "save_pretrained"),  # of a pruner's config, which is ours
+    ("hf_efficient/sparsity/storage/checkpoint.py", "save_pretrained"),  # the same
     ("hf_efficient/reading.py", "open_memmap"),  # to read
 }
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from hf_efficient import MSAM, S2SAM, SAM, ZOSAM, LookSAM
-from hf_efficient.optimization.perturbing_optimizer import PerturbingOptimizer
+from hf_efficient.optimization.loop.perturbing_optimizer import PerturbingOptimizer
 
 CLASSES: list[type[PerturbingOptimizer]] = [S2SAM, SAM, ZOSAM, LookSAM, MSAM]
 

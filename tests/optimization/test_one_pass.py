@@ -11,8 +11,8 @@ import torch
 from torch import nn
 
 from hf_efficient import SAMArguments, SAMTrainer
-from hf_efficient.optimization.ascent import move_to_higher
-from hf_efficient.optimization.window import Window
+from hf_efficient.optimization.training.window import Window
+from hf_efficient.optimization.variants.variant import move_to_higher
 from tests.optimization.trainers import bert, build, rows, trained
 
 RANDOM, GUIDED = SAMArguments("zosam", rho=0.5), SAMArguments("zosam", rho=0.5, guided=True)

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from hf_efficient import S2SAM, SAM, ZOSAM, LookSAM, recalibrate_batch_norm
-from hf_efficient.sparsity.active import set_active_mask
+from hf_efficient.active_mask import set_active_mask
 from tests.optimization.loops import CLASSES, batch, network, same, step, values
 
 

@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from hf_efficient.optimization.perturbation import Weights, dot, global_norm
-from hf_efficient.sparsity.active import set_active_mask
+from hf_efficient.active_mask import set_active_mask
+from hf_efficient.optimization.engine.perturbation import Weights, dot, global_norm
 
 
 def parameters(dtype: torch.dtype = torch.float32) -> list[nn.Parameter]:

@@ -13,7 +13,7 @@ from transformers import (
 )
 
 from hf_efficient import SAMArguments, SAMTrainer
-from hf_efficient.optimization.trainer import _refuse_what_cannot_work
+from hf_efficient.optimization.training.trainer import _refuse_what_cannot_work
 from tests.optimization.trainers import (
     METHODS,
     Scaled,

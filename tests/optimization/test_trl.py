@@ -10,7 +10,7 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast, Trainer
 
 from hf_efficient import S2SAM, SAMArguments, SAMTrainerMixin
-from hf_efficient.optimization.watch import generates
+from hf_efficient.optimization.engine.watch import generates
 from tests.optimization.trainers import METHODS, build
 
 trl: Any = pytest.importorskip("trl")

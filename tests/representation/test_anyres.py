@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from hf_efficient import attach_token_pruner
-from hf_efficient.representation.line_breaks import keep_rows
+from hf_efficient.representation.vlm.line_breaks import keep_rows
 from tests.tiny import prompts, pruned, video_prompts
 from tests.tiny_models import llava_onevision
 

@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
+from hf_efficient.representation.maths.sharing import share_budget
 from hf_efficient.representation.selection import SELECTORS
-from hf_efficient.representation.sharing import share_budget
 from tests.representation.rules import RULES, greedy
 from tests.representation.units import SEEDS, cosines, unit
 

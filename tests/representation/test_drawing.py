@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from hf_efficient.representation.drawing import draw_kept_tokens, enlarge
+from hf_efficient.representation.evaluation.drawing import draw_kept_tokens, enlarge
 
 EDGE_WIDTH = 2
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from hf_efficient.representation.evaluation import (
+from hf_efficient.representation.evaluation.questions import (
     EVALUATION_SET,
     answer_questions,
     encode_prompts,

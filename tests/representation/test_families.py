@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from hf_efficient import TokenPrunerConfig, attach_token_pruner, detach_token_pruner
-from hf_efficient.representation.families import FAMILIES as SUPPORTED
+from hf_efficient.representation.vlm.families import FAMILIES as SUPPORTED
 from tests.tiny import FAMILIES, MIXED_ROWS, ROWS, budget, generate, prompts, pruned, stock, video_prompts
 
 VIDEO = [name for name, family in FAMILIES.items() if family.video]

@@ -4,11 +4,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from hf_efficient.representation.importance import shares
+from hf_efficient.representation.maths.greedy import greedy_dense, greedy_lazy
+from hf_efficient.representation.maths.importance import shares
+from hf_efficient.representation.maths.kernel import TokenKernel
+from hf_efficient.representation.maths.quota import Quota
 from hf_efficient.representation.selection import id_pruner
-from hf_efficient.representation.selection.greedy import greedy_dense, greedy_lazy
-from hf_efficient.representation.selection.kernel import TokenKernel
-from hf_efficient.representation.selection.quota import Quota
 from tests.representation.objective import kernel, unit
 
 

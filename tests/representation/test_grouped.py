@@ -7,8 +7,8 @@ import torch
 
 import hf_efficient
 from hf_efficient import TokenPrunerConfig, attach_token_pruner, prune_inputs
-from hf_efficient.representation.grouped import logger
 from hf_efficient.representation.reduce import select_order
+from hf_efficient.representation.vlm.grouped import logger
 from tests.tiny import FAMILIES, ROWS, picture, prompts, pruned, stock, video_prompts
 
 reduce_tokens: Any = hf_efficient.reduce_tokens

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from hf_efficient.representation.importance import (
+from hf_efficient.representation.maths.importance import (
     cls_attention,
     distinctiveness,
     norms,

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from hf_efficient import TokenPrunerConfig, attach_token_pruner
-from hf_efficient.representation.inputs import prune_inputs
+from hf_efficient.representation.vlm.inputs import prune_inputs
 from tests.tiny import FAMILIES, MIXED_ROWS, ROWS, budget, generate, prompts, pruned, stock, video_prompts
 
 POSITIONS = [(name, "auto") for name in FAMILIES] + [(n, "original") for n, f in FAMILIES.items() if not f.mrope]

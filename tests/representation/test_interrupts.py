@@ -7,8 +7,8 @@ import torch
 from transformers import LogitsProcessor, LogitsProcessorList
 
 from hf_efficient import remember_pictures
-from hf_efficient.representation import calls
-from hf_efficient.representation.families import towers
+from hf_efficient.representation.vlm.decoder import calls
+from hf_efficient.representation.vlm.families import towers
 from tests.tiny import FAMILIES, ROWS, generate, language_model, prompts, pruned, video_prompts
 
 SETTINGS: dict[str, dict[str, Any]] = {

@@ -9,8 +9,8 @@ from torch import Tensor
 
 import hf_efficient
 from hf_efficient import TokenPrunerConfig
+from hf_efficient.representation.maths.mixture import Mixture, nearest
 from hf_efficient.representation.selection import id_pruner, itg
-from hf_efficient.representation.selection.mixture import Mixture, nearest
 from tests.representation.units import LargestTensor
 
 # parts that not every method gives are there in what is tested here

@@ -7,9 +7,9 @@ import torch
 from transformers import AttentionInterface
 
 from hf_efficient import TokenPrunerConfig, attach_token_pruner, detach_token_pruner, token_pruner
-from hf_efficient.representation import attach
-from hf_efficient.representation.inputs import prune_inputs
-from hf_efficient.representation.sized_attention import PREFIX, add_log_mass, text_configs
+from hf_efficient.representation.vlm import attach
+from hf_efficient.representation.vlm.decoder.proportional_attention import PREFIX, add_log_mass, text_configs
+from hf_efficient.representation.vlm.inputs import prune_inputs
 from tests.tiny import (
     FAMILIES,
     MIXED_ROWS,

@@ -8,9 +8,9 @@ from torch import Tensor
 
 import hf_efficient
 from hf_efficient import TokenPrunerConfig, attach_token_pruner, prune_inputs
-from hf_efficient.representation import temporal
+from hf_efficient.representation.maths import temporal
+from hf_efficient.representation.maths.sharing import information, share_budget
 from hf_efficient.representation.selection import METHODS
-from hf_efficient.representation.sharing import information, share_budget
 from tests.tiny import FAMILIES, ROWS, generate, prompts, pruned, stock, video_prompts
 
 FRAMES, SIZE = 6, 10

@@ -13,8 +13,8 @@ import torch
 from transformers import TextIteratorStreamer
 
 from hf_efficient import TokenPrunerConfig, remember_pictures
-from hf_efficient.representation.families import towers
-from hf_efficient.representation.inputs import prune_inputs
+from hf_efficient.representation.vlm.families import towers
+from hf_efficient.representation.vlm.inputs import prune_inputs
 from tests.tiny import FAMILIES, budget, generate, prompts, pruned, stock, video_prompts
 
 Job = Callable[[], Any]

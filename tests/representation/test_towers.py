@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from hf_efficient import TokenPrunerConfig, attach_token_pruner
-from hf_efficient.representation import features
-from hf_efficient.representation.families import towers
+from hf_efficient.representation.vlm import features
+from hf_efficient.representation.vlm.families import towers
 from tests.tiny import FAMILIES, ROWS, prompts, pruned, video_prompts
 from tests.tiny_models import llava
 

@@ -64,7 +64,7 @@ def test_gradients_reach_kept_patches_only():
 
 def test_gradients_equal_those_of_the_pure_function():
     from hf_efficient import TokenPrunerConfig
-    from hf_efficient.representation.inputs import prune_inputs
+    from hf_efficient.representation.vlm.inputs import prune_inputs
     from tests.tiny import stock
 
     grads = []

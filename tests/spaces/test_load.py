@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from hf_efficient.methods import REPRESENTATION
-from hf_efficient.representation.evaluation import EVALUATION_SET
+from hf_efficient.representation.evaluation.questions import EVALUATION_SET
 from tests.conftest import ROOT
 from tests.spaces.load import Client, Load, Server, harm, load, running
 

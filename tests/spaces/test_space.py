@@ -12,7 +12,7 @@ import pytest
 
 from hf_efficient import space
 from hf_efficient.files.temporary import sweep, work_folder
-from hf_efficient.representation.evaluation import EVALUATION_SET
+from hf_efficient.representation.evaluation.questions import EVALUATION_SET
 from tests.conftest import ROOT
 from tests.spaces.running import import_app
 from tests.video.clips import make_clip, pictures

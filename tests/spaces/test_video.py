@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from hf_efficient.video.bundle import Bundle
-from hf_efficient.video.fit import fit_video
-from hf_efficient.video.media import probe, read_frames
-from hf_efficient.video.player import Player
+from hf_efficient.video.encode.fit import fit_video
+from hf_efficient.video.files.bundle import Bundle
+from hf_efficient.video.files.media import probe, read_frames
+from hf_efficient.video.play.player import Player
 from tests.conftest import ROOT
 from tests.spaces.front_matter import front_matter_errors
 from tests.spaces.running import browser_page, import_app, served

@@ -11,7 +11,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from hf_efficient.representation.evaluation import EVALUATION_SET, TINY_VLM, Scene, load_evaluation_set
+from hf_efficient.representation.evaluation.questions import (
+    EVALUATION_SET,
+    TINY_VLM,
+    Scene,
+    load_evaluation_set,
+)
 from tests.conftest import ROOT
 from tests.scene_vlm import make_scene_vlm
 from tests.spaces.front_matter import front_matter_errors

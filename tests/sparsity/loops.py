@@ -9,7 +9,7 @@ from torch import nn
 
 from hf_efficient import BiDSTConfig
 from hf_efficient.methods import SPARSITY, settings_of
-from hf_efficient.sparsity.layer import BiDSTLayer
+from hf_efficient.sparsity.tuner.layer import BiDSTLayer
 from hf_efficient.sparsity.weight import SparseWeight
 
 

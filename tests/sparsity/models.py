@@ -17,7 +17,7 @@ from transformers import (
 )
 
 from hf_efficient import BiDSTConfig
-from hf_efficient.sparsity.layer import BiDSTLayer
+from hf_efficient.sparsity.tuner.layer import BiDSTLayer
 
 DELTA = {"target": "delta", "sparsity": 0.9, "task_type": "CAUSAL_LM"}
 WEIGHT = {"target": "weight", "sparsity": 0.8, "task_type": "CAUSAL_LM"}

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from hf_efficient.sparsity.active import active_mask, set_active_mask
+from hf_efficient.active_mask import active_mask, set_active_mask
 
 
 def test_a_mask_set_is_the_mask_read_and_follows_changes_in_place():

@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from hf_efficient.sparsity import budget
+from hf_efficient.sparsity.topology import distribution as budget
 
 RESNET = [(16, 1, 3, 3), (16, 16, 3, 3), (32, 16, 3, 3), (32, 32, 3, 3), (64, 32, 3, 3), (64, 64, 3, 3)]
 MLP = [(300, 784), (100, 300)]

@@ -13,8 +13,8 @@ from torch import nn
 from transformers import AutoModelForCausalLM
 
 from hf_efficient import BiDSTConfig, compress, load_sparse, save_sparse
-from hf_efficient.sparsity.checkpoint import FILE_NAME, decode, encode, read_sparse
-from hf_efficient.sparsity.compress import CompactLinear
+from hf_efficient.sparsity.kernels.compress import CompactLinear
+from hf_efficient.sparsity.storage.checkpoint import FILE_NAME, decode, encode, read_sparse
 from tests.fuzzing import limited_memory
 from tests.sparsity.models import disturb, llama, logits
 from tests.sparsity.test_compress import sparse_llama
@@ -122,7 +122,7 @@ def test_nothing_is_left_behind_when_saving_fails(tmp_path: Path, monkeypatch: p
         Path(path).write_bytes(b"half")
         raise OSError("disk full")
 
-    monkeypatch.setattr("hf_efficient.sparsity.checkpoint.save_file", fails)
+    monkeypatch.setattr("hf_efficient.sparsity.storage.checkpoint.save_file", fails)
     with pytest.raises(OSError, match="disk full"):
         save_sparse(llama(), tmp_path)
     assert (tmp_path / FILE_NAME).read_bytes() == before

@@ -9,10 +9,10 @@ from peft import get_peft_model
 from torch import nn
 
 from hf_efficient import BiDSTConfig, train_sparsely
-from hf_efficient.sparsity import compact
-from hf_efficient.sparsity.compact import BLOCK, CompactPath, Pattern
-from hf_efficient.sparsity.compress import compact_infers_faster
-from hf_efficient.sparsity.layer import BiDSTLayer
+from hf_efficient.sparsity.kernels import linear as compact
+from hf_efficient.sparsity.kernels.compress import compact_infers_faster
+from hf_efficient.sparsity.kernels.linear import BLOCK, CompactPath, Pattern
+from hf_efficient.sparsity.tuner.layer import BiDSTLayer
 from tests.sparsity.models import llama
 from tests.sparsity.problems import random_weight
 

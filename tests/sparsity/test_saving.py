@@ -11,9 +11,9 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from hf_efficient import TokenPrunerConfig, load_sparse, save_sparse
 from hf_efficient.files import locked
+from hf_efficient.files.unfinished import SAVING
 from hf_efficient.representation.generator import TokenGenerator
-from hf_efficient.sparsity.checkpoint import FILE_NAME
-from hf_efficient.sparsity.unfinished import SAVING
+from hf_efficient.sparsity.storage.checkpoint import FILE_NAME
 from tests.files.disks import no_room, small_disk
 from tests.files.kills import changes, killed_before
 from tests.tiny import pruned

@@ -14,8 +14,8 @@ from transformers import Trainer
 from transformers.trainer_pt_utils import LayerWiseDummyOptimizer
 
 from hf_efficient import S2SAM, BiDSTConfig, SparsityCallback, train_sparsely
-from hf_efficient.sparsity.callback import BroughtAlong, weights_of_model
 from hf_efficient.sparsity.topology import TOPOLOGIES
+from hf_efficient.sparsity.tuner.callback import BroughtAlong, weights_of_model
 from tests.sparsity.loops import batches, classifier, run, trainable, weights_of
 from tests.sparsity.models import ConvNet, llama
 from tests.sparsity.test_trainer import Sentences, arguments, config

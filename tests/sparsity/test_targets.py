@@ -9,7 +9,7 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from torch import nn
 
 from hf_efficient import BiDSTConfig
-from hf_efficient.sparsity.targets import stays_dense
+from hf_efficient.sparsity.tuner.targets import stays_dense
 from tests.sparsity.models import layers, llama
 
 

@@ -15,7 +15,7 @@ from transformers import Trainer, TrainingArguments
 
 from hf_efficient import BiDSTConfig, BiDSTTrainer, S2SAMTrainer, SAMArguments, SparsityCallback, train_sparsely
 from hf_efficient.methods import SPARSITY, settings_of
-from hf_efficient.sparsity.layer import BiDSTLayer
+from hf_efficient.sparsity.tuner.layer import BiDSTLayer
 from tests.sparsity.models import bert, llama, logits
 
 

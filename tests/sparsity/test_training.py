@@ -9,7 +9,7 @@ from peft import get_peft_model
 from torch import nn
 
 from hf_efficient import BiDSTConfig, train_sparsely
-from hf_efficient.sparsity import places as bits
+from hf_efficient.sparsity.storage import indices as bits
 from hf_efficient.sparsity.topology import SET, BiDST, RigL, Static
 from hf_efficient.sparsity.training import SparseTraining
 from hf_efficient.sparsity.weight import SparseWeight

@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from hf_efficient.sparsity import places as bits
+from hf_efficient.sparsity.storage import indices as bits
 from hf_efficient.sparsity.weight import SparseWeight, check_places
 
 

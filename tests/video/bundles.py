@@ -7,8 +7,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from hf_efficient.video.bundle import Bundle
-from hf_efficient.video.fit import Fit, fit_video
+from hf_efficient.video.encode.fit import Fit, fit_video
+from hf_efficient.video.files.bundle import Bundle
 from hf_efficient.video.settings import FitSettings
 from tests.video.clips import make_clip, pictures
 

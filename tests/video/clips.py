@@ -1,4 +1,4 @@
-"""Small made videos, and the public test clips where they were fetched (`python benchmarks/fetch_clips.py`)."""
+"""Small made videos, and the public test clips where they were fetched (`python -m benchmarks.video.fetch_clips`)."""
 
 import os
 from collections.abc import Sequence
@@ -17,7 +17,7 @@ def clip(name: str) -> Path:
     """A public clip, or the test is skipped."""
     path = CLIPS / name
     if not path.is_file():
-        pytest.skip(f"{name} is not in {CLIPS}: python benchmarks/fetch_clips.py fetches it")
+        pytest.skip(f"{name} is not in {CLIPS}: python -m benchmarks.video.fetch_clips fetches it")
     return path
 
 

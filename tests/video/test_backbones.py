@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from hf_efficient.video.backbones import (
+from hf_efficient.video.networks.backbones import (
     BACKBONES,
     PUBLISHED_SIZES,
     WDSR,
@@ -12,8 +12,8 @@ from hf_efficient.video.backbones import (
     centre,
     upsample_bicubic,
 )
-from hf_efficient.video.start import start_from_bicubic
-from hf_efficient.video.weights import Int8Conv2d, add_weight_norm, as_stored, fold_weight_norm, stored_bytes
+from hf_efficient.video.networks.start import start_from_bicubic
+from hf_efficient.video.networks.weights import Int8Conv2d, add_weight_norm, as_stored, fold_weight_norm, stored_bytes
 
 PUBLISHED_PARAMETERS = {  # by scale 2, 3, 4
     "wdsr": (1_187_484, 1_192_959, 1_200_624),

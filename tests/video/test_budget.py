@@ -7,14 +7,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from hf_efficient.video import chunking
-from hf_efficient.video.backbones import upsample_bicubic
-from hf_efficient.video.budget import HEADER_BYTES, NETWORK_SHARE, fit_budget, network_bytes
-from hf_efficient.video.fit import fit_video
-from hf_efficient.video.media import probe, read_frames
+from hf_efficient.video import stdo as chunking
+from hf_efficient.video.encode.bitrate import HEADER_BYTES, NETWORK_SHARE, fit_budget, network_bytes
+from hf_efficient.video.encode.fit import fit_video
+from hf_efficient.video.encode.stream import reduced, write_stream
+from hf_efficient.video.files.media import probe, read_frames
+from hf_efficient.video.networks.backbones import upsample_bicubic
 from hf_efficient.video.patches import Geometry, to_rgb8, to_tensor
 from hf_efficient.video.settings import FitSettings
-from hf_efficient.video.stream import reduced, write_stream
 from tests.video.bundles import QUICK, source_clip, started
 
 GIVEN: dict[str, Any] = {k: QUICK[k] for k in ("num_blocks", "steps", "batch_size", "lr_preset")}
@@ -68,7 +68,7 @@ def test_each_quality_is_encoded_once(tmp_path: Path, monkeypatch: pytest.Monkey
         assert key not in sizes
         sizes[key] = target.stat().st_size
 
-    monkeypatch.setattr("hf_efficient.video.budget.write_stream", counted)
+    monkeypatch.setattr("hf_efficient.video.encode.bitrate.write_stream", counted)
     source = source_clip(tmp_path)
     chosen = fit_budget(source, 4e5, GIVEN, lambda _: None)
     for scale in (2, 3, 4):

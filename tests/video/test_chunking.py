@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from hf_efficient.video.chunking import (
+from hf_efficient.video.stdo import (
     choose_num_chunks,
     equal_count,
     equal_error,

@@ -11,15 +11,15 @@ import pytest
 
 from hf_efficient.cli import main
 from hf_efficient.files import NpyWriter
-from hf_efficient.video import bundle as bundle_module
-from hf_efficient.video import fit as fit_module
-from hf_efficient.video import overfit as overfit_module
-from hf_efficient.video import store
-from hf_efficient.video.bundle import Bundle
-from hf_efficient.video.decode import decode
-from hf_efficient.video.fit import fit_video
+from hf_efficient.video.encode import fit as fit_module
+from hf_efficient.video.encode import overfit as overfit_module
+from hf_efficient.video.encode import store
+from hf_efficient.video.encode.fit import fit_video
+from hf_efficient.video.files import bundle as bundle_module
+from hf_efficient.video.files.bundle import Bundle
+from hf_efficient.video.files.writing import VideoWriter
+from hf_efficient.video.play.decode import decode
 from hf_efficient.video.rows import Rows
-from hf_efficient.video.writing import VideoWriter
 from tests.files.disks import small_disk
 from tests.files.kills import changes, killed_before
 from tests.video.bundles import QUICK, files, source_clip

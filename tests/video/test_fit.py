@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 import torch
 
-from hf_efficient.video.backbones import upsample_bicubic
-from hf_efficient.video.bundle import Bundle
-from hf_efficient.video.fit import Fit, fit_video
-from hf_efficient.video.media import MediaError, probe, read_frames
+from hf_efficient.video.encode.fit import Fit, fit_video
+from hf_efficient.video.files.bundle import Bundle
+from hf_efficient.video.files.media import MediaError, probe, read_frames
+from hf_efficient.video.files.writing import VideoWriter
+from hf_efficient.video.networks.backbones import upsample_bicubic
 from hf_efficient.video.patches import degrade
 from hf_efficient.video.settings import FitSettings
-from hf_efficient.video.writing import VideoWriter
 from tests.video.bundles import QUICK, source_clip, started
 from tests.video.clips import make_clip, pictures
 

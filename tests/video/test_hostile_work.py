@@ -9,8 +9,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from hf_efficient.video.fit import Fit
-from hf_efficient.video.overfit import Recipe, load_checkpoint, overfit
+from hf_efficient.video.encode.fit import Fit
+from hf_efficient.video.encode.overfit import Recipe, load_checkpoint, overfit
 from tests.fuzzing import limited_memory
 from tests.video.bundles import started
 

@@ -10,9 +10,9 @@ import pytest
 import torch
 
 from hf_efficient import STDOConfig, STDOModel, STDOPipeline
-from hf_efficient.video.bundle import Bundle, BundleError
-from hf_efficient.video.experts import DEFAULTS
-from hf_efficient.video.player import Player
+from hf_efficient.video.files.bundle import Bundle, BundleError
+from hf_efficient.video.networks.experts import DEFAULTS
+from hf_efficient.video.play.player import Player
 from hf_efficient.video.settings import WEIGHT_DTYPES
 from tests.local_hub import LocalHub
 from tests.video.bundles import on_whole_frames, quick_bundle
@@ -147,7 +147,7 @@ assert len(STDOPipeline.from_pretrained("tester/clips", subfolder="a")(output_ty
 def test_a_player_needs_neither_transformers_nor_diffusers(bundles: dict[str, Bundle], tmp_path: Path) -> None:
     code = f"""
 import sys
-from hf_efficient.video.decode import decode
+from hf_efficient.video.play.decode import decode
 decode({str(bundles["int8"].path)!r}, {str(tmp_path / "out.mp4")!r})
 print([m for m in ("transformers", "diffusers", "huggingface_hub", "PIL") if m in sys.modules])
 """

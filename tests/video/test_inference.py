@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from hf_efficient.video.backbones import BACKBONES, WDSR, NetworkSpec
-from hf_efficient.video.inference import best_tile, enlarge, join, merge, split
-from hf_efficient.video.start import start_from_bicubic
+from hf_efficient.video.networks.backbones import BACKBONES, WDSR, NetworkSpec
+from hf_efficient.video.networks.start import start_from_bicubic
+from hf_efficient.video.play.inference import best_tile, enlarge, join, merge, split
 from tests.video.bundles import on_whole_frames
 
 

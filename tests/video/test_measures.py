@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from hf_efficient.video.budget import network_bytes, parse_rate
-from hf_efficient.video.evaluation import evaluate, ssim
-from hf_efficient.video.player import Player
-from hf_efficient.video.rate import bd_rate
+from hf_efficient.video.encode.bitrate import network_bytes, parse_rate
+from hf_efficient.video.measure.evaluation import evaluate, ssim
+from hf_efficient.video.measure.rate import bd_rate
+from hf_efficient.video.play.player import Player
 from hf_efficient.video.settings import FitSettings
 from tests.video.bundles import quick_bundle
 from tests.video.clips import make_clip, pictures
@@ -87,7 +87,7 @@ def test_evaluating_some_frames_is_some_of_evaluating_all(tmp_path: Path) -> Non
 
 def test_vmaf_is_that_of_the_decoded_frames(tmp_path: Path) -> None:
     imageio_ffmpeg = pytest.importorskip("imageio_ffmpeg")
-    from hf_efficient.video.decode import decode
+    from hf_efficient.video.play.decode import decode
 
     bundle = quick_bundle(tmp_path)
     ours = evaluate(bundle.path, tmp_path / "source.mp4", every=6, vmaf=True)["vmaf"]

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from hf_efficient.video.evaluation import evaluate
-from hf_efficient.video.fit import Fit, fit_video
+from hf_efficient.video.encode.fit import Fit, fit_video
+from hf_efficient.video.measure.evaluation import evaluate
 from hf_efficient.video.rows import Rows
 from hf_efficient.video.settings import FitSettings
 from tests.video.clips import make_clip, pictures

@@ -12,11 +12,11 @@ import av
 import numpy as np
 import pytest
 
-from hf_efficient.video.evaluation import vmaf_score
-from hf_efficient.video.fit import fit_video
-from hf_efficient.video.media import MediaError, probe, read_frames
-from hf_efficient.video.opening import FORMATS, ONLY_THIS_FILE, measure_extent
-from hf_efficient.video.writing import VideoWriter
+from hf_efficient.video.encode.fit import fit_video
+from hf_efficient.video.files.media import MediaError, probe, read_frames
+from hf_efficient.video.files.opening import FORMATS, ONLY_THIS_FILE, measure_extent
+from hf_efficient.video.files.writing import VideoWriter
+from hf_efficient.video.measure.evaluation import vmaf_score
 from tests.video.bundles import QUICK
 from tests.video.clips import make_clip, pictures
 
@@ -151,7 +151,7 @@ def test_vmaf_is_not_measured_against_a_playlist(tmp_path: Path, monkeypatch: py
         return Run()
 
     monkeypatch.setattr(subprocess, "run", run)
-    monkeypatch.setattr("hf_efficient.video.evaluation.decode", lambda player, path, codec: path)
+    monkeypatch.setattr("hf_efficient.video.measure.evaluation.decode", lambda player, path, codec: path)
     player: Any = None
     vmaf_score(player, tmp_path / "source.mp4")
     inputs = [n for n, word in enumerate(seen[0]) if word == "-i"]

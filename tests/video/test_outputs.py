@@ -12,11 +12,11 @@ from typing import Any
 
 import pytest
 
-from hf_efficient.video import fit as fit_module
-from hf_efficient.video.bundle import Bundle
-from hf_efficient.video.decode import decode
-from hf_efficient.video.fit import fit_video
-from hf_efficient.video.media import probe, read_frames
+from hf_efficient.video.encode import fit as fit_module
+from hf_efficient.video.encode.fit import fit_video
+from hf_efficient.video.files.bundle import Bundle
+from hf_efficient.video.files.media import probe, read_frames
+from hf_efficient.video.play.decode import decode
 from tests.files.disks import no_room
 from tests.video.bundles import QUICK, files, quick_bundle, source_clip
 

@@ -4,12 +4,12 @@ from pathlib import Path
 
 import pytest
 
-from hf_efficient.video import fit as fit_module
-from hf_efficient.video.bundle import BundleError
-from hf_efficient.video.fit import fit_video
-from hf_efficient.video.media import MediaError
-from hf_efficient.video.pipeline_stdo import STDOPipeline
-from hf_efficient.video.player import Player
+from hf_efficient.video.encode import fit as fit_module
+from hf_efficient.video.encode.fit import fit_video
+from hf_efficient.video.files.bundle import BundleError
+from hf_efficient.video.files.media import MediaError
+from hf_efficient.video.play.pipeline_stdo import STDOPipeline
+from hf_efficient.video.play.player import Player
 from tests.video.bundles import QUICK, quick_bundle, source_clip
 from tests.video.clips import make_clip, pictures
 

@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 import torch
 
-from hf_efficient.video import fit as fit_module
-from hf_efficient.video.fit import fit_video
-from hf_efficient.video.overfit import Recipe, load_checkpoint, overfit
-from hf_efficient.video.store import PatchStore
+from hf_efficient.video.encode import fit as fit_module
+from hf_efficient.video.encode.fit import fit_video
+from hf_efficient.video.encode.overfit import Recipe, load_checkpoint, overfit
+from hf_efficient.video.encode.store import PatchStore
 from tests.video.bundles import QUICK, files, source_clip, started
 
 

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from hf_efficient.video.bundle import Bundle
-from hf_efficient.video.fit import fit_video
+from hf_efficient.video.encode.fit import fit_video
+from hf_efficient.video.files.bundle import Bundle
 from hf_efficient.video.patches import round8
 from tests.video.bundles import QUICK, files, on_whole_frames, quick_bundle, source_clip, started
 
@@ -18,7 +18,7 @@ def test_scores_by_a_network_are_its_errors(tmp_path: Path) -> None:
     general = quick_bundle(tmp_path / "general", method="single", steps=30, num_features=6)
     fit = started(tmp_path, scorer=str(general.path))
     errors, g = np.load(fit.work / "errors.npy"), fit.geometry
-    from hf_efficient.video.player import Player
+    from hf_efficient.video.play.player import Player
 
     net = Player(general).experts[0]
     pairs = list(fit._pairs())
@@ -58,7 +58,7 @@ STDO: dict[str, Any] = {**QUICK, "method": "stdo", "num_chunks": 3}
 @pytest.mark.parametrize("start", ["general", "previous", "none"])
 def test_what_networks_start_from(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, start: str) -> None:
     """The weights that training begins with, against those that were trained before."""
-    from hf_efficient.video import fit as fit_module
+    from hf_efficient.video.encode import fit as fit_module
 
     before: dict[str, dict[str, torch.Tensor]] = {}
     after: dict[str, dict[str, torch.Tensor]] = {}

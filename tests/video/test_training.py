@@ -12,15 +12,15 @@ import torch
 from safetensors.torch import load_file
 
 from hf_efficient.methods import VIDEO, settings_of
-from hf_efficient.video.backbones import upsample_bicubic
-from hf_efficient.video.bundle import Bundle
-from hf_efficient.video.fit import Fit, fit_video
-from hf_efficient.video.media import read_frames
-from hf_efficient.video.overfit import Recipe, overfit, store_error
+from hf_efficient.video.encode.fit import Fit, fit_video
+from hf_efficient.video.encode.overfit import Recipe, overfit, store_error
+from hf_efficient.video.encode.store import PatchStore
+from hf_efficient.video.files.bundle import Bundle
+from hf_efficient.video.files.media import read_frames
+from hf_efficient.video.networks.backbones import upsample_bicubic
 from hf_efficient.video.patches import to_rgb8, to_tensor
-from hf_efficient.video.player import Player
+from hf_efficient.video.play.player import Player
 from hf_efficient.video.settings import STARTS, FitSettings
-from hf_efficient.video.store import PatchStore
 from tests.video.bundles import QUICK, source_clip, started
 from tests.video.clips import clip, make_clip, pictures
 
@@ -68,7 +68,7 @@ def test_two_processes_average_to_one(tmp_path: Path, monkeypatch: pytest.Monkey
     halves = []
     for rank in (0, 1):
         monkeypatch.setattr(
-            "hf_efficient.video.overfit.average_gradients",
+            "hf_efficient.video.encode.overfit.average_gradients",
             lambda net, n: halves.append([p.grad.clone() for p in net.parameters()]),
         )
         overfit(fit.new_network(fit.plan.spec("expert-0"), 0), store, recipe, tmp_path / f"{rank}.pt", None, (rank, 2))

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 from hf_efficient.cli import main
-from hf_efficient.video.evaluation import evaluate
-from hf_efficient.video.fit import fit_video
-from hf_efficient.video.media import MediaError, probe, read_frames
-from hf_efficient.video.player import Player
+from hf_efficient.video.encode.fit import fit_video
+from hf_efficient.video.files.media import MediaError, probe, read_frames
+from hf_efficient.video.measure.evaluation import evaluate
+from hf_efficient.video.play.player import Player
 from tests.video.bundles import QUICK
 from tests.video.clips import make_clip, pictures
 

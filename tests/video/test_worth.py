@@ -10,13 +10,13 @@ from PIL import Image
 from transformers.utils import logging
 
 from hf_efficient.cli import main
-from hf_efficient.video.backbones import upsample_bicubic
-from hf_efficient.video.bundle import Bundle
-from hf_efficient.video.fit import fit_video
-from hf_efficient.video.media import read_frames
+from hf_efficient.video.encode.fit import fit_video
+from hf_efficient.video.files.bundle import Bundle
+from hf_efficient.video.files.media import read_frames
+from hf_efficient.video.measure.worth import total_bytes, verdicts
+from hf_efficient.video.networks.backbones import upsample_bicubic
 from hf_efficient.video.patches import to_rgb8, to_tensor
-from hf_efficient.video.player import Player
-from hf_efficient.video.worth import total_bytes, verdicts
+from hf_efficient.video.play.player import Player
 from tests.video.bundles import QUICK
 from tests.video.clips import make_clip, pictures
 
@@ -97,7 +97,7 @@ def test_a_single_picture_is_said_before_the_work(
     def stop(*_: Any) -> None:
         raise RuntimeError("the work begins")
 
-    monkeypatch.setattr("hf_efficient.video.fit.Fit.make_low_resolution", stop)
+    monkeypatch.setattr("hf_efficient.video.encode.fit.Fit.make_low_resolution", stop)
     with pytest.raises(RuntimeError, match="the work begins"):
         fit_video(tmp_path / "a.png", tmp_path / "bundle", **{**QUICK, "steps": 1500})
     assert "is a single picture, and 1500 steps" in caplog.text

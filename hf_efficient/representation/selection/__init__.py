@@ -14,6 +14,8 @@ from collections.abc import Callable
 
 from torch import Tensor
 
+from hf_efficient.representation.maths.mixture import Mixture
+
 from . import (
     cdpruner,
     cen_prune,
@@ -24,7 +26,6 @@ from . import (
     id_selection,
     idpruner_mmr,
     itg,
-    max_min,
     prumerge,
     random,
     scope,
@@ -35,7 +36,9 @@ from . import (
     visionzip,
     vispruner,
 )
-from .mixture import Mixture
+from . import (
+    divprune as max_min,
+)
 
 SELECTORS: dict[str, Callable[..., Tensor]] = {
     "id_pruner": id_pruner.select,  # importance and coverage in one submodular objective

@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..importance import rescale
-from .compact import cosines, over_valid, pick, row_of
-from .quota import Quota
+from hf_efficient.representation.maths.compact import cosines, over_valid, pick, row_of
+from hf_efficient.representation.maths.importance import rescale
+from hf_efficient.representation.maths.quota import Quota
 
 
 @over_valid

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .compact import cosines, over_valid
+from hf_efficient.representation.maths.compact import cosines, over_valid
 
 PIVOTS = 8
 

@@ -8,9 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .compact import over_valid
+from hf_efficient.representation.maths.compact import over_valid
+from hf_efficient.representation.maths.mixture import Mixture, mass, sum_by
+
 from .itg import medoids
-from .mixture import Mixture, mass, sum_by
 
 
 @over_valid

@@ -7,9 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..importance import shares
-from ..sharing import share_budget
-from .compact import cosines, over_valid
+from hf_efficient.representation.maths.compact import cosines, over_valid
+from hf_efficient.representation.maths.importance import shares
+from hf_efficient.representation.maths.sharing import share_budget
 
 CROPS = 16
 VARIETY = 0.09  # weight of the variance of cosines beside attention

@@ -7,11 +7,11 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from ..config import TokenPrunerConfig
-from ..importance import coverage_weights, shares
-from .greedy import greedy_dense, greedy_lazy
-from .kernel import TokenKernel
-from .quota import Quota
+from hf_efficient.representation.config import TokenPrunerConfig
+from hf_efficient.representation.maths.greedy import greedy_dense, greedy_lazy
+from hf_efficient.representation.maths.importance import coverage_weights, shares
+from hf_efficient.representation.maths.kernel import TokenKernel
+from hf_efficient.representation.maths.quota import Quota
 
 MAX_STORED = 2**26  # numbers of similarity matrices held at once: 256 MiB, one unit of 8192 tokens or 202 of 576
 

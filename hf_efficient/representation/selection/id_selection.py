@@ -7,9 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..importance import rescale
-from .compact import cosines, over_valid, pick, row_of
-from .quota import Quota
+from hf_efficient.representation.maths.compact import cosines, over_valid, pick, row_of
+from hf_efficient.representation.maths.importance import rescale
+from hf_efficient.representation.maths.quota import Quota
 
 SHARPNESS = 20.0  # gamma
 

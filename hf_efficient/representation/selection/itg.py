@@ -7,13 +7,14 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from ..config import TokenPrunerConfig
+from hf_efficient.representation.config import TokenPrunerConfig
+from hf_efficient.representation.maths.compact import pick
+from hf_efficient.representation.maths.kernel import TokenKernel
+from hf_efficient.representation.maths.mixture import Mixture, nearest, sum_by
+from hf_efficient.representation.maths.quota import Quota
+
 from . import id_pruner
-from .compact import pick
 from .id_pruner import part_of
-from .kernel import TokenKernel
-from .mixture import Mixture, nearest, sum_by
-from .quota import Quota
 
 
 @torch.no_grad()

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..importance import shares
-from .compact import over_valid
-from .mixture import Mixture
+from hf_efficient.representation.maths.compact import over_valid
+from hf_efficient.representation.maths.importance import shares
+from hf_efficient.representation.maths.mixture import Mixture
 
 BY_ATTENTION = 0.25  # the public code samples three positions evenly for one outlier of attention
 NEIGHBOURS = 32

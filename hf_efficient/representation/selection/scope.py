@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .compact import cosines, over_valid, pick, row_of
-from .quota import Quota
+from hf_efficient.representation.maths.compact import cosines, over_valid, pick, row_of
+from hf_efficient.representation.maths.quota import Quota
 
 
 @over_valid

@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .compact import over_valid, pick, row_of
-from .quota import Quota
+from hf_efficient.representation.maths.compact import over_valid, pick, row_of
+from hf_efficient.representation.maths.quota import Quota
 
 BLOCK = 16  # steps from one look at all residuals to the next
 LEAST = 1e-3  # of the longest token: residuals below are taken for rounding

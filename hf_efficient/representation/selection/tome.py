@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from .compact import over_valid
-from .mixture import Mixture, mass, sum_by
+from hf_efficient.representation.maths.compact import over_valid
+from hf_efficient.representation.maths.mixture import Mixture, mass, sum_by
 
 
 @over_valid

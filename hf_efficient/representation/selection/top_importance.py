@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .compact import over_valid, pick
-from .quota import Quota
+from hf_efficient.representation.maths.compact import over_valid, pick
+from hf_efficient.representation.maths.quota import Quota
 
 
 @over_valid

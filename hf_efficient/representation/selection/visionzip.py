@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from .compact import over_valid
-from .mixture import Mixture, mass
+from hf_efficient.representation.maths.compact import over_valid
+from hf_efficient.representation.maths.mixture import Mixture, mass
 
 CONTEXTUAL = 10 / 64  # share of the budget that goes to merged tokens
 

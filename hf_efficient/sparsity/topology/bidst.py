@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..weight import SparseWeight, check_places
+from hf_efficient.sparsity.weight import SparseWeight, check_places
+
 from .topology import Topology, expect
 
 TEMPERATURE = 1.0  # tau of the Gumbel-sigmoid, in units of the largest score

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..weight import SparseWeight
+from hf_efficient.sparsity.weight import SparseWeight
+
 from .topology import Topology, random_places
 
 

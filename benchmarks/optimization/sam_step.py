@@ -1,0 +1,238 @@
+"""What a sharpness-aware step costs: `python -m benchmarks.optimization.sam_step`
+
+Time and memory of a training step of every method, as ratios to the plain Trainer step: a ViT and a BERT-size encoder
+in `Trainer`, and pytorch_optimizer's SAM family beside ours in a plain loop. All methods take turns, step by step, in
+one process with one thread; ratios are medians over rounds of (this method's step) / (the plain step of the same
+round). LookSAM's are means, since every fifth step of it is a dear one: give it a multiple of five rounds; so are
+ZO-SAM's with m = 1 on the whole batch, of whose steps half take a pass more. Memory is
+what the method holds between steps, plus the peak of tensor bytes that a step allocates beyond what was there before
+it, as torch's profiler counts them; `--rounds 0` measures it alone. Results of several calls (`--models`, `--methods`)
+are joined.
+"""
+
+import argparse
+import json
+import platform
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import torch
+import transformers
+from tqdm import tqdm
+from transformers import (
+    BertConfig,
+    BertForSequenceClassification,
+    Trainer,
+    TrainingArguments,
+    ViTConfig,
+    ViTForImageClassification,
+)
+
+from benchmarks.harness.tensor_memory import peak_bytes
+from benchmarks.optimization.sam_loop_steps import loop_steps
+from hf_efficient import SAMArguments, SAMTrainer
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+
+METHODS: dict[str, SAMArguments | None] = {
+    "plain": None,
+    "S2-SAM": SAMArguments("s2sam"),
+    "MSAM": SAMArguments("msam"),
+    "ZO-SAM, half the batch": SAMArguments("zosam", probe_fraction=0.5),
+    "guided ZO-SAM, half the batch": SAMArguments("zosam", probe_fraction=0.5, guided=True),
+    "ZO-SAM": SAMArguments("zosam"),
+    "ZO-SAM, probes without dropout": SAMArguments("zosam", probe_dropout=False),
+    "guided ZO-SAM": SAMArguments("zosam", guided=True),
+    "LookSAM, k=5": SAMArguments("looksam"),
+    "SAM": SAMArguments("sam"),
+    "ASAM": SAMArguments("asam"),
+}
+#: Methods whose steps differ in kind, of which a median would show but one.
+UNEVEN = ("LookSAM, k=5", "ours: LookSAM, k=5", "pytorch_optimizer: LookSAM, k=5", "ZO-SAM")
+GOALS = {"S2-SAM": 1.03, "ZO-SAM, half the batch": 1.36, "ZO-SAM": 1.70, "SAM": 2.05}
+PLAIN_AT_FIRST = (
+    "plain", "S2-SAM", "ours: S2SAM", "ours: ZOSAM, guided", "MSAM", "guided ZO-SAM, half the batch", "guided ZO-SAM",
+)  # fmt: skip
+RESULTS = Path(__file__).parents[1] / "results" / "sam_step"
+
+
+def vit(batch: int) -> tuple[Any, dict[str, torch.Tensor]]:
+    """ViT-S/16, 22M parameters, 224 x 224 pictures."""
+    config = ViTConfig(
+        hidden_size=384, num_hidden_layers=12, num_attention_heads=6, intermediate_size=1536, num_labels=100
+    )
+    return ViTForImageClassification(config), {
+        "pixel_values": torch.randn(batch, 3, 224, 224), "labels": torch.arange(batch) % 100,
+    }  # fmt: skip
+
+
+def bert(batch: int) -> tuple[Any, dict[str, torch.Tensor]]:
+    """BERT-base, 109M parameters, 128 tokens."""
+    model = BertForSequenceClassification(BertConfig(num_labels=2))
+    return model, {"input_ids": torch.randint(0, 30000, (batch, 128)), "labels": torch.arange(batch) % 2}
+
+
+MODELS: dict[str, Callable[[int], Any]] = {"ViT-S": vit, "BERT-base": bert}
+
+
+def trainer_steps(
+    build: Callable[[int], Any], batch: int, methods: list[str]
+) -> dict[str, tuple[Any, Callable[[], None]]]:
+    """For each method its Trainer, and a function that does one whole step: forward, backward, clipping, SGD.
+
+    All share one model, so that memory holds it once. SGD, since the cheaper the optimizer, the more the rest counts.
+    """
+    torch.manual_seed(0)
+    model, inputs = build(batch)
+    steps: dict[str, Any] = {}
+    for name in methods:
+        method = METHODS[name]
+        args = TrainingArguments(
+            tempfile.mkdtemp(), per_device_train_batch_size=batch, use_cpu=True, report_to="none", disable_tqdm=True,
+            optim="sgd", optim_args="momentum=0.9" if name == "MSAM" else None, learning_rate=1e-4,
+        )  # fmt: skip
+        trainer: Any = Trainer(model, args) if method is None else SAMTrainer(model, args, sam_args=method)
+        trainer.create_optimizer_and_scheduler(1000)
+        trainer.optimizer = trainer.accelerator.prepare_optimizer(trainer.optimizer)
+        trainer.current_gradient_accumulation_steps = 1
+
+        def step(trainer: Any = trainer) -> None:
+            trainer.training_step(model, dict(inputs))
+            trainer._clip_grad_norm(model)
+            trainer.optimizer.step()
+            model.zero_grad()
+            trainer.state.global_step += 1
+
+        steps[name] = (trainer, step)
+    return steps
+
+
+def begin(steps: dict[str, Callable[[], None]]) -> None:
+    """The first step of a method that remembers the last one is not what it does afterwards."""
+    for name in steps:
+        if name in PLAIN_AT_FIRST:
+            steps[name]()
+
+
+def measure(steps: dict[str, Callable[[], None]], rounds: int) -> dict[str, dict[str, float]]:
+    """Median ratio of each step to the plain one of the same round, and its median seconds."""
+    seconds: dict[str, list[float]] = {name: [] for name in steps}
+    for number in tqdm(range(rounds), leave=False):
+        names = list(steps)
+        for name in names if number % 2 == 0 else names[::-1]:
+            start = time.perf_counter()
+            steps[name]()
+            seconds[name].append(time.perf_counter() - start)
+    plain = seconds["plain"]
+    return {
+        name: {
+            "seconds": middle(values),
+            "ratio": middle([v / p for v, p in zip(values, plain, strict=True)]),
+            "rounds": rounds,
+        }
+        for name, values in seconds.items()
+        for middle in (statistics.fmean if name in UNEVEN else statistics.median,)
+    }
+
+
+def held_bytes(trainer: Any) -> int:
+    """What the method keeps from one step to the next."""
+    memory = trainer._ascent.memory if getattr(trainer, "_ascent", None) else {}
+    return sum(d.nbytes for direction in memory.values() for d in direction.values())
+
+
+def table(result: dict[str, Any]) -> str:
+    """Markdown."""
+    lines = []
+    for model, of in result["trainer"].items():
+        lines += [f"**{model}** ({of['parameters'] / 1e6:.0f}M parameters, Trainer)", ""]
+        lines += [
+            "| method | batch | step s | ratio to plain | goal | extra peak memory, copies of the weights |",
+            "|---|---|---|---|---|---|",
+        ]
+        for name, row in of["methods"].items():
+            extra = f"{of['extra_copies'][name]:.2f}" if name in of["extra_copies"] else ""
+            goal = f"{GOALS[name]:.2f}" if name in GOALS else ""
+            lines.append(f"| {name} | {row['batch']} | {row['seconds']:.2f} | {row['ratio']:.3f} | {goal} | {extra} |")
+        lines.append("")
+    for model, of in result["loop"].items():
+        lines += [
+            f"**{model}**, batch {of['batch']}, plain loop",
+            "",
+            "| optimizer | step s | ratio to plain |",
+            "|---|---|---|",
+        ]
+        lines += [f"| {name} | {row['seconds']:.2f} | {row['ratio']:.3f} |" for name, row in of["methods"].items()] + [
+            ""
+        ]
+    return "\n".join(lines)
+
+
+def plot(result: dict[str, Any], path: Path) -> None:
+    """Ratios as bars."""
+    models = list(result["trainer"])
+    figure, axes = plt.subplots(1, len(models), figsize=(5 * len(models), 3.6), squeeze=False, layout="constrained")
+    for axis, model in zip(axes[0], models, strict=True):
+        rows = result["trainer"][model]["methods"]
+        axis.barh(list(rows), [row["ratio"] for row in rows.values()], color="steelblue")
+        for number, row in enumerate(rows.values()):
+            axis.text(row["ratio"] + 0.02, number, f"{row['ratio']:.2f}", va="center", fontsize=8)
+        axis.invert_yaxis()
+        axis.axvline(1, color="grey", linewidth=1)
+        axis.set(title=model, xlabel="time of a step / plain step", xlim=(0, 2.4))
+    figure.savefig(path, dpi=130)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--models", nargs="+", choices=list(MODELS), default=list(MODELS))
+    parser.add_argument(
+        "--methods", nargs="*", choices=list(METHODS), default=list(METHODS), help="with plain, or none"
+    )
+    parser.add_argument("--batch", type=int, default=8)
+    parser.add_argument("--memory", action=argparse.BooleanOptionalAction, default=True, help="one more step of each")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument(
+        "--loop", action=argparse.BooleanOptionalAction, default=True, help="the plain loop and its peers"
+    )
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    path = RESULTS / "results.json"
+    result = json.loads(path.read_text()) if path.exists() else {"trainer": {}, "loop": {}}
+    for name in arguments.models:
+        if arguments.methods:
+            steps = trainer_steps(MODELS[name], arguments.batch, arguments.methods)
+            alone = {m: step for m, (_, step) in steps.items()}
+            begin(alone)
+            rows = measure(alone, arguments.rounds) if arguments.rounds else {}
+            rows = {method: {**row, "batch": arguments.batch} for method, row in rows.items()}
+            parameters = sum(p.numel() for p in steps["plain"][0].model.parameters())
+            of = result["trainer"].setdefault(name, {"parameters": parameters, "methods": {}, "extra_copies": {}})
+            if arguments.memory:
+                bytes_of = {m: peak_bytes(step) + held_bytes(trainer) for m, (trainer, step) in steps.items()}
+                of["extra_copies"] |= {m: (b - bytes_of["plain"]) / (4 * parameters) for m, b in bytes_of.items()}
+            of["methods"] = {m: rows.get(m, of["methods"].get(m)) for m in METHODS if m in rows or m in of["methods"]}
+        if arguments.loop and arguments.rounds:
+            alone = loop_steps(MODELS[name], arguments.batch)
+            begin(alone)
+            rows = measure(alone, arguments.rounds)
+            result["loop"][name] = {"batch": arguments.batch, "methods": rows}
+        result["versions"] = {
+            "python": platform.python_version(), "torch": torch.__version__, "transformers": transformers.__version__,
+            "threads": 1,
+        }  # fmt: skip
+        RESULTS.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(result, indent=1) + "\n")
+        (RESULTS / "table.md").write_text(table(result) + "\n")
+        plot(result, RESULTS / "ratios.png")
+    print(table(result))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,98 @@
+"""How well does each cheap perturbation point along the gradient? `python -m benchmarks.optimization.zo_estimators`
+
+Every method trains the same network on the same batches by itself. In every step the perturbation it really made is
+compared with the batch's exact gradient at the unperturbed weights: the mean cosine over the first and the second half
+of training, and over all of it, and how often it is positive. SAM's own is 1 by definition; a random direction's is
+sqrt(2 / (pi d)).
+"""
+
+import argparse
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch.nn import functional as F
+from tqdm import tqdm
+
+from benchmarks.harness.small_networks import SmallResNet, SmallViT
+from examples import real_data
+from hf_efficient.optimization.engine.perturbation import Weights, dot, global_norm
+from hf_efficient.optimization.loop.closure import ClosureBatch
+from hf_efficient.optimization.variants.s2sam import S2SAMAscent
+from hf_efficient.optimization.variants.zosam import GuidedZOSAMAscent, ZOSAMAscent
+
+RESULTS = Path(__file__).parents[1] / "results" / "zo_estimators"
+RHO, SIZE, BATCH = 0.05, 1024, 32
+ASCENTS: dict[str, Callable[[], Any]] = {
+    "S2-SAM: the last gradient": S2SAMAscent,
+    "ZO-SAM, m = 1": lambda: ZOSAMAscent(1, 1e-3, 1.0, 0),
+    "ZO-SAM, m = 8": lambda: ZOSAMAscent(8, 1e-3, 1.0, 0),
+    "guided, m = 1": lambda: GuidedZOSAMAscent(1, 1.0, 0),
+    "guided, m = 2": lambda: GuidedZOSAMAscent(2, 1.0, 0),
+    "guided, m = 8": lambda: GuidedZOSAMAscent(8, 1.0, 0),
+}
+NETWORKS: dict[str, Callable[[], Any]] = {"resnet": lambda: SmallResNet(8), "vit": lambda: SmallViT(48, 2)}
+
+
+def cosines(network: str, ascent: Any, epochs: int) -> list[float]:
+    """Cosine of every step's perturbation with the batch's gradient."""
+    torch.manual_seed(0)
+    x, y = (torch.from_numpy(array[:SIZE].copy()) for array in real_data.fashion_mnist())
+    x = (x[:, None].float() / 255 - 0.286) / 0.353
+    net = NETWORKS[network]()
+    params = list(net.parameters())
+    if network == "resnet":
+        optimizer: Any = torch.optim.SGD(params, lr=0.05, momentum=0.9, weight_decay=5e-4)
+    else:
+        optimizer = torch.optim.AdamW(params, lr=1e-3, weight_decay=0.05)
+    found = []
+    for _ in range(epochs):
+        for rows in torch.randperm(SIZE).split(BATCH):
+            loss = lambda rows=rows: F.cross_entropy(net(x[rows]), y[rows])  # noqa: E731
+            weights = Weights(params)
+            batch = ClosureBatch(weights, loss)
+            gradient = batch.gradient()
+            before = {p: p.detach().clone() for p in params}
+            with ascent.perturbed(weights, batch, RHO):
+                epsilon = {p: p.detach() - before[p] for p in params}
+                loss().backward()
+            if (size := global_norm(epsilon)) > 0:
+                found.append(dot(epsilon, gradient) / (size * global_norm(gradient)))
+            ascent.step += 1
+            optimizer.step()
+            optimizer.zero_grad()
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--epochs", type=int, default=2)
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    rows = []
+    for network in NETWORKS:
+        weights = sum(p.numel() for p in NETWORKS[network]().parameters())
+        for name, ascent in tqdm(ASCENTS.items(), desc=network, leave=False):
+            values = np.array(cosines(network, ascent(), arguments.epochs))
+            halves = [float(half.mean()) for half in np.array_split(values, 2)]
+            rows.append({"network": network, "weights": weights, "method": name, "mean": float(values.mean()),
+                         "first_half": halves[0], "second_half": halves[1],
+                         "uphill": float((values > 0).mean())})  # fmt: skip
+    lines = [
+        "| network (weights) | perturbation | first half | second half | all | steps in which it is positive |",
+        "|---|---|---|---|---|---|",
+    ]
+    for row in rows:
+        numbers = " | ".join(f"{row[key]:.3f}" for key in ("first_half", "second_half", "mean"))
+        lines.append(f"| {row['network']} ({row['weights']:,}) | {row['method']} | {numbers} | {row['uphill']:.0%} |")
+    RESULTS.mkdir(parents=True, exist_ok=True)
+    (RESULTS / "results.json").write_text(json.dumps(rows, indent=1) + "\n")
+    (RESULTS / "table.md").write_text("\n".join(lines) + "\n")
+    print("\n".join(lines))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,96 @@
+"""What it costs to move weights: `python -m benchmarks.sparsity.mask_work`.
+
+Time that a topology takes beside training (scores, exchanges, reading gradients of dead places), on the MLP of
+`sparse_training.py` with random pictures, over the first half of a training. RigL exchanges every 100 steps, as
+published; BiDST too, and reads gradients for its scores every 10 steps, or 50. Methods take turns, step by step, so
+that a busy machine hits all alike. Writes JSON, table and plot.
+"""
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import torch
+import torch.nn.functional as F
+from peft import get_peft_model
+
+from benchmarks.sparsity.sparse_training import TASKS
+from hf_efficient import BiDSTConfig, train_sparsely
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+
+SPARSITIES = (0.9, 0.95, 0.98)
+SETTINGS: dict[str, dict[str, Any]] = {
+    "static": {"topology": "static"},
+    "set": {"topology": "set"},
+    "rigl": {"topology": "rigl"},
+    "bidst": {"topology": "bidst"},
+    "bidst, score_interval=50": {"topology": "bidst", "score_interval": 50},
+}
+
+
+def mask_ms(sparsity: float, steps: int) -> dict[str, float]:
+    """Method -> ms of mask work for 100 steps."""
+    task = TASKS["mlp"]
+    generator = torch.Generator().manual_seed(0)
+    runs: dict[str, tuple[Any, torch.optim.SGD, Any]] = {}
+    for name, settings in SETTINGS.items():
+        torch.manual_seed(0)
+        config = BiDSTConfig(
+            sparsity=sparsity, init="random", target_modules=task.sparse_layers, kernel="dense", **settings
+        )
+        model = get_peft_model(task.network(), config)
+        parameters = [p for p in model.parameters() if p.requires_grad]
+        optimizer = torch.optim.SGD(parameters, lr=0.1, momentum=0.9, weight_decay=5e-4)
+        runs[name] = (model, optimizer, train_sparsely(model, optimizer, 2 * steps))
+    for _ in range(steps):
+        x, y = torch.randn(task.batch, 784, generator=generator), torch.randint(10, (task.batch,), generator=generator)
+        for model, optimizer, _ in runs.values():
+            F.cross_entropy(model(x), y).backward()
+            optimizer.step()
+            optimizer.zero_grad()
+    return {
+        name: 1e5 / steps * (training.seconds + sum(weight.seconds for weight in training.weights.values()))
+        for name, (_, _, training) in runs.items()
+    }
+
+
+def table(result: dict[str, dict[str, float]]) -> str:
+    """ms for 100 steps, and as a multiple of RigL's."""
+    lines = ["| mask work of 100 steps, ms (times RigL's) | " + " | ".join(f"{float(s):.0%}" for s in result) + " |"]
+    lines.append("|---" * (len(result) + 1) + "|")
+    for name in SETTINGS:
+        cells = [f"{row[name]:.1f} ({row[name] / row['rigl']:.1f})" for row in result.values()]
+        lines.append(f"| {name} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def plot(result: dict[str, dict[str, float]], path: Path) -> None:
+    """ms over sparsity."""
+    figure, axes = plt.subplots(figsize=(5, 3.5), layout="constrained")
+    for name in SETTINGS:
+        axes.plot([f"{float(s):.0%}" for s in result], [row[name] for row in result.values()], marker="o", label=name)
+    axes.set(xlabel="sparsity", ylabel="mask work of 100 steps, ms", ylim=0)
+    axes.legend(fontsize=8)
+    figure.savefig(path, dpi=130)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--steps", type=int, default=500, help="a multiple of 100")
+    parser.add_argument("--output", type=Path, default=Path(__file__).parents[1] / "results" / "mask_work")
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    result = {str(s): mask_ms(s, arguments.steps) for s in SPARSITIES}
+    arguments.output.mkdir(parents=True, exist_ok=True)
+    (arguments.output / "results.json").write_text(json.dumps(result, indent=1) + "\n")
+    (arguments.output / "table.md").write_text(table(result) + "\n")
+    plot(result, arguments.output / "mask_work.png")
+    print(table(result))
+
+
+if __name__ == "__main__":
+    main()

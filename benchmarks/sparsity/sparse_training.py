@@ -1,0 +1,282 @@
+"""Sparse training from scratch, method against method: `python -m benchmarks.sparsity.sparse_training`.
+
+Tasks (`--tasks`): Fashion-MNIST with an MLP, with a ResNet with BatchNorm and with a small ViT; topics of R52 and of 20
+newsgroups with an MLP over word counts. Methods (`--methods`): dense, and at each sparsity static (random), SET, RigL,
+MEST, BiDST, and BiDST with S2-SAM and ZO-SAM. All get the same data, epochs, learning rates, ERK budgets and a random
+first topology; a seed fixes initial weights and the order of batches for all methods alike.
+
+Each run is written to `results/sparse_training/runs.json` when it ends, and not done again: the same command goes on
+where it stopped, and makes table and plot of whatever runs there are. Accuracy is that of the last epoch on the test
+set; no run is chosen by it. Training FLOPs are counted from densities and steps, not measured. Mask work is measured:
+seconds spent on scores and exchanges, and on copying the gradients they read.
+"""
+
+import argparse
+import itertools
+import json
+import math
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import mean, median
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from peft import get_peft_model
+from torch import Tensor, nn
+
+from benchmarks.harness.error_bars import cell, plot_panels
+from benchmarks.harness.small_networks import SmallResNet, SmallViT
+from examples import real_data
+from hf_efficient import S2SAM, ZOSAM, BiDSTConfig, recalibrate_batch_norm, train_sparsely
+from hf_efficient.files import write_text
+from hf_efficient.methods import SPARSITY, settings_of
+from hf_efficient.sparsity.tuner.layer import BiDSTLayer
+from hf_efficient.sparsity.tuner.targets import weight_of
+
+SPARSITIES = (0.9, 0.95, 0.98)
+TOPOLOGIES = ("static", "set", "rigl", "mest", "bidst")
+METHODS = ("dense", *TOPOLOGIES, "bidst+s2sam", "bidst+zosam")
+RHO = 0.05
+Data = tuple[Tensor, Tensor, Tensor, Tensor]  # training inputs and classes, test inputs and classes
+
+
+@dataclass(frozen=True)
+class Task:
+    """What is trained: data, network, which layers become sparse, and for how long."""
+
+    data: Callable[[], Data]
+    network: Callable[[], nn.Module]
+    sparse_layers: str  # regular expression over module names; the rest stays dense
+    epochs: int
+    batch: int = 128
+    interval: int = 100
+
+
+def fashion(train: int, shape: tuple[int, ...]) -> Callable[[], Data]:
+    """The first `train` pictures and all test pictures, normalised."""
+
+    def load() -> Data:
+        parts: list[Tensor] = []
+        for part, count in ((True, train), (False, 10_000)):
+            pixels, classes = real_data.fashion_mnist(part)
+            x = (torch.tensor(pixels[:count]).float() / 255 - 0.286) / 0.353
+            parts += [x.view(-1, *shape), torch.tensor(classes[:count])]
+        return parts[0], parts[1], parts[2], parts[3]
+
+    return load
+
+
+def words(name: str, size: int = 4000) -> Callable[[], Data]:
+    """log(1 + count) of the `size` most frequent words of three letters or more, each text scaled to length 1."""
+
+    def load() -> Data:
+        texts = [getattr(real_data, name)(train) for train in (True, False)]
+        counts = Counter(w for text in texts[0].texts for w in text.lower().split() if len(w) > 2)
+        number = {word: i for i, (word, _) in enumerate(counts.most_common(size))}
+        parts: list[Tensor] = []
+        for part in texts:
+            x = torch.zeros(len(part.texts), size)
+            for row, text in enumerate(part.texts):
+                found = np.array([number[w] for w in text.lower().split() if w in number], np.int64)
+                x[row].index_add_(0, torch.from_numpy(found), torch.ones(len(found)))
+            x = x.log1p()
+            parts += [x / x.norm(dim=1, keepdim=True).clamp_min(1e-6) * 10, torch.from_numpy(part.labels)]
+        return parts[0], parts[1], parts[2], parts[3]
+
+    return load
+
+
+def mlp(*sizes: int) -> nn.Module:
+    """Linear layers with ReLU between."""
+    layers: list[nn.Module] = []
+    for i, o in itertools.pairwise(sizes):
+        layers += [nn.Linear(i, o), nn.ReLU()]
+    return nn.Sequential(*layers[:-1])
+
+
+TASKS = {
+    "mlp": Task(fashion(30_000, (784,)), lambda: mlp(784, 300, 100, 10), "[02]", epochs=6),
+    "resnet": Task(
+        fashion(10_000, (1, 28, 28)), SmallResNet, r"stages\.(.*conv\d|[12]\.shortcut)", epochs=6, interval=50
+    ),
+    "vit": Task(fashion(10_000, (1, 28, 28)), SmallViT, r"layers\..*linear\d", epochs=12, interval=50),
+    "r52": Task(words("reuters_r52"), lambda: mlp(4000, 256, 128, 52), "[02]", epochs=12, batch=64),
+    "newsgroups": Task(words("newsgroups"), lambda: mlp(4000, 256, 128, 20), "[02]", epochs=10, batch=64),
+}
+
+
+def run(task: Task, data: Data, method: str, sparsity: float, seed: int) -> dict[str, Any]:
+    """Train once; accuracy, time, mask work and counted FLOPs."""
+    x, y, x_test, y_test = data
+    topology, _, sharpness = method.partition("+")
+    torch.manual_seed(seed)
+    model: nn.Module = task.network()
+    if method != "dense":
+        config = BiDSTConfig(
+            sparsity=sparsity,
+            topology=topology,
+            **settings_of(SPARSITY, topology, init="random", update_interval=task.interval),
+            target_modules=task.sparse_layers,
+            kernel="dense",
+            seed=seed,
+        )
+        model = get_peft_model(model, config)
+    base_lr = 0.1 if not isinstance(task.network(), SmallViT) else 0.05
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    settings: dict[str, Any] = {"lr": base_lr, "momentum": 0.9, "weight_decay": 5e-4}
+    outer = {"": None, "s2sam": S2SAM, "zosam": ZOSAM}[sharpness]
+    optimizer: Any = (
+        torch.optim.SGD(parameters, **settings)
+        if outer is None
+        else outer(parameters, torch.optim.SGD, rho=RHO, **settings)
+    )
+    batches = len(x) // task.batch
+    steps = task.epochs * batches
+    training = train_sparsely(model, optimizer, steps) if method != "dense" else None
+    scheduler = torch.optim.lr_scheduler.LambdaLR(
+        optimizer if outer is None else optimizer.base, lambda t: 0.5 * (1 + math.cos(math.pi * t / steps))
+    )
+    began = time.perf_counter()
+    model.train()
+    for batch in batch_order(len(x), task, seed):
+        if outer is not None:
+            optimizer.perturb(lambda b=batch: F.cross_entropy(model(x[b]), y[b]))
+        F.cross_entropy(model(x[batch]), y[batch]).backward()
+        optimizer.step()
+        scheduler.step()
+        optimizer.zero_grad()
+    seconds = time.perf_counter() - began
+    if outer is not None and any(isinstance(m, nn.BatchNorm2d) for m in model.modules()):
+        recalibrate_batch_norm(model, [x[b] for b in torch.arange(len(x)).split(500)[:10]])
+    model.eval()
+    with torch.no_grad():
+        right = sum(int((model(x_test[b]).argmax(1) == y_test[b]).sum()) for b in torch.arange(len(y_test)).split(500))
+    result: dict[str, Any] = {"accuracy": 100 * right / len(x_test), "seconds": seconds, "steps": steps}
+    result["flops"] = count_flops(model, x[:1], task, steps, training)
+    if training is not None:
+        report = training.report()
+        result["mask_seconds"] = report["mask_time_share"] * (time.perf_counter() - training.began)
+        result |= {name: report[name] for name in ("sparsity", "mask_updates", "itop_rate", "mask_iou")}
+    return result
+
+
+def batch_order(n: int, task: Task, seed: int) -> Iterator[Tensor]:
+    """Batches of indices, the same for every method."""
+    generator = torch.Generator().manual_seed(seed + 1000)
+    for _ in range(task.epochs):
+        order = torch.randperm(n, generator=generator)
+        yield from order.split(task.batch)[: n // task.batch]
+
+
+def count_flops(model: nn.Module, example: Tensor, task: Task, steps: int, training: Any) -> float:
+    """Training FLOPs, counted: 2 per multiplication and weight used, for forward, dL/dx and dL/dw, over living weights;
+    plus the dead places of dL/dw at the steps at which the topology reads it."""
+    uses: list[tuple[int, int]] = []  # (places, living) times output positions
+
+    def count(module: Any, _: Any, out: Tensor) -> None:
+        weight = weight_of(module)
+        positions = out.numel() // (out.shape[1] if isinstance(module, nn.Conv2d) or out.dim() == 4 else out.shape[-1])
+        living = len(module.sparse_weight("default").indices) if isinstance(module, BiDSTLayer) else weight.numel()
+        uses.append((weight.numel() * positions, living * positions))
+
+    inner = {id(m.base_layer) for m in model.modules() if isinstance(m, BiDSTLayer)}
+    kinds = (nn.Linear, nn.Conv2d, BiDSTLayer)
+    hooks = [m.register_forward_hook(count) for m in model.modules() if isinstance(m, kinds) and id(m) not in inner]
+    with torch.no_grad():
+        model(example)
+    for hook in hooks:
+        hook.remove()
+    reads = sum(training.topology.reads_gradient(t) for t in range(1, steps + 1)) if training is not None else 0
+    per_step = sum(6 * living for _, living in uses)
+    extra = sum(2 * (places - living) for places, living in uses)
+    return float((steps * per_step + reads * extra) * task.batch)
+
+
+def key_of(task: str, method: str, sparsity: float, seed: int) -> str:
+    """Name of a run in the JSON file."""
+    return f"{task} {method} {0.0 if method == 'dense' else sparsity} {seed}"
+
+
+def table(runs: dict[str, dict[str, Any]]) -> str:
+    """Means and standard deviations over seeds, medians of times; one row per task and method."""
+    lines: list[str] = []
+    for task in dict.fromkeys(key.split()[0] for key in runs):
+        sparsities = sorted({float(key.split()[2]) for key in runs if key.split()[0] == task} - {0.0})
+        heads = [f"{s:.0%} sparse" for s in sparsities]
+        lines += [
+            f"**{task}**",
+            "",
+            "| method | " + " | ".join(heads) + " | seeds | FLOPs of dense | s | mask work, s |",
+        ]
+        lines.append("|---" * (len(heads) + 5) + "|")
+        for method in METHODS:
+            columns = [accuracies(runs, task, method, s) for s in (sparsities if method != "dense" else [0.0])]
+            if not any(columns):
+                continue
+            cells = [cell(c) for c in columns]
+            cells += ["" for _ in range(len(sparsities) - len(cells))]
+            some = [r for key, r in runs.items() if key.split()[:2] == [task, method]]
+            dense = [r["flops"] for key, r in runs.items() if key.split()[:2] == [task, "dense"]]
+            flops = f"{mean(r['flops'] for r in some) / dense[0]:.2f}" if dense else ""
+            mask = f"{median(r['mask_seconds'] for r in some):.2f}" if method != "dense" else ""
+            seeds = min(len(c) for c in columns if c)
+            cells += [str(seeds), flops, f"{median(r['seconds'] for r in some):.0f}", mask]
+            lines.append(f"| {method} | " + " | ".join(cells) + " |")
+        lines.append("")
+    return "\n".join(lines)
+
+
+def accuracies(runs: dict[str, dict[str, Any]], task: str, method: str, sparsity: float) -> list[float]:
+    """Of all seeds."""
+    wanted = [task, method, str(sparsity)]
+    return [r["accuracy"] for key, r in runs.items() if key.split()[:3] == wanted]
+
+
+def plot(runs: dict[str, dict[str, Any]], path: Path) -> None:
+    """Accuracy over sparsity: a panel per task, a line per method."""
+    tasks = list(dict.fromkeys(key.split()[0] for key in runs))
+    panels: dict[str, dict[str, list[tuple[str, list[float]]]]] = {}
+    for task in tasks:
+        lines = {m: [(f"{s:.0%}", accuracies(runs, task, m, s)) for s in SPARSITIES] for m in METHODS[1:]}
+        panels[task] = {method: [point for point in line if point[1]] for method, line in lines.items()}
+        panels[task] = {method: line for method, line in panels[task].items() if line}
+    dense = {task: accuracies(runs, task, "dense", 0.0) for task in tasks}
+    plot_panels(panels, path, "sparsity", "bidst", {task: mean(a) for task, a in dense.items() if a})
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--tasks", nargs="+", default=list(TASKS), choices=list(TASKS))
+    parser.add_argument("--methods", nargs="+", default=list(METHODS), choices=METHODS)
+    parser.add_argument("--sparsities", nargs="+", type=float, default=SPARSITIES)
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--output", type=Path, default=Path(__file__).parents[1] / "results" / "sparse_training")
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    arguments.output.mkdir(parents=True, exist_ok=True)
+    path = arguments.output / "runs.json"
+    runs: dict[str, dict[str, Any]] = json.loads(path.read_text()) if path.exists() else {}
+    for name in arguments.tasks:
+        data: Data | None = None
+        for seed in range(arguments.seeds):
+            for sparsity in arguments.sparsities:
+                for method in arguments.methods:
+                    key = key_of(name, method, sparsity, seed)
+                    if key in runs:
+                        continue
+                    data = data or TASKS[name].data()
+                    runs[key] = run(TASKS[name], data, method, sparsity, seed)
+                    print(key, json.dumps({k: round(v, 4) for k, v in runs[key].items()}), flush=True)
+                    write_text(path, json.dumps(runs, indent=1) + "\n")
+    (arguments.output / "table.md").write_text(table(runs) + "\n")
+    plot(runs, arguments.output / "accuracy.png")
+    print(table(runs))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""What all variants share: weights moved and brought back exactly, statistics and random numbers kept, acts counted."""

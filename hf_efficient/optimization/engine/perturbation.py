@@ -1,0 +1,243 @@
+"""Move the weights by a given distance and bring them back to the bit: what all variants share.
+
+A *direction* maps parameters to tensors. It is dense (the parameter's shape) or packed: where a sparsity mask exists,
+the active entries alone, in one row. `Weights.pack` makes the second of the first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.distributed.tensor import DTensor
+
+from hf_efficient.active_mask import active_mask
+
+Direction = Mapping[Tensor, Tensor]
+Saved = list[tuple[Tensor, Tensor]]  # parameters, and what their active entries were
+
+
+class Weights:
+    """The trainable weights, which can be moved along a direction.
+
+    Args:
+        parameters: those with requires_grad are moved; one that several modules share counts once.
+        adaptive: measure distances in units of each weight's size (ASAM, arXiv 2102.11600): with T = diag(|w|), move
+            along T² d, and by ρ/‖T d‖ instead of ρ/‖d‖.
+        active_only: leave entries alone that a sparsity mask declares dead.
+    """
+
+    def __init__(self, parameters: Iterable[Tensor], adaptive: bool = False, active_only: bool = True) -> None:
+        self.parameters = [p for p in dict.fromkeys(parameters) if p.requires_grad]
+        self.adaptive = adaptive
+        self.active_only = active_only
+        self.cosine: float | None = None  # of the last perturbation and the gradient at its end; see `moved`
+        self.distance = 0.0  # ‖ε‖ as it came out, which 16-bit weights make smaller than it should be
+        self._aim = 0.0  # ‖ε‖ as it should be
+        self.acted = False  # whether a variant has moved them, or changed their gradient
+
+    def gradients(self) -> dict[Tensor, Tensor]:
+        """The gradients as they are now: references, not copies."""
+        return {p: p.grad for p in self.parameters if p.grad is not None}
+
+    def dense_gradients(self) -> dict[Tensor, Tensor]:
+        """The same, to be remembered: sparse ones (of `nn.Embedding(sparse=True)`) as dense copies."""
+        return {p: g.to_dense() if g.is_sparse else g for p, g in self.gradients().items()}
+
+    def take_gradients(self) -> dict[Tensor, Tensor]:
+        """The gradients, and none left behind: the next backward starts from nothing."""
+        taken = self.gradients()
+        for p in taken:
+            p.grad = None
+        return taken
+
+    @torch.no_grad()
+    def pack(self, direction: Direction) -> dict[Tensor, Tensor]:
+        """A dense direction with only its active entries kept. Nothing is copied where all entries live.
+
+        A parameter that has changed its shape since (a sparse weight with another budget) is left out.
+        """
+        return {p: self.values(p, d) for p, d in direction.items() if local(d).shape == local(p).shape}
+
+    @torch.no_grad()
+    def unpack(self, direction: Direction) -> dict[Tensor, Tensor]:
+        """The dense form of a packed direction, zero where nothing lives."""
+        return {p: d if (m := self.mask(p)) is None else torch.zeros_like(p).masked_scatter_(m, d)
+                for p, d in direction.items()}  # fmt: skip
+
+    def mask(self, parameter: Tensor) -> Tensor | None:
+        """Which entries may move, or None for all."""
+        return active_mask(parameter) if self.active_only else None
+
+    def values(self, parameter: Tensor, tensor: Tensor) -> Tensor:
+        """The active entries of a tensor of the parameter's shape, on this process."""
+        mask = self.mask(parameter)
+        return local(tensor) if mask is None else local(tensor)[mask]
+
+    @torch.no_grad()
+    def add(self, direction: Direction, scale: float) -> None:
+        """w ← w + scale · d, on the active entries."""
+        whole = [p for p in direction if self.mask(p) is None]
+        if whole:
+            torch._foreach_add_([local(p) for p in whole], [direction[p] for p in whole], alpha=scale)
+        for p in direction:
+            if (mask := self.mask(p)) is not None:
+                p.masked_scatter_(mask, p[mask].add_(direction[p], alpha=scale))
+        _forget_casts()
+
+    @contextmanager
+    def kept(self, of: Iterable[Tensor] | None = None) -> Iterator[Saved]:
+        """Inside the block weights may change; after it, however it ends, they are what they were, to the bit."""
+        with torch.no_grad():
+            saved = [(p, self.values(p, p).clone()) for p in (self.parameters if of is None else of)]
+        try:
+            yield saved
+        finally:
+            self.put_back(saved)
+
+    @torch.no_grad()
+    def put_back(self, saved: Saved) -> None:
+        """Write what `kept` handed out over the weights."""
+        whole = [(local(p), values) for p, values in saved if self.mask(p) is None]
+        if whole:
+            torch._foreach_copy_([p for p, _ in whole], [values for _, values in whole])
+        for p, values in saved:
+            if (mask := self.mask(p)) is not None:
+                p.masked_scatter_(mask, values)
+        _forget_casts()
+
+    @torch.no_grad()
+    def mirror(self, saved: Saved) -> None:
+        """From w + ε to w - ε, or back: p ← 2w - p. Needs what `kept` handed out, and no direction."""
+        whole = [(local(p), values) for p, values in saved if self.mask(p) is None]
+        if whole:
+            moved = [p for p, _ in whole]
+            torch._foreach_neg_(moved)
+            torch._foreach_add_(moved, [values for _, values in whole], alpha=2)
+        for p, values in saved:
+            if (mask := self.mask(p)) is not None:
+                p.masked_scatter_(mask, 2 * values - p[mask])
+        _forget_casts()
+
+    @contextmanager
+    def moved(
+        self, direction: Direction, rho: float, measure: bool = False, saved: Saved | None = None
+    ) -> Iterator[None]:
+        """Inside the block the weights are w + ε, ε = ρ d / ‖d‖; after it they are w, to the bit.
+
+        ‖d‖ is over all parameters together (and over all shards). A direction that is empty, zero or not finite moves
+        nothing.
+
+        Args:
+            direction: packed.
+            rho: distance, signed.
+            measure: set `cosine` and `distance` from ε and the gradients that the block leaves, for `swallowed`.
+            saved: what a `kept` around this block handed out; it spares a second copy.
+        """
+        direction, norm = self._scaled(direction)
+        if not (0 < norm < float("inf")) or rho == 0:
+            yield
+            return
+        with self.kept(list(direction)) if saved is None else nullcontext(saved) as saved:
+            if measure:
+                self._aim = abs(rho) * global_norm(direction) / norm
+            self.add(direction, rho / norm)
+            self.acted = True
+            del direction  # the forward pass does not need it: one copy of the weights is all that is held
+            yield
+            if measure:
+                self._measure(saved)
+
+    @property
+    def narrow(self) -> bool:
+        """Whether some weights have 16 bits, which cannot hold a small change."""
+        return any(p.dtype.itemsize < 4 for p in self.parameters)
+
+    def swallowed(self) -> str | None:
+        """What to tell a user whose 16-bit weights did not go where the last measured perturbation sent them."""
+        if self.cosine is None or not self.narrow or abs(self.distance - self._aim) <= 0.05 * self._aim:
+            return None
+        return f"16-bit weights moved by {self.distance:.3g} instead of {self._aim:.3g}: they cannot hold most changes."
+
+    @torch.no_grad()
+    def _scaled(self, direction: Direction) -> tuple[Direction, float]:
+        """The direction of the step and the norm it is divided by: (d, ‖d‖), or (T² d, ‖T d‖) if adaptive."""
+        if not self.adaptive:
+            return direction, global_norm(direction)
+        sizes = {p: self.values(p, p).abs() for p in direction}
+        scaled = {p: sizes[p] * d for p, d in direction.items()}
+        return {p: sizes[p] * d for p, d in scaled.items()}, global_norm(scaled)
+
+    @torch.no_grad()
+    def _measure(self, saved: Saved) -> None:
+        epsilon = {p: self.values(p, p) - w for p, w in saved}
+        gradients = self.pack(self.gradients())
+        self.distance = global_norm(epsilon)
+        self.cosine = dot(epsilon, gradients) / max(self.distance * global_norm(gradients), 1e-30)
+
+
+def _forget_casts() -> None:
+    """In an autocast block torch holds 16-bit copies of the weights, and would go on with them as they were."""
+    torch.clear_autocast_cache()
+
+
+def local(tensor: Tensor) -> Tensor:
+    """This process's part of a sharded tensor, sharing its memory; any other tensor as it is."""
+    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
+
+
+def global_norm(direction: Direction) -> float:
+    """‖d‖₂ over all tensors together, in float32 or better, and over all shards of a sharded model."""
+    if not direction:
+        return 0.0
+    tensors = [_wide(local(d)) for d in direction.values()]
+    squares = [n.double().square() for n in torch._foreach_norm(tensors, 2)]
+    total = _sum_over_shards(dict(zip(direction, squares, strict=True)))
+    if total == float("inf"):  # numbers above 1e19, as a GradScaler makes them, have no square in float32
+        total = _sum_over_shards({p: local(d).double().square().sum() for p, d in direction.items()})
+    return total**0.5
+
+
+def dot(a: Direction, b: Direction) -> float:
+    """⟨a, b⟩ over the parameters that both have, and over all shards."""
+    return _sum_over_shards({p: (_wide(local(a[p])) * _wide(local(b[p]))).sum().double() for p in a if p in b})
+
+
+def _wide(tensor: Tensor) -> Tensor:
+    """At least float32: the square of a small float16 number is zero. Complex numbers become pairs."""
+    if tensor.is_complex():
+        tensor = torch.view_as_real(tensor)
+    return tensor if tensor.dtype.itemsize >= 4 else tensor.float()
+
+
+def _sum_over_shards(parts: Mapping[Tensor, Tensor]) -> float:
+    """Sum of one number per parameter; what sharded parameters contribute is summed over their processes first."""
+    by_group: dict[dist.ProcessGroup | None, list[Tensor]] = {}
+    for parameter, part in parts.items():
+        by_group.setdefault(_shard_group(parameter), []).append(part)
+    total = 0.0
+    for group, numbers in by_group.items():
+        number = torch.stack([n.to(numbers[0].device) for n in numbers]).sum()
+        if group is not None:
+            dist.all_reduce(number, group=group)
+        total += number.item()
+    return total
+
+
+def _shard_group(parameter: Tensor) -> dist.ProcessGroup | None:
+    """The processes over which a parameter is cut into pieces, or None if each has it whole."""
+    if not isinstance(parameter, DTensor):
+        return None
+    sharded = [axis for axis, placement in enumerate(parameter.placements) if placement.is_shard()]
+    if len(sharded) > 1:
+        raise NotImplementedError(f"Parameters sharded along several mesh axes ({parameter.placements}) cannot move.")
+    return parameter.device_mesh.get_group(sharded[0]) if sharded else None
+
+
+def shard_rank(parameter: Tensor) -> int:
+    """Which piece of a sharded parameter this process holds; 0 if it has it whole."""
+    group = _shard_group(parameter)
+    return 0 if group is None else dist.get_rank(group)

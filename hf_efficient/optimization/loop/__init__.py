@@ -1,0 +1,1 @@
+"""The variants as torch optimizers, for plain training loops."""

@@ -1,0 +1,86 @@
+"""The batch of a plain training loop, as the variants see it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor
+
+from hf_efficient.optimization.engine.batch_norm import all_statistics_frozen
+from hf_efficient.optimization.engine.perturbation import Direction, Weights, global_norm
+from hf_efficient.optimization.engine.randomness import random_state, set_random_state
+from hf_efficient.optimization.variants.variant import move_to_higher
+
+Closure = Callable[[], Tensor]
+
+
+class ClosureBatch:
+    """See `ascent.Batch`. `closure` returns the loss, without backward; None where no variant will ask."""
+
+    def __init__(self, weights: Weights, closure: Closure | None) -> None:
+        self.weights, self.closure = weights, closure
+        self._random_state = random_state() if closure is not None else []
+        self._finite = True
+        self._norm: float | None = None
+
+    def gradient(self) -> Direction:
+        if self.closure is not None:
+            self.weights.take_gradients()
+            with torch.enable_grad(), all_statistics_frozen():
+                loss = self._loss()
+                loss.backward()
+            set_random_state(self._random_state)  # the pass at the perturbed weights draws the same dropout masks
+            if not self.weights.gradients():
+                raise ValueError("There is no gradient on any parameter of the optimizer: are they those of the model, "
+                                 "and do they require gradients?")  # fmt: skip
+        gradient = self.weights.take_gradients()
+        self._finite = global_norm(gradient) < float("inf")
+        return gradient
+
+    def _loss(self, *others: type) -> Tensor:
+        """What the closure returns: a tensor, or one of other types.
+
+        Raises:
+            ValueError: it is none of these, or the closure has run backward.
+        """
+        assert self.closure is not None
+        standing, ran_backward = len(self.weights.gradients()), False
+        try:
+            loss = self.closure()
+        except RuntimeError as error:
+            if "does not require grad" not in str(error):  # what backward says of a loss without graph
+                raise
+            ran_backward = True
+        if ran_backward or len(self.weights.gradients()) != standing:
+            raise ValueError("perturb(): the function must return the loss without backward, which is run here.")
+        if not isinstance(loss, (Tensor, *others)):
+            raise ValueError(f"perturb(): the function must return the loss, a tensor; it returned {loss!r}.")
+        return loss
+
+    @torch.no_grad()
+    def loss(self, fraction: float) -> float:
+        set_random_state(self._random_state)
+        with all_statistics_frozen():
+            loss = float(self._loss(float, int))
+        set_random_state(self._random_state)
+        return loss
+
+    @contextmanager
+    def higher(self, mirror: Callable[[], None], fraction: float) -> Iterator[None]:
+        move_to_higher(self, mirror, fraction)
+        yield
+
+    def kept_gradients(self) -> dict[Tensor, Tensor]:
+        return self.weights.dense_gradients() if self.is_finite() else {}
+
+    @property
+    def norm(self) -> float:
+        """Of the gradient of the step."""
+        if self._norm is None:
+            self._norm = global_norm(self.weights.gradients())
+        return self._norm
+
+    def is_finite(self) -> bool:
+        return self._finite and self.norm < float("inf")

@@ -1,0 +1,126 @@
+"""Where a step of a plain loop stands: whether the weights are elsewhere, and whether they were when they had to be."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+import warnings
+import weakref
+from contextlib import AbstractContextManager
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor
+from torch.optim import Optimizer
+
+from hf_efficient.optimization.engine.perturbation import Weights, global_norm
+from hf_efficient.optimization.engine.watch import Remembered, Watch, generates
+
+from .closure import ClosureBatch
+
+if TYPE_CHECKING:
+    from .perturbing_optimizer import PerturbingOptimizer
+
+
+class Standing:
+    """The state of one optimizer, as an object: Lightning's wrapper reads our attributes, but sets its own.
+
+    Args:
+        name: of the optimizer.
+    """
+
+    batch: ClosureBatch  # of the last step that was begun
+    CALLERS = 5  # frames: the optimizer, accelerate's around it, and the Trainer with those around its training step
+
+    def __init__(self, name: str) -> None:
+        self.entered: AbstractContextManager[None] | None = None  # while the weights are elsewhere
+        self.preceded = False  # whether they were, since the last step
+        self.stepping = False
+        self.asked = False  # who calls `train`
+        self.remembered = Remembered()
+        self.watch = Watch(name, lambda message: warnings.warn(message, stacklevel=_outside()))
+        self._used: tuple[Any, int] | None = None  # a gradient of the last step, and its version
+
+    @staticmethod
+    def witness(weights: Weights) -> tuple[Tensor, int] | None:
+        """A gradient and its version: another pair after a backward, or after they were zeroed."""
+        g = next(iter(weights.gradients().values()), None)
+        return None if g is None else (g, g._version)
+
+    def end(self, weights: Weights) -> None:
+        """The step is over: the next one needs a perturbation of its own, and other gradients."""
+        self.preceded = False
+        seen = self.witness(weights)
+        self._used = None if seen is None else (weakref.ref(seen[0]), seen[1])
+
+    def check_order(self, weights: Weights) -> None:
+        """Warn of gradients that were taken before the weights are moved; those of the last step may still be there."""
+        if self.preceded:
+            return
+        seen = self.witness(weights)
+        if seen is None or (self._used is not None and self._used[0]() is seen[0] and self._used[1] == seen[1]):
+            return
+        if global_norm(weights.gradients()) > 0:
+            self.watch.once(
+                "order",
+                f"{self.watch.name}: perturb() after a backward, whose gradient was taken at the weights as they are. "
+                "Call it before the first backward of a step, or zero_grad() before it.",
+            )
+
+    def refuse_generating_trainer(self) -> None:
+        """For `train`, which a stock Trainer calls before it makes the inputs of a step.
+
+        Raises:
+            ValueError: the Trainer would generate them with perturbed weights.
+        """
+        frame = None if self.asked else sys._getframe(1)
+        self.asked = True
+        for _ in range(self.CALLERS):
+            if frame is None:
+                return
+            if generates(trainer := frame.f_locals.get("self")):
+                raise ValueError(
+                    f"{type(trainer).__name__} generates its data inside of the training step, where weights are "
+                    f"perturbed; use it without {self.watch.name}."
+                )
+            frame = frame.f_back
+
+    def refuse_step_of_the_base(self, optimizer: Optimizer, *_: Any) -> None:
+        """Hook of the base optimizer, whose step would be lost when the weights come back."""
+        if self.entered is not None and not self.stepping:
+            raise ValueError(f"{type(optimizer).__name__}.step() while the weights are perturbed: call "
+                             f"{self.watch.name}.step(), which brings them back first.")  # fmt: skip
+
+
+def _outside() -> int:
+    """The `stacklevel` of the first frame outside of this package and torch: the user's line."""
+    level, frame = 1, sys._getframe(1)
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").startswith(("hf_efficient.", "torch.")):
+        level, frame = level + 1, frame.f_back
+    return level
+
+
+class BackAtTheEnd:
+    """What `perturb` returns."""
+
+    def __init__(self, optimizer: PerturbingOptimizer) -> None:
+        self.optimizer = optimizer
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if error is not None:
+            self.optimizer.restore()
+
+
+class BrokenOff(Exception):
+    """Thrown into a variant to say that its step will not be finished."""
+
+
+def leave(entered: AbstractContextManager[None], error: Exception | None) -> None:
+    """Bring the weights back; with an error, as a step that was broken off."""
+    with contextlib.suppress(BrokenOff):
+        entered.__exit__(type(error) if error else None, error, None)

@@ -1,0 +1,1 @@
+"""What the selection methods share: torch alone."""

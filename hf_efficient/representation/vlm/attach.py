@@ -1,0 +1,190 @@
+"""The face: stock models and processors with fewer visual tokens, in two lines."""
+
+from __future__ import annotations
+
+import os
+import types
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from transformers.utils import logging
+
+from hf_efficient.representation.config import TokenPrunerConfig
+from hf_efficient.representation.vlm.decoder.proportional_attention import takes_masks
+
+from .attached import Attached, attached_class
+from .families import family_of
+from .grouped import check_grouped
+from .inputs import MODALITIES
+from .placeholders import PlaceholderPruner, PrunedProcessor
+from .pruned_model import PrunedBase, PrunedGeneration
+from .pruner import TokenPruner
+from .wrapped import check_bare, follow_peft, unwrapped
+
+logger = logging.get_logger(__name__)
+
+
+def attach_token_pruner(
+    model: Any, processor: Any, config: TokenPrunerConfig | dict[str, Any] | str | os.PathLike[str]
+) -> tuple[Any, Any]:
+    """Let a stock model and its processor work with fewer visual tokens, in place.
+
+    Afterwards `processor(...)` emits exactly K placeholders for every picture, tile or frame, and the model delivers
+    exactly K features for it; `forward`, `generate`, training and saving go on as before. What was kept is told by
+    `model.token_pruner.last`. Attaching again replaces the config.
+
+    Args:
+        model: a stock vision-language model with a language head, of a supported family; or one inside of an adapter of
+            PEFT, data parallelism or torch.compile, which then gets the pruner.
+        processor: its stock processor.
+        config: a `TokenPrunerConfig`, its values as a dict, or a folder or Hub id it was saved to.
+
+    Returns:
+        The same model and processor.
+
+    Raises:
+        ValueError: the family is not supported, the processor is not the model's, or the config does not suit both.
+    """
+    if isinstance(config, dict):
+        config = TokenPrunerConfig.from_dict(config)
+    elif not isinstance(config, TokenPrunerConfig):
+        config = TokenPrunerConfig.from_pretrained(config)
+    if config.adaptive:
+        raise ValueError(
+            "adaptive=True cannot be attached: the processor writes placeholders before a picture is looked at. Use "
+            "prune_inputs(model, inputs, config) on inputs of the stock processor, or min_group_share."
+        )
+    given, model = model, unwrapped(model)
+    family = family_of(model)
+    _check_pair(model, processor, family)
+    _check_generator(model, config)
+    base = model.base_model
+    check_bare(base)
+    size_aware = bool(config.size_aware) or (config.wants_sizes and takes_masks(base))
+    pruner = TokenPruner(config, family, size_aware)
+    if not family.mrope and config.positions != "auto" and size_aware == (config.positions == "compact"):
+        logger.warning_once(
+            f"positions={config.positions!r} {'with' if size_aware else 'without'} size-aware attention: in published "
+            "measurements on LLaVA-1.5 this pair loses to the other two (docs/itg.md). Measure it, or use "
+            "positions='auto'."
+        )
+    check_grouped(config, model.config.model_type, family.grouped)
+    family.source(base, "image", config.importance_source)  # raises if the encoder has no such importance
+    before = vars(base).get("token_pruner")
+    if before is not None:
+        before.leave(base)
+    try:
+        pruner.enter(base)
+    except ValueError:
+        pruner.leave(base)
+        if before is not None:
+            before.enter(base)
+        raise
+    mixins: Any = ((base, PrunedBase), (model, PrunedGeneration), (processor, PrunedProcessor))
+    for thing, mixin in mixins:
+        if not isinstance(thing, Attached):
+            stock: Any = type(thing)
+            _set_class(thing, attached_class(stock, mixin))
+    base.token_pruner = pruner
+    processor.token_pruner = PlaceholderPruner(config, family, model)
+    follow_peft()
+    return given, processor
+
+
+def detach_token_pruner(model: Any, processor: Any) -> tuple[Any, Any]:
+    """Give a model and a processor their stock classes back, in place; either may be stock already.
+
+    Args:
+        model: as of `attach_token_pruner`; what is wrapped around it stays.
+        processor: its processor.
+
+    Returns:
+        The same model and processor.
+
+    Raises:
+        ValueError: the model's class was changed by others since (as by FSDP2's `fully_shard`).
+    """
+    given, model = model, unwrapped(model)
+    base = model.base_model
+    for thing in (model, base, processor):
+        if isinstance(thing, Attached) and type(thing) is not attached_class(thing.stock_class, thing.mixin):
+            raise ValueError(
+                f"{type(thing).__name__} was made of the attached {thing.stock_class.__name__} by another library "
+                "(as fully_shard does), and cannot be taken apart. Detach before that."
+            )
+    if isinstance(base, PrunedBase):
+        base.token_pruner.leave(base)
+    for thing in (model, model.base_model, processor):
+        if isinstance(thing, Attached):
+            _set_class(thing, thing.stock_class)
+            thing.__dict__.pop("token_pruner", None)
+    return given, processor
+
+
+@contextmanager
+def token_pruner(
+    model: Any, processor: Any, config: TokenPrunerConfig | dict[str, Any] | str | os.PathLike[str]
+) -> Iterator[tuple[Any, Any]]:
+    """Attach a token pruner inside a `with` block; what was attached before comes back after it, also on errors.
+
+    Arguments and errors as of `attach_token_pruner`. Yields model and processor.
+    """
+    given, model = model, unwrapped(model)
+    before = [thing.__dict__.get("token_pruner") for thing in (model.base_model, processor)]
+    attach_token_pruner(model, processor, config)
+    try:
+        yield given, processor
+    finally:
+        model.base_model.token_pruner.leave(model.base_model)
+        if before[0] is not None:
+            before[0].enter(model.base_model)
+        for thing, partner, pruner in ((model.base_model, model, before[0]), (processor, None, before[1])):
+            if pruner is not None:
+                thing.token_pruner = pruner
+                continue
+            for part in (thing, partner):
+                if isinstance(part, Attached):
+                    _set_class(part, part.stock_class)
+            thing.__dict__.pop("token_pruner", None)
+
+
+def _set_class(thing: Any, new: type) -> None:
+    """Change an object's class; where accelerate holds a module's forward in the instance, change that too."""
+    thing.__class__ = new
+    if "_old_forward" in vars(thing):
+        thing._old_forward = types.MethodType(new.forward, thing)  # type: ignore[attr-defined]
+
+
+def _check_generator(model: Any, config: TokenPrunerConfig) -> None:
+    """Raise unless the config's generator, if any, makes tokens for this model."""
+    width = model.config.get_text_config().hidden_size
+    if config.generator is not None and config.generator.width != width:
+        raise ValueError(
+            f"The config's generator was made for tokens {config.generator.width} wide, those of "
+            f"{type(model).__name__} are {width} wide. Use it with the model it was trained for, or set generator=None."
+        )
+
+
+def _check_pair(model: Any, processor: Any, family: Any) -> None:
+    """Raise unless model and processor belong together."""
+    if not hasattr(model, "generate") or model.base_model is model:
+        raise ValueError(
+            f"{type(model).__name__} has no language head; pass the whole model (...ForConditionalGeneration), whose "
+            "base model gets the pruner."
+        )
+    if family.processor not in [cls.__name__ for cls in type(processor).__mro__]:
+        raise ValueError(
+            f"{type(processor).__name__} is not the processor of {type(model).__name__}; expected {family.processor}."
+        )
+    for modality in MODALITIES:
+        expected = getattr(model.config, f"{modality}_token_id", None)
+        if expected is None or not hasattr(model.base_model, f"get_{modality}_features"):
+            continue
+        token = family.placeholder(processor, modality)
+        found = processor.tokenizer.convert_tokens_to_ids(token)
+        if found != expected:
+            raise ValueError(
+                f"The processor writes {token!r} (id {found}) for a {modality}, but the model looks for id {expected}: "
+                "they do not belong together. Load both from the same folder."
+            )

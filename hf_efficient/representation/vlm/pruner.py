@@ -1,0 +1,142 @@
+"""What an attached model knows: its config and what follows from it. What is known of a call is in `calls`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from torch import Tensor
+
+from hf_efficient.representation.config import TokenPrunerConfig
+from hf_efficient.representation.vlm.decoder.calls import Call, Latest, current, under_way
+from hf_efficient.representation.vlm.decoder.layer_pruning import Drops, LayerPruning
+from hf_efficient.representation.vlm.decoder.proportional_attention import language_model, log_masses, set_attention
+from hf_efficient.representation.vlm.families.family import Family, Pictures, Unit
+
+from .features import encode
+from .inputs import Prompt, check_placeholders, keeps_positions, pictures_of
+from .kept import KeptUnit
+
+
+class TokenPruner:
+    """What an attached model does with pictures, its `model.base_model.token_pruner`. Calls change nothing of it.
+
+    Attributes:
+        config: the `TokenPrunerConfig` in force.
+        size_aware: whether the language model's attention counts tokens by what they stand for.
+        layers: the stage inside of the language model, None without `config.llm_layers`.
+    """
+
+    def __init__(self, config: TokenPrunerConfig, family: Family, size_aware: bool) -> None:
+        self.config = config
+        self.family = family
+        self.size_aware = size_aware
+        self.keeps_positions = keeps_positions(family, config, size_aware)
+        self.latest = Latest()
+        stages, keeps = config.llm_layers, config.tokens_to_keep_in_llm
+        self.layers = LayerPruning(stages, keeps, self.latest) if stages else None
+
+    @property
+    def last(self) -> list[KeptUnit]:
+        """A `KeptUnit` for every unit of the latest call with pictures or videos, in the order of their features.
+
+        The latest that ended well in this thread; in a thread that has made no such call, the latest of any.
+        """
+        units: list[KeptUnit] = self.latest.ask("units", [])
+        return units
+
+    @property
+    def keeps_text_positions(self) -> bool:
+        """Whether one-axis positions have gaps where tokens were dropped."""
+        return self.keeps_positions and not self.family.mrope
+
+    @property
+    def reads_prompts(self) -> bool:
+        """Whether the language model works otherwise than the stock one on prompts with pictures."""
+        return self.size_aware or self.layers is not None
+
+    def enter(self, base: Any) -> None:
+        """Let the language model of a (base) model count sizes and drop tokens in its layers, as far as wanted.
+
+        Raises:
+            ValueError: it cannot.
+        """
+        set_attention(base, self.reads_prompts)
+        if self.layers is not None:
+            self.layers.install(language_model(base))
+
+    def leave(self, base: Any) -> None:
+        """Undo `enter`."""
+        if self.layers is not None:
+            self.layers.remove(language_model(base))
+        set_attention(base, False)
+
+    def read(self, base: Any, call: Call, ids: Tensor, mask: Any, kept: dict[str, list[KeptUnit]], past: int) -> None:
+        """Note of a prompt's ids, with `past` tokens in the cache before, what the language model has to know.
+
+        `call` knows already of what is in the cache.
+        """
+        prompt = Prompt.of(base, ids, mask)
+        if self.size_aware:
+            call.log_mass = log_masses(prompt, kept, past, call.log_mass)
+        if self.layers is None or (past and not (kept and bool(prompt.visual().any()))):
+            return  # or pictures of what is in the cache already, as a helper of assisted decoding is given them
+        if past:
+            raise ValueError("New pictures after a cache cannot be pruned in llm_layers. Pass the whole conversation.")
+        call.drops = Drops(prompt.visual() if kept else None, prompt.mask)
+
+    def encode(self, stock: Callable[..., Any], pictures: Pictures, call: Call) -> Any:
+        """A stock feature function's output, pruned."""
+        prompt = call.prompt
+        question = None
+        if self.config.question_weight:
+            if prompt is None:
+                raise ValueError(
+                    f"question_weight={self.config.question_weight} needs the prompt: call model(...) or generate(...) "
+                    "with input_ids, not the feature function alone, or set question_weight=0."
+                )
+
+            def question(units: list[Unit]) -> Tensor:
+                counts = [self.config.tokens_to_keep(unit.n) for unit in units]
+                return prompt.question(pictures, counts)
+
+        call.encoding = True  # some families encode videos with their function for pictures
+        try:
+            with under_way(pictures.base, call):
+                output = encode(stock, self.family, self.config, pictures, question)
+        finally:
+            call.encoding = False
+        call.units = [*(call.units or []), *output.kept]
+        return output
+
+    def features(self, stock: Callable[..., Any], pictures: Pictures) -> Any:
+        """As `encode`, as a part of the call that is under way in this thread, or as a call of its own."""
+        call = current(pictures.base)
+        if call is not None and not call.read:  # else its pictures are known: a callback of generate() asks
+            return self.encode(stock, pictures, call)
+        call = Call()
+        output = self.encode(stock, pictures, call)
+        # asked for alone, of one kind: what is known of the other kind stands
+        others = [unit for unit in self.last if unit.modality != pictures.modality]
+        call.units = others + output.kept
+        self.latest.tell(call)
+        return output
+
+    def check(self, base: Any, prompt: Prompt, inputs: dict[str, Any]) -> None:
+        """Raise, before anything is encoded, unless prompt and pixels fit."""
+        for pictures in pictures_of(base, inputs):
+            check_placeholders(prompt, pictures.modality, self.family.units(pictures), self.config)
+
+
+def cached_length(call: dict[str, Any]) -> int:
+    """Tokens that the call's cache holds."""
+    cache = call.get("past_key_values")
+    return 0 if cache is None else int(cache.get_seq_length())
+
+
+def kept_units(outputs: Any) -> dict[str, list[KeptUnit]]:
+    """What was kept of encoder outputs {modality: output}, of those that a pruner made."""
+    if not isinstance(outputs, dict):
+        return {}
+    kept = {m: getattr(output, "kept", None) for m, output in outputs.items()}
+    return {m: units for m, units in kept.items() if units}

@@ -1,0 +1,1 @@
+"""Layers that are sparse in memory and in time."""

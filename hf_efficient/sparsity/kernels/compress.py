@@ -1,0 +1,189 @@
+"""Linear layers for inference that hold their living weights only, and models made of them."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .linear import BLOCK, DENSEST, columns_of, example, multiply, time_alternately
+
+
+@functools.cache
+def compact_infers_faster(shape: torch.Size, k: int, tokens: int) -> bool:
+    """Time a forward of both forms on random numbers; once for all layers of a size.
+
+    Args:
+        shape: (out, in).
+        k: living weights.
+        tokens: B.
+    """
+    weight, x = example(shape, k, tokens)
+    dense = weight.dense().detach()
+    layer = CompactLinear(dense)
+    times = time_alternately(lambda: layer(x), lambda: F.linear(x, dense))
+    return times[0] < times[1]
+
+
+class CompactLinear(nn.Module):
+    """A linear layer for inference that holds its living weights only, as CSR.
+
+    Products of CSR matrices do not check where they read, so that places from elsewhere are checked before they are
+    used: when a state dict is loaded, and whenever other tensors, or other content, have come in any other way. What
+    was checked is kept as the matrix, which no forward makes again.
+
+    Args:
+        weight: (out, in) float32, most of it zero.
+        bias: (out,) or None.
+    """
+
+    starts: Tensor
+    columns: Tensor
+    values: Tensor
+    bias: Tensor | None
+
+    def __init__(self, weight: Tensor, bias: Tensor | None = None) -> None:
+        super().__init__()
+        self.out_features, self.in_features = weight.shape
+        matrix = weight.detach().to_sparse_csr()
+        self.register_buffer("starts", matrix.crow_indices().int())
+        self.register_buffer("columns", matrix.col_indices().int())
+        self.register_buffer("values", matrix.values())
+        self.register_buffer("bias", None if bias is None else bias.detach())
+        self._checked: _Checked | None = None
+
+    def matrix(self) -> Tensor:
+        """(out, in) CSR, of the memory of `values`.
+
+        Raises:
+            ValueError: `starts`, `columns` and `values` are not those of such a matrix.
+        """
+        parts = (self.starts, self.columns, self.values)
+        stamps = tuple((part.data_ptr(), 0 if part.is_inference() else part._version) for part in parts[:2])
+        known = self._checked
+        if known is None or known.stamps != (*stamps, self.values.data_ptr()):
+            shape = (self.out_features, self.in_features)
+            check_csr(*parts, shape, "CompactLinear")
+            matrix = torch.sparse_csr_tensor(*parts, shape, check_invariants=False)
+            known = self._checked = _Checked((*stamps, self.values.data_ptr()), parts, matrix)
+        return known.matrix
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:  # type: ignore[override]
+        names = ("starts", "columns", "values")
+        starts, columns, values = (state_dict.get(f"{prefix}{name}", getattr(self, name)) for name in names)
+        shape = (self.out_features, self.in_features)
+        check_csr(starts, columns, values, shape, prefix.rstrip(".") or "CompactLinear")
+        super()._load_from_state_dict(state_dict, prefix, *args)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_checked": None}  # copies and what was pickled have tensors of their own
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__({**state, "_checked": None})
+
+    @torch.compiler.disable  # no compiler knows CSR products
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., in) -> (..., out). No gradients."""
+        shape = x.shape[:-1]
+        with torch.no_grad():
+            x = x.reshape(-1, self.in_features)
+            matrix, y = self.matrix(), x.new_empty(len(x), self.out_features)
+            for block, out in zip(columns_of(x), y.split(BLOCK), strict=True):
+                multiply(matrix, block, out)
+            if self.bias is not None:
+                y += self.bias
+        return y.view(*shape, self.out_features)
+
+    def extra_repr(self) -> str:
+        """Sizes, for print(model)."""
+        return f"{self.in_features}, {self.out_features}, alive={len(self.values)}"
+
+
+class _Checked(NamedTuple):
+    """Where tensors lay, and their versions, when they were found to be a matrix; held, so that no other lies there."""
+
+    stamps: tuple[Any, ...]
+    parts: tuple[Tensor, Tensor, Tensor]
+    matrix: Tensor
+
+
+def check_csr(starts: Tensor, columns: Tensor, values: Tensor, shape: tuple[int, int], name: str) -> None:
+    """Refuse what is no CSR matrix of this shape: a product with it would read memory that belongs to others.
+
+    Raises:
+        ValueError: a length, a dtype or an index is not right.
+    """
+    if not all(isinstance(part, Tensor) for part in (starts, columns, values)):
+        raise ValueError(f"{name}: the places of the living weights are damaged: not all of its parts are tensors.")
+    (rows, width), k = shape, values.numel()
+    if any(part.is_meta for part in (starts, columns, values)):
+        return  # nothing to read yet; what comes in its place is looked at
+    if (starts.shape, columns.shape, values.shape) != ((rows + 1,), (k,), (k,)):
+        fault = f"lengths {tuple(starts.shape)}, {tuple(columns.shape)}, {tuple(values.shape)}"
+    elif not starts.dtype == columns.dtype == torch.int32 or values.dtype != torch.float32:
+        fault = f"dtypes {starts.dtype}, {columns.dtype}, {values.dtype}"
+    elif starts[0] != 0 or starts[-1] != k or bool((starts.diff() < 0).any()):
+        fault = "starts that do not rise from 0 to the number of values"
+    elif k and (int(columns.min()) < 0 or int(columns.max()) >= width):
+        fault = f"columns from {int(columns.min())} to {int(columns.max())}"
+    elif not _rises(starts, columns, width):
+        fault = "columns that do not rise within a row"
+    else:
+        return
+    raise ValueError(
+        f"{name}: the places of the living weights are damaged: {fault}; expected those of a ({rows}, {width}) matrix "
+        "of float32 with int32 places. The file is corrupt or was written for another model; fetch or save it again."
+    )
+
+
+def _rises(starts: Tensor, columns: Tensor, width: int) -> bool:
+    row = torch.repeat_interleave(torch.arange(len(starts) - 1, device=starts.device), starts.diff().long())
+    return bool(((row * width + columns).diff() > 0).all())
+
+
+def compress(model: nn.Module, *, tokens: int = 128, kernel: str = "auto") -> nn.Module:
+    """Replace sparse linear layers of a plain model by `CompactLinear`, for inference on the CPU, in place.
+
+    `decompress` brings back the model as it was, bit for bit but for signs of zeros.
+
+    Args:
+        model: any module; its `nn.Linear` layers with float32 weights on the CPU are looked at.
+        tokens: activations a forward has, batch times length: what is timed.
+        kernel: "auto" times each layer once in both forms; "compact" replaces each layer that is at least 70 % zero.
+
+    Returns:
+        `model`.
+
+    Raises:
+        ValueError: `model` is a PEFT model (merge it first), or `tokens` < 1, or `kernel` is not known.
+    """
+    if kernel not in ("auto", "compact"):
+        raise ValueError(f"kernel={kernel!r} is not known; expected 'auto' or 'compact'.")
+    if tokens < 1:
+        raise ValueError(f"tokens={tokens} is out of range; expected the activations of a forward, >= 1.")
+    if hasattr(model, "merge_and_unload"):
+        raise ValueError("compress takes a plain model; merge the adapter first: model = model.merge_and_unload().")
+    for name, layer in list(model.named_modules()):
+        if type(layer) is not nn.Linear or layer.weight.device.type != "cpu" or layer.weight.dtype != torch.float32:
+            continue
+        k, shape = int(layer.weight.count_nonzero()), layer.weight.shape
+        if not name or not 1 <= k <= DENSEST * layer.weight.numel():
+            continue
+        if kernel == "compact" or compact_infers_faster(shape, k, tokens):
+            model.set_submodule(name, CompactLinear(layer.weight, layer.bias).train(layer.training))
+    return model
+
+
+def decompress(model: nn.Module) -> nn.Module:
+    """Turn every `CompactLinear` back into `nn.Linear`; in place. Returns `model`."""
+    for name, layer in list(model.named_modules()):
+        if isinstance(layer, CompactLinear):
+            linear = nn.Linear(layer.in_features, layer.out_features, bias=layer.bias is not None, device="meta")
+            linear.weight = nn.Parameter(layer.matrix().to_dense())
+            if layer.bias is not None:
+                linear.bias = nn.Parameter(layer.bias)
+            model.set_submodule(name, linear.train(layer.training))
+    return model

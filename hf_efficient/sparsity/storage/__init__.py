@@ -1,0 +1,1 @@
+"""Sparse models in safetensors."""

@@ -1,0 +1,1 @@
+"""The PEFT tuner and its Trainer."""

@@ -1,0 +1,254 @@
+"""Sparse training under the Trainer, and behind the optimizer of any other loop."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from peft.tuners.tuners_utils import BaseTunerLayer
+from peft.utils import ModulesToSaveWrapper
+from torch import nn
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from hf_efficient.optimizer_state import innermost
+from hf_efficient.sparsity.attendance import warn_of_idleness, warn_of_no_exchange
+from hf_efficient.sparsity.training import ENGINES, SparseTraining
+from hf_efficient.sparsity.weight import SparseWeight
+
+from .config import BiDSTConfig
+from .layer import BiDSTLayer
+from .targets import weight_of
+
+ONE_DEVICE = (
+    "computes with copies of the layers, from which no topology gets its gradients. Take DistributedDataParallel "
+    "(torchrun or accelerate launch), or one device: CUDA_VISIBLE_DEVICES=0."
+)
+
+
+def train_sparsely(
+    model: nn.Module, optimizer: torch.optim.Optimizer, total_steps: int, adapter_name: str | None = None
+) -> SparseTraining:
+    """Have an optimizer move the living weights of a BiDST model as the model's config says: for any training loop.
+
+    Call it once, after the optimizer is made (and after its state dict is loaded, when resuming); the loop stays as it
+    is. With a gradient scaler nothing is to do either: a skipped step is no step.
+
+    Args:
+        model: what `get_peft_model(model, BiDSTConfig(...))` returned, or a model with such an adapter.
+        optimizer: over the model's trainable parameters; a `torch.optim.Optimizer`.
+        total_steps: optimizer steps of the whole training.
+        adapter_name: of the adapter that trains; None is the active one.
+
+    Returns:
+        The engine; `report()` says how sparse the model is and what has moved.
+
+    Raises:
+        ValueError: the model has no BiDST adapter of that name, or the optimizer does not train its values.
+    """
+    training = make_training(model, optimizer, total_steps, adapter_name)
+    training.handles.append(training.optimizer.register_step_post_hook(lambda *_: training.step()))
+    return training
+
+
+def make_training(
+    model: nn.Module, optimizer: torch.optim.Optimizer, total_steps: int, adapter_name: str | None = None
+) -> SparseTraining:
+    """The engine of `train_sparsely`, not yet called by anyone; an earlier one of the same weights is let go."""
+    layers = {name: module for name, module in model.named_modules() if isinstance(module, BiDSTLayer)}
+    if adapter_name is None:
+        adapter_name = next((a for layer in layers.values() for a in layer.active_adapters), "default")
+    layers = {name: layer for name, layer in layers.items() if adapter_name in layer.bidst_weight}
+    if not layers:
+        raise ValueError(
+            f"The model has no BiDST adapter {adapter_name!r}. Make one: get_peft_model(model, BiDSTConfig(...))."
+        )
+    config = _config_of(model, adapter_name)
+    copied = any(isinstance(module, nn.DataParallel) and len(module.device_ids) > 1 for module in model.modules())
+    if copied and config.needs_engine:
+        raise ValueError(f"nn.DataParallel {ONE_DEVICE}")
+    weights = {name: layer.sparse_weight(adapter_name) for name, layer in layers.items()}
+    _check_trained(layers, weights, optimizer, adapter_name)
+    _let_go(weights, optimizer)
+    topology = config.make_topology(total_steps)
+    training = SparseTraining(
+        weights,
+        optimizer,
+        topology,
+        first_living=config.first_living,
+        init_steps=config.init_steps,
+        global_budget=config.distribution == "global",
+        bases={name: weight_of(layer) for name, layer in layers.items()},
+        additive=config.target == "delta",
+        seed=config.seed,
+        model_weights=weights_of_model(model),
+    )
+    warn_of_idleness(topology, config.topology, training.init_steps)
+    return training
+
+
+def _let_go(weights: dict[str, SparseWeight], optimizer: torch.optim.Optimizer) -> None:
+    """End what an earlier call has begun for these weights; two engines would count each step twice."""
+    for engine in list(ENGINES):
+        if engine.optimizer is not innermost(optimizer):
+            continue
+        if not set(weights.values()) & set(engine.weights.values()) and engine.handles:
+            raise ValueError(
+                "The optimizer moves the weights of another adapter already, and keeps one topology's memory only. "
+                "Give each BiDST adapter that trains an optimizer of its own."
+            )
+        engine.detach()
+
+
+def _check_trained(
+    layers: dict[str, BiDSTLayer], weights: dict[str, SparseWeight], optimizer: torch.optim.Optimizer, adapter: str
+) -> None:
+    """Refuse an adapter that no step of this optimizer will change."""
+    if all(adapter not in layer.active_adapters or layer.disable_adapters or layer.merged for layer in layers.values()):
+        raise ValueError(
+            f"Adapter {adapter!r} has no part in the model's forward (it is not active, disabled or merged): it "
+            f"cannot learn. Call set_adapter({adapter!r}), or unmerge_adapter()."
+        )
+    frozen = [name for name, weight in weights.items() if not weight.values.requires_grad]
+    if frozen:
+        raise ValueError(
+            f"The living weights of {frozen[0]!r} (and of {len(frozen) - 1} more layers) are frozen. Call "
+            f"set_adapter({adapter!r}), or load the adapter with is_trainable=True, before the optimizer is made."
+        )
+    if hasattr(optimizer, "optimizer_dict") or any(w.values._post_accumulate_grad_hooks for w in weights.values()):
+        raise ValueError(
+            "The optimizer takes its steps inside of backward (a layerwise one), where no topology can look at the "
+            "gradients of a whole step. Take one that steps after backward, e.g. optim='adamw_torch'."
+        )
+    trained = {id(p) for group in optimizer.param_groups for p in group["params"]}
+    missing = [name for name, weight in weights.items() if id(weight.values) not in trained]
+    if missing:
+        raise ValueError(
+            f"The optimizer does not train the living weights of {missing[0]!r} (nor of {len(missing) - 1} more "
+            "layers). Make it after get_peft_model, over all parameters that require gradients."
+        )
+
+
+def weights_of_model(model: nn.Module) -> int:
+    """Number of the plain model's weights, without what adapters of any kind have brought."""
+    brought = {
+        id(parameter)
+        for module in model.modules()
+        if isinstance(module, (BaseTunerLayer, ModulesToSaveWrapper))
+        for name in module.adapter_layer_names
+        for parameter in getattr(module, name, nn.Module()).parameters()
+    }
+    return sum(parameter.numel() for parameter in model.parameters() if id(parameter) not in brought)
+
+
+def _config_of(model: nn.Module, adapter_name: str) -> BiDSTConfig:
+    for module in model.modules():
+        configs = getattr(module, "peft_config", None)
+        if isinstance(configs, dict) and isinstance(configs.get(adapter_name), BiDSTConfig):
+            config: BiDSTConfig = configs[adapter_name]
+            return config
+    raise ValueError(f"The model carries no BiDSTConfig of adapter {adapter_name!r}.")
+
+
+class SparsityCallback(TrainerCallback):
+    """Lets the HF Trainer train a BiDST model. Every Trainer that is made after such a model has one by itself.
+
+    Everything is read from the model's config. Weights move in `on_optimizer_step`, while gradients are still there;
+    metrics are added to every log entry. A checkpoint of the Trainer resumes bit for bit; one that was not finished, or
+    whose model and optimizer are of different moments, raises (`BiDSTTrainer` goes back to the last whole one).
+
+    Args:
+        adapter_name: of the adapter that trains, where it is not the active one: `callbacks=[SparsityCallback("b")]`.
+
+    Raises:
+        ValueError: at the start of training, under FSDP or DeepSpeed.
+    """
+
+    def __init__(self, adapter_name: str | None = None) -> None:
+        self.adapter_name = adapter_name
+        self.training: SparseTraining | None = None
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Attach to model and optimizer; what a checkpoint brought is in the optimizer already."""
+        if getattr(args, "fsdp", None) or getattr(args, "deepspeed", None):
+            raise ValueError(
+                "Dynamic sparse training needs all gradients of a layer on each rank; FSDP and DeepSpeed shard them. "
+                "Train with DDP: remove `fsdp` and `deepspeed` from the arguments."
+            )
+        training = make_training(kwargs["model"], innermost(kwargs["optimizer"]), state.max_steps, self.adapter_name)
+        if getattr(args, "n_gpu", 1) > 1 and (training.last_exchange or training.init_steps):
+            training.detach()
+            raise ValueError(f"On {args.n_gpu} devices the Trainer takes nn.DataParallel, which {ONE_DEVICE}")
+        self.training = training
+
+    def on_optimizer_step(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """One optimizer step was taken, unless a gradient overflowed."""
+        if self.training is not None and not getattr(kwargs["optimizer"], "step_was_skipped", False):
+            self.training.step()
+
+    def on_train_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Say so where nothing has ever moved, though it should have."""
+        training = self.training
+        if training is not None and 0 < training.last_exchange != training.steps and not training.state["updates"]:
+            warn_of_no_exchange(training.steps, state.global_step)
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """Add what `SparseTraining.report` says to the entry, and to the history."""
+        if self.training is None or logs is None or "loss" not in logs:
+            return
+        report = {name: round(value, 6) for name, value in self.training.report().items()}
+        logs.update(report)
+        if state.log_history:
+            state.log_history[-1].update(report)
+
+
+class BroughtAlong(SparsityCallback):
+    """The one that every Trainer has by itself: for a BiDST model that trains and that nobody else is in charge of."""
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Wait: callbacks that were passed to the Trainer come later, and go first."""
+        if self.training is not None:
+            self.training.detach()
+        self.training, self.looked = None, False
+
+    def on_step_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Look once whether there is something to do."""
+        if self.looked:
+            return
+        self.looked = True
+        if not trains(kwargs["model"]):
+            return
+        optimizer = innermost(kwargs["optimizer"])
+        if not any(engine.optimizer is optimizer for engine in ENGINES):
+            super().on_train_begin(args, state, control, **kwargs)
+
+
+def trains(model: nn.Module) -> bool:
+    """Whether an active BiDST adapter of the model has values that train."""
+    layers = [module for module in model.modules() if isinstance(module, BiDSTLayer)]
+    active = [layer.sparse_weight(a) for layer in layers for a in layer.active_adapters if a in layer.bidst_weight]
+    return any(weight.values.requires_grad for weight in active)
+
+
+def bring_along() -> None:
+    """Have every Trainer that is made from now on carry a callback that trains BiDST models, and does nothing else."""
+    from transformers import trainer
+
+    if BroughtAlong not in trainer.DEFAULT_CALLBACKS:
+        trainer.DEFAULT_CALLBACKS.append(BroughtAlong)

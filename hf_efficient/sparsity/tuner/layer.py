@@ -1,0 +1,230 @@
+"""A layer with a sparse weight, or with a sparse delta on its weight: PEFT's tuner layer."""
+
+from __future__ import annotations
+
+import warnings
+import zlib
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.func import functional_call
+from transformers.pytorch_utils import Conv1D
+
+from hf_efficient.extras import extra
+from hf_efficient.sparsity.kernels.linear import CompactPath
+from hf_efficient.sparsity.weight import SparseWeight, check_places
+
+from .config import BiDSTConfig
+
+with extra("sparsity"):
+    from peft.tuners.tuners_utils import BaseTunerLayer, check_adapters_to_merge
+
+
+class BiDSTLayer(nn.Module, BaseTunerLayer):
+    """Computes its base layer with another weight: sparse ("weight"), or the base weight plus a sparse delta ("delta").
+
+    Serves every layer whose forward reads one `weight`: Linear, convolutions, Embedding, Conv1D. Nothing in the base
+    layer changes but by merging.
+
+    Args:
+        base_layer: layer, or a layer that other adapters have wrapped.
+        parameter: name of the base layer's parameter that is replaced.
+
+    Attributes:
+        bidst_weight: adapter -> SparseWeight.
+        bidst_bias: adapter -> bias of the layer, where target is "weight" and the layer has one.
+    """
+
+    adapter_layer_names = ("bidst_weight", "bidst_bias")
+    other_param_names = ("target", "kernel")
+
+    def __init__(self, base_layer: nn.Module, parameter: str = "weight") -> None:
+        super().__init__()
+        self.base_layer = base_layer
+        self.parameter, self.bias_name = parameter, "bias" if parameter == "weight" else f"{parameter}_bias"
+        self.bidst_weight = nn.ModuleDict()
+        self.bidst_bias = nn.ParameterDict()
+        self.target: dict[str, str] = {}
+        self.kernel: dict[str, CompactPath] = {}
+        self.in_features, self.out_features = _features(self.get_base_layer(), parameter)
+        self.merged_adapters: list[str] = []
+        self._disable_adapters = False
+        self._active_adapter: str | list[str] = []
+        self._before_merge: list[tuple[Tensor, Tensor | None]] = []
+
+    def update_layer(self, adapter_name: str, key: str, k: int, config: BiDSTConfig) -> None:
+        """Add an adapter of k living weights.
+
+        Args:
+            adapter_name: new.
+            key: name of the layer in its model; chance depends on it.
+            k: 1 <= k <= n.
+            config: what is sparse, and which weights live first.
+        """
+        base: Any = self.get_base_layer()
+        weight, bias = self.base_tensors()
+        sparse = SparseWeight(weight.shape, k, dtype=weight.dtype)
+        sparse.input_dim = 0 if isinstance(base, Conv1D) else 1
+        if self.parameter != "weight":
+            sparse.holds_experts(inputs_first=bool(getattr(base, "is_transposed", False)))
+        if not sparse.values.is_meta and not weight.is_meta:
+            places = first_places(weight, k, config, zlib.crc32(key.encode()))
+            sparse.select(places, weight.detach().flatten()[places] if config.target == "weight" else None)
+        self.bidst_weight[adapter_name] = sparse
+        if config.target == "weight" and bias is not None:
+            self.bidst_bias[adapter_name] = nn.Parameter(torch.empty_like(bias).copy_(bias.detach()))
+        self.target[adapter_name] = config.target
+        self.kernel[adapter_name] = CompactPath(config.kernel)
+        self._move_adapter_to_device_of_base_layer(adapter_name, weight.device)
+        self.set_adapter(self.active_adapters, inference_mode=config.inference_mode)
+
+    def base_tensors(self) -> tuple[Tensor, Tensor | None]:
+        """Weight and bias of the base layer."""
+        base = self.get_base_layer()
+        return getattr(base, self.parameter), getattr(base, self.bias_name, None)
+
+    def get_base_weight(self) -> Tensor:
+        """Weight of the base layer."""
+        return self.base_tensors()[0]
+
+    def sparse_weight(self, adapter: str) -> SparseWeight:
+        """The adapter's weight or delta."""
+        weight: SparseWeight = self.bidst_weight[adapter]  # type: ignore[assignment]
+        return weight
+
+    def effective(self, adapters: list[str]) -> tuple[Tensor, Tensor | None]:
+        """Weight and bias with which the base layer is computed, in its dtype.
+
+        Raises:
+            ValueError: more than one adapter replaces the weight.
+        """
+        base, bias = self.base_tensors()
+        weight = base
+        here = [a for a in adapters if a in self.bidst_weight]
+        replacing = self._one_replacing(here)
+        for adapter in replacing:
+            sparse = self.sparse_weight(adapter)
+            weight = sparse.dense(base if sparse.probing else None)
+            bias = self.bidst_bias.get(adapter, bias)
+        for adapter in here:
+            if adapter not in replacing:
+                weight = self.sparse_weight(adapter).dense(weight)
+        return weight.to(base.dtype), bias if bias is None else bias.to(base.dtype)
+
+    def _one_replacing(self, adapters: list[str]) -> list[str]:
+        """Of these adapters, those that replace the whole weight: none or one."""
+        replacing = [a for a in adapters if self.target.get(a) == "weight"]
+        if len(replacing) > 1:
+            raise ValueError(
+                f"Adapters {replacing} each replace the whole weight (target='weight'), so only one of them can be "
+                "active or merged. Choose one with set_adapter, or train the others with target='delta'."
+            )
+        return replacing
+
+    def get_delta_weight(self, adapter: str) -> Tensor:
+        """Effective weight minus base weight, of the weight's shape and dtype."""
+        return self.effective([adapter])[0].detach() - self.get_base_weight()
+
+    def merge(self, safe_merge: bool = False, adapter_names: list[str] | None = None) -> None:
+        """Write the effective weight into the base layer.
+
+        Raises:
+            ValueError: `safe_merge` and the result is not finite; or two adapters replace the weight.
+        """
+        adapters = [a for a in check_adapters_to_merge(self, adapter_names) if a in self.bidst_weight]
+        self._one_replacing([*self.merged_adapters, *adapters])
+        for adapter in sorted(adapters, key=lambda a: self.target[a] != "weight"):  # deltas add to what replaces
+            base_weight, base_bias = self.base_tensors()
+            sparse = self.sparse_weight(adapter)
+            check_places(sparse.indices, sparse.numel, f"adapter {adapter!r}")
+            weight, bias = self.effective([adapter])
+            weight = weight.detach()
+            if safe_merge and not bool(weight.isfinite().all()):
+                raise ValueError(f"NaNs detected in the merged weights. The adapter {adapter} seems to be broken")
+            # what was there is kept, not recomputed: w + d - d is not w in floating point
+            self._before_merge.append((base_weight.data, None if base_bias is None else base_bias.data))
+            base_weight.data = weight.clone() if weight is base_weight else weight
+            if bias is not None and base_bias is not None:
+                base_bias.data = bias.detach().clone()
+            self.merged_adapters.append(adapter)
+
+    def unmerge(self) -> None:
+        """Bring back the base layer, bit for bit."""
+        if not self.merged:
+            warnings.warn("Already unmerged. Nothing to do.", stacklevel=2)
+            return
+        base_weight, base_bias = self.base_tensors()
+        while self.merged_adapters:
+            self.merged_adapters.pop()
+            base_weight.data, bias = self._before_merge.pop()
+            if bias is not None and base_bias is not None:
+                base_bias.data = bias
+
+    def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        """The base layer's result with the effective weight: same shapes and dtype."""
+        base: Any = self.get_base_layer()
+        if self.disable_adapters and self.merged:
+            self.unmerge()
+        adapters = [a for a in self.active_adapters if a in self.bidst_weight]
+        if self.disable_adapters or self.merged or not adapters:
+            result: Tensor = self.base_layer(x, *args, **kwargs)
+            return result
+        if self.training and len(adapters) == 1 and isinstance(base, nn.Linear):
+            adapter, path, sparse = adapters[0], self.kernel[adapters[0]], self.sparse_weight(adapters[0])
+            if path.suits(sparse, x):
+                rest = F.linear(x, base.weight, base.bias) if self.target[adapter] == "delta" else base.bias
+                rest = self.bidst_bias.get(adapter, rest)
+                return path(sparse, x) if rest is None else path(sparse, x) + rest
+        weight, bias = self.effective(adapters)
+        if isinstance(base, nn.Linear):
+            return F.linear(self._cast_input_dtype(x, weight.dtype), weight, bias)
+        tensors = {"weight": weight} if bias is None else {"weight": weight, "bias": bias}
+        with uncovered(base, tensors):
+            result = functional_call(base, tensors, (x, *args), kwargs)
+        return result
+
+    def __repr__(self) -> str:
+        return "bidst." + super().__repr__()
+
+
+class Linear(BiDSTLayer):
+    """`BiDSTLayer` over a linear layer: PEFT finds linear layers of an adapted model by this name."""
+
+
+@contextmanager
+def uncovered(layer: nn.Module, names: Iterable[str]) -> Iterator[None]:
+    """Take away plain attributes that hide these parameters; FSDP lays such over them while a forward runs."""
+    covers = {name: vars(layer).pop(name) for name in names if name in vars(layer)}
+    try:
+        yield
+    finally:
+        vars(layer).update(covers)
+
+
+def _features(layer: Any, parameter: str) -> tuple[int, int]:
+    """Sizes of what a layer takes and gives, as PEFT's layers expose them."""
+    if isinstance(layer, nn.Linear):
+        return layer.in_features, layer.out_features
+    if isinstance(layer, nn.Embedding):
+        return layer.num_embeddings, layer.embedding_dim
+    if isinstance(layer, nn.modules.conv._ConvNd):
+        return layer.in_channels, layer.out_channels
+    rows, columns = getattr(layer, parameter).shape[-2:]  # Conv1D of GPT-2 keeps (in, out)
+    return rows, columns
+
+
+def first_places(weight: Tensor, k: int, config: BiDSTConfig, salt: int) -> Tensor:
+    """(k,) int64: the places that live first, rising.
+
+    "gradient" and "snip" start at random too and choose at the first steps, when there are gradients.
+    """
+    if config.distribution == "nonzero":
+        return weight.detach().flatten().nonzero().flatten()
+    if config.first_living == "magnitude":
+        return weight.detach().flatten().float().abs().topk(k).indices.sort().values
+    generator = torch.Generator().manual_seed(config.seed * 2**32 + salt)
+    return torch.randperm(weight.numel(), generator=generator)[:k].sort().values.to(weight.device)

@@ -1,0 +1,227 @@
+"""Which layers of a model become sparse: by name where names are given, by kind where they are not."""
+
+from __future__ import annotations
+
+import copy
+import re
+import warnings
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
+
+from hf_efficient.extras import extra
+
+from .layer import BiDSTLayer
+
+with extra("sparsity"):
+    from peft.tuners.tuners_utils import (
+        BaseTunerLayer,
+        _ExcludedModule,
+        _maybe_include_all_linear_layers,
+        check_target_module_exists,
+    )
+    from peft.utils import ModulesToSaveWrapper, resolve_quantization_backend
+
+if TYPE_CHECKING:
+    from .config import BiDSTConfig
+
+CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+# As Cerebras' filter: words of a name that leave a layer dense when nobody says which layers to take.
+DENSE_WORDS = ("classifier", "classifiers", "score", "scores", "head", "heads", "pooler")
+MOST_LEFT_OUT = 0.1  # of a model's weights, before it is said
+
+
+def targets(config: BiDSTConfig, key: str) -> bool:
+    """Whether PEFT takes this module for a target: named, and not excluded."""
+    found = check_target_module_exists(config, key) if key else None
+    return bool(found) and not isinstance(found, _ExcludedModule)
+
+
+def resolve_targets(config: BiDSTConfig, modules: Mapping[str, nn.Module], model: nn.Module) -> None:
+    """Replace target_modules=None (of target="weight") and "all-linear" by names that match these layers and no others.
+
+    Raises:
+        ValueError: there is no such layer.
+    """
+    asked = config.target_modules
+    if asked is None:
+        wanted = default_targets(modules)
+    elif isinstance(asked, str) and asked.lower() == "all-linear":
+        _maybe_include_all_linear_layers(config, model)
+        wanted = list(config.target_modules or ())
+    else:
+        return
+    _warn_of_what_is_left_out(asked, wanted, modules, model)
+    if config.layers_to_transform is not None:
+        wanted = [key for key in wanted if _in_blocks(config, key)]
+    if not wanted:
+        raise ValueError(f"target_modules={asked!r} found no linear or convolutional layer; name the layers.")
+    config.target_modules = set(wanted)  # type: ignore[assignment]  # PEFT wants sets
+    if any(targets(config, key) for key in modules.keys() - set(wanted)):
+        # PEFT compares ends of names, and the name of one layer is the end of another's
+        config.target_modules = "|".join(map(re.escape, sorted(wanted)))
+        config.layers_to_transform = config.layers_pattern = None  # done, and PEFT has them for lists only
+
+
+def default_targets(modules: Mapping[str, nn.Module]) -> list[str]:
+    """Linear and convolutional layers and fused experts whose name says neither embedding, norm nor head."""
+    return [
+        key
+        for key, module in modules.items()
+        if not stays_dense(key)
+        and not isinstance(modules.get(key.rpartition(".")[0]), nn.MultiheadAttention)  # reads weights by itself
+        and (isinstance(base_of(module), (nn.Linear, Conv1D, *CONVOLUTIONS)) or fused_parameters(base_of(module)))
+    ]
+
+
+def stays_dense(key: str) -> bool:
+    """Whether a name says embedding, norm or head."""
+    words = re.findall(r"[a-z]+", re.sub(r"([a-z])([A-Z])", r"\1_\2", key).lower())
+    return any(word in DENSE_WORDS or word.startswith("embed") or word.endswith("norm") for word in words)
+
+
+def _in_blocks(config: BiDSTConfig, key: str) -> bool:
+    """Whether a layer lies in the blocks of `layers_to_transform`, as PEFT reads their numbers from a name."""
+    if config.layers_to_transform == []:
+        return True  # none is all, for PEFT
+    by_end = copy.copy(config)
+    by_end.target_modules, by_end.exclude_modules, by_end.modules_to_save = [key.rpartition(".")[2]], None, None
+    return "." in key and targets(by_end, key)
+
+
+def fused_parameters(module: nn.Module) -> list[str]:
+    """Names of a module's own parameters that hold one matrix per expert, (experts, rows, columns)."""
+    if type(module).__module__.startswith("torch.nn"):
+        return []
+    return sorted(
+        name
+        for name, parameter in module.named_parameters(recurse=False)
+        if parameter.dim() == 3 and min(parameter.shape) > 1 and parameter.is_floating_point()
+    )
+
+
+def tensors_of(key: str, module: nn.Module) -> dict[str, tuple[str, Tensor]]:
+    """What becomes sparse of a targeted module: place in the tuned model -> (name of the parameter, its tensor).
+
+    Layers of experts have several, each in a layer of its own that wraps the one before; the last is the outermost.
+    """
+    base = base_of(module)
+    names = ["weight"] if isinstance(getattr(base, "weight", None), Tensor) else fused_parameters(base)
+    return {
+        key + ".base_layer" * (len(names) - 1 - depth): (name, getattr(base, name)) for depth, name in enumerate(names)
+    }
+
+
+def matrices_of(tensor: Tensor, name: str) -> list[tuple[int, ...]]:
+    """Shapes of the matrices that a tensor holds: those of experts are layers of their own to a budget."""
+    shape = tuple(tensor.shape)
+    return [shape] if name == "weight" else [shape[1:]] * shape[0]
+
+
+def check_layer(key: str, module: nn.Module, parent: nn.Module | None) -> None:
+    """Refuse a layer that cannot be sparse.
+
+    Raises:
+        TypeError: of another kind, or computed by its parent behind its back.
+        ValueError: quantised, or not floating-point.
+    """
+    base = base_of(module)
+    fused = fused_parameters(base)
+    weights = [getattr(base, name, None) for name in ("weight", *fused)]
+    quantised = resolve_quantization_backend(base) is not None or any(
+        isinstance(weight, Tensor) and (not weight.is_floating_point() or type(weight.data) is not Tensor)
+        for weight in weights
+    )
+    if quantised or hasattr(base, "qweight"):
+        raise ValueError(
+            f"target_modules matches {key!r}, whose weight is quantised ({type(base).__name__}); single weights of it "
+            "cannot be replaced. Load the model without quantisation, or leave the layer out with exclude_modules."
+        )
+    if isinstance(parent, nn.MultiheadAttention):
+        raise TypeError(
+            f"target_modules matches {key!r}, but nn.MultiheadAttention reads its weights without calling it. "
+            f"Leave it out: exclude_modules=[{key.rpartition('.')[2]!r}]."
+        )
+    if not fused and not isinstance(base, (nn.Linear, Conv1D, nn.Embedding, *CONVOLUTIONS)):
+        raise TypeError(
+            f"target_modules matches {key!r}, a {type(base).__name__}; expected Linear, Conv1D, Conv1d/2d/3d, "
+            "Embedding, or experts whose parameters have three dimensions. Name the layers more exactly, or leave this "
+            "one out with exclude_modules."
+        )
+
+
+def check_unshared(model: nn.Module, places: Iterable[str], tensors: Iterable[Tensor]) -> None:
+    """Refuse layers whose weight is another layer's as well: that one would stay dense, and change when they merge.
+
+    Raises:
+        ValueError: a weight has two names.
+    """
+    names: dict[int, list[str]] = {}
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        names.setdefault(id(parameter), []).append(name)
+    for place, tensor in zip(places, tensors, strict=True):
+        if len(names.get(id(tensor), ())) > 1:
+            raise ValueError(
+                f"The weight of {place!r} is shared: it is {' and '.join(map(repr, names[id(tensor)]))}, and a sparse "
+                f"layer would not be. Leave it out, exclude_modules=[{place!r}], or give each a weight of its own "
+                "(tie_word_embeddings=False)."
+            )
+
+
+def _warn_of_what_is_left_out(
+    asked: str | None, wanted: Iterable[str], modules: Mapping[str, nn.Module], model: nn.Module
+) -> None:
+    """Say so where many of the weights, that are no embedding, norm or head, are in none of the layers."""
+    taken = set(wanted)
+    left: dict[str, int] = {}
+    for key, module in modules.items():
+        base = base_of(module)
+        if key in taken or stays_dense(key) or isinstance(base, nn.Embedding):
+            continue
+        own = base.named_parameters(recurse=False)
+        count = sum(parameter.numel() for name, parameter in own if parameter.dim() > 1 and not stays_dense(name))
+        if count:
+            left[key or "the model itself"] = count
+    share = sum(left.values()) / max(1, sum(p.numel() for p in model.parameters()))
+    if share <= MOST_LEFT_OUT:
+        return
+    largest = sorted(left, key=lambda key: -left[key])[:3]
+    ends = sorted({key.rpartition(".")[2] for key in largest if key in modules and _can_be_sparse(modules[key])})
+    fix = "They cannot be made sparse"
+    if ends:
+        fix = f"Add them by name, target_modules=[..., {', '.join(map(repr, ends))}]"
+    warnings.warn(
+        f"target_modules={asked!r} leaves out {share:.0%} of the model's weights, of {len(left)} modules, the largest "
+        f"being {', '.join(map(repr, largest))}. They stay as they are, and `sparsity` counts the other layers only. "
+        f"{fix}; `model_sparsity` in the log counts all weights.",
+        stacklevel=2,
+    )
+
+
+def _can_be_sparse(module: nn.Module) -> bool:
+    try:
+        check_layer("", module, None)
+    except (TypeError, ValueError):
+        return False
+    return True
+
+
+def base_of(module: nn.Module) -> nn.Module:
+    """The layer inside of what adapters have put around it."""
+    return module.get_base_layer() if isinstance(module, BaseTunerLayer) else module
+
+
+def weight_of(module: nn.Module) -> Tensor:
+    """The weight of a layer, adapted or not."""
+    base: Any = base_of(module)
+    weight: Tensor = getattr(base, module.parameter if isinstance(module, BiDSTLayer) else "weight")
+    return weight
+
+
+def inside_wrapper(key: str, model: nn.Module) -> bool:
+    """Whether a module is the inner life of what earlier adapters put around a layer."""
+    parts = key.split(".")
+    outer = (model.get_submodule(".".join(parts[:i])) for i in range(1, len(parts)))
+    return any(isinstance(module, (BaseTunerLayer, ModulesToSaveWrapper)) for module in outer)

@@ -1,0 +1,189 @@
+"""Which bundle fits a bit rate: scale, number and width of networks, and quality of the stream."""
+
+from __future__ import annotations
+
+import re
+import tempfile
+from bisect import bisect_left
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from hf_efficient.video import stdo as chunking
+from hf_efficient.video.files.media import Frame, Path_, VideoInfo, probe, read_frames
+from hf_efficient.video.measure.rate import QUALITIES
+from hf_efficient.video.networks.backbones import SCALES, upsample_bicubic
+from hf_efficient.video.networks.weights import stored_bytes
+from hf_efficient.video.patches import Geometry, pad_to_grid, patch_scores, psnr, round8, to_tensor
+from hf_efficient.video.routing import planes
+from hf_efficient.video.settings import AUTO, FitSettings
+
+from .stream import reduced, stream_name, write_stream
+
+HEADER_BYTES = 4096  # of safetensors and JSON, generously
+# From benchmarks/video/stdo_rate.py: an AV1 stream gives the best bundles of a rate, with networks of about a tenth
+# of the bits; 8-bit weights cost under 0.1 dB and half the bytes.
+MEASURED = {"weight_dtype": "int8", "lr_codec": "libsvtav1"}
+NETWORK_SHARE = 0.1
+WIDTHS = (32, 24, 16, 12, 8, 6, 4)
+SAMPLES = 16  # frames that a scale is judged by
+UNITS = {"": 1, "k": 1e3, "m": 1e6, "g": 1e9}
+
+
+def parse_rate(text: str) -> float:
+    """Bits a second of "1.5Mbps", "800k", "800 kbit/s" or "250000".
+
+    Raises:
+        ValueError: another form, or not positive.
+    """
+    found = re.fullmatch(r"\s*([\d.]+)\s*([kKmMgG]?)\s*(bps|bit/s|bits/s)?\s*", text)
+    value = 0.0
+    if found:
+        value = float(found[1]) * UNITS[found[2].lower()] if found[1].count(".") < 2 and found[1] != "." else 0.0
+    if value <= 0:
+        raise ValueError(f"budget={text!r} is not a bit rate; write 1.5Mbps, 800kbps or 250000.")
+    return value
+
+
+def fit_budget(
+    source: Path_, rate: float, given: dict[str, Any] | None = None, log: Callable[[str], object] = print
+) -> FitSettings:
+    """The settings with which low-resolution stream, networks, map and copied sound fit into a bit rate.
+
+    For each scale: the networks take at most NETWORK_SHARE of the bits; the stream gets the best constant quality that
+    fits what is left, by bisection. Of the scales, the one whose stream, enlarged by bicubic, is nearest to the source
+    is taken: in benchmarks/video/stdo_rate.py that names the scale that is best after training. Nothing is trained.
+
+    Args:
+        source: the video.
+        rate: bits a second, sound and subtitles included.
+        given: fields of FitSettings that are not to be chosen. Chosen are scale, num_features, num_chunks (for
+            method "stdo"), weight_dtype ("int8"), lr_codec ("libsvtav1") and always lr_quality.
+        log: told what was chosen, and what the other scales would have given.
+
+    Raises:
+        ValueError: not even the narrowest network and the worst quality fit; or a setting is out of range.
+    """
+    if given and "lr_quality" in given:
+        raise ValueError(f"lr_quality={given['lr_quality']!r}: the budget chooses it. Leave one of both out.")
+    given = {**MEASURED, **(given or {})}
+    base = FitSettings(**given)
+    info = probe(source, base.alpha, base.interlaced)
+    frames, total = info.frames, int(rate * info.seconds / 8)
+    found: dict[int, Fitting] = {}
+    misses: list[str] = []
+    for scale in (base.scale,) if "scale" in given else SCALES:
+        with tempfile.TemporaryDirectory() as folder:
+            trial = Trial(source, info, replace(base, scale=scale), frames, Path(folder))
+            try:
+                found[scale] = trial.fit(total, "num_features" not in given)
+            except ValueError as error:
+                misses.append(f"at x{scale} {error}")
+    if not found:
+        raise ValueError(
+            f"{rate / 1000:.0f} kbit/s are too few ({total} bytes): {'; '.join(misses)}. Give a larger budget."
+        )
+    best = max(found, key=lambda scale: found[scale].psnr)
+    for scale, fitting in found.items():
+        s = fitting.settings
+        k = f"{s.num_chunks} x " if s.method == "stdo" else ""
+        log(
+            f"{'->' if scale == best else '  '} x{scale}: {k}{s.backbone} of width {s.num_features}, {s.lr_codec} crf "
+            f"{s.lr_quality}, {fitting.psnr:.2f} dB by bicubic before training"
+        )
+    return found[best].settings
+
+
+@dataclass(frozen=True)
+class Fitting:
+    """Settings that fit, and the PSNR of their stream enlarged by bicubic, over the sampled frames."""
+
+    settings: FitSettings
+    psnr: float
+
+
+class Trial:
+    """One scale. The reduced video is kept without loss, since each quality that is tried encodes it again."""
+
+    def __init__(self, source: Path_, info: VideoInfo, settings: FitSettings, frames: int, folder: Path) -> None:
+        self.source, self.info, self.settings, self.folder, self.frames = source, info, settings, folder, frames
+        self.geometry = Geometry.choose(info.width, info.height, settings.scale)
+        self.every = -(-frames // SAMPLES)
+        self.suffix = Path(stream_name(info)).suffix
+        self.lossless = folder / f"lossless{self.suffix}"
+        lossless = replace(settings, lr_quality=0, lr_codec="libx264", lr_preset="")  # a preset is of its codec
+        small = reduced(read_frames(source, info), self.geometry)
+        write_stream(source, info, small, self.geometry, lossless, self.lossless)
+
+    def fit(self, total: int, choose_width: bool) -> Fitting:
+        """The best quality that fits into `total` bytes beside the networks.
+
+        Raises:
+            ValueError: nothing fits.
+        """
+        settings = self.settings
+        if settings.method == "stdo" and settings.num_chunks == AUTO:
+            settings = replace(settings, num_chunks=chunking.choose_num_chunks(self.errors(), settings.steps))
+        if choose_width:
+            sizes = (replace(settings, num_features=width) for width in WIDTHS)
+            fitting = (s for s in sizes if network_bytes(s) <= NETWORK_SHARE * total)
+            settings = next(fitting, replace(settings, num_features=WIDTHS[-1]))
+        left = total - network_bytes(settings) - self.map_bytes(settings) - HEADER_BYTES
+        best, worst = QUALITIES[settings.lr_codec]
+        quality = bisect_left(range(worst + 1), True, best, key=lambda q: self.stream(q).stat().st_size <= left)
+        if quality > worst:
+            least = self.stream(worst).stat().st_size
+            raise ValueError(f"networks take {network_bytes(settings)} bytes and the stream at its worst {least}")
+        return Fitting(replace(settings, lr_quality=quality), self.bicubic_psnr(self.stream(quality)))
+
+    def map_bytes(self, settings: FitSettings) -> int:
+        """More than the packed map can take."""
+        k = settings.num_chunks if settings.method in ("stdo", "time") else 1
+        bits = planes(chunking.MOST_CHUNKS if k == AUTO else int(k))
+        return self.frames * bits * -(-self.geometry.rows * self.geometry.columns // 8)
+
+    def stream(self, quality: int) -> Path:
+        """The stream at a constant quality, copied sound included; encoded when it is asked for first."""
+        path = self.folder / f"{quality}{self.suffix}"
+        if not path.exists():
+            settings = replace(self.settings, lr_quality=quality)
+            write_stream(self.source, self.info, read_frames(self.lossless), self.geometry, settings, path)
+        return path
+
+    def samples(self, stream: Path) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        """Sampled frames of a stream enlarged by bicubic, and the truth, both (1, 3, s·lr_height, s·lr_width)."""
+
+        def each(frames: Iterator[Frame]) -> Iterator[torch.Tensor]:
+            return (to_tensor(frame.rgb) for frame in islice(frames, 0, None, self.every))
+
+        for small, large in zip(each(read_frames(stream)), each(read_frames(self.source, self.info)), strict=False):
+            yield upsample_bicubic(small, self.settings.scale), pad_to_grid(large, self.geometry)
+
+    def errors(self) -> np.ndarray:
+        """Error of every patch of the sampled frames by bicubic enlargement."""
+        scores = [patch_scores(enlarged, truth, self.geometry) for enlarged, truth in self.samples(self.lossless)]
+        return torch.cat(scores).numpy()
+
+    def bicubic_psnr(self, stream: Path) -> float:
+        """dB of a stream enlarged by bicubic."""
+        height, width = self.info.height, self.info.width
+        errors = [
+            ((round8(enlarged) - round8(truth))[..., :height, :width] / 255).square().mean()
+            for enlarged, truth in self.samples(stream)
+        ]
+        return psnr(float(torch.stack(errors).mean()))
+
+
+def network_bytes(settings: FitSettings) -> int:
+    """Bytes of all networks on disk; "auto" counts as the most chunks there can be."""
+    if settings.method in ("jstdo", "single"):
+        count = 1
+    else:
+        count = chunking.MOST_CHUNKS if isinstance(settings.num_chunks, str) else settings.num_chunks
+    each = (settings.network(m if not settings.same_networks else 0) for m in range(count))
+    return sum(stored_bytes(spec.build(), settings.weight_dtype) for spec in each)

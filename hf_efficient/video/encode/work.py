@@ -1,0 +1,134 @@
+"""The work folder of a fit: what is done so far, told apart from what is not ours, and the step to the bundle."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from hf_efficient.files import (
+    Contents,
+    check_ours,
+    check_output,
+    clear_errors,
+    delete_folder,
+    is_vacant,
+    recover,
+    remove_drafts,
+    rename,
+    replace_folder,
+    settle_folder,
+    write_text,
+)
+from hf_efficient.reading import shown
+from hf_efficient.video.files.bundle import BUNDLE, MANIFEST_NAME, sha256
+from hf_efficient.video.files.media import Path_
+
+NETWORK = r"(general|expert-\d+)"
+NAMES = (r"(settings|deleting)\.json", r"errors\.npy", rf"{NETWORK}(/(lr|hr)\.npy|\.safetensors)?", "bundle",
+         *(f"bundle/{name}" for name in BUNDLE.names))  # fmt: skip
+
+
+def _known(record: dict[str, Any]) -> bool:
+    return {"method", "scorer", "source", "steps"} <= record.keys()
+
+
+# The record changes its name before the rest is deleted: a folder half deleted is not taken for work to go on with.
+WORK = Contents("work folder", "settings.json", _known, NAMES)
+DELETED = Contents("work folder", "deleting.json", _known, NAMES)
+
+
+class Work:
+    """`OUTPUT.partial` beside a bundle that is to be.
+
+    Attributes:
+        draft: the folder that becomes the bundle.
+    """
+
+    def __init__(self, output: Path_) -> None:
+        self.output = Path(output)
+        self.folder = self.output.parent / f"{self.output.name}.partial"  # for "." too, which `check` refuses
+        self.draft = self.folder / "bundle"
+
+    def check(self, source: Path_, overwrite: bool) -> None:
+        """Refuse what could not become a bundle or would cost something of the user's, before any work.
+
+        Raises:
+            OSError, ValueError: see `check_output` and `check_ours`; or there is a bundle, and it is not to go.
+        """
+        check_output(self.output, "folder", [source])
+        check_output(self.folder, "folder", [source])
+        if self.folder.exists() and not is_vacant(self.folder, WORK):
+            check_ours(self.folder, DELETED if DELETED.read(self.folder) else WORK)
+        if not self.output.exists() or self.is_finished():
+            return
+        if not overwrite:
+            raise FileExistsError(
+                f"{str(self.output)!r} exists: choose another folder, or overwrite it (overwrite=True)."
+            )
+        if any(self.output.iterdir()):
+            check_ours(self.output, BUNDLE)
+
+    def is_finished(self) -> bool:
+        """Whether a kill fell between the bundle's getting its name and the end of tidying up."""
+        record, manifest = WORK.read(self.folder) or DELETED.read(self.folder) or {}, self.output / MANIFEST_NAME
+        return "made" in record and manifest.is_file() and sha256(manifest) == record["made"]
+
+    def begun_with(self, identity: dict[str, Any]) -> bool:
+        """Whether the work that is there, or its rest, is that of these settings and this source."""
+        record = WORK.read(self.folder) or DELETED.read(self.folder) or {}
+        return all(record.get(name) == value for name, value in identity.items())
+
+    def begin(self, source: Path_, identity: dict[str, Any], overwrite: bool) -> None:
+        """Make the folder, or clear it of what a killed process was just writing, or of work that is not to go on.
+
+        Raises:
+            FileExistsError: there is unfinished work of other settings, and it is not to go.
+            OSError, ValueError: see `check`.
+        """
+        self.recover()
+        self.check(source, overwrite)
+        known = WORK.read(self.folder) or {}
+        different = sorted(name for name in identity if known and known.get(name) != identity[name])
+        if different and not overwrite:
+            changes = ", ".join(_change(name, known.get(name), identity[name]) for name in different)
+            raise FileExistsError(
+                f"{str(self.folder)!r} holds unfinished work of other settings ({changes}): call with those "
+                "to go on, or with overwrite=True to start anew."
+            )
+        if different:
+            self.delete()
+        with clear_errors(self.folder):
+            self.folder.mkdir(parents=True, exist_ok=True)
+            remove_drafts(self.folder, WORK)
+            write_text(self.folder / WORK.record, json.dumps(identity))
+            self.draft.mkdir(exist_ok=True)
+
+    def publish(self, identity: dict[str, Any]) -> None:
+        """Give the finished draft its name, in the place of a bundle that had it, and delete the work."""
+        settle_folder(self.draft)
+        made = sha256(self.draft / MANIFEST_NAME)
+        write_text(self.folder / WORK.record, json.dumps({**identity, "made": made}))
+        old = replace_folder(self.draft, self.output, BUNDLE)
+        if old is not None:
+            delete_folder(old, BUNDLE)
+        self.delete()
+
+    def recover(self) -> None:
+        """End what a killed process began: bring back a bundle that had stepped aside, delete the rest of old work."""
+        recover(self.output, BUNDLE)
+        if DELETED.read(self.folder) or self.is_finished():
+            self.delete()
+
+    def delete(self) -> None:
+        """Delete the work; what is not ours in it stays."""
+        if WORK.read(self.folder):
+            rename(self.folder / WORK.record, self.folder / DELETED.record)
+        delete_folder(self.folder, DELETED)
+
+
+def _change(name: str, then: object, now: object) -> str:
+    """A difference of two works in words; what is told by a checksum is another file."""
+    if name in (told := {"source": "another source file", "scorer": "another scorer"}):
+        return told[name]
+    return f"{name}={shown(then)} then, {name}={shown(now)} now"

@@ -1,0 +1,1 @@
+"""Video files and bundles, read and written."""

@@ -1,0 +1,275 @@
+"""The bundle: one folder that holds all that is sent of a video. docs/stdo.md specifies it for other players."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+from hf_efficient.files import Contents, write_text
+from hf_efficient.reading import NOT_PRINTED, Fields, is_whole, read_json, shown
+from hf_efficient.video.networks.experts import CONFIG_NAME, WEIGHTS_NAME, load_config
+from hf_efficient.video.patches import Geometry
+
+from .media import MAX_PIXELS, REFUSE, ColorTags, Path_, VideoInfo, probe
+from .sidedata import SideData
+from .told import check_extra
+
+MANIFEST_NAME, MODEL_FOLDER = "bundle.json", "model"
+FORMAT, VERSION = "hf_efficient.stdo", 1
+# Of `color.py`: what networks learn depends on it. 2 is that of docs/stdo.md; before it chroma was not interpolated.
+CONVERSION = 2
+LOW_RESOLUTION = re.compile(r"low_resolution\.(mp4|mkv)")
+LARGEST_MANIFEST = 1 << 20
+SHA256 = r"[0-9a-f]{64}"
+BUNDLE = Contents(
+    "bundle", MANIFEST_NAME, lambda record: record.get("format") == FORMAT,
+    (LOW_RESOLUTION.pattern, r"(bundle|model_index)\.json", r"README\.md", MODEL_FOLDER,
+     rf"{MODEL_FOLDER}/({re.escape(CONFIG_NAME)}|{re.escape(WEIGHTS_NAME)})"),
+)  # fmt: skip
+EXTRA = ("fit", "experts", "general_patch_psnr", "compared")  # what bundle.json says beyond what a player needs
+PIPELINE = {"_class_name": "STDOPipeline", "_diffusers_version": "0.42.1", "model": ["hf_efficient", "STDOModel"]}
+
+
+class BundleError(ValueError):
+    """A folder that is no bundle, or a damaged one. The message names the file and the fault."""
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """An opened bundle.
+
+    Args:
+        path: the folder.
+        manifest: bundle.json.
+        source: what the high-resolution video was like, as it is to be restored.
+        opened: what tells the checked files from others of their names.
+    """
+
+    path: Path
+    manifest: dict[str, Any]
+    source: VideoInfo
+    opened: dict[str, tuple[int, ...]]
+
+    @property
+    def low_resolution(self) -> Path:
+        """The low-resolution video, with the sound and subtitles of the source."""
+        return self.path / self.manifest["low_resolution"]
+
+    @property
+    def model(self) -> Path:
+        """The folder of the networks."""
+        return self.path / MODEL_FOLDER
+
+    @property
+    def geometry(self) -> Geometry:
+        """The grid of the routing map."""
+        config = load_config(self.model)
+        return Geometry(self.source.width, self.source.height, config.scale, config.patch_width, config.patch_height)
+
+    def probe_source(self, path: Path_) -> VideoInfo:
+        """What reads the frames of the source as they were when the bundle was made.
+
+        Raises:
+            BundleError: `path` is another video.
+        """
+        if sha256(Path(path)) != self.manifest["source"]["sha256"]:
+            raise BundleError(f"{str(path)!r} is not the video that {str(self.path)!r} was made of.")
+        fit = self.manifest.get("fit", {})
+        return probe(path, str(fit.get("alpha", REFUSE)), str(fit.get("interlaced", REFUSE)))
+
+    @property
+    def kilobits(self) -> float:
+        """Thousand bits a second of the checked files."""
+        return sum(self.sizes().values()) * 8 / 1000 / self.source.seconds
+
+    def sizes(self) -> dict[str, int]:
+        """Bytes of each of the checked files."""
+        return {name: file["bytes"] for name, file in self.manifest["files"].items()}
+
+    @classmethod
+    def open(cls, path: Path_) -> Bundle:
+        """Open a bundle and check every file that a player reads.
+
+        Raises:
+            BundleError: not a bundle, of a newer format, or a file is absent, changed or inconsistent.
+        """
+        folder = Path(path)
+        manifest = _read_manifest(folder)
+        try:
+            fields = Fields(manifest, MANIFEST_NAME)
+            source = source_from_json(fields["source"])
+            low, files = fields.text("low_resolution", LOW_RESOLUTION.pattern), fields.fields("files")
+            if set(files.values) != set(checked_files(low)):
+                raise ValueError("it does not name the files of a bundle")
+            listed = {name: files.fields(name) for name in files.values}
+            expected = {name: (f.whole("bytes"), f.text("sha256", SHA256)) for name, f in listed.items()}
+            experts = check_extra(fields)
+        except ValueError as error:
+            raise BundleError(f"{folder / MANIFEST_NAME} is damaged: {error}") from error
+        opened = {name: _stamp(folder / name) for name in expected}
+        for name, (size, digest) in expected.items():
+            file = folder / name
+            if not file.is_file():
+                raise BundleError(f"{file} is missing: copy the bundle as a whole.")
+            if file.stat().st_size != size or sha256(file) != digest:
+                raise BundleError(f"{file} is not the file that the bundle was made with: copy the bundle again.")
+        bundle = cls(folder, manifest, source, opened)
+        bundle._check_networks(experts)
+        bundle._check_low_resolution()
+        return bundle
+
+    def check_unchanged(self) -> None:
+        """Refuse to mix what was read with what has taken its place.
+
+        Raises:
+            BundleError: the bundle was replaced or deleted since it was opened.
+        """
+        for name, stamp in self.opened.items():
+            file = self.path / name
+            if _stamp(file) != stamp and not (
+                file.is_file() and sha256(file) == self.manifest["files"][name]["sha256"]
+            ):
+                raise BundleError(f"{self.path} was replaced while it was read: open it again.")
+
+    def _check_networks(self, experts: int | None) -> None:
+        """Raise unless bundle.json says something of as many networks as there are."""
+        try:
+            config = load_config(self.model)
+        except ValueError as error:
+            raise BundleError(str(error)) from error
+        if experts is not None and experts != config.num_experts:
+            raise BundleError(
+                f"{self.path / MANIFEST_NAME} is damaged: experts tells of {experts} networks, expected "
+                f"{config.num_experts}, which {self.model / CONFIG_NAME} has. Copy the bundle again."
+            )
+
+    def _check_low_resolution(self) -> None:
+        try:
+            low, geometry = probe(self.low_resolution), self.geometry
+        except ValueError as error:
+            raise BundleError(str(error)) from error
+        if (low.width, low.height) != (geometry.lr_width, geometry.lr_height):
+            raise BundleError(
+                f"{self.low_resolution} is {low.width}x{low.height}; a source of {self.source.width}x"
+                f"{self.source.height} at scale {geometry.scale} needs {geometry.lr_width}x{geometry.lr_height}."
+            )
+
+
+def _stamp(file: Path) -> tuple[int, ...]:
+    try:
+        found = file.stat()
+    except OSError:
+        return ()
+    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
+
+
+def checked_files(low_resolution: str) -> list[str]:
+    """What a player reads, relative to the bundle."""
+    return [low_resolution, f"{MODEL_FOLDER}/{CONFIG_NAME}", f"{MODEL_FOLDER}/{WEIGHTS_NAME}"]
+
+
+def write_manifest(folder: Path, low_resolution: str, source: dict[str, Any], **extra: Any) -> None:
+    """Write bundle.json for the files in `folder`, and model_index.json, by which diffusers knows a pipeline."""
+    files = {
+        name: {"bytes": (folder / name).stat().st_size, "sha256": sha256(folder / name)}
+        for name in checked_files(low_resolution)
+    }
+    manifest: dict[str, Any] = {"format": FORMAT, "version": VERSION, "conversion": CONVERSION}
+    manifest |= {"source": source, "low_resolution": low_resolution}
+    write_text(folder / "model_index.json", json.dumps(PIPELINE, indent=2) + "\n")
+    write_text(folder / MANIFEST_NAME, json.dumps({**manifest, "files": files, **extra}, indent=2) + "\n")
+
+
+def sha256(path: Path) -> str:
+    """Hexadecimal digest of a file."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def source_to_json(info: VideoInfo, path: Path, frames: int) -> dict[str, Any]:
+    """What a player needs to restore the source, and what tells which file it was."""
+    return {
+        "name": re.sub(NOT_PRINTED, "?", path.name),
+        "sha256": sha256(path),
+        "bytes": path.stat().st_size,
+        "frames": frames,
+        "seconds": info.seconds,
+        "width": info.width,
+        "height": info.height,
+        "pixel_format": info.pixel_format,
+        "rate": str(info.rate),
+        "time_base": str(info.time_base),
+        "pixel_aspect": str(info.pixel_aspect),
+        "color": [info.color.space, info.color.primaries, info.color.transfer, info.color.range],
+        "rotation": info.rotation,
+        "container": info.container,
+        "other_streams": list(info.other_streams),
+        "side": info.side.to_json(),
+    }
+
+
+def source_from_json(values: object) -> VideoInfo:
+    """The reverse of `source_to_json`.
+
+    Raises:
+        ValueError: a field is absent, of another type or out of range; the message names it.
+    """
+    fields = Fields(values, "source")
+
+    def fraction(name: str) -> Fraction:
+        return Fraction(fields.text(name, r"\d{1,10}(/0*[1-9]\d{0,9})?"))
+
+    width, height = fields.whole("width", 1, MAX_PIXELS), fields.whole("height", 1, MAX_PIXELS)
+    if width * height > MAX_PIXELS:
+        raise ValueError(f"source: frames of {width}x{height} pixels, expected at most {MAX_PIXELS}")
+    if min(fraction("rate"), fraction("time_base")) <= 0:
+        raise ValueError("source: rate and time base must be positive")
+    tags = fields.items("color", 4)
+    if len(tags) != 4 or not all(is_whole(tag) and 0 <= tag <= 255 for tag in tags) or tags[3] > 2:
+        raise fields.wrong("color", "four numbers, the last from 0 to 2")
+    fields.text("name"), fields.text("sha256", SHA256), fields.whole("bytes")
+    streams = [
+        Fields({"other_streams": stream}, "source").text("other_streams") for stream in fields.items("other_streams")
+    ]
+    return VideoInfo(
+        width, height, fields.text("pixel_format", r"[a-z0-9_]{1,40}"), fraction("rate"), fraction("time_base"),
+        fraction("pixel_aspect"), ColorTags(*tags), fields.whole("rotation", -360, 360),
+        fields.whole("frames", 1, 2**31), fields.number("seconds", 1e-6, 1e9), fields.text("container"),
+        tuple(streams), side=SideData.from_json(fields.values.get("side", {})),
+    )  # fmt: skip
+
+
+def _read_manifest(folder: Path) -> dict[str, Any]:
+    path = folder / MANIFEST_NAME
+    if not folder.is_dir():
+        what = "is a file, and a bundle is a folder" if folder.is_file() else "is missing: there is no such folder"
+        raise BundleError(f"{str(folder)!r} {what}.")
+    if not path.is_file():
+        raise BundleError(f"{str(folder)!r} is no bundle: it has no {MANIFEST_NAME}. See hf-efficient stdo encode.")
+    try:
+        manifest = read_json(path, LARGEST_MANIFEST)
+    except ValueError as error:
+        raise BundleError(str(error)) from error
+    if manifest.get("format") != FORMAT:
+        raise BundleError(f"{path} does not describe a bundle: its format is not {FORMAT!r}.")
+    if manifest.get("version") != VERSION:
+        version = shown(manifest.get("version"))
+        raise BundleError(f"{path} has version {version}; this player knows {VERSION}. Upgrade hf_efficient.")
+    _check_conversion(path, manifest.get("conversion", 1))
+    return manifest
+
+
+def _check_conversion(path: Path, conversion: object) -> None:
+    if conversion == CONVERSION:
+        return
+    older = isinstance(conversion, int) and conversion < CONVERSION
+    raise BundleError(
+        f"{path} was made with conversion {shown(conversion)} between YUV and RGB; this player has {CONVERSION}, and "
+        "networks learn what the conversion makes wrong. "
+        + ("The old one was darker by 1.3 of 255: encode the video again." if older else "Upgrade hf_efficient.")
+    )

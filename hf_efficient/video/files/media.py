@@ -1,0 +1,260 @@
+"""Reading video: what a file says about itself, and its frames as RGB, one at a time."""
+
+from __future__ import annotations
+
+import warnings
+from collections import deque
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from hf_efficient.extras import extra
+
+with extra("video"):
+    import av
+
+from .color import FULL_RANGE, OTHER_MATRICES, AsMeant, ColorTags, component_bits, to_rgb
+from .copying import copyable_streams
+from .headers import is_cropped
+from .opening import MediaError, Path_, measure_extent, open_media, video_stream
+from .sidedata import NOTHING, SideData, side_data
+
+# 8K with room to spare: a header that claims more is broken or hostile, and a frame of it would not fit in memory.
+MAX_PIXELS = 8192 * 8192
+REFUSE = "refuse"
+
+
+@dataclass(frozen=True)
+class VideoInfo:
+    """What a file says about its video stream.
+
+    Args:
+        width, height: stored pixels, before rotation and pixel aspect.
+        pixel_format: FFmpeg's name, "yuv420p".
+        rate: mean frames a second, for encoders; the truth is in the time stamps. 25 where there is one frame.
+        time_base: seconds of one unit of a time stamp.
+        pixel_aspect: width of a pixel over its height; 0 where the file does not say, and then it is not written.
+        color: colour tags.
+        rotation: degrees counter-clockwise that a player turns the picture by.
+        frames: by the header; counted (`measure_extent`) where it says nothing.
+        seconds: likewise.
+        container: FFmpeg's names, "mov,mp4,m4a,3gp,3g2,mj2".
+        other_streams: codec names of audio and subtitles.
+        deinterlace: whether reading makes progressive frames of interlaced ones.
+        side: what frames carry beside their pixels.
+        dropped: names of what they carry and nothing here keeps.
+    """
+
+    width: int
+    height: int
+    pixel_format: str
+    rate: Fraction
+    time_base: Fraction
+    pixel_aspect: Fraction
+    color: ColorTags
+    rotation: int
+    frames: int
+    seconds: float
+    container: str
+    other_streams: tuple[str, ...]
+    deinterlace: bool = False
+    side: SideData = NOTHING
+    dropped: tuple[str, ...] = ()
+
+    @property
+    def bits(self) -> int:
+        """Bits of a colour component as stored; frames are read as 8."""
+        return component_bits(av.VideoFormat(self.pixel_format))
+
+
+class Frame(NamedTuple):
+    """One picture: rgb (H, W, 3) uint8, time stamp and duration (0: unknown) in units of the stream's time base."""
+
+    rgb: np.ndarray
+    pts: int
+    duration: int
+
+
+def probe(path: Path_, alpha: str = REFUSE, interlaced: str = REFUSE, most_frames: int | None = None) -> VideoInfo:
+    """What `path` holds, checked for all that reading it would stumble over. Decodes one frame.
+
+    What a header says of frames and seconds is believed; `measure_extent` counts, and stops where there are too many.
+
+    Args:
+        path: the file.
+        alpha: "refuse" a video with an alpha channel, or "drop" it.
+        interlaced: "refuse" an interlaced video, "deinterlace" it when its frames are read (as many frames as before),
+            or "keep" it, for one whose flag is wrong.
+        most_frames: where frames have to be counted, stop when there are more.
+
+    Raises:
+        MediaError: no such file, not a video, audio only, no frame, more than MAX_PIXELS; or alpha or interlaced where
+            that is refused.
+    """
+    with open_media(path) as container:
+        stream = _video_stream(container, path)
+        context = stream.codec_context
+        first = _first_frame(container, stream, path)
+        if alpha == REFUSE and any(component.is_alpha for component in first.format.components):
+            raise MediaError(
+                f"{str(path)!r} is {first.format.name}: it has an alpha channel, which RGB networks would lose. Pass "
+                "alpha='drop' (--alpha drop) to go without it."
+            )
+        if interlaced == REFUSE and first.interlaced_frame:
+            raise MediaError(
+                f"{str(path)!r} is interlaced. Pass interlaced='deinterlace' (--interlaced deinterlace), or 'keep' if "
+                "its flag is wrong and each frame is one picture."
+            )
+        if int(first.colorspace) in OTHER_MATRICES and not first.format.is_rgb:
+            raise MediaError(
+                f"{str(path)!r} has the colour matrix {OTHER_MATRICES[int(first.colorspace)]}, which is not supported; "
+                "convert it to BT.709 first (FFmpeg's zscale filter does: -vf zscale=matrix=709)."
+            )
+        side, dropped = side_data(first)
+        if is_cropped(stream):
+            dropped.append("a frame that the container cuts off around the picture")
+        frames, seconds, rate = _length(container, stream, path, most_frames)
+        return VideoInfo(
+            width=first.width,
+            height=first.height,
+            pixel_format=first.format.name,
+            rate=rate,
+            time_base=Fraction(stream.time_base),
+            pixel_aspect=Fraction(stream.sample_aspect_ratio or 0),
+            color=ColorTags(
+                int(first.colorspace), int(first.color_primaries), int(first.color_trc),
+                FULL_RANGE if first.format.name.startswith("yuvj") else int(context.color_range),
+            ),
+            rotation=int(first.rotation),
+            frames=frames,
+            seconds=seconds,
+            container=container.format.name,
+            other_streams=tuple(s.codec_context.name for s in copyable_streams(container)),
+            deinterlace=interlaced == "deinterlace" and bool(first.interlaced_frame),
+            side=side,
+            dropped=tuple(dropped),
+        )  # fmt: skip
+
+
+def _first_frame(container: Any, stream: Any, path: Path_) -> Any:
+    first = next((frame for packet in container.demux(stream) for frame in packet.decode()), None)
+    if first is None:
+        raise MediaError(f"{str(path)!r} has a video stream without a single frame.")
+    return first
+
+
+def carried_side_data(path: Path_) -> SideData:
+    """What the first frame of a file carries."""
+    with open_media(path) as container:
+        return side_data(_first_frame(container, _video_stream(container, path), path))[0]
+
+
+def _length(container: Any, stream: Any, path: Path_, most_frames: int | None) -> tuple[int, float, Fraction]:
+    """Frames, seconds and rate, all positive: by the header; measured where it does not say, or contradicts itself."""
+    if not stream.time_base:
+        raise MediaError(f"{str(path)!r} has a video stream without a time base: write it anew with FFmpeg.")
+    frames, rate = int(stream.frames), stream.average_rate or stream.guessed_rate
+    seconds = float((stream.duration or 0) * stream.time_base)
+    seconds = seconds if seconds > 0 else (container.duration or 0) / 1e6
+    silent = frames <= 0 or seconds <= 0 or not rate or rate <= 0
+    if silent or not 0.5 < float(rate * seconds / frames) < 2:
+        extent = measure_extent(path, most_frames)
+        if not rate or rate <= 0 or not 0.5 < float(rate / (extent.rate or rate)) < 2:
+            rate = extent.rate or Fraction(25)
+        if most_frames is None or extent.frames <= most_frames:
+            return extent.frames, extent.seconds, Fraction(rate)
+        frames, seconds = max(frames, extent.frames), max(seconds, extent.seconds)  # there is more than was counted
+    return frames, seconds, Fraction(rate)
+
+
+def read_frames(path: Path_, info: VideoInfo | None = None) -> Iterator[Frame]:
+    """All frames of a video in order of display, flat memory. Time stamps rise strictly.
+
+    Args:
+        path: the file.
+        info: what `probe` said, to save asking again.
+
+    Raises:
+        MediaError: as `probe`; or the stream is damaged or cut, or changes its size on the way.
+    """
+    info = info or probe(path)
+    matrix = info.color.matrix(info.height)
+    step = max(1, round(1 / (info.rate * info.time_base)))
+    last: int | None = None
+    with open_media(path) as container:
+        as_meant = AsMeant(_video_stream(container, path))
+        frames = _decoded(container, path, info)
+        for frame in _progressive(frames) if info.deinterlace else frames:
+            following = 0 if last is None else last + step
+            pts = following if frame.pts is None else int(frame.pts)
+            last = pts if last is None else max(pts, last + 1)
+            duration = int(frame.duration or 0)
+            yield Frame(to_rgb(as_meant(frame), matrix, info.color.range), last, duration)
+    if last is None:
+        raise MediaError(f"{str(path)!r} has a video stream without a single frame.")
+
+
+def _decoded(container: Any, path: Path_, info: VideoInfo) -> Iterator[Any]:
+    """FFmpeg's frames, all whole and of one size."""
+    stream = _video_stream(container, path)
+    stream.thread_type, told = "AUTO", False
+    for packet in container.demux(stream):
+        if packet.is_corrupt:
+            raise MediaError(f"{str(path)!r} ends in the middle of a frame: the file is damaged or was cut off.")
+        for frame in packet.decode():
+            if (frame.width, frame.height) != (info.width, info.height):
+                raise MediaError(
+                    f"{str(path)!r} changes its size from {info.width}x{info.height} to "
+                    f"{frame.width}x{frame.height} on the way; split it there first."
+                )
+            if frame.is_corrupt and not told:
+                warnings.warn(
+                    f"{str(path)!r} is damaged: parts of some frames are guessed by FFmpeg, at {frame.time or 0:.2f} s "
+                    "for the first time.",
+                    stacklevel=2,
+                )
+                told = True
+            yield frame
+
+
+def _progressive(frames: Iterator[Any]) -> Iterator[Any]:
+    """Frames through FFmpeg's bwdif: one for each that comes in, under its time stamp."""
+    graph: Any = None
+    stamps: deque[tuple[int | None, int]] = deque()  # the filter counts in a time base of its own
+
+    def pulled() -> Iterator[Any]:
+        with suppress(av.error.BlockingIOError, av.error.EOFError):
+            while True:
+                frame = graph.pull()
+                frame.pts, frame.duration = stamps.popleft()
+                yield frame
+
+    for frame in frames:
+        stamps.append((frame.pts, frame.duration or 0))
+        if graph is None:
+            graph = av.filter.Graph()
+            source = graph.add_buffer(
+                width=frame.width, height=frame.height, format=frame.format, time_base=frame.time_base
+            )
+            graph.link_nodes(source, graph.add("bwdif", "mode=send_frame"), graph.add("buffersink")).configure()
+        graph.push(frame)
+        yield from pulled()
+    if graph is not None:
+        graph.push(None)
+        yield from pulled()
+
+
+def _video_stream(container: Any, path: Path_) -> Any:
+    """The stream that is played, of frames that fit into memory."""
+    stream = video_stream(container, path)
+    context = stream.codec_context
+    if context.width * context.height > MAX_PIXELS:
+        raise MediaError(
+            f"{str(path)!r} claims frames of {context.width}x{context.height} pixels; "
+            f"more than {MAX_PIXELS} pixels a frame are not supported."
+        )
+    return stream

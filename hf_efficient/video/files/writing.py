@@ -1,0 +1,194 @@
+"""Writing video: RGB frames in, with the time stamps, tags, audio and subtitles of a source; whole or not at all."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from contextlib import suppress
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+import torch
+
+from hf_efficient.extras import extra
+from hf_efficient.files import ffmpeg_url, full_disk, written_whole
+
+from .color import FromRGB
+from .copying import Copier, lost
+from .media import VideoInfo, carried_side_data
+from .opening import WRITTEN, MediaError, Path_
+from .sidedata import NOTHING
+
+with extra("video"):
+    import av
+
+# Codec, pixel format and options that keep RGB bit for bit.
+LOSSLESS = ("libx264rgb", "rgb24", {"qp": "0", "preset": "veryfast"})
+SLOW = {"libx264": "slow", "libx265": "slow", "libsvtav1": "4"}
+
+
+def encoder_options(codec: str, quality: int, preset: str = "") -> dict[str, str]:
+    """A codec's options for a constant quality (crf) and a preset; "" is a slow one."""
+    options = {"crf": str(quality), "preset": preset or SLOW.get(codec, "")}
+    if codec == "libx265":
+        options["x265-params"] = "log-level=error"
+    return options
+
+
+class VideoWriter:
+    """Encodes frames into a file that appears under its name when the context ends without an error.
+
+    Args:
+        path: the new file; its suffix chooses the container.
+        like: rate, time base, pixel aspect, colour tags and rotation to keep.
+        size: (width, height) of the frames written.
+        codec: FFmpeg's encoder.
+        pixel_format: what the encoder gets.
+        options: the encoder's own.
+        copy_from: file whose sound, subtitles, fonts, covers, flags, chapters and tags are copied, packet by packet.
+            What the new file does not keep of it is warned of by name.
+
+    Raises:
+        MediaError: the container cannot hold a stream, or the encoder refuses its settings.
+    """
+
+    def __init__(
+        self,
+        path: Path_,
+        like: VideoInfo,
+        size: tuple[int, int],
+        codec: str = "libx264",
+        pixel_format: str = "yuv420p",
+        options: dict[str, str] | None = None,
+        copy_from: Path_ | None = None,
+    ) -> None:
+        self.path, self.like, self.size, self.copy_from = Path(path), like, size, copy_from
+        self._draft = written_whole(self.path)
+        self.container: Any = None
+        self.copier: Copier | None = None
+        try:
+            self._open()
+            self._add_video(codec, pixel_format, options or {})
+            if copy_from is not None:
+                self.copier = Copier(copy_from, self.container, self.stream, self.path)
+        except BaseException as error:
+            self._abandon(error)
+            if isinstance(error, (av.error.FFmpegError, ValueError)) and not isinstance(error, MediaError):
+                raise MediaError(f"Cannot write {codec} in {pixel_format} to {str(path)!r}: {error}") from error
+            raise
+
+    def _open(self) -> None:
+        mp4 = self.path.suffix.lower() in (".mp4", ".mov", ".m4v")
+        # Matroska files have a random number by themselves: the same frames would give other files
+        options = {"movflags": "+faststart"} if mp4 else {"fflags": "+bitexact"}
+        if self.path.suffix.lower() in (".mkv", ".webm"):
+            options["default_mode"] = "passthrough"  # flags of tracks are those of the source
+        try:
+            self.temporary = temporary = self._draft.__enter__()
+            self.container = av.open(ffmpeg_url(temporary), "w", options=options)
+            if self.container.format.name not in WRITTEN:  # a playlist or numbered pictures: several files
+                raise ValueError(f"{self.path.suffix!r} is {self.container.format.name}, which is not one video file")
+        except (OSError, av.error.FFmpegError, ValueError) as error:
+            if full_disk(error):
+                raise
+            raise MediaError(
+                f"Cannot write {str(self.path)!r}: {error}. Use a folder that exists, and .mp4 or .mkv."
+            ) from error
+
+    def _add_video(self, codec: str, pixel_format: str, options: dict[str, str]) -> None:
+        like = self.like
+        self.encodable = FromRGB(pixel_format, like.color.matrix(like.height), like.color.range)
+        rgb = self.encodable.format.is_rgb
+        options = {**options, **self.encodable.tags}
+        for name, value in like.side.options(codec).items():
+            options[name] = ":".join(filter(None, [options.get(name), value]))
+        if codec.startswith("libx264") and torch.backends.cpu.get_cpu_capability() == "AVX512":
+            # x264's AVX-512 code of macroblock trees reads what nobody wrote: the same frames give other files
+            options = {**options, "x264-params": ":".join(filter(None, [options.get("x264-params"), "asm=AVX2"]))}
+        if codec == "libsvtav1":
+            os.environ.setdefault("SVT_LOG", "1")  # errors only: it would print its settings for every file
+        # MPEG time bases and frame rates have 16 or 31 bits: finer ones are rounded by the encoders themselves
+        self.stream = self.container.add_stream(codec, rate=like.rate.limit_denominator(100_000), options=options)
+        context = self.stream.codec_context
+        context.width, context.height = self.size
+        context.pix_fmt = pixel_format
+        context.time_base = self.stream.time_base = like.time_base
+        context.thread_count = 2  # a fixed number: x264's choices depend on it
+        if like.pixel_aspect:
+            context.sample_aspect_ratio = self.stream.sample_aspect_ratio = like.pixel_aspect
+        context.colorspace = 0 if rgb else like.color.space
+        context.color_primaries, context.color_trc = like.color.primaries, like.color.transfer
+        context.color_range = 2 if rgb else like.color.range
+        if like.side.display_matrix:
+            self.stream.set_display_matrix(like.side.display_matrix)
+        elif like.rotation:
+            self.stream.set_display_rotation(like.rotation)
+
+    def write(self, rgb: np.ndarray, pts: int, duration: int = 0) -> None:
+        """Append one frame.
+
+        Args:
+            rgb: (H, W, 3) uint8, C-contiguous.
+            pts: time stamp in units of `like.time_base`.
+            duration: in the same units; 0 is unknown.
+        """
+        frame = self.encodable(rgb)
+        frame.pts, frame.time_base = pts, self.like.time_base
+        if duration:
+            frame.duration = duration
+        try:
+            self._mux(self.stream.encode(frame))
+            if self.copier is not None:
+                self.copier.copy_until(pts * self.like.time_base)
+        except av.error.FFmpegError as error:
+            raise self._failed(error) from error
+
+    def _failed(self, error: Any) -> MediaError:
+        """What FFmpeg said; its own text would name the draft."""
+        other = "" if self.path.suffix == ".mkv" else ", or write to a .mkv file, which holds more"
+        return MediaError(
+            f"Cannot write {str(self.path)!r}: {error.strerror or error}. Convert sound and subtitles of the source to "
+            f"a usual codec and channel layout first{other}."
+        )
+
+    def _mux(self, packets: list[Any]) -> None:
+        for packet in packets:
+            self.container.mux(packet)
+
+    def __enter__(self) -> VideoWriter:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if error is not None:
+            return self._abandon(error)
+        try:
+            self._mux(self.stream.encode(None))
+            if self.copier is not None:
+                self.copier.copy_until(None)
+                self.copier.close()
+            self.container.close()
+            not_kept = lost(self.copy_from, self.temporary) if self.copy_from is not None else []
+            if self.like.side != NOTHING:
+                not_kept += self.like.side.missing(carried_side_data(self.temporary))
+        except BaseException as failure:
+            self._abandon(failure)
+            if isinstance(failure, av.error.FFmpegError):
+                raise self._failed(failure) from failure
+            raise
+        self._draft.__exit__(None, None, None)
+        if not_kept:
+            warnings.warn(f"{str(self.path)!r} does not keep of its source: {'; '.join(not_kept)}.", stacklevel=2)
+        return None
+
+    def _abandon(self, error: BaseException) -> None:
+        """Leave nothing behind; a full disk is said as such, whatever it made the libraries say."""
+        if self.copier is not None:
+            self.copier.close()
+        if self.container is not None:
+            with suppress(av.error.FFmpegError, ValueError, OSError):  # what it would finish is thrown away
+                self.container.close()
+        self._draft.__exit__(type(error), error, error.__traceback__)

@@ -1,0 +1,182 @@
+"""What a bundle is worth: full-frame and paper's PSNR, SSIM and VMAF, by chunk, beside plain enlargement."""
+
+from __future__ import annotations
+
+import math
+import re
+import subprocess
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.nn import functional as F
+
+from hf_efficient.extras import extra
+from hf_efficient.files import ffmpeg_url
+from hf_efficient.video.files.media import Path_, read_frames
+from hf_efficient.video.files.opening import ONLY_THIS_FILE
+from hf_efficient.video.patches import cut, pad_to_grid, patch_error, psnr, to_tensor
+from hf_efficient.video.play.decode import decode
+from hf_efficient.video.play.player import Player
+from hf_efficient.video.rows import Rows
+
+
+@dataclass
+class Quality:
+    """Sums over the frames of one video against the truth.
+
+    Args:
+        frame_errors: mean squared error of every whole frame (RGB, 8 bits, units of 1), no border cut.
+        similarities: SSIM of every frame (luma).
+        patch_errors: (I·J) errors of every frame's patches, s + 4 pixels cut on all sides: the paper's metric.
+    """
+
+    frame_errors: list[float] = field(default_factory=list)
+    similarities: list[float] = field(default_factory=list)
+    patch_errors: Rows = field(default_factory=lambda: Rows(np.float32))
+
+    def summary(self) -> dict[str, float]:
+        """PSNR of the pooled error, mean PSNR of frames, the paper's PSNR, and SSIM."""
+        return {
+            "psnr": psnr(float(np.mean(self.frame_errors))),
+            "psnr_frame_mean": float(np.mean([psnr(error) for error in self.frame_errors])),
+            "psnr_paper": psnr(float(self.patch_errors.array().mean(dtype=np.float64))),
+            "ssim": float(np.mean(self.similarities)),
+        }
+
+    def add(self, rgb: np.ndarray, truth: np.ndarray, player: Player) -> None:
+        """Take one frame, (H, W, 3) uint8 both."""
+        g = player.geometry
+        self.frame_errors.append(float(np.square((rgb.astype(np.float32) - truth) / 255).mean(dtype=np.float64)))
+        self.similarities.append(ssim(rgb, truth))
+        starts, height, width = g.windows()
+        s = g.scale
+        ours, theirs = (cut(pad_to_grid(to_tensor(x), g)[0], s * starts, s * height, s * width) for x in (rgb, truth))
+        self.patch_errors.add(patch_error(ours, theirs, s + 4))
+
+
+def ssim(x: np.ndarray, y: np.ndarray) -> float:
+    """Structural similarity of the luma of two (H, W, 3) uint8 pictures (Wang et al., 2004).
+
+    11 x 11 Gaussian window of deviation 1.5 as published, mean over all positions where it fits.
+    """
+    weights = torch.tensor([0.299, 0.587, 0.114], dtype=torch.float64)
+    a, b = (torch.from_numpy(p.astype(np.float64)) @ weights for p in (x, y))
+    side = min(11, *a.shape)
+    line = torch.exp(-((torch.arange(side, dtype=torch.float64) - (side - 1) / 2) ** 2) / (2 * 1.5**2))
+    line /= line.sum()
+
+    def mean(z: Tensor) -> Tensor:
+        return F.conv2d(F.conv2d(z[None, None], line[None, None, :, None]), line[None, None, None, :])[0, 0]
+
+    mean_a, mean_b = mean(a), mean(b)
+    var_a, var_b, cov = mean(a * a) - mean_a**2, mean(b * b) - mean_b**2, mean(a * b) - mean_a * mean_b
+    c1, c2 = (0.01 * 255) ** 2, (0.03 * 255) ** 2
+    value = (2 * mean_a * mean_b + c1) * (2 * cov + c2) / ((mean_a**2 + mean_b**2 + c1) * (var_a + var_b + c2))
+    return float(value.mean())
+
+
+def enlarged_frames(low_resolution: Path, player: Player, filter_name: str, every: int = 1) -> Iterator[np.ndarray]:
+    """Each so-manieth frame of the low-resolution stream enlarged by "bicubic" or "lanczos" (Pillow's), uint8."""
+    g, source = player.geometry, player.bundle.source
+    resampling = {"bicubic": Image.Resampling.BICUBIC, "lanczos": Image.Resampling.LANCZOS}[filter_name]
+    for frame in islice(read_frames(low_resolution), 0, None, every):
+        large = Image.fromarray(frame.rgb).resize((g.lr_width * g.scale, g.lr_height * g.scale), resampling)
+        yield np.array(large)[: source.height, : source.width]
+
+
+def evaluate(
+    bundle: Path_,
+    source: Path_,
+    *,
+    every: int = 1,
+    vmaf: bool = False,
+    device: str | torch.device = "cpu",
+    progress: Callable[[int], object] | None = None,
+) -> dict[str, Any]:
+    """Compare what a bundle plays with its source.
+
+    Args:
+        bundle: the folder.
+        source: the video it was made of.
+        every: take each so-manieth frame.
+        vmaf: also run VMAF, by the FFmpeg of the imageio-ffmpeg package, on the whole decoded video.
+        device: where the networks run.
+        progress: called with 1 for each frame that is compared.
+
+    Returns:
+        "stdo", "bicubic", "lanczos": psnr, psnr_frame_mean, psnr_paper (dB), ssim; "chunks": a row for each network;
+        "bytes"; "frame_psnr": curve; "patch_gain": (I, J) dB over bicubic by place; "vmaf" where asked for.
+
+    Raises:
+        BundleError: the source is not the bundle's, or the bundle is damaged.
+    """
+    player = Player(bundle, device)
+    info, low = player.bundle.probe_source(source), player.bundle.low_resolution
+    names = ("stdo", "bicubic", "lanczos")
+    quality = {name: Quality() for name in names}
+    labels = Rows(np.uint8)
+    streams = zip(
+        islice(read_frames(source, info), 0, None, every), player.frames(every),
+        enlarged_frames(low, player, "bicubic", every), enlarged_frames(low, player, "lanczos", every),
+        islice(player.labels(), 0, None, every), strict=False,
+    )  # fmt: skip
+    for truth, played, bicubic, lanczos, mine in streams:
+        for name, rgb in zip(names, (played.rgb, bicubic, lanczos), strict=True):
+            quality[name].add(rgb, truth.rgb, player)
+        labels.add(mine)
+        if progress is not None:
+            progress(1)
+    result: dict[str, Any] = {name: q.summary() for name, q in quality.items()}
+    errors = {name: quality[name].patch_errors.array() for name in ("stdo", "bicubic")}
+    result["chunks"] = _chunks(errors, labels.array(), player.config.num_experts)
+    result["bytes"] = player.bundle.sizes()
+    result["frames"] = len(labels)
+    result["frame_psnr"] = {name: [psnr(error) for error in quality[name].frame_errors] for name in names}
+    gain = errors["bicubic"].mean(0) / np.maximum(errors["stdo"].mean(0), 1e-12)
+    result["patch_gain"] = (10 * np.log10(np.maximum(gain, 1e-12))).reshape(player.geometry.rows, -1).tolist()
+    if vmaf:
+        result["vmaf"] = vmaf_score(player, Path(source))
+    return result
+
+
+def _chunks(errors: dict[str, np.ndarray], labels: np.ndarray, k: int) -> list[dict[str, Any]]:
+    """One row for each network: its patches, and the paper's PSNR on them."""
+    rows = []
+    for m in range(k):
+        mine = labels == m
+        row: dict[str, Any] = {"expert": m, "patches": int(mine.sum())}
+        for name, table in errors.items():
+            own = table[mine]
+            row[f"psnr_paper_{name}"] = psnr(float(own.mean(dtype=np.float64))) if own.size else math.nan
+        rows.append(row)
+    return rows
+
+
+def vmaf_score(player: Player, source: Path) -> float:
+    """VMAF of the whole video, decoded without loss.
+
+    Raises:
+        ImportError: imageio-ffmpeg is not installed.
+        RuntimeError: its FFmpeg failed.
+    """
+    with extra("video"):
+        import imageio_ffmpeg
+
+    with tempfile.TemporaryDirectory() as folder:
+        decoded = decode(player, Path(folder) / "decoded.mkv", codec="ffv1")
+        only = [word for name, value in ONLY_THIS_FILE.items() for word in (f"-{name}", value)]
+        command = [imageio_ffmpeg.get_ffmpeg_exe(), *only, "-i", ffmpeg_url(decoded), *only, "-i", ffmpeg_url(source)]
+        command += ["-lavfi", "libvmaf"]
+        run = subprocess.run([*command, "-f", "null", "-"], capture_output=True, text=True)
+    found = re.search(r"VMAF score: ([\d.]+)", run.stderr)
+    if not found:
+        raise RuntimeError(f"VMAF could not be measured: {run.stderr.strip().splitlines()[-1:]}")
+    return float(found[1])

@@ -1,0 +1,1 @@
+"""The networks, and the transformers model that holds them."""

@@ -1,0 +1,55 @@
+"""STDOConfig: what builds the networks of a video, and where each of them is used."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from transformers import AutoConfig, PretrainedConfig
+
+from .backbones import NetworkSpec
+from .experts import check_settings, network_specs
+
+
+class STDOConfig(PretrainedConfig):
+    """Configuration of an STDOModel: k networks overfitted to one video, and the map that says which patch is whose.
+
+    Args:
+        backbone: "wdsr", "espcn", "edsr", "srcnn" or "vdsr".
+        scale: 2, 3 or 4.
+        num_experts: k, 1 to 256 networks.
+        num_features: width of the networks: one number, or one for each network.
+        num_blocks: depth, likewise.
+        expansion: WDSR's width inside a block over its width outside.
+        weight_dtype: how the weights are stored: "float32", "float16" or "int8" (one scale an output channel).
+        patch_width: of the routing grid, in low-resolution pixels.
+        patch_height: likewise.
+        routing_bytes: length of the packed routing map; 0 for one network.
+
+    Raises:
+        ValueError: a value is out of range; the message names it.
+    """
+
+    model_type = "stdo"
+
+    backbone: str = "wdsr"
+    scale: int = 2
+    num_experts: int = 1
+    num_features: int | list[int] = 16
+    num_blocks: int | list[int] = 2
+    expansion: int = 4
+    weight_dtype: str = "float32"
+    patch_width: int = 48
+    patch_height: int = 54
+    routing_bytes: int = 0
+
+    def __post_init__(self, **kwargs: Any) -> None:
+        super().__post_init__(**kwargs)
+        check_settings(self)
+
+    @property
+    def networks(self) -> list[NetworkSpec]:
+        """What builds each of the experts."""
+        return network_specs(self)
+
+
+AutoConfig.register(STDOConfig.model_type, STDOConfig, exist_ok=True)

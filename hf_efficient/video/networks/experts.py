@@ -1,0 +1,184 @@
+"""The networks of a video from the fields of a config: for the transformers model, and for a player without it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+from hf_efficient.files import write_text, written_whole
+from hf_efficient.reading import AGAIN, FLOATS, Stored, naming, open_tensors, read_json, shown, stored_in
+from hf_efficient.video.routing import MOST_EXPERTS
+from hf_efficient.video.settings import WEIGHT_DTYPES
+
+from .backbones import NetworkSpec
+from .weights import to_int8
+
+CONFIG_NAME, WEIGHTS_NAME = "config.json", "model.safetensors"
+# Fields of a config and their defaults: the whole of what a player must know.
+DEFAULTS: dict[str, Any] = {
+    "backbone": "wdsr",
+    "scale": 2,
+    "num_experts": 1,
+    "num_features": 16,
+    "num_blocks": 2,
+    "expansion": 4,
+    "weight_dtype": "float32",
+    "patch_width": 48,
+    "patch_height": 54,
+    "routing_bytes": 0,
+}
+BOUNDS = {
+    "num_experts": (1, MOST_EXPERTS),
+    "patch_width": (1, 8192),
+    "patch_height": (1, 8192),
+    "routing_bytes": (0, 2**30),
+}
+
+
+def check_settings(config: Any) -> None:
+    """Raise ValueError for the first field of `config` that is out of range."""
+    for name, (least, most) in BOUNDS.items():
+        value = getattr(config, name)
+        if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
+            raise ValueError(f"{name}={shown(value)} is out of range; expected a whole number from {least} to {most}.")
+    if config.weight_dtype not in WEIGHT_DTYPES:
+        raise ValueError(
+            f"weight_dtype={shown(config.weight_dtype)} is not known; expected one of {', '.join(WEIGHT_DTYPES)}."
+        )
+    network_specs(config)
+
+
+def network_specs(config: Any) -> list[NetworkSpec]:
+    """What builds each of the experts.
+
+    Raises:
+        ValueError: a size is out of range, or there are not as many sizes as experts.
+    """
+
+    def each(value: Any) -> list[Any]:
+        return list(value) if isinstance(value, (list, tuple)) else [value] * config.num_experts
+
+    widths, depths = each(config.num_features), each(config.num_blocks)
+    if not len(widths) == len(depths) == config.num_experts:
+        raise ValueError(
+            f"num_features and num_blocks name {len(widths)} and {len(depths)} networks; "
+            f"expected one number, or one for each of the {config.num_experts}."
+        )
+    return [
+        NetworkSpec(config.backbone, config.scale, width, depth, config.expansion)
+        for width, depth in zip(widths, depths, strict=True)
+    ]
+
+
+def build_experts(config: Any) -> nn.ModuleList:
+    """New networks, as the stored weights expect them."""
+    experts = nn.ModuleList(spec.build() for spec in network_specs(config))
+    if config.weight_dtype == "int8":
+        to_int8(experts)
+    return experts
+
+
+def save_experts(folder: Path, config: dict[str, Any], experts: nn.ModuleList, packed: bytes) -> None:
+    """config.json and model.safetensors, as `load_experts` and transformers' from_pretrained read them.
+
+    Args:
+        folder: made if absent.
+        config: the fields of DEFAULTS.
+        experts: the networks, as `weights.as_stored` leaves them.
+        packed: the routing map.
+    """
+    folder.mkdir(exist_ok=True)
+    dtype = torch.float32 if config["weight_dtype"] == "float32" else torch.float16
+    state = {
+        f"experts.{name}": (tensor.to(dtype) if tensor.is_floating_point() else tensor).contiguous()
+        for name, tensor in experts.state_dict().items()
+    }
+    state["routing"] = torch.tensor(list(packed), dtype=torch.uint8)
+    with written_whole(folder / WEIGHTS_NAME) as draft:
+        save_file(state, draft, metadata={"format": "pt"})
+    kind = {"architectures": ["STDOModel"], "model_type": "stdo", "dtype": str(dtype).removeprefix("torch.")}
+    fields = {name: config[name] for name in DEFAULTS}
+    write_text(folder / CONFIG_NAME, json.dumps({**kind, **fields}, indent=2) + "\n")
+
+
+def load_config(folder: Path) -> SimpleNamespace:
+    """The config of a model's folder, checked.
+
+    Raises:
+        ValueError: not JSON, of another kind of model, or with values out of range.
+    """
+    path = folder / CONFIG_NAME
+    values = read_json(path)
+    if values.get("model_type") != "stdo":
+        raise ValueError(f"{path} is not the config of an STDO model: its model_type is not 'stdo'.")
+    config = SimpleNamespace(**{name: values.get(name, default) for name, default in DEFAULTS.items()})
+    with naming(path):
+        check_settings(config)
+    return config
+
+
+def load_experts(folder: Path, config: SimpleNamespace) -> tuple[nn.ModuleList, bytes]:
+    """The networks of a model's folder, computing in float32, and the packed routing map.
+
+    Shapes are compared with the file's header before anything is allocated.
+
+    Raises:
+        ValueError: the file is damaged, or its tensors are not those of the config.
+    """
+    path = folder / WEIGHTS_NAME
+    check_weights(folder, config)
+    with open_tensors(path) as file:
+        state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  not a dict
+    routing = state.pop("routing")
+    weights = {name.removeprefix("experts."): _playable(tensor, path) for name, tensor in state.items()}
+    experts = build_experts(config)
+    experts.load_state_dict(weights)
+    return experts.eval().requires_grad_(False), routing.numpy().tobytes()
+
+
+def check_weights(folder: Path, config: Any) -> None:
+    """Compare the header of a folder's weights with its config; nothing is allocated.
+
+    Raises:
+        ValueError: the file is damaged, or its tensors are not those of the config.
+    """
+    path = folder / WEIGHTS_NAME
+    with open_tensors(path) as file:
+        different = _differences(stored_in(file), config)
+    if different:
+        raise ValueError(
+            f"{path} does not belong to its config: tensor {shown(different[0])} is absent or different. {AGAIN}"
+        )
+
+
+def _differences(stored: dict[str, Stored], config: Any) -> list[str]:
+    """Names of tensors that the file and the config do not agree on."""
+    if sum(spec.num_blocks for spec in network_specs(config)) > len(stored):
+        return ["experts"]  # a config of a million layers would take long even to compare
+    with torch.device("meta"):
+        skeleton = build_experts(config)
+    expected: dict[str, tuple[tuple[int, ...], Collection[str]]] = {
+        f"experts.{name}": (tuple(tensor.shape), FLOATS if tensor.is_floating_point() else ("I8",))
+        for name, tensor in skeleton.state_dict().items()
+    }
+    expected["routing"] = ((config.routing_bytes,), ("U8",))
+    agree = {
+        name for name, (dtype, shape) in stored.items()
+        if name in expected and shape == expected[name][0] and dtype in expected[name][1]
+    }  # fmt: skip
+    return sorted((stored.keys() | expected.keys()) - agree)
+
+
+def _playable(tensor: torch.Tensor, path: Path) -> torch.Tensor:
+    if tensor.dtype == torch.int8:
+        return tensor
+    if not tensor.isfinite().all():
+        raise ValueError(f"{path} holds weights that are not finite numbers: it is damaged.")
+    return tensor.float()

@@ -1,0 +1,143 @@
+"""STDOModel: the networks of a video as one transformers model."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from transformers import AutoModel, AutoModelForImageToImage, PreTrainedModel
+from transformers.modeling_outputs import ImageSuperResolutionOutput
+
+from hf_efficient.files import is_local
+from hf_efficient.reading import told_of
+from hf_efficient.video import routing
+from hf_efficient.video.play.inference import enlarge, whole
+
+from .configuration_stdo import STDOConfig
+from .experts import CONFIG_NAME, WEIGHTS_NAME, build_experts, check_weights, load_config
+
+
+class STDOModel(PreTrainedModel):
+    """k networks, each overfitted to its share of one video's patches, and the packed map of which patch is whose.
+
+    Made by `fit_video`; loads and saves like any transformers model (`AutoModel.from_pretrained` after
+    `import hf_efficient`), trains with the stock Trainer (`pixel_values`, `labels`). An int8 model is for playing.
+
+    Source: Li et al., "Towards High-Quality and Efficient Video Super-Resolution via Spatial-Temporal Data
+    Overfitting", CVPR 2023 (huggingface.co/papers/2303.08331).
+
+    Attributes:
+        experts: the k networks, (B, 3, H, W) in [0, 1] to (B, 3, sH, sW), plain torch modules.
+        routing: (routing_bytes,) uint8, see `hf_efficient.video.routing`.
+    """
+
+    config_class = STDOConfig
+    config: STDOConfig
+    base_model_prefix = "stdo"
+    main_input_name = "pixel_values"
+    _no_split_modules = ()
+    routing: Tensor
+
+    def __init__(self, config: STDOConfig) -> None:
+        super().__init__(config)
+        self.experts = build_experts(config)
+        self.register_buffer("routing", torch.zeros(config.routing_bytes, dtype=torch.uint8))
+        self.post_init()
+
+    @classmethod
+    def from_pretrained(
+        cls, pretrained_model_name_or_path: str | os.PathLike[str] | None, *model_args: Any, **kwargs: Any
+    ) -> STDOModel:
+        """transformers' own; the weights of a local folder are compared with its config before anything is built.
+
+        Raises:
+            ValueError: they do not belong together, or one of them is damaged.
+            FileNotFoundError: there is no such folder.
+        """
+        if pretrained_model_name_or_path is not None and is_local(pretrained_model_name_or_path):
+            folder = Path(pretrained_model_name_or_path, kwargs.get("subfolder") or "")
+            if (folder / CONFIG_NAME).is_file() and (folder / WEIGHTS_NAME).is_file():
+                check_weights(folder, load_config(folder))
+                with told_of(folder / CONFIG_NAME):
+                    return super().from_pretrained(pretrained_model_name_or_path, *model_args, **kwargs)
+        return super().from_pretrained(pretrained_model_name_or_path, *model_args, **kwargs)
+
+    def _init_weights(self, module: nn.Module) -> None:
+        """Nothing: the networks initialise themselves, as published."""
+
+    def forward(
+        self,
+        pixel_values: Tensor,
+        labels: Tensor | None = None,
+        expert: int | Tensor | None = None,
+        return_dict: bool | None = None,
+    ) -> ImageSuperResolutionOutput | tuple[Tensor, ...]:
+        """Enlarge patches.
+
+        Args:
+            pixel_values: (B, 3, H, W) in [0, 1].
+            labels: (B, 3, sH, sW) in [0, 1]: the truth; gives the L1 loss.
+            expert: which network: one number, or (B,) long. Needed where there is more than one.
+            return_dict: False for a plain tuple.
+
+        Returns:
+            `reconstruction` (B, 3, sH, sW), not clamped, and `loss` where labels are given.
+
+        Raises:
+            ValueError: no expert named among several, or one that is not there.
+        """
+        k, specs = len(self.experts), self.config.networks
+        if expert is None:
+            if k > 1:
+                raise ValueError(f"This model has {k} networks: pass expert=, a number or one for each patch.")
+            expert = 0
+        chosen = torch.as_tensor(expert).expand(len(pixel_values)).tolist()
+        if not all(0 <= m < k for m in chosen):
+            raise ValueError(f"expert={expert!r} is not there; expected 0 to {k - 1}.")
+        if len(set(chosen)) == 1:
+            reconstruction = whole(self.experts[chosen[0]], specs[chosen[0]], pixel_values)
+        else:
+            one_by_one = [whole(self.experts[m], specs[m], x[None]) for m, x in zip(chosen, pixel_values, strict=True)]
+            reconstruction = torch.cat(one_by_one)
+        loss = None if labels is None else F.l1_loss(reconstruction, labels)
+        if return_dict is False:
+            return (reconstruction,) if loss is None else (loss, reconstruction)
+        return ImageSuperResolutionOutput(loss=loss, reconstruction=reconstruction)
+
+    def enlarge(self, frame: Tensor, labels: np.ndarray | None = None) -> Tensor:
+        """A whole frame, every patch by its network with full context: see `video.play.inference.enlarge`."""
+        return enlarge(list(self.experts), self.config.networks, frame, labels, self.patch_size)
+
+    @property
+    def patch_size(self) -> tuple[int, int]:
+        """(height, width) of the routing grid in low-resolution pixels."""
+        return self.config.patch_height, self.config.patch_width
+
+    def frame_labels(self, rows: int, columns: int) -> Iterator[np.ndarray]:
+        """(rows, columns) expert of each patch, frame by frame; without end for one expert.
+
+        Raises:
+            RoutingError: the map is damaged, or of another grid.
+        """
+        return routing.unpack(self.routing.cpu().numpy().tobytes(), rows, columns, self.config.num_experts)
+
+    def set_routing(self, packed: bytes) -> None:
+        """Put a packed map in place of the one there is."""
+        self.config.routing_bytes = len(packed)
+        self.routing = torch.frombuffer(bytearray(packed), dtype=torch.uint8) if packed else self.routing[:0]
+
+
+def register() -> None:
+    """Make the Auto classes know STDOModel."""
+    options: dict[str, Any] = {"exist_ok": True}
+    AutoModel.register(STDOConfig, STDOModel, **options)
+    AutoModelForImageToImage.register(STDOConfig, STDOModel, **options)
+
+
+register()

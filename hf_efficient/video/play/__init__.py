@@ -1,0 +1,1 @@
+"""From a bundle to frames, a video file, a diffusers pipeline."""

@@ -1,0 +1,95 @@
+"""A bundle's frames, one by one, in high resolution. Torch, safetensors and PyAV are all it needs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import nn
+
+from hf_efficient.video import routing
+from hf_efficient.video.files.bundle import Bundle, BundleError
+from hf_efficient.video.files.media import Path_, probe, read_frames
+from hf_efficient.video.networks.devices import find_device
+from hf_efficient.video.networks.experts import load_config, load_experts, network_specs
+from hf_efficient.video.patches import to_rgb8, to_tensor
+
+from .inference import enlarge
+
+
+class PlayedFrame(NamedTuple):
+    """rgb (height, width, 3) uint8; time stamp and duration in units of the source's time base."""
+
+    rgb: np.ndarray
+    pts: int
+    duration: int
+
+
+class Player:
+    """An opened bundle and its networks.
+
+    Args:
+        bundle: folder, or an opened bundle.
+        device: where the networks run.
+        experts: networks to use in place of the stored ones, on that device.
+
+    Raises:
+        BundleError: the bundle is damaged or inconsistent.
+    """
+
+    def __init__(
+        self, bundle: Path_ | Bundle, device: str | torch.device = "cpu", experts: nn.ModuleList | None = None
+    ) -> None:
+        self.bundle = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
+        try:
+            self.config = load_config(self.bundle.model)
+            stored, self.packed = load_experts(self.bundle.model, self.config)
+        except ValueError as error:
+            raise BundleError(str(error)) from error
+        self.bundle.check_unchanged()
+        self.device = find_device(device)
+        self.experts = stored.to(self.device) if experts is None else experts
+        self.dtype = next(t.dtype for t in self.experts.state_dict().values() if t.is_floating_point())
+        self.specs = network_specs(self.config)
+        self.geometry = self.bundle.geometry
+
+    def labels(self) -> Iterator[np.ndarray]:
+        """(I, J) expert of each patch, frame by frame."""
+        return routing.unpack(self.packed, self.geometry.rows, self.geometry.columns, self.config.num_experts)
+
+    def enlarge(self, lr: np.ndarray, labels: np.ndarray) -> np.ndarray:
+        """(lr_height, lr_width, 3) uint8 to (height, width, 3) uint8."""
+        patch = (self.config.patch_height, self.config.patch_width)
+        # convolutions of few channels are a fifth faster with channels last
+        frame = to_tensor(lr).to(self.device, self.dtype, memory_format=torch.channels_last)
+        output = enlarge(list(self.experts), self.specs, frame, labels, patch)
+        source = self.bundle.source
+        return to_rgb8(output.cpu()[..., : source.height, : source.width])
+
+    def frames(self, every: int = 1) -> Iterator[PlayedFrame]:
+        """All frames in order, or each so-manieth; flat memory.
+
+        Raises:
+            BundleError: the stream and the map do not have the source's number of frames.
+        """
+        source, low = self.bundle.source, probe(self.bundle.low_resolution)
+        another = f"{self.bundle.path} says {source.frames} frames; its map or its stream has another number."
+        count = 0
+        labels = self.labels()
+        tick = low.time_base / source.time_base
+        for frame in read_frames(self.bundle.low_resolution, low):
+            if count == 0:  # the stream is open now, and stays the one that it is
+                self.bundle.check_unchanged()
+            try:
+                mine = next(labels, None)
+            except routing.RoutingError as error:
+                raise BundleError(f"{self.bundle.model}: {error}") from error
+            count += 1
+            if mine is None or count > source.frames:
+                raise BundleError(another)
+            if (count - 1) % every == 0:
+                yield PlayedFrame(self.enlarge(frame.rgb, mine), round(frame.pts * tick), round(frame.duration * tick))
+        if count != source.frames or (self.config.num_experts > 1 and next(labels, None) is not None):
+            raise BundleError(another)

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from hf_efficient import optimizer_state
+from hf_efficient.optimizer_state import roles
 from hf_efficient.sparsity.weight import SparseWeight
 from tests.sparsity.problems import random_weight
 from tests.test_optimizer_state import GALORE, MAKERS, step
@@ -92,7 +93,7 @@ def test_an_optimizer_that_is_not_known_is_refused_until_it_is_declared() -> Non
         with pytest.raises(ValueError, match="surprise"):
             optimizer_state.check(optimizer, [parameter])
     finally:
-        del optimizer_state.KNOWN[optimizer_state.family(optimizer)]
+        del roles.KNOWN[roles.family(optimizer)]
 
 
 def _refused(parameter: nn.Parameter) -> Any:

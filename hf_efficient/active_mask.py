@@ -1,4 +1,4 @@
-"""Which entries of a parameter live: the one fact that sparse training and every optimizer method must agree on."""
+"""Which entries of a parameter are active: the one fact that sparse training and sharpness-aware training share."""
 
 from __future__ import annotations
 
@@ -9,10 +9,9 @@ _ATTRIBUTE = "active_mask"
 
 
 def set_active_mask(parameter: Tensor, mask: Tensor | None) -> None:
-    """Declare which entries of a parameter live; None takes the declaration back (all live).
+    """Declare which entries of a parameter are active; None takes the declaration back (all are).
 
-    The mask is kept on the parameter itself and not copied: whoever owns it may change it in place, and every reader
-    sees the change.
+    The mask is kept on the parameter and not copied. Its owner may change it in place; every reader sees the change.
 
     Args:
         parameter: any shape.
@@ -33,7 +32,7 @@ def set_active_mask(parameter: Tensor, mask: Tensor | None) -> None:
 
 
 def active_mask(parameter: Tensor) -> Tensor | None:
-    """The bool mask of the living entries, of the parameter's shape and on its device, or None where all live."""
+    """The bool mask of the active entries, of the parameter's shape and on its device; None where all are active."""
     mask: Tensor | None = getattr(parameter, _ATTRIBUTE, None)
     if mask is not None and mask.device != parameter.device:
         mask = mask.to(parameter.device)

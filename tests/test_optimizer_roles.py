@@ -32,10 +32,10 @@ def test_the_momentum_is_found_wherever_it_is_kept() -> None:
         parameter = nn.Parameter(torch.zeros(64, 96))
         optimizer: Any = MAKERS[name]([parameter])
         assert optimizer_state.keeps_momentum(optimizer, optimizer.param_groups[0])
-        assert optimizer_state.momentum(optimizer, parameter) is None
+        assert optimizer_state.momenta(optimizer, [parameter]) == {}
         for gradient in gradients:
             step(optimizer, parameter, gradient)
-        found = optimizer_state.momentum(optimizer, parameter)
+        found = optimizer_state.momenta(optimizer, [parameter]).get(parameter)
         assert found is not None
         assert float((found - size * mean).norm() / (size * mean).norm()) < close, name
     for name in ("RMSprop8bit", "Adagrad", "AdamWScheduleFree", "Adafactor", "transformers Adafactor, own schedule"):
@@ -51,7 +51,7 @@ def test_galores_momentum_is_projected_back() -> None:
         optimizer = galore.GaLoreAdamW([{"params": [parameter], **GALORE}], lr=0.01)
     gradient = torch.outer(torch.arange(12.0), torch.arange(8.0))  # of rank one: nothing is lost
     step(optimizer, parameter, gradient)
-    found = optimizer_state.momentum(optimizer, parameter)
+    found = optimizer_state.momenta(optimizer, [parameter]).get(parameter)
     assert found is not None
     assert torch.allclose(found, 0.1 * 0.25 * gradient, atol=1e-4)
     with pytest.raises(ValueError, match="rank"):

@@ -87,13 +87,13 @@ def trained(make: Any, steps: int = 20, drift: float = 0.3) -> tuple[Any, nn.Par
 def test_weights_that_stay_step_as_if_nothing_had_happened(name: str) -> None:
     """Bit for bit, also in 8 bits: their codes are not touched."""
     (a, moved, _), (b, still, _) = trained(MAKERS[name]), trained(MAKERS[name])
-    slots = torch.arange(7, K, 10)
+    indices = torch.arange(7, K, 10)
     optimizer_state.check(a, [moved])
     with torch.no_grad():
-        moved[slots] = 0.0
-    optimizer_state.forget(a, moved, slots)
+        moved[indices] = 0.0
+    optimizer_state.forget(a, moved, indices)
     gradient = torch.randn(K, generator=torch.Generator().manual_seed(1))
-    stay = torch.ones(K, dtype=torch.bool).index_fill_(0, slots, False)
+    stay = torch.ones(K, dtype=torch.bool).index_fill_(0, indices, False)
     difference = (step(a, moved, gradient) - step(b, still, gradient))[stay].abs().max()
     clipped = "Adafactor" in name  # its step is divided by the size of the whole step
     assert float(difference) <= (2e-3 if clipped else 0.0)
@@ -120,16 +120,16 @@ def test_a_new_weight_starts_at_the_pace_of_its_layer(name: str) -> None:
 @pytest.mark.parametrize("name", ["SGD", "Lion", "SGDScheduleFree", "Rprop", "Lion32bit", "Lion8bit", "SGD8bit"])
 def test_without_a_second_moment_the_first_step_is_that_of_a_new_parameter(name: str) -> None:
     optimizer, parameter, _ = trained(MAKERS[name])
-    slots = torch.arange(3, K, 5)
+    indices = torch.arange(3, K, 5)
     with torch.no_grad():
-        parameter[slots] = 0.5
-    optimizer_state.forget(optimizer, parameter, slots)
+        parameter[indices] = 0.5
+    optimizer_state.forget(optimizer, parameter, indices)
     gradient = torch.randn(K, generator=torch.Generator().manual_seed(1))
     fresh = nn.Parameter(torch.full((K,), 0.5))
     expected = step(MAKERS[name]([fresh]), fresh, gradient)
     if name == "SGDScheduleFree":  # y moves by lr (1 - beta (1 - c)) at a fresh start, where c = 1
         expected = expected * float(optimizer_share(optimizer))
-    assert torch.allclose(step(optimizer, parameter, gradient)[slots], expected[slots], rtol=1e-4, atol=1e-6)
+    assert torch.allclose(step(optimizer, parameter, gradient)[indices], expected[indices], rtol=1e-4, atol=1e-6)
 
 
 def optimizer_share(optimizer: Any) -> float:
@@ -144,15 +144,15 @@ def test_bitsandbytes_goes_on_as_torch_does(name: str, like: str) -> None:
     ways = {}
     for which, make in ((name, MAKERS[name]), (like, _of("torch.optim", like))):
         optimizer, parameter, generator = trained(make, 100)
-        slots = torch.arange(0, K, 4)
+        indices = torch.arange(0, K, 4)
         with torch.no_grad():
-            parameter[slots] = 0.0
+            parameter[indices] = 0.0
         start = parameter.detach().clone()
-        optimizer_state.forget(optimizer, parameter, slots)
+        optimizer_state.forget(optimizer, parameter, indices)
         for _ in range(10):
             step(optimizer, parameter, torch.randn(K, generator=generator))
-        ways[which] = (parameter.detach() - start)[slots]
-        assert optimizer_state.pace(optimizer, parameter) == pytest.approx(0.01 / 1.04, rel=0.05)
+        ways[which] = (parameter.detach() - start)[indices]
+        assert optimizer_state.effective_lr(optimizer, parameter) == pytest.approx(0.01 / 1.04, rel=0.05)
     error = (ways[name] - ways[like]).norm() / ways[like].norm()
     assert float(error) < (0.1 if "8bit" in name else 1e-3)
 
@@ -176,15 +176,15 @@ def test_a_parameter_that_changes_its_size_keeps_what_is_known_of_those_that_sta
 
 
 @EVERY
-def test_pace_is_how_far_unit_gradients_move_a_weight(name: str) -> None:
-    """Gradients of one size and sign for a long time: pace times the gradient is the step."""
+def test_the_effective_learning_rate_is_how_far_unit_gradients_move_a_weight(name: str) -> None:
+    """Gradients of one size and sign for a long time: effective learning rate times gradient is the step."""
     parameter = nn.Parameter(torch.full((K,), 2.0))
     optimizer = MAKERS[name]([parameter])
     moved = torch.zeros(1)
     for _ in range(30):
         moved = step(optimizer, parameter, torch.full((K,), 3.0)).abs()
     parameter.grad = torch.full((K,), 3.0)
-    expected = optimizer_state.pace(optimizer, parameter) * 3.0
+    expected = optimizer_state.effective_lr(optimizer, parameter) * 3.0
     momentum = 0.9 if name in ("SGD", "SGD8bit", "RMSprop") else 0.0
     assert float(moved.mean()) == pytest.approx(expected / (1 - momentum), rel=0.6)
 
@@ -204,16 +204,16 @@ def test_torchaos_states_are_changed_in_place(bits: str) -> None:
         state[name].copy_(whole)
     before = {name: state[name].dequantize() for name in ("exp_avg", "exp_avg_sq")}
     optimizer_state.check(optimizer, [parameter])
-    slots, stay = torch.arange(5), torch.arange(5, K)
-    optimizer_state.forget(optimizer, parameter, slots)
+    indices, stay = torch.arange(5), torch.arange(5, K)
+    optimizer_state.forget(optimizer, parameter, indices)
     after = {name: state[name].dequantize() for name in ("exp_avg", "exp_avg_sq")}
-    assert not after["exp_avg"][slots].any()
-    assert after["exp_avg_sq"][slots].mean() == pytest.approx(0.5, rel=0.2)
+    assert not after["exp_avg"][indices].any()
+    assert after["exp_avg_sq"][indices].mean() == pytest.approx(0.5, rel=0.2)
     for name in before:
         assert float((before[name][stay] - after[name][stay]).abs().max()) < (1e-6 if bits == "8bit" else 0.1)
-    assert optimizer_state.pace(optimizer, parameter) == pytest.approx(
+    assert optimizer_state.effective_lr(optimizer, parameter) == pytest.approx(
         0.01 / (2 / 3) * (1 - 0.999**500) ** 0.5, rel=0.1
     )
-    found = optimizer_state.momentum(optimizer, parameter)
+    found = optimizer_state.momenta(optimizer, [parameter]).get(parameter)
     assert found is not None
     assert torch.equal(found, after["exp_avg"])

@@ -1,17 +1,23 @@
-"""What optimizers remember of each weight: read and changed in one place."""
+"""What optimizers keep for each weight: read it, and keep it right when weights move.
 
-from .entries import check, forget, group_of, innermost, keeps_momentum, momenta, momentum, pace, resize
+`roles.py` is the table of what torch's optimizers and others keep; `moved_weights.py` resets and resizes it,
+`momentum.py` and `step_size.py` read it, `quantized.py` does so in 8 bits.
+"""
+
+from .momentum import keeps_momentum, momenta
+from .moved_weights import check, forget, resize
 from .roles import declare
+from .step_size import effective_lr
+from .structure import group_of, innermost
 
 __all__ = [
     "check",
     "declare",
+    "effective_lr",
     "forget",
     "group_of",
     "innermost",
     "keeps_momentum",
     "momenta",
-    "momentum",
-    "pace",
     "resize",
 ]

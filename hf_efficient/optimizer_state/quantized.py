@@ -1,4 +1,4 @@
-"""Optimizer states in 8 bits and fewer, read and written place by place: bitsandbytes' and torchao's.
+"""Optimizer states in 8 bits and fewer, read and written entry by entry: bitsandbytes' and torchao's.
 
 A block of (mostly 256) values shares a scale; each value is the nearest of 256 numbers times that scale.
 """
@@ -19,17 +19,17 @@ def read(state: MutableMapping[str, Any], name: str) -> Tensor:
     moment: Tensor = state[name]
     if moment.dtype == torch.uint8:
         codes, table, scales = _parts(state, name)
-        return (table[codes.long()] * _spread(scales, codes.shape[-1])).view(moment.shape)
+        return (table[codes.long()] * _per_entry(scales, codes.shape[-1])).view(moment.shape)
     return moment.dequantize() if hasattr(moment, "codes") else moment  # type: ignore[no-untyped-call]
 
 
-def write(state: MutableMapping[str, Any], name: str, slots: Tensor, values: Tensor) -> None:
-    """Set a state tensor in some places, in place.
+def write(state: MutableMapping[str, Any], name: str, indices: Tensor, values: Tensor) -> None:
+    """Set some entries of a state tensor, in place.
 
     Args:
         state: of a parameter.
         name: of the tensor, (n,) or (rows, n).
-        slots: (c,) int64, places along the last dimension.
+        indices: (c,) int64, along the last dimension.
         values: a scalar, (c,) or (rows, 1).
     """
     moment: Tensor = state[name]
@@ -37,17 +37,17 @@ def write(state: MutableMapping[str, Any], name: str, slots: Tensor, values: Ten
         codes, table, scales = _parts(state, name)
         for row in range(len(codes)):
             value = values.flatten()[row] if values.dim() > 1 else values
-            _write_blocks(codes[row], table, scales[row], slots, value.expand(len(slots)))
+            _write_blocks(codes[row], table, scales[row], indices, value.expand(len(indices)))
     elif hasattr(moment, "codes"):
         whole = read(state, name)
-        whole[..., slots] = values.to(whole)
+        whole[..., indices] = values.to(whole)
         moment.copy_(whole)
     else:
-        moment[..., slots] = values.to(moment).expand(*moment.shape[:-1], len(slots))
+        moment[..., indices] = values.to(moment).expand(*moment.shape[:-1], len(indices))
 
 
 def replace(state: MutableMapping[str, Any], name: str, whole: Tensor) -> None:
-    """Put another tensor, of any length, in a state tensor's place: (n',) or (rows, n')."""
+    """Replace a state tensor by another one of any length, (n',) or (rows, n')."""
     moment: Tensor = state[name]
     if moment.dtype != torch.uint8:
         state[name] = whole  # torchao computes with plain tensors where a length does not suit its blocks
@@ -56,7 +56,7 @@ def replace(state: MutableMapping[str, Any], name: str, whole: Tensor) -> None:
     n = whole.shape[-1]
     rows = whole.reshape(-1, n).float()
     scales = torch.stack([_largest(row) for row in rows])
-    state[name] = _nearest(rows / _spread(scales, n).clamp_min(1e-38), table).view(whole.shape)
+    state[name] = _nearest(rows / _per_entry(scales, n).clamp_min(1e-38), table).view(whole.shape)
     state[f"absmax{name[-1]}"] = scales.view(*whole.shape[:-1], -1)
 
 
@@ -71,16 +71,16 @@ def _parts(state: MutableMapping[str, Any], name: str) -> tuple[Tensor, Tensor, 
     return state[name].view(len(scales), -1), state[f"qmap{number}"], scales
 
 
-def _write_blocks(codes: Tensor, table: Tensor, scales: Tensor, slots: Tensor, values: Tensor) -> None:
+def _write_blocks(codes: Tensor, table: Tensor, scales: Tensor, indices: Tensor, values: Tensor) -> None:
     """Code values into (n,) codes. A block keeps its scale, and its other codes, unless a value is beyond the scale."""
-    blocks, values = slots // _BLOCK, values.to(scales)
+    blocks, values = indices // _BLOCK, values.to(scales)
     least = torch.zeros_like(scales).scatter_reduce_(0, blocks, values.abs(), "amax")
     for block in (least > scales).nonzero().flatten().tolist():
         part = slice(block * _BLOCK, (block + 1) * _BLOCK)
         kept = table[codes[part].long()] * scales[block]
         scales[block] = least[block]
         codes[part] = _nearest(kept / scales[block], table)
-    codes[slots] = _nearest(values / scales[blocks].clamp_min(1e-38), table)
+    codes[indices] = _nearest(values / scales[blocks].clamp_min(1e-38), table)
 
 
 def _nearest(numbers: Tensor, table: Tensor) -> Tensor:
@@ -90,8 +90,8 @@ def _nearest(numbers: Tensor, table: Tensor) -> Tensor:
     return torch.where(numbers - low < high - numbers, above - 1, above).to(torch.uint8)
 
 
-def _spread(scales: Tensor, n: int) -> Tensor:
-    """(rows, blocks) -> (rows, n)."""
+def _per_entry(scales: Tensor, n: int) -> Tensor:
+    """Scales of blocks (rows, blocks) -> of entries (rows, n)."""
     return scales.repeat_interleave(_BLOCK, -1)[..., :n]
 
 

@@ -1,4 +1,4 @@
-"""What the optimizers of torch and others keep for each weight: one table, and how a class is found in it."""
+"""What the optimizers of torch and others keep for each weight: one table, and how an optimizer is found in it."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ from collections.abc import Mapping
 
 from torch.optim import Optimizer
 
-# What a state tensor is, and so what it becomes for a weight that is new:
+# What a state tensor is (its role), and so what it becomes for a new weight:
 # momentum   running mean of gradients or steps: 0
-# square     running mean (or sum) of squares, which divides steps: the mean of the weights that stay. A zero would make
-#            the first steps of a new weight far too long (six times at Adam's usual betas)
+# square     running mean (or sum) of squares, which divides steps: the mean over the weights that stay. A zero would
+#            make the first steps of a new weight far too long (six times at Adam's usual betas)
 # size       the same of absolute values
-# delta      running mean of squared steps, which multiplies them: the mean of those that stay
+# delta      running mean of squared steps, which multiplies them: the mean over those that stay
 # value      a copy, or an average, of the weight itself: the weight
-# rate       a step size of each weight's own: that of the group
+# rate       a step size for each weight: the group's learning rate
 # rest       anything else that starts at 0
 ROLES = ("momentum", "square", "size", "delta", "value", "rate", "rest")
 
@@ -22,7 +22,7 @@ ADAFACTOR = {"exp_avg": "momentum", "exp_avg_sq": "square"}
 _LION = {"exp_avg": "momentum"}
 _EIGHT_BIT_ADAM = {"state1": "momentum", "state2": "square"}
 
-#: (package, class that defines `step`; of bitsandbytes, its rule) -> name of a state tensor -> what it is.
+#: (package, class that defines `step`; for bitsandbytes, its rule) -> name of a state tensor -> its role.
 KNOWN: dict[tuple[str, str], Mapping[str, str]] = {
     ("torch", "Adam"): _ADAM,
     ("torch", "AdamW"): _ADAM,
@@ -74,16 +74,16 @@ def declare(optimizer: type[Optimizer], **roles: str) -> None:
     for name, role in roles.items():
         if role not in ROLES:
             raise ValueError(f"{name}={role!r} is not known; expected one of {', '.join(map(repr, ROLES))}.")
-    KNOWN[_who_steps(optimizer)] = roles
+    KNOWN[_step_owner(optimizer)] = roles
 
 
 def family(optimizer: Optimizer) -> tuple[str, str]:
-    """Package and class of the code that takes the steps, which a subclass may have from what it stands on."""
-    package, name = _who_steps(type(optimizer))
+    """Package and class of the code that takes the steps; a subclass may inherit it."""
+    package, name = _step_owner(type(optimizer))
     return package, str(optimizer.optimizer_name) if package == "bitsandbytes" else name  # type: ignore[attr-defined]
 
 
-def _who_steps(cls: type[Optimizer]) -> tuple[str, str]:
+def _step_owner(cls: type[Optimizer]) -> tuple[str, str]:
     step = cls.step  # torch wraps it for its hooks, and keeps its name
     return step.__module__.partition(".")[0], step.__qualname__.rpartition(".")[0].rpartition(".")[2]
 
@@ -100,7 +100,7 @@ def roles_of(optimizer: Optimizer) -> Mapping[str, str]:
         return roles
     known = sorted({other for _, other in KNOWN if other[0].isupper()})
     raise ValueError(
-        f"What {package}'s {name} remembers of single weights is not known. Known are {', '.join(known)}, and Adam, "
-        "AdamW, AdEMAMix, SGD, Lion, RMSprop and Adagrad of bitsandbytes and torchao in all bits. For another one say "
+        f"What {package}'s {name} keeps for each weight is not known. Known are {', '.join(known)}, and Adam, "
+        "AdamW, AdEMAMix, SGD, Lion, RMSprop and Adagrad of bitsandbytes and torchao in all bits. For another one, say "
         "what its state is: hf_efficient.optimizer_state.declare(TheClass, exp_avg='momentum', exp_avg_sq='square')."
     )

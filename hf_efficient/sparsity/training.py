@@ -218,7 +218,9 @@ class SparseTraining:
     def _observe(self) -> None:
         chance = self._chance(1)
         for weight in self.weights.values():
-            self.topology.observe(weight, self.steps, optimizer_state.pace(self.optimizer, weight.values), chance)
+            self.topology.observe(
+                weight, self.steps, optimizer_state.effective_lr(self.optimizer, weight.values), chance
+            )
 
     def _choose_first(self) -> None:
         for weight in self.weights.values():

@@ -123,7 +123,7 @@ class BiDST(Topology):
         if len(candidates):
             expect(memory, "levels", torch.float32, weight.inputs)
 
-    def observe(self, weight: SparseWeight, step: int, pace: float, generator: torch.Generator) -> None:
+    def observe(self, weight: SparseWeight, step: int, effective_lr: float, generator: torch.Generator) -> None:
         """One step of the upper level on the scores, one of the lower level on dormant weights."""
         self.level(weight)
         memory, g = weight.memory, weight.gradient
@@ -140,7 +140,7 @@ class BiDST(Topology):
         threshold = psi.min()
         memory["learned"] -= h.mul_(gumbel_slope(psi, threshold, generator)).mul_(beta)
         memory["candidate_learned"] -= h_dormant.mul_(gumbel_slope(psi_dormant, threshold, generator)).mul_(beta)
-        alpha = pace * self.score_interval
+        alpha = effective_lr * self.score_interval
         memory["dormant"] -= alpha * (g_dormant + GAMMA * memory["dormant"])
 
     def level(self, weight: SparseWeight) -> None:

@@ -67,13 +67,13 @@ class Topology:
             ValueError: a tensor is not as this topology leaves it.
         """
 
-    def observe(self, weight: SparseWeight, step: int, pace: float, generator: torch.Generator) -> None:
+    def observe(self, weight: SparseWeight, step: int, effective_lr: float, generator: torch.Generator) -> None:
         """Read `weight.gradient` of a step at which it was wanted.
 
         Args:
             weight: whose gradient it is.
             step: optimizer steps done.
-            pace: how far a unit of gradient moves a living weight in one step.
+            effective_lr: how far a unit of gradient moves a living weight in one step.
             generator: source of chance.
         """
 

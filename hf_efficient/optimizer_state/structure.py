@@ -1,0 +1,35 @@
+"""Where things are in an optimizer: the one that takes the steps, a parameter's group, the state of single weights."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor
+from torch.optim import Optimizer
+
+
+def innermost(optimizer: Any) -> Any:
+    """The optimizer that takes the steps, inside accelerate's or Lightning's wrapper, or inside one of ours."""
+    while True:
+        inner = getattr(optimizer, "optimizer", None)
+        if inner is None and isinstance(optimizer, Optimizer):
+            inner = getattr(optimizer, "base", None)
+        if not isinstance(inner, Optimizer):
+            return optimizer
+        optimizer = inner
+
+
+def group_of(optimizer: Optimizer, parameter: Tensor) -> dict[str, Any]:
+    """The parameter group that a parameter is in."""
+    return next(group for group in optimizer.param_groups if any(p is parameter for p in group["params"]))
+
+
+def state_names(optimizer: Optimizer, parameter: Tensor) -> list[str]:
+    """Names of the state tensors that have an entry for each weight of a parameter."""
+    tables = ("qmap", "absmax")  # of 8-bit states; a parameter may happen to be as long
+    return [
+        name
+        for name, moment in optimizer.state.get(parameter, {}).items()
+        if isinstance(moment, Tensor) and moment.dim() and moment.shape[-parameter.dim() :] == parameter.shape
+        if not name.startswith(tables) and name != "unorm_vec"
+    ]

@@ -84,7 +84,7 @@ def test_every_public_name_without_accelerate() -> None:
 
 
 def test_submodules_say_it_too() -> None:
-    code = "import sys; sys.modules['av'] = None; import hf_efficient.video.files.media"
+    code = "import sys; sys.modules['av'] = None; import hf_efficient.video.files.reader"
     run = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert run.stderr.strip().endswith("av is not installed: pip install 'hf-efficient[video]'")
 

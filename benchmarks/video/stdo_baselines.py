@@ -13,8 +13,8 @@ from torch.nn import functional as F
 from hf_efficient.video import stdo as chunking
 from hf_efficient.video.encode.fit import Fit
 from hf_efficient.video.encode.overfit import LAST_LEARNING_RATE, Recipe, on_patches, save_checkpoint
-from hf_efficient.video.encode.plan import GENERAL, Plan
-from hf_efficient.video.encode.store import PatchStore
+from hf_efficient.video.encode.patch_store import PatchStore
+from hf_efficient.video.encode.training_plan import GENERAL, Plan
 from hf_efficient.video.networks.backbones import WDSR
 from hf_efficient.video.networks.weights import add_weight_norm, fold_weight_norm
 

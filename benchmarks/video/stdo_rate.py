@@ -25,8 +25,8 @@ from benchmarks.harness.stdo_runs import FFMPEG, RESULTS, Results, markdown
 from benchmarks.video.fetch_clips import fetch
 from benchmarks.video.stdo_prepared import Prepared
 from hf_efficient.video.encode.fit import Fit
-from hf_efficient.video.files.media import probe
-from hf_efficient.video.measure.rate import bd_rate, encode_at_quality
+from hf_efficient.video.files.reader import probe
+from hf_efficient.video.measure.rate_distortion import bd_rate, encode_at_quality
 from hf_efficient.video.settings import FitSettings
 
 matplotlib.use("Agg")

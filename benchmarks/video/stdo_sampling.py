@@ -21,7 +21,7 @@ from benchmarks.video.stdo_prepared import Prepared
 from hf_efficient.video import stdo as chunking
 from hf_efficient.video.encode.fit import Fit
 from hf_efficient.video.encode.overfit import Recipe
-from hf_efficient.video.encode.plan import GENERAL, Plan
+from hf_efficient.video.encode.training_plan import GENERAL, Plan
 from hf_efficient.video.settings import FitSettings
 
 # (n,) errors of all patches -> numbers of those to train on

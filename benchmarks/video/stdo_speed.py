@@ -33,9 +33,9 @@ from benchmarks.video.stdo_prepared import pooled_psnr
 from hf_efficient.methods import VIDEO, settings_of
 from hf_efficient.video.encode.fit import Fit, fit_video
 from hf_efficient.video.encode.overfit import Recipe, overfit
-from hf_efficient.video.encode.store import PatchStore
+from hf_efficient.video.encode.patch_store import PatchStore
 from hf_efficient.video.files.bundle import Bundle
-from hf_efficient.video.files.media import read_frames
+from hf_efficient.video.files.reader import read_frames
 from hf_efficient.video.measure.evaluation import enlarged_frames
 from hf_efficient.video.patches import to_tensor
 from hf_efficient.video.play.decode import decode

@@ -32,16 +32,16 @@ def run(arguments: argparse.Namespace) -> None:
 
 def encode(arguments: argparse.Namespace) -> None:
     """A video to a bundle."""
-    from hf_efficient.video.encode.bitrate import fit_budget, parse_rate
     from hf_efficient.video.encode.fit import fit_video
-    from hf_efficient.video.encode.work import Work
+    from hf_efficient.video.encode.rate_control import parse_rate, settings_for_rate
+    from hf_efficient.video.encode.work_folder import WorkFolder
     from hf_efficient.video.settings import FitSettings
 
     given = {f.name: getattr(arguments, f.name) for f in fields(FitSettings) if hasattr(arguments, f.name)}
     settings = FitSettings(**given)
-    Work(arguments.bundle).check(arguments.source, arguments.overwrite)
+    WorkFolder(arguments.bundle).check(arguments.source, arguments.overwrite)
     if arguments.budget is not None:
-        settings = fit_budget(arguments.source, parse_rate(arguments.budget), given)
+        settings = settings_for_rate(arguments.source, parse_rate(arguments.budget), given)
     bundle = fit_video(
         arguments.source, arguments.bundle, overwrite=arguments.overwrite, device=arguments.device, settings=settings
     )
@@ -67,7 +67,7 @@ def decode(arguments: argparse.Namespace) -> None:
 def info(arguments: argparse.Namespace) -> None:
     """What is in a bundle."""
     from hf_efficient.video.files.bundle import MANIFEST_NAME, Bundle
-    from hf_efficient.video.measure.worth import total_bytes, verdicts
+    from hf_efficient.video.measure.break_even import total_bytes, verdicts
     from hf_efficient.video.networks.experts import load_config
 
     bundle = Bundle.open(arguments.bundle)
@@ -165,7 +165,7 @@ def compare(arguments: argparse.Namespace) -> None:
     """A bundle against codecs that get the same number of bytes, and against plain enlargement of its own stream."""
     from hf_efficient.video.files.bundle import Bundle
     from hf_efficient.video.measure.evaluation import evaluate as measure
-    from hf_efficient.video.measure.rate import encode_at_size
+    from hf_efficient.video.measure.rate_distortion import encode_at_size
 
     info = Bundle.open(arguments.bundle).probe_source(arguments.source)
     with tqdm(desc="comparing", unit="frame") as bar:

@@ -23,8 +23,8 @@ from hf_efficient.space import (
     whole,
 )
 from hf_efficient.video.encode.fit import fit_video
-from hf_efficient.video.files.media import MediaError, probe
-from hf_efficient.video.files.opening import measure_extent
+from hf_efficient.video.files.containers import measure_extent
+from hf_efficient.video.files.reader import MediaError, probe
 from hf_efficient.video.measure.evaluation import enlarged_frames, evaluate
 from hf_efficient.video.play.decode import decode
 from hf_efficient.video.play.player import Player

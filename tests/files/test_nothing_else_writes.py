@@ -26,7 +26,7 @@ DRAFTS = {"written_whole", "folder_written_whole", "scratch_folder"}
 # What only looks like it, with the reason.
 ALLOWED = {
     ("hf_efficient/video/encode/overfit.py", "torch.save"),  # into memory
-    ("hf_efficient/video/files/writing.py", "av.open"),  # the draft of a written_whole that lives as long as the writer
+    ("hf_efficient/video/files/writer.py", "av.open"),  # the draft of a written_whole that lives as long as the writer
     ("hf_efficient/video/files/headers.py", "av.open"),  # into memory
     ("hf_efficient/cli/__init__.py", "os.open"),  # /dev/null
     ("hf_efficient/representation/vlm/attached.py", "save_pretrained"),  # the stock method, and the config beside it

@@ -12,7 +12,7 @@ from PIL import Image
 
 from hf_efficient.video.encode.fit import fit_video
 from hf_efficient.video.files.bundle import Bundle
-from hf_efficient.video.files.media import probe, read_frames
+from hf_efficient.video.files.reader import probe, read_frames
 from hf_efficient.video.play.player import Player
 from tests.conftest import ROOT
 from tests.spaces.front_matter import front_matter_errors

@@ -12,7 +12,7 @@ from hf_efficient.video.networks.backbones import (
     centre,
     upsample_bicubic,
 )
-from hf_efficient.video.networks.start import start_from_bicubic
+from hf_efficient.video.networks.initialization import start_from_bicubic
 from hf_efficient.video.networks.weights import Int8Conv2d, add_weight_norm, as_stored, fold_weight_norm, stored_bytes
 
 PUBLISHED_PARAMETERS = {  # by scale 2, 3, 4

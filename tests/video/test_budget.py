@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 from hf_efficient.video import stdo as chunking
-from hf_efficient.video.encode.bitrate import HEADER_BYTES, NETWORK_SHARE, fit_budget, network_bytes
 from hf_efficient.video.encode.fit import fit_video
-from hf_efficient.video.encode.stream import reduced, write_stream
-from hf_efficient.video.files.media import probe, read_frames
+from hf_efficient.video.encode.low_resolution import reduced, write_stream
+from hf_efficient.video.encode.rate_control import HEADER_BYTES, NETWORK_SHARE, network_bytes, settings_for_rate
+from hf_efficient.video.files.reader import probe, read_frames
 from hf_efficient.video.networks.backbones import upsample_bicubic
 from hf_efficient.video.patches import Geometry, to_rgb8, to_tensor
 from hf_efficient.video.settings import FitSettings
@@ -43,7 +43,7 @@ def everything(source: Path, folder: Path, scale: int) -> dict[int, tuple[int, f
 def test_the_scale_is_the_one_nearest_to_the_source(tmp_path: Path, rate: float) -> None:
     source = source_clip(tmp_path)
     said: list[str] = []
-    chosen = fit_budget(source, rate, GIVEN, said.append)
+    chosen = settings_for_rate(source, rate, GIVEN, said.append)
     total = int(rate * probe(source).seconds / 8)
     best = {}
     for scale in (2, 3, 4):
@@ -68,9 +68,9 @@ def test_each_quality_is_encoded_once(tmp_path: Path, monkeypatch: pytest.Monkey
         assert key not in sizes
         sizes[key] = target.stat().st_size
 
-    monkeypatch.setattr("hf_efficient.video.encode.bitrate.write_stream", counted)
+    monkeypatch.setattr("hf_efficient.video.encode.rate_control.write_stream", counted)
     source = source_clip(tmp_path)
-    chosen = fit_budget(source, 4e5, GIVEN, lambda _: None)
+    chosen = settings_for_rate(source, 4e5, GIVEN, lambda _: None)
     for scale in (2, 3, 4):
         assert 2 <= sum(s == scale for s, _ in sizes) <= 7  # a range of 51 is halved six times
     left = 4e5 * probe(source).seconds / 8 - network_bytes(chosen) - HEADER_BYTES
@@ -79,25 +79,25 @@ def test_each_quality_is_encoded_once(tmp_path: Path, monkeypatch: pytest.Monkey
 
 def test_what_is_given_stays(tmp_path: Path) -> None:
     source = source_clip(tmp_path)
-    chosen = fit_budget(
+    chosen = settings_for_rate(
         source, 6e5, {**GIVEN, "scale": 3, "num_features": 5, "weight_dtype": "float16"}, lambda _: None
     )
     assert (chosen.scale, chosen.num_features, chosen.weight_dtype, chosen.method) == (3, 5, "float16", "jstdo")
-    wide = fit_budget(source, 2e6, {**GIVEN, "scale": 3}, lambda _: None)
+    wide = settings_for_rate(source, 2e6, {**GIVEN, "scale": 3}, lambda _: None)
     assert isinstance(wide.num_features, int)
     share = NETWORK_SHARE * 2e6 * probe(source).seconds / 8
     assert network_bytes(wide) <= share < network_bytes(replace(wide, num_features=wide.num_features + 8))
 
 
 def test_what_the_benchmark_found_best_is_chosen(tmp_path: Path) -> None:
-    chosen = fit_budget(source_clip(tmp_path), 6e5, {"scale": 2, "lr_preset": "12"}, lambda _: None)
+    chosen = settings_for_rate(source_clip(tmp_path), 6e5, {"scale": 2, "lr_preset": "12"}, lambda _: None)
     assert (chosen.lr_codec, chosen.weight_dtype, chosen.method) == ("libsvtav1", "int8", "jstdo")
 
 
 def test_the_number_of_networks_follows_the_errors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(chunking, "STEPS_EACH", 1)  # else so short a training has one network
     given = {**GIVEN, "scale": 2, "method": "stdo"}
-    chosen = fit_budget(source_clip(tmp_path), 6e5, given, lambda _: None)
+    chosen = settings_for_rate(source_clip(tmp_path), 6e5, given, lambda _: None)
     errors = started(tmp_path / "fit", scale=2, lr_quality=0).plan.errors.ravel()
     assert chosen.num_chunks == chunking.choose_num_chunks(errors, chosen.steps)
     bundle = fit_video(tmp_path / "source.mp4", tmp_path / "b", settings=chosen, progress_bar=False, device="cpu")
@@ -106,5 +106,5 @@ def test_the_number_of_networks_follows_the_errors(tmp_path: Path, monkeypatch: 
 
 def test_too_little_is_said_for_every_scale(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"too few.*at x2 .*at x3 .*at x4 .*larger budget"):
-        fit_budget(source_clip(tmp_path), 5000, GIVEN)
+        settings_for_rate(source_clip(tmp_path), 5000, GIVEN)
     assert [p.name for p in tmp_path.iterdir()] == ["source.mp4"]

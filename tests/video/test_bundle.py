@@ -17,7 +17,7 @@ from transformers import AutoModel
 from hf_efficient import STDOPipeline
 from hf_efficient.video.encode.fit import fit_video
 from hf_efficient.video.files.bundle import Bundle, BundleError, checked_files, write_manifest
-from hf_efficient.video.files.media import MediaError, read_frames
+from hf_efficient.video.files.reader import MediaError, read_frames
 from hf_efficient.video.play.decode import decode
 from hf_efficient.video.play.player import Player
 from tests.fuzzing import limited_memory
@@ -82,7 +82,7 @@ def test_time_stamps_sizes_and_tags_survive_the_whole_way(tmp_path: Path) -> Non
     output = decode(tmp_path / "bundle", tmp_path / "out.mp4")
     before, after = Bundle.open(tmp_path / "bundle").source, info
     assert before == after
-    from hf_efficient.video.files.media import probe
+    from hf_efficient.video.files.reader import probe
 
     played = probe(output)
     for name in ("width", "height", "rotation", "pixel_aspect", "color", "frames"):

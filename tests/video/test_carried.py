@@ -15,9 +15,9 @@ from PIL import Image
 
 from hf_efficient.video.encode.fit import fit_video
 from hf_efficient.video.files.bundle import Bundle
-from hf_efficient.video.files.copying import lost
-from hf_efficient.video.files.media import probe, read_frames
-from hf_efficient.video.files.writing import VideoWriter
+from hf_efficient.video.files.reader import probe, read_frames
+from hf_efficient.video.files.remuxing import lost
+from hf_efficient.video.files.writer import VideoWriter
 from hf_efficient.video.play.decode import decode
 from tests.video.bundles import QUICK
 from tests.video.clips import make_clip, pictures
@@ -236,7 +236,9 @@ def test_the_time_code_is_kept(tmp_path: Path) -> None:
 
 
 def test_captions_inside_frames_are_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("hf_efficient.video.files.sidedata.OF_THE_CODING", ())  # x264's own note stands in for captions
+    monkeypatch.setattr(
+        "hf_efficient.video.files.side_data.OF_THE_CODING", ()
+    )  # x264's own note stands in for captions
     source = make_clip(tmp_path / "a.mp4", pictures(6, 96, 80))
     assert "sei unregistered" in probe(source).dropped
     with pytest.warns(UserWarning, match="sei unregistered"):

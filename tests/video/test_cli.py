@@ -8,7 +8,7 @@ import pytest
 
 from hf_efficient.cli import main
 from hf_efficient.video.files.bundle import Bundle
-from hf_efficient.video.files.media import probe
+from hf_efficient.video.files.reader import probe
 from tests.cli.shell import error_of
 from tests.video.bundles import source_clip
 from tests.video.clips import make_clip, pictures

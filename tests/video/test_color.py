@@ -11,10 +11,10 @@ import av
 import numpy as np
 import pytest
 
-from hf_efficient.video.files import media
+from hf_efficient.video.files import reader as media
 from hf_efficient.video.files.color import ColorTags, FromRGB, to_rgb
-from hf_efficient.video.files.media import MediaError, probe, read_frames
-from hf_efficient.video.files.writing import VideoWriter
+from hf_efficient.video.files.reader import MediaError, probe, read_frames
+from hf_efficient.video.files.writer import VideoWriter
 from tests.video.clips import make_clip, pictures
 
 MEAN, BIAS = 0.6, 0.1  # of 255

@@ -13,19 +13,19 @@ from hf_efficient.cli import main
 from hf_efficient.files import NpyWriter
 from hf_efficient.video.encode import fit as fit_module
 from hf_efficient.video.encode import overfit as overfit_module
-from hf_efficient.video.encode import store
+from hf_efficient.video.encode import patch_store as store
 from hf_efficient.video.encode.fit import fit_video
 from hf_efficient.video.files import bundle as bundle_module
 from hf_efficient.video.files.bundle import Bundle
-from hf_efficient.video.files.writing import VideoWriter
+from hf_efficient.video.files.writer import VideoWriter
+from hf_efficient.video.growing_table import GrowingTable
 from hf_efficient.video.play.decode import decode
-from hf_efficient.video.rows import Rows
 from tests.files.disks import small_disk
 from tests.files.kills import changes, killed_before
 from tests.video.bundles import QUICK, files, source_clip
 
 STEPS = (
-    (VideoWriter, "write"), (Rows, "add"), (NpyWriter, "add"), (store, "require_space"),
+    (VideoWriter, "write"), (GrowingTable, "add"), (NpyWriter, "add"), (store, "require_space"),
     (overfit_module, "save_checkpoint"), (fit_module, "save_experts"), (bundle_module, "sha256"),
 )  # fmt: skip
 SETTINGS = {**QUICK, "method": "stdo", "num_chunks": 2}

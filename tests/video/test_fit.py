@@ -9,8 +9,8 @@ import torch
 
 from hf_efficient.video.encode.fit import Fit, fit_video
 from hf_efficient.video.files.bundle import Bundle
-from hf_efficient.video.files.media import MediaError, probe, read_frames
-from hf_efficient.video.files.writing import VideoWriter
+from hf_efficient.video.files.reader import MediaError, probe, read_frames
+from hf_efficient.video.files.writer import VideoWriter
 from hf_efficient.video.networks.backbones import upsample_bicubic
 from hf_efficient.video.patches import degrade
 from hf_efficient.video.settings import FitSettings

@@ -5,8 +5,8 @@ import pytest
 import torch
 
 from hf_efficient.video.networks.backbones import BACKBONES, WDSR, NetworkSpec
-from hf_efficient.video.networks.start import start_from_bicubic
-from hf_efficient.video.play.inference import best_tile, enlarge, join, merge, split
+from hf_efficient.video.networks.inference import best_tile, enlarge, join, merge, split
+from hf_efficient.video.networks.initialization import start_from_bicubic
 from tests.video.bundles import on_whole_frames
 
 

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from hf_efficient.video.encode.bitrate import network_bytes, parse_rate
+from hf_efficient.video.encode.rate_control import network_bytes, parse_rate
 from hf_efficient.video.measure.evaluation import evaluate, ssim
-from hf_efficient.video.measure.rate import bd_rate
+from hf_efficient.video.measure.rate_distortion import bd_rate
 from hf_efficient.video.play.player import Player
 from hf_efficient.video.settings import FitSettings
 from tests.video.bundles import quick_bundle

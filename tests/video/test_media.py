@@ -10,9 +10,9 @@ import av
 import numpy as np
 import pytest
 
-from hf_efficient.video.files import media
-from hf_efficient.video.files.media import MediaError, probe, read_frames
-from hf_efficient.video.files.writing import LOSSLESS, VideoWriter
+from hf_efficient.video.files import reader as media
+from hf_efficient.video.files.reader import MediaError, probe, read_frames
+from hf_efficient.video.files.writer import LOSSLESS, VideoWriter
 from tests.video.clips import clip, make_clip, packets, pictures
 
 

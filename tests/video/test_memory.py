@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from hf_efficient.video.encode.fit import Fit, fit_video
+from hf_efficient.video.growing_table import GrowingTable
 from hf_efficient.video.measure.evaluation import evaluate
-from hf_efficient.video.rows import Rows
 from hf_efficient.video.settings import FitSettings
 from tests.video.clips import make_clip, pictures
 
@@ -63,7 +63,7 @@ def test_evaluating_many_frames_takes_the_memory_of_a_few(large: Path, tmp_path:
 @pytest.mark.parametrize("dtype", [np.float32, np.uint8])
 def test_rows_are_what_was_added(dtype: type) -> None:
     expected: np.ndarray = np.random.default_rng(0).integers(0, 200, (70, 9)).astype(dtype)
-    rows = Rows(dtype)
+    rows = GrowingTable(dtype)
     for n, row in enumerate(expected):
         assert len(rows) == n
         rows.add(row)
@@ -72,7 +72,7 @@ def test_rows_are_what_was_added(dtype: type) -> None:
 
 
 def test_no_rows_and_unequal_rows() -> None:
-    rows = Rows(np.float32)
+    rows = GrowingTable(np.float32)
     assert rows.array().shape == (0, 0)
     rows.add(np.zeros(3))
     with pytest.raises(ValueError, match="A row of 4 numbers"):

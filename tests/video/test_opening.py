@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 
 from hf_efficient.video.encode.fit import fit_video
-from hf_efficient.video.files.media import MediaError, probe, read_frames
-from hf_efficient.video.files.opening import FORMATS, ONLY_THIS_FILE, measure_extent
-from hf_efficient.video.files.writing import VideoWriter
+from hf_efficient.video.files.containers import FORMATS, ONLY_THIS_FILE, measure_extent
+from hf_efficient.video.files.reader import MediaError, probe, read_frames
+from hf_efficient.video.files.writer import VideoWriter
 from hf_efficient.video.measure.evaluation import vmaf_score
 from tests.video.bundles import QUICK
 from tests.video.clips import make_clip, pictures

@@ -15,7 +15,7 @@ import pytest
 from hf_efficient.video.encode import fit as fit_module
 from hf_efficient.video.encode.fit import fit_video
 from hf_efficient.video.files.bundle import Bundle
-from hf_efficient.video.files.media import probe, read_frames
+from hf_efficient.video.files.reader import probe, read_frames
 from hf_efficient.video.play.decode import decode
 from tests.files.disks import no_room
 from tests.video.bundles import QUICK, files, quick_bundle, source_clip
@@ -134,10 +134,11 @@ def test_what_a_kill_left_of_the_stream_does_not_end_in_the_bundle(tmp_path: Pat
     source, output = source_clip(tmp_path), tmp_path / "bundle"
     child = (
         "import os, sys\n"
-        "from hf_efficient.video import fit, writing\n"
+        "from hf_efficient.video.encode import fit\n"
+        "from hf_efficient.video.files import writer\n"
         "from pathlib import Path\n"
         "from tests.video.bundles import QUICK\n"
-        "writing.VideoWriter.write = lambda *_: os.kill(os.getpid(), 9)\n"
+        "writer.VideoWriter.write = lambda *_: os.kill(os.getpid(), 9)\n"
         "fit.fit_video(Path(sys.argv[1]), Path(sys.argv[2]), **QUICK)\n"
     )
     subprocess.run([sys.executable, "-c", child, str(source), str(output)], check=False)
@@ -156,7 +157,7 @@ def test_a_second_encoder_is_refused(tmp_path: Path) -> None:
     source, output = source_clip(tmp_path), tmp_path / "bundle"
     child = (
         "import sys, time\n"
-        "from hf_efficient.video import fit\n"
+        "from hf_efficient.video.encode import fit\n"
         "from pathlib import Path\n"
         "from tests.video.bundles import QUICK\n"
         "fit.Fit.score = lambda self: (print('scoring', flush=True), time.sleep(60))\n"

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from hf_efficient.video.encode.store import PatchStore
+from hf_efficient.video.encode.patch_store import PatchStore
 from tests.video.bundles import started
 
 

@@ -14,7 +14,7 @@ import torch
 from hf_efficient.video.encode import fit as fit_module
 from hf_efficient.video.encode.fit import fit_video
 from hf_efficient.video.encode.overfit import Recipe, load_checkpoint, overfit
-from hf_efficient.video.encode.store import PatchStore
+from hf_efficient.video.encode.patch_store import PatchStore
 from tests.video.bundles import QUICK, files, source_clip, started
 
 

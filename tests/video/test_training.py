@@ -14,9 +14,9 @@ from safetensors.torch import load_file
 from hf_efficient.methods import VIDEO, settings_of
 from hf_efficient.video.encode.fit import Fit, fit_video
 from hf_efficient.video.encode.overfit import Recipe, overfit, store_error
-from hf_efficient.video.encode.store import PatchStore
+from hf_efficient.video.encode.patch_store import PatchStore
 from hf_efficient.video.files.bundle import Bundle
-from hf_efficient.video.files.media import read_frames
+from hf_efficient.video.files.reader import read_frames
 from hf_efficient.video.networks.backbones import upsample_bicubic
 from hf_efficient.video.patches import to_rgb8, to_tensor
 from hf_efficient.video.play.player import Player

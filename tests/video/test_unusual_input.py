@@ -9,7 +9,7 @@ import pytest
 
 from hf_efficient.cli import main
 from hf_efficient.video.encode.fit import fit_video
-from hf_efficient.video.files.media import MediaError, probe, read_frames
+from hf_efficient.video.files.reader import MediaError, probe, read_frames
 from hf_efficient.video.measure.evaluation import evaluate
 from hf_efficient.video.play.player import Player
 from tests.video.bundles import QUICK

@@ -12,8 +12,8 @@ from transformers.utils import logging
 from hf_efficient.cli import main
 from hf_efficient.video.encode.fit import fit_video
 from hf_efficient.video.files.bundle import Bundle
-from hf_efficient.video.files.media import read_frames
-from hf_efficient.video.measure.worth import total_bytes, verdicts
+from hf_efficient.video.files.reader import read_frames
+from hf_efficient.video.measure.break_even import total_bytes, verdicts
 from hf_efficient.video.networks.backbones import upsample_bicubic
 from hf_efficient.video.patches import to_rgb8, to_tensor
 from hf_efficient.video.play.player import Player

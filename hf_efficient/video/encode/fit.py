@@ -19,29 +19,29 @@ from hf_efficient.reading import read_array
 from hf_efficient.video import routing
 from hf_efficient.video import stdo as chunking
 from hf_efficient.video.files.bundle import CONVERSION, MODEL_FOLDER, Bundle, sha256
-from hf_efficient.video.files.media import MediaError, Path_, VideoInfo, probe, read_frames
-from hf_efficient.video.measure.worth import describe, say_before
+from hf_efficient.video.files.reader import MediaError, StrPath, VideoInfo, probe, read_frames
+from hf_efficient.video.growing_table import GrowingTable
+from hf_efficient.video.measure.break_even import describe, say_before
 from hf_efficient.video.networks.backbones import NetworkSpec
 from hf_efficient.video.networks.devices import find_device
 from hf_efficient.video.networks.experts import DEFAULTS, save_experts
-from hf_efficient.video.networks.start import start_from_bicubic
+from hf_efficient.video.networks.initialization import start_from_bicubic
 from hf_efficient.video.networks.weights import add_weight_norm, as_stored
 from hf_efficient.video.patches import Geometry, patch_scores, psnr
-from hf_efficient.video.rows import Rows
 from hf_efficient.video.settings import AUTO, FitSettings
 
+from .low_resolution import reduced, stream_name, write_stream
 from .overfit import Recipe, load_checkpoint, overfit, store_error
-from .plan import GENERAL, Plan
+from .patch_store import PatchStore, paired_frames, patch_sizes, write_stores
 from .processes import Processes
 from .scoring import general_model, scorer_identity
-from .store import PatchStore, paired_frames, patch_sizes, write_stores
-from .stream import reduced, stream_name, write_stream
-from .work import Work
+from .training_plan import GENERAL, Plan
+from .work_folder import WorkFolder
 
 
 def fit_video(
-    source: Path_,
-    output: Path_,
+    source: StrPath,
+    output: StrPath,
     *,
     overwrite: bool = False,
     progress_bar: bool = True,
@@ -101,7 +101,7 @@ class Fit:
                 f"The frames of {str(source)!r} carry {', '.join(self.info.dropped)}, which is not kept.", stacklevel=3
             )
         self.geometry = Geometry.choose(self.info.width, self.info.height, settings.scale)
-        self.folder = Work(output)
+        self.folder = WorkFolder(output)
         self.work, self.draft = self.folder.folder, self.folder.draft
         self.low_resolution = self.draft / stream_name(self.info)
         self.record = {**asdict(settings), "scorer": scorer_identity(settings.scorer)}
@@ -166,7 +166,7 @@ class Fit:
         """errors.npy: (T, I·J) float32, what the general model makes wrong in each patch."""
         if not (self.work / "errors.npy").exists():
             f0 = general_model(self.settings.scorer, self.settings.scale, self.device)
-            errors = Rows(np.float32)
+            errors = GrowingTable(np.float32)
             with self._bar(self._pairs(), "scoring") as pairs:
                 for lr, hr in pairs:
                     errors.add(patch_scores(f0(lr), hr, self.geometry))

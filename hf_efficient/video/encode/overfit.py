@@ -18,7 +18,7 @@ from hf_efficient.reading import AGAIN, FLOATS, open_tensors, read_tensors
 from hf_efficient.video.networks.backbones import centre
 from hf_efficient.video.patches import patch_error
 
-from .store import PatchStore
+from .patch_store import PatchStore
 
 LAST_LEARNING_RATE = 4e-8
 # Published with 0.999: there the large gradients of the start keep steps small long after (docs/stdo.md).

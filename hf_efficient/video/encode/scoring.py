@@ -11,7 +11,7 @@ from torch import Tensor
 from hf_efficient.video.files.bundle import MODEL_FOLDER, sha256
 from hf_efficient.video.networks.backbones import upsample_bicubic
 from hf_efficient.video.networks.experts import WEIGHTS_NAME, load_config, load_experts, network_specs
-from hf_efficient.video.play.inference import enlarge
+from hf_efficient.video.networks.inference import enlarge
 from hf_efficient.video.settings import BICUBIC
 
 

@@ -15,9 +15,9 @@ from hf_efficient.reading import NOT_PRINTED, Fields, is_whole, read_json, shown
 from hf_efficient.video.networks.experts import CONFIG_NAME, WEIGHTS_NAME, load_config
 from hf_efficient.video.patches import Geometry
 
-from .media import MAX_PIXELS, REFUSE, ColorTags, Path_, VideoInfo, probe
-from .sidedata import SideData
-from .told import check_extra
+from .fit_record import check_extra
+from .reader import MAX_PIXELS, REFUSE, ColorTags, StrPath, VideoInfo, probe
+from .side_data import SideData
 
 MANIFEST_NAME, MODEL_FOLDER = "bundle.json", "model"
 FORMAT, VERSION = "hf_efficient.stdo", 1
@@ -71,7 +71,7 @@ class Bundle:
         config = load_config(self.model)
         return Geometry(self.source.width, self.source.height, config.scale, config.patch_width, config.patch_height)
 
-    def probe_source(self, path: Path_) -> VideoInfo:
+    def probe_source(self, path: StrPath) -> VideoInfo:
         """What reads the frames of the source as they were when the bundle was made.
 
         Raises:
@@ -92,7 +92,7 @@ class Bundle:
         return {name: file["bytes"] for name, file in self.manifest["files"].items()}
 
     @classmethod
-    def open(cls, path: Path_) -> Bundle:
+    def open(cls, path: StrPath) -> Bundle:
         """Open a bundle and check every file that a player reads.
 
         Raises:

@@ -20,12 +20,12 @@ from torch.nn import functional as F
 
 from hf_efficient.extras import extra
 from hf_efficient.files import ffmpeg_url
-from hf_efficient.video.files.media import Path_, read_frames
-from hf_efficient.video.files.opening import ONLY_THIS_FILE
+from hf_efficient.video.files.containers import ONLY_THIS_FILE
+from hf_efficient.video.files.reader import StrPath, read_frames
+from hf_efficient.video.growing_table import GrowingTable
 from hf_efficient.video.patches import cut, pad_to_grid, patch_error, psnr, to_tensor
 from hf_efficient.video.play.decode import decode
 from hf_efficient.video.play.player import Player
-from hf_efficient.video.rows import Rows
 
 
 @dataclass
@@ -40,7 +40,7 @@ class Quality:
 
     frame_errors: list[float] = field(default_factory=list)
     similarities: list[float] = field(default_factory=list)
-    patch_errors: Rows = field(default_factory=lambda: Rows(np.float32))
+    patch_errors: GrowingTable = field(default_factory=lambda: GrowingTable(np.float32))
 
     def summary(self) -> dict[str, float]:
         """PSNR of the pooled error, mean PSNR of frames, the paper's PSNR, and SSIM."""
@@ -93,8 +93,8 @@ def enlarged_frames(low_resolution: Path, player: Player, filter_name: str, ever
 
 
 def evaluate(
-    bundle: Path_,
-    source: Path_,
+    bundle: StrPath,
+    source: StrPath,
     *,
     every: int = 1,
     vmaf: bool = False,
@@ -122,7 +122,7 @@ def evaluate(
     info, low = player.bundle.probe_source(source), player.bundle.low_resolution
     names = ("stdo", "bicubic", "lanczos")
     quality = {name: Quality() for name in names}
-    labels = Rows(np.uint8)
+    labels = GrowingTable(np.uint8)
     streams = zip(
         islice(read_frames(source, info), 0, None, every), player.frames(every),
         enlarged_frames(low, player, "bicubic", every), enlarged_frames(low, player, "lanczos", every),

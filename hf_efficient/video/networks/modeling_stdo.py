@@ -17,10 +17,10 @@ from transformers.modeling_outputs import ImageSuperResolutionOutput
 from hf_efficient.files import is_local
 from hf_efficient.reading import told_of
 from hf_efficient.video import routing
-from hf_efficient.video.play.inference import enlarge, whole
 
 from .configuration_stdo import STDOConfig
 from .experts import CONFIG_NAME, WEIGHTS_NAME, build_experts, check_weights, load_config
+from .inference import enlarge, whole
 
 
 class STDOModel(PreTrainedModel):
@@ -111,7 +111,7 @@ class STDOModel(PreTrainedModel):
         return ImageSuperResolutionOutput(loss=loss, reconstruction=reconstruction)
 
     def enlarge(self, frame: Tensor, labels: np.ndarray | None = None) -> Tensor:
-        """A whole frame, every patch by its network with full context: see `video.play.inference.enlarge`."""
+        """A whole frame, every patch by its network with full context: see `video.networks.inference.enlarge`."""
         return enlarge(list(self.experts), self.config.networks, frame, labels, self.patch_size)
 
     @property

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from hf_efficient.files import check_output, locked
 from hf_efficient.video.files.bundle import Bundle, sha256
-from hf_efficient.video.files.media import Path_, VideoInfo
-from hf_efficient.video.files.writing import VideoWriter, encoder_options
+from hf_efficient.video.files.reader import StrPath, VideoInfo
+from hf_efficient.video.files.writer import VideoWriter, encoder_options
 from hf_efficient.video.settings import check_encoder
 
 from .player import Player
@@ -20,8 +20,8 @@ FAST = {"libx264": "medium", "libx265": "medium", "libsvtav1": "8"}
 
 
 def decode(
-    bundle: Path_ | Player,
-    output: Path_,
+    bundle: StrPath | Player,
+    output: StrPath,
     codec: str = "libx264",
     quality: int | None = None,
     preset: str | None = None,

@@ -28,7 +28,7 @@ from hf_efficient.video.files.bundle import (
     BundleError,
     write_manifest,
 )
-from hf_efficient.video.files.media import probe, read_frames
+from hf_efficient.video.files.reader import probe, read_frames
 from hf_efficient.video.networks.experts import DEFAULTS, save_experts
 from hf_efficient.video.networks.modeling_stdo import STDOModel
 from hf_efficient.video.patches import Geometry

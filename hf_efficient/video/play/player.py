@@ -11,12 +11,11 @@ from torch import nn
 
 from hf_efficient.video import routing
 from hf_efficient.video.files.bundle import Bundle, BundleError
-from hf_efficient.video.files.media import Path_, probe, read_frames
+from hf_efficient.video.files.reader import StrPath, probe, read_frames
 from hf_efficient.video.networks.devices import find_device
 from hf_efficient.video.networks.experts import load_config, load_experts, network_specs
+from hf_efficient.video.networks.inference import enlarge
 from hf_efficient.video.patches import to_rgb8, to_tensor
-
-from .inference import enlarge
 
 
 class PlayedFrame(NamedTuple):
@@ -40,7 +39,7 @@ class Player:
     """
 
     def __init__(
-        self, bundle: Path_ | Bundle, device: str | torch.device = "cpu", experts: nn.ModuleList | None = None
+        self, bundle: StrPath | Bundle, device: str | torch.device = "cpu", experts: nn.ModuleList | None = None
     ) -> None:
         self.bundle = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
         try:

@@ -22,7 +22,7 @@ from hf_efficient.files import (
 )
 from hf_efficient.reading import shown
 from hf_efficient.video.files.bundle import BUNDLE, MANIFEST_NAME, sha256
-from hf_efficient.video.files.media import Path_
+from hf_efficient.video.files.reader import StrPath
 
 NETWORK = r"(general|expert-\d+)"
 NAMES = (r"(settings|deleting)\.json", r"errors\.npy", rf"{NETWORK}(/(lr|hr)\.npy|\.safetensors)?", "bundle",
@@ -38,19 +38,19 @@ WORK = Contents("work folder", "settings.json", _known, NAMES)
 DELETED = Contents("work folder", "deleting.json", _known, NAMES)
 
 
-class Work:
+class WorkFolder:
     """`OUTPUT.partial` beside a bundle that is to be.
 
     Attributes:
         draft: the folder that becomes the bundle.
     """
 
-    def __init__(self, output: Path_) -> None:
+    def __init__(self, output: StrPath) -> None:
         self.output = Path(output)
         self.folder = self.output.parent / f"{self.output.name}.partial"  # for "." too, which `check` refuses
         self.draft = self.folder / "bundle"
 
-    def check(self, source: Path_, overwrite: bool) -> None:
+    def check(self, source: StrPath, overwrite: bool) -> None:
         """Refuse what could not become a bundle or would cost something of the user's, before any work.
 
         Raises:
@@ -79,7 +79,7 @@ class Work:
         record = WORK.read(self.folder) or DELETED.read(self.folder) or {}
         return all(record.get(name) == value for name, value in identity.items())
 
-    def begin(self, source: Path_, identity: dict[str, Any], overwrite: bool) -> None:
+    def begin(self, source: StrPath, identity: dict[str, Any], overwrite: bool) -> None:
         """Make the folder, or clear it of what a killed process was just writing, or of work that is not to go on.
 
         Raises:

@@ -16,10 +16,10 @@ from hf_efficient.extras import extra
 from hf_efficient.files import ffmpeg_url, full_disk, written_whole
 
 from .color import FromRGB
-from .copying import Copier, lost
-from .media import VideoInfo, carried_side_data
-from .opening import WRITTEN, MediaError, Path_
-from .sidedata import NOTHING
+from .containers import WRITTEN, MediaError, StrPath
+from .reader import VideoInfo, carried_side_data
+from .remuxing import Remuxer, lost
+from .side_data import NOTHING
 
 with extra("video"):
     import av
@@ -56,23 +56,23 @@ class VideoWriter:
 
     def __init__(
         self,
-        path: Path_,
+        path: StrPath,
         like: VideoInfo,
         size: tuple[int, int],
         codec: str = "libx264",
         pixel_format: str = "yuv420p",
         options: dict[str, str] | None = None,
-        copy_from: Path_ | None = None,
+        copy_from: StrPath | None = None,
     ) -> None:
         self.path, self.like, self.size, self.copy_from = Path(path), like, size, copy_from
         self._draft = written_whole(self.path)
         self.container: Any = None
-        self.copier: Copier | None = None
+        self.remuxer: Remuxer | None = None
         try:
             self._open()
             self._add_video(codec, pixel_format, options or {})
             if copy_from is not None:
-                self.copier = Copier(copy_from, self.container, self.stream, self.path)
+                self.remuxer = Remuxer(copy_from, self.container, self.stream, self.path)
         except BaseException as error:
             self._abandon(error)
             if isinstance(error, (av.error.FFmpegError, ValueError)) and not isinstance(error, MediaError):
@@ -140,8 +140,8 @@ class VideoWriter:
             frame.duration = duration
         try:
             self._mux(self.stream.encode(frame))
-            if self.copier is not None:
-                self.copier.copy_until(pts * self.like.time_base)
+            if self.remuxer is not None:
+                self.remuxer.copy_until(pts * self.like.time_base)
         except av.error.FFmpegError as error:
             raise self._failed(error) from error
 
@@ -167,9 +167,9 @@ class VideoWriter:
             return self._abandon(error)
         try:
             self._mux(self.stream.encode(None))
-            if self.copier is not None:
-                self.copier.copy_until(None)
-                self.copier.close()
+            if self.remuxer is not None:
+                self.remuxer.copy_until(None)
+                self.remuxer.close()
             self.container.close()
             not_kept = lost(self.copy_from, self.temporary) if self.copy_from is not None else []
             if self.like.side != NOTHING:
@@ -186,8 +186,8 @@ class VideoWriter:
 
     def _abandon(self, error: BaseException) -> None:
         """Leave nothing behind; a full disk is said as such, whatever it made the libraries say."""
-        if self.copier is not None:
-            self.copier.close()
+        if self.remuxer is not None:
+            self.remuxer.close()
         if self.container is not None:
             with suppress(av.error.FFmpegError, ValueError, OSError):  # what it would finish is thrown away
                 self.container.close()

@@ -12,10 +12,10 @@ import torch
 from transformers.utils import logging
 
 from hf_efficient.files import write_text
-from hf_efficient.video.encode.bitrate import network_bytes
+from hf_efficient.video.encode.rate_control import network_bytes
 from hf_efficient.video.files.bundle import MANIFEST_NAME, source_to_json, write_manifest
 from hf_efficient.video.files.card import model_card
-from hf_efficient.video.files.media import VideoInfo, read_frames
+from hf_efficient.video.files.reader import VideoInfo, read_frames
 from hf_efficient.video.networks.backbones import upsample_bicubic
 from hf_efficient.video.patches import psnr, to_rgb8, to_tensor
 from hf_efficient.video.play.player import Player

@@ -6,9 +6,9 @@ from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
-from hf_efficient.video.files.media import Frame, Path_, VideoInfo
-from hf_efficient.video.files.sidedata import SideData
-from hf_efficient.video.files.writing import LOSSLESS, VideoWriter, encoder_options
+from hf_efficient.video.files.reader import Frame, StrPath, VideoInfo
+from hf_efficient.video.files.side_data import SideData
+from hf_efficient.video.files.writer import LOSSLESS, VideoWriter, encoder_options
 from hf_efficient.video.patches import Geometry, degrade, pad_to_grid, to_rgb8, to_tensor
 from hf_efficient.video.settings import FitSettings
 
@@ -21,7 +21,7 @@ def reduced(frames: Iterable[Frame], geometry: Geometry) -> Iterator[Frame]:
 
 
 def write_stream(
-    source: Path_, info: VideoInfo, frames: Iterable[Frame], geometry: Geometry, settings: FitSettings, target: Path
+    source: StrPath, info: VideoInfo, frames: Iterable[Frame], geometry: Geometry, settings: FitSettings, target: Path
 ) -> None:
     """Encode reduced frames, with the sound, subtitles and time stamps of their source.
 

@@ -18,10 +18,10 @@ with extra("video"):
     import av
 
 from .color import FULL_RANGE, OTHER_MATRICES, AsMeant, ColorTags, component_bits, to_rgb
-from .copying import copyable_streams
+from .containers import MediaError, StrPath, measure_extent, open_media, video_stream
 from .headers import is_cropped
-from .opening import MediaError, Path_, measure_extent, open_media, video_stream
-from .sidedata import NOTHING, SideData, side_data
+from .remuxing import copyable_streams
+from .side_data import NOTHING, SideData, side_data
 
 # 8K with room to spare: a header that claims more is broken or hostile, and a frame of it would not fit in memory.
 MAX_PIXELS = 8192 * 8192
@@ -79,7 +79,7 @@ class Frame(NamedTuple):
     duration: int
 
 
-def probe(path: Path_, alpha: str = REFUSE, interlaced: str = REFUSE, most_frames: int | None = None) -> VideoInfo:
+def probe(path: StrPath, alpha: str = REFUSE, interlaced: str = REFUSE, most_frames: int | None = None) -> VideoInfo:
     """What `path` holds, checked for all that reading it would stumble over. Decodes one frame.
 
     What a header says of frames and seconds is believed; `measure_extent` counts, and stops where there are too many.
@@ -140,20 +140,20 @@ def probe(path: Path_, alpha: str = REFUSE, interlaced: str = REFUSE, most_frame
         )  # fmt: skip
 
 
-def _first_frame(container: Any, stream: Any, path: Path_) -> Any:
+def _first_frame(container: Any, stream: Any, path: StrPath) -> Any:
     first = next((frame for packet in container.demux(stream) for frame in packet.decode()), None)
     if first is None:
         raise MediaError(f"{str(path)!r} has a video stream without a single frame.")
     return first
 
 
-def carried_side_data(path: Path_) -> SideData:
+def carried_side_data(path: StrPath) -> SideData:
     """What the first frame of a file carries."""
     with open_media(path) as container:
         return side_data(_first_frame(container, _video_stream(container, path), path))[0]
 
 
-def _length(container: Any, stream: Any, path: Path_, most_frames: int | None) -> tuple[int, float, Fraction]:
+def _length(container: Any, stream: Any, path: StrPath, most_frames: int | None) -> tuple[int, float, Fraction]:
     """Frames, seconds and rate, all positive: by the header; measured where it does not say, or contradicts itself."""
     if not stream.time_base:
         raise MediaError(f"{str(path)!r} has a video stream without a time base: write it anew with FFmpeg.")
@@ -171,7 +171,7 @@ def _length(container: Any, stream: Any, path: Path_, most_frames: int | None) -
     return frames, seconds, Fraction(rate)
 
 
-def read_frames(path: Path_, info: VideoInfo | None = None) -> Iterator[Frame]:
+def read_frames(path: StrPath, info: VideoInfo | None = None) -> Iterator[Frame]:
     """All frames of a video in order of display, flat memory. Time stamps rise strictly.
 
     Args:
@@ -198,7 +198,7 @@ def read_frames(path: Path_, info: VideoInfo | None = None) -> Iterator[Frame]:
         raise MediaError(f"{str(path)!r} has a video stream without a single frame.")
 
 
-def _decoded(container: Any, path: Path_, info: VideoInfo) -> Iterator[Any]:
+def _decoded(container: Any, path: StrPath, info: VideoInfo) -> Iterator[Any]:
     """FFmpeg's frames, all whole and of one size."""
     stream = _video_stream(container, path)
     stream.thread_type, told = "AUTO", False
@@ -248,7 +248,7 @@ def _progressive(frames: Iterator[Any]) -> Iterator[Any]:
         yield from pulled()
 
 
-def _video_stream(container: Any, path: Path_) -> Any:
+def _video_stream(container: Any, path: StrPath) -> Any:
     """The stream that is played, of frames that fit into memory."""
     stream = video_stream(container, path)
     context = stream.codec_context

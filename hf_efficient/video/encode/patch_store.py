@@ -17,7 +17,7 @@ from torch import Tensor
 
 from hf_efficient.files import NpyWriter, folder_written_whole, require_space
 from hf_efficient.reading import read_array
-from hf_efficient.video.files.media import MediaError, VideoInfo, read_frames
+from hf_efficient.video.files.reader import MediaError, VideoInfo, read_frames
 from hf_efficient.video.patches import Geometry, continued, cut, pad_to_grid, to_tensor
 
 Sizes = dict[str, tuple[int, int]]

@@ -9,7 +9,7 @@ from typing import Any
 
 from hf_efficient.extras import extra
 
-from .opening import MediaError, Path_, input_container, is_cover, open_media, video_stream
+from .containers import MediaError, StrPath, input_container, is_cover, open_media, video_stream
 
 with extra("video"):
     import av
@@ -31,7 +31,7 @@ def copyable_streams(container: Any) -> list[Any]:
     return [s for s in container.streams if s.type in ("audio", "subtitle") and s.codec_context is not None]
 
 
-class Copier:
+class Remuxer:
     """Packets of sound and subtitles from one container to another, as far as the video has come.
 
     Args:
@@ -44,7 +44,7 @@ class Copier:
         MediaError: the target cannot hold the sound or the subtitles.
     """
 
-    def __init__(self, source: Path_, target: Any, video: Any, path: Path) -> None:
+    def __init__(self, source: StrPath, target: Any, video: Any, path: Path) -> None:
         self.path, self.target = path, target
         self.source = input_container(source)
         self.matroska = target.format.name in MATROSKA
@@ -139,7 +139,7 @@ def track_tags(stream: Any) -> dict[str, str]:
     return {**({"title": found.pop("name")} if "name" in found else {}), **found}
 
 
-def lost(source: Path_, output: Path_) -> list[str]:
+def lost(source: StrPath, output: StrPath) -> list[str]:
     """What a source carries beside its frames and an output that should carry it does not, in words."""
     with open_media(source) as container:
         before = dict(_carried(container, source))
@@ -148,7 +148,7 @@ def lost(source: Path_, output: Path_) -> list[str]:
     return [f"{what} ({value})" for what, value in before.items() if value and after.get(what) != value]
 
 
-def _carried(container: Any, path: Path_) -> Iterator[tuple[str, str]]:
+def _carried(container: Any, path: StrPath) -> Iterator[tuple[str, str]]:
     """Name and value of all that a container has beside its frames."""
     main, counts = video_stream(container, path), dict[str, int]()
     for stream in container.streams:

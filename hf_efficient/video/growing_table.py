@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import ArrayLike, DTypeLike
 
 
-class Rows:
+class GrowingTable:
     """A table that grows at its end, in one piece of memory.
 
     A list of small arrays, each made between the large ones of a frame, would lie scattered over the memory that these

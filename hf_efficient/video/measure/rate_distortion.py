@@ -8,14 +8,14 @@ from pathlib import Path
 
 import numpy as np
 
-from hf_efficient.video.files.media import Path_, VideoInfo, read_frames
-from hf_efficient.video.files.writing import VideoWriter, encoder_options
+from hf_efficient.video.files.reader import StrPath, VideoInfo, read_frames
+from hf_efficient.video.files.writer import VideoWriter, encoder_options
 from hf_efficient.video.patches import psnr
 
 QUALITIES = {"libx264": (1, 51), "libx265": (1, 51), "libsvtav1": (1, 63)}
 
 
-def encode_at_size(source: Path_, info: VideoInfo, output: Path, codec: str, total: int) -> tuple[int, float]:
+def encode_at_size(source: StrPath, info: VideoInfo, output: Path, codec: str, total: int) -> tuple[int, float]:
     """The source through a codec alone, at the best constant quality whose file has at most `total` bytes.
 
     Args:
@@ -36,7 +36,7 @@ def encode_at_size(source: Path_, info: VideoInfo, output: Path, codec: str, tot
 
 
 def encode_at_quality(
-    source: Path_, info: VideoInfo, output: Path, codec: str, quality: int, every: int = 1
+    source: StrPath, info: VideoInfo, output: Path, codec: str, quality: int, every: int = 1
 ) -> tuple[int, float]:
     """The source through a codec alone, at a slow preset and a constant quality (crf): bytes, and PSNR in dB.
 
@@ -48,7 +48,7 @@ def encode_at_quality(
     return size, psnr(float(np.mean(errors)))
 
 
-def _encode(source: Path_, info: VideoInfo, output: Path, codec: str, crf: int) -> int:
+def _encode(source: StrPath, info: VideoInfo, output: Path, codec: str, crf: int) -> int:
     options = encoder_options(codec, crf)
     pixel_format = "yuv420p" if info.width % 2 == info.height % 2 == 0 else "yuv444p"
     with VideoWriter(output, info, (info.width, info.height), codec, pixel_format, options, source) as writer:

@@ -15,15 +15,15 @@ import numpy as np
 import torch
 
 from hf_efficient.video import stdo as chunking
-from hf_efficient.video.files.media import Frame, Path_, VideoInfo, probe, read_frames
-from hf_efficient.video.measure.rate import QUALITIES
+from hf_efficient.video.files.reader import Frame, StrPath, VideoInfo, probe, read_frames
+from hf_efficient.video.measure.rate_distortion import QUALITIES
 from hf_efficient.video.networks.backbones import SCALES, upsample_bicubic
 from hf_efficient.video.networks.weights import stored_bytes
 from hf_efficient.video.patches import Geometry, pad_to_grid, patch_scores, psnr, round8, to_tensor
 from hf_efficient.video.routing import planes
 from hf_efficient.video.settings import AUTO, FitSettings
 
-from .stream import reduced, stream_name, write_stream
+from .low_resolution import reduced, stream_name, write_stream
 
 HEADER_BYTES = 4096  # of safetensors and JSON, generously
 # From benchmarks/video/stdo_rate.py: an AV1 stream gives the best bundles of a rate, with networks of about a tenth
@@ -50,8 +50,8 @@ def parse_rate(text: str) -> float:
     return value
 
 
-def fit_budget(
-    source: Path_, rate: float, given: dict[str, Any] | None = None, log: Callable[[str], object] = print
+def settings_for_rate(
+    source: StrPath, rate: float, given: dict[str, Any] | None = None, log: Callable[[str], object] = print
 ) -> FitSettings:
     """The settings with which low-resolution stream, networks, map and copied sound fit into a bit rate.
 
@@ -110,7 +110,7 @@ class Fitting:
 class Trial:
     """One scale. The reduced video is kept without loss, since each quality that is tried encodes it again."""
 
-    def __init__(self, source: Path_, info: VideoInfo, settings: FitSettings, frames: int, folder: Path) -> None:
+    def __init__(self, source: StrPath, info: VideoInfo, settings: FitSettings, frames: int, folder: Path) -> None:
         self.source, self.info, self.settings, self.folder, self.frames = source, info, settings, folder, frames
         self.geometry = Geometry.choose(info.width, info.height, settings.scale)
         self.every = -(-frames // SAMPLES)

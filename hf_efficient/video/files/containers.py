@@ -14,7 +14,7 @@ from hf_efficient.files import ffmpeg_url
 with extra("video"):
     import av
 
-Path_ = str | os.PathLike[str]
+StrPath = str | os.PathLike[str]
 
 # FFmpeg's names of formats that hold what they play. Not here: playlists (hls, dash, concat, sdp), numbered pictures
 # (image2), scripts and devices (avisynth, lavfi), and formats of several files (vobsub): they open what they name.
@@ -34,7 +34,7 @@ class MediaError(ValueError):
 
 
 @contextmanager
-def open_media(path: Path_) -> Iterator[Any]:
+def open_media(path: StrPath) -> Iterator[Any]:
     """An input container; FFmpeg's errors come out as MediaError, and the file is closed whatever happens.
 
     Raises:
@@ -53,7 +53,7 @@ def open_media(path: Path_) -> Iterator[Any]:
         ) from error
 
 
-def input_container(path: Path_) -> Any:
+def input_container(path: StrPath) -> Any:
     """PyAV's container, which reads this file alone."""
     # FFmpeg takes this name for the first of numbered pictures
     picture = "jpeg_pipe" if os.path.splitext(path)[1].lower() in (".jpg", ".jpeg") else None
@@ -68,7 +68,7 @@ class Extent(NamedTuple):
     rate: Fraction
 
 
-def measure_extent(path: Path_, most_frames: int | None = None, most_seconds: float | None = None) -> Extent:
+def measure_extent(path: StrPath, most_frames: int | None = None, most_seconds: float | None = None) -> Extent:
     """Count the frames and seconds of a video whatever its header says, by its packets, without decoding.
 
     A header may say nothing (a live recording) or anything. One packet is one frame, but for streams of single fields
@@ -109,7 +109,7 @@ def measure_extent(path: Path_, most_frames: int | None = None, most_seconds: fl
     return Extent(count, float(max(covered, (last - first) * unit + 1 / mean)), mean)
 
 
-def video_stream(container: Any, path: Path_) -> Any:
+def video_stream(container: Any, path: StrPath) -> Any:
     """The first video stream that is no cover picture.
 
     Raises:

@@ -7,14 +7,18 @@ import pytest
 from hf_efficient.methods import Kind, Method, Only, check_settings
 
 TREES = Kind(
-    "tree",
-    (
-        Method("oak", "grows slowly", None, ("acorns",)),
-        Method("pine", "is always green", None, ("cones", "resin")),
-        Method("yew", "outlives us", None),
+    budget="shade",
+    choice="tree",
+    call="Tree({})",
+    runs="in gardens",
+    page="trees.md",
+    methods=(
+        Method("oak", "grows slowly", "trees:Oak", reads=("acorns",)),
+        Method("pine", "is always green", "trees:Pine", reads=("cones", "resin"),
+               only=(Only("resin", lambda c: c.cut, "cut=True"),)),
+        Method("yew", "outlives us", "trees:Yew"),
     ),
-    (Only("resin", lambda c: c.cut, "cut=True"),),
-)
+)  # fmt: skip
 
 
 @dataclass

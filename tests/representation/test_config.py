@@ -175,8 +175,14 @@ def test_itg_takes_distinctiveness_where_others_take_attention():
         ),
         ({"method": "itg", "importance_weight": 0.5}, "importance_weight=0.5 is read only with seeds='coverage'"),
         ({"method": "itg", "kernel": "rbf"}, "kernel='rbf' is read only with seeds='coverage'"),
-        ({"method": "itg", "coverage_mix": 0.1}, "coverage_mix=0.1 is read only with method='id_pruner', seeds='cov"),
-        ({"method": "scope", "coverage_mix": 0.1}, "coverage_mix=0.1 is read only with method='id_pruner', seeds='cov"),
+        (
+            {"method": "itg", "coverage_mix": 0.1},
+            "coverage_mix=0.1 is read only with seeds='coverage' or min_group_share",
+        ),
+        (
+            {"method": "scope", "coverage_mix": 0.1},
+            "coverage_mix=0.1 is read only with min_group_share above 0, method=",
+        ),
         (
             {"method": "prumerge", "merge_static": 0.5},
             "merge_static=0.5 is read only with other methods than 'prumerge'",

@@ -247,8 +247,12 @@ def card_section(arguments: SAMArguments) -> str:
     """What a model card says about the method that trained the model."""
     defaults, method = SAMArguments().to_dict(), OPTIMIZATION.row(arguments.method or "sam")
     said = {k: v for k, v in arguments.to_dict().items() if k == "rho" or v != defaults[k]} | {"method": method.name}
-    source = f"[paper](https://huggingface.co/papers/{method.paper})" if method.paper else method.source
-    lines = [_CARD_HEADING, "", f"Trained with `hf_efficient` ({source}):", *(f"- {k}: {v}" for k, v in said.items())]
+    lines = [
+        _CARD_HEADING,
+        "",
+        f"Trained with `hf_efficient` ({method.source}):",
+        *(f"- {k}: {v}" for k, v in said.items()),
+    ]
     return "\n".join(lines) + "\n"
 
 

@@ -1,0 +1,100 @@
+"""The topologies of sparse training, chosen by `BiDSTConfig.topology`."""
+
+from .row import Kind, Method, Only, Paper, Setting
+
+_TOPOLOGY = "hf_efficient.sparsity.topology"
+_EXCHANGES = ("update_interval", "drop_fraction", "stop_fraction", "init")
+_RIGL = Paper("Rigging the Lottery: Making All Tickets Winners", 2020, "1911.11134", "ICML")
+
+SPARSITY = Kind(
+    budget="sparsity",
+    choice="topology",
+    call="BiDSTConfig({})",
+    runs="PEFT models, in any Trainer (BiDSTTrainer, SparsityCallback) or torch loop (train_sparsely); CPU and CUDA",
+    page="bidst.md",
+    methods=(
+        Method(
+            "bidst",
+            "scores learned by a bi-level hyper-gradient, dormant weights come back",
+            f"{_TOPOLOGY}.bidst:BiDST",
+            Paper("Advancing Dynamic Sparse Training by Exploring Optimization Opportunities", 2024, venue="ICML"),
+            reads=(*_EXCHANGES, "candidates", "score_interval", "score_lr", "implicit_weight"),
+            needs=("gradient",),
+        ),
+        Method(
+            "rigl",
+            "drops the smallest weights, grows those with the largest gradient",
+            f"{_TOPOLOGY}.rigl:RigL",
+            _RIGL,
+            reads=_EXCHANGES,
+            needs=("gradient",),
+            published={"distribution": "erk", "init": "random", "update_interval": 100, "drop_fraction": 0.3,
+                       "stop_fraction": 0.75},
+        ),
+        Method(
+            "set",
+            "drops the smallest weights, grows random ones",
+            f"{_TOPOLOGY}.set:SET",
+            Paper(
+                "Scalable Training of Artificial Neural Networks with Adaptive Sparse Connectivity inspired by Network "
+                "Science", 2018, "1707.04780", "Nature Communications",
+            ),
+            reads=_EXCHANGES,
+            published={"distribution": "erk", "init": "random", "drop_fraction": 0.3},
+        ),
+        Method(
+            "mest",
+            "drops by weight and gradient together, grows random weights",
+            f"{_TOPOLOGY}.mest:MEST",
+            Paper(
+                "MEST: Accurate and Fast Memory-Economic Sparse Training Framework on the Edge",
+                2021, "2110.14032", "NeurIPS",
+            ),
+            reads=_EXCHANGES,
+            needs=("gradient",),
+            published={"distribution": "erk", "init": "random"},
+        ),
+        Method(
+            "gmp",
+            "dense at first, drops the smallest weights along a cubic curve",
+            f"{_TOPOLOGY}.gmp:GMP",
+            Paper(
+                "To prune, or not to prune: exploring the efficacy of pruning for model compression",
+                2017, "1710.01878",
+            ),
+            reads=("update_interval", "stop_fraction"),
+            published={"distribution": "uniform", "update_interval": 100},
+        ),
+        Method(
+            "static",
+            "the topology of the first step is the last",
+            f"{_TOPOLOGY}.static:Static",
+            reads=("init",),
+            only=(
+                Only("distribution", lambda c: c.distribution != "global" or c.first_living != "random",
+                     "a topology or an init that compares layers: a random static one is 'uniform'"),
+            ),
+        ),
+    ),
+    only=(
+        Only("init_steps", lambda c: c.first_living in ("gradient", "snip"), "init='gradient' or 'snip'"),
+        Only("sparsity", lambda c: c.distribution != "nonzero", "another distribution than 'nonzero', which keeps the "
+             "zeros there are"),
+        Only("init", lambda c: c.distribution != "nonzero", "another distribution than 'nonzero', which says itself "
+             "which weights are active"),
+    ),
+    settings=(
+        Setting(
+            Paper("SNIP: Single-shot Network Pruning based on Connection Sensitivity", 2019, "1810.02340", "ICLR"),
+            "keeps the weights with the largest |w dL/dw| on the first batch, and never exchanges any",
+            {"topology": "static", "distribution": "global", "init": "snip"},
+            "bidst.md",
+        ),
+        Setting(
+            _RIGL,
+            "the Erdős-Rényi-Kernel: layers share the budget so that small ones stay denser",
+            {"distribution": "erk"},
+            "bidst.md",
+        ),
+    ),
+)  # fmt: skip

@@ -10,23 +10,28 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from hf_efficient.video import stdo as chunking
 from hf_efficient.video.encode.fit import Fit
 from hf_efficient.video.encode.overfit import LAST_LEARNING_RATE, Recipe, on_patches, save_checkpoint
 from hf_efficient.video.encode.patch_store import PatchStore
-from hf_efficient.video.encode.training_plan import GENERAL, Plan
-from hf_efficient.video.networks.backbones import WDSR
+from hf_efficient.video.encode.training_plan import GENERAL, TrainingPlan
+from hf_efficient.video.networks.backbones.wdsr import WDSR
 from hf_efficient.video.networks.weights import add_weight_norm, fold_weight_norm
 
 EMT_SHARE = 0.2  # of the patches, the hardest (Li et al., ECCV 2022)
 
 
-class HardestFifth(Plan):
+def hardest(errors: np.ndarray, share: float) -> np.ndarray:
+    """Sorted indices of the hardest `share` of the patches, as EMT trains on."""
+    count = max(1, round(share * len(errors)))
+    return np.sort(np.argsort(-errors, kind="stable")[:count])
+
+
+class HardestFifth(TrainingPlan):
     """Half of the steps on everything, half on the hardest fifth of the patches, one network."""
 
     def chosen_patches(self) -> dict[str, np.ndarray]:
         errors, rng, most = self.errors.ravel(), np.random.default_rng(self.settings.seed), self.settings.max_patches
-        chosen = {GENERAL: np.arange(errors.size), "expert-0": chunking.hardest(errors, EMT_SHARE)}
+        chosen = {GENERAL: np.arange(errors.size), "expert-0": hardest(errors, EMT_SHARE)}
         return {name: np.sort(rng.permutation(numbers)[:most]) for name, numbers in chosen.items()}
 
 

@@ -19,8 +19,8 @@ from benchmarks.harness.stdo_runs import RESULTS, Results, markdown
 from benchmarks.video.fetch_clips import fetch
 from benchmarks.video.stdo_prepared import Prepared
 from hf_efficient.video.encode.fit import Fit
+from hf_efficient.video.methods.stdo import choose_num_chunks
 from hf_efficient.video.settings import AUTO, FitSettings
-from hf_efficient.video.stdo import choose_num_chunks
 
 
 def main() -> None:
@@ -32,7 +32,7 @@ def main() -> None:
     parser.add_argument("--features", type=int, default=8)
     parser.add_argument("--batch-size", type=int, default=4)
     parser.add_argument("--max-patches", type=int, default=4096)
-    parser.add_argument("--every", type=int, default=5, help="measure on each so-manieth frame")
+    parser.add_argument("--every", type=int, default=5, help="measure on every N-th frame")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--output", type=Path, default=RESULTS / "stdo_chunks")
     arguments = parser.parse_args()

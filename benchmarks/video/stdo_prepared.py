@@ -33,7 +33,7 @@ class Prepared:
         settings: scale, seed and patches; the rows may differ from it in method, size and steps.
         kinds: name of each method -> its Fit and the fields that make it.
         folder: for the stream and the patches.
-        every: measure on each so-manieth frame.
+        every: measure on every N-th frame.
     """
 
     def __init__(
@@ -65,7 +65,7 @@ class Prepared:
                 wanted.append(numbers)
                 folders.append(self.folder / name / network)
                 folders[-1].parent.mkdir(exist_ok=True)
-        write_stores(self.base._pairs(), self.base.geometry, self.base.settings.halo, wanted, folders)
+        write_stores(self.base.pairs(), self.base.geometry, self.base.settings.halo, wanted, folders)
 
     def run(self, name: str, kind: type[Fit], settings: FitSettings) -> dict[str, float]:
         """Fit a bundle and measure it, its bytes too."""

@@ -21,7 +21,8 @@ from benchmarks.video.fetch_clips import fetch
 from benchmarks.video.stdo_baselines import EMT, CaFM, cafm_bytes
 from benchmarks.video.stdo_prepared import Prepared
 from hf_efficient.video.encode.fit import Fit
-from hf_efficient.video.networks.backbones import WDSR, NetworkSpec
+from hf_efficient.video.networks.backbones.wdsr import WDSR
+from hf_efficient.video.networks.spec import NetworkSpec
 from hf_efficient.video.networks.weights import stored_bytes
 from hf_efficient.video.settings import FitSettings
 
@@ -91,7 +92,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=3000)
     parser.add_argument("--batch-size", type=int, default=16)
     parser.add_argument("--max-patches", type=int, default=4096)
-    parser.add_argument("--every", type=int, default=5, help="measure on each so-manieth frame")
+    parser.add_argument("--every", type=int, default=5, help="measure on every N-th frame")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--output", type=Path, default=RESULTS / "stdo_quality")

@@ -108,7 +108,7 @@ def main() -> None:
     parser.add_argument("--max-patches", type=int, default=4096)
     parser.add_argument("--weight-dtype", default="int8")
     parser.add_argument("--lr-codecs", nargs="+", default=["libx265", "libsvtav1"], choices=list(STREAMS))
-    parser.add_argument("--every", type=int, default=10, help="measure on each so-manieth frame")
+    parser.add_argument("--every", type=int, default=10, help="measure on every N-th frame")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--output", type=Path, default=RESULTS / "stdo_rate")
     arguments = parser.parse_args()

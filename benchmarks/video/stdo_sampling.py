@@ -16,12 +16,13 @@ import torch
 
 from benchmarks.harness.stdo_runs import RESULTS, Results, markdown
 from benchmarks.video.fetch_clips import fetch
-from benchmarks.video.stdo_baselines import EMT_SHARE
+from benchmarks.video.stdo_baselines import EMT_SHARE, hardest
 from benchmarks.video.stdo_prepared import Prepared
-from hf_efficient.video import stdo as chunking
 from hf_efficient.video.encode.fit import Fit
 from hf_efficient.video.encode.overfit import Recipe
-from hf_efficient.video.encode.training_plan import GENERAL, Plan
+from hf_efficient.video.encode.training_plan import GENERAL, TrainingPlan
+from hf_efficient.video.methods.jstdo import JOINT_CHUNKS, joint_sample
+from hf_efficient.video.methods.stdo import equal_count
 from hf_efficient.video.settings import FitSettings
 
 # (n,) errors of all patches -> numbers of those to train on
@@ -33,12 +34,11 @@ def everything(errors: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 
 def joint(errors: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    k = chunking.JOINT_CHUNKS
-    return chunking.joint_sample(chunking.equal_count(errors, k), k, rng)
+    return joint_sample(equal_count(errors, JOINT_CHUNKS), JOINT_CHUNKS, rng)
 
 
-def hardest(share: float) -> Sample:
-    return lambda errors, rng: chunking.hardest(errors, share)
+def hard_share(share: float) -> Sample:
+    return lambda errors, rng: hardest(errors, share)
 
 
 def in_proportion(errors: np.ndarray, rng: np.random.Generator) -> np.ndarray:
@@ -48,11 +48,11 @@ def in_proportion(errors: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 SAMPLES: dict[str, tuple[Sample, ...]] = {
     "all (awDNN)": (everything,),
-    "all, then the hardest fifth (EMT-style)": (everything, hardest(EMT_SHARE)),
+    "all, then the hardest fifth (EMT-style)": (everything, hard_share(EMT_SHARE)),
     "JSTDO": (joint,),
     "JSTDO, then JSTDO": (joint, joint),
-    "JSTDO, then the hardest half": (joint, hardest(0.5)),
-    "the hardest half": (hardest(0.5),),
+    "JSTDO, then the hardest half": (joint, hard_share(0.5)),
+    "the hardest half": (hard_share(0.5),),
     "drawn in proportion to error": (in_proportion,),
 }
 
@@ -60,7 +60,7 @@ SAMPLES: dict[str, tuple[Sample, ...]] = {
 def fit_on(samples: tuple[Sample, ...], beta: float) -> type[Fit]:
     """A Fit of one network that is trained on one sample, or on two in turn, with β2 = beta."""
 
-    class Sampled(Plan):
+    class Sampled(TrainingPlan):
         def chosen_patches(self) -> dict[str, np.ndarray]:
             errors, rng = self.errors.ravel().astype(float), np.random.default_rng(self.settings.seed)
             most = self.settings.max_patches
@@ -89,7 +89,7 @@ def main() -> None:
     parser.add_argument("--features", type=int, default=12)
     parser.add_argument("--steps", type=int, default=500)
     parser.add_argument("--batch-size", type=int, default=4)
-    parser.add_argument("--every", type=int, default=5, help="measure on each so-manieth frame")
+    parser.add_argument("--every", type=int, default=5, help="measure on every N-th frame")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--output", type=Path, default=RESULTS / "stdo_sampling")
     arguments = parser.parse_args()

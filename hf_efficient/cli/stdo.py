@@ -18,7 +18,7 @@ from hf_efficient.files import check_output, check_report, write_text, written_w
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Run the chosen action; its errors are ValueError, OSError or ImportError and say what to change."""
+    """Run the chosen action. Its errors are ValueError, OSError or ImportError, and say what to change."""
     import torch
 
     if getattr(arguments, "threads", None):
@@ -31,7 +31,7 @@ def run(arguments: argparse.Namespace) -> None:
 
 
 def encode(arguments: argparse.Namespace) -> None:
-    """A video to a bundle."""
+    """Encode a video as a bundle."""
     from hf_efficient.video.encode.fit import fit_video
     from hf_efficient.video.encode.rate_control import parse_rate, settings_for_rate
     from hf_efficient.video.encode.work_folder import WorkFolder
@@ -49,7 +49,7 @@ def encode(arguments: argparse.Namespace) -> None:
 
 
 def decode(arguments: argparse.Namespace) -> None:
-    """A bundle to a video."""
+    """Decode a bundle to a video."""
     from hf_efficient.video.play.decode import decode as decode_bundle
     from hf_efficient.video.play.player import Player
 
@@ -65,7 +65,7 @@ def decode(arguments: argparse.Namespace) -> None:
 
 
 def info(arguments: argparse.Namespace) -> None:
-    """What is in a bundle."""
+    """Print what a bundle contains."""
     from hf_efficient.video.files.bundle import MANIFEST_NAME, Bundle
     from hf_efficient.video.measure.break_even import total_bytes, verdicts
     from hf_efficient.video.networks.experts import load_config
@@ -96,7 +96,7 @@ def info(arguments: argparse.Namespace) -> None:
 
 
 def evaluate(arguments: argparse.Namespace) -> None:
-    """Quality of a bundle, as a table, and as JSON and PNG where a folder is given."""
+    """Print the quality of a bundle as a table; write it as JSON and PNG if a folder is given."""
     from hf_efficient.video.files.bundle import Bundle
     from hf_efficient.video.measure.evaluation import evaluate as measure
 
@@ -144,7 +144,7 @@ def quality_table(result: dict[str, Any]) -> str:
 
 
 def draw(result: dict[str, Any], path: Path) -> None:
-    """The PSNR of every frame, and where in the picture the networks gain."""
+    """Plot the PSNR of every frame, and the gain of the networks in every patch."""
     with extra("video"):
         import matplotlib.pyplot as plt
 
@@ -154,7 +154,7 @@ def draw(result: dict[str, Any], path: Path) -> None:
     left.set(xlabel="frame", ylabel="PSNR of the whole frame, dB")
     left.legend()
     image = right.imshow(result["patch_gain"], cmap="RdBu", vmin=-3, vmax=3)
-    right.set(title="gain over bicubic by place, dB", xlabel="column of patches", ylabel="row of patches")
+    right.set(title="gain over bicubic in each patch, dB", xlabel="column of patches", ylabel="row of patches")
     figure.colorbar(image, ax=right)
     with written_whole(path) as draft:
         figure.savefig(draft, dpi=120)
@@ -162,7 +162,7 @@ def draw(result: dict[str, Any], path: Path) -> None:
 
 
 def compare(arguments: argparse.Namespace) -> None:
-    """A bundle against codecs that get the same number of bytes, and against plain enlargement of its own stream."""
+    """Compare a bundle with codecs of the same size, and with plain enlargement of its own stream."""
     from hf_efficient.video.files.bundle import Bundle
     from hf_efficient.video.measure.evaluation import evaluate as measure
     from hf_efficient.video.measure.rate_distortion import encode_at_size

@@ -11,14 +11,14 @@ from typing import Any
 def at_least_one(text: str) -> int:
     """A whole number >= 1."""
     if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is no whole number >= 1")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number >= 1")
     return int(text)
 
 
 def threads(text: str) -> int:
-    """A whole number from 1 to 1024: a process cannot start any number."""
+    """A whole number from 1 to 1024; a process cannot start more threads."""
     if not text.isdecimal() or not 1 <= int(text) <= 1024:
-        raise argparse.ArgumentTypeError(f"{text!r} is no whole number from 1 to 1024")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1 to 1024")
     return int(text)
 
 
@@ -33,7 +33,7 @@ def one_or_more(text: str) -> int | list[int]:
     """A whole number, or several with commas between: one for each network."""
     parts = text.split(",")
     if not all(part.strip().isdecimal() for part in parts):
-        raise argparse.ArgumentTypeError(f"{text!r} is no whole number, nor several with commas between")
+        raise argparse.ArgumentTypeError(f"{text!r} is neither a whole number nor several of them with commas between")
     numbers = [int(part) for part in parts]
     return numbers[0] if len(numbers) == 1 else numbers
 
@@ -43,46 +43,47 @@ TYPES: dict[str, Any] = {"num_chunks": number_or_auto, "num_features": one_or_mo
 
 def add_stdo(commands: Any) -> None:
     """Add the command to the parser."""
-    stdo = commands.add_parser("stdo", help="video as a low-resolution stream and tiny networks, and back")
+    from hf_efficient.video.codecs import CODECS
+
+    stdo = commands.add_parser("stdo", help="encode video as a low-resolution stream and tiny networks, and decode it")
     actions = stdo.add_subparsers(dest="action", required=True, metavar="action")
     stdo.set_defaults(module="hf_efficient.cli.stdo")
 
-    encode = actions.add_parser("encode", help="a video to a bundle")
+    encode = actions.add_parser("encode", help="encode a video as a bundle")
     encode.add_argument("source", type=Path, help="video file")
     encode.add_argument("bundle", type=Path, help="new folder")
     encode.add_argument(
-        "--budget", metavar="RATE", help="bits a second in all, as 1.5Mbps; it chooses what is not given"
+        "--budget", metavar="RATE", help="bits per second in all, as 1.5Mbps; settings that you do not give are chosen"
     )
-    encode.add_argument("--overwrite", action="store_true", help="replace what is there")
+    encode.add_argument("--overwrite", action="store_true", help="replace an existing output")
     _add_settings(encode)
 
-    decode = actions.add_parser("decode", help="a bundle to a video")
+    decode = actions.add_parser("decode", help="decode a bundle to a video")
     decode.add_argument("bundle", type=Path, help="folder")
     decode.add_argument("output", type=Path, help="new video file, .mp4 or .mkv")
-    decode.add_argument("--codec", default="libx264", choices=("libx264", "libx265", "libsvtav1", "ffv1"))
+    decode.add_argument("--codec", default="libx264", choices=(*CODECS, "ffv1"))
     decode.add_argument("--quality", type=int, help="constant quality, crf (default: visually lossless)")
-    decode.add_argument("--preset", help="speed of the codec")
-    decode.add_argument("--overwrite", action="store_true", help="replace what is there")
+    decode.add_argument("--preset", help="preset of the codec (default: a fast one)")
+    decode.add_argument("--overwrite", action="store_true", help="replace an existing output")
 
-    info = actions.add_parser("info", help="what is in a bundle")
+    info = actions.add_parser("info", help="print what a bundle contains")
     info.add_argument("bundle", type=Path, help="folder")
 
-    evaluate = actions.add_parser("evaluate", help="quality of a bundle against its source")
+    evaluate = actions.add_parser("evaluate", help="measure the quality of a bundle against its source")
     evaluate.add_argument("bundle", type=Path, help="folder")
     evaluate.add_argument("source", type=Path, help="the video it was made of")
     evaluate.add_argument("--output", type=Path, help="folder for JSON and plot")
-    evaluate.add_argument("--every", type=at_least_one, default=1, metavar="N", help="take each Nth frame")
-    evaluate.add_argument("--vmaf", action="store_true", help="also VMAF (needs imageio-ffmpeg)")
+    evaluate.add_argument("--every", type=at_least_one, default=1, metavar="N", help="take every Nth frame")
+    evaluate.add_argument("--vmaf", action="store_true", help="also measure VMAF (needs imageio-ffmpeg)")
 
-    compare = actions.add_parser("compare", help="a bundle against codecs of the same size")
+    compare = actions.add_parser("compare", help="compare a bundle with codecs of the same size")
     compare.add_argument("bundle", type=Path, help="folder")
     compare.add_argument("source", type=Path, help="the video it was made of")
-    codecs = ("libx264", "libx265", "libsvtav1")
-    compare.add_argument("--codecs", nargs="+", default=codecs, choices=codecs, help="of FFmpeg (default: all)")
+    compare.add_argument("--codecs", nargs="+", default=tuple(CODECS), choices=CODECS, help="encoders (default: all)")
 
     for action in (encode, decode, evaluate, compare):
         action.add_argument("--device", default="auto" if action is encode else "cpu", help="cpu, cuda, ...")
-        action.add_argument("--threads", type=threads, help="of torch")
+        action.add_argument("--threads", type=threads, help="number of torch's threads")
 
 
 def _add_settings(parser: argparse.ArgumentParser) -> None:
@@ -95,7 +96,7 @@ def _add_settings(parser: argparse.ArgumentParser) -> None:
         group.add_argument(
             f"--{setting.name.replace('_', '-')}",
             type=TYPES.get(setting.name, type(default)),
-            default=argparse.SUPPRESS,  # so that a budget knows what was given
+            default=argparse.SUPPRESS,  # so that --budget knows which settings were given
             choices=setting.metadata.get("choices"),
             metavar=None if "choices" in setting.metadata else "VALUE",
             help=f"{setting.metadata['help']} (default: {default})",

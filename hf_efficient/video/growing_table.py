@@ -1,4 +1,4 @@
-"""Something small of every frame of a long video."""
+"""A table with one row for each frame of a long video."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from numpy.typing import ArrayLike, DTypeLike
 class GrowingTable:
     """A table that grows at its end, in one piece of memory.
 
-    A list of small arrays, each made between the large ones of a frame, would lie scattered over the memory that these
-    leave behind, so that none of it fits the next frame: it grows by megabytes with every frame.
+    A list of small arrays would not do: each is made between the large arrays of a frame, lies scattered over the
+    memory that these leave behind, and so keeps the next frame out of it. Memory then grows by megabytes a frame.
     """
 
     def __init__(self, dtype: DTypeLike) -> None:
@@ -18,10 +18,10 @@ class GrowingTable:
         self._bytes = bytearray()
 
     def add(self, row: ArrayLike) -> None:
-        """Append a row, as long as the first.
+        """Append a row.
 
         Raises:
-            ValueError: it is not.
+            ValueError: it is not as long as the first.
         """
         values = np.asarray(row, self.dtype).ravel()
         if self._bytes and len(values) != self.width:

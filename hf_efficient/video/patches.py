@@ -1,4 +1,4 @@
-"""Where patches lie, how a frame becomes small, and what a patch scores: pure functions on tensors."""
+"""The grid of patches over a frame, downscaling, and the error of each patch: pure functions on tensors."""
 
 from __future__ import annotations
 
@@ -18,12 +18,14 @@ SMALLEST_SIDE = 12
 
 @dataclass(frozen=True)
 class Geometry:
-    """The grid of patches over a video. Nothing is dropped: the last column and row are narrower where they must be.
+    """The grid of patches over a frame. Nothing is dropped: the last column and row are narrower where they must be.
 
     Args:
-        width, height: high-resolution frame.
+        width: of the high-resolution frame.
+        height: likewise.
         scale: s.
-        patch_width, patch_height: low-resolution patch.
+        patch_width: of a low-resolution patch.
+        patch_height: likewise.
     """
 
     width: int
@@ -90,19 +92,19 @@ def round8(x: Tensor) -> Tensor:
 
 
 def pad_to_grid(frame: Tensor, geometry: Geometry) -> Tensor:
-    """(1, 3, H, W) continued by its last pixels to (1, 3, s·lr_height, s·lr_width)."""
+    """(1, 3, H, W) to (1, 3, s·lr_height, s·lr_width): the last pixels are repeated to the right and below."""
     right = geometry.lr_width * geometry.scale - frame.shape[-1]
     bottom = geometry.lr_height * geometry.scale - frame.shape[-2]
     return F.pad(frame, (0, right, 0, bottom), mode="replicate")
 
 
-def continued(x: Tensor, halo: int) -> Tensor:
-    """(B, 3, H, W) with so many pixels more on all sides: the frame is continued by its border."""
+def replicate_border(x: Tensor, halo: int) -> Tensor:
+    """(B, 3, H, W) to (B, 3, H + 2·halo, W + 2·halo): border pixels are repeated outwards."""
     return F.pad(x, [halo] * 4, mode="replicate")
 
 
 def degrade(frame: Tensor, geometry: Geometry) -> Tensor:
-    """The low-resolution frame: antialiased bicubic in floating point, then rounded, as MATLAB's imresize.
+    """The low-resolution frame: antialiased bicubic in floating point, then rounded, as by MATLAB's imresize.
 
     Args:
         frame: (1, 3, s·lr_height, s·lr_width) float32 in [0, 1].
@@ -133,14 +135,15 @@ def cut(frame: Tensor, starts: np.ndarray, height: int, width: int) -> Tensor:
 
 
 def patch_error(output: Tensor, target: Tensor, border: int = 0) -> Tensor:
-    """Mean squared error of each patch after rounding to 8 bits, in units of 1 (white), away from its border.
+    """Mean squared error of each patch after rounding to 8 bits; white is 1.
 
-    The paper's metric cuts s + 4 pixels from all sides of every patch; patches too small for that keep their centre.
+    The paper's metric leaves out s + 4 pixels on all sides of every patch; patches too small for that keep their
+    centre.
 
     Args:
         output: (N, 3, H, W) in [0, 1].
-        target: the same of the truth.
-        border: pixels to cut on each side.
+        target: the true patches, of the same shape.
+        border: pixels to leave out on each side.
 
     Returns:
         (N,) float32.
@@ -151,14 +154,14 @@ def patch_error(output: Tensor, target: Tensor, border: int = 0) -> Tensor:
 
 
 def patch_scores(enlarged: Tensor, hr: Tensor, geometry: Geometry) -> Tensor:
-    """What a general model f0 makes wrong in every patch of a frame.
+    """The error of a general model f0 on every patch of a frame.
 
-    Nothing is cut off the patches: f0 has seen what surrounds them, and what it makes wrong at the border of the frame
-    is to be learned as well.
+    No border of a patch is left out: f0 has seen what surrounds it, and its errors at the border of the frame are to be
+    learned as well.
 
     Args:
         enlarged: (1, 3, s·lr_height, s·lr_width), f0's enlargement of the frame.
-        hr: the same of the truth, padded.
+        hr: the true frame, padded to the grid.
         geometry: the grid.
 
     Returns:
@@ -171,5 +174,5 @@ def patch_scores(enlarged: Tensor, hr: Tensor, geometry: Geometry) -> Tensor:
 
 
 def psnr(error: float) -> float:
-    """dB of a mean squared error in units of 1; infinite without any error."""
+    """dB of a mean squared error where white is 1; infinite for 0."""
     return math.inf if error <= 0 else -10 * math.log10(error)

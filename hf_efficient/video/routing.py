@@ -1,4 +1,4 @@
-"""Which network enlarges which patch, in a few bytes a frame.
+"""The routing map, which network enlarges which patch, in a few bytes a frame.
 
 A frame's map is XORed with the map of the frame before (labels rarely change), cut into bit planes, most significant
 first, each packed eight to a byte, most significant bit first, rows left to right, padded with zeros to whole bytes;
@@ -25,7 +25,7 @@ def planes(num_experts: int) -> int:
 
 
 def pack(labels: np.ndarray, num_experts: int) -> bytes:
-    """Pack a map; nothing for one expert, whose map says nothing.
+    """Pack a map. With one expert there is nothing to say: the result is empty.
 
     Args:
         labels: (T, I, J) whole numbers in [0, num_experts).
@@ -53,7 +53,7 @@ def unpack(packed: bytes, rows: int, columns: int, num_experts: int) -> Iterator
         (rows, columns) uint8, one for each frame; without end for one expert.
 
     Raises:
-        RoutingError: the stream is damaged, ends inside a frame, or names an expert that is not there.
+        RoutingError: the stream is damaged, ends inside a frame, or names an expert that does not exist.
     """
     previous = np.zeros(rows * columns, np.uint8)
     if num_experts == 1:

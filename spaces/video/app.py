@@ -53,17 +53,17 @@ class Outcome(NamedTuple):
 
     Args:
         frame: number of the frame shown, the one that gains most.
-        pictures: that frame, plainly enlarged and played, (height, width, 3) uint8.
+        images: that frame, plainly enlarged and played, (height, width, 3) uint8.
         measures: what `evaluate` says.
     """
 
     frame: int
-    pictures: tuple[np.ndarray, np.ndarray]
+    images: tuple[np.ndarray, np.ndarray]
     measures: dict[str, Any]
 
 
 def check_clip(path: str | None) -> Path:
-    """An upload the page can fit a network to in a minute or two, or what is wrong with it."""
+    """The path of an upload that the page can handle in a minute or two; else an error that says what is wrong."""
     if not path or not isinstance(path, str):
         raise refusal("Upload a clip of a few seconds.")
     try:
@@ -84,11 +84,11 @@ def check_clip(path: str | None) -> Path:
 
 
 def look(player: Player, source: Path, step: Callable[[int], object] | None = None) -> Outcome:
-    """Measure a bundle, and take from it the frame that gains most; `step` is called for every frame."""
+    """Measure a bundle, and take the frame that gains most; `step` is called for every frame."""
     measures = evaluate(player.bundle.path, source, progress=step)
     curves = measures["frame_psnr"]
     best = int(np.argmax(np.subtract(curves["stdo"], curves["bicubic"])))
-    every, at = max(best, 1), min(best, 1)  # those between are decoded, but not enlarged
+    every, at = max(best, 1), min(best, 1)  # the frames between are decoded, but not enlarged
     plain = next(islice(enlarged_frames(player.bundle.low_resolution, player, "bicubic", every), at, None))
     played = next(islice(player.frames(every), at, None)).rgb
     return Outcome(best, (plain, played), measures)
@@ -100,7 +100,7 @@ PROGRESS = gr.Progress(track_tqdm=True)  # Gradio finds it as the default of an 
 def fit(
     path: str | None, scale: int, method: str, steps: int, progress: gr.Progress = PROGRESS
 ) -> Iterator[tuple[tuple[np.ndarray, np.ndarray], str, str, str]]:
-    """What the page shows: the two pictures, the measures as HTML, the played video and the bundle as an archive.
+    """What the page shows: the two images, the measures as HTML, the played video and the bundle as an archive.
 
     A generator, so that its files live until the page has taken them.
     """
@@ -127,11 +127,11 @@ def _fit(
     archive = folder / f"{source.stem}-bundle.zip"
     with written_whole(archive) as draft:
         shutil.make_archive(str(draft.with_suffix("")), "zip", bundle.path)
-    return outcome.pictures, describe(outcome, source), str(played), str(archive)
+    return outcome.images, describe(outcome, source), str(played), str(archive)
 
 
 def describe(outcome: Outcome, source: Path) -> str:
-    """Quality and weight, in HTML."""
+    """Quality and size, in HTML."""
     sizes, all_of_it = outcome.measures["bytes"], source.stat().st_size
     stream = sum(size for name, size in sizes.items() if name.startswith("low_resolution"))
     parts = [("Your file", all_of_it), ("Small video", stream), ("Network and the rest", sum(sizes.values()) - stream)]
@@ -146,7 +146,7 @@ def describe(outcome: Outcome, source: Path) -> str:
         for name, label in (("stdo", "with the network"), ("lanczos", "Lanczos"), ("bicubic", "bicubic"))
     )
     head = "<tr><th>enlarged</th><th>PSNR</th><th>SSIM</th></tr>"
-    note = f"All {outcome.measures['frames']} frames, measured against yours; shown is frame {outcome.frame}."
+    note = f"All {outcome.measures['frames']} frames, measured against yours. Frame {outcome.frame} is shown."
     return f'<div class="weights">{bars}</div><table class="quality">{head}{rows}</table><p class="note">{note}</p>'
 
 
@@ -164,8 +164,8 @@ def build_demo() -> gr.Blocks:
                 )  # fmt: skip
                 button = gr.Button("Fit", variant="primary", elem_id="fit")
             with gr.Column(scale=7):
-                pictures = gr.ImageSlider(
-                    label="Enlarged plainly | with the network", format="png", interactive=False, elem_id="pictures"
+                images = gr.ImageSlider(
+                    label="Enlarged plainly | with the network", format="png", interactive=False, elem_id="images"
                 )
                 measures = gr.HTML(elem_id="measures", padding=True)
                 with gr.Row():
@@ -174,7 +174,7 @@ def build_demo() -> gr.Blocks:
         button.click(
             fit,
             [clip, scale, method, steps],
-            [pictures, measures, played, archive],
+            [images, measures, played, archive],
             api_name="fit",
             concurrency_limit=1,
             show_progress_on=measures,

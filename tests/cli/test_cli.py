@@ -146,7 +146,7 @@ def test_demo_keep_all_answers_as_stock(vlm: Path, scenes: Path, tmp_path: Path)
         ("dance", "invalid choice: 'dance'"),
         ("demo --budgets many", "'many' is neither a number of tokens nor a share of them"),
         ("demo --budgets 2.5", "--budgets 2.5 is not a share"),
-        ("demo --scenes 0", "'0' is no whole number >= 1"),
+        ("demo --scenes 0", "'0' is not a whole number >= 1"),
         ("demo --method best", "invalid choice: 'best' (choose from 'id_pruner', 'random'"),
         ("demo --data {tmp}", "metadata.jsonl"),
         ("demo --model {tmp}", "config.json"),

@@ -95,16 +95,16 @@ def test_every_setting_is_refused_in_the_words_of_the_shell(
 
 
 def test_choices_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
-    from hf_efficient.video.networks.backbones import BACKBONES, SCALES
-    from hf_efficient.video.settings import METHODS
+    from hf_efficient.methods import BACKBONES, VIDEO
+    from hf_efficient.video.networks.spec import SCALES
 
     with pytest.raises(SystemExit):
         main(["prune", "--help"])
     assert "--method {id_pruner,random,uniform,top_importance,max_min," in capsys.readouterr().out
     assert "choose from 'id_pruner', 'random'" in error_of(capsys, *["prune", "a", "b", "--method", "best"])
     known = options("stdo", "encode", "a", "b")
-    assert known["method"].choices == METHODS
-    assert list(known["backbone"].choices or ()) == list(BACKBONES)
+    assert known["method"].choices == VIDEO.names
+    assert list(known["backbone"].choices or ()) == list(BACKBONES.names)
     assert list(known["scale"].choices or ()) == list(SCALES)
 
 
@@ -120,7 +120,7 @@ def test_choices_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
         ("demo --model {tmp}/gone", "gone' is missing: there is no such folder"),
         ("prune {tmp}/gone {tmp}/out", "gone' is missing: there is no such folder"),
         ("stdo encode {tmp}/file {tmp}/b --steps=1.5", "argument --steps: invalid int value: '1.5'"),
-        ("stdo encode {tmp}/file {tmp}/b --num-features 8,x", "'8,x' is no whole number, nor several"),
+        ("stdo encode {tmp}/file {tmp}/b --num-features 8,x", "'8,x' is neither a whole number nor several"),
         ("stdo encode {tmp}/file {tmp}/b --num-chunks=many", "'many' is neither a whole number nor auto"),
         (
             "stdo encode {tmp}/file {tmp}/b --method single --num-chunks 4",
@@ -129,12 +129,12 @@ def test_choices_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
         ("stdo encode {tmp}/file {tmp}/b --warm-start none", "--warm-start none is not read by --method jstdo"),
         (
             "stdo encode {tmp}/file {tmp}/b --backbone espcn --expansion 2",
-            "--expansion 2 is read only with --backbone",
+            "--expansion 2 is not read by --backbone espcn, only by 'wdsr'",
         ),
         ("stdo encode {tmp}/file {tmp}/b --budget 1Mbps --lr-quality 3", "--lr-quality 3: the budget chooses it"),
-        ("stdo encode {tmp}/file {tmp}/b --device foo", "--device foo is not to be had here; there are 'cpu'"),
-        ("stdo evaluate {tmp}/gone {tmp}/file --threads 0", "'0' is no whole number from 1 to 1024"),
-        ("stdo evaluate {tmp}/gone {tmp}/file --every=-1", "'-1' is no whole number >= 1"),
+        ("stdo encode {tmp}/file {tmp}/b --device foo", "--device foo is not available here; expected one of 'cpu'"),
+        ("stdo evaluate {tmp}/gone {tmp}/file --threads 0", "'0' is not a whole number from 1 to 1024"),
+        ("stdo evaluate {tmp}/gone {tmp}/file --every=-1", "'-1' is not a whole number >= 1"),
         ("stdo dance", "invalid choice: 'dance'"),
         ("stdo", "action"),
         ("env --budget 3", "unrecognized arguments"),
@@ -262,5 +262,5 @@ def test_work_of_another_source_is_told_without_checksums(tmp_path: Path, capsys
     Fit(clips[0], tmp_path / "out", FitSettings(steps=5), False, torch.device("cpu")).prepare(False)
     error = error_of(capsys, *["stdo", "encode", clips[1], tmp_path / "out", "--steps", "6", "--device", "cpu"])
     assert "(another source file, --steps 5 then, --steps 6 now)" in error
-    assert "or with --overwrite to start anew" in error
+    assert "or with --overwrite to start again" in error
     assert not re.search(r"[0-9a-f]{20}", error)

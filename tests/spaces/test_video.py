@@ -54,7 +54,7 @@ def test_the_frame_shown_is_the_one_that_gains_most(app: Any, source: Path, tmp_
     def error(picture: np.ndarray, t: int) -> float:
         return float(np.square(picture - truth[t]).mean())
 
-    plain, played = outcome.pictures
+    plain, played = outcome.images
     gain = np.log(error(plain, outcome.frame) / error(played, outcome.frame))
     curves = outcome.measures["frame_psnr"]
     expected = max(np.subtract(curves["stdo"], curves["bicubic"])) * np.log(10) / 10
@@ -112,6 +112,6 @@ def test_in_a_browser(url: str, source: Path) -> None:
         page.fill("#steps input[type=number]", "40")
         page.click("#fit")
         page.wait_for_selector("#measures .quality", timeout=120_000)
-        page.wait_for_selector("#pictures img")
+        page.wait_for_selector("#images img")
         page.wait_for_selector("#archive >> text=bundle")
         assert page.locator("#measures .quality tr").count() == 4

@@ -4,15 +4,10 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from hf_efficient.video.networks.backbones import (
-    BACKBONES,
-    PUBLISHED_SIZES,
-    WDSR,
-    NetworkSpec,
-    centre,
-    upsample_bicubic,
-)
-from hf_efficient.video.networks.initialization import start_from_bicubic
+from hf_efficient.methods import BACKBONES
+from hf_efficient.video.networks.backbones.backbone import centre, upsample_bicubic
+from hf_efficient.video.networks.backbones.wdsr import WDSR
+from hf_efficient.video.networks.spec import NetworkSpec
 from hf_efficient.video.networks.weights import Int8Conv2d, add_weight_norm, as_stored, fold_weight_norm, stored_bytes
 
 PUBLISHED_PARAMETERS = {  # by scale 2, 3, 4
@@ -27,8 +22,7 @@ SMALL = {"wdsr": (6, 2), "espcn": (8, 1), "edsr": (6, 2), "srcnn": (8, 1), "vdsr
 
 
 def published(name: str, scale: int) -> NetworkSpec:
-    features, blocks = PUBLISHED_SIZES[name]
-    return NetworkSpec(name, scale, features, blocks)
+    return NetworkSpec(name, scale, **BACKBONES.row(name).published)
 
 
 def count(net: torch.nn.Module) -> int:
@@ -54,12 +48,12 @@ def count_of_norms(features: int, blocks: int, scale: int) -> int:
 
 
 @pytest.mark.parametrize("scale", [2, 3, 4])
-@pytest.mark.parametrize("name", BACKBONES)
+@pytest.mark.parametrize("name", BACKBONES.names)
 def test_radius_is_the_receptive_radius(name: str, scale: int) -> None:
     spec = NetworkSpec(name, scale, *SMALL[name])
     torch.manual_seed(0)
     net = spec.build().double()
-    side = 2 * spec.radius + 9
+    side = 2 * spec.receptive_radius + 9
     x = torch.rand(1, 3, side, side, dtype=torch.float64, requires_grad=True)
     y = net(x)
     assert y.shape == (1, 3, scale * side, scale * side)
@@ -67,18 +61,19 @@ def test_radius_is_the_receptive_radius(name: str, scale: int) -> None:
     (gradient,) = torch.autograd.grad(y[..., centre, centre].abs().sum(), x)
     touched = gradient[0].abs().sum(0).nonzero()
     reach = (touched - side // 2).abs().max().item()
-    assert reach <= spec.radius  # never more, and not much less: ReLUs may cut a few paths, HR layers round up
-    assert reach >= spec.radius - 2
+    # never more, and not much less: ReLUs may cut a few paths, HR layers round up
+    assert reach <= spec.receptive_radius
+    assert reach >= spec.receptive_radius - 2
 
 
 @pytest.mark.parametrize("scale", [2, 3, 4])
-@pytest.mark.parametrize("name", BACKBONES)
+@pytest.mark.parametrize("name", BACKBONES.names)
 def test_trimmed_is_the_middle_of_the_whole(name: str, scale: int) -> None:
     """Further from the border than the radius, and that much is left, both are the same."""
     spec = NetworkSpec(name, scale, *SMALL[name])
     torch.manual_seed(0)
     net = spec.build().double()
-    side, far = 2 * spec.radius + 9, scale * spec.radius
+    side, far = 2 * spec.receptive_radius + 9, scale * spec.receptive_radius
     x = torch.rand(1, 3, side, side + 4, dtype=torch.float64)
     with torch.no_grad():
         whole, part = net(x), net(x, trim=True)
@@ -87,7 +82,7 @@ def test_trimmed_is_the_middle_of_the_whole(name: str, scale: int) -> None:
     torch.testing.assert_close(centre(part, middle.shape[2:]), middle, atol=1e-12, rtol=0)
 
 
-@pytest.mark.parametrize("name", BACKBONES)
+@pytest.mark.parametrize("name", BACKBONES.names)
 def test_the_largest_activation_is_counted(name: str) -> None:
     for scale in (2, 3, 4):
         spec, made = NetworkSpec(name, scale, 8, 2), []
@@ -96,7 +91,7 @@ def test_the_largest_activation_is_counted(name: str) -> None:
             if isinstance(layer, torch.nn.Conv2d):
                 layer.register_forward_hook(lambda _, __, y: made.append(y.numel()))
         net(torch.rand(1, 3, 6, 5))
-        assert max(made) == max(spec.activation, 3 * scale**2) * 6 * 5
+        assert max(made) == max(spec.largest_activation, 3 * scale**2) * 6 * 5
 
 
 def test_the_input_is_left_alone() -> None:
@@ -129,14 +124,14 @@ def test_weight_norm_comes_and_goes_without_a_change() -> None:
 def test_bicubic_start_is_bicubic(scale: int) -> None:
     torch.manual_seed(0)
     net = WDSR(scale, 4, 1)
-    start_from_bicubic(net)
+    net.start_from_bicubic()
     net.tail.weight.data.zero_()
     x = torch.rand(1, 3, 12, 14)
     inside = (..., slice(3 * scale, -3 * scale), slice(3 * scale, -3 * scale))
     torch.testing.assert_close(net(x)[inside], upsample_bicubic(x, scale)[inside], atol=1e-5, rtol=0)
 
 
-@pytest.mark.parametrize("name", BACKBONES)
+@pytest.mark.parametrize("name", BACKBONES.names)
 def test_stored_weights_change_little(name: str) -> None:
     spec = NetworkSpec(name, 2, *SMALL[name])
     torch.manual_seed(0)

@@ -7,12 +7,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from hf_efficient.video import stdo as chunking
 from hf_efficient.video.encode.fit import fit_video
-from hf_efficient.video.encode.low_resolution import reduced, write_stream
+from hf_efficient.video.encode.low_resolution import downscaled, write_stream
 from hf_efficient.video.encode.rate_control import HEADER_BYTES, NETWORK_SHARE, network_bytes, settings_for_rate
 from hf_efficient.video.files.reader import probe, read_frames
-from hf_efficient.video.networks.backbones import upsample_bicubic
+from hf_efficient.video.methods.stdo import choose_num_chunks
+from hf_efficient.video.networks.backbones.backbone import upsample_bicubic
 from hf_efficient.video.patches import Geometry, to_rgb8, to_tensor
 from hf_efficient.video.settings import FitSettings
 from tests.video.bundles import QUICK, source_clip, started
@@ -26,7 +26,7 @@ def everything(source: Path, folder: Path, scale: int) -> dict[int, tuple[int, f
     info = probe(source)
     settings = FitSettings(scale=scale, **GIVEN)
     geometry = Geometry.choose(info.width, info.height, scale)
-    small, found = list(reduced(read_frames(source), geometry)), {}
+    small, found = list(downscaled(read_frames(source), geometry)), {}
     for crf in range(1, 52, 3):
         path = folder / f"{scale}-{crf}.mp4"
         write_stream(source, info, small, geometry, replace(settings, lr_quality=crf), path)
@@ -95,11 +95,11 @@ def test_what_the_benchmark_found_best_is_chosen(tmp_path: Path) -> None:
 
 
 def test_the_number_of_networks_follows_the_errors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(chunking, "STEPS_EACH", 1)  # else so short a training has one network
+    monkeypatch.setattr("hf_efficient.video.methods.stdo.STEPS_EACH", 1)  # else so short a training has one network
     given = {**GIVEN, "scale": 2, "method": "stdo"}
     chosen = settings_for_rate(source_clip(tmp_path), 6e5, given, lambda _: None)
     errors = started(tmp_path / "fit", scale=2, lr_quality=0).plan.errors.ravel()
-    assert chosen.num_chunks == chunking.choose_num_chunks(errors, chosen.steps)
+    assert chosen.num_chunks == choose_num_chunks(errors, chosen.steps)
     bundle = fit_video(tmp_path / "source.mp4", tmp_path / "b", settings=chosen, progress_bar=False, device="cpu")
     assert sum(bundle.sizes().values()) * 8 / bundle.source.seconds <= 6e5
 

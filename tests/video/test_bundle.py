@@ -130,7 +130,7 @@ def test_a_changed_or_missing_file_is_told(bundle: Bundle, tmp_path: Path) -> No
 
 HOSTILE: list[tuple[str, dict[str, Any], str]] = [
     ("bundle.json", {"version": 2}, "version 2"),
-    ("bundle.json", {"conversion": 1}, "darker by 1.3 of 255: encode the video again"),
+    ("bundle.json", {"conversion": 1}, "darker by 1.3 of 255. Encode the video again"),
     ("bundle.json", {"conversion": 3}, "conversion 3 .*Upgrade"),
     ("bundle.json", {"conversion": "2"}, "conversion '2'"),
     ("bundle.json", {"format": "zip"}, "format"),
@@ -162,7 +162,7 @@ HOSTILE: list[tuple[str, dict[str, Any], str]] = [
     ("bundle.json", {"fit": {"steps": [8]}}, "steps"),
     ("bundle.json", {"fit": {"learning_rate": None}}, "learning_rate"),
     ("bundle.json", {"experts": {"a": 1}}, "experts"),
-    ("bundle.json", {"experts": []}, "experts tells of 0 networks"),
+    ("bundle.json", {"experts": []}, "experts describes 0 networks"),
     ("bundle.json", {"experts": [1, 2]}, "experts: 0"),
     ("bundle.json", {"experts": [{"patches": 1}]}, "experts: 0: steps"),
     ("bundle.json", {"general_patch_psnr": "30"}, "general_patch_psnr"),

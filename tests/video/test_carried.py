@@ -16,7 +16,7 @@ from PIL import Image
 from hf_efficient.video.encode.fit import fit_video
 from hf_efficient.video.files.bundle import Bundle
 from hf_efficient.video.files.reader import probe, read_frames
-from hf_efficient.video.files.remuxing import lost
+from hf_efficient.video.files.remuxing import not_kept
 from hf_efficient.video.files.writer import VideoWriter
 from hf_efficient.video.play.decode import decode
 from tests.video.bundles import QUICK
@@ -90,7 +90,7 @@ def test_all_that_a_container_carries_travels_through_a_bundle(tmp_path: Path, s
         output = decode(bundle.path, tmp_path / f"out.{suffix}", codec="libx264", preset="ultrafast")
     for path in (bundle.low_resolution, output):
         assert streams(path) == streams(source)
-        assert lost(source, path) == []
+        assert not_kept(source, path) == []
         lines = told(path)
         for word in ("A film", "Somebody", "One", "Two", "Kommentar", "Main"):
             assert any(line.endswith(f": {word}") for line in lines), word
@@ -223,7 +223,7 @@ def test_a_container_that_cannot_turn_the_picture_is_said(tmp_path: Path) -> Non
     writer = VideoWriter(tmp_path / "b.avi", probe(source), (96, 80))
     for frame in read_frames(source):
         writer.write(*frame)
-    with pytest.warns(UserWarning, match="how the picture is turned"):
+    with pytest.warns(UserWarning, match="how frames are turned"):
         writer.__exit__(None, None, None)
 
 
@@ -269,7 +269,7 @@ def test_a_frame_that_the_container_cuts_off_is_said(tmp_path: Path) -> None:
         at = raw.rindex(name, 0, start + 8) - 4
         made[at : at + 4] = struct.pack(">I", int.from_bytes(raw[at : at + 4], "big") + len(aperture))
     source.write_bytes(made)
-    assert probe(source).dropped == ("a frame that the container cuts off around the picture",)
+    assert probe(source).dropped == ("borders that the container cuts off its frames",)
     assert not probe(tmp_path / "a.mp4").dropped
-    with pytest.warns(UserWarning, match="that the container cuts off around the picture, which is not kept"):
+    with pytest.warns(UserWarning, match="that the container cuts off its frames, which is not kept"):
         fit_video(source, tmp_path / "bundle", **QUICK)

@@ -3,15 +3,9 @@
 import numpy as np
 import pytest
 
-from hf_efficient.video.stdo import (
-    choose_num_chunks,
-    equal_count,
-    equal_error,
-    error_shares,
-    hardest,
-    joint_sample,
-    time_chunks,
-)
+from hf_efficient.video.methods.jstdo import joint_sample
+from hf_efficient.video.methods.stdo import choose_num_chunks, equal_count, equal_error, error_shares
+from hf_efficient.video.methods.time import time_chunks
 
 
 def published_errors() -> np.ndarray:
@@ -82,11 +76,6 @@ def test_joint_sample_keeps_falling_shares() -> None:
     assert np.array_equal(kept, again)
     assert joint_sample(labels, 1, np.random.default_rng(0)).tolist() == list(range(1200))
     assert set(labels[joint_sample(labels, 2, np.random.default_rng(0))]) == {0}
-
-
-def test_hardest() -> None:
-    errors = np.array([0.1, 0.9, 0.5, 0.2, 0.7])
-    assert hardest(errors, 0.4).tolist() == [1, 4]
 
 
 def test_time_chunks_are_equal_stretches() -> None:

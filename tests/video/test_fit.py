@@ -11,7 +11,7 @@ from hf_efficient.video.encode.fit import Fit, fit_video
 from hf_efficient.video.files.bundle import Bundle
 from hf_efficient.video.files.reader import MediaError, probe, read_frames
 from hf_efficient.video.files.writer import VideoWriter
-from hf_efficient.video.networks.backbones import upsample_bicubic
+from hf_efficient.video.networks.backbones.backbone import upsample_bicubic
 from hf_efficient.video.patches import degrade
 from hf_efficient.video.settings import FitSettings
 from tests.video.bundles import QUICK, source_clip, started
@@ -94,6 +94,6 @@ def test_an_untagged_720p_video_keeps_its_colours(tmp_path: Path) -> None:
 
 def test_lossless_low_resolution_is_the_degraded_video(tmp_path: Path) -> None:
     fit = started(tmp_path, **LOSSLESS)
-    for lr, hr in fit._pairs():
+    for lr, hr in fit.pairs():
         assert torch.equal(lr, degrade(hr, fit.geometry))
         assert upsample_bicubic(lr, 2).shape == hr.shape

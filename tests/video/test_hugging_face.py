@@ -55,7 +55,7 @@ def test_forward_routes_and_gives_the_l1_loss() -> None:
     torch.testing.assert_close(output.loss, (output.reconstruction - y).abs().mean())
     with pytest.raises(ValueError, match="2 networks"):
         model(x)
-    with pytest.raises(ValueError, match="not there"):
+    with pytest.raises(ValueError, match="out of range"):
         model(x, expert=2)
 
 
@@ -153,3 +153,13 @@ print([m for m in ("transformers", "diffusers", "huggingface_hub", "PIL") if m i
 """
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert run.stdout.strip() == "[]"
+
+
+def test_what_they_print(tmp_path: Path) -> None:
+    bundle = quick_bundle(tmp_path, method="single")
+    pipe = STDOPipeline.from_pretrained(bundle.path)
+    path = str(bundle.path)
+    assert repr(pipe) == f"STDOPipeline({path!r}, single, 48x40 -> 96x80, 12 frames)"
+    assert repr(STDOPipeline(pipe.model)) == "STDOPipeline(1 x wdsr, no bundle)"
+    assert repr(bundle) == f"Bundle({path!r}, 96x80, 12 frames, {bundle.kilobits:.0f} kbit/s)"
+    assert repr(Player(bundle)) == f"Player({path!r}, 1 x wdsr x2, cpu)"

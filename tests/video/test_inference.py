@@ -4,14 +4,15 @@ import numpy as np
 import pytest
 import torch
 
-from hf_efficient.video.networks.backbones import BACKBONES, WDSR, NetworkSpec
+from hf_efficient.methods import BACKBONES
+from hf_efficient.video.networks.backbones.wdsr import WDSR
 from hf_efficient.video.networks.inference import best_tile, enlarge, join, merge, split
-from hf_efficient.video.networks.initialization import start_from_bicubic
+from hf_efficient.video.networks.spec import NetworkSpec
 from tests.video.bundles import on_whole_frames
 
 
 @pytest.mark.parametrize("scale", [2, 3, 4])
-@pytest.mark.parametrize("name", BACKBONES)
+@pytest.mark.parametrize("name", BACKBONES.names)
 def test_a_routed_frame_is_whole_frames_chosen_by_the_map(name: str, scale: int) -> None:
     torch.manual_seed(0)
     specs = [NetworkSpec(name, scale, 4, blocks) for blocks in (1, 2, 3)]
@@ -40,7 +41,7 @@ def test_a_frame_of_one_colour_stays_so_up_to_its_border() -> None:
     """Bicubic enlargement, with which training starts, of what has no detail; zeros around it would darken it."""
     spec = NetworkSpec("wdsr", 3, 4, 1)
     net = WDSR(3, 4, 1)
-    start_from_bicubic(net)
+    net.start_from_bicubic()
     net.tail.weight.data.zero_()
     frame = torch.full((1, 3, 20, 30), 0.9)
     torch.testing.assert_close(enlarge([net], [spec], frame, None, (5, 5)), torch.full((1, 3, 60, 90), 0.9))

@@ -10,9 +10,10 @@ import av
 import numpy as np
 import pytest
 
+from hf_efficient.video.codecs import LOSSLESS
 from hf_efficient.video.files import reader as media
 from hf_efficient.video.files.reader import MediaError, probe, read_frames
-from hf_efficient.video.files.writer import LOSSLESS, VideoWriter
+from hf_efficient.video.files.writer import VideoWriter
 from tests.video.clips import clip, make_clip, packets, pictures
 
 

@@ -45,7 +45,7 @@ def test_scoring_many_frames_takes_the_memory_of_a_few(large: Path, tmp_path: Pa
 
         yield each()
 
-    fit._bar = watched  # type: ignore[method-assign]
+    fit.progress.frames = watched  # type: ignore[method-assign]
     fit.score()
     assert len(used) == 32
     assert used[-1] - used[8] < 40  # it was 3 MiB for each frame

@@ -59,7 +59,7 @@ def test_a_playlist_opens_nothing(tmp_path: Path, kind: str, renamed: str | None
     for target in (secret.name, secret, f"file:{secret}"):
         path.write_text(PLAYLISTS[kind].format(target))
         for act in (probe, lambda p: list(read_frames(p)), measure_extent):
-            with pytest.raises(MediaError, match=r"Playlists and sequences of pictures"):
+            with pytest.raises(MediaError, match=r"Playlists and sequences of images"):
                 within(5, lambda act=act: act(path))  # type: ignore[misc]
         with pytest.raises(MediaError):
             within(5, lambda: VideoWriter(tmp_path / "out.mkv", probe(secret), (64, 48), copy_from=path))

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from hf_efficient.video.networks.backbones import upsample_bicubic
+from hf_efficient.video.networks.backbones.backbone import upsample_bicubic
 from hf_efficient.video.patches import (
     Geometry,
     cut,

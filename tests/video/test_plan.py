@@ -12,7 +12,7 @@ from tests.video.bundles import started
 def test_patches_are_the_video(tmp_path: Path) -> None:
     fit = started(tmp_path, method="stdo", num_chunks=2, halo=3, max_patches=10_000)
     fit.make_stores()
-    pairs, g, per_frame = list(fit._pairs()), fit.geometry, fit.geometry.rows * fit.geometry.columns
+    pairs, g, per_frame = list(fit.pairs()), fit.geometry, fit.geometry.rows * fit.geometry.columns
     labels, _ = fit.plan.labels()
     for m in range(2):
         numbers, store = np.flatnonzero(labels == m), PatchStore(fit.work / f"expert-{m}")

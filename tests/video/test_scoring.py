@@ -21,7 +21,7 @@ def test_scores_by_a_network_are_its_errors(tmp_path: Path) -> None:
     from hf_efficient.video.play.player import Player
 
     net = Player(general).experts[0]
-    pairs = list(fit._pairs())
+    pairs = list(fit.pairs())
     starts, height, width = g.windows()
     for t in (0, len(pairs) - 1):
         output = round8(on_whole_frames(net, pairs[t].lr))[0] / 255

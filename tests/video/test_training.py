@@ -17,7 +17,7 @@ from hf_efficient.video.encode.overfit import Recipe, overfit, store_error
 from hf_efficient.video.encode.patch_store import PatchStore
 from hf_efficient.video.files.bundle import Bundle
 from hf_efficient.video.files.reader import read_frames
-from hf_efficient.video.networks.backbones import upsample_bicubic
+from hf_efficient.video.networks.backbones.backbone import upsample_bicubic
 from hf_efficient.video.patches import to_rgb8, to_tensor
 from hf_efficient.video.play.player import Player
 from hf_efficient.video.settings import STARTS, FitSettings
@@ -35,7 +35,7 @@ def test_a_step_is_adam_on_the_l1_loss_of_patches_in_the_frame(tmp_path: Path) -
     assert fit.plan.trims("expert-0")
     recipe = Recipe(steps=1, batch_size=4, trim=True)
     trained = overfit(fit.new_network(spec, 0), store, recipe, tmp_path / "net.pt")
-    net, pairs, r, s = fit.new_network(spec, 0), list(fit._pairs()), spec.radius, spec.scale
+    net, pairs, r, s = fit.new_network(spec, 0), list(fit.pairs()), spec.receptive_radius, spec.scale
     starts, height, width = fit.geometry.windows()
     losses = []
     for number in recipe.draw(0, len(store)).tolist():

@@ -14,7 +14,7 @@ from hf_efficient.video.encode.fit import fit_video
 from hf_efficient.video.files.bundle import Bundle
 from hf_efficient.video.files.reader import read_frames
 from hf_efficient.video.measure.break_even import total_bytes, verdicts
-from hf_efficient.video.networks.backbones import upsample_bicubic
+from hf_efficient.video.networks.backbones.backbone import upsample_bicubic
 from hf_efficient.video.patches import to_rgb8, to_tensor
 from hf_efficient.video.play.player import Player
 from tests.video.bundles import QUICK
@@ -100,7 +100,7 @@ def test_a_single_picture_is_said_before_the_work(
     monkeypatch.setattr("hf_efficient.video.encode.fit.Fit.make_low_resolution", stop)
     with pytest.raises(RuntimeError, match="the work begins"):
         fit_video(tmp_path / "a.png", tmp_path / "bundle", **{**QUICK, "steps": 1500})
-    assert "is a single picture, and 1500 steps" in caplog.text
+    assert "is a single image, and 1500 steps" in caplog.text
 
 
 def test_verdicts_count_and_compare() -> None:

@@ -1,97 +1,108 @@
-"""fit_video: from a video file to a bundle, in stages that each leave a finished file, so that any can be resumed."""
+"""fit_video: from a video file to a bundle, in stages. Each leaves a finished file, so that a fit can be resumed."""
 
 from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
-from tqdm import tqdm
 
 from hf_efficient.files import locked, written_whole
 from hf_efficient.reading import read_array
 from hf_efficient.video import routing
-from hf_efficient.video import stdo as chunking
 from hf_efficient.video.files.bundle import CONVERSION, MODEL_FOLDER, Bundle, sha256
 from hf_efficient.video.files.reader import MediaError, StrPath, VideoInfo, probe, read_frames
 from hf_efficient.video.growing_table import GrowingTable
-from hf_efficient.video.measure.break_even import describe, say_before
-from hf_efficient.video.networks.backbones import NetworkSpec
+from hf_efficient.video.measure.break_even import warn_before
+from hf_efficient.video.methods.stdo import error_shares
 from hf_efficient.video.networks.devices import find_device
 from hf_efficient.video.networks.experts import DEFAULTS, save_experts
-from hf_efficient.video.networks.initialization import start_from_bicubic
+from hf_efficient.video.networks.spec import NetworkSpec
 from hf_efficient.video.networks.weights import add_weight_norm, as_stored
 from hf_efficient.video.patches import Geometry, patch_scores, psnr
 from hf_efficient.video.settings import AUTO, FitSettings
 
-from .low_resolution import reduced, stream_name, write_stream
+from .description import describe
+from .low_resolution import downscaled, stream_name, write_stream
 from .overfit import Recipe, load_checkpoint, overfit, store_error
-from .patch_store import PatchStore, paired_frames, patch_sizes, write_stores
+from .patch_store import Pair, PatchStore, paired_frames, patch_sizes, write_stores
 from .processes import Processes
+from .progress import Progress
+from .rate_control import network_bytes
 from .scoring import general_model, scorer_identity
-from .training_plan import GENERAL, Plan
+from .training_plan import GENERAL, TrainingPlan
 from .work_folder import WorkFolder
 
 
 def fit_video(
     source: StrPath,
     output: StrPath,
+    settings: FitSettings | None = None,
     *,
     overwrite: bool = False,
     progress_bar: bool = True,
     device: str = AUTO,
-    settings: FitSettings | None = None,
     progress: Callable[[int], object] | None = None,
     **changes: Any,
 ) -> Bundle:
     """Overfit networks to a video and write the bundle that plays it.
 
-    Killed at any moment and called again with the same arguments, it goes on where it was (the work lies in
-    `output`.partial beside the bundle) and makes the same bundle, bit for bit. In a script started by
-    `torchrun --nproc-per-node 2` or `accelerate launch --multi_gpu --num_processes 2` (on a CPU too), the networks are
-    spread over the processes, or one network's batches are. `accelerate launch --cpu` starts one process.
+    If it is killed, call it again with the same arguments: it goes on where it was and makes the same bundle, bit for
+    bit. Its work lies in `output`.partial, beside the bundle. In a script started by `torchrun --nproc-per-node 2` or
+    `accelerate launch --multi_gpu --num_processes 2` (on a CPU too), the processes share out the networks, or the
+    batches of a single network. `accelerate launch --cpu` starts one process.
+
+    Source: Li et al., "Towards High-Quality and Efficient Video Super-Resolution via Spatial-Temporal Data
+    Overfitting", CVPR 2023 (huggingface.co/papers/2303.08331).
 
     Args:
         source: a video file.
-        output: folder of the bundle, made at the end, whole.
-        overwrite: replace a bundle that is there, and forget unfinished work of other settings.
-        progress_bar: show progress with the time left.
-        device: where to train: "cpu", "cuda", ...; "auto" takes a GPU where there is one.
-        settings: what the bundle becomes; the defaults of FitSettings otherwise.
-        progress: called with 1 for each frame that is read and each training step; what it raises ends the work.
-        changes: fields of FitSettings by name, over `settings`.
+        output: folder of the bundle. It appears at the end, whole.
+        settings: how the video becomes a bundle; None: the defaults of FitSettings.
+        overwrite: replace an existing bundle, and discard unfinished work of other settings.
+        progress_bar: show progress and the time left.
+        device: where to train: "cpu", "cuda", ...; "auto" takes a GPU if there is one.
+        progress: called with 1 for each frame that is read and for each training step. An exception that it raises ends
+            the fit.
+        changes: fields of FitSettings by name; they replace those of `settings`.
 
     Returns:
         The opened bundle.
 
     Raises:
-        MediaError: the source is not a video that can be used; see `media.probe`.
-        FileExistsError: there is something under `output`, or unfinished work of other settings beside it.
-        ValueError: a setting is out of range, or there is no such device.
+        MediaError: the source cannot be used; see `files.reader.probe`.
+        FileExistsError: `output` exists, or beside it lies unfinished work of other settings.
+        ValueError: a setting is out of range, or the device does not exist.
     """
     chosen = FitSettings(**{**(asdict(settings) if settings else {}), **changes})
-    fit = Fit(Path(source), Path(output), chosen, progress_bar, find_device(device))
-    fit.progress = progress
-    return fit.run(overwrite)
+    return Fit(Path(source), Path(output), chosen, progress_bar, find_device(device), progress).run(overwrite)
 
 
 class Fit:
-    """The stages. Each does nothing where its result lies in the work folder already."""
+    """The stages of a fit. A stage whose result lies in the work folder already does nothing."""
 
-    plan_class = Plan
-    progress: Callable[[int], object] | None = None
+    plan_class = TrainingPlan
 
-    def __init__(self, source: Path, output: Path, settings: FitSettings, progress_bar: bool, device: torch.device):
+    def __init__(
+        self,
+        source: Path,
+        output: Path,
+        settings: FitSettings,
+        progress_bar: bool,
+        device: torch.device,
+        progress: Callable[[int], object] | None = None,
+    ) -> None:
         self.source, self.output, self.settings, self.device = source, output, settings, device
-        self.progress_bar = progress_bar
         self.processes = Processes()
         self.info: VideoInfo = probe(source, settings.alpha, settings.interlaced)
+        self.progress = Progress(progress_bar and self.processes.first, progress, self.info.frames)
         if self.info.bits > 8:
             warnings.warn(
                 f"{str(source)!r} has {self.info.bits} bits a colour; it is fitted and played at 8.", stacklevel=3
@@ -126,7 +137,7 @@ class Fit:
     def _run(self, overwrite: bool) -> None:
         if self.processes.first:
             self.prepare(overwrite)
-            say_before(self.source, self.info, self.settings)
+            warn_before(self.source, self.info, self.settings.steps, network_bytes(self.settings))
             try:
                 self.make_low_resolution()
                 self.score()
@@ -143,12 +154,12 @@ class Fit:
             self.finish()
 
     def check_source(self) -> None:
-        """Raise MediaError, and forget the work, if the file is no longer the one that was begun with."""
+        """Raise MediaError, and delete the work, if the source is no longer the file with which it began."""
         if sha256(self.source) != self.identity["source"]:
             self.folder.delete()
             raise MediaError(
-                f"{str(self.source)!r} was changed while it was fitted, so that stream and networks are of two videos: "
-                "call again when nothing writes to it."
+                f"{str(self.source)!r} was changed while it was fitted: stream and networks are of different videos. "
+                "Call again when nothing writes to it."
             )
 
     def prepare(self, overwrite: bool) -> None:
@@ -156,26 +167,26 @@ class Fit:
         self.folder.begin(self.source, self.identity, overwrite)
 
     def make_low_resolution(self) -> None:
-        """The stream that is sent: what the networks are trained on is what its decoder gives."""
+        """Encode the low-resolution stream. Networks are trained on what its decoder gives."""
         if not self.low_resolution.exists():
-            with self._bar(read_frames(self.source, self.info), "low resolution") as frames:
-                small = reduced(frames, self.geometry)
+            with self.progress.frames(read_frames(self.source, self.info), "low resolution") as frames:
+                small = downscaled(frames, self.geometry)
                 write_stream(self.source, self.info, small, self.geometry, self.settings, self.low_resolution)
 
     def score(self) -> None:
-        """errors.npy: (T, I·J) float32, what the general model makes wrong in each patch."""
+        """errors.npy: (T, I·J) float32, the error of the general model on each patch."""
         if not (self.work / "errors.npy").exists():
             f0 = general_model(self.settings.scorer, self.settings.scale, self.device)
             errors = GrowingTable(np.float32)
-            with self._bar(self._pairs(), "scoring") as pairs:
+            with self.progress.frames(self.pairs(), "scoring") as pairs:
                 for lr, hr in pairs:
                     errors.add(patch_scores(f0(lr), hr, self.geometry))
             with written_whole(self.work / "errors.npy") as draft:
                 np.save(draft, errors.array())
 
     @property
-    def plan(self) -> Plan:
-        """What is trained on what; there after `score`.
+    def plan(self) -> TrainingPlan:
+        """Which network is trained on which patches; available after `score`.
 
         Raises:
             ValueError: its file is damaged, or of another video.
@@ -184,15 +195,15 @@ class Fit:
         errors = np.array(read_array(path, "float32", (None, self.geometry.rows * self.geometry.columns)))
         if not (np.isfinite(errors) & (errors >= 0)).all():
             raise ValueError(
-                f"{path} is damaged: it holds what is no error of a patch. Delete it, and it is made again."
+                f"{path} is damaged: it holds numbers that are not errors of patches. Delete it, and it is made again."
             )
         return self.plan_class(self.settings, errors)
 
     def store(self, name: str) -> PatchStore:
-        """The training patches of a network; there after `make_stores`.
+        """The training patches of a network; available after `make_stores`.
 
         Raises:
-            ValueError: a file of them is damaged, or of another plan.
+            ValueError: one of their files is damaged, or belongs to another plan.
         """
         sizes = patch_sizes(self.geometry, self.settings.halo)
         return PatchStore(self.work / name, len(self.plan.chosen_patches()[name]), sizes)
@@ -206,47 +217,44 @@ class Fit:
         wanted = {n: numbers for n, numbers in self.plan.chosen_patches().items() if not (self.work / n).exists()}
         if wanted:
             folders = [self.work / n for n in wanted]
-            with self._bar(self._pairs(), "cutting patches") as pairs:
+            with self.progress.frames(self.pairs(), "cutting patches") as pairs:
                 write_stores(pairs, self.geometry, self.settings.halo, list(wanted.values()), folders)
 
     def train(self) -> None:
-        """Train what belongs to this process."""
+        """Train the networks that belong to this process."""
         recipes = self.plan.recipes()
         chained = self.settings.warm_start == "previous"  # one after the other: all processes share each
         together = {name: r for name, r in recipes.items() if name == GENERAL or len(recipes) == 1 or chained}
-        total = sum(r.steps for r in recipes.values())
-        with tqdm(total=total, desc="training", unit="step", disable=not self._shows_progress) as bar:
+        with self.progress.training(sum(r.steps for r in recipes.values())) as count:
             for name, recipe in together.items():
-                self._train(name, recipe, bar, self.processes.share)
+                self._train(name, recipe, count, self.processes.share)
                 self.processes.wait()
             for n, (name, recipe) in enumerate((n, r) for n, r in recipes.items() if n not in together):
                 if n % self.processes.count == self.processes.rank:
-                    self._train(name, recipe, bar, (0, 1))
+                    self._train(name, recipe, count, (0, 1))
 
-    def _train(self, name: str, recipe: Recipe, bar: Any, process: tuple[int, int]) -> None:
-        bar.set_postfix_str(name)
+    def _train(self, name: str, recipe: Recipe, count: Callable[[str, int], None], process: tuple[int, int]) -> None:
         net = self.new_network(self.plan.spec(name), recipe.seed)
         start = self.plan.start(name)
         if start is not None:
             load_checkpoint(self.checkpoint(start), net)
-        also = self.progress or (lambda _: None)
-        told = lambda steps: (bar.update(steps), also(steps))  # noqa: E731
-        overfit(net, self.store(name), recipe, self.checkpoint(name), told, process)
+        overfit(net, self.store(name), recipe, self.checkpoint(name), partial(count, name), process)
 
     def new_network(self, spec: NetworkSpec, seed: int) -> nn.Module:
-        """Untrained, with weight norm where the paper has it."""
+        """An untrained network, with weight norm if its paper has it."""
         with torch.random.fork_rng():
             torch.manual_seed(seed)
             net = spec.build()
-        start_from_bicubic(net)
-        return (add_weight_norm(net) if spec.backbone == "wdsr" else net).to(self.device)
+        net.start_from_bicubic()
+        return (add_weight_norm(net) if net.weight_norm else net).to(self.device)
 
     def finish(self) -> None:
-        """Pack the map, write the model, and give the bundle its name."""
+        """Pack the map, write the model, and move the bundle to its name."""
         s, g, plan = self.settings, self.geometry, self.plan
         labels, k = plan.labels()
-        experts, records = self.stored_experts(1 if s.method == "jstdo" else k)
-        shares = [1.0] if s.method == "jstdo" else chunking.error_shares(plan.errors.ravel(), labels, k).tolist()
+        per_chunk = s.assignment.per_chunk
+        experts, records = self.stored_experts(k if per_chunk else 1)
+        shares = error_shares(plan.errors.ravel(), labels, k).tolist() if per_chunk else [1.0]
         for record, share in zip(records, shares, strict=True):
             record["error_share"] = round(share, 4)
         maps = labels.reshape(-1, g.rows, g.columns)
@@ -262,11 +270,11 @@ class Fit:
         self.folder.publish(self.identity)
 
     def stored_experts(self, k: int) -> tuple[nn.ModuleList, list[dict[str, Any]]]:
-        """The networks as they are stored, and what storing them so costs: PSNR on their patches before and after."""
+        """The networks as they are stored, and the PSNR on their patches before and after."""
         plan, experts, records = self.plan, nn.ModuleList(), []
         trained = [name for name in plan.chosen_patches() if name != GENERAL]
         for m in range(k):
-            name = f"expert-{m}" if f"expert-{m}" in trained else trained[0]  # no patch is routed to an empty chunk
+            name = f"expert-{m}" if f"expert-{m}" in trained else trained[0]  # an empty chunk: no patch is routed to it
             net, store = self.new_network(plan.spec(name), 0), self.store(name)
             record: dict[str, Any] = {"patches": len(store), "steps": load_checkpoint(self.checkpoint(name), net)}
             record["psnr_float32"] = round(psnr(store_error(net.eval(), store, plan.trims(name))), 4)
@@ -276,22 +284,6 @@ class Fit:
             records.append(record)
         return experts, records
 
-    def _pairs(self) -> Iterator[Any]:
+    def pairs(self) -> Iterator[Pair]:
+        """Frames of the stream and the source, in order."""
         return paired_frames(self.source, self.info, self.low_resolution, self.geometry)
-
-    @property
-    def _shows_progress(self) -> bool:
-        return self.progress_bar and self.processes.first
-
-    @contextmanager
-    def _bar(self, frames: Iterator[Any], what: str) -> Iterator[Iterator[Any]]:
-        hidden = not self._shows_progress
-        # closed at once after an error too, else it would stand before and behind its message
-        with tqdm(frames, desc=what, total=self.info.frames or None, unit="frame", disable=hidden) as bar:
-            yield self._counted(bar)
-
-    def _counted(self, frames: Iterator[Any]) -> Iterator[Any]:
-        for frame in frames:
-            if self.progress is not None:
-                self.progress(1)
-            yield frame

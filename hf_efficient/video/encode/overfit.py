@@ -1,4 +1,4 @@
-"""Overfitting one network to its patches, resumable at any moment with the very same result."""
+"""Overfitting one network to its patches. It can be resumed at any moment, with exactly the same result."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from torch.nn import functional as F
 
 from hf_efficient.files import write_bytes
 from hf_efficient.reading import AGAIN, FLOATS, open_tensors, read_tensors
-from hf_efficient.video.networks.backbones import centre
+from hf_efficient.video.networks.backbones.backbone import centre
 from hf_efficient.video.patches import patch_error
 
 from .patch_store import PatchStore
 
 LAST_LEARNING_RATE = 4e-8
-# Published with 0.999: there the large gradients of the start keep steps small long after (docs/stdo.md).
+# Published with 0.999, at which the large first gradients keep steps small for long (docs/stdo.md).
 BETAS = (0.9, 0.95)
 
 
@@ -30,13 +30,13 @@ class Recipe:
     """How one network is trained: L1, Adam, cosine decay, as the paper's code but for BETAS.
 
     Args:
-        steps: in all.
-        batch_size: patches a step, drawn with replacement.
+        steps: of the whole training.
+        batch_size: patches in a step, drawn with replacement.
         learning_rate: of the first step; the last has LAST_LEARNING_RATE.
-        seed: of the draw; networks of one video use different ones.
-        checkpoint_every: steps after which the state is saved.
-        trim: the patches have all the context that the network sees, so that no layer pads.
-        betas: how long Adam remembers the gradient and its square.
+        seed: of the draw; each network of a video has its own.
+        checkpoint_every: steps between saved states.
+        trim: no layer pads, since the context of the patches covers the network's receptive field.
+        betas: Adam's decay rates of the gradient's running mean and mean square.
     """
 
     steps: int
@@ -53,12 +53,12 @@ class Recipe:
         return LAST_LEARNING_RATE + (self.learning_rate - LAST_LEARNING_RATE) * cosine
 
     def draw(self, step: int, patches: int) -> np.ndarray:
-        """The patches of one step: of nothing but seed and step, so that a resumed run sees the same."""
+        """The patches of one step. They depend on seed and step alone, so that a resumed run draws the same."""
         return np.random.default_rng([self.seed, step]).integers(0, patches, self.batch_size)
 
 
 def on_patches(net: nn.Module, lr: Tensor, hr: Tensor, trim: bool) -> Tensor:
-    """What a network makes of patches with their context, (B, 3, h, w), where the truth `hr` lies."""
+    """The enlargement of patches with context, (B, 3, h, w), cropped to the true patches `hr`."""
     return centre(net(lr, trim), hr.shape[-2:])
 
 
@@ -70,15 +70,15 @@ def overfit(
     progress: Callable[[int], object] | None = None,
     process: tuple[int, int] = (0, 1),
 ) -> nn.Module:
-    """Train `net` in place, from its checkpoint where there is one.
+    """Train `net` in place. If there is a checkpoint, go on from it.
 
     Args:
-        net: with weight norm, if it is to train with it; on the device to train on.
+        net: on the device to train on; with weight norm, if it is to train with it.
         store: its patches.
-        recipe: the settings; a checkpoint belongs to one recipe.
+        recipe: how to train; a checkpoint belongs to one recipe.
         checkpoint: file of weights, optimizer and step; written under a temporary name, then renamed.
-        progress: called with the number of steps done since the last call.
-        process: (rank, number of processes) that share each batch; their gradients are averaged (DDP).
+        progress: called with the number of steps since the last call.
+        process: (rank, number of processes) of those that share each batch; their gradients are averaged.
 
     Returns:
         The trained network.
@@ -110,7 +110,7 @@ def overfit(
 
 
 def average_gradients(net: nn.Module, processes: int) -> None:
-    """What DDP does, without its wrapper around a tiny network."""
+    """Average gradients over the processes, as DDP does, without its wrapper around a tiny network."""
     for parameter in net.parameters():
         if parameter.grad is not None:
             torch.distributed.all_reduce(parameter.grad)
@@ -118,7 +118,7 @@ def average_gradients(net: nn.Module, processes: int) -> None:
 
 
 def save_checkpoint(path: Path, net: nn.Module, optimizer: torch.optim.Optimizer, step: int) -> None:
-    """A safetensors file, whole or not at all: the network, what Adam remembers of each parameter, and the step."""
+    """Write network, state of Adam and step to a safetensors file, which appears whole or not at all."""
     tensors = {f"net.{name}": tensor for name, tensor in net.state_dict().items()}
     for number, state in optimizer.state_dict()["state"].items():
         tensors |= {f"adam.{number}.{name}": tensor for name, tensor in state.items()}
@@ -128,10 +128,10 @@ def save_checkpoint(path: Path, net: nn.Module, optimizer: torch.optim.Optimizer
 
 
 def load_checkpoint(path: Path, net: nn.Module, optimizer: torch.optim.Optimizer | None = None) -> int:
-    """Restore what `save_checkpoint` wrote; the steps done, 0 where there is no file.
+    """Restore what `save_checkpoint` wrote, and return the steps done; 0 if there is no file.
 
     Raises:
-        ValueError: the file is damaged, or of another network.
+        ValueError: the file is damaged, or belongs to another network.
     """
     if not path.exists():
         return 0
@@ -149,7 +149,7 @@ def load_checkpoint(path: Path, net: nn.Module, optimizer: torch.optim.Optimizer
     net.load_state_dict({name.removeprefix("net."): t for name, t in tensors.items() if name.startswith("net.")})
     if optimizer is not None:
         state: dict[int, dict[str, Tensor]] = {}
-        for i, p in enumerate(parameters):  # laid out as they were, so that Adam computes as it did
+        for i, p in enumerate(parameters):  # in the memory layout of the parameters, so that Adam computes as before
             moments = {name: tensors[f"adam.{i}.{name}"] for name in ("exp_avg", "exp_avg_sq")}
             state[i] = {name: torch.empty_like(p.detach(), device="cpu").copy_(m) for name, m in moments.items()}
             state[i]["step"] = tensors[f"adam.{i}.step"]
@@ -159,7 +159,15 @@ def load_checkpoint(path: Path, net: nn.Module, optimizer: torch.optim.Optimizer
 
 @torch.no_grad()
 def store_error(net: nn.Module, store: PatchStore, trim: bool, most: int = 256, batch_size: int = 32) -> float:
-    """Mean squared error, 8-bit rounded, of at most so many evenly spaced patches; `trim` as in training."""
+    """Mean squared error of a network on patches that are spaced evenly, rounded to 8 bits; white is 1.
+
+    Args:
+        net: the network.
+        store: its patches.
+        trim: as in training.
+        most: the most patches that are measured.
+        batch_size: patches that are run at once.
+    """
     device = next(net.buffers() if not list(net.parameters()) else net.parameters()).device
     chosen = np.unique(np.linspace(0, len(store) - 1, min(most, len(store))).round().astype(int))
     errors = []

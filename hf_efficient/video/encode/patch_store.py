@@ -1,6 +1,6 @@
-"""Patches of a video for training: chosen, cut once in one pass over the frames, kept on disk as bytes.
+"""Training patches of a video: cut in one pass over the frames, kept on disk as bytes.
 
-Memory does not grow with the video, and the disk only with the patches that are wanted.
+Memory does not grow with the video, and disk space only with the patches that are wanted.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from torch import Tensor
 from hf_efficient.files import NpyWriter, folder_written_whole, require_space
 from hf_efficient.reading import read_array
 from hf_efficient.video.files.reader import MediaError, VideoInfo, read_frames
-from hf_efficient.video.patches import Geometry, continued, cut, pad_to_grid, to_tensor
+from hf_efficient.video.patches import Geometry, cut, pad_to_grid, replicate_border, to_tensor
 
 Sizes = dict[str, tuple[int, int]]
 
 
 class Pair(NamedTuple):
-    """A frame as the player sees it and as it was.
+    """A frame of the stream, as a player decodes it, and the same frame of the source.
 
     Args:
         lr: (1, 3, lr_height, lr_width) in [0, 1], decoded from the low-resolution stream.
@@ -36,10 +36,10 @@ class Pair(NamedTuple):
 
 
 def paired_frames(source: Path, info: VideoInfo, low_resolution: Path, geometry: Geometry) -> Iterator[Pair]:
-    """Both videos side by side.
+    """The frames of stream and source, in pairs.
 
     Raises:
-        MediaError: they do not have the same number of frames, or the small one has another size.
+        MediaError: they do not have the same number of frames, or the stream has the wrong size.
     """
     large, small = read_frames(source, info), read_frames(low_resolution)
     while True:
@@ -49,12 +49,12 @@ def paired_frames(source: Path, info: VideoInfo, low_resolution: Path, geometry:
         if hr is None or lr is None:
             raise MediaError(f"{str(low_resolution)!r} and {str(source)!r} do not have the same number of frames.")
         if lr.rgb.shape[:2] != (geometry.lr_height, geometry.lr_width):
-            raise MediaError(f"{str(low_resolution)!r} has not the size that belongs to {str(source)!r}.")
+            raise MediaError(f"{str(low_resolution)!r} does not have the size that belongs to {str(source)!r}.")
         yield Pair(to_tensor(lr.rgb), pad_to_grid(to_tensor(hr.rgb), geometry))
 
 
 def patch_sizes(geometry: Geometry, halo: int) -> Sizes:
-    """(height, width) of a training patch, "lr" with its context, and "hr"."""
+    """(height, width) of a training patch: "lr" with its context, and "hr"."""
     _, height, width = geometry.windows()
     s = geometry.scale
     return {"lr": (height + 2 * halo, width + 2 * halo), "hr": (s * height, s * width)}
@@ -65,14 +65,15 @@ class PatchStore:
 
     Args:
         folder: of the store.
-        patches: N that it has to have; None: any.
-        sizes: of the patches, see `patch_sizes`; None: any.
+        patches: N that is expected; None: any.
+        sizes: of the patches that are expected, see `patch_sizes`; None: any.
 
     Raises:
         ValueError: a file is damaged, or holds other patches.
 
     Attributes:
-        lr: (N, 3, h + 2·halo, w + 2·halo) uint8, with a halo of context; beyond the frame its border continues.
+        lr: (N, 3, h + 2·halo, w + 2·halo) uint8, with a halo of context; beyond the frame its border is
+            replicated.
         hr: (N, 3, s·h, s·w) uint8.
     """
 
@@ -93,13 +94,13 @@ class PatchStore:
 def write_stores(
     pairs: Iterator[Pair], geometry: Geometry, halo: int, wanted: Sequence[np.ndarray], folders: Sequence[Path]
 ) -> None:
-    """Cut the wanted patches out of all frames, in one pass; each folder appears whole or not at all.
+    """Cut the wanted patches out of all frames, in one pass. Each folder appears whole or not at all.
 
     Args:
         pairs: the frames.
         geometry: the grid.
         halo: low-resolution pixels of context around each patch.
-        wanted: for each store the sorted numbers of its patches, in order t, i, j.
+        wanted: for each store, the sorted indices of its patches, in order t, i, j.
         folders: one for each store.
     """
     sizes = patch_sizes(geometry, halo)
@@ -125,14 +126,14 @@ def _fill(
     starts = geometry.windows()[0]
     filled = [0] * len(wanted)
     for t, (lr, hr) in enumerate(pairs):
-        small = continued(lr, halo)
+        small = replicate_border(lr, halo)
         for n, numbers in enumerate(wanted):
             first, last = filled[n], int(np.searchsorted(numbers, (t + 1) * per_frame))
             if last == first:
                 continue
-            places = starts[numbers[first:last] % per_frame]
-            arrays[n][0].add((cut(small[0], places, *sizes["lr"]) * 255).round().byte().numpy())
-            arrays[n][1].add((cut(hr[0], s * places, *sizes["hr"]) * 255).round().byte().numpy())
+            corners = starts[numbers[first:last] % per_frame]
+            arrays[n][0].add((cut(small[0], corners, *sizes["lr"]) * 255).round().byte().numpy())
+            arrays[n][1].add((cut(hr[0], s * corners, *sizes["hr"]) * 255).round().byte().numpy())
             filled[n] = last
     if filled != [len(numbers) for numbers in wanted]:
-        raise ValueError("Some of the wanted patches lie behind the last frame.")
+        raise ValueError("Some of the wanted patches lie after the last frame.")

@@ -1,4 +1,4 @@
-"""The processes of a launcher (`torchrun`, `accelerate launch`), as far as fitting needs them."""
+"""The processes that a launcher started (`torchrun`, `accelerate launch`)."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ import torch
 
 
 class Processes:
-    """This process among those that fit one video. They share the work folder.
+    """This process, among those that fit one video and share its work folder.
 
     Attributes:
-        rank: 0 for the first.
-        count: 1 without a launcher.
+        rank: of this process, from 0.
+        count: of processes; 1 without a launcher.
     """
 
     def __init__(self) -> None:
@@ -36,6 +36,6 @@ class Processes:
         return self.rank, self.count
 
     def wait(self) -> None:
-        """Until all are here."""
+        """Wait until all processes are here."""
         if self.count > 1:
             torch.distributed.barrier()

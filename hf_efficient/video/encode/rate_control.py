@@ -1,4 +1,4 @@
-"""Which bundle fits a bit rate: scale, number and width of networks, and quality of the stream."""
+"""Rate control: scale, number and width of networks, and quality of the stream that fit a bit rate."""
 
 from __future__ import annotations
 
@@ -14,16 +14,17 @@ from typing import Any
 import numpy as np
 import torch
 
-from hf_efficient.video import stdo as chunking
+from hf_efficient.video.codecs import CODECS
 from hf_efficient.video.files.reader import Frame, StrPath, VideoInfo, probe, read_frames
-from hf_efficient.video.measure.rate_distortion import QUALITIES
-from hf_efficient.video.networks.backbones import SCALES, upsample_bicubic
+from hf_efficient.video.methods.stdo import MOST_CHUNKS
+from hf_efficient.video.networks.backbones.backbone import upsample_bicubic
+from hf_efficient.video.networks.spec import SCALES
 from hf_efficient.video.networks.weights import stored_bytes
 from hf_efficient.video.patches import Geometry, pad_to_grid, patch_scores, psnr, round8, to_tensor
 from hf_efficient.video.routing import planes
 from hf_efficient.video.settings import AUTO, FitSettings
 
-from .low_resolution import reduced, stream_name, write_stream
+from .low_resolution import downscaled, stream_name, write_stream
 
 HEADER_BYTES = 4096  # of safetensors and JSON, generously
 # From benchmarks/video/stdo_rate.py: an AV1 stream gives the best bundles of a rate, with networks of about a tenth
@@ -36,7 +37,7 @@ UNITS = {"": 1, "k": 1e3, "m": 1e6, "g": 1e9}
 
 
 def parse_rate(text: str) -> float:
-    """Bits a second of "1.5Mbps", "800k", "800 kbit/s" or "250000".
+    """Bits per second of "1.5Mbps", "800k", "800 kbit/s" or "250000".
 
     Raises:
         ValueError: another form, or not positive.
@@ -53,24 +54,24 @@ def parse_rate(text: str) -> float:
 def settings_for_rate(
     source: StrPath, rate: float, given: dict[str, Any] | None = None, log: Callable[[str], object] = print
 ) -> FitSettings:
-    """The settings with which low-resolution stream, networks, map and copied sound fit into a bit rate.
+    """Choose settings so that low-resolution stream, networks, map and copied sound fit into a bit rate.
 
-    For each scale: the networks take at most NETWORK_SHARE of the bits; the stream gets the best constant quality that
-    fits what is left, by bisection. Of the scales, the one whose stream, enlarged by bicubic, is nearest to the source
-    is taken: in benchmarks/video/stdo_rate.py that names the scale that is best after training. Nothing is trained.
+    For each scale, the networks take at most NETWORK_SHARE of the bits, and the stream gets the best constant quality
+    that fits the rest, by bisection. The scale is taken whose stream, enlarged by bicubic, is nearest to the source; in
+    benchmarks/video/stdo_rate.py that is the scale that is best after training. Nothing is trained.
 
     Args:
         source: the video.
-        rate: bits a second, sound and subtitles included.
-        given: fields of FitSettings that are not to be chosen. Chosen are scale, num_features, num_chunks (for
-            method "stdo"), weight_dtype ("int8"), lr_codec ("libsvtav1") and always lr_quality.
-        log: told what was chosen, and what the other scales would have given.
+        rate: bits per second, sound and subtitles included.
+        given: fields of FitSettings that are fixed. The others among scale, num_features, num_chunks (for method
+            "stdo"), weight_dtype ("int8") and lr_codec ("libsvtav1") are chosen, and always lr_quality.
+        log: called with a line on each scale: what was chosen, and what the other scales would have given.
 
     Raises:
         ValueError: not even the narrowest network and the worst quality fit; or a setting is out of range.
     """
     if given and "lr_quality" in given:
-        raise ValueError(f"lr_quality={given['lr_quality']!r}: the budget chooses it. Leave one of both out.")
+        raise ValueError(f"lr_quality={given['lr_quality']!r}: the budget chooses it. Leave out one of the two.")
     given = {**MEASURED, **(given or {})}
     base = FitSettings(**given)
     info = probe(source, base.alpha, base.interlaced)
@@ -91,7 +92,7 @@ def settings_for_rate(
     best = max(found, key=lambda scale: found[scale].psnr)
     for scale, fitting in found.items():
         s = fitting.settings
-        k = f"{s.num_chunks} x " if s.method == "stdo" else ""
+        k = f"{s.num_chunks} x " if s.assignment.per_chunk and s.num_chunks != AUTO else ""
         log(
             f"{'->' if scale == best else '  '} x{scale}: {k}{s.backbone} of width {s.num_features}, {s.lr_codec} crf "
             f"{s.lr_quality}, {fitting.psnr:.2f} dB by bicubic before training"
@@ -108,7 +109,7 @@ class Fitting:
 
 
 class Trial:
-    """One scale. The reduced video is kept without loss, since each quality that is tried encodes it again."""
+    """One scale. The downscaled video is kept without loss; each quality that is tried encodes it again."""
 
     def __init__(self, source: StrPath, info: VideoInfo, settings: FitSettings, frames: int, folder: Path) -> None:
         self.source, self.info, self.settings, self.folder, self.frames = source, info, settings, folder, frames
@@ -117,24 +118,24 @@ class Trial:
         self.suffix = Path(stream_name(info)).suffix
         self.lossless = folder / f"lossless{self.suffix}"
         lossless = replace(settings, lr_quality=0, lr_codec="libx264", lr_preset="")  # a preset is of its codec
-        small = reduced(read_frames(source, info), self.geometry)
+        small = downscaled(read_frames(source, info), self.geometry)
         write_stream(source, info, small, self.geometry, lossless, self.lossless)
 
     def fit(self, total: int, choose_width: bool) -> Fitting:
-        """The best quality that fits into `total` bytes beside the networks.
+        """The best quality of the stream that fits into `total` bytes together with the networks.
 
         Raises:
             ValueError: nothing fits.
         """
         settings = self.settings
-        if settings.method == "stdo" and settings.num_chunks == AUTO:
-            settings = replace(settings, num_chunks=chunking.choose_num_chunks(self.errors(), settings.steps))
+        if settings.assignment.sample_suffices and settings.num_chunks == AUTO:
+            settings = replace(settings, num_chunks=settings.assignment.auto_chunks(self.errors(), settings.steps))
         if choose_width:
             sizes = (replace(settings, num_features=width) for width in WIDTHS)
             fitting = (s for s in sizes if network_bytes(s) <= NETWORK_SHARE * total)
             settings = next(fitting, replace(settings, num_features=WIDTHS[-1]))
         left = total - network_bytes(settings) - self.map_bytes(settings) - HEADER_BYTES
-        best, worst = QUALITIES[settings.lr_codec]
+        best, worst = 1, CODECS[settings.lr_codec].worst
         quality = bisect_left(range(worst + 1), True, best, key=lambda q: self.stream(q).stat().st_size <= left)
         if quality > worst:
             least = self.stream(worst).stat().st_size
@@ -142,13 +143,11 @@ class Trial:
         return Fitting(replace(settings, lr_quality=quality), self.bicubic_psnr(self.stream(quality)))
 
     def map_bytes(self, settings: FitSettings) -> int:
-        """More than the packed map can take."""
-        k = settings.num_chunks if settings.method in ("stdo", "time") else 1
-        bits = planes(chunking.MOST_CHUNKS if k == AUTO else int(k))
-        return self.frames * bits * -(-self.geometry.rows * self.geometry.columns // 8)
+        """An upper bound of the packed map's size."""
+        return self.frames * planes(most_networks(settings)) * -(-self.geometry.rows * self.geometry.columns // 8)
 
     def stream(self, quality: int) -> Path:
-        """The stream at a constant quality, copied sound included; encoded when it is asked for first."""
+        """The stream at a constant quality, copied sound included; encoded when it is first asked for."""
         path = self.folder / f"{quality}{self.suffix}"
         if not path.exists():
             settings = replace(self.settings, lr_quality=quality)
@@ -156,7 +155,7 @@ class Trial:
         return path
 
     def samples(self, stream: Path) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        """Sampled frames of a stream enlarged by bicubic, and the truth, both (1, 3, s·lr_height, s·lr_width)."""
+        """Sampled frames of a stream enlarged by bicubic, and those of the source, (1, 3, s·lr_height, s·lr_width)."""
 
         def each(frames: Iterator[Frame]) -> Iterator[torch.Tensor]:
             return (to_tensor(frame.rgb) for frame in islice(frames, 0, None, self.every))
@@ -165,12 +164,12 @@ class Trial:
             yield upsample_bicubic(small, self.settings.scale), pad_to_grid(large, self.geometry)
 
     def errors(self) -> np.ndarray:
-        """Error of every patch of the sampled frames by bicubic enlargement."""
+        """(n,) error of bicubic enlargement on every patch of the sampled frames."""
         scores = [patch_scores(enlarged, truth, self.geometry) for enlarged, truth in self.samples(self.lossless)]
         return torch.cat(scores).numpy()
 
     def bicubic_psnr(self, stream: Path) -> float:
-        """dB of a stream enlarged by bicubic."""
+        """PSNR of a stream enlarged by bicubic, in dB."""
         height, width = self.info.height, self.info.width
         errors = [
             ((round8(enlarged) - round8(truth))[..., :height, :width] / 255).square().mean()
@@ -179,11 +178,14 @@ class Trial:
         return psnr(float(torch.stack(errors).mean()))
 
 
+def most_networks(settings: FitSettings) -> int:
+    """Networks of a bundle; "auto" counts as the most chunks there can be."""
+    if not settings.assignment.per_chunk:
+        return 1
+    return MOST_CHUNKS if isinstance(settings.num_chunks, str) else settings.num_chunks
+
+
 def network_bytes(settings: FitSettings) -> int:
-    """Bytes of all networks on disk; "auto" counts as the most chunks there can be."""
-    if settings.method in ("jstdo", "single"):
-        count = 1
-    else:
-        count = chunking.MOST_CHUNKS if isinstance(settings.num_chunks, str) else settings.num_chunks
-    each = (settings.network(m if not settings.same_networks else 0) for m in range(count))
+    """Bytes of all networks on disk, at most."""
+    each = (settings.network(m if not settings.same_networks else 0) for m in range(most_networks(settings)))
     return sum(stored_bytes(spec.build(), settings.weight_dtype) for spec in each)

@@ -1,4 +1,4 @@
-"""The general model f0 that tells how hard a patch is: bicubic enlargement, or a network."""
+"""The general model f0, which scores how hard a patch is: bicubic enlargement, or a network."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from hf_efficient.video.files.bundle import MODEL_FOLDER, sha256
-from hf_efficient.video.networks.backbones import upsample_bicubic
+from hf_efficient.video.networks.backbones.backbone import upsample_bicubic
 from hf_efficient.video.networks.experts import WEIGHTS_NAME, load_config, load_experts, network_specs
 from hf_efficient.video.networks.inference import enlarge
 from hf_efficient.video.settings import BICUBIC
@@ -41,7 +41,7 @@ def general_model(scorer: str, scale: int, device: torch.device) -> Callable[[Te
 
 
 def scorer_identity(scorer: str) -> str:
-    """What decides the scores: "bicubic", or the checksum of the network's weights."""
+    """What the scores depend on: "bicubic", or the checksum of the network's weights."""
     return scorer if scorer == BICUBIC else sha256(weights_file(scorer))
 
 

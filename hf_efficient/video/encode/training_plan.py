@@ -1,23 +1,22 @@
-"""What is trained on what: chunks, training patches and steps of every network, from settings and scores alone."""
+"""The training plan: patches, steps and start of every network, from settings and scores alone."""
 
 from __future__ import annotations
 
 import numpy as np
 
-from hf_efficient.video import stdo as chunking
-from hf_efficient.video.networks.backbones import NetworkSpec
+from hf_efficient.video.networks.spec import NetworkSpec
 from hf_efficient.video.settings import AUTO, FitSettings
 
 from .overfit import Recipe
 
-GENERAL = "general"  # the network that all experts start from
+GENERAL = "general"  # name of the network that all experts start from
 
 
-class Plan:
-    """The plan of one fit.
+class TrainingPlan:
+    """The training plan of one fit.
 
     Args:
-        settings: what the bundle becomes.
+        settings: of the fit.
         errors: (T, I·J) mean squared error of every patch by the general model f0.
     """
 
@@ -26,35 +25,23 @@ class Plan:
 
     def labels(self) -> tuple[np.ndarray, int]:
         """(T·I·J,) chunk of each patch, and the number of chunks."""
-        s, errors = self.settings, self.errors
-        frames, flat = len(errors), errors.ravel()
-        if s.method == "single":
-            return np.zeros(flat.size, np.int64), 1
-        if s.num_chunks == AUTO:
-            joint = min(chunking.JOINT_CHUNKS, flat.size)
-            k = joint if s.method == "jstdo" else chunking.choose_num_chunks(flat, s.steps)
-        else:
-            k = int(s.num_chunks)
-        if s.method == "time":
-            return chunking.time_chunks(frames, errors.shape[1], k), k
-        return (chunking.equal_error if s.edges == "error" else chunking.equal_count)(flat, k), k
+        s, errors, method = self.settings, self.errors, self.settings.assignment
+        k = method.auto_chunks(errors.ravel(), s.steps) if s.num_chunks == AUTO else int(s.num_chunks)
+        return method.labels(errors, k, s.edges), k
 
     def chosen_patches(self) -> dict[str, np.ndarray]:
         """Name of each network to train -> sorted numbers of its patches."""
         labels, k = self.labels()
         rng = np.random.default_rng(self.settings.seed)
-        if self.settings.method == "jstdo":
-            chosen = {"expert-0": chunking.joint_sample(labels, k, rng)}
-        else:
-            chosen = {f"expert-{m}": np.flatnonzero(labels == m) for m in range(k)}
-            chosen = {name: numbers for name, numbers in chosen.items() if len(numbers)}
+        patches = self.settings.assignment.training_patches(labels, k, rng)
+        chosen = {f"expert-{m}": numbers for m, numbers in enumerate(patches) if len(numbers)}
         if len(chosen) > 1 and self.settings.same_networks and self.settings.warm_start == "general":
             chosen = {GENERAL: np.arange(labels.size), **chosen}
         most = self.settings.max_patches
         return {name: np.sort(rng.permutation(numbers)[:most]) for name, numbers in chosen.items()}
 
     def recipes(self) -> dict[str, Recipe]:
-        """How each network is trained: of the steps, half for a common start, the rest in equal parts."""
+        """How each network is trained. A common start gets half of the steps; the rest is divided equally."""
         s, names = self.settings, list(self.chosen_patches())
         general = s.steps // 2 if GENERAL in names else 0
         experts = [name for name in names if name != GENERAL]
@@ -68,8 +55,8 @@ class Plan:
         }
 
     def trims(self, name: str) -> bool:
-        """Whether a network's patches have all the context that it sees."""
-        return self.spec(name).radius <= self.settings.halo
+        """Whether the context of a network's patches covers its receptive field, so that no layer pads."""
+        return self.spec(name).receptive_radius <= self.settings.halo
 
     def start(self, name: str) -> str | None:
         """The network that a network starts from, by its name."""

@@ -1,4 +1,4 @@
-"""The work folder of a fit: what is done so far, told apart from what is not ours, and the step to the bundle."""
+"""The work folder of a fit: what is done so far, how it is told from other folders, and how it becomes the bundle."""
 
 from __future__ import annotations
 
@@ -33,13 +33,13 @@ def _known(record: dict[str, Any]) -> bool:
     return {"method", "scorer", "source", "steps"} <= record.keys()
 
 
-# The record changes its name before the rest is deleted: a folder half deleted is not taken for work to go on with.
+# The record is renamed before the rest is deleted, so that a folder half deleted is not taken for unfinished work.
 WORK = Contents("work folder", "settings.json", _known, NAMES)
 DELETED = Contents("work folder", "deleting.json", _known, NAMES)
 
 
 class WorkFolder:
-    """`OUTPUT.partial` beside a bundle that is to be.
+    """`OUTPUT.partial`, beside the bundle that is being made.
 
     Attributes:
         draft: the folder that becomes the bundle.
@@ -51,10 +51,10 @@ class WorkFolder:
         self.draft = self.folder / "bundle"
 
     def check(self, source: StrPath, overwrite: bool) -> None:
-        """Refuse what could not become a bundle or would cost something of the user's, before any work.
+        """Refuse, before any work, an output that cannot become a bundle or would overwrite files of the user.
 
         Raises:
-            OSError, ValueError: see `check_output` and `check_ours`; or there is a bundle, and it is not to go.
+            OSError, ValueError: see `check_output` and `check_ours`; or there is a bundle and `overwrite` is False.
         """
         check_output(self.output, "folder", [source])
         check_output(self.folder, "folder", [source])
@@ -70,20 +70,20 @@ class WorkFolder:
             check_ours(self.output, BUNDLE)
 
     def is_finished(self) -> bool:
-        """Whether a kill fell between the bundle's getting its name and the end of tidying up."""
+        """Whether the bundle has its name, and a kill left only the deletion of the work to be done."""
         record, manifest = WORK.read(self.folder) or DELETED.read(self.folder) or {}, self.output / MANIFEST_NAME
         return "made" in record and manifest.is_file() and sha256(manifest) == record["made"]
 
     def begun_with(self, identity: dict[str, Any]) -> bool:
-        """Whether the work that is there, or its rest, is that of these settings and this source."""
+        """Whether the work in the folder, or what is left of it, belongs to these settings and this source."""
         record = WORK.read(self.folder) or DELETED.read(self.folder) or {}
         return all(record.get(name) == value for name, value in identity.items())
 
     def begin(self, source: StrPath, identity: dict[str, Any], overwrite: bool) -> None:
-        """Make the folder, or clear it of what a killed process was just writing, or of work that is not to go on.
+        """Make the folder. If it exists, remove files that a killed process was writing, or work of other settings.
 
         Raises:
-            FileExistsError: there is unfinished work of other settings, and it is not to go.
+            FileExistsError: there is unfinished work of other settings and `overwrite` is False.
             OSError, ValueError: see `check`.
         """
         self.recover()
@@ -94,7 +94,7 @@ class WorkFolder:
             changes = ", ".join(_change(name, known.get(name), identity[name]) for name in different)
             raise FileExistsError(
                 f"{str(self.folder)!r} holds unfinished work of other settings ({changes}): call with those "
-                "to go on, or with overwrite=True to start anew."
+                "to go on, or with overwrite=True to start again."
             )
         if different:
             self.delete()
@@ -105,7 +105,7 @@ class WorkFolder:
             self.draft.mkdir(exist_ok=True)
 
     def publish(self, identity: dict[str, Any]) -> None:
-        """Give the finished draft its name, in the place of a bundle that had it, and delete the work."""
+        """Move the finished draft to the bundle's name, in place of an old bundle, and delete the work."""
         settle_folder(self.draft)
         made = sha256(self.draft / MANIFEST_NAME)
         write_text(self.folder / WORK.record, json.dumps({**identity, "made": made}))
@@ -115,20 +115,20 @@ class WorkFolder:
         self.delete()
 
     def recover(self) -> None:
-        """End what a killed process began: bring back a bundle that had stepped aside, delete the rest of old work."""
+        """Finish what a killed process began: restore a bundle that was moved aside, delete the rest of old work."""
         recover(self.output, BUNDLE)
         if DELETED.read(self.folder) or self.is_finished():
             self.delete()
 
     def delete(self) -> None:
-        """Delete the work; what is not ours in it stays."""
+        """Delete the work; files in it that are not ours stay."""
         if WORK.read(self.folder):
             rename(self.folder / WORK.record, self.folder / DELETED.record)
         delete_folder(self.folder, DELETED)
 
 
 def _change(name: str, then: object, now: object) -> str:
-    """A difference of two works in words; what is told by a checksum is another file."""
-    if name in (told := {"source": "another source file", "scorer": "another scorer"}):
-        return told[name]
+    """A difference between the settings of two fits, in words; files are compared by checksums, which say nothing."""
+    if name in (files := {"source": "another source file", "scorer": "another scorer"}):
+        return files[name]
     return f"{name}={shown(then)} then, {name}={shown(now)} now"

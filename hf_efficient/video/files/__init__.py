@@ -1,1 +1,1 @@
-"""Video files and bundles, read and written."""
+"""Video files and bundles: reading and writing."""

@@ -1,4 +1,4 @@
-"""The bundle: one folder that holds all that is sent of a video. docs/stdo.md specifies it for other players."""
+"""The bundle: one folder with everything that is sent of a video. docs/stdo.md specifies it for other players."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from hf_efficient.reading import NOT_PRINTED, Fields, is_whole, read_json, shown
 from hf_efficient.video.networks.experts import CONFIG_NAME, WEIGHTS_NAME, load_config
 from hf_efficient.video.patches import Geometry
 
-from .fit_record import check_extra
+from .fit_record import check_fit_record
 from .reader import MAX_PIXELS, REFUSE, ColorTags, StrPath, VideoInfo, probe
 from .side_data import SideData
 
 MANIFEST_NAME, MODEL_FOLDER = "bundle.json", "model"
 FORMAT, VERSION = "hf_efficient.stdo", 1
-# Of `color.py`: what networks learn depends on it. 2 is that of docs/stdo.md; before it chroma was not interpolated.
+# Version of `color.py`, on which depends what networks learn. docs/stdo.md has 2; 1 did not interpolate chroma.
 CONVERSION = 2
 LOW_RESOLUTION = re.compile(r"low_resolution\.(mp4|mkv)")
 LARGEST_MANIFEST = 1 << 20
@@ -31,12 +31,12 @@ BUNDLE = Contents(
     (LOW_RESOLUTION.pattern, r"(bundle|model_index)\.json", r"README\.md", MODEL_FOLDER,
      rf"{MODEL_FOLDER}/({re.escape(CONFIG_NAME)}|{re.escape(WEIGHTS_NAME)})"),
 )  # fmt: skip
-EXTRA = ("fit", "experts", "general_patch_psnr", "compared")  # what bundle.json says beyond what a player needs
+EXTRA = ("fit", "experts", "general_patch_psnr", "compared")  # fields of bundle.json that no player needs
 PIPELINE = {"_class_name": "STDOPipeline", "_diffusers_version": "0.42.1", "model": ["hf_efficient", "STDOModel"]}
 
 
 class BundleError(ValueError):
-    """A folder that is no bundle, or a damaged one. The message names the file and the fault."""
+    """A folder that is not a bundle, or a damaged one. The message names the file and the fault."""
 
 
 @dataclass(frozen=True)
@@ -46,14 +46,18 @@ class Bundle:
     Args:
         path: the folder.
         manifest: bundle.json.
-        source: what the high-resolution video was like, as it is to be restored.
-        opened: what tells the checked files from others of their names.
+        source: the properties of the high-resolution video, which players restore.
+        opened: identity of each checked file, by which a replaced one is recognized.
     """
 
     path: Path
     manifest: dict[str, Any]
     source: VideoInfo
     opened: dict[str, tuple[int, ...]]
+
+    def __repr__(self) -> str:
+        s = self.source
+        return f"Bundle({str(self.path)!r}, {s.width}x{s.height}, {s.frames} frames, {self.kilobits:.0f} kbit/s)"
 
     @property
     def low_resolution(self) -> Path:
@@ -72,7 +76,7 @@ class Bundle:
         return Geometry(self.source.width, self.source.height, config.scale, config.patch_width, config.patch_height)
 
     def probe_source(self, path: StrPath) -> VideoInfo:
-        """What reads the frames of the source as they were when the bundle was made.
+        """Probe the source with the settings of the fit, to read its frames as the fit did.
 
         Raises:
             BundleError: `path` is another video.
@@ -84,11 +88,11 @@ class Bundle:
 
     @property
     def kilobits(self) -> float:
-        """Thousand bits a second of the checked files."""
+        """Kilobits per second of the checked files."""
         return sum(self.sizes().values()) * 8 / 1000 / self.source.seconds
 
     def sizes(self) -> dict[str, int]:
-        """Bytes of each of the checked files."""
+        """Bytes of each checked file."""
         return {name: file["bytes"] for name, file in self.manifest["files"].items()}
 
     @classmethod
@@ -96,7 +100,7 @@ class Bundle:
         """Open a bundle and check every file that a player reads.
 
         Raises:
-            BundleError: not a bundle, of a newer format, or a file is absent, changed or inconsistent.
+            BundleError: the folder is not a bundle or of a newer format, or a file is absent, changed or inconsistent.
         """
         folder = Path(path)
         manifest = _read_manifest(folder)
@@ -108,7 +112,7 @@ class Bundle:
                 raise ValueError("it does not name the files of a bundle")
             listed = {name: files.fields(name) for name in files.values}
             expected = {name: (f.whole("bytes"), f.text("sha256", SHA256)) for name, f in listed.items()}
-            experts = check_extra(fields)
+            experts = check_fit_record(fields)
         except ValueError as error:
             raise BundleError(f"{folder / MANIFEST_NAME} is damaged: {error}") from error
         opened = {name: _stamp(folder / name) for name in expected}
@@ -124,7 +128,7 @@ class Bundle:
         return bundle
 
     def check_unchanged(self) -> None:
-        """Refuse to mix what was read with what has taken its place.
+        """Make sure that the files are still those that were opened.
 
         Raises:
             BundleError: the bundle was replaced or deleted since it was opened.
@@ -137,14 +141,14 @@ class Bundle:
                 raise BundleError(f"{self.path} was replaced while it was read: open it again.")
 
     def _check_networks(self, experts: int | None) -> None:
-        """Raise unless bundle.json says something of as many networks as there are."""
+        """Raise if bundle.json describes another number of networks than there are."""
         try:
             config = load_config(self.model)
         except ValueError as error:
             raise BundleError(str(error)) from error
         if experts is not None and experts != config.num_experts:
             raise BundleError(
-                f"{self.path / MANIFEST_NAME} is damaged: experts tells of {experts} networks, expected "
+                f"{self.path / MANIFEST_NAME} is damaged: experts describes {experts} networks, expected "
                 f"{config.num_experts}, which {self.model / CONFIG_NAME} has. Copy the bundle again."
             )
 
@@ -169,12 +173,12 @@ def _stamp(file: Path) -> tuple[int, ...]:
 
 
 def checked_files(low_resolution: str) -> list[str]:
-    """What a player reads, relative to the bundle."""
+    """The files that a player reads, relative to the bundle."""
     return [low_resolution, f"{MODEL_FOLDER}/{CONFIG_NAME}", f"{MODEL_FOLDER}/{WEIGHTS_NAME}"]
 
 
 def write_manifest(folder: Path, low_resolution: str, source: dict[str, Any], **extra: Any) -> None:
-    """Write bundle.json for the files in `folder`, and model_index.json, by which diffusers knows a pipeline."""
+    """Write bundle.json for the files in `folder`, and model_index.json, by which diffusers knows the pipeline."""
     files = {
         name: {"bytes": (folder / name).stat().st_size, "sha256": sha256(folder / name)}
         for name in checked_files(low_resolution)
@@ -192,7 +196,7 @@ def sha256(path: Path) -> str:
 
 
 def source_to_json(info: VideoInfo, path: Path, frames: int) -> dict[str, Any]:
-    """What a player needs to restore the source, and what tells which file it was."""
+    """What a player needs to restore the source, and name, size and checksum of its file."""
     return {
         "name": re.sub(NOT_PRINTED, "?", path.name),
         "sha256": sha256(path),
@@ -214,7 +218,7 @@ def source_to_json(info: VideoInfo, path: Path, frames: int) -> dict[str, Any]:
 
 
 def source_from_json(values: object) -> VideoInfo:
-    """The reverse of `source_to_json`.
+    """The inverse of `source_to_json`.
 
     Raises:
         ValueError: a field is absent, of another type or out of range; the message names it.
@@ -250,7 +254,9 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
         what = "is a file, and a bundle is a folder" if folder.is_file() else "is missing: there is no such folder"
         raise BundleError(f"{str(folder)!r} {what}.")
     if not path.is_file():
-        raise BundleError(f"{str(folder)!r} is no bundle: it has no {MANIFEST_NAME}. See hf-efficient stdo encode.")
+        raise BundleError(
+            f"{str(folder)!r} is no bundle: it has no {MANIFEST_NAME}. Make one with hf-efficient stdo encode."
+        )
     try:
         manifest = read_json(path, LARGEST_MANIFEST)
     except ValueError as error:
@@ -270,6 +276,6 @@ def _check_conversion(path: Path, conversion: object) -> None:
     older = isinstance(conversion, int) and conversion < CONVERSION
     raise BundleError(
         f"{path} was made with conversion {shown(conversion)} between YUV and RGB; this player has {CONVERSION}, and "
-        "networks learn what the conversion makes wrong. "
-        + ("The old one was darker by 1.3 of 255: encode the video again." if older else "Upgrade hf_efficient.")
+        "networks learn to undo the errors of the conversion. "
+        + ("The old one was darker by 1.3 of 255. Encode the video again." if older else "Upgrade hf_efficient.")
     )

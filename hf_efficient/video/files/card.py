@@ -1,4 +1,4 @@
-"""The model card of a bundle: what it is, what it costs, how to play it."""
+"""The model card of a bundle: what it is, how large it is, how to play it."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ general model that chose them ({scorer}), on all patches: {general:.2f} dB.
 
 
 def model_card(manifest: dict[str, Any], config: dict[str, Any], notes: Sequence[str] = ()) -> str:
-    """Markdown for a manifest (bundle.json) and a model's config; notes are what is to be seen first."""
+    """The card in Markdown, from bundle.json and the model's config; `notes` stand at its top."""
     source, fit = manifest["source"], manifest["fit"]
     sizes = {name: file["bytes"] for name, file in manifest["files"].items()}
     k = config["num_experts"]

@@ -1,8 +1,8 @@
-"""Between YUV and 8-bit RGB: by the tagged matrix, range and chroma siting, to the nearest level, without a bias.
+"""Conversion between YUV and 8-bit RGB by tagged matrix, range and chroma siting, to the nearest level, without bias.
 
-FFmpeg's swscale does it where it does it right, with flags that are not its defaults (tests/video/test_color.py
-compares it with zimg and floats). What it does not do right is computed here: full range and RGB above 8 bits (it reads
-white as 1020 of 1023), grey of limited range (it reads it as full), chroma in full range (it rounds down).
+FFmpeg's swscale converts where it is right, with flags that are not its defaults (the tests compare it with zimg and
+with floats). What it gets wrong is computed here: full range and RGB above 8 bits (it reads white as 1020 of 1023),
+grey of limited range (it reads it as full), chroma in full range (it rounds down).
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ with extra("video"):
     import av
     from av.video.reformatter import Interpolation
 
-from .headers import says_where_chroma_lies
+from .headers import gives_chroma_siting
 
 EXACT = Interpolation.BICUBIC | Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INT | Interpolation.FULL_CHR_H_INP
 UNSPECIFIED = 2  # "unspecified" of ITU-T H.273
@@ -45,16 +45,16 @@ class ColorTags:
     range: int = 0
 
     def matrix(self, height: int) -> int:
-        """The YUV matrix; where the tag is absent, as players assume: BT.709 from 720 lines on, else BT.601."""
+        """The YUV matrix. Without a tag it is what players assume: BT.709 from 720 lines on, else BT.601."""
         return MATRICES.get(self.space, BT709 if height >= 720 else BT601)
 
 
 class Relabelled:
-    """Frames under other labels (`setparams` of FFmpeg), which PyAV cannot set: pixels are not touched.
+    """Sets labels of frames (`setparams` of FFmpeg) that PyAV cannot set. Pixels stay.
 
     Args:
-        labels: "chroma_location=left": where chroma lies, "field_mode=prog": that a frame is one picture. swscale goes
-            by both: it takes the chroma of each field by itself.
+        labels: "chroma_location=left": the siting of chroma; "field_mode=prog": that frames are progressive. swscale
+            heeds both: it takes the chroma of each field of an interlaced frame by itself.
     """
 
     def __init__(self, labels: str) -> None:
@@ -76,10 +76,10 @@ class Relabelled:
 
 
 def chroma_is_centred(frame: Any) -> bool:
-    """Whether swscale takes chroma to lie between two columns, as it does where neither file nor codec says.
+    """Whether swscale takes chroma to be sited between two columns, as it does where neither file nor codec says.
 
-    PyAV does not show what a frame says of it, so a small frame under the same labels is converted: one chroma sample
-    of another colour spreads over two columns alike, or around one.
+    PyAV does not show this label of a frame, so a small frame with the same labels is converted: one chroma sample of
+    another colour then appears in two columns alike, or around one.
     """
     if frame.format.chroma_width(64) == 64:
         return False
@@ -94,15 +94,15 @@ def chroma_is_centred(frame: Any) -> bool:
     return bool(abs(row[8] - row[9]) <= 2)
 
 
-class AsMeant:
-    """Decoded frames of one stream, as they are meant where their labels are wrong or say nothing.
+class CorrectLabels:
+    """Corrects the labels of one stream's decoded frames where they are wrong or missing.
 
-    Where neither file nor codec says where chroma lies, it lies left, as players and zimg have it. A frame that is
-    flagged as interlaced is one picture here: it was taken apart before, or its flag is wrong (interlaced="keep").
+    Where neither file nor codec gives the siting of chroma, it is left, as players and zimg have it. A frame that is
+    flagged as interlaced is progressive here: it was deinterlaced before, or its flag is wrong (interlaced="keep").
     """
 
     def __init__(self, stream: Any) -> None:
-        self._in_question = not says_where_chroma_lies(stream)
+        self._in_question = not gives_chroma_siting(stream)
         self._silent: bool | None = None
 
     def __call__(self, frame: Any) -> Any:
@@ -128,7 +128,7 @@ def to_rgb(frame: Any, matrix: int, color_range: int) -> np.ndarray:
 
 
 def _by_float(frame: Any, matrix: int, bits: int, limited: bool) -> np.ndarray:
-    """The same where swscale takes white for a shifted 255 and grey for full range."""
+    """The same in floats, where swscale takes white for a shifted 255, or grey for full range."""
     deep = frame.reformat(
         format="gbrp16le", src_colorspace=matrix, src_color_range=FULL_RANGE, interpolation=EXACT, threads=1
     ).to_ndarray()
@@ -138,7 +138,7 @@ def _by_float(frame: Any, matrix: int, bits: int, limited: bool) -> np.ndarray:
 
 
 class FromRGB:
-    """8-bit RGB to what an encoder takes.
+    """Converts 8-bit RGB to the pixel format of an encoder.
 
     Args:
         pixel_format: FFmpeg's name.
@@ -153,11 +153,11 @@ class FromRGB:
 
     @property
     def tags(self) -> dict[str, str]:
-        """An encoder's options that say where chroma lies."""
+        """An encoder's options for the siting of chroma."""
         return {"chroma_sample_location": "left"} if self.format.chroma_width(64) < 64 else {}
 
     def __call__(self, rgb: np.ndarray) -> Any:
-        """A frame of (H, W, 3) uint8; chroma of two by two pixels lies on the left of them (docs/stdo.md)."""
+        """A frame of (H, W, 3) uint8; its chroma is sited left (docs/stdo.md)."""
         if self.format.is_rgb:
             frame = av.VideoFrame.from_ndarray(rgb, format="rgb24")
             return frame if self.format.name == "rgb24" else self._reformatted(frame, 0)

@@ -1,4 +1,4 @@
-"""Opening a media file: that file and nothing else, whatever it says; and how long it is, whatever it says."""
+"""Containers: opening a media file and no other file that it names, and measuring its length without its header."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ with extra("video"):
 
 StrPath = str | os.PathLike[str]
 
-# FFmpeg's names of formats that hold what they play. Not here: playlists (hls, dash, concat, sdp), numbered pictures
+# FFmpeg's names of formats that hold what they play. Not here: playlists (hls, dash, concat, sdp), numbered images
 # (image2), scripts and devices (avisynth, lavfi), and formats of several files (vobsub): they open what they name.
 FORMATS = (
     "mov", "matroska", "webm", "avi", "mpeg", "mpegts", "mpegvideo", "m4v", "h264", "hevc", "vvc", "obu", "ivf", "ogg",
@@ -30,12 +30,12 @@ WRITTEN = ("mp4", "mov", "ipod", "matroska", "webm", "avi", "mpegts", "nut")
 
 
 class MediaError(ValueError):
-    """A file that is no video, is broken, or holds what is not supported. The message names file, fault and fix."""
+    """A file that is not a video, is broken or unsupported. The message names the file, the fault and what to do."""
 
 
 @contextmanager
 def open_media(path: StrPath) -> Iterator[Any]:
-    """An input container; FFmpeg's errors come out as MediaError, and the file is closed whatever happens.
+    """An open input container, as a context. FFmpeg's errors are raised as MediaError.
 
     Raises:
         MediaError: no such file, none that FFmpeg reads, or one of a format that opens other files (a playlist).
@@ -49,19 +49,19 @@ def open_media(path: StrPath) -> Iterator[Any]:
         what = getattr(error, "strerror", None) or str(error)
         raise MediaError(
             f"{str(path)!r} cannot be read as video: {what}. Is it a whole, playable video file? (Playlists and "
-            "sequences of pictures, which open other files, are not read.)"
+            "sequences of images, which open other files, are not read.)"
         ) from error
 
 
 def input_container(path: StrPath) -> Any:
     """PyAV's container, which reads this file alone."""
-    # FFmpeg takes this name for the first of numbered pictures
-    picture = "jpeg_pipe" if os.path.splitext(path)[1].lower() in (".jpg", ".jpeg") else None
-    return av.open(ffmpeg_url(path), format=picture, container_options=ONLY_THIS_FILE)
+    # FFmpeg takes such a name for the first of numbered images
+    image = "jpeg_pipe" if os.path.splitext(path)[1].lower() in (".jpg", ".jpeg") else None
+    return av.open(ffmpeg_url(path), format=image, container_options=ONLY_THIS_FILE)
 
 
 class Extent(NamedTuple):
-    """How long a video is, measured: packets of its stream, seconds they cover, and their mean rate (0: one packet)."""
+    """The measured length of a video: packets of its stream, seconds, and mean rate (0 if there is one packet)."""
 
     frames: int
     seconds: float
@@ -69,14 +69,14 @@ class Extent(NamedTuple):
 
 
 def measure_extent(path: StrPath, most_frames: int | None = None, most_seconds: float | None = None) -> Extent:
-    """Count the frames and seconds of a video whatever its header says, by its packets, without decoding.
+    """Count the frames and seconds of a video by its packets, without decoding and without its header.
 
-    A header may say nothing (a live recording) or anything. One packet is one frame, but for streams of single fields
-    and of frames that are not shown, which have more packets.
+    A header may say nothing (a live recording) or be wrong. One packet is one frame, except in streams of single fields
+    or with frames that are not shown, which have more packets.
 
     Args:
         path: the file.
-        most_frames: stop as soon as there are more: what comes back is then more than this, not all there are.
+        most_frames: stop as soon as there are more; the result is then larger than this, but not the whole count.
         most_seconds: likewise, of time stamps.
 
     Raises:
@@ -110,14 +110,14 @@ def measure_extent(path: StrPath, most_frames: int | None = None, most_seconds: 
 
 
 def video_stream(container: Any, path: StrPath) -> Any:
-    """The first video stream that is no cover picture.
+    """The first video stream that is not a cover image.
 
     Raises:
         MediaError: there is none, or its codec is not known.
     """
     streams = [s for s in container.streams.video if not is_cover(s)]
     if not streams:
-        kinds = sorted({"cover picture" if is_cover(s) else s.type for s in container.streams}) or ["nothing"]
+        kinds = sorted({"cover image" if is_cover(s) else s.type for s in container.streams}) or ["nothing"]
         raise MediaError(f"{str(path)!r} has no video stream, only {', '.join(kinds)}.")
     if streams[0].codec_context is None:
         raise MediaError(f"{str(path)!r} has a video stream of a codec that this FFmpeg does not know.")
@@ -125,5 +125,5 @@ def video_stream(container: Any, path: StrPath) -> Any:
 
 
 def is_cover(stream: Any) -> bool:
-    """Whether a stream is the picture of an album or a film, which FFmpeg counts as video."""
+    """Whether a stream is a cover image, which FFmpeg counts as video."""
     return bool(stream.disposition & av.stream.Disposition.attached_pic)

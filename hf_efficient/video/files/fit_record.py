@@ -1,4 +1,4 @@
-"""What bundle.json tells beyond what a player needs: it is checked all the same."""
+"""What bundle.json records of the fit. No player needs it; it is checked all the same."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from hf_efficient.video.routing import MOST_EXPERTS
 from hf_efficient.video.settings import ALPHA, AUTO, INTERLACED, FitSettings
 
 
-def check_extra(manifest: Fields) -> int | None:
-    """What a bundle says beyond what a player needs, which tables, cards and measurements take as it is.
+def check_fit_record(manifest: Fields) -> int | None:
+    """Check what tables, cards and measurements read of a bundle's fit.
 
     Returns:
-        How many networks it tells of; None where it does not.
+        How many networks it describes; None if it describes none.
 
     Raises:
         ValueError: a field is of another type or out of range.
@@ -46,7 +46,7 @@ def check_extra(manifest: Fields) -> int | None:
 
 
 def _is_like(value: object, field: dataclasses.Field[Any]) -> bool:
-    """Whether a recorded setting is of the type of its default, or one of those it may have instead."""
+    """Whether a recorded setting has the type of its default, or another type that the setting may have."""
     if isinstance(field.default, str):
         return isinstance(value, str) or (field.default == AUTO and is_whole(value))
     if isinstance(value, list) and field.name in ("num_features", "num_blocks"):

@@ -1,4 +1,4 @@
-"""Reading video: what a file says about itself, and its frames as RGB, one at a time."""
+"""Reading video files: their properties, and their frames as RGB, one at a time."""
 
 from __future__ import annotations
 
@@ -17,36 +17,37 @@ from hf_efficient.extras import extra
 with extra("video"):
     import av
 
-from .color import FULL_RANGE, OTHER_MATRICES, AsMeant, ColorTags, component_bits, to_rgb
+from .color import FULL_RANGE, OTHER_MATRICES, ColorTags, CorrectLabels, component_bits, to_rgb
 from .containers import MediaError, StrPath, measure_extent, open_media, video_stream
 from .headers import is_cropped
 from .remuxing import copyable_streams
 from .side_data import NOTHING, SideData, side_data
 
-# 8K with room to spare: a header that claims more is broken or hostile, and a frame of it would not fit in memory.
+# More than 8K. A header that claims more is broken or hostile, and such a frame would not fit in memory.
 MAX_PIXELS = 8192 * 8192
 REFUSE = "refuse"
 
 
 @dataclass(frozen=True)
 class VideoInfo:
-    """What a file says about its video stream.
+    """The properties of a file's video stream.
 
     Args:
-        width, height: stored pixels, before rotation and pixel aspect.
+        width: in stored pixels, before rotation and pixel aspect.
+        height: likewise.
         pixel_format: FFmpeg's name, "yuv420p".
-        rate: mean frames a second, for encoders; the truth is in the time stamps. 25 where there is one frame.
+        rate: mean frames per second, for encoders; exact are the time stamps alone. 25 if there is one frame.
         time_base: seconds of one unit of a time stamp.
-        pixel_aspect: width of a pixel over its height; 0 where the file does not say, and then it is not written.
+        pixel_aspect: width of a pixel over its height; 0 if the file does not give it, and then it is not written.
         color: colour tags.
-        rotation: degrees counter-clockwise that a player turns the picture by.
-        frames: by the header; counted (`measure_extent`) where it says nothing.
+        rotation: degrees by which a player turns frames, counter-clockwise.
+        frames: by the header; counted (`measure_extent`) if it does not give them.
         seconds: likewise.
         container: FFmpeg's names, "mov,mp4,m4a,3gp,3g2,mj2".
         other_streams: codec names of audio and subtitles.
-        deinterlace: whether reading makes progressive frames of interlaced ones.
+        deinterlace: whether frames are deinterlaced when they are read.
         side: what frames carry beside their pixels.
-        dropped: names of what they carry and nothing here keeps.
+        dropped: names of what they carry and is not kept.
     """
 
     width: int
@@ -72,7 +73,7 @@ class VideoInfo:
 
 
 class Frame(NamedTuple):
-    """One picture: rgb (H, W, 3) uint8, time stamp and duration (0: unknown) in units of the stream's time base."""
+    """A frame: rgb (H, W, 3) uint8, time stamp and duration (0: unknown) in units of the stream's time base."""
 
     rgb: np.ndarray
     pts: int
@@ -80,20 +81,20 @@ class Frame(NamedTuple):
 
 
 def probe(path: StrPath, alpha: str = REFUSE, interlaced: str = REFUSE, most_frames: int | None = None) -> VideoInfo:
-    """What `path` holds, checked for all that reading it would stumble over. Decodes one frame.
+    """The properties of a video file, after checking that its frames can be read. Decodes one frame.
 
-    What a header says of frames and seconds is believed; `measure_extent` counts, and stops where there are too many.
+    Frames and seconds are those of the header, if it gives them; `measure_extent` counts them.
 
     Args:
         path: the file.
         alpha: "refuse" a video with an alpha channel, or "drop" it.
         interlaced: "refuse" an interlaced video, "deinterlace" it when its frames are read (as many frames as before),
-            or "keep" it, for one whose flag is wrong.
-        most_frames: where frames have to be counted, stop when there are more.
+            or "keep" its frames as they are, if its flag is wrong.
+        most_frames: if frames have to be counted, stop as soon as there are more.
 
     Raises:
-        MediaError: no such file, not a video, audio only, no frame, more than MAX_PIXELS; or alpha or interlaced where
-            that is refused.
+        MediaError: there is no such file, it is not a video or has no frame, its frames have more than MAX_PIXELS; or
+            it has an alpha channel or is interlaced, and that is refused.
     """
     with open_media(path) as container:
         stream = _video_stream(container, path)
@@ -101,13 +102,13 @@ def probe(path: StrPath, alpha: str = REFUSE, interlaced: str = REFUSE, most_fra
         first = _first_frame(container, stream, path)
         if alpha == REFUSE and any(component.is_alpha for component in first.format.components):
             raise MediaError(
-                f"{str(path)!r} is {first.format.name}: it has an alpha channel, which RGB networks would lose. Pass "
-                "alpha='drop' (--alpha drop) to go without it."
+                f"{str(path)!r} is {first.format.name}: it has an alpha channel, which RGB networks lose. Pass "
+                "alpha='drop' (--alpha drop) to drop it."
             )
         if interlaced == REFUSE and first.interlaced_frame:
             raise MediaError(
                 f"{str(path)!r} is interlaced. Pass interlaced='deinterlace' (--interlaced deinterlace), or 'keep' if "
-                "its flag is wrong and each frame is one picture."
+                "its flag is wrong and its frames are progressive."
             )
         if int(first.colorspace) in OTHER_MATRICES and not first.format.is_rgb:
             raise MediaError(
@@ -116,7 +117,7 @@ def probe(path: StrPath, alpha: str = REFUSE, interlaced: str = REFUSE, most_fra
             )
         side, dropped = side_data(first)
         if is_cropped(stream):
-            dropped.append("a frame that the container cuts off around the picture")
+            dropped.append("borders that the container cuts off its frames")
         frames, seconds, rate = _length(container, stream, path, most_frames)
         return VideoInfo(
             width=first.width,
@@ -148,15 +149,17 @@ def _first_frame(container: Any, stream: Any, path: StrPath) -> Any:
 
 
 def carried_side_data(path: StrPath) -> SideData:
-    """What the first frame of a file carries."""
+    """The side data of a file's first frame."""
     with open_media(path) as container:
         return side_data(_first_frame(container, _video_stream(container, path), path))[0]
 
 
 def _length(container: Any, stream: Any, path: StrPath, most_frames: int | None) -> tuple[int, float, Fraction]:
-    """Frames, seconds and rate, all positive: by the header; measured where it does not say, or contradicts itself."""
+    """Frames, seconds and rate, all positive: by the header, or measured if it is silent or contradicts itself."""
     if not stream.time_base:
-        raise MediaError(f"{str(path)!r} has a video stream without a time base: write it anew with FFmpeg.")
+        raise MediaError(
+            f"{str(path)!r} has a video stream without a time base. Remux it first: ffmpeg -i FILE -c copy NEW.mkv"
+        )
     frames, rate = int(stream.frames), stream.average_rate or stream.guessed_rate
     seconds = float((stream.duration or 0) * stream.time_base)
     seconds = seconds if seconds > 0 else (container.duration or 0) / 1e6
@@ -167,7 +170,10 @@ def _length(container: Any, stream: Any, path: StrPath, most_frames: int | None)
             rate = extent.rate or Fraction(25)
         if most_frames is None or extent.frames <= most_frames:
             return extent.frames, extent.seconds, Fraction(rate)
-        frames, seconds = max(frames, extent.frames), max(seconds, extent.seconds)  # there is more than was counted
+        frames, seconds = (
+            max(frames, extent.frames),
+            max(seconds, extent.seconds),
+        )  # the video is longer than what was counted
     return frames, seconds, Fraction(rate)
 
 
@@ -176,32 +182,32 @@ def read_frames(path: StrPath, info: VideoInfo | None = None) -> Iterator[Frame]
 
     Args:
         path: the file.
-        info: what `probe` said, to save asking again.
+        info: what `probe` returned for it; None: it is probed.
 
     Raises:
-        MediaError: as `probe`; or the stream is damaged or cut, or changes its size on the way.
+        MediaError: as `probe`; or the stream is damaged or cut off, or its frames change their size.
     """
     info = info or probe(path)
     matrix = info.color.matrix(info.height)
     step = max(1, round(1 / (info.rate * info.time_base)))
     last: int | None = None
     with open_media(path) as container:
-        as_meant = AsMeant(_video_stream(container, path))
+        correct_labels = CorrectLabels(_video_stream(container, path))
         frames = _decoded(container, path, info)
         for frame in _progressive(frames) if info.deinterlace else frames:
             following = 0 if last is None else last + step
             pts = following if frame.pts is None else int(frame.pts)
             last = pts if last is None else max(pts, last + 1)
             duration = int(frame.duration or 0)
-            yield Frame(to_rgb(as_meant(frame), matrix, info.color.range), last, duration)
+            yield Frame(to_rgb(correct_labels(frame), matrix, info.color.range), last, duration)
     if last is None:
         raise MediaError(f"{str(path)!r} has a video stream without a single frame.")
 
 
 def _decoded(container: Any, path: StrPath, info: VideoInfo) -> Iterator[Any]:
-    """FFmpeg's frames, all whole and of one size."""
+    """FFmpeg's frames; they are whole and of one size."""
     stream = _video_stream(container, path)
-    stream.thread_type, told = "AUTO", False
+    stream.thread_type, warned = "AUTO", False
     for packet in container.demux(stream):
         if packet.is_corrupt:
             raise MediaError(f"{str(path)!r} ends in the middle of a frame: the file is damaged or was cut off.")
@@ -211,18 +217,18 @@ def _decoded(container: Any, path: StrPath, info: VideoInfo) -> Iterator[Any]:
                     f"{str(path)!r} changes its size from {info.width}x{info.height} to "
                     f"{frame.width}x{frame.height} on the way; split it there first."
                 )
-            if frame.is_corrupt and not told:
+            if frame.is_corrupt and not warned:
                 warnings.warn(
                     f"{str(path)!r} is damaged: parts of some frames are guessed by FFmpeg, at {frame.time or 0:.2f} s "
                     "for the first time.",
                     stacklevel=2,
                 )
-                told = True
+                warned = True
             yield frame
 
 
 def _progressive(frames: Iterator[Any]) -> Iterator[Any]:
-    """Frames through FFmpeg's bwdif: one for each that comes in, under its time stamp."""
+    """Frames deinterlaced by FFmpeg's bwdif, as many as before, with their time stamps."""
     graph: Any = None
     stamps: deque[tuple[int | None, int]] = deque()  # the filter counts in a time base of its own
 
@@ -249,7 +255,7 @@ def _progressive(frames: Iterator[Any]) -> Iterator[Any]:
 
 
 def _video_stream(container: Any, path: StrPath) -> Any:
-    """The stream that is played, of frames that fit into memory."""
+    """The stream that is played; its frames fit in memory."""
     stream = video_stream(container, path)
     context = stream.codec_context
     if context.width * context.height > MAX_PIXELS:

@@ -1,4 +1,4 @@
-"""What travels beside the frames: sound, subtitles, fonts, covers, flags, names, chapters; and what could not."""
+"""Remuxing: sound, subtitles, fonts, covers, flags, tags and chapters are copied; and what could not be is found."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ with extra("video"):
     import av
 
 MATROSKA = ("matroska", "webm")
-# Written by muxers about the file they write, or about the bytes of another
+# Tags that muxers write about the file itself
 OWN_TAGS = (
     "encoder", "duration", "major_brand", "minor_version", "compatible_brands", "bps", "number_of_frames",
     "number_of_bytes", "source_id", "software",
 )  # fmt: skip
-# Of a track in MP4: names made up where nobody gave one, and what is said of the whole file as well
+# Tags of a track in MP4 that are made up by default, or repeat those of the file
 REPEATED = ("handler_name", "vendor_id", "creation_time", "stereo_mode")  # the last: `SideData.stereo`
-LAYERS = ("mp1", "mp2", "mp3")  # of MPEG audio: MP4 has one name for them
+LAYERS = ("mp1", "mp2", "mp3")  # of MPEG audio, for which MP4 has one name
 COVERS = {"mjpeg": ("cover.jpg", "image/jpeg"), "png": ("cover.png", "image/png")}
 
 
@@ -32,13 +32,13 @@ def copyable_streams(container: Any) -> list[Any]:
 
 
 class Remuxer:
-    """Packets of sound and subtitles from one container to another, as far as the video has come.
+    """Copies packets of sound and subtitles from one container to another, in step with the video.
 
     Args:
-        source: the file.
+        source: the file to copy from.
         target: PyAV's container for writing.
         video: its video stream, which gets the flags and tags of the source's.
-        path: its name, for messages.
+        path: of the target, for messages.
 
     Raises:
         MediaError: the target cannot hold the sound or the subtitles.
@@ -88,7 +88,7 @@ class Remuxer:
         return twin
 
     def _add_cover(self, stream: Any) -> None:
-        """Matroska has covers as attachments, MP4 as streams of one packet."""
+        """Copy a cover image: Matroska has it as an attachment, MP4 as a stream of one packet."""
         kind = COVERS.get(stream.codec_context.codec.canonical_name) if stream.codec_context else None
         if kind is None:
             return
@@ -101,7 +101,7 @@ class Remuxer:
         self.target.add_attachment(name, mime, data)
 
     def copy_until(self, seconds: Fraction | None) -> None:
-        """Copy all packets that start up to `seconds` (None: all that are left)."""
+        """Copy the packets that start before or at `seconds`; None: all the rest."""
         while True:
             packet = self.waiting or next(self.packets, None)
             self.waiting = None
@@ -118,12 +118,12 @@ class Remuxer:
             self.target.mux(packet)
 
     def close(self) -> None:
-        """The source's file."""
+        """Close the source."""
         self.source.close()
 
 
 def tags(metadata: dict[str, str]) -> dict[str, str]:
-    """Tags that say something of the film, not of the file."""
+    """The tags that describe the film, not the file."""
     return {
         k: v
         for k, v in metadata.items()
@@ -134,13 +134,13 @@ def tags(metadata: dict[str, str]) -> dict[str, str]:
 
 
 def track_tags(stream: Any) -> dict[str, str]:
-    """Tags of a track. FFmpeg reads MP4's title as "name" and writes it of "title"."""
+    """The tags of a track. FFmpeg reads MP4's title as "name", but writes it from "title"."""
     found = tags(stream.metadata)
     return {**({"title": found.pop("name")} if "name" in found else {}), **found}
 
 
-def lost(source: StrPath, output: StrPath) -> list[str]:
-    """What a source carries beside its frames and an output that should carry it does not, in words."""
+def not_kept(source: StrPath, output: StrPath) -> list[str]:
+    """What a source carries beside its frames and an output does not, in words."""
     with open_media(source) as container:
         before = dict(_carried(container, source))
     with open_media(output) as container:
@@ -149,11 +149,11 @@ def lost(source: StrPath, output: StrPath) -> list[str]:
 
 
 def _carried(container: Any, path: StrPath) -> Iterator[tuple[str, str]]:
-    """Name and value of all that a container has beside its frames."""
+    """Names and values of everything that a container has beside its frames."""
     main, counts = video_stream(container, path), dict[str, int]()
     for stream in container.streams:
         cover = is_cover(stream)
-        kind = "cover picture" if cover else {"data": "data track", "subtitle": "subtitles", "audio": "sound"}.get(
+        kind = "cover image" if cover else {"data": "data track", "subtitle": "subtitles", "audio": "sound"}.get(
             stream.type, stream.type)  # fmt: skip
         counts[kind] = counts.get(kind, 0) + 1
         name = "video" if stream is main else f"{kind} {counts[kind]}"
@@ -166,7 +166,7 @@ def _carried(container: Any, path: StrPath) -> Iterator[tuple[str, str]]:
             if stream is not main:
                 codec = stream.codec_context.codec.canonical_name if stream.codec_context else "unknown codec"
                 yield name, "MPEG audio" if codec in LAYERS else codec
-            if not cover:  # which is named by its container
+            if not cover:  # a cover is named by its container
                 yield f"flags of {name}", _flags(stream)
                 said = {k: v for k, v in track_tags(stream).items() if v != "und" and k.lower() not in REPEATED}
                 yield from ((f"{k.lower()} of {name}", v) for k, v in sorted(said.items()))

@@ -1,4 +1,4 @@
-"""What frames carry beside their pixels: how a player turns them, the display they were graded on, two views."""
+"""Side data of frames: display matrix, mastering display, light levels, stereo layout."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from hf_efficient.reading import Fields, is_whole
 # x264's frame-packing for AVStereo3DType: side by side, top and bottom, in turns, checkerboard, lines, columns
 PACKING = {1: 3, 2: 4, 3: 5, 4: 0, 6: 2, 7: 1}
 KEPT = ("DISPLAYMATRIX", "MASTERING_DISPLAY_METADATA", "CONTENT_LIGHT_LEVEL", "STEREO3D")
-# Of the coding of one file, not of the film; film grain is in the pixels once they are decoded
+# About the coding of one file, not about the film; film grain is in the decoded pixels
 OF_THE_CODING = (
     "SEI_UNREGISTERED", "MOTION_VECTORS", "VIDEO_ENC_PARAMS", "REGIONS_OF_INTEREST", "FILM_GRAIN_PARAMS",
     "GOP_TIMECODE", "VIDEO_HINT",
@@ -21,10 +21,10 @@ OF_THE_CODING = (
 
 @dataclass(frozen=True)
 class SideData:
-    """Of a video's first frame; empty where it says nothing.
+    """Side data of a video's first frame; a field that it does not carry is empty.
 
     Args:
-        display_matrix: FFmpeg's nine numbers: how a player turns and mirrors the picture.
+        display_matrix: FFmpeg's nine numbers: how a player turns and mirrors frames.
         mastering: red, green, blue and white point (x, y in units of 1/50000), then the brightest and the darkest
             luminance (1/10000 cd/m²), of the display that the video was graded on (SMPTE ST 2086).
         light: the brightest pixel and the brightest mean of a frame, cd/m² (CTA-861.3).
@@ -37,12 +37,12 @@ class SideData:
     stereo: int = 0
 
     def to_json(self) -> dict[str, Any]:
-        """What there is of it."""
+        """The fields that are not empty."""
         return {name: list(v) if isinstance(v, tuple) else v for name, v in vars(self).items() if v}
 
     @classmethod
     def from_json(cls, values: object) -> SideData:
-        """The reverse.
+        """The inverse of `to_json`.
 
         Raises:
             ValueError: a field is of another type or length, or out of range.
@@ -59,7 +59,7 @@ class SideData:
         return cls(**found, stereo=fields.whole("stereo", 0, 255) if "stereo" in fields.values else 0)
 
     def options(self, codec: str) -> dict[str, str]:
-        """What makes an encoder write it: parameters by the name of its option. Rotation is the container's."""
+        """Options by which an encoder writes it. Rotation is written by the container."""
         parts = []
         x, name = self.mastering, {"libx265": "master-display", "libx264": "mastering-display"}.get(codec[:7])
         if x and name:
@@ -76,8 +76,8 @@ class SideData:
         return {option: ":".join(parts)} if option and parts else {}
 
     def missing(self, kept: SideData) -> list[str]:
-        """In words, what a file that should carry this does not."""
-        names = {"display_matrix": "how the picture is turned", "mastering": "mastering display",
+        """What a file that should carry this does not carry, in words."""
+        names = {"display_matrix": "how frames are turned", "mastering": "mastering display",
                  "light": "content light level", "stereo": "two views in a frame"}  # fmt: skip
         # encoders round the numbers of a display; a matrix is written or not
         lost = {name for name in names if getattr(self, name) and not getattr(kept, name)}
@@ -90,7 +90,7 @@ NOTHING = SideData()
 
 
 def side_data(frame: Any) -> tuple[SideData, list[str]]:
-    """What a decoded frame carries, and the names of what nothing here keeps."""
+    """The side data of a decoded frame, and the names of what is not kept."""
     try:
         found = {data.type.name: bytes(data) for data in frame.side_data}
     except ValueError:  # PyAV does not know a kind and gives none at all

@@ -1,4 +1,4 @@
-"""Writing video: RGB frames in, with the time stamps, tags, audio and subtitles of a source; whole or not at all."""
+"""Writing video files: RGB frames, with the time stamps, tags, sound and subtitles of a source; whole or not at all."""
 
 from __future__ import annotations
 
@@ -18,37 +18,25 @@ from hf_efficient.files import ffmpeg_url, full_disk, written_whole
 from .color import FromRGB
 from .containers import WRITTEN, MediaError, StrPath
 from .reader import VideoInfo, carried_side_data
-from .remuxing import Remuxer, lost
+from .remuxing import Remuxer, not_kept
 from .side_data import NOTHING
 
 with extra("video"):
     import av
 
-# Codec, pixel format and options that keep RGB bit for bit.
-LOSSLESS = ("libx264rgb", "rgb24", {"qp": "0", "preset": "veryfast"})
-SLOW = {"libx264": "slow", "libx265": "slow", "libsvtav1": "4"}
-
-
-def encoder_options(codec: str, quality: int, preset: str = "") -> dict[str, str]:
-    """A codec's options for a constant quality (crf) and a preset; "" is a slow one."""
-    options = {"crf": str(quality), "preset": preset or SLOW.get(codec, "")}
-    if codec == "libx265":
-        options["x265-params"] = "log-level=error"
-    return options
-
 
 class VideoWriter:
-    """Encodes frames into a file that appears under its name when the context ends without an error.
+    """Encodes frames into a file, which appears under its name when the context ends without an error.
 
     Args:
         path: the new file; its suffix chooses the container.
-        like: rate, time base, pixel aspect, colour tags and rotation to keep.
+        like: the video whose rate, time base, pixel aspect, colour tags and rotation are kept.
         size: (width, height) of the frames written.
         codec: FFmpeg's encoder.
-        pixel_format: what the encoder gets.
-        options: the encoder's own.
-        copy_from: file whose sound, subtitles, fonts, covers, flags, chapters and tags are copied, packet by packet.
-            What the new file does not keep of it is warned of by name.
+        pixel_format: of the frames that the encoder gets.
+        options: of the encoder.
+        copy_from: file whose sound, subtitles, fonts, covers, flags, chapters and tags are copied, packet by packet. A
+            warning names what the new file does not keep of it.
 
     Raises:
         MediaError: the container cannot hold a stream, or the encoder refuses its settings.
@@ -84,11 +72,11 @@ class VideoWriter:
         # Matroska files have a random number by themselves: the same frames would give other files
         options = {"movflags": "+faststart"} if mp4 else {"fflags": "+bitexact"}
         if self.path.suffix.lower() in (".mkv", ".webm"):
-            options["default_mode"] = "passthrough"  # flags of tracks are those of the source
+            options["default_mode"] = "passthrough"  # tracks keep the flags of the source
         try:
             self.temporary = temporary = self._draft.__enter__()
             self.container = av.open(ffmpeg_url(temporary), "w", options=options)
-            if self.container.format.name not in WRITTEN:  # a playlist or numbered pictures: several files
+            if self.container.format.name not in WRITTEN:  # a playlist or numbered images: several files
                 raise ValueError(f"{self.path.suffix!r} is {self.container.format.name}, which is not one video file")
         except (OSError, av.error.FFmpegError, ValueError) as error:
             if full_disk(error):
@@ -105,10 +93,10 @@ class VideoWriter:
         for name, value in like.side.options(codec).items():
             options[name] = ":".join(filter(None, [options.get(name), value]))
         if codec.startswith("libx264") and torch.backends.cpu.get_cpu_capability() == "AVX512":
-            # x264's AVX-512 code of macroblock trees reads what nobody wrote: the same frames give other files
+            # x264's AVX-512 code of macroblock trees reads uninitialized memory: the same frames give other files
             options = {**options, "x264-params": ":".join(filter(None, [options.get("x264-params"), "asm=AVX2"]))}
         if codec == "libsvtav1":
-            os.environ.setdefault("SVT_LOG", "1")  # errors only: it would print its settings for every file
+            os.environ.setdefault("SVT_LOG", "1")  # errors only; else it prints its settings for every file
         # MPEG time bases and frame rates have 16 or 31 bits: finer ones are rounded by the encoders themselves
         self.stream = self.container.add_stream(codec, rate=like.rate.limit_denominator(100_000), options=options)
         context = self.stream.codec_context
@@ -146,7 +134,7 @@ class VideoWriter:
             raise self._failed(error) from error
 
     def _failed(self, error: Any) -> MediaError:
-        """What FFmpeg said; its own text would name the draft."""
+        """FFmpeg's error about this file; its own text would name the draft."""
         other = "" if self.path.suffix == ".mkv" else ", or write to a .mkv file, which holds more"
         return MediaError(
             f"Cannot write {str(self.path)!r}: {error.strerror or error}. Convert sound and subtitles of the source to "
@@ -171,24 +159,24 @@ class VideoWriter:
                 self.remuxer.copy_until(None)
                 self.remuxer.close()
             self.container.close()
-            not_kept = lost(self.copy_from, self.temporary) if self.copy_from is not None else []
+            missing = not_kept(self.copy_from, self.temporary) if self.copy_from is not None else []
             if self.like.side != NOTHING:
-                not_kept += self.like.side.missing(carried_side_data(self.temporary))
+                missing += self.like.side.missing(carried_side_data(self.temporary))
         except BaseException as failure:
             self._abandon(failure)
             if isinstance(failure, av.error.FFmpegError):
                 raise self._failed(failure) from failure
             raise
         self._draft.__exit__(None, None, None)
-        if not_kept:
-            warnings.warn(f"{str(self.path)!r} does not keep of its source: {'; '.join(not_kept)}.", stacklevel=2)
+        if missing:
+            warnings.warn(f"{str(self.path)!r} does not keep of its source: {'; '.join(missing)}.", stacklevel=2)
         return None
 
     def _abandon(self, error: BaseException) -> None:
-        """Leave nothing behind; a full disk is said as such, whatever it made the libraries say."""
+        """Leave no file behind; a full disk is reported as such, whatever error the libraries made of it."""
         if self.remuxer is not None:
             self.remuxer.close()
         if self.container is not None:
-            with suppress(av.error.FFmpegError, ValueError, OSError):  # what it would finish is thrown away
+            with suppress(av.error.FFmpegError, ValueError, OSError):  # the file is thrown away
                 self.container.close()
         self._draft.__exit__(type(error), error, error.__traceback__)

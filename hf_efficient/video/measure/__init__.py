@@ -1,1 +1,1 @@
-"""What a bundle is worth."""
+"""Quality and bit rate of a bundle."""

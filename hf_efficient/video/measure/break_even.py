@@ -1,8 +1,7 @@
-"""Whether a bundle is worth its bytes: said before the work where it can be known, and after it with the figures."""
+"""Whether a bundle breaks even: is it smaller than its source, and does it play better than bicubic enlargement?"""
 
 from __future__ import annotations
 
-import json
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -11,64 +10,51 @@ import numpy as np
 import torch
 from transformers.utils import logging
 
-from hf_efficient.files import write_text
-from hf_efficient.video.encode.rate_control import network_bytes
-from hf_efficient.video.files.bundle import MANIFEST_NAME, source_to_json, write_manifest
-from hf_efficient.video.files.card import model_card
 from hf_efficient.video.files.reader import VideoInfo, read_frames
-from hf_efficient.video.networks.backbones import upsample_bicubic
+from hf_efficient.video.networks.backbones.backbone import upsample_bicubic
 from hf_efficient.video.patches import psnr, to_rgb8, to_tensor
 from hf_efficient.video.play.player import Player
-from hf_efficient.video.settings import FitSettings
 
 logger = logging.get_logger(__name__)
-SAMPLES = 12  # frames that are compared, from all over the video
+SAMPLES = 12  # frames that are compared, spread over the video
 
 
-def say_before(source: Path, info: VideoInfo, settings: FitSettings) -> None:
-    """Warn, before any work, of a bundle that can hardly be worth it."""
-    networks, size = network_bytes(settings), source.stat().st_size
-    told = f"the networks alone take {networks:,} bytes, the source has {size:,}"
+def warn_before(source: Path, info: VideoInfo, steps: int, network_bytes: int) -> None:
+    """Warn, before any work, of a bundle that can hardly break even.
+
+    Args:
+        source: the video.
+        info: what it is like.
+        steps: of training.
+        network_bytes: of all networks on disk.
+    """
+    size = source.stat().st_size
+    both = f"the networks alone take {network_bytes:,} bytes, the source has {size:,}"
     if info.frames == 1:
         logger.warning(
-            f"{str(source)!r} is a single picture, and {settings.steps} steps of training are for this one frame; "
-            f"{told}. An image codec (AVIF, WebP) takes seconds and fewer bytes."
+            f"{str(source)!r} is a single image, and {steps} steps of training are for this one frame; {both}. "
+            "An image codec (AVIF, WebP) takes seconds and fewer bytes."
         )
-    elif 2 * networks > size:
+    elif 2 * network_bytes > size:
         logger.warning(
-            f"The bundle of {str(source)!r} will hardly be smaller than it: {told}. Give narrower networks "
+            f"The bundle of {str(source)!r} will hardly be smaller than it: {both}. Give narrower networks "
             "(num_features, --num-features), weight_dtype='int8', or keep the source."
         )
 
 
-def describe(
-    draft: Path, stream: str, source: Path, info: VideoInfo, config: dict[str, Any], device: torch.device, **told: Any
-) -> None:
-    """Write bundle.json and the card of a draft that has all its other files, and warn of what it is not worth.
+def compare_with_bicubic(bundle: Path, source: Path, info: VideoInfo, device: torch.device) -> dict[str, Any]:
+    """PSNR of some frames from all over the video, pooled: as the bundle plays them, and its stream by bicubic.
 
     Args:
-        draft: the folder.
-        stream: name of its low-resolution video.
+        bundle: the folder.
         source: the video it was made of.
-        info: what it is like.
-        config: the model's.
-        device: where the networks are run to compare them with bicubic enlargement.
-        told: further fields of bundle.json; the number of `frames` there are among them.
+        info: what that is like.
+        device: where the networks run.
+
+    Returns:
+        "frames", how many were compared; "psnr" and "psnr_bicubic", dB of whole frames.
     """
-    record = source_to_json(info, source, told.pop("frames"))
-    write_manifest(draft, stream, record, **told)
-    write_manifest(draft, stream, record, **told, compared=beside_bicubic(draft, source, info, device))
-    manifest, notes = json.loads((draft / MANIFEST_NAME).read_text(encoding="utf-8")), [""]
-    for _ in range(3):  # the card tells its own size
-        write_text(draft / "README.md", model_card(manifest, config, notes))
-        notes = verdicts(manifest, total_bytes(draft))
-    for sentence in notes:
-        logger.warning(sentence)
-
-
-def beside_bicubic(draft: Path, source: Path, info: VideoInfo, device: torch.device) -> dict[str, Any]:
-    """PSNR of whole frames, pooled over some from all over the video: as played, and its stream by bicubic."""
-    player = Player(draft, device)
+    player = Player(bundle, device)
     every = max(1, player.bundle.source.frames // SAMPLES)
 
     def some(frames: Any) -> Any:
@@ -87,7 +73,7 @@ def beside_bicubic(draft: Path, source: Path, info: VideoInfo, device: torch.dev
 
 
 def verdicts(manifest: dict[str, Any], total: int) -> list[str]:
-    """Sentences on a bundle that is worse than doing nothing; none where it is not.
+    """Sentences that say why a bundle does not break even; none if it does.
 
     Args:
         manifest: bundle.json.
@@ -110,5 +96,5 @@ def verdicts(manifest: dict[str, Any], total: int) -> list[str]:
 
 
 def total_bytes(folder: Path) -> int:
-    """Of all files of a bundle: what is sent of it as it lies there, bundle.json, index and card too."""
+    """Bytes of all files of a bundle, bundle.json, index and card included."""
     return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())

@@ -1,4 +1,4 @@
-"""What a bundle is worth: full-frame and paper's PSNR, SSIM and VMAF, by chunk, beside plain enlargement."""
+"""Quality of a bundle: PSNR of whole frames and by the paper's metric, SSIM and VMAF, beside plain enlargement."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ from hf_efficient.video.play.player import Player
 
 @dataclass
 class Quality:
-    """Sums over the frames of one video against the truth.
+    """Errors of the frames of one video against its source.
 
     Args:
-        frame_errors: mean squared error of every whole frame (RGB, 8 bits, units of 1), no border cut.
+        frame_errors: mean squared error of every whole frame (RGB, 8 bits, white is 1).
         similarities: SSIM of every frame (luma).
-        patch_errors: (I·J) errors of every frame's patches, s + 4 pixels cut on all sides: the paper's metric.
+        patch_errors: (I·J) errors of every frame's patches without s + 4 pixels on all sides: the paper's metric.
     """
 
     frame_errors: list[float] = field(default_factory=list)
@@ -52,7 +52,7 @@ class Quality:
         }
 
     def add(self, rgb: np.ndarray, truth: np.ndarray, player: Player) -> None:
-        """Take one frame, (H, W, 3) uint8 both."""
+        """Add one frame; both are (H, W, 3) uint8."""
         g = player.geometry
         self.frame_errors.append(float(np.square((rgb.astype(np.float32) - truth) / 255).mean(dtype=np.float64)))
         self.similarities.append(ssim(rgb, truth))
@@ -63,9 +63,9 @@ class Quality:
 
 
 def ssim(x: np.ndarray, y: np.ndarray) -> float:
-    """Structural similarity of the luma of two (H, W, 3) uint8 pictures (Wang et al., 2004).
+    """Structural similarity of the luma of two (H, W, 3) uint8 images (Wang et al., 2004).
 
-    11 x 11 Gaussian window of deviation 1.5 as published, mean over all positions where it fits.
+    The window is Gaussian, 11 x 11, of standard deviation 1.5, as published; the mean is over all positions inside.
     """
     weights = torch.tensor([0.299, 0.587, 0.114], dtype=torch.float64)
     a, b = (torch.from_numpy(p.astype(np.float64)) @ weights for p in (x, y))
@@ -84,7 +84,7 @@ def ssim(x: np.ndarray, y: np.ndarray) -> float:
 
 
 def enlarged_frames(low_resolution: Path, player: Player, filter_name: str, every: int = 1) -> Iterator[np.ndarray]:
-    """Each so-manieth frame of the low-resolution stream enlarged by "bicubic" or "lanczos" (Pillow's), uint8."""
+    """Every `every`-th frame of the low-resolution stream, enlarged by Pillow's "bicubic" or "lanczos", uint8."""
     g, source = player.geometry, player.bundle.source
     resampling = {"bicubic": Image.Resampling.BICUBIC, "lanczos": Image.Resampling.LANCZOS}[filter_name]
     for frame in islice(read_frames(low_resolution), 0, None, every):
@@ -106,17 +106,17 @@ def evaluate(
     Args:
         bundle: the folder.
         source: the video it was made of.
-        every: take each so-manieth frame.
-        vmaf: also run VMAF, by the FFmpeg of the imageio-ffmpeg package, on the whole decoded video.
+        every: take every `every`-th frame.
+        vmaf: also measure VMAF of the whole video, by the FFmpeg of the imageio-ffmpeg package.
         device: where the networks run.
         progress: called with 1 for each frame that is compared.
 
     Returns:
         "stdo", "bicubic", "lanczos": psnr, psnr_frame_mean, psnr_paper (dB), ssim; "chunks": a row for each network;
-        "bytes"; "frame_psnr": curve; "patch_gain": (I, J) dB over bicubic by place; "vmaf" where asked for.
+        "bytes"; "frame_psnr": curve; "patch_gain": (I, J) dB over bicubic for each patch; "vmaf" if asked for.
 
     Raises:
-        BundleError: the source is not the bundle's, or the bundle is damaged.
+        BundleError: the bundle was made of another source, or is damaged.
     """
     player = Player(bundle, device)
     info, low = player.bundle.probe_source(source), player.bundle.low_resolution
@@ -148,7 +148,7 @@ def evaluate(
 
 
 def _chunks(errors: dict[str, np.ndarray], labels: np.ndarray, k: int) -> list[dict[str, Any]]:
-    """One row for each network: its patches, and the paper's PSNR on them."""
+    """A row for each network: its patches, and the PSNR on them by the paper's metric."""
     rows = []
     for m in range(k):
         mine = labels == m

@@ -1,4 +1,4 @@
-"""Bits: what a codec alone makes of as many as a bundle has, and how two curves compare."""
+"""Rate and distortion: a codec alone at the size of a bundle, and the difference of two curves (BD-rate)."""
 
 from __future__ import annotations
 
@@ -8,15 +8,14 @@ from pathlib import Path
 
 import numpy as np
 
+from hf_efficient.video.codecs import CODECS, encoder_options
 from hf_efficient.video.files.reader import StrPath, VideoInfo, read_frames
-from hf_efficient.video.files.writer import VideoWriter, encoder_options
+from hf_efficient.video.files.writer import VideoWriter
 from hf_efficient.video.patches import psnr
-
-QUALITIES = {"libx264": (1, 51), "libx265": (1, 51), "libsvtav1": (1, 63)}
 
 
 def encode_at_size(source: StrPath, info: VideoInfo, output: Path, codec: str, total: int) -> tuple[int, float]:
-    """The source through a codec alone, at the best constant quality whose file has at most `total` bytes.
+    """Encode the source by a codec alone, at the best constant quality whose file has at most `total` bytes.
 
     Args:
         source: the video; its sound is copied and counted, as in a bundle.
@@ -26,9 +25,9 @@ def encode_at_size(source: StrPath, info: VideoInfo, output: Path, codec: str, t
         total: bytes.
 
     Returns:
-        Bytes of the file, and its PSNR in dB (pooled over RGB frames). The smallest file there is, where none fits.
+        Bytes of the file, and its PSNR in dB (pooled over RGB frames). If no quality fits, the smallest file.
     """
-    best, worst = QUALITIES[codec]
+    best, worst = 1, CODECS[codec].worst
     while best < worst:
         middle = (best + worst) // 2
         best, worst = (best, middle) if _encode(source, info, output, codec, middle) <= total else (middle + 1, worst)
@@ -38,9 +37,18 @@ def encode_at_size(source: StrPath, info: VideoInfo, output: Path, codec: str, t
 def encode_at_quality(
     source: StrPath, info: VideoInfo, output: Path, codec: str, quality: int, every: int = 1
 ) -> tuple[int, float]:
-    """The source through a codec alone, at a slow preset and a constant quality (crf): bytes, and PSNR in dB.
+    """Encode the source by a codec alone, at a slow preset and a constant quality (crf).
 
-    The PSNR is measured on each so-manieth frame (`every`).
+    Args:
+        source: the video.
+        info: what `probe` said of it.
+        output: the file to write.
+        codec: FFmpeg's encoder.
+        quality: crf.
+        every: measure every `every`-th frame.
+
+    Returns:
+        Bytes of the file, and its PSNR in dB.
     """
     size = _encode(source, info, output, codec, quality)
     pairs = islice(zip(read_frames(output), read_frames(source, info), strict=True), 0, None, every)
@@ -58,7 +66,7 @@ def _encode(source: StrPath, info: VideoInfo, output: Path, codec: str, crf: int
 
 
 def bd_rate(anchor: list[tuple[float, float]], tested: list[tuple[float, float]]) -> float:
-    """Bjøntegaard's delta rate: mean difference of bits at equal PSNR, as a share (-0.1: ten percent fewer).
+    """Bjøntegaard delta rate: mean difference of bits at equal PSNR, as a fraction (-0.1: ten percent fewer).
 
     Args:
         anchor: (bits, dB) points of the reference curve, at least two.

@@ -1,4 +1,4 @@
-"""STDOConfig: what builds the networks of a video, and where each of them is used."""
+"""STDOConfig: the networks of a video, and the size of their routing map."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ from typing import Any
 
 from transformers import AutoConfig, PretrainedConfig
 
-from .backbones import NetworkSpec
-from .experts import check_settings, network_specs
+from .experts import check_config, network_specs
+from .spec import NetworkSpec
 
 
 class STDOConfig(PretrainedConfig):
-    """Configuration of an STDOModel: k networks overfitted to one video, and the map that says which patch is whose.
+    """Configuration of an STDOModel: k networks overfitted to one video, and the map of which enlarges which patch.
 
     Args:
         backbone: "wdsr", "espcn", "edsr", "srcnn" or "vdsr".
@@ -20,7 +20,7 @@ class STDOConfig(PretrainedConfig):
         num_features: width of the networks: one number, or one for each network.
         num_blocks: depth, likewise.
         expansion: WDSR's width inside a block over its width outside.
-        weight_dtype: how the weights are stored: "float32", "float16" or "int8" (one scale an output channel).
+        weight_dtype: how the weights are stored: "float32", "float16" or "int8" (one scale for each output channel).
         patch_width: of the routing grid, in low-resolution pixels.
         patch_height: likewise.
         routing_bytes: length of the packed routing map; 0 for one network.
@@ -44,11 +44,11 @@ class STDOConfig(PretrainedConfig):
 
     def __post_init__(self, **kwargs: Any) -> None:
         super().__post_init__(**kwargs)
-        check_settings(self)
+        check_config(self)
 
     @property
     def networks(self) -> list[NetworkSpec]:
-        """What builds each of the experts."""
+        """The NetworkSpec of each expert."""
         return network_specs(self)
 
 

@@ -1,19 +1,17 @@
-"""Where networks run."""
+"""The device on which networks run."""
 
 from __future__ import annotations
 
 import torch
 
-from hf_efficient.video.settings import AUTO
-
 
 def find_device(name: str | torch.device) -> torch.device:
-    """The device of this name; of "auto" the accelerator where there is one, else the CPU.
+    """The device of this name; "auto" is the accelerator if there is one, else the CPU.
 
     Raises:
-        ValueError: there is no such device, here or at all.
+        ValueError: the device is not available here, or there is no such device.
     """
-    if name == AUTO:
+    if name == "auto":
         return torch.device(torch.accelerator.current_accelerator(check_available=True) or "cpu")
     try:
         device = torch.device(name)
@@ -23,5 +21,5 @@ def find_device(name: str | torch.device) -> torch.device:
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         there = torch.accelerator.current_accelerator(check_available=True)
         known = "'cpu'" if there is None else f"'cpu', {there.type!r}"
-        raise ValueError(f"device={str(name)!r} is not to be had here; there are {known} (or 'auto').") from error
+        raise ValueError(f"device={str(name)!r} is not available here; expected one of {known}, 'auto'.") from error
     return device

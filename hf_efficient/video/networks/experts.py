@@ -1,4 +1,4 @@
-"""The networks of a video from the fields of a config: for the transformers model, and for a player without it."""
+"""The networks of a video, built, saved and loaded by their config: for the transformers model, and without it."""
 
 from __future__ import annotations
 
@@ -15,13 +15,12 @@ from torch import nn
 from hf_efficient.files import write_text, written_whole
 from hf_efficient.reading import AGAIN, FLOATS, Stored, naming, open_tensors, read_json, shown, stored_in
 from hf_efficient.video.routing import MOST_EXPERTS
-from hf_efficient.video.settings import WEIGHT_DTYPES
 
-from .backbones import NetworkSpec
+from .spec import WEIGHT_DTYPES, NetworkSpec
 from .weights import to_int8
 
 CONFIG_NAME, WEIGHTS_NAME = "config.json", "model.safetensors"
-# Fields of a config and their defaults: the whole of what a player must know.
+# Fields of a config and their defaults: everything that a player must know.
 DEFAULTS: dict[str, Any] = {
     "backbone": "wdsr",
     "scale": 2,
@@ -42,7 +41,7 @@ BOUNDS = {
 }
 
 
-def check_settings(config: Any) -> None:
+def check_config(config: Any) -> None:
     """Raise ValueError for the first field of `config` that is out of range."""
     for name, (least, most) in BOUNDS.items():
         value = getattr(config, name)
@@ -56,10 +55,10 @@ def check_settings(config: Any) -> None:
 
 
 def network_specs(config: Any) -> list[NetworkSpec]:
-    """What builds each of the experts.
+    """The NetworkSpec of each expert.
 
     Raises:
-        ValueError: a size is out of range, or there are not as many sizes as experts.
+        ValueError: a size is out of range, or the numbers of sizes and experts differ.
     """
 
     def each(value: Any) -> list[Any]:
@@ -78,7 +77,7 @@ def network_specs(config: Any) -> list[NetworkSpec]:
 
 
 def build_experts(config: Any) -> nn.ModuleList:
-    """New networks, as the stored weights expect them."""
+    """New networks, with the modules that the stored weights belong to."""
     experts = nn.ModuleList(spec.build() for spec in network_specs(config))
     if config.weight_dtype == "int8":
         to_int8(experts)
@@ -86,12 +85,12 @@ def build_experts(config: Any) -> nn.ModuleList:
 
 
 def save_experts(folder: Path, config: dict[str, Any], experts: nn.ModuleList, packed: bytes) -> None:
-    """config.json and model.safetensors, as `load_experts` and transformers' from_pretrained read them.
+    """Write config.json and model.safetensors, which `load_experts` and transformers' from_pretrained read.
 
     Args:
-        folder: made if absent.
+        folder: the model's; it is made if absent.
         config: the fields of DEFAULTS.
-        experts: the networks, as `weights.as_stored` leaves them.
+        experts: the networks, as returned by `weights.as_stored`.
         packed: the routing map.
     """
     folder.mkdir(exist_ok=True)
@@ -109,10 +108,10 @@ def save_experts(folder: Path, config: dict[str, Any], experts: nn.ModuleList, p
 
 
 def load_config(folder: Path) -> SimpleNamespace:
-    """The config of a model's folder, checked.
+    """Read and check the config of a model's folder.
 
     Raises:
-        ValueError: not JSON, of another kind of model, or with values out of range.
+        ValueError: it is not JSON, of another kind of model, or has a value out of range.
     """
     path = folder / CONFIG_NAME
     values = read_json(path)
@@ -120,17 +119,17 @@ def load_config(folder: Path) -> SimpleNamespace:
         raise ValueError(f"{path} is not the config of an STDO model: its model_type is not 'stdo'.")
     config = SimpleNamespace(**{name: values.get(name, default) for name, default in DEFAULTS.items()})
     with naming(path):
-        check_settings(config)
+        check_config(config)
     return config
 
 
 def load_experts(folder: Path, config: SimpleNamespace) -> tuple[nn.ModuleList, bytes]:
-    """The networks of a model's folder, computing in float32, and the packed routing map.
+    """Load the networks of a model's folder, in float32, and the packed routing map.
 
     Shapes are compared with the file's header before anything is allocated.
 
     Raises:
-        ValueError: the file is damaged, or its tensors are not those of the config.
+        ValueError: the file is damaged, or its tensors do not match the config.
     """
     path = folder / WEIGHTS_NAME
     check_weights(folder, config)
@@ -144,10 +143,10 @@ def load_experts(folder: Path, config: SimpleNamespace) -> tuple[nn.ModuleList, 
 
 
 def check_weights(folder: Path, config: Any) -> None:
-    """Compare the header of a folder's weights with its config; nothing is allocated.
+    """Compare the header of a folder's weights with its config. Nothing is allocated.
 
     Raises:
-        ValueError: the file is damaged, or its tensors are not those of the config.
+        ValueError: the file is damaged, or its tensors do not match the config.
     """
     path = folder / WEIGHTS_NAME
     with open_tensors(path) as file:
@@ -159,9 +158,9 @@ def check_weights(folder: Path, config: Any) -> None:
 
 
 def _differences(stored: dict[str, Stored], config: Any) -> list[str]:
-    """Names of tensors that the file and the config do not agree on."""
+    """Names of tensors on which file and config disagree."""
     if sum(spec.num_blocks for spec in network_specs(config)) > len(stored):
-        return ["experts"]  # a config of a million layers would take long even to compare
+        return ["experts"]  # a million layers would take long even to compare
     with torch.device("meta"):
         skeleton = build_experts(config)
     expected: dict[str, tuple[tuple[int, ...], Collection[str]]] = {

@@ -1,6 +1,6 @@
-"""A whole frame through several networks without seams: every patch is run with all the context that its pixels see.
+"""Enlarge a whole frame by several networks, without seams: each patch is run with its full receptive field.
 
-The result equals, to float rounding, running each network on the whole frame, which its border pixels continue, and
+Up to float rounding, the result is that of running each network on the whole frame, with replicated border pixels, and
 taking every patch from the network that the map names.
 """
 
@@ -14,12 +14,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from hf_efficient.video.networks.backbones import NetworkSpec, centre
-from hf_efficient.video.patches import continued
+from hf_efficient.video.patches import replicate_border
+
+from .backbones.backbone import centre
+from .spec import NetworkSpec
 
 Rectangle = tuple[int, int, int, int]  # top, left, bottom, right
 
-# Measured on CPUs: memory of an activation up to this size is used again, larger ones are fetched from the system and
+# Measured on CPUs: memory of an activation up to this size is reused; larger ones are fetched from the system and
 # cleared for every layer, which costs up to a third of the time.
 REUSED_FLOATS = 2**22
 LARGEST_TILE = 512 * 512
@@ -39,11 +41,12 @@ def enlarge(
 
     Args:
         experts: the networks.
-        specs: what built them: their receptive radius is the halo.
+        specs: theirs, which give the receptive radius.
         frame: (1, 3, H, W) in [0, 1], low resolution.
         labels: (I, J) network of each patch; None: the first for all.
         patch_size: (height, width) of a patch.
-        tile_pixels: most low-resolution pixels run at once, halo not counted: bounds the memory. None: what is fastest.
+        tile_pixels: the most low-resolution pixels that are run at once, without halo; it bounds the memory. None: what
+            is fastest.
 
     Returns:
         (1, 3, sH, sW), not clamped, in the frame's dtype.
@@ -53,16 +56,16 @@ def enlarge(
     names = [0] if labels is None else np.unique(labels).tolist()
     most = {m: tile_pixels or best_tile(specs[m], frame.device) for m in names}
     if len(names) == 1 and height * width <= most[names[0]]:
-        return whole(experts[names[0]], specs[names[0]], frame)
+        return enlarge_whole(experts[names[0]], specs[names[0]], frame)
     result = frame.new_empty(1, s * height, s * width, frame.shape[1]).permute(0, 3, 1, 2)  # channels last
     for m in names:
-        halo, everything = specs[m].radius, [(0, 0, height, width)]
-        padded = continued(frame, halo)
+        halo, everything = specs[m].receptive_radius, [(0, 0, height, width)]
+        padded = replicate_border(frame, halo)
         areas = everything if len(names) == 1 else merge(np.asarray(labels) == m, patch_size, (height, width))
         tiles = [tile for area in areas for tile in split(area, most[m])]
         for (top, left, bottom, right), parts in join(tiles, halo, most[m]):
             piece = padded[..., top : bottom + 2 * halo, left : right + 2 * halo]
-            output = inner(experts[m], specs[m], piece)
+            output = enlarge_inner(experts[m], specs[m], piece)
             for y, x, below, after in parts:
                 result[..., s * y : s * below, s * x : s * after] = output[
                     ..., s * (y - top) : s * (below - top), s * (x - left) : s * (after - left)
@@ -70,31 +73,31 @@ def enlarge(
     return result
 
 
-def whole(net: nn.Module, spec: NetworkSpec, x: Tensor) -> Tensor:
-    """Enlarge whole frames, (B, 3, H, W) to (B, 3, sH, sW): beyond them their border continues."""
-    return inner(net, spec, continued(x, spec.radius))
+def enlarge_whole(net: nn.Module, spec: NetworkSpec, x: Tensor) -> Tensor:
+    """Enlarge whole frames, (B, 3, H, W) to (B, 3, sH, sW), with replicated border pixels."""
+    return enlarge_inner(net, spec, replicate_border(x, spec.receptive_radius))
 
 
-def inner(net: nn.Module, spec: NetworkSpec, x: Tensor) -> Tensor:
-    """Enlarge what lies at least `spec.radius` pixels inside of x: (B, 3, H, W) to (B, 3, s(H - 2r), s(W - 2r))."""
-    return centre(net(x, trim=True), [spec.scale * (side - 2 * spec.radius) for side in x.shape[-2:]])
+def enlarge_inner(net: nn.Module, spec: NetworkSpec, x: Tensor) -> Tensor:
+    """Enlarge what lies at least r = `spec.receptive_radius` inside of x: (B, 3, H, W) to (B, 3, s(H-2r), s(W-2r))."""
+    return centre(net(x, trim=True), [spec.scale * (side - 2 * spec.receptive_radius) for side in x.shape[-2:]])
 
 
 def best_tile(spec: NetworkSpec, device: torch.device) -> int:
-    """Pixels of a tile: on a CPU small enough that memory is used again, but not so small that halos cost more."""
+    """Pixels of a tile: on a CPU small enough that memory is reused, but not so small that halos cost more."""
     if device.type != "cpu":
         return LARGEST_TILE
-    return min(LARGEST_TILE, max(REUSED_FLOATS // spec.activation, (32 * spec.radius) ** 2))
+    return min(LARGEST_TILE, max(REUSED_FLOATS // spec.largest_activation, (32 * spec.receptive_radius) ** 2))
 
 
 def merge(mask: np.ndarray, patch_size: tuple[int, int], frame_size: tuple[int, int]) -> list[Rectangle]:
-    """Few rectangles of pixels that together are the marked patches, each patch in exactly one.
+    """A few rectangles of pixels that cover the marked patches, each patch by exactly one.
 
-    Runs in a row of patches are joined, then equal runs of consecutive rows: the fewer rectangles, the less halo is
-    computed twice.
+    Neighbours in a row are joined to runs, then equal runs of consecutive rows to rectangles. The fewer rectangles, the
+    less halo is computed twice.
 
     Args:
-        mask: (I, J) bool.
+        mask: (I, J) bool, the marked patches.
         patch_size: (height, width) of a patch; the last row and column may be cut short.
         frame_size: (height, width) of the frame.
     """
@@ -113,22 +116,22 @@ def merge(mask: np.ndarray, patch_size: tuple[int, int], frame_size: tuple[int, 
 
 
 def join(areas: list[Rectangle], halo: int, pixels: int) -> list[tuple[Rectangle, list[Rectangle]]]:
-    """Boxes around several areas where that is less to compute than each area by itself.
+    """Join areas to boxes where a common box is less to compute than the areas by themselves.
 
     Greedy: the pair that saves most is joined, as long as one saves.
 
     Args:
         areas: rectangles of one network.
         halo: pixels of context around each box.
-        pixels: most in a box.
+        pixels: the most in a box.
 
     Returns:
-        Each box, and the areas in it that are wanted.
+        Each box, and the areas in it.
     """
     boxes, parts = np.array(areas, dtype=np.int64), [[area] for area in areas]
 
     def work(boxes: np.ndarray) -> np.ndarray:
-        """Pixels that a layer computes: the first all of the halo, the last nothing of it, on the average half."""
+        """Pixels that a layer computes: the first has all of the halo, the last none, on average half."""
         return (boxes[..., 2:] - boxes[..., :2] + halo).prod(-1)
 
     while len(boxes) > 1:
@@ -147,7 +150,7 @@ def join(areas: list[Rectangle], halo: int, pixels: int) -> list[tuple[Rectangle
 
 
 def split(area: Rectangle, pixels: int) -> list[Rectangle]:
-    """Tiles of about one size and at most so many pixels, with as little border between them as there can be."""
+    """Tiles of about equal size and at most `pixels` pixels each, with the shortest borders between them."""
     top, left, bottom, right = area
     height, width = bottom - top, right - left
 

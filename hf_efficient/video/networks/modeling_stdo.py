@@ -20,14 +20,14 @@ from hf_efficient.video import routing
 
 from .configuration_stdo import STDOConfig
 from .experts import CONFIG_NAME, WEIGHTS_NAME, build_experts, check_weights, load_config
-from .inference import enlarge, whole
+from .inference import enlarge, enlarge_whole
 
 
 class STDOModel(PreTrainedModel):
-    """k networks, each overfitted to its share of one video's patches, and the packed map of which patch is whose.
+    """k networks, each overfitted to its share of one video's patches, and the packed map of their patches.
 
-    Made by `fit_video`; loads and saves like any transformers model (`AutoModel.from_pretrained` after
-    `import hf_efficient`), trains with the stock Trainer (`pixel_values`, `labels`). An int8 model is for playing.
+    `fit_video` makes it. It loads and saves like any transformers model (`AutoModel.from_pretrained` after
+    `import hf_efficient`) and trains with the stock Trainer (`pixel_values`, `labels`), unless it is int8.
 
     Source: Li et al., "Towards High-Quality and Efficient Video Super-Resolution via Spatial-Temporal Data
     Overfitting", CVPR 2023 (huggingface.co/papers/2303.08331).
@@ -54,10 +54,16 @@ class STDOModel(PreTrainedModel):
     def from_pretrained(
         cls, pretrained_model_name_or_path: str | os.PathLike[str] | None, *model_args: Any, **kwargs: Any
     ) -> STDOModel:
-        """transformers' own; the weights of a local folder are compared with its config before anything is built.
+        """Load as transformers does. The weights of a local folder are first compared with its config.
+
+        Args:
+            pretrained_model_name_or_path: folder, or id of a Hub repository.
+            model_args: as in transformers.
+            kwargs: as in transformers: `dtype`, `subfolder`, `revision`, `token`, ...
+
 
         Raises:
-            ValueError: they do not belong together, or one of them is damaged.
+            ValueError: weights and config do not match, or one of them is damaged.
             FileNotFoundError: there is no such folder.
         """
         if pretrained_model_name_or_path is not None and is_local(pretrained_model_name_or_path):
@@ -69,7 +75,7 @@ class STDOModel(PreTrainedModel):
         return super().from_pretrained(pretrained_model_name_or_path, *model_args, **kwargs)
 
     def _init_weights(self, module: nn.Module) -> None:
-        """Nothing: the networks initialise themselves, as published."""
+        """Do nothing: the networks initialise themselves, as published."""
 
     def forward(
         self,
@@ -82,28 +88,30 @@ class STDOModel(PreTrainedModel):
 
         Args:
             pixel_values: (B, 3, H, W) in [0, 1].
-            labels: (B, 3, sH, sW) in [0, 1]: the truth; gives the L1 loss.
-            expert: which network: one number, or (B,) long. Needed where there is more than one.
-            return_dict: False for a plain tuple.
+            labels: (B, 3, sH, sW) in [0, 1]: the true patches, for the L1 loss.
+            expert: which network: one number, or (B,) long. It must be given if there are several networks.
+            return_dict: False: return a tuple.
 
         Returns:
-            `reconstruction` (B, 3, sH, sW), not clamped, and `loss` where labels are given.
+            `reconstruction` (B, 3, sH, sW), not clamped, and `loss` if labels are given.
 
         Raises:
-            ValueError: no expert named among several, or one that is not there.
+            ValueError: there are several networks and `expert` is not given, or there is no such network.
         """
         k, specs = len(self.experts), self.config.networks
         if expert is None:
             if k > 1:
-                raise ValueError(f"This model has {k} networks: pass expert=, a number or one for each patch.")
+                raise ValueError(f"This model has {k} networks: pass expert=, one number or one for each patch.")
             expert = 0
         chosen = torch.as_tensor(expert).expand(len(pixel_values)).tolist()
         if not all(0 <= m < k for m in chosen):
-            raise ValueError(f"expert={expert!r} is not there; expected 0 to {k - 1}.")
+            raise ValueError(f"expert={expert!r} is out of range; expected 0 to {k - 1}.")
         if len(set(chosen)) == 1:
-            reconstruction = whole(self.experts[chosen[0]], specs[chosen[0]], pixel_values)
+            reconstruction = enlarge_whole(self.experts[chosen[0]], specs[chosen[0]], pixel_values)
         else:
-            one_by_one = [whole(self.experts[m], specs[m], x[None]) for m, x in zip(chosen, pixel_values, strict=True)]
+            one_by_one = [
+                enlarge_whole(self.experts[m], specs[m], x[None]) for m, x in zip(chosen, pixel_values, strict=True)
+            ]
             reconstruction = torch.cat(one_by_one)
         loss = None if labels is None else F.l1_loss(reconstruction, labels)
         if return_dict is False:
@@ -111,7 +119,15 @@ class STDOModel(PreTrainedModel):
         return ImageSuperResolutionOutput(loss=loss, reconstruction=reconstruction)
 
     def enlarge(self, frame: Tensor, labels: np.ndarray | None = None) -> Tensor:
-        """A whole frame, every patch by its network with full context: see `video.networks.inference.enlarge`."""
+        """Enlarge a whole frame, each patch by its network with full context.
+
+        Args:
+            frame: (1, 3, H, W) in [0, 1].
+            labels: (I, J) expert of each patch; None: the first for all.
+
+        Returns:
+            (1, 3, sH, sW), not clamped.
+        """
         return enlarge(list(self.experts), self.config.networks, frame, labels, self.patch_size)
 
     @property
@@ -120,21 +136,21 @@ class STDOModel(PreTrainedModel):
         return self.config.patch_height, self.config.patch_width
 
     def frame_labels(self, rows: int, columns: int) -> Iterator[np.ndarray]:
-        """(rows, columns) expert of each patch, frame by frame; without end for one expert.
+        """(rows, columns) expert of each patch, frame by frame; endless if there is one expert.
 
         Raises:
-            RoutingError: the map is damaged, or of another grid.
+            RoutingError: the map is damaged, or belongs to another grid.
         """
         return routing.unpack(self.routing.cpu().numpy().tobytes(), rows, columns, self.config.num_experts)
 
     def set_routing(self, packed: bytes) -> None:
-        """Put a packed map in place of the one there is."""
+        """Replace the packed routing map."""
         self.config.routing_bytes = len(packed)
         self.routing = torch.frombuffer(bytearray(packed), dtype=torch.uint8) if packed else self.routing[:0]
 
 
 def register() -> None:
-    """Make the Auto classes know STDOModel."""
+    """Register STDOModel at the Auto classes of transformers."""
     options: dict[str, Any] = {"exist_ok": True}
     AutoModel.register(STDOConfig, STDOModel, **options)
     AutoModelForImageToImage.register(STDOConfig, STDOModel, **options)

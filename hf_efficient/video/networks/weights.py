@@ -8,28 +8,30 @@ from torch.nn import functional as F
 from torch.nn.utils import parametrize
 from torch.nn.utils.parametrizations import weight_norm
 
-from hf_efficient.video.settings import WEIGHT_DTYPES
+from .spec import WEIGHT_DTYPES
 
 
 def add_weight_norm(net: nn.Module) -> nn.Module:
-    """Train direction and length of every kernel apart (Salimans & Kingma, 2016); outputs do not change. In place."""
+    """Train direction and length of every filter apart (Salimans & Kingma, 2016). In place; outputs do not change."""
     for layer in [m for m in net.modules() if isinstance(m, nn.Conv2d)]:
         weight_norm(layer)
     return net
 
 
 def fold_weight_norm(net: nn.Module) -> nn.Module:
-    """Back to plain convolutions with the same outputs. In place; nothing happens where there is no weight norm."""
+    """Back to plain convolutions with the same outputs, in place. Without weight norm nothing happens."""
     for layer in [m for m in net.modules() if parametrize.is_parametrized(m)]:
         parametrize.remove_parametrizations(layer, "weight", leave_parametrized=True)
     return net
 
 
 class Int8Conv2d(nn.Module):
-    """A convolution whose kernels are int8 with one scale for each output channel; it computes in the scale's dtype.
+    """A convolution with int8 weights and one scale for each output channel. It computes in the dtype of the scale.
 
     Args:
-        outputs, inputs, size: shape of the kernels (outputs, inputs, size, size).
+        outputs: channels; the weight is (outputs, inputs, size, size).
+        inputs: channels.
+        size: height and width of a filter.
     """
 
     weight: Tensor
@@ -50,17 +52,17 @@ class Int8Conv2d(nn.Module):
     def from_conv(cls, layer: nn.Conv2d) -> Int8Conv2d:
         """Round to nearest, symmetric: w ~ scale * q with q in [-127, 127], scale = max |w| / 127 by output channel."""
         outputs, inputs, size, _ = layer.weight.shape
-        twin = cls(outputs, inputs, size).to(layer.weight.device)
+        quantized = cls(outputs, inputs, size).to(layer.weight.device)
         scale = layer.weight.float().flatten(1).abs().amax(1).clamp_min(1e-12) / 127
-        twin.weight.copy_((layer.weight.float() / scale[:, None, None, None]).round().clamp(-127, 127))
-        twin.weight_scale.copy_(scale)
+        quantized.weight.copy_((layer.weight.float() / scale[:, None, None, None]).round().clamp(-127, 127))
+        quantized.weight_scale.copy_(scale)
         if layer.bias is not None:
-            twin.bias.copy_(layer.bias)
-        return twin
+            quantized.bias.copy_(layer.bias)
+        return quantized
 
 
 def to_int8(net: nn.Module) -> nn.Module:
-    """Every convolution of `net` replaced by its int8 twin. In place."""
+    """Replace every convolution of `net` by its int8 form. In place."""
     for parent in list(net.modules()):
         for name, child in list(parent.named_children()):
             if isinstance(child, nn.Conv2d):
@@ -69,7 +71,7 @@ def to_int8(net: nn.Module) -> nn.Module:
 
 
 def as_stored(net: nn.Module, weight_dtype: str) -> nn.Module:
-    """`net` as its weights come back from disk: folded, rounded to `weight_dtype`, computing in float32. In place.
+    """Make `net` what its weights on disk are: folded, rounded to `weight_dtype`, computing in float32. In place.
 
     Raises:
         ValueError: `weight_dtype` is not one of WEIGHT_DTYPES.

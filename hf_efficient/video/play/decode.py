@@ -1,4 +1,4 @@
-"""A bundle to a video file."""
+"""From a bundle to a video file."""
 
 from __future__ import annotations
 
@@ -7,16 +7,12 @@ from itertools import islice
 from pathlib import Path
 
 from hf_efficient.files import check_output, locked
+from hf_efficient.video.codecs import CODECS, check_encoder, encoder_options
 from hf_efficient.video.files.bundle import Bundle, sha256
 from hf_efficient.video.files.reader import StrPath, VideoInfo
-from hf_efficient.video.files.writer import VideoWriter, encoder_options
-from hf_efficient.video.settings import check_encoder
+from hf_efficient.video.files.writer import VideoWriter
 
 from .player import Player
-
-# Where one more bit brings nothing that an eye or the PSNR of the networks would notice.
-VISUALLY_LOSSLESS = {"libx264": 10, "libx265": 12, "libsvtav1": 12}
-FAST = {"libx264": "medium", "libx265": "medium", "libsvtav1": "8"}
 
 
 def decode(
@@ -32,18 +28,21 @@ def decode(
 
     Args:
         bundle: folder, or an opened player.
-        output: the new file; .mp4, or .mkv, which holds any sound.
+        output: the new file: .mp4, or .mkv, which holds any sound.
         codec: "libx264", "libx265", "libsvtav1" or "ffv1".
-        quality: the codec's constant quality (crf; smaller is better); visually lossless by default.
-        preset: the codec's speed.
-        max_frames: only the first so many.
+        quality: constant quality of the codec (crf; smaller is better); None: visually lossless.
+        preset: of the codec; None: a fast one.
+        max_frames: stop after this number of frames.
         progress: called with 1 for each frame.
+
+    Returns:
+        The path of the new file.
 
     Raises:
         BundleError: the bundle is damaged.
         MediaError: the file cannot be written.
         ValueError: the output lies in the bundle or is its source, or the codec has no such quality or preset.
-        OSError: the output is of another kind, its folder is not there or cannot be written, or no space is left.
+        OSError: the output is of another kind, its folder does not exist or cannot be written, or the disk is full.
         BlockingIOError: another process is writing it.
     """
     check_encoder(codec, quality, preset)
@@ -53,8 +52,8 @@ def decode(
     source = player.bundle.source
     options = {}
     if codec != "ffv1":
-        crf = VISUALLY_LOSSLESS.get(codec, 10) if quality is None else quality
-        options = encoder_options(codec, crf, preset or FAST.get(codec, ""))
+        lossless, fast = (CODECS[codec].visually_lossless, CODECS[codec].fast) if codec in CODECS else (10, "")
+        options = encoder_options(codec, lossless if quality is None else quality, preset or fast)
     size = (source.width, source.height)
     kind = output_pixel_format(source, codec)
     with (
@@ -69,17 +68,17 @@ def decode(
 
 
 def _check_no_original(target: Path, bundle: Bundle) -> None:
-    """Refuse the very video that the bundle was made of, which what is played is only near to."""
+    """Refuse to overwrite the video that the bundle was made of: what is played is only close to it."""
     source = bundle.manifest["source"]
     if target.is_file() and target.stat().st_size == source["bytes"] and sha256(target) == source["sha256"]:
         raise ValueError(
-            f"{str(target)!r} is the video that the bundle was made of, and is not replaced by what the bundle makes "
-            "of it: name another output."
+            f"{str(target)!r} is the video that the bundle was made of. It is not replaced by what the bundle plays: "
+            "name another output."
         )
 
 
 def output_pixel_format(source: VideoInfo, codec: str) -> str:
-    """The source's chroma, where the codec and the size can have it."""
+    """A pixel format with the source's chroma, if codec and size allow it."""
     if codec == "libsvtav1":
         return "yuv420p"
     even = source.width % 2 == source.height % 2 == 0

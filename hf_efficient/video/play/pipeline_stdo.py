@@ -50,7 +50,7 @@ Video = str | os.PathLike[str] | np.ndarray | torch.Tensor | Sequence[Image.Imag
 
 @dataclass
 class STDOPipelineOutput(BaseOutput):
-    """Frames in the type that was asked for, or the path of the video that was written.
+    """Frames of the requested type, or the path of the video that was written.
 
     Args:
         frames: list of PIL images; (T, H, W, 3) float32 array or (T, 3, H, W) tensor in [0, 1]; or a path.
@@ -60,11 +60,11 @@ class STDOPipelineOutput(BaseOutput):
 
 
 class STDOPipeline(DiffusionPipeline):
-    """Low-resolution video in, high-resolution video out, by networks that know this very video.
+    """From low to high resolution, by networks that were overfitted to this very video.
 
-    Made by `fit_video`. There is no diffusion in it: it is a pipeline for `from_pretrained`, `save_pretrained`,
-    `push_to_hub`, dtype, device, progress bar and output types as users of diffusers know them. Weights stored in
-    fp16 compute in float32 unless `dtype` says otherwise.
+    `fit_video` makes the bundle. There is no diffusion in it: as a pipeline it has the `from_pretrained`,
+    `save_pretrained`, `push_to_hub`, dtype, device, progress bar and output types that users of diffusers know. Weights
+    that are stored in float16 compute in float32 unless `dtype` says otherwise.
 
         pipe = STDOPipeline.from_pretrained("bundle/")
         pipe(output_path="out.mp4")                     # with sound, subtitles, time stamps and tags of the source
@@ -79,6 +79,14 @@ class STDOPipeline(DiffusionPipeline):
     def __init__(self, model: STDOModel) -> None:
         super().__init__()
         self.register_modules(model=model)
+
+    def __repr__(self) -> str:
+        if self.bundle is None:
+            return f"{type(self).__name__}({self.model.config.num_experts} x {self.model.config.backbone}, no bundle)"
+        grid, source = self.bundle.geometry, self.bundle.source
+        method = self.bundle.manifest.get("fit", {}).get("method", self.model.config.backbone)
+        sizes = f"{grid.lr_width}x{grid.lr_height} -> {source.width}x{source.height}"
+        return f"{type(self).__name__}({str(self.bundle.path)!r}, {method}, {sizes}, {source.frames} frames)"
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: str | os.PathLike[str], **kwargs: Any) -> STDOPipeline:
@@ -111,14 +119,14 @@ class STDOPipeline(DiffusionPipeline):
         """Save as a bundle again: networks, low-resolution video and checksums.
 
         Args:
-            save_directory: the folder: a new or an empty one, or a bundle, which is replaced as a whole.
+            save_directory: a new or empty folder, or a bundle, which is replaced as a whole.
             push_to_hub: upload it as well; `repo_id`, `token`, `private`, ... as in diffusers.
-            kwargs: what diffusers' pipelines take; weights are always written as the bundle stores them.
+            kwargs: as in diffusers; weights are always written as the bundle stores them.
 
         Raises:
-            BundleError: the pipeline was made of a model alone, so that there is no video to save with it.
-            FileExistsError: the folder holds something that is no part of a bundle.
-            OSError: it cannot be written, or no space is left; a bundle that was there is kept.
+            BundleError: the pipeline was made from a model alone, so that there is no video to save.
+            FileExistsError: the folder holds files that are not part of a bundle.
+            OSError: the folder cannot be written, or the disk is full; an old bundle is kept.
         """
         bundle, config = self._opened(), self.model.config
         fields = {name: getattr(config, name) for name in DEFAULTS}
@@ -147,15 +155,18 @@ class STDOPipeline(DiffusionPipeline):
 
         Args:
             video: the low-resolution video: a path, (T, H, W, 3) uint8 or float array, (T, 3, H, W) tensor in [0, 1],
-                or PIL images; the bundle's own by default.
-            output_type: "pil", "np" or "pt". All frames are held in memory: for long videos give `output_path`.
+                or PIL images; None: the bundle's own.
+            output_type: "pil", "np" or "pt". All frames are held in memory; for long videos pass `output_path`.
             output_path: write a video file instead, with flat memory.
-            max_frames: only the first so many.
-            return_dict: False for a plain tuple.
+            max_frames: stop after this number of frames.
+            return_dict: False: return a tuple.
             writer: `codec`, `quality`, `preset` of `hf_efficient.video.play.decode.decode`.
 
+        Returns:
+            The frames, or the path that was written.
+
         Raises:
-            BundleError: there is no bundle, or the video has not its size or length.
+            BundleError: the pipeline has no bundle, or the video differs from the bundle's in size or length.
             ValueError: `output_type` is not known.
         """
         if output_path is not None:
@@ -171,7 +182,7 @@ class STDOPipeline(DiffusionPipeline):
         return STDOPipelineOutput(frames=result) if return_dict else (result,)
 
     def _frames(self, video: Video | None, max_frames: int | None) -> Iterator[np.ndarray]:
-        """High-resolution frames, uint8."""
+        """High-resolution frames, (H, W, 3) uint8."""
         player = Player(self._opened(), self.device, self.model.experts)
         frames = _as_frames(player.bundle.low_resolution if video is None else video)
         labels = player.labels()

@@ -1,4 +1,4 @@
-"""A bundle's frames, one by one, in high resolution. Torch, safetensors and PyAV are all it needs."""
+"""A bundle's frames at high resolution, one by one. It needs torch, safetensors and PyAV alone."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Player:
     Args:
         bundle: folder, or an opened bundle.
         device: where the networks run.
-        experts: networks to use in place of the stored ones, on that device.
+        experts: networks on that device, to use instead of the stored ones.
 
     Raises:
         BundleError: the bundle is damaged or inconsistent.
@@ -54,6 +54,10 @@ class Player:
         self.specs = network_specs(self.config)
         self.geometry = self.bundle.geometry
 
+    def __repr__(self) -> str:
+        specs = f"{len(self.specs)} x {self.config.backbone}"
+        return f"Player({str(self.bundle.path)!r}, {specs} x{self.config.scale}, {self.device})"
+
     def labels(self) -> Iterator[np.ndarray]:
         """(I, J) expert of each patch, frame by frame."""
         return routing.unpack(self.packed, self.geometry.rows, self.geometry.columns, self.config.num_experts)
@@ -68,10 +72,14 @@ class Player:
         return to_rgb8(output.cpu()[..., : source.height, : source.width])
 
     def frames(self, every: int = 1) -> Iterator[PlayedFrame]:
-        """All frames in order, or each so-manieth; flat memory.
+        """The frames in order, with flat memory.
+
+        Args:
+            every: yield every `every`-th frame, from the first.
+
 
         Raises:
-            BundleError: the stream and the map do not have the source's number of frames.
+            BundleError: stream or map do not have the source's number of frames.
         """
         source, low = self.bundle.source, probe(self.bundle.low_resolution)
         another = f"{self.bundle.path} says {source.frames} frames; its map or its stream has another number."

@@ -1,20 +1,17 @@
-"""Which patches are learned together: chunks of like difficulty (STDO), a sample of them (JSTDO), chunks of time (NAS).
-
-Everything works on one number a patch: the mean squared error that a general model f0 makes on it. Chunk 0 is the
-hardest. Pure numpy.
-"""
+"""STDO: a network for each chunk of patches of like difficulty (Li et al., CVPR 2023, arXiv 2303.08331)."""
 
 from __future__ import annotations
 
 import numpy as np
 
+from .assignment import Assignment
+
 MOST_CHUNKS = 6
 STEPS_EACH = 3000  # from which a network of several pays, measured (docs/stdo.md)
-JOINT_CHUNKS = 4
 
 
 def equal_count(errors: np.ndarray, k: int) -> np.ndarray:
-    """D̂_m = {P : λ_m < p ≤ λ_{m+1}} with thresholds that split the patches evenly (STDO, section 3).
+    """D̂_m = {P : λ_m < p ≤ λ_{m+1}} with thresholds λ that split the patches evenly. D̂_0 is the hardest chunk.
 
     λ_m = p_(⌊mn/k⌋), the order statistic of the PSNRs p of all n patches of the video: space and time together.
 
@@ -52,42 +49,6 @@ def equal_error(errors: np.ndarray, k: int) -> np.ndarray:
     return labels
 
 
-def time_chunks(frames: int, patches: int, k: int) -> np.ndarray:
-    """k equal stretches of time, as NAS: (frames·patches,) labels in order t, i, j."""
-    if not 1 <= k <= frames:
-        raise ValueError(f"{frames} frames cannot be split into {k} stretches of time; expected 1 to {frames}.")
-    return np.repeat(np.arange(frames) * k // frames, patches)
-
-
-def joint_sample(labels: np.ndarray, k: int, rng: np.random.Generator) -> np.ndarray:
-    """D_joint = D̂_0 ∪ S(D̂_1; r_1) ∪ … ∪ S(D̂_{k-2}; r_{k-2}), the training set of JSTDO's one network.
-
-    S(D; r) is a uniform random subset of ⌊r·|D|⌋ patches. The paper lets r fall gradually from 1 for the hardest chunk
-    to 0 for the easiest; its values are not public. Ours fall in equal steps: r_m = 1 - m / (k - 1).
-
-    Args:
-        labels: (n,) chunk of each patch, 0 the hardest.
-        k: chunks; 1 keeps everything.
-        rng: draws the subsets.
-
-    Returns:
-        Sorted indices of the patches kept.
-    """
-    if k == 1:
-        return np.arange(len(labels))
-    kept = []
-    for m in range(k - 1):
-        chunk = np.flatnonzero(labels == m)
-        kept.append(rng.permutation(chunk)[: len(chunk) * (k - 1 - m) // (k - 1)])
-    return np.sort(np.concatenate(kept))
-
-
-def hardest(errors: np.ndarray, share: float) -> np.ndarray:
-    """Sorted indices of the hardest `share` of the patches, as EMT trains on (there: 0.2)."""
-    count = max(1, round(share * len(errors)))
-    return np.sort(np.argsort(-errors, kind="stable")[:count])
-
-
 def error_shares(errors: np.ndarray, labels: np.ndarray, k: int) -> np.ndarray:
     """(k,) share of the squared error that lies in each chunk; all equal where there is no error."""
     total = errors.sum(dtype=np.float64)
@@ -107,8 +68,22 @@ def choose_num_chunks(errors: np.ndarray, steps: int, most: int = MOST_CHUNKS) -
     most = min(most, len(errors))
     shares = error_shares(errors, equal_count(errors, most), most)
     shares = shares[shares > 0]
-    worth = int(np.exp(-(shares * np.log(shares)).sum()) + 1e-9)
-    return max(1, min(worth, steps // STEPS_EACH))
+    equally_loaded = int(np.exp(-(shares * np.log(shares)).sum()) + 1e-9)
+    return max(1, min(equally_loaded, steps // STEPS_EACH))
+
+
+class STDO(Assignment):
+    """A network for each chunk of like difficulty, and a map that says which patch is in which chunk."""
+
+    sample_suffices = True
+
+    def auto_chunks(self, errors: np.ndarray, steps: int) -> int:
+        """See `choose_num_chunks`."""
+        return choose_num_chunks(errors, steps)
+
+    def labels(self, errors: np.ndarray, k: int, edges: str) -> np.ndarray:
+        """By `equal_count`, as published, or by `equal_error`."""
+        return (equal_error if edges == "error" else equal_count)(errors.ravel(), k)
 
 
 def _check(errors: np.ndarray, k: int) -> None:

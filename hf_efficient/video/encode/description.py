@@ -1,0 +1,51 @@
+"""What a finished bundle says of itself: bundle.json, and the model card."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers.utils import logging
+
+from hf_efficient.files import write_text
+from hf_efficient.video.files.bundle import MANIFEST_NAME, source_to_json, write_manifest
+from hf_efficient.video.files.card import model_card
+from hf_efficient.video.files.reader import VideoInfo
+from hf_efficient.video.measure.break_even import compare_with_bicubic, total_bytes, verdicts
+
+logger = logging.get_logger(__name__)
+
+
+def describe(
+    draft: Path,
+    stream: str,
+    source: Path,
+    info: VideoInfo,
+    config: dict[str, Any],
+    device: torch.device,
+    frames: int,
+    **fields: Any,
+) -> None:
+    """Write bundle.json and the card of a draft that has all its other files. Warn if it does not break even.
+
+    Args:
+        draft: the folder.
+        stream: name of its low-resolution video.
+        source: the video it was made of.
+        info: what that is like.
+        config: the model's.
+        device: where the networks are run to compare them with bicubic enlargement.
+        frames: how many the source has.
+        fields: further fields of bundle.json.
+    """
+    record = source_to_json(info, source, frames)
+    write_manifest(draft, stream, record, **fields)
+    write_manifest(draft, stream, record, **fields, compared=compare_with_bicubic(draft, source, info, device))
+    manifest, notes = json.loads((draft / MANIFEST_NAME).read_text(encoding="utf-8")), [""]
+    for _ in range(3):  # the card gives its own size
+        write_text(draft / "README.md", model_card(manifest, config, notes))
+        notes = verdicts(manifest, total_bytes(draft))
+    for sentence in notes:
+        logger.warning(sentence)

@@ -1,0 +1,31 @@
+"""A network for each stretch of time: NAS (Yeo et al., OSDI 2018), the baseline of STDO."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from .assignment import Assignment
+from .stdo import choose_num_chunks
+
+
+def time_chunks(frames: int, patches: int, k: int) -> np.ndarray:
+    """k equal stretches of time: (frames·patches,) labels in order t, i, j.
+
+    Raises:
+        ValueError: there are fewer frames than stretches.
+    """
+    if not 1 <= k <= frames:
+        raise ValueError(f"{frames} frames cannot be split into {k} stretches of time; expected 1 to {frames}.")
+    return np.repeat(np.arange(frames) * k // frames, patches)
+
+
+class Time(Assignment):
+    """A chunk is a stretch of time."""
+
+    def auto_chunks(self, errors: np.ndarray, steps: int) -> int:
+        """As many as STDO would have."""
+        return choose_num_chunks(errors, steps)
+
+    def labels(self, errors: np.ndarray, k: int, edges: str) -> np.ndarray:
+        """All patches of a frame are in one chunk."""
+        return time_chunks(*errors.shape, k)

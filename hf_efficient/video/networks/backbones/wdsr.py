@@ -1,0 +1,81 @@
+"""WDSR: wide activation (Yu et al., arXiv 1808.08718), the network of the STDO paper."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from .backbone import Backbone, Conv, centre, set_length
+
+
+class WDSR(Backbone):
+    """skip(x) + tail(blocks(head(x))), sub-pixel shuffle; `num_blocks` wide blocks."""
+
+    weight_norm = True
+
+    def __init__(self, scale: int, num_features: int, num_blocks: int, expansion: int = 4) -> None:
+        super().__init__()
+        self.scale = scale
+        self.head = Conv(3, num_features, 3)
+        blocks = [WideBlock(num_features, expansion) for _ in range(num_blocks)]
+        self.blocks = nn.Sequential(*blocks)
+        self.tail = Conv(num_features, 3 * scale**2, 3)
+        self.skip = Conv(3, 3 * scale**2, 5)
+        for layer in (self.head, self.tail, self.skip):
+            set_length(layer, 1.0)
+        for block in blocks:
+            set_length(block.expand, 2.0)
+            set_length(block.project, num_blocks**-0.5)
+
+    def forward(self, x: Tensor, trim: bool = False) -> Tensor:
+        x = x - 0.5
+        y = self.head(x, trim)
+        for block in self.blocks:
+            y = block(y, trim)
+        y = self.tail(y, trim)
+        return F.pixel_shuffle(y.add_(centre(self.skip(x, trim), y.shape[-2:])), self.scale).add_(0.5)
+
+    @torch.no_grad()
+    def start_from_bicubic(self) -> None:
+        """The skip layer gets the bicubic weights, and the tail a tenth of its initial ones.
+
+        The 5x5 skip spans the four taps of every sub-pixel position, so its result is exact away from the frame's
+        border. Ours, not the paper's: a short training need not learn what is known.
+        """
+        s = self.scale
+        positions = (torch.arange(s, dtype=torch.float64) + 0.5) / s - 0.5
+        taps = cubic(torch.arange(-2, 3, dtype=torch.float64)[None] - positions[:, None])  # (s, 5)
+        filters = (taps[:, None, :, None] * taps[None, :, None, :]).reshape(s * s, 5, 5)
+        weight = torch.einsum("ck,nhw->cnkhw", torch.eye(3), filters.float()).reshape(3 * s * s, 3, 5, 5)
+        self.skip.weight.copy_(weight)
+        self.tail.weight.mul_(0.1)
+
+    @staticmethod
+    def receptive_radius(scale: int, num_blocks: int) -> int:
+        return 2 * num_blocks + 2
+
+    @staticmethod
+    def largest_activation(scale: int, num_features: int, expansion: int) -> int:
+        return num_features * expansion
+
+
+class WideBlock(nn.Module):
+    """x + project(ReLU(expand(x)))."""
+
+    def __init__(self, num_features: int, expansion: int) -> None:
+        super().__init__()
+        self.expand = Conv(num_features, num_features * expansion, 3)
+        self.project = Conv(num_features * expansion, num_features, 3)
+
+    def forward(self, x: Tensor, trim: bool = False) -> Tensor:
+        y = self.project(self.expand(x, trim).relu_(), trim)
+        return y.add_(centre(x, y.shape[-2:]))
+
+
+def cubic(x: Tensor, a: float = -0.5) -> Tensor:
+    """Keys' cubic convolution (1981), support [-2, 2]."""
+    x = x.abs()
+    near = (a + 2) * x**3 - (a + 3) * x**2 + 1
+    far = a * (x**3 - 5 * x**2 + 8 * x - 4)
+    return torch.where(x <= 1, near, torch.where(x < 2, far, torch.zeros_like(x)))

@@ -1,0 +1,66 @@
+"""NetworkSpec: what builds one network. Importing it does not import torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from hf_efficient.methods import BACKBONES
+from hf_efficient.reading import shown
+
+if TYPE_CHECKING:
+    from .backbones.backbone import Backbone
+
+SCALES = (2, 3, 4)
+WEIGHT_DTYPES = ("float32", "float16", "int8")
+
+
+@dataclass(frozen=True)
+class NetworkSpec:
+    """Everything that builds one network.
+
+    Args:
+        backbone: a name of `hf_efficient.methods.BACKBONES`.
+        scale: 2, 3 or 4.
+        num_features: width, 1 to 1024.
+        num_blocks: depth, 1 to 256: residual blocks of WDSR and EDSR, inner layers of the others.
+        expansion: WDSR's width inside a block over its width outside, 1 to 16; the others have none.
+
+    Raises:
+        ValueError: a field is out of range.
+    """
+
+    backbone: str = "wdsr"
+    scale: int = 2
+    num_features: int = 16
+    num_blocks: int = 2
+    expansion: int = 4
+
+    def __post_init__(self) -> None:
+        BACKBONES.row(self.backbone)
+        if isinstance(self.scale, bool) or not isinstance(self.scale, int) or self.scale not in SCALES:
+            raise ValueError(f"scale={shown(self.scale)} is not supported; expected 2, 3 or 4.")
+        for name, most in (("num_features", 1024), ("num_blocks", 256), ("expansion", 16)):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= most:
+                raise ValueError(f"{name}={shown(value)} is out of range; expected a whole number from 1 to {most}.")
+
+    def build(self) -> Backbone:
+        """A new network, randomly initialised as published, without weight norm."""
+        network: Backbone = self._backbone(self.scale, self.num_features, self.num_blocks, self.expansion)
+        return network
+
+    @property
+    def receptive_radius(self) -> int:
+        """Low-resolution pixels around a pixel that its enlargement depends on, on each side."""
+        return self._backbone.receptive_radius(self.scale, self.num_blocks)
+
+    @property
+    def largest_activation(self) -> int:
+        """Numbers that the widest layer makes of one low-resolution pixel."""
+        return self._backbone.largest_activation(self.scale, self.num_features, self.expansion)
+
+    @property
+    def _backbone(self) -> type[Backbone]:
+        backbone: type[Backbone] = BACKBONES.row(self.backbone).implementation
+        return backbone

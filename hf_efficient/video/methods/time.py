@@ -28,4 +28,5 @@ class Time(Assignment):
 
     def labels(self, errors: np.ndarray, k: int, edges: str) -> np.ndarray:
         """All patches of a frame are in one chunk."""
-        return time_chunks(*errors.shape, k)
+        frames, patches = errors.shape
+        return time_chunks(frames, patches, k)

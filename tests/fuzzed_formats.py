@@ -25,7 +25,7 @@ from hf_efficient.video.play.player import Player
 from tests.sparsity.models import ConvNet, convnet_inputs, disturb
 from tests.sparsity.test_compress import sparse_llama
 from tests.video.bundles import QUICK, started
-from tests.video.clips import make_clip, pictures
+from tests.video.clips import make_clip, moving_frames
 
 
 @dataclass
@@ -93,7 +93,7 @@ def adapter(folder: Path) -> Callable[[], Any]:
 
 
 def bundle(folder: Path) -> Callable[[], Any]:
-    source = make_clip(folder.parent / "a.mkv", pictures(2, 24, 20))
+    source = make_clip(folder.parent / "a.mkv", moving_frames(2, 24, 20))
     fit_video(source, folder, **{**QUICK, "num_features": 1, "steps": 2, "method": "stdo", "num_chunks": 2})
 
     def load() -> Any:

@@ -256,9 +256,9 @@ def test_an_interrupt_from_the_keyboard_is_one_word(tmp_path: Path) -> None:
 
 def test_work_of_another_source_is_told_without_checksums(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     from hf_efficient.video.encode.fit import Fit
-    from tests.video.clips import make_clip, pictures
+    from tests.video.clips import make_clip, moving_frames
 
-    clips = [make_clip(tmp_path / name, pictures(2, 96, 64, seed)) for seed, name in enumerate(("a.mp4", "b.mp4"))]
+    clips = [make_clip(tmp_path / name, moving_frames(2, 96, 64, seed)) for seed, name in enumerate(("a.mp4", "b.mp4"))]
     Fit(clips[0], tmp_path / "out", FitSettings(steps=5), False, torch.device("cpu")).prepare(False)
     error = error_of(capsys, *["stdo", "encode", clips[1], tmp_path / "out", "--steps", "6", "--device", "cpu"])
     assert "(another source file, --steps 5 then, --steps 6 now)" in error

@@ -12,7 +12,7 @@ import pytest
 
 from hf_efficient.files import check_output, ffmpeg_url, locked, require_space
 from tests.files.disks import small_disk
-from tests.video.clips import make_clip, pictures
+from tests.video.clips import make_clip, moving_frames
 
 
 @pytest.mark.parametrize("name", ["new", "there", "a:b", "-x", "http:x"])
@@ -94,7 +94,7 @@ def test_space_is_asked_for_before(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["a:b.mp4", "http:x.mp4", "-.mp4", "ü %03d?x#y.mp4", "concat:a|b.mp4"])
 def test_ffmpeg_reads_no_name_as_an_address(tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    make_clip(Path(ffmpeg_url(name)), pictures(2, 32, 32))
+    make_clip(Path(ffmpeg_url(name)), moving_frames(2, 32, 32))
     assert [p.name for p in tmp_path.iterdir()] == [name]
     with av.open(ffmpeg_url(name)) as container:
         assert len(list(container.decode(video=0))) == 2

@@ -50,10 +50,10 @@ def visual_tokens(folder: Path) -> tuple[list[str], Ordinary, Hostile]:
 
 
 def video(folder: Path) -> tuple[list[str], Ordinary, Hostile]:
-    from tests.video.clips import make_clip, pictures
+    from tests.video.clips import make_clip, moving_frames
 
     bad = bad_files(folder)
-    clip = make_clip(folder / "garden.mp4", pictures(6, 96, 64), audio="aac").read_bytes()
+    clip = make_clip(folder / "garden.mp4", moving_frames(6, 96, 64), audio="aac").read_bytes()
 
     def ordinary(client: Client, draw: random.Random) -> str | None:
         kind, data = client.call("fit", [client.upload(clip, "garden.mp4"), 2, draw.choice(["jstdo", "single"]), 20])

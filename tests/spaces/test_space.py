@@ -15,7 +15,7 @@ from hf_efficient.files.temporary import sweep, work_folder
 from hf_efficient.representation.evaluation.questions import EVALUATION_SET
 from tests.conftest import ROOT
 from tests.spaces.running import import_app
-from tests.video.clips import make_clip, pictures
+from tests.video.clips import make_clip, moving_frames
 
 EXAMPLE = EVALUATION_SET / "images" / "00000.png"
 
@@ -180,7 +180,7 @@ def test_no_value_that_a_client_may_post_gets_past_the_checks(
 ) -> None:
     """Each argument in turn is something else: a sentence, and no work is begun."""
     app = import_app(ROOT / "spaces" / name)
-    clip = make_clip(tmp_path / "clip.mp4", pictures(2, 96, 64))
+    clip = make_clip(tmp_path / "clip.mp4", moving_frames(2, 96, 64))
     asked, good = {
         "visual_tokens": (lambda *call: app.ask(*call), [str(EXAMPLE), "list all .", "id_pruner", 9]),
         "video": (lambda *call: next(app.fit(*call)), [str(clip), 2, "jstdo", 20]),

@@ -17,7 +17,7 @@ from hf_efficient.video.play.player import Player
 from tests.conftest import ROOT
 from tests.spaces.front_matter import front_matter_errors
 from tests.spaces.running import browser_page, import_app, served
-from tests.video.clips import make_clip, pictures
+from tests.video.clips import make_clip, moving_frames
 
 SPACE = ROOT / "spaces" / "video"
 
@@ -35,7 +35,7 @@ def url(app: Any) -> Iterator[str]:
 
 @pytest.fixture(scope="module")
 def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_clip(tmp_path_factory.mktemp("clips") / "garden.mp4", pictures(6, 96, 64), audio="aac")
+    return make_clip(tmp_path_factory.mktemp("clips") / "garden.mp4", moving_frames(6, 96, 64), audio="aac")
 
 
 def test_front_matter() -> None:
@@ -51,8 +51,8 @@ def test_the_frame_shown_is_the_one_that_gains_most(app: Any, source: Path, tmp_
     outcome = app.look(Player(bundle), source)
     truth = [frame.rgb.astype(float) for frame in read_frames(source)]
 
-    def error(picture: np.ndarray, t: int) -> float:
-        return float(np.square(picture - truth[t]).mean())
+    def error(image: np.ndarray, t: int) -> float:
+        return float(np.square(image - truth[t]).mean())
 
     plain, played = outcome.images
     gain = np.log(error(plain, outcome.frame) / error(played, outcome.frame))
@@ -65,7 +65,7 @@ def bad_uploads(folder: Path, source: Path) -> dict[str, Path]:
     """File by what the message about it must say."""
     (folder / "text.mp4").write_text("not a video")
     (folder / "cut.mp4").write_bytes(source.read_bytes()[:600])
-    make_clip(folder / "tiny.mp4", pictures(3, 64, 32))
+    make_clip(folder / "tiny.mp4", moving_frames(3, 64, 32))
     make_clip(folder / "long.mp4", np.zeros((45, 1080, 1920, 3), np.uint8), options={"preset": "ultrafast"})
     return {
         "'text.mp4' cannot be read": folder / "text.mp4",
@@ -89,11 +89,11 @@ def test_bad_uploads_get_a_message(app: Any, source: Path, tmp_path: Path) -> No
 def test_over_http(url: str, source: Path, tmp_path: Path, method: str) -> None:
     from gradio_client import Client, handle_file
 
-    (plain, played_picture), measures, played, archive = Client(url, verbose=False).predict(
+    (plain, played_image), measures, played, archive = Client(url, verbose=False).predict(
         handle_file(str(source)), 2, method, 40, api_name="/fit"
     )
-    for picture in (plain, played_picture):
-        with Image.open(picture) as image:
+    for path in (plain, played_image):
+        with Image.open(path) as image:
             assert image.size == (96, 64)
     assert len(re.findall(r"<td>[\d.]+ dB</td>", measures)) == 3
     video = probe(played["video"] if isinstance(played, dict) else played)

@@ -10,7 +10,7 @@ from torch import nn
 from hf_efficient.video.encode.fit import Fit, fit_video
 from hf_efficient.video.files.bundle import Bundle
 from hf_efficient.video.settings import FitSettings
-from tests.video.clips import make_clip, pictures
+from tests.video.clips import make_clip, moving_frames
 
 QUICK: dict[str, Any] = {
     "num_features": 4, "num_blocks": 1, "steps": 8, "batch_size": 4, "checkpoint_every": 2, "max_patches": 32,
@@ -20,7 +20,7 @@ QUICK: dict[str, Any] = {
 
 def source_clip(folder: Path, frames: int = 12, size: tuple[int, int] = (96, 80), **options: Any) -> Path:
     """A made video with sound."""
-    return make_clip(folder / "source.mp4", pictures(frames, *size), **{"audio": "aac", **options})
+    return make_clip(folder / "source.mp4", moving_frames(frames, *size), **{"audio": "aac", **options})
 
 
 def quick_bundle(folder: Path, **settings: Any) -> Bundle:

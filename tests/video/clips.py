@@ -21,8 +21,8 @@ def clip(name: str) -> Path:
     return path
 
 
-def pictures(count: int, width: int, height: int, seed: int = 0) -> np.ndarray:
-    """(count, height, width, 3) uint8: a smooth picture with a textured square that moves over it."""
+def moving_frames(count: int, width: int, height: int, seed: int = 0) -> np.ndarray:
+    """(count, height, width, 3) uint8: a smooth image with a textured square that moves over it."""
     rng = np.random.default_rng(seed)
     y, x = np.mgrid[:height, :width]
     coarse = rng.integers(0, 256, (height // 5 + 1, width // 5 + 1, 3))
@@ -72,8 +72,8 @@ def make_clip(
             sound = out.add_stream(audio, rate=48000)
             sound.layout = "mono"
         tick = round(1 / (rate * time_base))
-        for t, picture in enumerate(frames):
-            frame: Any = av.VideoFrame.from_ndarray(np.ascontiguousarray(picture), format="rgb24")
+        for t, rgb in enumerate(frames):
+            frame: Any = av.VideoFrame.from_ndarray(np.ascontiguousarray(rgb), format="rgb24")
             frame = frame.reformat(format=pixel_format, dst_colorspace=color[0] if color else None)
             frame.pts, frame.time_base = (pts[t] if pts is not None else t * tick), time_base
             for packet in stream.encode(frame):

@@ -11,7 +11,7 @@ from hf_efficient.video.files.bundle import Bundle
 from hf_efficient.video.files.reader import probe
 from tests.cli.shell import error_of
 from tests.video.bundles import source_clip
-from tests.video.clips import make_clip, pictures
+from tests.video.clips import make_clip, moving_frames
 
 QUICK = ["--num-features", "4", "--num-blocks", "1", "--steps", "6", "--batch-size", "4", "--device", "cpu"]
 
@@ -64,7 +64,7 @@ def test_evaluate_writes_table_json_and_plot(
     assert result["frames"] == 12
     assert (tmp_path / "evaluation.png").stat().st_size > 5000
     assert "not the video" in error_of(
-        capsys, "stdo", "evaluate", bundle, make_clip(tmp_path / "other.mp4", pictures(3, 96, 80))
+        capsys, "stdo", "evaluate", bundle, make_clip(tmp_path / "other.mp4", moving_frames(3, 96, 80))
     )
 
 

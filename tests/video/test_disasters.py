@@ -13,7 +13,7 @@ from hf_efficient.cli import main
 from hf_efficient.files import NpyWriter
 from hf_efficient.video.encode import fit as fit_module
 from hf_efficient.video.encode import overfit as overfit_module
-from hf_efficient.video.encode import patch_store as store
+from hf_efficient.video.encode import patch_store
 from hf_efficient.video.encode.fit import fit_video
 from hf_efficient.video.files import bundle as bundle_module
 from hf_efficient.video.files.bundle import Bundle
@@ -25,7 +25,7 @@ from tests.files.kills import changes, killed_before
 from tests.video.bundles import QUICK, files, source_clip
 
 STEPS = (
-    (VideoWriter, "write"), (GrowingTable, "add"), (NpyWriter, "add"), (store, "require_space"),
+    (VideoWriter, "write"), (GrowingTable, "add"), (NpyWriter, "add"), (patch_store, "require_space"),
     (overfit_module, "save_checkpoint"), (fit_module, "save_experts"), (bundle_module, "sha256"),
 )  # fmt: skip
 SETTINGS = {**QUICK, "method": "stdo", "num_chunks": 2}

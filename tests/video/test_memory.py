@@ -12,7 +12,7 @@ from hf_efficient.video.encode.fit import Fit, fit_video
 from hf_efficient.video.growing_table import GrowingTable
 from hf_efficient.video.measure.evaluation import evaluate
 from hf_efficient.video.settings import FitSettings
-from tests.video.clips import make_clip, pictures
+from tests.video.clips import make_clip, moving_frames
 
 WIDTH, HEIGHT = 960, 540
 
@@ -25,7 +25,7 @@ def resident() -> float:
 @pytest.fixture(scope="module")
 def large(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """32 frames, large enough for a frame's arrays to lie between those of its neighbours, if anything pins them."""
-    frames = np.tile(pictures(4, WIDTH, HEIGHT), (8, 1, 1, 1))
+    frames = np.tile(moving_frames(4, WIDTH, HEIGHT), (8, 1, 1, 1))
     return make_clip(tmp_path_factory.mktemp("large") / "large.mp4", frames, options={"preset": "ultrafast"})
 
 

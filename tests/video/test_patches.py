@@ -16,10 +16,10 @@ from hf_efficient.video.patches import (
     to_rgb8,
     to_tensor,
 )
-from tests.video.clips import pictures
+from tests.video.clips import moving_frames
 
 
-def imresize(picture: np.ndarray, scale: int) -> np.ndarray:
+def imresize(image: np.ndarray, scale: int) -> np.ndarray:
     """Antialiased bicubic reduction by its definition: kernel a = -0.5 stretched by s, mirrored borders, float64."""
 
     def along_rows(x: np.ndarray) -> np.ndarray:
@@ -35,16 +35,16 @@ def imresize(picture: np.ndarray, scale: int) -> np.ndarray:
             result[i] = np.tensordot(weights / weights.sum(), x[mirrored], 1)
         return result
 
-    small = along_rows(along_rows(picture.astype(float)).swapaxes(0, 1)).swapaxes(0, 1)
+    small = along_rows(along_rows(image.astype(float)).swapaxes(0, 1)).swapaxes(0, 1)
     return np.floor(small.clip(0, 255) + 0.5).astype(np.uint8)
 
 
 @pytest.mark.parametrize("scale", [2, 3, 4])
 def test_degrade_is_matlabs_imresize_but_for_the_border(scale: int) -> None:
-    picture = pictures(1, 48 * scale, 36 * scale)[0]
+    image = moving_frames(1, 48 * scale, 36 * scale)[0]
     geometry = Geometry.choose(48 * scale, 36 * scale, scale)
-    ours = to_rgb8(degrade(to_tensor(picture), geometry)).astype(int)
-    difference = np.abs(ours - imresize(picture, scale))[4:-4, 4:-4]
+    ours = to_rgb8(degrade(to_tensor(image), geometry)).astype(int)
+    difference = np.abs(ours - imresize(image, scale))[4:-4, 4:-4]
     assert difference.max() <= 1
     assert (difference > 0).mean() < 0.01
 
@@ -76,10 +76,10 @@ def test_windows_cover_every_pixel_of_any_size(size: tuple[int, int], scale: int
 
 
 def test_odd_sizes_come_back_by_cropping() -> None:
-    picture = pictures(1, 37, 23)[0]
-    padded = pad_to_grid(to_tensor(picture), Geometry.choose(37, 23, 2))
+    image = moving_frames(1, 37, 23)[0]
+    padded = pad_to_grid(to_tensor(image), Geometry.choose(37, 23, 2))
     assert padded.shape == (1, 3, 24, 40)
-    np.testing.assert_array_equal(to_rgb8(padded)[:23, :37], picture)
+    np.testing.assert_array_equal(to_rgb8(padded)[:23, :37], image)
 
 
 def test_cut_is_slicing() -> None:
@@ -102,10 +102,10 @@ def test_patch_error_by_hand() -> None:
 
 
 def test_hard_patches_score_worse() -> None:
-    picture = np.full((96, 128, 3), 90, np.uint8)
-    picture[:48, :64] = np.random.default_rng(0).integers(0, 256, (48, 64, 3))
+    image = np.full((96, 128, 3), 90, np.uint8)
+    image[:48, :64] = np.random.default_rng(0).integers(0, 256, (48, 64, 3))
     geometry = Geometry(128, 96, 2, 32, 24)
-    hr = pad_to_grid(to_tensor(picture), geometry)
+    hr = pad_to_grid(to_tensor(image), geometry)
     errors = patch_scores(upsample_bicubic(degrade(hr, geometry), 2), hr, geometry)
     assert errors[0] > 0.01
     assert errors[1:].max() < 0.002

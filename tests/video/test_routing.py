@@ -1,4 +1,4 @@
-"""The packed map comes back whole, stays small, and a broken one is told."""
+"""The packed map comes back whole, stays small, and a broken one is reported."""
 
 import zlib
 from itertools import islice
@@ -47,7 +47,7 @@ def test_bad_labels_are_refused() -> None:
         pack(np.zeros((1, 1, 1), int), 257)
 
 
-def test_broken_maps_are_told() -> None:
+def test_broken_maps_are_reported() -> None:
     labels = np.random.default_rng(0).integers(0, 3, (20, 5, 7))
     packed = pack(labels, 3)
     for broken in (packed[:-10], packed[: len(packed) // 2], b"", b"no zlib", packed[:20] + b"\xff" * 20 + packed[40:]):

@@ -15,7 +15,7 @@ from hf_efficient.video.networks.backbones.backbone import upsample_bicubic
 from hf_efficient.video.patches import degrade
 from hf_efficient.video.settings import FitSettings
 from tests.video.bundles import QUICK, source_clip, started
-from tests.video.clips import make_clip, pictures
+from tests.video.clips import make_clip, moving_frames
 
 LOSSLESS = {"lr_quality": 0}
 
@@ -24,7 +24,7 @@ LOSSLESS = {"lr_quality": 0}
 @pytest.mark.parametrize("frames", [1, 3])
 def test_any_size_and_a_single_frame(tmp_path: Path, size: tuple[int, int], frames: int) -> None:
     lossless: dict[str, Any] = {"codec": "libx264rgb", "pixel_format": "rgb24", "options": {"qp": "0"}}
-    source = make_clip(tmp_path / "a.mkv", pictures(frames, *size), **lossless)
+    source = make_clip(tmp_path / "a.mkv", moving_frames(frames, *size), **lossless)
     bundle = fit_video(source, tmp_path / "bundle", **QUICK)
     assert (bundle.source.width, bundle.source.height, bundle.source.frames) == (*size, frames)
 
@@ -47,7 +47,7 @@ def test_each_chunk_may_have_its_own_size(tmp_path: Path) -> None:
 
 
 def test_a_source_that_breaks_off_leaves_nothing(tmp_path: Path) -> None:
-    whole, cut = make_clip(tmp_path / "a.mp4", pictures(30, 128, 96), options={"crf": "1"}), tmp_path / "cut.mp4"
+    whole, cut = make_clip(tmp_path / "a.mp4", moving_frames(30, 128, 96), options={"crf": "1"}), tmp_path / "cut.mp4"
     with VideoWriter(cut, probe(whole), (128, 96), options={"crf": "1"}) as writer:  # its index comes first
         for frame in read_frames(whole):
             writer.write(*frame)

@@ -48,7 +48,7 @@ ARRAYS: dict[str, Any] = {
 
 
 @pytest.mark.parametrize("content", ARRAYS.values(), ids=ARRAYS)
-def test_errors_and_patches_of_other_work_are_told(fit: Fit, content: Any) -> None:
+def test_errors_and_patches_of_other_work_are_reported(fit: Fit, content: Any) -> None:
     cells = fit.geometry.rows * fit.geometry.columns
     openings: Any = {"errors.npy": lambda: fit.plan, "expert-0/lr.npy": lambda: fit.store("expert-0")}
     for name, opened in openings.items():
@@ -80,7 +80,7 @@ CHECKPOINTS: dict[str, Any] = {
 
 
 @pytest.mark.parametrize("change", CHECKPOINTS.values(), ids=CHECKPOINTS)
-def test_checkpoints_of_other_networks_are_told(fit: Fit, change: Any, tmp_path: Path) -> None:
+def test_checkpoints_of_other_networks_are_reported(fit: Fit, change: Any, tmp_path: Path) -> None:
     tensors = load_file(fit.checkpoint("expert-0"))
     change(tensors)
     save_file(tensors, tmp_path / "changed.safetensors")
@@ -89,7 +89,7 @@ def test_checkpoints_of_other_networks_are_told(fit: Fit, change: Any, tmp_path:
         load_checkpoint(tmp_path / "changed.safetensors", net, torch.optim.Adam(net.parameters()))
 
 
-def test_a_checkpoint_that_is_no_whole_file_is_told(fit: Fit, tmp_path: Path) -> None:
+def test_a_checkpoint_that_is_no_whole_file_is_reported(fit: Fit, tmp_path: Path) -> None:
     raw = fit.checkpoint("expert-0").read_bytes()
     net = fit.new_network(fit.plan.spec("expert-0"), 0)
     for content in (b"", raw[:-1], raw[:100], b"PK\x03\x04", (2**62).to_bytes(8, "little") + raw[8:]):

@@ -22,7 +22,7 @@ from hf_efficient.video.patches import to_rgb8, to_tensor
 from hf_efficient.video.play.player import Player
 from hf_efficient.video.settings import STARTS, FitSettings
 from tests.video.bundles import QUICK, source_clip, started
-from tests.video.clips import clip, make_clip, pictures
+from tests.video.clips import clip, make_clip, moving_frames
 
 LOSSLESS = {"lr_quality": 0}
 
@@ -83,7 +83,7 @@ def test_two_processes_average_to_one(tmp_path: Path, monkeypatch: pytest.Monkey
 
 @pytest.mark.parametrize("method", ["jstdo", "stdo", "single", "time"])
 def test_training_beats_bicubic(tmp_path: Path, method: str) -> None:
-    source = make_clip(tmp_path / "a.mp4", pictures(10, 96, 80))
+    source = make_clip(tmp_path / "a.mp4", moving_frames(10, 96, 80))
     settings: dict[str, Any] = {**QUICK, "num_features": 8, "steps": 300, "batch_size": 8, **LOSSLESS}
     settings |= {"method": method, **settings_of(VIDEO, method, num_chunks=2)}
     player = Player(fit_video(source, tmp_path / "bundle", **settings))

@@ -22,7 +22,7 @@ from hf_efficient.video.play.decode import decode
 from hf_efficient.video.play.player import Player
 from tests.fuzzing import limited_memory
 from tests.video.bundles import QUICK, on_whole_frames, quick_bundle
-from tests.video.clips import make_clip, packets, pictures
+from tests.video.clips import make_clip, moving_frames, packets
 
 
 @pytest.fixture(scope="module")
@@ -75,7 +75,7 @@ def test_decoding_is_deterministic(bundle: Bundle, tmp_path: Path) -> None:
 def test_time_stamps_sizes_and_tags_survive_the_whole_way(tmp_path: Path) -> None:
     pts = [0, 40, 80, 200, 1000]
     source = make_clip(
-        tmp_path / "a.mp4", pictures(5, 66, 50), pts=pts, time_base=Fraction(1, 1000), rotation=90,
+        tmp_path / "a.mp4", moving_frames(5, 66, 50), pts=pts, time_base=Fraction(1, 1000), rotation=90,
         aspect=Fraction(4, 3), color=(1, 1, 1, 1),
     )  # fmt: skip
     info = fit_video(source, tmp_path / "bundle", **QUICK).source
@@ -111,7 +111,7 @@ def test_frames_are_those_of_the_map(bundle: Bundle) -> None:
         assert (difference > 0).mean() < 1e-3  # halves that rounding sends either way
 
 
-def test_a_changed_or_missing_file_is_told(bundle: Bundle, tmp_path: Path) -> None:
+def test_a_changed_or_missing_file_is_reported(bundle: Bundle, tmp_path: Path) -> None:
     folder = copy_of(bundle, tmp_path)
     for name in checked_files(bundle.low_resolution.name):
         path, data = folder / name, (folder / name).read_bytes()
@@ -185,7 +185,7 @@ HOSTILE: list[tuple[str, dict[str, Any], str]] = [
 
 
 @pytest.mark.parametrize(("where", "change", "message"), HOSTILE)
-def test_hostile_values_are_told_though_the_checksums_fit(
+def test_hostile_values_are_reported_though_the_checksums_fit(
     bundle: Bundle, tmp_path: Path, where: str, change: dict[str, Any], message: str
 ) -> None:
     folder = copy_of(bundle, tmp_path)
@@ -217,7 +217,7 @@ def test_a_config_that_is_not_that_of_the_weights_builds_no_model(bundle: Bundle
         AutoModel.from_pretrained(folder / "model")
 
 
-def test_hostile_weights_and_streams_are_told(bundle: Bundle, tmp_path: Path) -> None:
+def test_hostile_weights_and_streams_are_reported(bundle: Bundle, tmp_path: Path) -> None:
     folder = copy_of(bundle, tmp_path)
     weights = folder / "model" / "model.safetensors"
     good = load_file(weights)
@@ -239,7 +239,7 @@ def test_hostile_weights_and_streams_are_told(bundle: Bundle, tmp_path: Path) ->
 
 @pytest.mark.parametrize("codec", ["libx265", "libsvtav1"])
 def test_other_codecs_in_and_out(tmp_path: Path, codec: str) -> None:
-    source = make_clip(tmp_path / "a.mp4", pictures(4, 160, 144))
+    source = make_clip(tmp_path / "a.mp4", moving_frames(4, 160, 144))
     fit_video(source, tmp_path / "bundle", **{**QUICK, "lr_codec": codec, "lr_preset": "", "lr_quality": 20})
     output = decode(tmp_path / "bundle", tmp_path / "out.mkv", codec=codec, quality=20)
     assert sum(1 for _ in read_frames(output)) == 4

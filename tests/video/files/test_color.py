@@ -11,11 +11,11 @@ import av
 import numpy as np
 import pytest
 
-from hf_efficient.video.files import reader as media
+from hf_efficient.video.files import reader
 from hf_efficient.video.files.color import ColorTags, FromRGB, to_rgb
 from hf_efficient.video.files.reader import MediaError, probe, read_frames
 from hf_efficient.video.files.writer import VideoWriter
-from tests.video.clips import make_clip, pictures
+from tests.video.clips import make_clip, moving_frames
 
 MEAN, BIAS = 0.6, 0.1  # of 255
 LUMA = {1: (0.2126, 0.0722), 5: (0.299, 0.114), 9: (0.2627, 0.0593)}
@@ -89,7 +89,7 @@ def yuv_frame(parts: list[np.ndarray], pixel_format: str) -> Any:
 
 
 def zscale(data: bytes, size: tuple[int, int], formats: tuple[str, str], chain: str) -> np.ndarray:
-    """Raw pictures through zimg."""
+    """Raw frames through zimg."""
     raw: list[Any] = ["-f", "rawvideo", "-s", f"{size[0]}x{size[1]}", "-pix_fmt", formats[0], "-i", "-"]
     command = ["ffmpeg", "-v", "error", *raw, "-vf", chain, "-f", "rawvideo", "-pix_fmt", formats[1], "-"]
     return np.frombuffer(subprocess.run(command, input=data, check=True, capture_output=True).stdout, np.uint8)
@@ -157,7 +157,7 @@ def written(path: Path, frame: Any, color_range: int) -> None:
             out.mux(packet)
 
 
-def probe_as(path: Path, number: int) -> media.VideoInfo:
+def probe_as(path: Path, number: int) -> reader.VideoInfo:
     """What a file says, under another matrix."""
     info = probe(path)
     return replace(info, color=ColorTags(number, 2, 2, info.color.range))
@@ -166,7 +166,7 @@ def probe_as(path: Path, number: int) -> media.VideoInfo:
 @pytest.mark.parametrize(("number", "color_range"), EVERY_TAG)
 @pytest.mark.parametrize("pixel_format", ["yuv420p", "yuv422p", "yuv444p"])
 def test_there_and_back_as_zimg_does(number: int, color_range: int, pixel_format: str) -> None:
-    rgb = pictures(1, 192, 144)[0]  # with hard edges of saturated colours
+    rgb = moving_frames(1, 192, 144)[0]  # with hard edges of saturated colours
     size, name, range_ = (192, 144), ZIMG[number], ("limited", "full")[color_range - 1]
     chain = f"format=gbrp,zscale=m={name}:r={range_}:c=left:f=bicubic:d=none"
     theirs = zscale(rgb.tobytes(), size, ("rgb24", pixel_format), chain)
@@ -227,7 +227,7 @@ def test_files_mean_to_zimg_what_they_mean_to_us(tmp_path: Path, codec: str, col
     rgb = np.stack([smooth(192, 144)] * 3)
     path = tmp_path / "a.mkv"
     tags = ColorTags(1, 1, 1, color_range)
-    info = media.VideoInfo(192, 144, "yuv420p", Fraction(25), Fraction(1, 1000), Fraction(1), tags, 0, 0, 0, "", ())
+    info = reader.VideoInfo(192, 144, "yuv420p", Fraction(25), Fraction(1, 1000), Fraction(1), tags, 0, 0, 0, "", ())
     options = {"libx264": {"qp": "0"}, "libx265": {"x265-params": "lossless=1:log-level=error"},
                "libsvtav1": {"crf": "1", "preset": "8"}}.get(codec, {})  # fmt: skip
     with VideoWriter(path, info, (192, 144), codec, "yuv420p", options) as writer:
@@ -239,12 +239,12 @@ def test_files_mean_to_zimg_what_they_mean_to_us(tmp_path: Path, codec: str, col
     loss = 0.6 if codec == "libsvtav1" else 0.0
     assert_same(next(read_frames(path)).rgb, theirs.reshape(rgb[0].shape), 0.3)
     assert_same(next(read_frames(path)).rgb, rgb[0], MEAN + loss, BIAS + loss / 3)
-    told = subprocess.run(["ffmpeg", "-v", "verbose", "-i", str(path)], capture_output=True, text=True).stderr
-    assert re.search(r"Stream #0.*yuvj?420p\([^)]*left", told)
+    shown = subprocess.run(["ffmpeg", "-v", "verbose", "-i", str(path)], capture_output=True, text=True).stderr
+    assert re.search(r"Stream #0.*yuvj?420p\([^)]*left", shown)
 
 
 def test_a_matrix_that_is_not_known_is_refused(tmp_path: Path) -> None:
-    path = make_clip(tmp_path / "a.mkv", pictures(2, 64, 48), pixel_format="yuv444p", color=(8, 1, 1, 1))
+    path = make_clip(tmp_path / "a.mkv", moving_frames(2, 64, 48), pixel_format="yuv444p", color=(8, 1, 1, 1))
     with pytest.raises(MediaError, match=r"colour matrix YCgCo.*zscale"):
         probe(path)
 
@@ -273,7 +273,7 @@ PLACES = {
 @pytest.mark.parametrize("name", PLACES)
 def test_chroma_is_taken_from_where_it_lies(tmp_path: Path, name: str) -> None:
     suffix, encoder, said, place = PLACES[name]
-    rgb, path = pictures(1, 192, 144)[0], tmp_path / f"a.{suffix}"
+    rgb, path = moving_frames(1, 192, 144)[0], tmp_path / f"a.{suffix}"
     make = ["ffmpeg", "-v", "error", "-f", "rawvideo", "-r", "25", "-s", "192x144", "-pix_fmt", "rgb24", "-i", "-"]
     chain = f"format=gbrp,zscale=m=470bg:r=limited:c={place}:f=bicubic:d=none,format=yuv420p"
     tag = f",setparams=chroma_location={said or 'unspecified'}"

@@ -18,7 +18,7 @@ from hf_efficient.video.files.reader import MediaError, probe, read_frames
 from hf_efficient.video.files.writer import VideoWriter
 from hf_efficient.video.measure.evaluation import vmaf_score
 from tests.video.bundles import QUICK
-from tests.video.clips import make_clip, pictures
+from tests.video.clips import make_clip, moving_frames
 
 LIVE = "#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:1,\n{}\n"  # no end: FFmpeg asks for more for ever
 HLS = LIVE + "#EXT-X-ENDLIST\n"
@@ -54,7 +54,7 @@ def within(seconds: float, act: Callable[[], object]) -> None:
 @pytest.mark.parametrize("kind", PLAYLISTS)
 @pytest.mark.parametrize("renamed", [None, "mp4", "mkv"])
 def test_a_playlist_opens_nothing(tmp_path: Path, kind: str, renamed: str | None) -> None:
-    secret = make_clip(tmp_path / "secret.ts", pictures(5, 64, 48))
+    secret = make_clip(tmp_path / "secret.ts", moving_frames(5, 64, 48))
     path = tmp_path / f"list.{renamed or SUFFIXES[kind]}"
     for target in (secret.name, secret, f"file:{secret}"):
         path.write_text(PLAYLISTS[kind].format(target))
@@ -70,7 +70,7 @@ def test_a_playlist_opens_nothing(tmp_path: Path, kind: str, renamed: str | None
 
 def test_the_playlists_of_this_test_are_read_without_the_list(tmp_path: Path) -> None:
     """What the lists keep out: with them away FFmpeg follows a playlist to another file."""
-    make_clip(tmp_path / "secret.ts", pictures(5, 64, 48))
+    make_clip(tmp_path / "secret.ts", moving_frames(5, 64, 48))
     (tmp_path / "list.m3u8").write_text(HLS.format("secret.ts"))
     (tmp_path / "list.ffconcat").write_text(CONCAT.format("secret.ts"))
     for name in ("list.m3u8", "list.ffconcat"):
@@ -83,7 +83,7 @@ def test_pictures_by_number_are_one_picture_at_most(tmp_path: Path) -> None:
 
     for suffix in ("png", "jpg"):
         for n in range(3):
-            Image.fromarray(pictures(1, 64, 48, seed=n)[0]).save(tmp_path / f"a{n}.{suffix}")
+            Image.fromarray(moving_frames(1, 64, 48, seed=n)[0]).save(tmp_path / f"a{n}.{suffix}")
         numbered = tmp_path / f"a%d.{suffix}"
         numbered.write_bytes((tmp_path / f"a1.{suffix}").read_bytes())
         try:
@@ -97,10 +97,10 @@ def test_pictures_by_number_are_one_picture_at_most(tmp_path: Path) -> None:
 def test_a_single_picture_is_a_video_of_one_frame(tmp_path: Path, name: str) -> None:
     from PIL import Image
 
-    picture = Image.fromarray(pictures(1, 64, 48)[0])
-    picture = {"grey.png": picture.convert("L"), "palette.png": picture.quantize(32)}.get(name, picture)
+    image = Image.fromarray(moving_frames(1, 64, 48)[0])
+    image = {"grey.png": image.convert("L"), "palette.png": image.quantize(32)}.get(name, image)
     options: dict[str, Any] = {"lossless": True} if name.endswith("webp") else {}
-    picture.save(tmp_path / name, **options)
+    image.save(tmp_path / name, **options)
     (tmp_path / "b1.jpg").write_text("not read")
     info = probe(tmp_path / name, alpha="drop")
     (frame,) = read_frames(tmp_path / name, info)
@@ -110,7 +110,7 @@ def test_a_single_picture_is_a_video_of_one_frame(tmp_path: Path, name: str) -> 
 
 
 def test_an_external_track_of_mp4_is_not_followed(tmp_path: Path) -> None:
-    secret = make_clip(tmp_path / "secret.mov", pictures(5, 64, 48))
+    secret = make_clip(tmp_path / "secret.mov", moving_frames(5, 64, 48))
     data = secret.read_bytes()
     # the data reference "url " with flag 1 (in this file) becomes an alias to another file
     old = b"\0\0\0\x0curl \0\0\0\x01"
@@ -126,7 +126,7 @@ def test_an_external_track_of_mp4_is_not_followed(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["out.m3u8", "out.mpd", "out%d.png", "out.ffconcat"])
 def test_nothing_is_written_as_several_files(tmp_path: Path, name: str) -> None:
-    source = make_clip(tmp_path / "a.mp4", pictures(3, 64, 48))
+    source = make_clip(tmp_path / "a.mp4", moving_frames(3, 64, 48))
     with pytest.raises(MediaError, match=r"\.mp4 or \.mkv"):
         VideoWriter(tmp_path / name, probe(source), (64, 48))
     assert [p.name for p in tmp_path.iterdir()] == ["a.mp4"]
@@ -189,7 +189,7 @@ def test_what_the_header_does_not_say_is_measured(tmp_path: Path) -> None:
 
 def test_a_header_at_odds_with_itself_is_not_believed(tmp_path: Path) -> None:
     late = [90_000_000 + 40 * t for t in range(10)]
-    path = make_clip(tmp_path / "late.mkv", pictures(10, 64, 48), time_base=Fraction(1, 1000), pts=late)
+    path = make_clip(tmp_path / "late.mkv", moving_frames(10, 64, 48), time_base=Fraction(1, 1000), pts=late)
     info = probe(path)  # FFmpeg counts its length from 0
     assert (info.frames, float(info.rate)) == (10, 25)
     assert info.seconds == pytest.approx(0.4)
@@ -207,11 +207,11 @@ def test_every_file_has_frames_seconds_and_a_rate(tmp_path: Path, suffix: str) -
     if suffix == "png":
         from PIL import Image
 
-        Image.fromarray(pictures(1, 64, 48)[0]).save(path)
+        Image.fromarray(moving_frames(1, 64, 48)[0]).save(path)
     elif suffix == "gif":
-        make_clip(path, pictures(10, 64, 48), codec="gif", pixel_format="rgb8", options={})
+        make_clip(path, moving_frames(10, 64, 48), codec="gif", pixel_format="rgb8", options={})
     else:
-        make_clip(path, pictures(10, 64, 48), options={"crf": "10", "bf": "0"}, time_base=Fraction(1, 25))
+        make_clip(path, moving_frames(10, 64, 48), options={"crf": "10", "bf": "0"}, time_base=Fraction(1, 25))
     info, extent = probe(path, alpha="drop"), measure_extent(path)
     assert info.frames == extent.frames == frames == len(list(read_frames(path, info)))
     assert info.rate == pytest.approx(25)

@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 
 from hf_efficient.video.codecs import LOSSLESS
-from hf_efficient.video.files import reader as media
+from hf_efficient.video.files import reader
 from hf_efficient.video.files.reader import MediaError, probe, read_frames
 from hf_efficient.video.files.writer import VideoWriter
-from tests.video.clips import clip, make_clip, packets, pictures
+from tests.video.clips import clip, make_clip, moving_frames, packets
 
 
 def rewrite(source: Path, target: Path, **settings: object) -> Path:
@@ -26,7 +26,7 @@ def rewrite(source: Path, target: Path, **settings: object) -> Path:
 
 
 def test_frames_are_those_of_pyav(tmp_path: Path) -> None:
-    source = make_clip(tmp_path / "a.mp4", pictures(5, 64, 48), pixel_format="yuv444p", options={"qp": "0"})
+    source = make_clip(tmp_path / "a.mp4", moving_frames(5, 64, 48), pixel_format="yuv444p", options={"qp": "0"})
     with av.open(str(source)) as container:
         expected = [f.to_ndarray(format="rgb24") for f in container.decode(video=0)]
     got = list(read_frames(source))
@@ -37,7 +37,7 @@ def test_frames_are_those_of_pyav(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("size", [(64, 48), (63, 47), (1, 1), (17, 130)])
 def test_lossless_keeps_every_pixel_of_any_size(tmp_path: Path, size: tuple[int, int]) -> None:
-    frames = pictures(4, *size)
+    frames = moving_frames(4, *size)
     source = make_clip(tmp_path / "a.mkv", frames, codec="libx264rgb", pixel_format="rgb24", options={"qp": "0"})
     codec, pixel_format, options = LOSSLESS
     copy = rewrite(source, tmp_path / "b.mkv", codec=codec, pixel_format=pixel_format, options=options)
@@ -47,7 +47,7 @@ def test_lossless_keeps_every_pixel_of_any_size(tmp_path: Path, size: tuple[int,
 @pytest.mark.parametrize("suffix", ["mp4", "mkv"])
 def test_variable_frame_rate_keeps_time_stamps(tmp_path: Path, suffix: str) -> None:
     base, pts = Fraction(1, 1000), [0, 33, 100, 105, 500, 2000]
-    source = make_clip(tmp_path / f"a.{suffix}", pictures(6, 64, 48), pts=pts, time_base=base)
+    source = make_clip(tmp_path / f"a.{suffix}", moving_frames(6, 64, 48), pts=pts, time_base=base)
     copy = rewrite(source, tmp_path / f"b.{suffix}")
     for path in (source, copy):
         info = probe(path)
@@ -55,8 +55,8 @@ def test_variable_frame_rate_keeps_time_stamps(tmp_path: Path, suffix: str) -> N
 
 
 def test_audio_is_copied_bit_for_bit_and_stays_in_sync(tmp_path: Path) -> None:
-    pts = [5120 + 512 * t for t in range(25)]  # the picture starts 0.4 s after the sound
-    source = make_clip(tmp_path / "a.mp4", pictures(25, 64, 48), audio="aac", pts=pts)
+    pts = [5120 + 512 * t for t in range(25)]  # the video starts 0.4 s after the sound
+    source = make_clip(tmp_path / "a.mp4", moving_frames(25, 64, 48), audio="aac", pts=pts)
     copy = rewrite(source, tmp_path / "b.mp4")
     assert [data for _, data in packets(copy, "audio")] == [data for _, data in packets(source, "audio")]
     np.testing.assert_allclose(
@@ -66,7 +66,7 @@ def test_audio_is_copied_bit_for_bit_and_stays_in_sync(tmp_path: Path) -> None:
 
 
 def test_subtitles_and_chapters_are_copied(tmp_path: Path) -> None:
-    plain = make_clip(tmp_path / "plain.mkv", pictures(25, 64, 48))
+    plain = make_clip(tmp_path / "plain.mkv", moving_frames(25, 64, 48))
     (tmp_path / "s.srt").write_text("1\n00:00:00,100 --> 00:00:00,600\nHello there\n")
     (tmp_path / "c.txt").write_text(
         ";FFMETADATA1\ntitle=A film\n[CHAPTER]\nTIMEBASE=1/1000\nSTART=0\nEND=500\ntitle=One\n"
@@ -84,9 +84,11 @@ def test_subtitles_and_chapters_are_copied(tmp_path: Path) -> None:
 
 
 def test_tags_are_kept(tmp_path: Path) -> None:
-    source = make_clip(tmp_path / "a.mp4", pictures(3, 64, 48), rotation=90, aspect=Fraction(4, 3), color=(1, 1, 1, 2))
+    source = make_clip(
+        tmp_path / "a.mp4", moving_frames(3, 64, 48), rotation=90, aspect=Fraction(4, 3), color=(1, 1, 1, 2)
+    )
     before, after = probe(source), probe(rewrite(source, tmp_path / "b.mp4"))
-    assert (before.rotation, before.pixel_aspect, before.color) == (90, Fraction(4, 3), media.ColorTags(1, 1, 1, 2))
+    assert (before.rotation, before.pixel_aspect, before.color) == (90, Fraction(4, 3), reader.ColorTags(1, 1, 1, 2))
     for name in ("rotation", "pixel_aspect", "color", "time_base", "rate", "frames"):
         assert getattr(after, name) == getattr(before, name), name
 
@@ -96,8 +98,8 @@ def test_colours_come_back_by_the_tagged_matrix(tmp_path: Path, color: tuple[int
     frames = np.zeros((3, 48, 64, 3), np.uint8)
     frames[:, :, :20], frames[:, :, 20:40], frames[:, :, 40:] = (220, 30, 40), (20, 200, 60), (30, 60, 230)
     source = tmp_path / "a.mkv"
-    info = media.VideoInfo(
-        64, 48, "yuv444p", Fraction(25), Fraction(1, 1000), Fraction(1), media.ColorTags(*color), 0, 0, 0, "", ()
+    info = reader.VideoInfo(
+        64, 48, "yuv444p", Fraction(25), Fraction(1, 1000), Fraction(1), reader.ColorTags(*color), 0, 0, 0, "", ()
     )
     with VideoWriter(source, info, (64, 48), pixel_format="yuv444p", options={"qp": "0"}) as writer:
         for t, frame in enumerate(frames):
@@ -114,7 +116,7 @@ def test_colours_come_back_by_the_tagged_matrix(tmp_path: Path, color: tuple[int
 
 
 def test_a_failed_write_leaves_nothing(tmp_path: Path) -> None:
-    source = make_clip(tmp_path / "a.mp4", pictures(3, 64, 48))
+    source = make_clip(tmp_path / "a.mp4", moving_frames(3, 64, 48))
     info = probe(source)
     with pytest.raises(ValueError, match="ndim"), VideoWriter(tmp_path / "b.mp4", info, (64, 48)) as writer:
         writer.write(np.zeros((48, 64), np.uint8), 0)
@@ -122,9 +124,9 @@ def test_a_failed_write_leaves_nothing(tmp_path: Path) -> None:
 
 
 def test_sound_that_the_container_cannot_hold_is_said(tmp_path: Path) -> None:
-    picture, source = make_clip(tmp_path / "picture.mkv", pictures(3, 64, 48)), tmp_path / "a.mkv"
+    video, source = make_clip(tmp_path / "video.mkv", moving_frames(3, 64, 48)), tmp_path / "a.mkv"
     sound = ["-f", "lavfi", "-i", "sine=d=0.2", "-c:v", "copy", "-c:a", "pcm_u8"]
-    subprocess.run(["ffmpeg", "-v", "error", "-i", picture, *sound, source], check=True)
+    subprocess.run(["ffmpeg", "-v", "error", "-i", video, *sound, source], check=True)
     with pytest.raises(MediaError, match=r"cannot hold the source's audio \(pcm_u8\): write to a .mkv"):
         rewrite(source, tmp_path / "b.mp4")
     assert not (tmp_path / "b.mp4").exists()
@@ -137,17 +139,17 @@ def test_sound_that_the_container_cannot_hold_is_said(tmp_path: Path) -> None:
 
 
 def test_what_a_container_refuses_late_names_the_file_and_what_to_do(tmp_path: Path) -> None:
-    source, picture = tmp_path / "a.avi", make_clip(tmp_path / "picture.mkv", pictures(3, 64, 48))
+    source, video = tmp_path / "a.avi", make_clip(tmp_path / "video.mkv", moving_frames(3, 64, 48))
     sound = ["-f", "lavfi", "-i", "anullsrc=cl=stereo:d=0.2", "-t", "0.2"]  # AVI says two channels, not which
     codecs = ["-c:v", "mpeg4", "-c:a", "pcm_s16le"]
-    subprocess.run(["ffmpeg", "-v", "error", "-i", picture, *sound, *codecs, source], check=True)
+    subprocess.run(["ffmpeg", "-v", "error", "-i", video, *sound, *codecs, source], check=True)
     with pytest.raises(MediaError, match=r"b\.mp4'.*write to a \.mkv file") as caught:
         rewrite(source, tmp_path / "b.mp4")
     assert "partial" not in str(caught.value)
 
 
 def test_damage_that_ffmpeg_conceals_is_said(tmp_path: Path) -> None:
-    path = make_clip(tmp_path / "a.mp4", pictures(12, 96, 80))
+    path = make_clip(tmp_path / "a.mp4", moving_frames(12, 96, 80))
     raw = bytearray(path.read_bytes())
     middle = len(raw) // 2
     raw[middle : middle + 40] = bytes(40)
@@ -159,9 +161,9 @@ def test_damage_that_ffmpeg_conceals_is_said(tmp_path: Path) -> None:
 
 def bad_files(folder: Path) -> dict[str, tuple[Path, str]]:
     """Name -> (file, what the error says)."""
-    whole = make_clip(folder / "whole.mp4", pictures(30, 128, 96), options={"crf": "1"}).read_bytes()
+    whole = make_clip(folder / "whole.mp4", moving_frames(30, 128, 96), options={"crf": "1"}).read_bytes()
     flat = folder / "flat.mkv"
-    flat.write_bytes(make_clip(folder / "whole.mkv", pictures(30, 128, 96), options={"crf": "1"}).read_bytes())
+    flat.write_bytes(make_clip(folder / "whole.mkv", moving_frames(30, 128, 96), options={"crf": "1"}).read_bytes())
     files = {
         "text": (b"this is no video at all\n" * 100, "cannot be read as video"),
         "empty": (b"", "cannot be read as video"),
@@ -174,7 +176,7 @@ def bad_files(folder: Path) -> dict[str, tuple[Path, str]]:
     sound = folder / "sound.m4a"
     subprocess.run(["ffmpeg", "-v", "error", "-f", "lavfi", "-i", "sine=d=0.5", "-c:a", "aac", sound], check=True)
     made["audio only"] = (sound, "no video stream, only audio")
-    alpha = make_clip(folder / "alpha.mkv", pictures(2, 64, 48), codec="ffv1", pixel_format="yuva420p", options={})
+    alpha = make_clip(folder / "alpha.mkv", moving_frames(2, 64, 48), codec="ffv1", pixel_format="yuva420p", options={})
     made["alpha"] = (alpha, "alpha channel")
     huge = folder / "huge.avi"
     huge.write_bytes(huge_avi())
@@ -210,7 +212,7 @@ def test_bad_files_are_clear_errors(tmp_path: Path) -> None:
 
 
 def test_a_file_cut_in_the_middle_is_an_error_not_a_shorter_video(tmp_path: Path) -> None:
-    source = make_clip(tmp_path / "a.mp4", pictures(30, 128, 96), options={"crf": "1"})
+    source = make_clip(tmp_path / "a.mp4", moving_frames(30, 128, 96), options={"crf": "1"})
     front = rewrite(source, tmp_path / "front.mp4").read_bytes()  # its index comes first
     cut = tmp_path / "cut.mp4"
     cut.write_bytes(front[: len(front) * 6 // 10])

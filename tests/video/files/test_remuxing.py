@@ -20,7 +20,7 @@ from hf_efficient.video.files.remuxing import not_kept
 from hf_efficient.video.files.writer import VideoWriter
 from hf_efficient.video.play.decode import decode
 from tests.video.bundles import QUICK
-from tests.video.clips import make_clip, pictures
+from tests.video.clips import make_clip, moving_frames
 
 MASTERING = "G(13250,34500)B(7500,3000)R(34000,16000)WP(15635,16450)L(10000000,50)"
 
@@ -31,7 +31,7 @@ def ffmpeg(*arguments: object) -> str:
     return done.stderr
 
 
-def told(path: Path) -> list[str]:
+def stream_lines(path: Path) -> list[str]:
     """What FFmpeg says of a file's streams, one line each, without numbers of the coding."""
     log = subprocess.run(["ffmpeg", "-hide_banner", "-i", str(path)], capture_output=True, text=True).stderr
     return [line.strip() for line in log.splitlines() if line.startswith("  ")]
@@ -39,14 +39,14 @@ def told(path: Path) -> list[str]:
 
 def rich(folder: Path, suffix: str) -> Path:
     """Two sounds and two subtitles with flags, names and languages, chapters, tags; in Matroska a font and a cover."""
-    picture = make_clip(folder / "picture.mkv", pictures(25, 96, 80))
+    video = make_clip(folder / "video.mkv", moving_frames(25, 96, 80))
     (folder / "s.srt").write_text("1\n00:00:00,100 --> 00:00:00,600\nHello\n")
     (folder / "c.txt").write_text(
         ";FFMETADATA1\ntitle=A film\nartist=Somebody\n[CHAPTER]\nTIMEBASE=1/1000\nSTART=0\nEND=500\ntitle=One\n"
         "[CHAPTER]\nTIMEBASE=1/1000\nSTART=500\nEND=1000\ntitle=Two\n"
     )
     (folder / "font.ttf").write_bytes(b"\0\1\0\0" + bytes(range(200)))
-    Image.fromarray(pictures(1, 40, 40, seed=5)[0]).save(folder / "cover.jpg")
+    Image.fromarray(moving_frames(1, 40, 40, seed=5)[0]).save(folder / "cover.jpg")
     path = folder / f"source.{suffix}"
     sound = ["-f", "lavfi", "-i", "sine=440:d=1", "-f", "lavfi", "-i", "sine=880:d=1"]
     maps = ["-map", "0:v", "-map", "1:a", "-map", "2:a", "-map", "3:s", "-map", "3:s", "-map_metadata", "4"]
@@ -59,7 +59,7 @@ def rich(folder: Path, suffix: str) -> Path:
     if suffix == "mkv":
         extra = ["-attach", folder / "font.ttf", "-metadata:s:t:0", "mimetype=application/x-truetype-font"]
         extra += ["-attach", folder / "cover.jpg", "-metadata:s:t:1", "mimetype=image/jpeg"]
-    ffmpeg("-i", picture, *sound, "-i", folder / "s.srt", "-i", folder / "c.txt", *maps, "-c:v", "copy", "-c:a", "aac",
+    ffmpeg("-i", video, *sound, "-i", folder / "s.srt", "-i", folder / "c.txt", *maps, "-c:v", "copy", "-c:a", "aac",
            *flags, *names, *extra, path)  # fmt: skip
     if suffix == "mp4":
         plain = path.rename(folder / "plain.mp4")
@@ -70,7 +70,7 @@ def rich(folder: Path, suffix: str) -> Path:
 
 def streams(path: Path) -> list[str]:
     """Kind, language, flags and name of every stream but data, by FFmpeg."""
-    found, lines = [], told(path)
+    found, lines = [], stream_lines(path)
     for line in lines:
         match = re.match(r"Stream #0:\d+(?:\[0x\w+\])?(?:\((\w+)\))?: (Video|Audio|Subtitle|Attachment): (\w+)", line)
         if match:
@@ -91,7 +91,7 @@ def test_all_that_a_container_carries_travels_through_a_bundle(tmp_path: Path, s
     for path in (bundle.low_resolution, output):
         assert streams(path) == streams(source)
         assert not_kept(source, path) == []
-        lines = told(path)
+        lines = stream_lines(path)
         for word in ("A film", "Somebody", "One", "Two", "Kommentar", "Main"):
             assert any(line.endswith(f": {word}") for line in lines), word
     if suffix == "mkv":
@@ -113,7 +113,7 @@ def test_what_a_container_cannot_carry_is_said(tmp_path: Path) -> None:
 
 
 def test_a_second_angle_is_said(tmp_path: Path) -> None:
-    clip, source = make_clip(tmp_path / "a.mkv", pictures(6, 96, 80)), tmp_path / "two.mkv"
+    clip, source = make_clip(tmp_path / "a.mkv", moving_frames(6, 96, 80)), tmp_path / "two.mkv"
     ffmpeg("-i", clip, "-i", clip, "-map", "0", "-map", "1", "-c", "copy", source)
     with pytest.warns(UserWarning, match=r"video 2 \(h264\)"):
         fit_video(source, tmp_path / "bundle", **QUICK)
@@ -142,8 +142,8 @@ def test_a_picture_is_shown_as_its_source(tmp_path: Path, name: str, suffix: str
         stream: Any = out.add_stream("libx264", rate=25)
         stream.width, stream.height, stream.pix_fmt = 96, 80, "yuv420p"
         stream.set_display_matrix(matrix)
-        for t, picture in enumerate(pictures(6, 96, 80)):
-            frame = av.VideoFrame.from_ndarray(picture, format="rgb24")
+        for t, rgb in enumerate(moving_frames(6, 96, 80)):
+            frame = av.VideoFrame.from_ndarray(rgb, format="rgb24")
             frame.pts, frame.time_base = t, Fraction(1, 25)
             out.mux(stream.encode(frame))
         out.mux(stream.encode(None))
@@ -162,7 +162,7 @@ def test_a_picture_is_shown_as_its_source(tmp_path: Path, name: str, suffix: str
 
 
 def hdr_clip(path: Path) -> Path:
-    raw = pictures(6, 96, 80)
+    raw = moving_frames(6, 96, 80)
     make: list[Any] = ["ffmpeg", "-v", "error", "-f", "rawvideo", "-s", "96x80", "-pix_fmt", "rgb24", "-i", "-"]
     tags = "setparams=color_primaries=bt2020:color_trc=smpte2084:colorspace=bt2020nc:range=limited"
     make += ["-vf", f"format=yuv420p10le,{tags}", "-c:v", "libx265"]
@@ -199,7 +199,7 @@ def test_what_a_codec_cannot_say_of_hdr_is_said(tmp_path: Path) -> None:
 @pytest.mark.parametrize("suffix", ["mp4", "mkv"])
 def test_two_views_stay_two_views(tmp_path: Path, suffix: str) -> None:
     source = make_clip(
-        tmp_path / f"a.{suffix}", pictures(6, 96, 80), options={"crf": "10", "x264-params": "frame-packing=3"}
+        tmp_path / f"a.{suffix}", moving_frames(6, 96, 80), options={"crf": "10", "x264-params": "frame-packing=3"}
     )
     assert probe(source).side.stereo == 1
     bundle = fit_video(source, tmp_path / "bundle", **QUICK)
@@ -209,7 +209,7 @@ def test_two_views_stay_two_views(tmp_path: Path, suffix: str) -> None:
 
 @pytest.mark.parametrize(("name", "codec"), [("out.mkv", "libsvtav1"), ("out.mp4", "libx264")])
 def test_two_views_of_matroska_are_kept_by_container_or_codec(tmp_path: Path, name: str, codec: str) -> None:
-    clip, source = make_clip(tmp_path / "a.mkv", pictures(6, 96, 80)), tmp_path / "two.mkv"
+    clip, source = make_clip(tmp_path / "a.mkv", moving_frames(6, 96, 80)), tmp_path / "two.mkv"
     ffmpeg("-i", clip, "-c", "copy", "-metadata:s:v", "stereo_mode=left_right", source)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -219,7 +219,7 @@ def test_two_views_of_matroska_are_kept_by_container_or_codec(tmp_path: Path, na
 
 
 def test_a_container_that_cannot_turn_the_picture_is_said(tmp_path: Path) -> None:
-    source = make_clip(tmp_path / "a.mp4", pictures(6, 96, 80), rotation=90, time_base=Fraction(1, 25))
+    source = make_clip(tmp_path / "a.mp4", moving_frames(6, 96, 80), rotation=90, time_base=Fraction(1, 25))
     writer = VideoWriter(tmp_path / "b.avi", probe(source), (96, 80))
     for frame in read_frames(source):
         writer.write(*frame)
@@ -228,25 +228,25 @@ def test_a_container_that_cannot_turn_the_picture_is_said(tmp_path: Path) -> Non
 
 
 def test_the_time_code_is_kept(tmp_path: Path) -> None:
-    clip, source = make_clip(tmp_path / "a.mp4", pictures(6, 96, 80)), tmp_path / "timed.mov"
+    clip, source = make_clip(tmp_path / "a.mp4", moving_frames(6, 96, 80)), tmp_path / "timed.mov"
     ffmpeg("-i", clip, "-c", "copy", "-timecode", "10:11:12:13", source)
     bundle = fit_video(source, tmp_path / "bundle", **QUICK)
     output = decode(bundle.path, tmp_path / "out.mov", preset="ultrafast")
-    assert any("10:11:12:13" in line for line in told(output))
+    assert any("10:11:12:13" in line for line in stream_lines(output))
 
 
 def test_captions_inside_frames_are_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
         "hf_efficient.video.files.side_data.OF_THE_CODING", ()
     )  # x264's own note stands in for captions
-    source = make_clip(tmp_path / "a.mp4", pictures(6, 96, 80))
+    source = make_clip(tmp_path / "a.mp4", moving_frames(6, 96, 80))
     assert "sei unregistered" in probe(source).dropped
     with pytest.warns(UserWarning, match="sei unregistered"):
         fit_video(source, tmp_path / "bundle", **QUICK)
 
 
 def test_a_packet_without_a_time_is_not_lost(tmp_path: Path) -> None:
-    source = make_clip(tmp_path / "a.mkv", pictures(10, 64, 48), audio="aac")
+    source = make_clip(tmp_path / "a.mkv", moving_frames(10, 64, 48), audio="aac")
     info = probe(source)
     with VideoWriter(tmp_path / "b.mkv", info, (64, 48), copy_from=source) as writer:
         for frame in read_frames(source, info):
@@ -260,7 +260,7 @@ def test_a_packet_without_a_time_is_not_lost(tmp_path: Path) -> None:
 
 def test_a_frame_that_the_container_cuts_off_is_said(tmp_path: Path) -> None:
     source = tmp_path / "cropped.mp4"
-    raw = make_clip(tmp_path / "a.mp4", pictures(6, 96, 80)).read_bytes()
+    raw = make_clip(tmp_path / "a.mp4", moving_frames(6, 96, 80)).read_bytes()
     aperture = struct.pack(">I4s8I", 40, b"clap", 64, 1, 48, 1, 0, 1, 0, 1)
     start = raw.index(b"avc1", raw.index(b"stsd")) - 4
     end = start + int.from_bytes(raw[start : start + 4], "big")

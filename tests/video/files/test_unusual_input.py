@@ -13,7 +13,7 @@ from hf_efficient.video.files.reader import MediaError, probe, read_frames
 from hf_efficient.video.measure.evaluation import evaluate
 from hf_efficient.video.play.player import Player
 from tests.video.bundles import QUICK
-from tests.video.clips import make_clip, pictures
+from tests.video.clips import make_clip, moving_frames
 
 
 def ffmpeg(*arguments: object) -> None:
@@ -21,8 +21,8 @@ def ffmpeg(*arguments: object) -> None:
 
 
 def interlaced_clip(path: Path, frames: int = 12) -> tuple[Path, np.ndarray]:
-    """Fields of a moving picture woven together, and the whole pictures of the first fields."""
-    moving = pictures(2 * frames, 96, 80)
+    """Fields of moving frames woven together, and the whole frames of the first fields."""
+    moving = moving_frames(2 * frames, 96, 80)
     fields = make_clip(path.with_suffix(".mkv"), moving, rate=50, pixel_format="yuv444p")
     ffmpeg("-i", fields, "-vf", "interlace=lowpass=off", "-c:v", "libx264", "-crf", "5", "-flags", "+ilme+ildct",
            "-x264opts", "tff=1", "-pix_fmt", "yuv444p", path)  # fmt: skip
@@ -31,7 +31,7 @@ def interlaced_clip(path: Path, frames: int = 12) -> tuple[Path, np.ndarray]:
 
 
 def test_ten_bits_are_read_as_eight(tmp_path: Path) -> None:
-    frames = pictures(3, 64, 48)
+    frames = moving_frames(3, 64, 48)
     deep = make_clip(tmp_path / "deep.mkv", frames, codec="ffv1", pixel_format="yuv444p10le", options={})
     got = np.stack([f.rgb for f in read_frames(deep)]).astype(int)
     assert probe(deep).bits == 10
@@ -44,7 +44,7 @@ def test_ten_bits_are_read_as_eight(tmp_path: Path) -> None:
 
 def test_ten_bits_are_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     source = make_clip(
-        tmp_path / "a.mkv", pictures(4, 96, 80), codec="libx265", pixel_format="yuv420p10le",
+        tmp_path / "a.mkv", moving_frames(4, 96, 80), codec="libx265", pixel_format="yuv420p10le",
         options={"x265-params": "log-level=error"},
     )  # fmt: skip
     with pytest.warns(UserWarning, match="10 bits a colour"):
@@ -58,7 +58,7 @@ def test_ten_bits_are_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
 
 
 def test_alpha_is_refused_or_dropped(tmp_path: Path) -> None:
-    frames = pictures(4, 96, 80)
+    frames = moving_frames(4, 96, 80)
     source = make_clip(tmp_path / "a.mkv", frames, codec="ffv1", pixel_format="yuva444p", options={})
     with pytest.raises(MediaError, match="--alpha drop"):
         fit_video(source, tmp_path / "bundle", **QUICK)

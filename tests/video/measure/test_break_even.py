@@ -18,7 +18,7 @@ from hf_efficient.video.networks.backbones.backbone import upsample_bicubic
 from hf_efficient.video.patches import to_rgb8, to_tensor
 from hf_efficient.video.play.player import Player
 from tests.video.bundles import QUICK
-from tests.video.clips import make_clip, pictures
+from tests.video.clips import make_clip, moving_frames
 
 
 @pytest.fixture(autouse=True)
@@ -36,7 +36,7 @@ def pooled(a: list[np.ndarray], b: list[np.ndarray]) -> float:
 def test_a_bundle_larger_than_its_source_is_said(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    source = make_clip(tmp_path / "a.mp4", pictures(12, 96, 80), options={"crf": "40"})
+    source = make_clip(tmp_path / "a.mp4", moving_frames(12, 96, 80), options={"crf": "40"})
     bundle = fit_video(source, tmp_path / "bundle", **{**QUICK, "num_features": 16})
     total = sum(f.stat().st_size for f in bundle.path.rglob("*") if f.is_file())
     assert total > source.stat().st_size
@@ -52,7 +52,7 @@ def test_a_bundle_larger_than_its_source_is_said(
 
 
 def test_the_comparison_with_bicubic_is_measured_on_frames(tmp_path: Path) -> None:
-    source = make_clip(tmp_path / "a.mp4", pictures(10, 96, 80))
+    source = make_clip(tmp_path / "a.mp4", moving_frames(10, 96, 80))
     bundle = fit_video(source, tmp_path / "bundle", **{**QUICK, "method": "stdo", "num_chunks": 2})
     truth = [frame.rgb for frame in read_frames(source)]
     played = [frame.rgb for frame in Player(bundle).frames()]
@@ -68,7 +68,7 @@ def test_the_comparison_with_bicubic_is_measured_on_frames(tmp_path: Path) -> No
 def test_a_bundle_worse_than_bicubic_is_said(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    source = make_clip(tmp_path / "a.mp4", pictures(8, 96, 80), options={"crf": "1"})
+    source = make_clip(tmp_path / "a.mp4", moving_frames(8, 96, 80), options={"crf": "1"})
     settings = {**QUICK, "backbone": "espcn", "steps": 2}  # starts from nothing
     bundle = fit_video(source, tmp_path / "bundle", **settings)
     compared = bundle.manifest["compared"]
@@ -82,7 +82,7 @@ def test_a_bundle_worse_than_bicubic_is_said(
 
 
 def test_a_bundle_that_is_worth_it_is_not_scolded(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    source = make_clip(tmp_path / "a.mp4", pictures(24, 192, 160), options={"qp": "0"})
+    source = make_clip(tmp_path / "a.mp4", moving_frames(24, 192, 160), options={"qp": "0"})
     bundle = fit_video(source, tmp_path / "bundle", **{**QUICK, "steps": 200, "batch_size": 8})
     assert verdicts(bundle.manifest, total_bytes(bundle.path)) == []
     assert caplog.text == ""
@@ -92,7 +92,7 @@ def test_a_bundle_that_is_worth_it_is_not_scolded(tmp_path: Path, caplog: pytest
 def test_a_single_picture_is_said_before_the_work(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    Image.fromarray(pictures(1, 96, 80)[0]).save(tmp_path / "a.png")
+    Image.fromarray(moving_frames(1, 96, 80)[0]).save(tmp_path / "a.png")
 
     def stop(*_: Any) -> None:
         raise RuntimeError("the work begins")
@@ -115,7 +115,7 @@ def test_verdicts_count_and_compare() -> None:
 def test_bundle_without_comparison_opens(tmp_path: Path) -> None:
     import json
 
-    bundle = fit_video(make_clip(tmp_path / "a.mp4", pictures(4, 96, 80)), tmp_path / "bundle", **QUICK)
+    bundle = fit_video(make_clip(tmp_path / "a.mp4", moving_frames(4, 96, 80)), tmp_path / "bundle", **QUICK)
     path = bundle.path / "bundle.json"
     values = json.loads(path.read_text())
     del values["compared"], values["source"]["side"]

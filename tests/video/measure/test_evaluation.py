@@ -15,13 +15,13 @@ from hf_efficient.video.measure.rate_distortion import bd_rate
 from hf_efficient.video.play.player import Player
 from hf_efficient.video.settings import FitSettings
 from tests.video.bundles import quick_bundle
-from tests.video.clips import make_clip, pictures
+from tests.video.clips import make_clip, moving_frames
 
 
 def test_ssim_is_scikit_images() -> None:
     from skimage.metrics import structural_similarity
 
-    x = pictures(1, 60, 50)[0]
+    x = moving_frames(1, 60, 50)[0]
     y = (x.astype(int) + np.random.default_rng(0).integers(-20, 21, x.shape)).clip(0, 255).astype(np.uint8)
     luma = [p @ np.array([0.299, 0.587, 0.114]) for p in (x, y)]
     _, field = structural_similarity(

@@ -72,14 +72,14 @@ def test_stock_trainer_trains_it(tmp_path: Path) -> None:
 
     torch.manual_seed(0)
     model = STDOModel(STDOConfig(**SMALL))
-    picture = torch.rand(3, 16, 16)
-    data = [{"pixel_values": picture[:, ::2, ::2], "labels": picture}] * 8
+    image = torch.rand(3, 16, 16)
+    data = [{"pixel_values": image[:, ::2, ::2], "labels": image}] * 8
     with torch.no_grad():
-        before = model(data[0]["pixel_values"][None], labels=picture[None]).loss
+        before = model(data[0]["pixel_values"][None], labels=image[None]).loss
     arguments = TrainingArguments(str(tmp_path), max_steps=20, learning_rate=1e-2, use_cpu=True, disable_tqdm=True,
                                   save_strategy="no")  # fmt: skip
     Trainer(model=model, args=arguments, train_dataset=data).train()
-    assert model(data[0]["pixel_values"][None], labels=picture[None]).loss < 0.8 * before
+    assert model(data[0]["pixel_values"][None], labels=image[None]).loss < 0.8 * before
 
 
 def test_invalid_configs_are_refused() -> None:

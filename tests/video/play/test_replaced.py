@@ -11,14 +11,14 @@ from hf_efficient.video.files.reader import MediaError
 from hf_efficient.video.play.pipeline_stdo import STDOPipeline
 from hf_efficient.video.play.player import Player
 from tests.video.bundles import QUICK, quick_bundle, source_clip
-from tests.video.clips import make_clip, pictures
+from tests.video.clips import make_clip, moving_frames
 
 
 @pytest.mark.parametrize("stage", ["score", "train"])
 def test_a_source_that_is_replaced_on_the_way_makes_no_bundle(
     tmp_path: Path, stage: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    source, other = source_clip(tmp_path), make_clip(tmp_path / "other.mp4", pictures(12, 96, 80, seed=3))
+    source, other = source_clip(tmp_path), make_clip(tmp_path / "other.mp4", moving_frames(12, 96, 80, seed=3))
     stock = getattr(fit_module.Fit, stage)
 
     def replaced(self: fit_module.Fit) -> None:
@@ -34,7 +34,10 @@ def test_a_source_that_is_replaced_on_the_way_makes_no_bundle(
 
 
 def test_a_bundle_replaced_under_a_player_is_not_mixed(tmp_path: Path) -> None:
-    bundle, other = quick_bundle(tmp_path, steps=2), make_clip(tmp_path / "other.mp4", pictures(12, 96, 80, seed=3))
+    bundle, other = (
+        quick_bundle(tmp_path, steps=2),
+        make_clip(tmp_path / "other.mp4", moving_frames(12, 96, 80, seed=3)),
+    )
     player, pipe = Player(bundle), STDOPipeline.from_pretrained(bundle.path)
     played = iter(player.frames())
     frames = [next(played).rgb]

@@ -41,8 +41,8 @@ _MODULE_OF = {
     "BiDSTTrainer": "hf_efficient.sparsity.tuner.trainer",
     "SparsityCallback": "hf_efficient.sparsity.tuner.callback",
     "train_sparsely": "hf_efficient.sparsity.tuner.callback",
-    "compress": "hf_efficient.sparsity.kernels.compress",
-    "decompress": "hf_efficient.sparsity.kernels.compress",
+    "compress": "hf_efficient.sparsity.csr.compress",
+    "decompress": "hf_efficient.sparsity.csr.compress",
     "load_sparse": "hf_efficient.sparsity.storage.checkpoint",
     "save_sparse": "hf_efficient.sparsity.storage.checkpoint",
     "sharpness": "hf_efficient.optimization.sharpness",
@@ -65,7 +65,7 @@ if TYPE_CHECKING:
     from hf_efficient.representation.vlm.inputs import prune_inputs
     from hf_efficient.representation.vlm.loading import load_token_pruned
     from hf_efficient.representation.vlm.memory import remember_pictures
-    from hf_efficient.sparsity.kernels.compress import compress, decompress
+    from hf_efficient.sparsity.csr.compress import compress, decompress
     from hf_efficient.sparsity.storage.checkpoint import load_sparse, save_sparse
     from hf_efficient.sparsity.tuner.callback import SparsityCallback, train_sparsely
     from hf_efficient.sparsity.tuner.config import BiDSTConfig

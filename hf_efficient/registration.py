@@ -19,7 +19,7 @@ from typing import Any
 
 #: Module of a library -> ours that are imported after it: they register classes at it, or follow what it saves.
 AFTER = {
-    "peft": ("hf_efficient.sparsity.tuner.model", "hf_efficient.representation.vlm.after_peft"),
+    "peft": ("hf_efficient.sparsity.tuner", "hf_efficient.representation.vlm.after_peft"),
     "transformers.models.auto.configuration_auto": ("hf_efficient.video.networks.configuration_stdo",),
     "transformers.models.auto.modeling_auto": ("hf_efficient.video.networks.modeling_stdo",),
 }

@@ -8,9 +8,9 @@ import torch
 from torch import nn
 
 import hf_efficient
-from hf_efficient.sparsity.kernels.compress import CompactLinear
+from hf_efficient.sparsity.csr.linear import CompactLinear
 from hf_efficient.sparsity.topology import TOPOLOGIES
-from hf_efficient.sparsity.training import KEY, SparseTraining
+from hf_efficient.sparsity.training.engine import KEY, SparseTraining
 from tests.sparsity.problems import random_weight
 
 

@@ -9,7 +9,7 @@ from torch import nn
 
 from hf_efficient import optimizer_state
 from hf_efficient.optimizer_state import roles
-from hf_efficient.sparsity.weight import SparseWeight
+from hf_efficient.sparsity.sparse_weight import SparseWeight
 from tests.sparsity.problems import random_weight
 from tests.test_optimizer_state import GALORE, MAKERS, step
 

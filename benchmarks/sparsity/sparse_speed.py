@@ -32,10 +32,10 @@ from torch import Tensor, nn
 from transformers import BertConfig, BertModel
 
 from hf_efficient import BiDSTConfig, compress, save_sparse
-from hf_efficient.sparsity.kernels.compress import CompactLinear
-from hf_efficient.sparsity.kernels.linear import CompactPath
+from hf_efficient.sparsity.csr.linear import CompactLinear
+from hf_efficient.sparsity.csr.product import CompactPath
+from hf_efficient.sparsity.sparse_weight import SparseWeight
 from hf_efficient.sparsity.tuner.layer import BiDSTLayer
-from hf_efficient.sparsity.weight import SparseWeight
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt

@@ -9,8 +9,8 @@ from torch import nn
 
 from hf_efficient import BiDSTConfig
 from hf_efficient.methods import SPARSITY, settings_of
+from hf_efficient.sparsity.sparse_weight import SparseWeight
 from hf_efficient.sparsity.tuner.layer import BiDSTLayer
-from hf_efficient.sparsity.weight import SparseWeight
 
 
 def classifier(**settings: Any) -> nn.Module:

@@ -6,9 +6,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from hf_efficient.sparsity.sparse_weight import SparseWeight
 from hf_efficient.sparsity.topology import TOPOLOGIES
-from hf_efficient.sparsity.training import SparseTraining
-from hf_efficient.sparsity.weight import SparseWeight
+from hf_efficient.sparsity.training.engine import SparseTraining
 
 
 def random_weight(shape: tuple[int, ...], k: int, seed: int) -> SparseWeight:

@@ -13,7 +13,7 @@ from torch import nn
 from transformers import AutoModelForCausalLM
 
 from hf_efficient import BiDSTConfig, compress, load_sparse, save_sparse
-from hf_efficient.sparsity.kernels.compress import CompactLinear
+from hf_efficient.sparsity.csr.linear import CompactLinear
 from hf_efficient.sparsity.storage.checkpoint import FILE_NAME, decode, encode, read_sparse
 from tests.fuzzing import limited_memory
 from tests.sparsity.models import disturb, llama, logits

@@ -9,9 +9,8 @@ from peft import get_peft_model
 from torch import nn
 
 from hf_efficient import BiDSTConfig, train_sparsely
-from hf_efficient.sparsity.kernels import linear as compact
-from hf_efficient.sparsity.kernels.compress import compact_infers_faster
-from hf_efficient.sparsity.kernels.linear import BLOCK, CompactPath, Pattern
+from hf_efficient.sparsity.csr.compress import compact_infers_faster
+from hf_efficient.sparsity.csr.product import BLOCK, CompactPath, Pattern, compact_trains_faster, scratch
 from hf_efficient.sparsity.tuner.layer import BiDSTLayer
 from tests.sparsity.models import llama
 from tests.sparsity.problems import random_weight
@@ -33,7 +32,7 @@ def test_compact_product_and_its_gradients_equal_the_dense_ones(tokens: int) -> 
     x = torch.randn(tokens, 2, 40, requires_grad=True)
     slope = torch.randn(tokens, 2, 24)
     for purpose in ("product", "gradient"):
-        compact.scratch(purpose, 24 + 40, BLOCK).fill_(torch.nan)  # what lies there must not matter
+        scratch(purpose, 24 + 40, BLOCK).fill_(torch.nan)  # what lies there must not matter
     results = []
     for product in (lambda: CompactPath("compact")(weight, x), lambda: F.linear(x, weight.dense())):
         for collecting in (False, True):
@@ -93,7 +92,7 @@ def test_optimizer_state_is_proportional_to_density() -> None:
 @pytest.mark.parametrize("faster", [True, False])
 def test_auto_times_a_layer_once_and_remembers(faster: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[Any] = []
-    monkeypatch.setattr(compact, "compact_trains_faster", lambda *a: asked.append(a) or faster)
+    monkeypatch.setattr("hf_efficient.sparsity.csr.product.compact_trains_faster", lambda *a: asked.append(a) or faster)
     weight, path = random_weight((128, 256), 1000, 0), CompactPath("auto")
     x = torch.randn(4, 8, 256)
     assert [path.suits(weight, x) for _ in range(3)] == [faster] * 3
@@ -107,7 +106,7 @@ def test_auto_times_a_layer_once_and_remembers(faster: bool, monkeypatch: pytest
 
 def test_timing_finds_the_obvious() -> None:
     state = torch.random.get_rng_state()
-    for faster in (compact.compact_trains_faster, compact_infers_faster):
+    for faster in (compact_trains_faster, compact_infers_faster):
         assert faster(torch.Size((512, 512)), 500, 256)
         assert not faster(torch.Size((512, 512)), 512 * 512, 256)
     assert torch.equal(torch.random.get_rng_state(), state), "timing must not disturb the program's chance"

@@ -8,7 +8,7 @@ from peft import get_peft_model
 from torch import nn
 
 from hf_efficient import BiDSTConfig, compress, decompress
-from hf_efficient.sparsity.kernels.compress import CompactLinear
+from hf_efficient.sparsity.csr.linear import CompactLinear
 from tests.sparsity.models import llama, logits
 
 
@@ -35,9 +35,7 @@ def test_compressing_keeps_outputs_and_decompressing_brings_the_model_back() -> 
 
 
 def test_compress_leaves_alone_what_would_not_be_faster(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(
-        "hf_efficient.sparsity.kernels.compress.compact_infers_faster", lambda shape, *_: shape[1] == 48
-    )
+    monkeypatch.setattr("hf_efficient.sparsity.csr.compress.compact_infers_faster", lambda shape, *_: shape[1] == 48)
     model = compress(sparse_llama())
     kinds = {name.rpartition(".")[2] for name, m in model.named_modules() if isinstance(m, CompactLinear)}
     assert kinds == {"down_proj"}

@@ -13,8 +13,8 @@ from safetensors.torch import load_model, save_file
 from torch import Tensor, nn
 
 from hf_efficient import compress
-from hf_efficient.sparsity.kernels.compress import CompactLinear
-from hf_efficient.sparsity.weight import SparseWeight
+from hf_efficient.sparsity.csr.linear import CompactLinear
+from hf_efficient.sparsity.sparse_weight import SparseWeight
 from tests.sparsity.models import WEIGHT, config_of, layers, llama, logits
 from tests.sparsity.test_compress import sparse_llama
 

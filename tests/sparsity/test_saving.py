@@ -11,7 +11,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from hf_efficient import TokenPrunerConfig, load_sparse, save_sparse
 from hf_efficient.files import locked
-from hf_efficient.files.unfinished import SAVING
+from hf_efficient.files.interrupted_save import SAVING
 from hf_efficient.representation.generator import TokenGenerator
 from hf_efficient.sparsity.storage.checkpoint import FILE_NAME
 from tests.files.disks import no_room, small_disk

@@ -5,10 +5,10 @@ import statistics
 import pytest
 import torch
 
+from hf_efficient.sparsity.sparse_weight import SparseWeight
 from hf_efficient.sparsity.topology import GMP, MEST, SET, TOPOLOGIES, BiDST, RigL
 from hf_efficient.sparsity.topology.bidst import QUIET, gumbel_slope, hyper_gradient, input_levels
-from hf_efficient.sparsity.training import SparseTraining
-from hf_efficient.sparsity.weight import SparseWeight
+from hf_efficient.sparsity.training.engine import SparseTraining
 from tests.sparsity.problems import random_weight, recover, train
 
 

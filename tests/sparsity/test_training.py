@@ -9,10 +9,10 @@ from peft import get_peft_model
 from torch import nn
 
 from hf_efficient import BiDSTConfig, train_sparsely
-from hf_efficient.sparsity.storage import indices as bits
+from hf_efficient.sparsity.sparse_weight import SparseWeight
+from hf_efficient.sparsity.storage import mask_encoding
 from hf_efficient.sparsity.topology import SET, BiDST, RigL, Static
-from hf_efficient.sparsity.training import SparseTraining
-from hf_efficient.sparsity.weight import SparseWeight
+from hf_efficient.sparsity.training.engine import SparseTraining
 from tests.sparsity.loops import classifier, run, trainable, weights_of
 from tests.sparsity.problems import random_weight, train
 
@@ -116,7 +116,7 @@ def test_report_counts_what_happened() -> None:
     assert report["mask_iou"] == pytest.approx(int((now & last).sum()) / int((now | last).sum()))
     assert report["itop_rate"] == pytest.approx(len(seen) / 100)
     assert 0 < report["mask_time_share"] < 1
-    assert bits.unpack(training.state["ever"]["w"], 100).sum() == len(seen)
+    assert mask_encoding.unpack(training.state["ever"]["w"], 100).sum() == len(seen)
 
 
 def test_a_forward_before_training_begins_does_no_harm() -> None:

@@ -4,8 +4,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from hf_efficient.sparsity.storage import indices as bits
-from hf_efficient.sparsity.weight import SparseWeight, check_places
+from hf_efficient.sparsity.sparse_weight import SparseWeight, check_places
+from hf_efficient.sparsity.storage import mask_encoding
 
 
 def weight_of(shape: tuple[int, ...], places: list[int], values: list[float]) -> SparseWeight:
@@ -96,19 +96,19 @@ def test_damaged_places_are_found(places: list[int]) -> None:
 @pytest.mark.parametrize("n", [1, 7, 8, 9, 1000])
 def test_bitmap_equals_its_definition(n: int) -> None:
     mask = torch.rand(n, generator=torch.Generator().manual_seed(n)) < 0.3
-    packed = bits.pack(mask)
+    packed = mask_encoding.pack(mask)
     assert packed.tolist() == [sum(int(mask[i]) << (i - b) for i in range(b, min(b + 8, n))) for b in range(0, n, 8)]
-    assert torch.equal(bits.unpack(packed, n), mask)
+    assert torch.equal(mask_encoding.unpack(packed, n), mask)
     places = torch.randperm(n, generator=torch.Generator().manual_seed(1))[: n // 2 + 1]
-    bits.add(packed, places)
-    assert torch.equal(bits.unpack(packed, n), mask.index_fill(0, places, True))
+    mask_encoding.add(packed, places)
+    assert torch.equal(mask_encoding.unpack(packed, n), mask.index_fill(0, places, True))
 
 
 def test_bitmap_of_another_length_or_with_trailing_bits_is_refused() -> None:
     with pytest.raises(ValueError, match="2 bytes"):
-        bits.unpack(torch.zeros(3, dtype=torch.uint8), 9)
+        mask_encoding.unpack(torch.zeros(3, dtype=torch.uint8), 9)
     with pytest.raises(ValueError, match="behind the last"):
-        bits.unpack(torch.tensor([0, 2], dtype=torch.uint8), 9)
+        mask_encoding.unpack(torch.tensor([0, 2], dtype=torch.uint8), 9)
 
 
 @pytest.mark.parametrize("density", [0.0, 0.0005, 0.01, 0.1, 1.0])
@@ -119,12 +119,12 @@ def test_gaps_equal_their_definition_and_come_back(density: float) -> None:
         if alive:
             expected += [255] * (dead // 255) + [dead % 255]
         dead = 0 if alive else dead + 1
-    assert bits.to_gaps(mask).tolist() == expected
-    assert torch.equal(bits.from_gaps(bits.to_gaps(mask), 3000), mask)
+    assert mask_encoding.to_gaps(mask).tolist() == expected
+    assert torch.equal(mask_encoding.from_gaps(mask_encoding.to_gaps(mask), 3000), mask)
 
 
 def test_gaps_that_lead_too_far_are_refused() -> None:
     with pytest.raises(ValueError, match="place 10 of 10"):
-        bits.from_gaps(torch.tensor([0, 9], dtype=torch.uint8), 10)
+        mask_encoding.from_gaps(torch.tensor([0, 9], dtype=torch.uint8), 10)
     with pytest.raises(ValueError, match="bytes"):
-        bits.from_gaps(torch.tensor([0, 9]), 10)
+        mask_encoding.from_gaps(torch.tensor([0, 9]), 10)

@@ -23,13 +23,14 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from hf_efficient.files import clear_errors, find, locked, remove_file, scratch_folder, write_text, written_whole
-from hf_efficient.files.unfinished import FILE_NAME, SAVING
+from hf_efficient.files.interrupted_save import FILE_NAME, SAVING
 from hf_efficient.reading import AGAIN, open_tensors, parse_json, shown, stored_in
 from hf_efficient.representation.vlm.wrapped import pruner_below, unwrapped
-from hf_efficient.sparsity.kernels.compress import CompactLinear, compress
+from hf_efficient.sparsity.csr.compress import compress
+from hf_efficient.sparsity.csr.linear import CompactLinear
 
-from . import indices as places
-from .claims import check_expansion, check_fit, check_layout, maker
+from . import mask_encoding
+from .checkpoint_checks import check_expansion, check_fit, check_layout, maker
 
 FORMAT = "hf_efficient.sparse.1"
 _SAME_SIZE = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
@@ -168,7 +169,7 @@ def encode(state: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Any]]
         flat = tensor.cpu().contiguous().flatten()
         living = flat.ne(0)
         values = flat[living].clone()
-        bitmap, gaps = places.pack(living), places.to_gaps(living)
+        bitmap, gaps = mask_encoding.pack(living), mask_encoding.to_gaps(living)
         form = "gaps" if len(gaps) < len(bitmap) else "bitmap"
         where = gaps if form == "gaps" else bitmap
         if len(where) + values.nbytes < flat.nbytes:
@@ -242,7 +243,7 @@ def decode(tensors: dict[str, Tensor], layout: dict[str, Any]) -> dict[str, Tens
         if form == "dense":
             state[name] = values.view(shape)
             continue
-        living = (places.unpack if form == "bitmap" else places.from_gaps)(stored[0], n)
+        living = (mask_encoding.unpack if form == "bitmap" else mask_encoding.from_gaps)(stored[0], n)
         if int(living.sum()) != values.numel():
             raise ValueError(f"{shown(name)} has {values.numel()} values for {int(living.sum())} living places")
         raw = values.view(_SAME_SIZE[values.itemsize])  # not every dtype can be scattered

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from hf_efficient.sparsity.weight import SparseWeight, check_places
+from hf_efficient.sparsity.sparse_weight import SparseWeight, check_places
 
 from .topology import Topology, expect
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from hf_efficient.sparsity.weight import SparseWeight
+from hf_efficient.sparsity.sparse_weight import SparseWeight
 
 from .topology import Topology
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from hf_efficient.sparsity.weight import SparseWeight
+from hf_efficient.sparsity.sparse_weight import SparseWeight
 
 Move = tuple[Tensor, Tensor]  # slots that die, (d,) int64; places that come alive, (g,) int64
 

@@ -11,9 +11,9 @@ from torch import nn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from hf_efficient.optimizer_state import innermost
-from hf_efficient.sparsity.attendance import warn_of_idleness, warn_of_no_exchange
-from hf_efficient.sparsity.training import ENGINES, SparseTraining
-from hf_efficient.sparsity.weight import SparseWeight
+from hf_efficient.sparsity.sparse_weight import SparseWeight
+from hf_efficient.sparsity.training.engine import ENGINES, SparseTraining
+from hf_efficient.sparsity.training.monitor import warn_of_idleness, warn_of_no_exchange
 
 from .config import BiDSTConfig
 from .layer import BiDSTLayer

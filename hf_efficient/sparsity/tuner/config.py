@@ -12,7 +12,7 @@ from hf_efficient.methods import SPARSITY, check_settings
 from hf_efficient.reading import Stored, is_number, naming, shown
 from hf_efficient.sparsity.topology import TOPOLOGIES, Topology
 
-from .adapter_files import WEIGHTS_NAME, check_values, read_config, read_header
+from .adapter_checks import WEIGHTS_NAME, check_values, read_config, read_header
 
 with extra("sparsity"):
     from peft import PeftConfig

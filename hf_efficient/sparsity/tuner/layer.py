@@ -15,8 +15,8 @@ from torch.func import functional_call
 from transformers.pytorch_utils import Conv1D
 
 from hf_efficient.extras import extra
-from hf_efficient.sparsity.kernels.linear import CompactPath
-from hf_efficient.sparsity.weight import SparseWeight, check_places
+from hf_efficient.sparsity.csr.product import CompactPath
+from hf_efficient.sparsity.sparse_weight import SparseWeight, check_places
 
 from .config import BiDSTConfig
 

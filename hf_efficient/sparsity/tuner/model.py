@@ -12,14 +12,14 @@ from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from hf_efficient.extras import extra
-from hf_efficient.sparsity.attendance import Attendance
+from hf_efficient.sparsity.sparse_weight import check_places
 from hf_efficient.sparsity.topology import distribution as budget
-from hf_efficient.sparsity.weight import check_places
+from hf_efficient.sparsity.training.monitor import Attendance
 
-from .adapter_files import check_counts, check_others
+from .adapter_checks import check_counts, check_others
 from .config import BiDSTConfig
+from .experts import Experts
 from .layer import BiDSTLayer, Linear
-from .moe import Experts
 from .targets import check_layer, check_unshared, inside_wrapper, matrices_of, resolve_targets, targets, tensors_of
 
 with extra("sparsity"):
@@ -27,7 +27,6 @@ with extra("sparsity"):
     from peft.utils import (
         TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING,
         ModulesToSaveWrapper,
-        register_peft_method,
     )
 
 
@@ -235,7 +234,3 @@ def checksum(state_dict: dict[str, Tensor], adapter_name: str) -> int:
         raw = tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes()
         total ^= zlib.crc32(raw, zlib.crc32(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode()))
     return total
-
-
-# hf_efficient.registration imports this module as soon as PEFT is there: a saved adapter names its method only
-register_peft_method(name="bidst", config_cls=BiDSTConfig, model_cls=BiDSTModel, prefix="bidst_")

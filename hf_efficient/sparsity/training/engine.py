@@ -12,14 +12,14 @@ import torch.distributed as dist
 from torch import Tensor
 
 from hf_efficient import optimizer_state
-from hf_efficient.sparsity.storage.remembered import check_state, fingerprint
+from hf_efficient.sparsity.sparse_weight import SparseWeight
+from hf_efficient.sparsity.storage import mask_encoding
+from hf_efficient.sparsity.topology import Topology
 from hf_efficient.sparsity.topology.topology import by_part
 
-from .attendance import warn_of_no_exchange
-from .ranks import compare_masks, refuse_shards
-from .storage import indices as bits
-from .topology import Topology
-from .weight import SparseWeight
+from .distributed import compare_masks, refuse_shards
+from .monitor import warn_of_no_exchange
+from .state_checks import check_state, fingerprint
 
 #: All engines there are. Of one optimizer's weights only one may be in charge.
 ENGINES: WeakSet[SparseTraining] = WeakSet()
@@ -152,7 +152,7 @@ class SparseTraining:
         """
         alive = sum(len(weight.indices) for weight in self.weights.values())
         places = sum(weight.numel for weight in self.weights.values())
-        ever = sum(int(bits.unpack(self.state["ever"][n], w.numel).sum()) for n, w in self.weights.items())
+        ever = sum(int(mask_encoding.unpack(self.state["ever"][n], w.numel).sum()) for n, w in self.weights.items())
         collecting = sum(weight.seconds for weight in self.weights.values())
         moved = self.state["moved"]
         return {
@@ -177,7 +177,7 @@ class SparseTraining:
         for name, weight in self.weights.items():
             if name not in memories:
                 self.topology.begin(weight)
-                memories[name], ever[name] = weight.memory, bits.pack(weight.alive())
+                memories[name], ever[name] = weight.memory, mask_encoding.pack(weight.alive())
             device = weight.indices.device
             weight.memory = memories[name] = {key: value.to(device) for key, value in memories[name].items()}
             ever[name] = ever[name].to(device)
@@ -247,7 +247,7 @@ class SparseTraining:
                 start = None if self.additive else self.bases[name].detach().flatten()[places]
                 weight.select(places, start)
                 optimizer_state.forget(self.optimizer, weight.values, torch.arange(len(places), device=places.device))
-                self.state["ever"][name] = bits.pack(weight.alive())
+                self.state["ever"][name] = mask_encoding.pack(weight.alive())
         self._agree()
 
     def _exchange(self) -> None:
@@ -259,7 +259,7 @@ class SparseTraining:
             for name, weight, (slots, places) in zip(group, weights, plan, strict=True):
                 total += max(len(slots), len(places))
                 self._move(weight, slots, places)
-                bits.add(self.state["ever"][name], places)
+                mask_encoding.add(self.state["ever"][name], places)
                 self.topology.settled(weight)
         if total:
             self.state["moved"] = total

@@ -9,7 +9,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from .weight import SparseWeight
+from hf_efficient.sparsity.sparse_weight import SparseWeight
 
 
 def refuse_shards(weights: Mapping[str, SparseWeight], ranks: int, resizes: bool) -> None:

@@ -8,11 +8,10 @@ import torch
 from torch import Tensor
 
 from hf_efficient.reading import Fields, shown
+from hf_efficient.sparsity.sparse_weight import SparseWeight
+from hf_efficient.sparsity.storage import mask_encoding
 from hf_efficient.sparsity.topology import Topology
 from hf_efficient.sparsity.topology.topology import expect
-from hf_efficient.sparsity.weight import SparseWeight
-
-from . import indices as bits
 
 WHERE = "The state of sparse training in the optimizer (or checkpoint)"
 ADVICE = "It is damaged or of another model: resume from another checkpoint, or train anew."
@@ -57,7 +56,7 @@ def _check_weight(memory: object, ever: object, weight: SparseWeight) -> None:
         raise ValueError(f"memory is {shown(memory)}, expected tensors by name")
     if not isinstance(ever, Tensor):
         raise ValueError(f"ever is {shown(ever)}, expected a bitmap")
-    bits.unpack(ever, weight.numel)
+    mask_encoding.unpack(ever, weight.numel)
     if "compact" in memory:
         expect(memory, "compact", torch.bool)
     if "first" in memory:

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from hf_efficient.files.unfinished import configs_inside
+from hf_efficient.files.interrupted_save import configs_inside
 from hf_efficient.reading import AGAIN, Fields, Stored, is_whole, open_tensors, parse_json, read_json, shown, told_of
 
 FREE, EXPANSION = 2**28, 256  # numbers that any file may stand for, and so many for each of its bytes

@@ -6,10 +6,10 @@ import warnings
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from .topology import Static, Topology
+from hf_efficient.sparsity.topology import Static, Topology
 
 if TYPE_CHECKING:
-    from .weight import SparseWeight
+    from hf_efficient.sparsity.sparse_weight import SparseWeight
 
 UNATTENDED = 10  # backward passes without an engine after which it is said
 UNMOVED = 50  # with an engine that sees no step: gradient scalers skip steps, and accumulation has many passes a step

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from hf_efficient.reading import shown
 
 if TYPE_CHECKING:
-    from .attendance import Attendance
+    from .training.monitor import Attendance
 
 
 class SparseWeight(nn.Module):

@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from hf_efficient.sparsity.weight import SparseWeight, check_places
+from hf_efficient.sparsity.sparse_weight import SparseWeight, check_places
 
 with warnings.catch_warnings():  # torch says once per process that CSR tensors are in beta: now
     warnings.simplefilter("ignore")

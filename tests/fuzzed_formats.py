@@ -19,7 +19,7 @@ from hf_efficient.representation.evaluation.questions import load_evaluation_set
 from hf_efficient.representation.generator import TokenGenerator
 from hf_efficient.video.encode.fit import fit_video
 from hf_efficient.video.encode.overfit import Recipe, load_checkpoint, overfit
-from hf_efficient.video.files.bundle import checked_files, sha256
+from hf_efficient.video.files.manifest import checked_files, sha256
 from hf_efficient.video.networks.modeling_stdo import STDOModel
 from hf_efficient.video.play.player import Player
 from tests.sparsity.models import ConvNet, convnet_inputs, disturb

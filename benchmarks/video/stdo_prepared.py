@@ -16,7 +16,7 @@ import torch
 
 from hf_efficient.video.encode.fit import Fit
 from hf_efficient.video.encode.patch_store import write_stores
-from hf_efficient.video.files.bundle import MANIFEST_NAME
+from hf_efficient.video.files.manifest import MANIFEST_NAME
 from hf_efficient.video.files.reader import read_frames
 from hf_efficient.video.measure.evaluation import Quality, enlarged_frames
 from hf_efficient.video.play.player import Player

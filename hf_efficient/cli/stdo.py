@@ -66,7 +66,8 @@ def decode(arguments: argparse.Namespace) -> None:
 
 def info(arguments: argparse.Namespace) -> None:
     """Print what a bundle contains."""
-    from hf_efficient.video.files.bundle import MANIFEST_NAME, Bundle
+    from hf_efficient.video.files.bundle import Bundle
+    from hf_efficient.video.files.manifest import MANIFEST_NAME
     from hf_efficient.video.measure.break_even import total_bytes, verdicts
     from hf_efficient.video.networks.experts import load_config
 

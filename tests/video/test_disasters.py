@@ -16,6 +16,7 @@ from hf_efficient.video.encode import overfit as overfit_module
 from hf_efficient.video.encode import patch_store
 from hf_efficient.video.encode.fit import fit_video
 from hf_efficient.video.files import bundle as bundle_module
+from hf_efficient.video.files import manifest as manifest_module
 from hf_efficient.video.files.bundle import Bundle
 from hf_efficient.video.files.writer import VideoWriter
 from hf_efficient.video.growing_table import GrowingTable
@@ -27,6 +28,7 @@ from tests.video.bundles import QUICK, files, source_clip
 STEPS = (
     (VideoWriter, "write"), (GrowingTable, "add"), (NpyWriter, "add"), (patch_store, "require_space"),
     (overfit_module, "save_checkpoint"), (fit_module, "save_experts"), (bundle_module, "sha256"),
+    (manifest_module, "sha256"),
 )  # fmt: skip
 SETTINGS = {**QUICK, "method": "stdo", "num_chunks": 2}
 

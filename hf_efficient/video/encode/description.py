@@ -10,8 +10,8 @@ import torch
 from transformers.utils import logging
 
 from hf_efficient.files import write_text
-from hf_efficient.video.files.bundle import MANIFEST_NAME, source_to_json, write_manifest
 from hf_efficient.video.files.card import model_card
+from hf_efficient.video.files.manifest import MANIFEST_NAME, source_to_json, write_manifest
 from hf_efficient.video.files.reader import VideoInfo
 from hf_efficient.video.measure.break_even import compare_with_bicubic, total_bytes, verdicts
 

@@ -17,7 +17,8 @@ from torch import nn
 from hf_efficient.files import locked, written_whole
 from hf_efficient.reading import read_array
 from hf_efficient.video import routing
-from hf_efficient.video.files.bundle import CONVERSION, MODEL_FOLDER, Bundle, sha256
+from hf_efficient.video.files.bundle import Bundle
+from hf_efficient.video.files.manifest import CONVERSION, MODEL_FOLDER, sha256
 from hf_efficient.video.files.reader import MediaError, StrPath, VideoInfo, probe, read_frames
 from hf_efficient.video.growing_table import GrowingTable
 from hf_efficient.video.measure.break_even import warn_before

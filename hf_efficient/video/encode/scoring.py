@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from hf_efficient.video.files.bundle import MODEL_FOLDER, sha256
+from hf_efficient.video.files.manifest import MODEL_FOLDER, sha256
 from hf_efficient.video.networks.backbones.backbone import upsample_bicubic
 from hf_efficient.video.networks.experts import WEIGHTS_NAME, load_config, load_experts, network_specs
 from hf_efficient.video.networks.inference import enlarge

@@ -21,7 +21,8 @@ from hf_efficient.files import (
     write_text,
 )
 from hf_efficient.reading import shown
-from hf_efficient.video.files.bundle import BUNDLE, MANIFEST_NAME, sha256
+from hf_efficient.video.files.bundle import BUNDLE
+from hf_efficient.video.files.manifest import MANIFEST_NAME, sha256
 from hf_efficient.video.files.reader import StrPath
 
 NETWORK = r"(general|expert-\d+)"

@@ -61,9 +61,9 @@ def enlarge(
     for m in names:
         halo, everything = specs[m].receptive_radius, [(0, 0, height, width)]
         padded = replicate_border(frame, halo)
-        areas = everything if len(names) == 1 else merge(np.asarray(labels) == m, patch_size, (height, width))
-        tiles = [tile for area in areas for tile in split(area, most[m])]
-        for (top, left, bottom, right), parts in join(tiles, halo, most[m]):
+        areas = everything if len(names) == 1 else merge_patches(np.asarray(labels) == m, patch_size, (height, width))
+        tiles = [tile for area in areas for tile in split_into_tiles(area, most[m])]
+        for (top, left, bottom, right), parts in join_boxes(tiles, halo, most[m]):
             piece = padded[..., top : bottom + 2 * halo, left : right + 2 * halo]
             output = enlarge_inner(experts[m], specs[m], piece)
             for y, x, below, after in parts:
@@ -90,7 +90,7 @@ def best_tile(spec: NetworkSpec, device: torch.device) -> int:
     return min(LARGEST_TILE, max(REUSED_FLOATS // spec.largest_activation, (32 * spec.receptive_radius) ** 2))
 
 
-def merge(mask: np.ndarray, patch_size: tuple[int, int], frame_size: tuple[int, int]) -> list[Rectangle]:
+def merge_patches(mask: np.ndarray, patch_size: tuple[int, int], frame_size: tuple[int, int]) -> list[Rectangle]:
     """A few rectangles of pixels that cover the marked patches, each patch by exactly one.
 
     Neighbours in a row are joined to runs, then equal runs of consecutive rows to rectangles. The fewer rectangles, the
@@ -115,7 +115,7 @@ def merge(mask: np.ndarray, patch_size: tuple[int, int], frame_size: tuple[int, 
     return done
 
 
-def join(areas: list[Rectangle], halo: int, pixels: int) -> list[tuple[Rectangle, list[Rectangle]]]:
+def join_boxes(areas: list[Rectangle], halo: int, pixels: int) -> list[tuple[Rectangle, list[Rectangle]]]:
     """Join areas to boxes where a common box is less to compute than the areas by themselves.
 
     Greedy: the pair that saves most is joined, as long as one saves.
@@ -149,7 +149,7 @@ def join(areas: list[Rectangle], halo: int, pixels: int) -> list[tuple[Rectangle
     return [(tuple(box), mine) for box, mine in zip(boxes.tolist(), parts, strict=True)]
 
 
-def split(area: Rectangle, pixels: int) -> list[Rectangle]:
+def split_into_tiles(area: Rectangle, pixels: int) -> list[Rectangle]:
     """Tiles of about equal size and at most `pixels` pixels each, with the shortest borders between them."""
     top, left, bottom, right = area
     height, width = bottom - top, right - left

@@ -32,6 +32,9 @@ class STDOModel(PreTrainedModel):
     Source: Li et al., "Towards High-Quality and Efficient Video Super-Resolution via Spatial-Temporal Data
     Overfitting", CVPR 2023 (huggingface.co/papers/2303.08331).
 
+    Args:
+        config: the networks and the size of their map.
+
     Attributes:
         experts: the k networks, (B, 3, H, W) in [0, 1] to (B, 3, sH, sW), plain torch modules.
         routing: (routing_bytes,) uint8, see `hf_efficient.video.routing`.
@@ -136,7 +139,14 @@ class STDOModel(PreTrainedModel):
         return self.config.patch_height, self.config.patch_width
 
     def frame_labels(self, rows: int, columns: int) -> Iterator[np.ndarray]:
-        """(rows, columns) expert of each patch, frame by frame; endless if there is one expert.
+        """The expert of each patch, frame by frame.
+
+        Args:
+            rows: of the grid of patches.
+            columns: likewise.
+
+        Yields:
+            (rows, columns) uint8 for each frame; endless if there is one expert.
 
         Raises:
             RoutingError: the map is damaged, or belongs to another grid.
@@ -144,7 +154,11 @@ class STDOModel(PreTrainedModel):
         return routing.unpack(self.routing.cpu().numpy().tobytes(), rows, columns, self.config.num_experts)
 
     def set_routing(self, packed: bytes) -> None:
-        """Replace the packed routing map."""
+        """Replace the packed routing map.
+
+        Args:
+            packed: as made by `routing.pack`.
+        """
         self.config.routing_bytes = len(packed)
         self.routing = torch.frombuffer(bytearray(packed), dtype=torch.uint8) if packed else self.routing[:0]
 

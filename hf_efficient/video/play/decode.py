@@ -8,7 +8,8 @@ from pathlib import Path
 
 from hf_efficient.files import check_output, locked
 from hf_efficient.video.codecs import CODECS, check_encoder, encoder_options
-from hf_efficient.video.files.bundle import Bundle, sha256
+from hf_efficient.video.files.bundle import Bundle
+from hf_efficient.video.files.manifest import sha256
 from hf_efficient.video.files.reader import StrPath, VideoInfo
 from hf_efficient.video.files.writer import VideoWriter
 

@@ -18,16 +18,8 @@ from transformers import PreTrainedModel  # noqa: F401  diffusers looks for the 
 from hf_efficient.extras import extra
 from hf_efficient.files import copy_file, folder_written_whole, is_local
 from hf_efficient.reading import read_json
-from hf_efficient.video.files.bundle import (
-    BUNDLE,
-    EXTRA,
-    MANIFEST_NAME,
-    MODEL_FOLDER,
-    PIPELINE,
-    Bundle,
-    BundleError,
-    write_manifest,
-)
+from hf_efficient.video.files.bundle import BUNDLE, Bundle
+from hf_efficient.video.files.manifest import EXTRA, MANIFEST_NAME, MODEL_FOLDER, PIPELINE, BundleError, write_manifest
 from hf_efficient.video.files.reader import probe, read_frames
 from hf_efficient.video.networks.experts import DEFAULTS, save_experts
 from hf_efficient.video.networks.modeling_stdo import STDOModel
@@ -70,7 +62,11 @@ class STDOPipeline(DiffusionPipeline):
         pipe(output_path="out.mp4")                     # with sound, subtitles, time stamps and tags of the source
         frames = pipe(output_type="pil").frames
 
-    Source: Li et al., CVPR 2023 (huggingface.co/papers/2303.08331).
+    Source: Li et al., "Towards High-Quality and Efficient Video Super-Resolution via Spatial-Temporal Data
+    Overfitting", CVPR 2023 (huggingface.co/papers/2303.08331).
+
+    Args:
+        model: the networks. `from_pretrained` adds their bundle, without which no video can be played or saved.
     """
 
     model_cpu_offload_seq = "model"
@@ -95,6 +91,9 @@ class STDOPipeline(DiffusionPipeline):
         Args:
             pretrained_model_name_or_path: folder, or id of a Hub repository.
             kwargs: `dtype`, `subfolder`, and for the Hub `revision`, `token`, `cache_dir`, `local_files_only`, ...
+
+        Returns:
+            The pipeline, on the CPU.
 
         Raises:
             BundleError: the bundle is damaged or incomplete.

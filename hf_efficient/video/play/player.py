@@ -10,7 +10,8 @@ import torch
 from torch import nn
 
 from hf_efficient.video import routing
-from hf_efficient.video.files.bundle import Bundle, BundleError
+from hf_efficient.video.files.bundle import Bundle
+from hf_efficient.video.files.manifest import BundleError
 from hf_efficient.video.files.reader import StrPath, probe, read_frames
 from hf_efficient.video.networks.devices import find_device
 from hf_efficient.video.networks.experts import load_config, load_experts, network_specs

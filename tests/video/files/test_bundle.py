@@ -16,7 +16,8 @@ from transformers import AutoModel
 
 from hf_efficient import STDOPipeline
 from hf_efficient.video.encode.fit import fit_video
-from hf_efficient.video.files.bundle import Bundle, BundleError, checked_files, write_manifest
+from hf_efficient.video.files.bundle import Bundle
+from hf_efficient.video.files.manifest import BundleError, checked_files, write_manifest
 from hf_efficient.video.files.reader import MediaError, read_frames
 from hf_efficient.video.play.decode import decode
 from hf_efficient.video.play.player import Player

@@ -6,7 +6,7 @@ import torch
 
 from hf_efficient.methods import BACKBONES
 from hf_efficient.video.networks.backbones.wdsr import WDSR
-from hf_efficient.video.networks.inference import best_tile, enlarge, join, merge, split
+from hf_efficient.video.networks.inference import best_tile, enlarge, join_boxes, merge_patches, split_into_tiles
 from hf_efficient.video.networks.spec import NetworkSpec
 from tests.video.bundles import on_whole_frames
 
@@ -65,7 +65,7 @@ def test_merged_rectangles_cover_each_patch_once(seed: int) -> None:
     ph, pw = 7, 9
     height, width = mask.shape[0] * ph - rng.integers(0, ph), mask.shape[1] * pw - rng.integers(0, pw)
     covered = np.zeros((height, width), int)
-    for top, left, bottom, right in merge(mask, (ph, pw), (height, width)):
+    for top, left, bottom, right in merge_patches(mask, (ph, pw), (height, width)):
         covered[top:bottom, left:right] += 1
     expected = np.kron(mask.astype(int), np.ones((ph, pw), int))[:height, :width]
     np.testing.assert_array_equal(covered, expected)
@@ -81,8 +81,8 @@ def pixels_of(boxes: list[tuple[int, int, int, int]], halo: int) -> float:
 @pytest.mark.parametrize("seed", range(6))
 def test_joined_boxes_hold_each_area_once_and_save(seed: int) -> None:
     mask, patch, size, halo = np.random.default_rng(seed).random((6, 7)) < 0.5, (7, 9), (40, 61), 2 * seed
-    areas = merge(mask, patch, size)
-    groups = join(areas, halo, 10**6)
+    areas = merge_patches(mask, patch, size)
+    groups = join_boxes(areas, halo, 10**6)
     assert sorted(area for _, parts in groups for area in parts) == sorted(areas)
     for (top, left, bottom, right), parts in groups:
         assert (top, left) == (min(p[0] for p in parts), min(p[1] for p in parts))
@@ -96,17 +96,17 @@ def test_joined_boxes_hold_each_area_once_and_save(seed: int) -> None:
             rest = [box for n, box in enumerate(boxes) if n not in (a, b)]
             assert pixels_of([*rest, union], halo) >= spent  # type: ignore[list-item]
     assert len(groups) < len(areas) or seed < 3
-    assert join(areas, halo, 1) == [(area, [area]) for area in areas]
+    assert join_boxes(areas, halo, 1) == [(area, [area]) for area in areas]
 
 
 def test_a_full_mask_is_one_rectangle() -> None:
-    assert merge(np.ones((3, 4), bool), (5, 6), (14, 23)) == [(0, 0, 14, 23)]
+    assert merge_patches(np.ones((3, 4), bool), (5, 6), (14, 23)) == [(0, 0, 14, 23)]
 
 
 @pytest.mark.parametrize("pixels", [1, 7, 40, 10_000])
 def test_tiles_cover_an_area_once_and_stay_small(pixels: int) -> None:
     covered = np.zeros((20, 30), int)
-    for top, left, bottom, right in split((2, 3, 17, 29), pixels):
+    for top, left, bottom, right in split_into_tiles((2, 3, 17, 29), pixels):
         assert (bottom - top) * (right - left) <= pixels
         covered[top:bottom, left:right] += 1
     assert covered[2:17, 3:29].min() == covered.max() == 1
@@ -121,7 +121,7 @@ def test_tiles_have_the_shortest_borders_there_are() -> None:
         return (columns - 1) * height + (rows - 1) * width
 
     grids = [(r, c) for r in range(1, 55) for c in range(1, 97) if -(-height // r) * -(-width // c) <= pixels]
-    tiles = split((0, 0, height, width), pixels)
+    tiles = split_into_tiles((0, 0, height, width), pixels)
     got = len({t[0] for t in tiles}), len({t[1] for t in tiles})
     assert borders(*got) == min(borders(*grid) for grid in grids)
     assert min(got) > 1

@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from hf_efficient import STDOConfig, STDOModel, STDOPipeline
-from hf_efficient.video.files.bundle import Bundle, BundleError
+from hf_efficient.video.files.bundle import Bundle
+from hf_efficient.video.files.manifest import BundleError
 from hf_efficient.video.networks.experts import DEFAULTS
 from hf_efficient.video.play.player import Player
 from hf_efficient.video.settings import WEIGHT_DTYPES

@@ -6,7 +6,7 @@ import pytest
 
 from hf_efficient.video.encode import fit as fit_module
 from hf_efficient.video.encode.fit import fit_video
-from hf_efficient.video.files.bundle import BundleError
+from hf_efficient.video.files.manifest import BundleError
 from hf_efficient.video.files.reader import MediaError
 from hf_efficient.video.play.pipeline_stdo import STDOPipeline
 from hf_efficient.video.play.player import Player

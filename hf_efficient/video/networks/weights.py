@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TypeVar
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -10,15 +12,17 @@ from torch.nn.utils.parametrizations import weight_norm
 
 from .spec import WEIGHT_DTYPES
 
+Net = TypeVar("Net", bound=nn.Module)
 
-def add_weight_norm(net: nn.Module) -> nn.Module:
+
+def add_weight_norm(net: Net) -> Net:
     """Train direction and length of every filter apart (Salimans & Kingma, 2016). In place; outputs do not change."""
     for layer in [m for m in net.modules() if isinstance(m, nn.Conv2d)]:
         weight_norm(layer)
     return net
 
 
-def fold_weight_norm(net: nn.Module) -> nn.Module:
+def fold_weight_norm(net: Net) -> Net:
     """Back to plain convolutions with the same outputs, in place. Without weight norm nothing happens."""
     for layer in [m for m in net.modules() if parametrize.is_parametrized(m)]:
         parametrize.remove_parametrizations(layer, "weight", leave_parametrized=True)
@@ -61,7 +65,7 @@ class Int8Conv2d(nn.Module):
         return quantized
 
 
-def to_int8(net: nn.Module) -> nn.Module:
+def to_int8(net: Net) -> Net:
     """Replace every convolution of `net` by its int8 form. In place."""
     for parent in list(net.modules()):
         for name, child in list(parent.named_children()):
@@ -70,7 +74,7 @@ def to_int8(net: nn.Module) -> nn.Module:
     return net
 
 
-def as_stored(net: nn.Module, weight_dtype: str) -> nn.Module:
+def as_stored(net: Net, weight_dtype: str) -> Net:
     """Make `net` what its weights on disk are: folded, rounded to `weight_dtype`, computing in float32. In place.
 
     Raises:

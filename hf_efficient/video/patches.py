@@ -117,8 +117,8 @@ def degrade(frame: Tensor, geometry: Geometry) -> Tensor:
     return round8(F.interpolate(frame, size=size, mode="bicubic", antialias=True)) / 255
 
 
-def cut(frame: Tensor, starts: np.ndarray, height: int, width: int) -> Tensor:
-    """Windows of a frame.
+def crop(frame: Tensor, starts: np.ndarray, height: int, width: int) -> Tensor:
+    """Crop windows out of a frame.
 
     Args:
         frame: (C, H, W).
@@ -134,16 +134,13 @@ def cut(frame: Tensor, starts: np.ndarray, height: int, width: int) -> Tensor:
     return frame[:, rows[:, :, None], columns[:, None, :]].transpose(0, 1)
 
 
-def patch_error(output: Tensor, target: Tensor, border: int = 0) -> Tensor:
-    """Mean squared error of each patch after rounding to 8 bits; white is 1.
-
-    The paper's metric leaves out s + 4 pixels on all sides of every patch; patches too small for that keep their
-    centre.
+def squared_errors(output: Tensor, target: Tensor, border: int = 0) -> Tensor:
+    """Mean squared error of each of several images after rounding to 8 bits; white is 1.
 
     Args:
         output: (N, 3, H, W) in [0, 1].
-        target: the true patches, of the same shape.
-        border: pixels to leave out on each side.
+        target: the true images, of the same shape.
+        border: pixels to leave out on each side; images too small for that keep their centre.
 
     Returns:
         (N,) float32.
@@ -153,24 +150,25 @@ def patch_error(output: Tensor, target: Tensor, border: int = 0) -> Tensor:
     return ((round8(output) - round8(target))[inside] / 255).square().mean((1, 2, 3))
 
 
-def patch_scores(enlarged: Tensor, hr: Tensor, geometry: Geometry) -> Tensor:
-    """The error of a general model f0 on every patch of a frame.
+def patch_errors(enlarged: Tensor, hr: Tensor, geometry: Geometry, border: int = 0) -> Tensor:
+    """The error of an enlargement on every patch of a frame.
 
-    No border of a patch is left out: f0 has seen what surrounds it, and its errors at the border of the frame are to be
-    learned as well.
+    A general model f0 is scored without a border: it has seen what surrounds the patches, and its errors at the border
+    of the frame are to be learned as well. The paper's metric leaves out s + 4 pixels.
 
     Args:
-        enlarged: (1, 3, s·lr_height, s·lr_width), f0's enlargement of the frame.
+        enlarged: (1, 3, s·lr_height, s·lr_width), the enlarged frame.
         hr: the true frame, padded to the grid.
         geometry: the grid.
+        border: pixels to leave out on each side of every patch.
 
     Returns:
-        (I·J,) mean squared errors.
+        (I·J,) mean squared errors, see `squared_errors`.
     """
     s = geometry.scale
     starts, height, width = geometry.windows()
-    ours, theirs = (cut(x[0], s * starts, s * height, s * width) for x in (enlarged, hr))
-    return patch_error(ours, theirs)
+    ours, theirs = (crop(x[0], s * starts, s * height, s * width) for x in (enlarged, hr))
+    return squared_errors(ours, theirs, border)
 
 
 def psnr(error: float) -> float:

@@ -7,12 +7,12 @@ import torch
 from hf_efficient.video.networks.backbones.backbone import upsample_bicubic
 from hf_efficient.video.patches import (
     Geometry,
-    cut,
+    crop,
     degrade,
     pad_to_grid,
-    patch_error,
-    patch_scores,
+    patch_errors,
     psnr,
+    squared_errors,
     to_rgb8,
     to_tensor,
 )
@@ -85,7 +85,7 @@ def test_odd_sizes_come_back_by_cropping() -> None:
 def test_cut_is_slicing() -> None:
     frame, starts = torch.rand(3, 20, 30), np.array([[0, 0], [3, 7], [12, 20]])
     expected = torch.stack([frame[:, t : t + 8, l : l + 10] for t, l in starts])
-    assert torch.equal(cut(frame, starts, 8, 10), expected)
+    assert torch.equal(crop(frame, starts, 8, 10), expected)
 
 
 def test_patch_error_by_hand() -> None:
@@ -94,10 +94,10 @@ def test_patch_error_by_hand() -> None:
     output[0, :, 10, 10] += 10 / 255  # one pixel of the 8 x 8 that border 6 leaves
     output[1, :, 0, 0] = 9.0  # in the border: not counted
     expected = torch.tensor([(10 / 255) ** 2 / 64, 0])
-    torch.testing.assert_close(patch_error(output, target, 6), expected)
+    torch.testing.assert_close(squared_errors(output, target, 6), expected)
     assert psnr(float(expected[0])) == pytest.approx(48.1308 - 20 + 10 * np.log10(64), abs=1e-3)
     assert psnr(0.0) == float("inf")
-    tiny = patch_error(torch.ones(1, 3, 5, 4), torch.zeros(1, 3, 5, 4), 6)  # smaller than its border: the centre counts
+    tiny = squared_errors(torch.ones(1, 3, 5, 4), torch.zeros(1, 3, 5, 4), 6)  # smaller than the border: its centre
     torch.testing.assert_close(tiny, torch.ones(1))
 
 
@@ -106,6 +106,6 @@ def test_hard_patches_score_worse() -> None:
     image[:48, :64] = np.random.default_rng(0).integers(0, 256, (48, 64, 3))
     geometry = Geometry(128, 96, 2, 32, 24)
     hr = pad_to_grid(to_tensor(image), geometry)
-    errors = patch_scores(upsample_bicubic(degrade(hr, geometry), 2), hr, geometry)
+    errors = patch_errors(upsample_bicubic(degrade(hr, geometry), 2), hr, geometry)
     assert errors[0] > 0.01
     assert errors[1:].max() < 0.002

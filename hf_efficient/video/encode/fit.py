@@ -27,7 +27,7 @@ from hf_efficient.video.networks.devices import find_device
 from hf_efficient.video.networks.experts import DEFAULTS, save_experts
 from hf_efficient.video.networks.spec import NetworkSpec
 from hf_efficient.video.networks.weights import add_weight_norm, as_stored
-from hf_efficient.video.patches import Geometry, patch_scores, psnr
+from hf_efficient.video.patches import Geometry, patch_errors, psnr
 from hf_efficient.video.settings import AUTO, FitSettings
 
 from .description import describe
@@ -181,7 +181,7 @@ class Fit:
             errors = GrowingTable(np.float32)
             with self.progress.frames(self.pairs(), "scoring") as pairs:
                 for lr, hr in pairs:
-                    errors.add(patch_scores(f0(lr), hr, self.geometry))
+                    errors.add(patch_errors(f0(lr), hr, self.geometry))
             with written_whole(self.work / "errors.npy") as draft:
                 np.save(draft, errors.array())
 

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from hf_efficient.files import write_bytes
 from hf_efficient.reading import AGAIN, FLOATS, open_tensors, read_tensors
 from hf_efficient.video.networks.backbones.backbone import centre
-from hf_efficient.video.patches import patch_error
+from hf_efficient.video.patches import squared_errors
 
 from .patch_store import PatchStore
 
@@ -173,5 +173,5 @@ def store_error(net: nn.Module, store: PatchStore, trim: bool, most: int = 256, 
     errors = []
     for start in range(0, len(chosen), batch_size):
         lr, hr = (x.to(device) for x in store.batch(chosen[start : start + batch_size]))
-        errors.append(patch_error(on_patches(net, lr, hr, trim), hr))
+        errors.append(squared_errors(on_patches(net, lr, hr, trim), hr))
     return float(torch.cat(errors).mean())

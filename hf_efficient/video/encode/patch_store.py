@@ -18,7 +18,7 @@ from torch import Tensor
 from hf_efficient.files import NpyWriter, folder_written_whole, require_space
 from hf_efficient.reading import read_array
 from hf_efficient.video.files.reader import MediaError, VideoInfo, read_frames
-from hf_efficient.video.patches import Geometry, cut, pad_to_grid, replicate_border, to_tensor
+from hf_efficient.video.patches import Geometry, crop, pad_to_grid, replicate_border, to_tensor
 
 Sizes = dict[str, tuple[int, int]]
 
@@ -132,8 +132,8 @@ def _fill(
             if last == first:
                 continue
             corners = starts[numbers[first:last] % per_frame]
-            arrays[n][0].add((cut(small[0], corners, *sizes["lr"]) * 255).round().byte().numpy())
-            arrays[n][1].add((cut(hr[0], s * corners, *sizes["hr"]) * 255).round().byte().numpy())
+            arrays[n][0].add((crop(small[0], corners, *sizes["lr"]) * 255).round().byte().numpy())
+            arrays[n][1].add((crop(hr[0], s * corners, *sizes["hr"]) * 255).round().byte().numpy())
             filled[n] = last
     if filled != [len(numbers) for numbers in wanted]:
         raise ValueError("Some of the wanted patches lie after the last frame.")

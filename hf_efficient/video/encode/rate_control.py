@@ -20,7 +20,7 @@ from hf_efficient.video.methods.stdo import MOST_CHUNKS
 from hf_efficient.video.networks.backbones.backbone import upsample_bicubic
 from hf_efficient.video.networks.spec import SCALES
 from hf_efficient.video.networks.weights import stored_bytes
-from hf_efficient.video.patches import Geometry, pad_to_grid, patch_scores, psnr, round8, to_tensor
+from hf_efficient.video.patches import Geometry, pad_to_grid, patch_errors, psnr, round8, to_tensor
 from hf_efficient.video.routing import planes
 from hf_efficient.video.settings import AUTO, FitSettings
 
@@ -165,8 +165,8 @@ class Trial:
 
     def errors(self) -> np.ndarray:
         """(n,) error of bicubic enlargement on every patch of the sampled frames."""
-        scores = [patch_scores(enlarged, truth, self.geometry) for enlarged, truth in self.samples(self.lossless)]
-        return torch.cat(scores).numpy()
+        errors = [patch_errors(enlarged, truth, self.geometry) for enlarged, truth in self.samples(self.lossless)]
+        return torch.cat(errors).numpy()
 
     def bicubic_psnr(self, stream: Path) -> float:
         """PSNR of a stream enlarged by bicubic, in dB."""

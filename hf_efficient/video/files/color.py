@@ -54,7 +54,7 @@ class Relabelled:
 
     Args:
         labels: "chroma_location=left": the siting of chroma; "field_mode=prog": that frames are progressive. swscale
-            heeds both: it takes the chroma of each field of an interlaced frame by itself.
+            uses both: it takes the chroma of each field of an interlaced frame by itself.
     """
 
     def __init__(self, labels: str) -> None:

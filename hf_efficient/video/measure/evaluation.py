@@ -23,7 +23,7 @@ from hf_efficient.files import ffmpeg_url
 from hf_efficient.video.files.containers import ONLY_THIS_FILE
 from hf_efficient.video.files.reader import StrPath, read_frames
 from hf_efficient.video.growing_table import GrowingTable
-from hf_efficient.video.patches import cut, pad_to_grid, patch_error, psnr, to_tensor
+from hf_efficient.video.patches import pad_to_grid, patch_errors, psnr, to_tensor
 from hf_efficient.video.play.decode import decode
 from hf_efficient.video.play.player import Player
 
@@ -56,10 +56,8 @@ class Quality:
         g = player.geometry
         self.frame_errors.append(float(np.square((rgb.astype(np.float32) - truth) / 255).mean(dtype=np.float64)))
         self.similarities.append(ssim(rgb, truth))
-        starts, height, width = g.windows()
-        s = g.scale
-        ours, theirs = (cut(pad_to_grid(to_tensor(x), g)[0], s * starts, s * height, s * width) for x in (rgb, truth))
-        self.patch_errors.add(patch_error(ours, theirs, s + 4))
+        played, true = (pad_to_grid(to_tensor(x), g) for x in (rgb, truth))
+        self.patch_errors.add(patch_errors(played, true, g, border=g.scale + 4))
 
 
 def ssim(x: np.ndarray, y: np.ndarray) -> float:

@@ -11,7 +11,7 @@ Functions = tuple[tuple[Any, str], ...]
 
 
 def killed_before(step: int, action: Callable[[], object], also: Functions = ()) -> bool:
-    """Do something in a forked process, which is killed before its so-manieth change of files; whether it was.
+    """Do something in a forked process, which is killed before its n-th change of files. Return whether it was.
 
     Args:
         step: changes that it may still make.

@@ -73,8 +73,10 @@ class FitSettings:
     )
     warm_start: str = field(default="general", metadata=_help("Where each of several networks starts.", STARTS))
     backbone: str = field(default="wdsr", metadata=_help("Architecture of the networks.", BACKBONES.names))
-    num_features: int | list[int] = field(default=16, metadata=_help("Width of the networks."))
-    num_blocks: int | list[int] = field(default=2, metadata=_help("Depth of the networks."))
+    num_features: int | list[int] = field(
+        default=16, metadata=_help("Width of the networks; with commas between, one for each chunk.")
+    )
+    num_blocks: int | list[int] = field(default=2, metadata=_help("Depth of the networks; likewise."))
     expansion: int = field(default=4, metadata=_help("WDSR: width inside a block over width outside."))
     weight_dtype: str = field(default="float16", metadata=_help("Type of the weights on disk.", WEIGHT_DTYPES))
     steps: int = field(default=1500, metadata=_help("Training steps of all networks together."))

@@ -1,7 +1,7 @@
 """A pruned model that stays pruned, and is smaller and faster for it: `python -m examples.sparse_deployment`.
 
 MiniLM-L6 is pruned to 95 % by magnitude, fine-tuned without losing a single zero, written to a file a fraction of the
-size, loaded again, and run on the CPU with layers that hold their living weights only. About a minute.
+size, loaded again, and run on the CPU with layers that hold their active weights only. About a minute.
 """
 
 import argparse
@@ -51,7 +51,7 @@ def main() -> None:
             layer.weight.data[size < size.flatten().kthvalue(int(arguments.sparsity * size.numel())).values] = 0.0
     pruned = zeros(model)
 
-    # distribution="nonzero": the weights that live now are those that may live
+    # distribution="nonzero": exactly the weights that are not zero now stay active
     model = get_peft_model(model, BiDSTConfig(distribution="nonzero", topology="static"))
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-4)
     train_sparsely(model, optimizer, arguments.steps)
@@ -75,7 +75,7 @@ def main() -> None:
     model = compress(load_sparse(arguments.output / "sparse"), tokens=ids.numel())
     with torch.no_grad():
         difference = float((model(input_ids=ids).last_hidden_state - expected).abs().max())
-    print(f"forward: {before:.0f} ms dense, {milliseconds(model, ids):.0f} ms compact, difference {difference:.1e}")
+    print(f"forward: {before:.0f} ms dense, {milliseconds(model, ids):.0f} ms compressed, difference {difference:.1e}")
 
 
 if __name__ == "__main__":

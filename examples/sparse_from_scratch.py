@@ -1,8 +1,8 @@
 """A sparse ViT trained from scratch with the Trainer: `python -m examples.sparse_from_scratch`.
 
-Fashion-MNIST, 90 % of the weights of all linear layers dead from the first step to the last; which ones, training finds
-out. At the end there is a plain ViT with zeros, its accuracy, and two files: one that transformers loads, one that is
-small. About two minutes on one core.
+Fashion-MNIST; 90 % of the weights of all linear layers are zero from the first step to the last, and training finds
+which. The result is a plain ViT with zeros, its accuracy, and two files: one that transformers loads, and a small one.
+About two minutes on one core.
 """
 
 import argparse
@@ -19,7 +19,7 @@ from hf_efficient.methods import SPARSITY, settings_of
 
 
 class Garments(Dataset[dict[str, torch.Tensor]]):
-    """The first `size` pictures of a part of Fashion-MNIST."""
+    """The first `size` images of a part of Fashion-MNIST."""
 
     def __init__(self, train: bool, size: int) -> None:
         pixels, classes = fashion_mnist(train)
@@ -42,7 +42,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sparsity", type=float, default=0.9)
     parser.add_argument("--topology", default="bidst")
-    parser.add_argument("--pictures", type=int, default=10_000)
+    parser.add_argument("--images", type=int, default=10_000)
     parser.add_argument("--epochs", type=float, default=6)
     parser.add_argument("--output", type=Path, default=Path("sparse_vit"))
     arguments = parser.parse_args()
@@ -69,7 +69,7 @@ def main() -> None:
             topology=arguments.topology,
             **settings_of(SPARSITY, arguments.topology, update_interval=50),
         ),
-        train_dataset=Garments(True, arguments.pictures),
+        train_dataset=Garments(True, arguments.images),
         eval_dataset=Garments(False, 10_000),
         compute_metrics=accuracy,
     )

@@ -8,15 +8,15 @@ import torch
 from torch import nn
 
 import hf_efficient
-from hf_efficient.sparsity.csr.linear import CompactLinear
-from hf_efficient.sparsity.topology import TOPOLOGIES
+from hf_efficient.methods import SPARSITY
+from hf_efficient.sparsity.csr.linear import CSRLinear
 from hf_efficient.sparsity.training.engine import KEY, SparseTraining
 from tests.sparsity.problems import random_weight
 
 
-def compact_layer() -> tuple[Any, Callable[[Any], Any]]:
+def csr_layer() -> tuple[Any, Callable[[Any], Any]]:
     torch.manual_seed(0)
-    model = nn.Sequential(CompactLinear(torch.randn(16, 32) * (torch.rand(16, 32) < 0.2), torch.zeros(16)))
+    model = nn.Sequential(CSRLinear(torch.randn(16, 32) * (torch.rand(16, 32) < 0.2), torch.zeros(16)))
     x = torch.randn(5, 32)
 
     def load(state: Any) -> Any:
@@ -27,7 +27,7 @@ def compact_layer() -> tuple[Any, Callable[[Any], Any]]:
         try:
             fresh.load_state_dict(state, assign=assign)
         except RuntimeError as error:  # torch's own: names and shapes
-            raise ValueError(f"0: the places: {type(error).__name__}") from error
+            raise ValueError(f"0: the indices: {type(error).__name__}") from error
         layer: Any = fresh[0]
         dense = torch.zeros(16, 32)
         for row in range(16):
@@ -48,8 +48,8 @@ def engine_state() -> tuple[Any, Callable[[Any], Any]]:
         return weights, torch.optim.AdamW([w.values for w in weights.values()], lr=0.01)
 
     def steps(weights: dict[str, Any], optimizer: torch.optim.Optimizer, count: int) -> dict[str, Any]:
-        rule: Any = TOPOLOGIES["bidst"]
-        topology = rule(100, interval=4, score_interval=2)
+        rule: Any = SPARSITY.row("bidst").implementation
+        topology = rule(100, update_interval=4, score_interval=2)
         engine = SparseTraining(weights, optimizer, topology)
         for _ in range(count):
             sum((w.dense() - 1).square().sum() for w in weights.values()).backward()
@@ -108,7 +108,7 @@ def optimizer_state() -> tuple[Any, Callable[[Any], Any]]:
 
 
 STATES: dict[str, tuple[Callable[[], tuple[Any, Callable[[Any], Any]]], str]] = {
-    "compact layer": (compact_layer, "the places"),
+    "CSR layer": (csr_layer, "the indices"),
     "BiDST in a checkpoint": (engine_state, "state of sparse training"),
     "SAM in a checkpoint": (optimizer_state, "sam"),
 }

@@ -1,6 +1,6 @@
 """What it costs to move weights: `python -m benchmarks.sparsity.mask_work`.
 
-Time that a topology takes beside training (scores, exchanges, reading gradients of dead places), on the MLP of
+Time that a topology takes beside training (scores, exchanges, reading gradients of inactive weights), on the MLP of
 `sparse_training.py` with random pictures, over the first half of a training. RigL exchanges every 100 steps, as
 published; BiDST too, and reads gradients for its scores every 10 steps, or 50. Methods take turns, step by step, so
 that a busy machine hits all alike. Writes JSON, table and plot.
@@ -40,7 +40,7 @@ def mask_ms(sparsity: float, steps: int) -> dict[str, float]:
     for name, settings in SETTINGS.items():
         torch.manual_seed(0)
         config = BiDSTConfig(
-            sparsity=sparsity, init="random", target_modules=task.sparse_layers, kernel="dense", **settings
+            sparsity=sparsity, init="random", target_modules=task.sparse_layers, backend="dense", **settings
         )
         model = get_peft_model(task.network(), config)
         parameters = [p for p in model.parameters() if p.requires_grad]

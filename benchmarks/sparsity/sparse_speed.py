@@ -1,9 +1,9 @@
 """What sparsity saves on a CPU: `python -m benchmarks.sparsity.sparse_speed`.
 
-Dense layers against compact ones (living weights only: CSR products, SDDMM), 80 to 99 % sparse, one thread:
+Dense layers against CSR layers (active weights only: CSR products, SDDMM), 80 to 99 % sparse, one thread:
 
 - training (forward, dL/dx, dL/dw, one Adam step) and inference of the linear layers of a transformer block;
-- training and inference of a whole encoder: stock, BiDST with every layer dense, with every layer compact, and "auto",
+- training and inference of a whole encoder: stock, BiDST with every layer dense, with every layer CSR, and "auto",
   which times each layer once and takes the faster way;
 - bytes of weights, gradients and Adam's state (counted from the tensors), peak memory of a training process (measured,
   above that of the same process before training), size of the saved file.
@@ -32,8 +32,8 @@ from torch import Tensor, nn
 from transformers import BertConfig, BertModel
 
 from hf_efficient import BiDSTConfig, compress, save_sparse
-from hf_efficient.sparsity.csr.linear import CompactLinear
-from hf_efficient.sparsity.csr.product import CompactPath
+from hf_efficient.sparsity.csr.linear import CSRLinear
+from hf_efficient.sparsity.csr.product import CSRPath
 from hf_efficient.sparsity.sparse_weight import SparseWeight
 from hf_efficient.sparsity.tuner.layer import BiDSTLayer
 
@@ -89,17 +89,17 @@ def of_block(rows: dict[str, dict[str, float]], sparsity: float, kind: str) -> f
 
 
 def layer_times(shape: tuple[int, int], sparsity: float, tokens: int, seconds: float) -> dict[str, float]:
-    """Dense and compact, training and inference, of one linear layer without bias."""
+    """Dense and CSR, training and inference, of one linear layer without bias."""
     dense = nn.Linear(shape[1], shape[0], bias=False)
-    sparse, path = random_sparse(shape, sparsity), CompactPath("compact")
+    sparse, path = random_sparse(shape, sparsity), CSRPath("csr")
     x = torch.randn(tokens, shape[1], requires_grad=True)
     still = x.detach()
-    inference = CompactLinear(sparse.dense())
+    inference = CSRLinear(sparse.dense())
     calls: dict[str, Callable[[], object]] = {
         "train dense": train_call(dense, [dense.weight], x),
-        "train compact": train_call(lambda x: path(sparse, x), [sparse.values], x),
+        "train csr": train_call(lambda x: path(sparse, x), [sparse.values], x),
         "infer dense": torch.no_grad()(lambda: dense(still)),
-        "infer compact": lambda: inference(still),
+        "infer csr": lambda: inference(still),
     }
     other = sparseprop_layer(sparse.dense().detach())
     if other is not None:
@@ -117,13 +117,13 @@ def sparseprop_layer(weight: Tensor) -> nn.Module | None:
     return layer
 
 
-def encoder(sparsity: float | None, kernel: str = "dense") -> nn.Module:
+def encoder(sparsity: float | None, backend: str = "dense") -> nn.Module:
     """A BERT encoder, stock or with BiDST in all linear layers."""
     torch.manual_seed(0)
     model: nn.Module = BertModel(BertConfig(vocab_size=1000, **ENCODER), add_pooling_layer=False)
     if sparsity is None:
         return model
-    config = BiDSTConfig(sparsity=sparsity, kernel=kernel, distribution="uniform", train_others=False)
+    config = BiDSTConfig(sparsity=sparsity, backend=backend, distribution="uniform", train_others=False)
     return get_peft_model(model, config)
 
 
@@ -145,7 +145,7 @@ def encoder_step(model: nn.Module) -> Callable[[], None]:
 
 def encoder_times(sparsity: float, seconds: float) -> dict[str, float]:
     """Training and inference of the whole encoder."""
-    models = {"stock": encoder(None), **{k: encoder(sparsity, k) for k in ("dense", "compact", "auto")}}
+    models = {"stock": encoder(None), **{k: encoder(sparsity, k) for k in ("dense", "csr", "auto")}}
     calls: dict[str, Callable[[], object]] = {f"train {name}": encoder_step(m) for name, m in models.items()}
     times = medians(calls, seconds)
     pruned = encoder(sparsity).merge_and_unload().eval()  # type: ignore[operator]
@@ -157,15 +157,15 @@ def encoder_times(sparsity: float, seconds: float) -> dict[str, float]:
         "infer compressed": no_grad(lambda: compressed(input_ids=ids)),
     }
     times |= medians(infer, seconds / 2)
-    kept = [m.kernel["default"] for m in models["auto"].modules() if isinstance(m, BiDSTLayer)]
+    kept = [m.backend["default"] for m in models["auto"].modules() if isinstance(m, BiDSTLayer)]
     decided = [m for m in models["auto"].modules() if isinstance(m, SparseWeight)]
-    times["compact layers of auto"] = sum(bool(w.memory.get("compact", False)) for w in decided) / max(1, len(kept))
+    times["csr layers of auto"] = sum(bool(w.memory.get("csr", False)) for w in decided) / max(1, len(kept))
     return times
 
 
 def memory(sparsity: float) -> dict[str, float]:
     """MB that training holds for the linear layers, and of the file."""
-    model = encoder(sparsity, "compact")
+    model = encoder(sparsity, "csr")
     weights = [m.sparse_weight("default") for m in model.modules() if isinstance(m, BiDSTLayer)]
     n, k = sum(w.numel for w in weights), sum(len(w.values) for w in weights)
     with tempfile.TemporaryDirectory() as folder:
@@ -180,7 +180,7 @@ def memory(sparsity: float) -> dict[str, float]:
         dense_file = Path(f"{folder}/dense.safetensors").stat().st_size
     return {
         "train state dense, MB": 16 * n / 1e6,  # weight, gradient, two moments, 4 bytes each
-        "train state compact, MB": (16 * k + 4 * k) / 1e6,  # and int32 places; the pattern for CSR comes on top:
+        "train state csr, MB": (16 * k + 4 * k) / 1e6,  # and int32 indices; the pattern for CSR comes on top:
         "pattern, MB": 24 * k / 1e6,  # two orders of int64, rows and columns of int32
         "file dense, MB": dense_file / 1e6,
         "file sparse, MB": sparse_file / 1e6,
@@ -196,7 +196,7 @@ def peak(sparsity: float | None) -> float:
 
 def measure_peak(sparsity: float | None) -> float:
     """In this process."""
-    model = encoder(sparsity, "compact")
+    model = encoder(sparsity, "csr")
     Path("/proc/self/clear_refs").write_text("5")  # the peak counts from here
 
     def read(field: str) -> float:
@@ -212,7 +212,7 @@ def measure_peak(sparsity: float | None) -> float:
 
 
 def table(result: dict[str, Any]) -> str:
-    """All figures as Markdown; speeds are dense time over compact time."""
+    """All figures as Markdown; speeds are dense time over CSR time."""
     heads = [f"{s:.0%}" for s in SPARSITIES]
     lines = ["| faster than dense, times | " + " | ".join(heads) + " |", "|---" * (len(heads) + 1) + "|"]
 
@@ -223,15 +223,15 @@ def table(result: dict[str, Any]) -> str:
     for kind in ("train", "infer"):
         for shape in LAYERS:
             rows = [layers[f"{shape[0]}x{shape[1]} {s}"] for s in SPARSITIES]
-            line(f"{kind}, layer {shape[0]}x{shape[1]}", [r[f"{kind} dense"] / r[f"{kind} compact"] for r in rows])
-        block = [of_block(layers, s, f"{kind} dense") / of_block(layers, s, f"{kind} compact") for s in SPARSITIES]
+            line(f"{kind}, layer {shape[0]}x{shape[1]}", [r[f"{kind} dense"] / r[f"{kind} csr"] for r in rows])
+        block = [of_block(layers, s, f"{kind} dense") / of_block(layers, s, f"{kind} csr") for s in SPARSITIES]
         line(f"**{kind}, all linear layers of a block**", block)
     if any("train sparseprop" in row for row in layers.values()):
         block = [of_block(layers, s, "train dense") / of_block(layers, s, "train sparseprop") for s in SPARSITIES]
         line("train, sparseprop's layers of a block", block)
     encoders = [result["encoder"][str(s)] for s in SPARSITIES]
-    for name in ("dense", "compact", "auto"):
-        line(f"train, whole encoder, kernel={name!r}", [r["train stock"] / r[f"train {name}"] for r in encoders])
+    for name in ("dense", "csr", "auto"):
+        line(f"train, whole encoder, backend={name!r}", [r["train stock"] / r[f"train {name}"] for r in encoders])
     line("infer, whole encoder, compress", [r["infer stock"] / r["infer compressed"] for r in encoders])
     memories = [result["memory"][str(s)] for s in SPARSITIES]
     for name in memories[0]:
@@ -248,7 +248,7 @@ def plot(result: dict[str, Any], path: Path) -> None:
     for shape in LAYERS:
         rows = [result["layers"][f"{shape[0]}x{shape[1]} {s}"] for s in SPARSITIES]
         for kind, style in (("train", "-"), ("infer", "--")):
-            ratio = [r[f"{kind} dense"] / r[f"{kind} compact"] for r in rows]
+            ratio = [r[f"{kind} dense"] / r[f"{kind} csr"] for r in rows]
             axes.plot(ticks, ratio, style, marker="o", label=f"{kind} {shape[0]}x{shape[1]}")
     encoders = [result["encoder"][str(s)] for s in SPARSITIES]
     axes.plot(ticks, [r["train stock"] / r["train auto"] for r in encoders], "k-", marker="s", linewidth=2.2,

@@ -122,7 +122,7 @@ def run(task: Task, data: Data, method: str, sparsity: float, seed: int) -> dict
             topology=topology,
             **settings_of(SPARSITY, topology, init="random", update_interval=task.interval),
             target_modules=task.sparse_layers,
-            kernel="dense",
+            backend="dense",
             seed=seed,
         )
         model = get_peft_model(model, config)
@@ -174,15 +174,15 @@ def batch_order(n: int, task: Task, seed: int) -> Iterator[Tensor]:
 
 
 def count_flops(model: nn.Module, example: Tensor, task: Task, steps: int, training: Any) -> float:
-    """Training FLOPs, counted: 2 per multiplication and weight used, for forward, dL/dx and dL/dw, over living weights;
-    plus the dead places of dL/dw at the steps at which the topology reads it."""
-    uses: list[tuple[int, int]] = []  # (places, living) times output positions
+    """Training FLOPs, counted: 2 per multiplication and weight used, for forward, dL/dx and dL/dw, over active weights;
+    plus the inactive weights of dL/dw at the steps at which the topology reads it."""
+    uses: list[tuple[int, int]] = []  # (weights, active ones) times output positions
 
     def count(module: Any, _: Any, out: Tensor) -> None:
         weight = weight_of(module)
         positions = out.numel() // (out.shape[1] if isinstance(module, nn.Conv2d) or out.dim() == 4 else out.shape[-1])
-        living = len(module.sparse_weight("default").indices) if isinstance(module, BiDSTLayer) else weight.numel()
-        uses.append((weight.numel() * positions, living * positions))
+        active = len(module.sparse_weight("default").indices) if isinstance(module, BiDSTLayer) else weight.numel()
+        uses.append((weight.numel() * positions, active * positions))
 
     inner = {id(m.base_layer) for m in model.modules() if isinstance(m, BiDSTLayer)}
     kinds = (nn.Linear, nn.Conv2d, BiDSTLayer)
@@ -192,8 +192,8 @@ def count_flops(model: nn.Module, example: Tensor, task: Task, steps: int, train
     for hook in hooks:
         hook.remove()
     reads = sum(training.topology.reads_gradient(t) for t in range(1, steps + 1)) if training is not None else 0
-    per_step = sum(6 * living for _, living in uses)
-    extra = sum(2 * (places - living) for places, living in uses)
+    per_step = sum(6 * active for _, active in uses)
+    extra = sum(2 * (total - active) for total, active in uses)
     return float((steps * per_step + reads * extra) * task.batch)
 
 

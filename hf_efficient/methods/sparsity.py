@@ -71,13 +71,13 @@ SPARSITY = Kind(
             f"{_TOPOLOGY}.static:Static",
             reads=("init",),
             only=(
-                Only("distribution", lambda c: c.distribution != "global" or c.first_living != "random",
+                Only("distribution", lambda c: c.distribution != "global" or c.resolved_init != "random",
                      "a topology or an init that compares layers: a random static one is 'uniform'"),
             ),
         ),
     ),
     only=(
-        Only("init_steps", lambda c: c.first_living in ("gradient", "snip"), "init='gradient' or 'snip'"),
+        Only("init_steps", lambda c: c.resolved_init in ("gradient", "snip"), "init='gradient' or 'snip'"),
         Only("sparsity", lambda c: c.distribution != "nonzero", "another distribution than 'nonzero', which keeps the "
              "zeros there are"),
         Only("init", lambda c: c.distribution != "nonzero", "another distribution than 'nonzero', which says itself "

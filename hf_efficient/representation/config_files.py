@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from hf_efficient.files import clear_errors, find, locked, remove_file, write_bytes, write_text
-from hf_efficient.files.interrupted_save import configs_inside, finish
+from hf_efficient.files.interrupted_save import configs_inside, finish_save
 from hf_efficient.reading import naming, parse_object, read_json, shown
 
 CONFIG_NAME, GENERATOR_NAME = "token_pruner_config.json", "generator.safetensors"
@@ -51,7 +51,7 @@ def save(folder: Path, values: dict[str, Any], weights: bytes | None) -> None:
     """
     with clear_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
-    finish(folder)
+    finish_save(folder)
     with replaced(folder, values, weights) as files:
         for name, text in files.items():
             write_text(folder / name, text)

@@ -1,4 +1,4 @@
-"""A weight of which only k entries exist: their values are the one trainable tensor, their places a buffer."""
+"""A weight with k active entries: their values are the one trainable tensor, their indices a buffer."""
 
 from __future__ import annotations
 
@@ -13,34 +13,35 @@ from torch import Tensor, nn
 from hf_efficient.reading import shown
 
 if TYPE_CHECKING:
-    from .training.monitor import Attendance
+    from .training.monitor import Monitor
 
 
 class SparseWeight(nn.Module):
-    """k living entries of a tensor of n places; all other places are dead.
+    """A tensor of n entries, k of them active; the others are zero.
 
-    An optimizer sees `values` alone, so its moments exist for living entries only. `values` and `indices` keep their
-    order: what moves changes in its slot, and whatever an optimizer remembers of the other slots stays right.
+    An optimizer sees `values` alone, so that it keeps moments of active entries only. `values` and `indices` have the
+    same order. An exchange changes single slots of both, and the optimizer's state of all other slots stays valid.
 
     Args:
         shape: of the whole tensor.
-        k: living entries, 1 <= k <= n.
+        k: active entries, 1 <= k <= n.
         dtype: of the values.
-        device: of values and places.
+        device: of values and indices.
 
     Attributes:
         values: (k,) parameter.
-        indices: (k,) int32 buffer (int64 from 2^31 places on), flat row-major places, unique, in no order.
+        indices: (k,) int32 buffer (int64 if n >= 2^31), flat row-major indices, unique, in any order.
         collecting: while True, backward adds dL/dz to `gradient`, z being the whole tensor.
-        watched: (w,) integer: the places of which `gradient` is wanted, the living first, in their order; None: all n.
-        probing: while True, the whole tensor is the one given to `dense`, and nothing living is differentiated.
+        gradient_indices: (w,) integer: the entries whose gradient is collected, the active ones first, in their order;
+            None: all n.
+        probing: while True, `dense` returns the tensor it is given, and the values get no gradient.
         gradient: (n,) or (w,) float32, or None.
-        matrix: (matrices, rows, columns) that a topology sees: one, with all behind dimension 0 as columns.
-        input_dim: of rows and columns, those that a layer's inputs run over: 1, but 0 for Conv1D of GPT-2.
-        budget: k that training ends with; differs from that of now only while a topology starts with more.
-        memory: what a topology remembers of this weight between steps (name -> tensor).
+        matrix: (matrices, rows, columns) as a topology sees them: one matrix, dimensions after 0 flattened to columns.
+        input_dim: which of rows (0) and columns (1) are a layer's inputs: 1, but 0 for Conv1D of GPT-2.
+        budget: k at the end of training; differs from the present k only while a topology starts with more.
+        memory: a topology's state of this weight (name -> tensor).
         seconds: spent on collecting.
-        attendance: told of every backward pass, where somebody should move the weights; else None.
+        monitor: called at every backward pass of a weight whose topology exchanges weights; else None.
 
     Raises:
         ValueError: k outside of [1, n].
@@ -61,67 +62,72 @@ class SparseWeight(nn.Module):
         self.shape = torch.Size(shape)
         n = self.numel
         if not 1 <= k <= n:
-            raise ValueError(f"k={k} living weights of a tensor {tuple(shape)} is impossible; expected 1 to {n}.")
-        places = torch.arange(k, dtype=torch.int32 if n < 2**31 else torch.int64, device=device)
+            raise ValueError(f"k={k} active weights of a tensor {tuple(shape)} is out of range; expected 1 to {n}.")
+        indices = torch.arange(k, dtype=torch.int32 if n < 2**31 else torch.int64, device=device)
         self.values = nn.Parameter(torch.zeros(k, dtype=dtype, device=device))
-        self.register_buffer("indices", places)
+        self.register_buffer("indices", indices)
         self.matrix = (1, self.shape[0], n // self.shape[0])
         self.input_dim = 1
         self.budget = k
         self.collecting = False
         self.probing = False
-        self.watched: Tensor | None = None
+        self.gradient_indices: Tensor | None = None
         self.gradient: Tensor | None = None
         self.memory: dict[str, Tensor] = {}
         self.seconds = 0.0
-        self.attendance: Attendance | None = None
-        self._checked: Tensor | None = None  # the `indices` that were last found to be places
+        self.monitor: Monitor | None = None
+        self._checked: Tensor | None = None  # the `indices` that were last checked
 
     @property
     def numel(self) -> int:
-        """n, the number of places."""
+        """n, the number of entries."""
         return math.prod(self.shape)
 
     @property
-    def places(self) -> Tensor:
-        """(k,) int64: `indices`, as torch indexes with them."""
+    def long_indices(self) -> Tensor:
+        """(k,) int64: `indices` in the dtype that torch indexes with."""
         return self.indices.long()
 
-    def holds_experts(self, inputs_first: bool) -> None:
-        """The tensor is (experts, outputs, inputs), or (experts, inputs, outputs) with `inputs_first`."""
+    def set_expert_layout(self, inputs_first: bool) -> None:
+        """Say that the tensor is (experts, outputs, inputs), or (experts, inputs, outputs) with `inputs_first`."""
         experts, rows, columns = self.shape
         self.input_dim = 0 if inputs_first else 1
         self.matrix = (1, experts * rows, columns) if inputs_first else (experts, rows, columns)
 
     @property
     def inputs(self) -> int:
-        """Number of inputs; those of different experts are different ones."""
+        """Number of inputs, counted for each expert separately."""
         matrices, rows, columns = self.matrix
         return matrices * (rows if self.input_dim == 0 else columns)
 
-    def input_of(self, places: Tensor) -> Tensor:
-        """Which input each of these places belongs to, integer of the same shape."""
+    def input_of(self, indices: Tensor) -> Tensor:
+        """The input that each of these entries multiplies, integer of the same shape."""
         matrices, rows, columns = self.matrix
         if self.input_dim == 0:
-            return places // columns
-        return places % columns if matrices == 1 else places // (rows * columns) * columns + places % columns
+            return indices // columns
+        return indices % columns if matrices == 1 else indices // (rows * columns) * columns + indices % columns
 
-    def alive(self) -> Tensor:
-        """(n,) bool: which places live."""
-        return torch.zeros(self.numel, dtype=torch.bool, device=self.indices.device).index_fill_(0, self.places, True)
+    def mask(self) -> Tensor:
+        """(n,) bool: True where an entry is active."""
+        mask = torch.zeros(self.numel, dtype=torch.bool, device=self.indices.device)
+        return mask.index_fill_(0, self.long_indices, True)
+
+    def inactive_indices(self) -> Tensor:
+        """(n - k,) int64: the indices of all inactive entries, rising."""
+        return (~self.mask()).nonzero().flatten()
 
     def dense(self, base: Tensor | None = None) -> Tensor:
-        """The whole tensor, of `shape`: zero (or `base`) plus the values at their places. Differentiable.
+        """The whole tensor, of `shape`: zero (or `base`) plus the values at their indices. Differentiable.
 
         Args:
             base: tensor of `shape` to add to, or None.
 
         Raises:
-            ValueError: other `indices` have come, and they are no places of this tensor.
+            ValueError: `indices` were replaced by others that are not valid for this tensor.
         """
-        # some loaders put a tensor in its place and ask nobody; a compiler cannot branch on what is in a tensor
+        # some loaders replace the buffer without load_state_dict; a compiler cannot branch on a tensor's content
         if self.indices is not self._checked and not torch.compiler.is_compiling():
-            check_places(self.indices, self.numel, "sparse weight")
+            check_indices(self.indices, self.numel, "sparse weight")
             self._checked = self.indices
         whole: Tensor = _Scatter.apply(self.values, self.indices, base, self)  # type: ignore[no-untyped-call]
         return whole
@@ -131,107 +137,115 @@ class SparseWeight(nn.Module):
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:  # type: ignore[override]
         if f"{prefix}indices" in state_dict:
-            check_places(state_dict[f"{prefix}indices"], self.numel, prefix.rstrip(".") or "sparse weight")
+            check_indices(state_dict[f"{prefix}indices"], self.numel, prefix.rstrip(".") or "sparse weight")
         super()._load_from_state_dict(state_dict, prefix, *args)
 
     @torch.no_grad()
-    def select(self, places: Tensor, values: Tensor | None = None) -> None:
-        """Let exactly these places live.
+    def select(self, indices: Tensor, values: Tensor | None = None) -> None:
+        """Make exactly these entries active.
 
         Args:
-            places: (k,) integer, unique.
+            indices: (k,) integer, unique.
             values: (k,), their values; None is zeros.
         """
-        self.indices.copy_(places)
+        self.indices.copy_(indices)
         self.values.zero_() if values is None else self.values.copy_(values)
 
     @torch.no_grad()
-    def swap(self, slots: Tensor, places: Tensor, values: Tensor | None = None) -> None:
-        """In these slots, let other places live; k stays.
+    def swap(self, slots: Tensor, indices: Tensor, values: Tensor | None = None) -> None:
+        """Drop the entries in these slots and grow others there; k stays.
 
         Args:
             slots: (c,) int64, unique: positions in `values`.
-            places: (c,) integer: dead places that come alive there.
-            values: (c,), what they start with; None is zeros.
+            indices: (c,) integer: inactive entries to grow.
+            values: (c,), their first values; None is zeros.
         """
-        self.indices[slots] = places.to(self.indices.dtype)
+        self.indices[slots] = indices.to(self.indices.dtype)
         self.values[slots] = 0.0 if values is None else values.to(self.values.dtype)
 
     @torch.no_grad()
-    def resize(self, kept: Tensor, places: Tensor) -> None:
-        """Keep some slots, append new places with value zero; k changes, the Parameter object stays.
+    def resize(self, kept: Tensor, indices: Tensor) -> None:
+        """Keep some slots and append new entries with value zero; k changes, the Parameter object stays.
 
         Args:
-            kept: (r,) int64: slots that stay, in the order they take.
-            places: (c,) integer: dead places that come alive behind them.
+            kept: (r,) int64: slots that stay, in their new order.
+            indices: (c,) integer: inactive entries to grow, appended.
         """
-        values = torch.cat([self.values[kept], self.values.new_zeros(len(places))])
-        self.indices = self._checked = torch.cat([self.indices[kept], places.to(self.indices.dtype)])
+        values = torch.cat([self.values[kept], self.values.new_zeros(len(indices))])
+        self.indices = self._checked = torch.cat([self.indices[kept], indices.to(self.indices.dtype)])
         self.values.grad = None
-        # autograd's accumulator keeps the old size while any graph is alive; another dtype in between makes it let go
+        # autograd's accumulator keeps the old size while a graph exists; another dtype in between releases it
         self.values.data = torch.empty(0, dtype=torch.float64, device=values.device)
         self.values.data = values
 
-    def living_gradient(self) -> Tensor:
-        """(k,) float32: `gradient` of the living, in their order."""
+    def active_gradient(self) -> Tensor:
+        """(k,) float32: `gradient` of the active entries, in their order."""
         assert self.gradient is not None
-        if self.watched is not None:
+        if self.gradient_indices is not None:
             return self.gradient[: len(self.indices)]
         return self.gradient.index_select(0, self.indices)  # several times faster than indexing, and takes int32
 
     def start_collecting(self) -> None:
-        """Called by a forward: without gradients so far it is a step's first, and what a skipped step left is void.
+        """Called by a forward. In the first of a step (no gradients yet) it clears what a skipped step left.
 
         Raises:
-            RuntimeError: the weight is a replica, whose gradients nobody would read.
+            RuntimeError: the weight is a replica of nn.DataParallel, whose gradients would be lost.
         """
         if self.collecting and getattr(self, "_is_replica", False):
             raise RuntimeError(
-                "nn.DataParallel computes with copies of the layers, and the gradients of dead weights, which the "
-                "topology needs, would be lost with them. Take DistributedDataParallel (torchrun or accelerate), or "
+                "nn.DataParallel computes with copies of the layers, and the gradients of inactive weights, which the "
+                "topology needs, are lost with the copies. Use DistributedDataParallel (torchrun or accelerate), or "
                 "one device: CUDA_VISIBLE_DEVICES=0."
             )
         if self.values.grad is None:
             self.gradient = None
 
     def collect(self, gradient: Tensor) -> None:
-        """Add dL/dz, of `shape`, to what the micro-batches of this step have brought."""
+        """Add dL/dz, of `shape`, to the sum over the micro-batches of this step."""
         began = time.perf_counter()
         flat = gradient.detach().flatten()
-        flat = flat.to(torch.float32, copy=True) if self.watched is None else flat.index_select(0, self.watched).float()
+        if self.gradient_indices is None:
+            flat = flat.to(torch.float32, copy=True)
+        else:
+            flat = flat.index_select(0, self.gradient_indices).float()
         self.gradient = flat if self.gradient is None else self.gradient.add_(flat)
         self.seconds += time.perf_counter() - began
 
-    def passed(self) -> None:
-        """A backward pass has reached the values; not counted in compiled code, which a number would compile anew."""
-        if self.attendance is not None and not torch.compiler.is_compiling():
-            self.attendance.passed(self)
+    def on_backward(self) -> None:
+        """Called when a backward pass reaches the values; not in compiled code: a count would cause recompiling."""
+        if self.monitor is not None and not torch.compiler.is_compiling():
+            self.monitor.on_backward(self)
 
     def extra_repr(self) -> str:
         """k of n, for print(model)."""
-        return f"{len(self.indices)} of {self.numel} alive, shape={tuple(self.shape)}"
+        return f"{len(self.indices)} of {self.numel} active, shape={tuple(self.shape)}"
 
 
-def check_places(places: Tensor, n: int, name: str) -> None:
-    """Refuse places that no honest file has.
+def check_indices(indices: Tensor, n: int, name: str) -> None:
+    """Check the indices of active entries, which may come from any file.
+
+    Args:
+        indices: (k,) int32 or int64, unique, in [0, n).
+        n: entries of the tensor.
+        name: of the layer, for the message.
 
     Raises:
-        ValueError: a place lies outside of the n there are or lives twice, or these are no whole numbers in one row.
+        ValueError: an index is out of range or appears twice, or the tensor has another dtype or dimension.
     """
-    if not isinstance(places, Tensor):
-        raise ValueError(f"{name}: the places of the living weights are damaged: {shown(places)}, expected a tensor.")
-    if places.is_meta:
+    if not isinstance(indices, Tensor):
+        raise ValueError(f"{name}: the indices of the active weights are damaged: {shown(indices)}, expected a tensor.")
+    if indices.is_meta:
         return
-    whole = places.dim() == 1 and places.dtype in (torch.int32, torch.int64)
-    if not whole or bool((places < 0).any() or (places >= n).any()) or len(places.unique()) != len(places):
+    whole = indices.dim() == 1 and indices.dtype in (torch.int32, torch.int64)
+    if not whole or bool((indices < 0).any() or (indices >= n).any()) or len(indices.unique()) != len(indices):
         raise ValueError(
-            f"{name}: the places of the living weights are damaged; expected {places.numel()} different numbers in "
+            f"{name}: the indices of the active weights are damaged; expected {indices.numel()} different numbers in "
             f"[0, {n}), int32 or int64. The file is corrupt or was written for another model; fetch it again."
         )
 
 
 class _Scatter(torch.autograd.Function):
-    """z = base + values at their places; dL/dvalues = dL/dz there."""
+    """z = base + values at their indices; dL/dvalues = dL/dz there."""
 
     @staticmethod
     def forward(ctx: Any, values: Tensor, indices: Tensor, base: Tensor | None, weight: SparseWeight) -> Tensor:
@@ -253,7 +267,7 @@ class _Scatter(torch.autograd.Function):
         if ctx.weight.collecting:
             ctx.weight.collect(gradient)
         if ctx.needs_input_grad[0]:
-            ctx.weight.passed()
+            ctx.weight.on_backward()
         values = gradient.flatten().index_select(0, indices)
         base = gradient if ctx.has_base and ctx.needs_input_grad[2] else None
         return (torch.zeros_like(values) if ctx.probing else values), None, base, None

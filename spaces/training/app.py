@@ -31,12 +31,11 @@ from hf_efficient.space import (
     some_of,
     whole,
 )
-from hf_efficient.sparsity.topology import TOPOLOGIES
 
 PLAIN, S2, ZO, FULL = "plain", "S2-SAM", "ZO-SAM, guided", "SAM"
 PASSES = {PLAIN: "1 gradient", S2: "1 gradient", ZO: "1 gradient, 2 losses", FULL: "2 gradients"}
-TRAINED, WIDTH, STEPS, BATCH = 500, 128, 600, 50  # pictures, neurons, steps, pictures a step
-DENSE, SPARSITIES = "all weights", {"all weights": 0.0, "80 % dead": 0.8, "90 % dead": 0.9, "95 % dead": 0.95}
+TRAINED, WIDTH, STEPS, BATCH = 500, 128, 600, 50  # images, neurons, steps, images per step
+DENSE, SPARSITIES = "all weights", {"all weights": 0.0, "80 % pruned": 0.8, "90 % pruned": 0.9, "95 % pruned": 0.95}
 DISTANCES = [t / 10 for t in range(-15, 16)]
 MOST_SECONDS = 300  # of work for all networks, on a busy machine
 SHARPNESS_RHO, SIDE = 0.1, 8  # distance; pixels of a digit
@@ -44,8 +43,8 @@ SHARPNESS_RHO, SIDE = 0.1, 8  # distance; pixels of a digit
 INTRODUCTION = """
 # What can training save?
 
-The same small network learns 500 real **handwritten digits**, some of them labelled wrongly, as often as you tick
-boxes: plainly, and towards **flat minima**. With dead weights it also has to find out **which weights to keep**.
+The same small network learns 500 real **handwritten digits**, some of them labelled wrongly, once for each box that
+you tick: plainly, or towards **flat minima**. If most weights are pruned, it also has to find **which ones to keep**.
 Everything is trained when you press the button, and tested on 1,297 digits that no run has seen.
 """
 LAUNCH_OPTIONS = launch_options(__file__, "violet", largest_upload=0)
@@ -53,19 +52,19 @@ PROGRESS = gr.Progress()  # Gradio finds it as the default of an argument
 
 
 class Digits(NamedTuple):
-    """Pictures (N, 64) in [0, 1] and labels (N,)."""
+    """Images (N, 64) in [0, 1] and labels (N,)."""
 
     x: Tensor
     y: Tensor
 
 
 class Run(NamedTuple):
-    """A trained network, the share of new digits it reads rightly, its sharpness and its trainable weights."""
+    """A trained network, the share of new digits it classifies correctly, its sharpness and its trainable weights."""
 
     model: nn.Module
     right: float
     flatness: float
-    living: int
+    weights: int
 
 
 @lru_cache(maxsize=1)
@@ -78,7 +77,7 @@ def digits() -> tuple[Digits, Digits]:
 
 
 def mislabel(data: Digits, share: float, seed: int) -> Digits:
-    """Give a share of the pictures another label."""
+    """Give a share of the images another label."""
     generator = torch.Generator().manual_seed(seed)
     wrong = torch.randperm(len(data.y), generator=generator)[: round(share * len(data.y))]
     y = data.y.clone()
@@ -118,7 +117,7 @@ def train(
     )
     if sparsity:
         sparse = BiDSTConfig(
-            sparsity=sparsity, topology=topology, target_modules=["0", "2"], kernel="dense", seed=seed,
+            sparsity=sparsity, topology=topology, target_modules=["0", "2"], backend="dense", seed=seed,
             **settings_of(SPARSITY, topology, init="random", update_interval=20),
         )  # fmt: skip
         model = get_peft_model(model, sparse)
@@ -139,19 +138,19 @@ def train(
         schedule.step()
     with torch.no_grad():
         right = float((model(test.x).argmax(1) == test.y).float().mean())
-    living = sum(p.numel() for p in model.parameters() if p.requires_grad)
-    return Run(model, right, sharpness(model, [data], SHARPNESS_RHO, loss_of=loss_of), living)
+    weights = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    return Run(model, right, sharpness(model, [data], SHARPNESS_RHO, loss_of=loss_of), weights)
 
 
 def compare(
-    methods: list[str], rho: float, wrong: int, dead: str, topology: str, seed: int, progress: gr.Progress = PROGRESS
+    methods: list[str], rho: float, wrong: int, pruned: str, topology: str, seed: int, progress: gr.Progress = PROGRESS
 ) -> tuple[Image.Image, str]:
     """What the page shows: the loss around each minimum, and the figures as HTML."""
-    return in_one_thread(_compare, methods, rho, wrong, dead, topology, seed, progress)
+    return in_one_thread(_compare, methods, rho, wrong, pruned, topology, seed, progress)
 
 
 def _compare(
-    methods: object, rho: object, wrong: object, dead: object, topology: object, seed: object, progress: gr.Progress
+    methods: object, rho: object, wrong: object, pruned: object, topology: object, seed: object, progress: gr.Progress
 ) -> tuple[Image.Image, str]:
     deadline = Deadline(MOST_SECONDS, "Tick fewer ways to train.")
     named = some_of("Train", methods, list(PASSES))
@@ -159,8 +158,8 @@ def _compare(
         raise refusal("Tick at least one way to train.")
     distance = number("Distance of the perturbation", rho, 0, 1)
     share = number("Digits labelled wrongly, percent", wrong, 0, 60) / 100
-    sparsity = SPARSITIES[one_of("Weights", dead, SPARSITIES)]
-    chosen, start = one_of("Who lives, who dies", topology, TOPOLOGIES), whole("Seed", seed, 0, 10**6)
+    sparsity = SPARSITIES[one_of("Weights", pruned, SPARSITIES)]
+    chosen, start = one_of("Topology", topology, SPARSITY.names), whole("Seed", seed, 0, 10**6)
     runs = {}
     for method in progress.tqdm(named, desc="training", unit="network"):
         runs[method] = train(method, distance, share, sparsity, chosen, start, deadline)
@@ -169,8 +168,8 @@ def _compare(
     with work_folder(own_folder()) as folder:
         path = f"{folder}/landscape.png"
         plot_landscape(curves, DISTANCES, path)
-        with Image.open(path) as picture:
-            drawn = picture.convert("RGB")
+        with Image.open(path) as image:
+            drawn = image.convert("RGB")
     return drawn, table(runs)
 
 
@@ -182,10 +181,10 @@ def table(runs: dict[str, Run]) -> str:
         right = f"{run.right:.1%}"
         rows += (
             f"<tr><td>{escape(method)}</td><td>{f'<b>{right}</b>' if run.right == best else right}</td>"
-            f"<td>{run.flatness:.3f}</td><td>{run.living:,}</td><td>{PASSES[method]}</td></tr>"
+            f"<td>{run.flatness:.3f}</td><td>{run.weights:,}</td><td>{PASSES[method]}</td></tr>"
         )
-    head = "<th>trained</th><th>right on new digits</th><th>sharpness</th><th>weights</th><th>a step takes</th>"
-    note = f"Sharpness: what a step of {SHARPNESS_RHO} uphill adds to the training loss."
+    head = "<th>trained</th><th>correct on new digits</th><th>sharpness</th><th>weights</th><th>cost of a step</th>"
+    note = f"Sharpness: how much a step of length {SHARPNESS_RHO} uphill adds to the training loss."
     return f'<table class="figures"><tr>{head}</tr>{rows}</table><p class="note">{note}</p>'
 
 
@@ -200,9 +199,9 @@ def build_demo() -> gr.Blocks:
                 )
                 rho = gr.Slider(0.0, 1.0, 0.2, step=0.05, label="Distance of the perturbation, ρ", elem_id="rho")
                 wrong = gr.Slider(0, 60, 40, step=10, label="Digits labelled wrongly, percent", elem_id="wrong")
-                dead = gr.Radio(list(SPARSITIES), value=DENSE, label="Weights", elem_id="dead")
+                pruned = gr.Radio(list(SPARSITIES), value=DENSE, label="Weights", elem_id="pruned")
                 topology = gr.Dropdown(
-                    sorted(TOPOLOGIES), value="bidst", label="Who lives, who dies", elem_id="topology"
+                    sorted(SPARSITY.names), value="bidst", label="Which weights to drop and grow", elem_id="topology"
                 )  # fmt: skip
                 seed = gr.Number(0, label="Seed", precision=0, minimum=0, maximum=10**6, elem_id="seed")
                 button = gr.Button("Train", variant="primary", elem_id="train")
@@ -214,13 +213,13 @@ def build_demo() -> gr.Blocks:
                 figures = gr.HTML(elem_id="figures", padding=True)
         button.click(
             compare,
-            [methods, rho, wrong, dead, topology, seed],
+            [methods, rho, wrong, pruned, topology, seed],
             [landscape, figures],
             api_name="compare",
             concurrency_limit=1,
             show_progress_on=figures,
         )
-    return guarded(demo, methods, rho, wrong, dead, topology, seed)
+    return guarded(demo, methods, rho, wrong, pruned, topology, seed)
 
 
 demo = build_demo()

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 CASES = {
-    "sparse_from_scratch": (["--pictures", "640", "--epochs", "1"], "the same weights: True"),
+    "sparse_from_scratch": (["--images", "640", "--epochs", "1"], "the same weights: True"),
     "sparse_adapter": (["--texts", "64", "--steps", "10"], "merged: the same answers: True"),
     "sparse_deployment": (["--steps", "1"], "zeros before and after fine-tuning"),
 }

@@ -70,8 +70,8 @@ def video(folder: Path) -> tuple[list[str], Ordinary, Hostile]:
 
 def training(folder: Path) -> tuple[list[str], Ordinary, Hostile]:
     def ordinary(client: Client, draw: random.Random) -> str | None:
-        method, dead = draw.choice(["plain", "S2-SAM", "SAM"]), draw.choice(["all weights", "95 % dead"])
-        call: list[Any] = [[method], 0.2, 40, dead, "bidst", draw.randrange(100)]
+        method, pruned = draw.choice(["plain", "S2-SAM", "SAM"]), draw.choice(["all weights", "95 % pruned"])
+        call: list[Any] = [[method], 0.2, 40, pruned, "bidst", draw.randrange(100)]
         kind, data = client.call("compare", call)
         if kind != "complete":
             return f"{kind}: {data}"

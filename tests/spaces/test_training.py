@@ -64,7 +64,7 @@ def test_sparse_networks_have_the_weights_they_may_have(app: Any, method: str) -
     run = app.train(method, 0.2, 0.4, 0.9, "bidst", 0)
     whole = 64 * 128 + 128 * 128
     rest = 128 + 128 + 10 * 128 + 10
-    assert run.living == pytest.approx(0.1 * whole + rest, abs=1)
+    assert run.weights == pytest.approx(0.1 * whole + rest, abs=1)
 
 
 def test_over_http(url: str) -> None:
@@ -72,7 +72,7 @@ def test_over_http(url: str) -> None:
     from gradio_client.exceptions import AppError
 
     client = Client(url, verbose=False)
-    drawn, figures = client.predict(["plain", "S2-SAM"], 0.2, 40, "95 % dead", "rigl", 0, api_name="/compare")
+    drawn, figures = client.predict(["plain", "S2-SAM"], 0.2, 40, "95 % pruned", "rigl", 0, api_name="/compare")
     with Image.open(drawn) as picture:
         assert min(picture.size) > 300
     assert len(re.findall(r"<td>(?:<b>)?[\d.]+%", figures)) == 2

@@ -6,8 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from hf_efficient.methods import SPARSITY
 from hf_efficient.sparsity.sparse_weight import SparseWeight
-from hf_efficient.sparsity.topology import TOPOLOGIES
 from hf_efficient.sparsity.training.engine import SparseTraining
 
 
@@ -38,7 +38,7 @@ class SparseTeacher:
         return x, x @ self.weight.T + torch.randn(size, self.weight.shape[0], generator=self.generator)
 
     def recovered(self, weight: SparseWeight) -> float:
-        return len(set(weight.places.tolist()) & set(self.support.tolist())) / self.k
+        return len(set(weight.long_indices.tolist()) & set(self.support.tolist())) / self.k
 
 
 def recover(topology: str, seed: int, steps: int = 1000, **settings: Any) -> float:
@@ -46,7 +46,7 @@ def recover(topology: str, seed: int, steps: int = 1000, **settings: Any) -> flo
     teacher = SparseTeacher(seed)
     student = random_weight(tuple(teacher.weight.shape), teacher.k, 1000 + seed)  # else it would start on the support
     optimizer = torch.optim.SGD([student.values], lr=0.02, momentum=0.9, weight_decay=5e-4)
-    rule = TOPOLOGIES[topology](total_steps=steps, interval=20, **settings)
+    rule = SPARSITY.row(topology).implementation(total_steps=steps, update_interval=20, **settings)
     training = SparseTraining({"w": student}, optimizer, rule, seed=seed)
     for _ in range(steps):
         x, y = teacher.batch()

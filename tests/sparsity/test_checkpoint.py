@@ -13,7 +13,7 @@ from torch import nn
 from transformers import AutoModelForCausalLM
 
 from hf_efficient import BiDSTConfig, compress, load_sparse, save_sparse
-from hf_efficient.sparsity.csr.linear import CompactLinear
+from hf_efficient.sparsity.csr.linear import CSRLinear
 from hf_efficient.sparsity.storage.checkpoint import FILE_NAME, decode, encode, read_sparse
 from tests.fuzzing import limited_memory
 from tests.sparsity.models import disturb, llama, logits
@@ -95,13 +95,13 @@ def test_tied_weights_are_stored_once(tmp_path: Path) -> None:
 def test_compressed_models_are_saved_and_loaded_compact(tmp_path: Path) -> None:
     model = sparse_llama()
     expected = logits(model)
-    save_sparse(compress(model, kernel="compact"), tmp_path)
+    save_sparse(compress(model, backend="csr"), tmp_path)
     assert torch.equal(logits(load_sparse(tmp_path)), expected)
     big = nn.Sequential(nn.Linear(600, 600), nn.ReLU())
     big[0].weight.data.mul_(torch.rand(600, 600) < 0.01)
     save_sparse(big, tmp_path / "big")
-    again = load_sparse(tmp_path / "big", nn.Sequential(nn.Linear(600, 600), nn.ReLU()), compact=True)
-    assert isinstance(again[0], CompactLinear)
+    again = load_sparse(tmp_path / "big", nn.Sequential(nn.Linear(600, 600), nn.ReLU()), compressed=True)
+    assert isinstance(again[0], CSRLinear)
 
 
 def test_the_sparse_model_of_an_adapter_goes_through_all_of_it(tmp_path: Path) -> None:
@@ -151,7 +151,7 @@ def test_a_config_cannot_name_code_to_run(tmp_path: Path) -> None:
     config = json.loads((tmp_path / "config.json").read_text())
     config["architectures"] = ["os.system"]
     (tmp_path / "config.json").write_text(json.dumps(config))
-    with pytest.raises(ValueError, match=r"architectures='os.system' is no class of transformers"):
+    with pytest.raises(ValueError, match=r"architectures='os.system' is not a class of transformers"):
         load_sparse(tmp_path)
 
 
@@ -242,7 +242,7 @@ def test_names_of_the_files_own_are_refused(name: str, tmp_path: Path) -> None:
     module = nn.Module()
     module.register_buffer("w", torch.arange(400) % 40 == 3)
     module.register_buffer(name, torch.ones(50, dtype=torch.uint8))
-    with pytest.raises(ValueError, match="name of the file's own"):
+    with pytest.raises(ValueError, match="reserved for the file format"):
         save_sparse(module, tmp_path)
     assert not list(tmp_path.iterdir())
 

@@ -9,8 +9,8 @@ from peft import get_peft_model
 from torch import nn
 
 from hf_efficient import BiDSTConfig, train_sparsely
-from hf_efficient.sparsity.csr.compress import compact_infers_faster
-from hf_efficient.sparsity.csr.product import BLOCK, CompactPath, Pattern, compact_trains_faster, scratch
+from hf_efficient.sparsity.csr.compress import csr_infers_faster
+from hf_efficient.sparsity.csr.product import BLOCK, CSRPath, Pattern, csr_trains_faster, scratch
 from hf_efficient.sparsity.tuner.layer import BiDSTLayer
 from tests.sparsity.models import llama
 from tests.sparsity.problems import random_weight
@@ -34,7 +34,7 @@ def test_compact_product_and_its_gradients_equal_the_dense_ones(tokens: int) -> 
     for purpose in ("product", "gradient"):
         scratch(purpose, 24 + 40, BLOCK).fill_(torch.nan)  # what lies there must not matter
     results = []
-    for product in (lambda: CompactPath("compact")(weight, x), lambda: F.linear(x, weight.dense())):
+    for product in (lambda: CSRPath("csr")(weight, x), lambda: F.linear(x, weight.dense())):
         for collecting in (False, True):
             weight.values.grad = x.grad = weight.gradient = None
             weight.collecting = collecting
@@ -48,20 +48,20 @@ def test_compact_product_and_its_gradients_equal_the_dense_ones(tokens: int) -> 
 
 
 def test_pattern_follows_weights_that_move() -> None:
-    weight, path, x = random_weight((10, 12), 20, 0), CompactPath("compact"), torch.randn(3, 12)
+    weight, path, x = random_weight((10, 12), 20, 0), CSRPath("csr"), torch.randn(3, 12)
     path(weight, x)
-    dead = (~weight.alive()).nonzero().flatten()[:4]
+    dead = (~weight.mask()).nonzero().flatten()[:4]
     weight.swap(torch.tensor([0, 5, 7, 19]), dead, torch.ones(4))
     assert torch.allclose(path(weight, x), F.linear(x, weight.dense()), atol=1e-6)
 
 
 @pytest.mark.parametrize("target", ["weight", "delta"])
 def test_compact_training_follows_dense_training(target: str) -> None:
-    def train(kernel: str) -> list[torch.Tensor]:
+    def train(backend: str) -> list[torch.Tensor]:
         torch.manual_seed(0)
         net = nn.Sequential(nn.Linear(30, 40), nn.ReLU(), nn.Linear(40, 5))
         config = BiDSTConfig(
-            target=target, sparsity=0.8, target_modules=["0"], kernel=kernel, init="random", update_interval=4
+            target=target, sparsity=0.8, target_modules=["0"], backend=backend, init="random", update_interval=4
         )
         model = get_peft_model(net, config)
         optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.1)
@@ -74,7 +74,7 @@ def test_compact_training_follows_dense_training(target: str) -> None:
             optimizer.zero_grad()
         return [tensor for name, tensor in model.state_dict().items() if "bidst" in name]
 
-    for a, b in zip(train("dense"), train("compact")):
+    for a, b in zip(train("dense"), train("csr")):
         assert torch.allclose(a.float(), b.float(), atol=1e-4)
 
 
@@ -92,8 +92,8 @@ def test_optimizer_state_is_proportional_to_density() -> None:
 @pytest.mark.parametrize("faster", [True, False])
 def test_auto_times_a_layer_once_and_remembers(faster: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[Any] = []
-    monkeypatch.setattr("hf_efficient.sparsity.csr.product.compact_trains_faster", lambda *a: asked.append(a) or faster)
-    weight, path = random_weight((128, 256), 1000, 0), CompactPath("auto")
+    monkeypatch.setattr("hf_efficient.sparsity.csr.product.csr_trains_faster", lambda *a: asked.append(a) or faster)
+    weight, path = random_weight((128, 256), 1000, 0), CSRPath("auto")
     x = torch.randn(4, 8, 256)
     assert [path.suits(weight, x) for _ in range(3)] == [faster] * 3
     assert len(asked) == 1
@@ -106,7 +106,7 @@ def test_auto_times_a_layer_once_and_remembers(faster: bool, monkeypatch: pytest
 
 def test_timing_finds_the_obvious() -> None:
     state = torch.random.get_rng_state()
-    for faster in (compact_trains_faster, compact_infers_faster):
+    for faster in (csr_trains_faster, csr_infers_faster):
         assert faster(torch.Size((512, 512)), 500, 256)
         assert not faster(torch.Size((512, 512)), 512 * 512, 256)
     assert torch.equal(torch.random.get_rng_state(), state), "timing must not disturb the program's chance"

@@ -24,7 +24,7 @@ def same(a: nn.Module, b: nn.Module) -> bool:
 
 @pytest.mark.parametrize("how", ["deepcopy", "pickle"])
 def test_a_copy_of_a_model_in_training_goes_on_by_itself(how: str) -> None:
-    model = classifier(topology="rigl", kernel="compact")
+    model = classifier(topology="rigl", backend="csr")
     optimizer = sgd(model)
     training = train_sparsely(model, optimizer, 40)
     run(model, optimizer, batches(10))
@@ -61,10 +61,10 @@ def test_an_engine_is_not_copied(how: Any) -> None:
         how(training)
 
 
-@pytest.mark.parametrize("kernel", ["auto", "compact"])
-def test_a_compiled_model_trains_as_the_plain_one(kernel: str) -> None:
+@pytest.mark.parametrize("backend", ["auto", "csr"])
+def test_a_compiled_model_trains_as_the_plain_one(backend: str) -> None:
     torch._dynamo.reset()
-    model = classifier(topology="rigl", kernel=kernel)
+    model = classifier(topology="rigl", backend=backend)
     twin = copy.deepcopy(model)
     compiled: Any = torch.compile(twin, backend="aot_eager")
     for net, trained in ((model, model), (compiled, twin)):
@@ -84,7 +84,7 @@ def test_compressed_models_compile_and_are_copied() -> None:
     with torch.no_grad():
         net[0].weight *= torch.rand(64, 64) < 0.1
     x = torch.randn(5, 64)
-    compact = compress(copy.deepcopy(net), kernel="compact")
+    compact = compress(copy.deepcopy(net), backend="csr")
     assert type(compact[0]) is not nn.Linear
     expected = compact(x)
     torch.testing.assert_close(expected, net(x))

@@ -133,7 +133,7 @@ def test_gradients_are_those_of_the_tensors(name: str, target: str) -> None:
     assert {layer.parameter for layer in found} == {"gate_up_proj", "down_proj"}
     for layer in found:
         weight = layer.sparse_weight("default")
-        dense = truth[layer.parameter].grad.flatten()[weight.places]
+        dense = truth[layer.parameter].grad.flatten()[weight.long_indices]
         assert dense.any()
         torch.testing.assert_close(weight.values.grad, dense)
         if target == "weight" and name == "gpt_oss":
@@ -221,7 +221,7 @@ def test_the_budget_counts_each_expert_as_a_layer_of_its_own() -> None:
 @pytest.mark.parametrize("inputs_first", [False, True])
 def test_inputs_of_experts_are_told_apart(inputs_first: bool) -> None:
     weight = SparseWeight((3, 4, 5), 6)
-    weight.holds_experts(inputs_first)
+    weight.set_expert_layout(inputs_first)
     inputs = 4 if inputs_first else 5
     assert weight.inputs == 3 * inputs
     places = torch.arange(60)

@@ -112,7 +112,7 @@ WEIGHTS = {
 @pytest.mark.parametrize("change", WEIGHTS.values(), ids=WEIGHTS)
 def test_weights_that_do_not_belong_to_the_config_are_refused(folder: Path, change: Any) -> None:
     weights(folder, change)
-    with pytest.raises(ValueError, match=r"adapter_model\.safetensors|hidden: the places"):
+    with pytest.raises(ValueError, match=r"adapter_model\.safetensors|hidden: the indices"):
         PeftModel.from_pretrained(ConvNet(), folder)
 
 

@@ -13,7 +13,7 @@ from safetensors.torch import load_model, save_file
 from torch import Tensor, nn
 
 from hf_efficient import compress
-from hf_efficient.sparsity.csr.linear import CompactLinear
+from hf_efficient.sparsity.csr.linear import CSRLinear
 from hf_efficient.sparsity.sparse_weight import SparseWeight
 from tests.sparsity.models import WEIGHT, config_of, layers, llama, logits
 from tests.sparsity.test_compress import sparse_llama
@@ -23,7 +23,7 @@ X = torch.randn(5, 32)
 
 def compact() -> nn.Module:
     torch.manual_seed(0)
-    return nn.Sequential(CompactLinear(torch.randn(16, 32) * (torch.rand(16, 32) < 0.2), torch.zeros(16)))
+    return nn.Sequential(CSRLinear(torch.randn(16, 32) * (torch.rand(16, 32) < 0.2), torch.zeros(16)))
 
 
 def by_state_dict(model: nn.Module, state: dict[str, Tensor], folder: Path) -> None:
@@ -74,7 +74,7 @@ def test_a_compact_layer_refuses_places_that_are_not_its_own(change: Any, load: 
     model = compact()
     state = copy.deepcopy(model.state_dict())
     change(state)
-    with pytest.raises(ValueError, match="the places of the living weights are damaged"):
+    with pytest.raises(ValueError, match="the indices of the active weights are damaged"):
         load(model, state, tmp_path)
 
 
@@ -96,7 +96,7 @@ def test_what_was_pickled_is_checked_again() -> None:
     sparse.indices.add_(100)
     for thing, use in ((model, lambda m: m(X)), (sparse, lambda w: w.dense())):
         again = pickle.loads(pickle.dumps(thing))
-        with pytest.raises(ValueError, match="the places of the living weights are damaged"):
+        with pytest.raises(ValueError, match="the indices of the active weights are damaged"):
             use(again)
 
 
@@ -115,7 +115,7 @@ def test_what_fits_is_loaded_and_used_and_copies_are_their_own() -> None:
 
 
 def test_a_compressed_language_model_refuses_shifted_columns() -> None:
-    model = compress(sparse_llama(), kernel="compact")
+    model = compress(sparse_llama(), backend="csr")
     state = model.state_dict()
     name = next(key for key in state if key.endswith("columns"))
     expected, good = logits(model), state[name].clone()
@@ -138,9 +138,9 @@ def test_a_sparse_weight_refuses_places_that_are_not_its_own(change: Any) -> Non
     state = model.state_dict()
     name = next(key for key in state if key.endswith("indices"))
     for assign in (False, True):
-        with pytest.raises(ValueError, match="places of the living weights are damaged"):
+        with pytest.raises(ValueError, match="indices of the active weights are damaged"):
             model.load_state_dict({**state, name: change(state[name].clone())}, assign=assign)
     weight = next(iter(layers(model).values())).sparse_weight("default")
     weight.indices = change(weight.indices)  # transformers' own loader asks nobody
-    with pytest.raises(ValueError, match="places of the living weights are damaged"):
+    with pytest.raises(ValueError, match="indices of the active weights are damaged"):
         logits(model)

@@ -91,8 +91,8 @@ STATES: dict[str, Any] = {
     "dormant as whole numbers": memory("dormant", lambda t: t.int()),
     "learned too many": memory("learned", lambda t: torch.cat([t, t])),
     "learned as text": memory("learned", lambda t: "x"),
-    "places as text": lambda s: s.update(places="x"),
-    "other places": lambda s: s["places"].update({LAYER: "x"}),
+    "indices as text": lambda s: s.update(indices="x"),
+    "other indices": lambda s: s["indices"].update({LAYER: "x"}),
     "levels too few": memory("levels", lambda t: t[:3]),
     "no levels": lambda s: s["memory"][LAYER].pop("levels"),
 }
@@ -103,7 +103,7 @@ def test_a_state_that_no_training_left_is_refused(checkpoint: dict[str, Any], ch
     state = copy.deepcopy(checkpoint["optimizer"]["param_groups"][0]["sparsity"])
     result = change(state)
     state = result if change in (STATES["a list"], STATES["nothing"], STATES["text"]) else state
-    with pytest.raises(ValueError, match=r"state of sparse training in the optimizer .*again|anew") as told:
+    with pytest.raises(ValueError, match=r"state of sparse training in the optimizer .*again|start over") as told:
         resumed(checkpoint, state)
     assert "\n" not in str(told.value)
 
@@ -138,5 +138,5 @@ def test_a_model_of_another_moment_than_the_optimizer_is_refused(topology: str) 
     late = {"model": copy.deepcopy(model.state_dict()), "optimizer": copy.deepcopy(optimizer.state_dict())}
     state = late["optimizer"]["param_groups"][0]["sparsity"]
     assert resumed(late, state, topology=topology).steps == 12
-    with pytest.raises(ValueError, match="other weights live in the model than when it was saved"):
+    with pytest.raises(ValueError, match="other weights are active in the model than when it was saved"):
         resumed({**late, "model": early}, state, topology=topology)

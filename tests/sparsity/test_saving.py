@@ -11,7 +11,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from hf_efficient import TokenPrunerConfig, load_sparse, save_sparse
 from hf_efficient.files import locked
-from hf_efficient.files.interrupted_save import SAVING
+from hf_efficient.files.interrupted_save import MARKER
 from hf_efficient.representation.generator import TokenGenerator
 from hf_efficient.sparsity.storage.checkpoint import FILE_NAME
 from tests.files.disks import no_room, small_disk
@@ -92,7 +92,7 @@ def check_kill_with_pruner(folder: Path, step: int) -> bool:
     assert number in (1, 2)
     TokenPrunerConfig(method="itg", budget=7).save_pretrained(folder)  # alone, it is what is read from then on
     assert TokenPrunerConfig.from_pretrained(folder).budget == 7
-    assert not (folder / SAVING).exists()
+    assert not (folder / MARKER).exists()
     save_sparse(with_pruner(3), folder)
     assert number_with_pruner(folder) == 3
     return killed

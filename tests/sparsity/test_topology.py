@@ -5,8 +5,9 @@ import statistics
 import pytest
 import torch
 
+from hf_efficient.methods import SPARSITY
 from hf_efficient.sparsity.sparse_weight import SparseWeight
-from hf_efficient.sparsity.topology import GMP, MEST, SET, TOPOLOGIES, BiDST, RigL
+from hf_efficient.sparsity.topology import GMP, MEST, SET, BiDST, RigL
 from hf_efficient.sparsity.topology.bidst import QUIET, gumbel_slope, hyper_gradient, input_levels
 from hf_efficient.sparsity.training.engine import SparseTraining
 from tests.sparsity.problems import random_weight, recover, train
@@ -58,25 +59,25 @@ def test_gumbel_slope_is_the_derivative_of_the_relaxed_mask_and_its_noise_is_log
 
 def test_bidst_keeps_the_exact_top_k_of_all_scores_when_nothing_caps_it() -> None:
     weight = random_weight((10, 10), 20, 0)
-    rule = BiDST(total_steps=10**9, share=1.0, candidates=2.0)
+    rule = BiDST(total_steps=10**9, drop_fraction=1.0, candidates=2.0)
     rule.begin(weight)
     weight.gradient = torch.randn(100, generator=torch.Generator().manual_seed(1))
-    rule.settled(weight)
+    rule.after_exchange(weight)
     weight.memory["dormant"] = 0.2 * torch.randn(40, generator=torch.Generator().manual_seed(2))
     living, candidates = rule.scores(weight)
     score = torch.full((100,), -torch.inf)
-    score[weight.places], score[weight.memory["candidates"]] = living, candidates
+    score[weight.long_indices], score[weight.memory["candidates"]] = living, candidates
     ((slots, places),) = rule.plan([weight], 0, torch.Generator())
-    rule.moved(weight, slots, places)
+    rule.before_exchange(weight, slots, places)
     weight.swap(slots, places)
     assert len(slots) > 3
-    assert set(weight.places.tolist()) == set(score.topk(20).indices.tolist())
+    assert set(weight.long_indices.tolist()) == set(score.topk(20).indices.tolist())
 
 
 def test_what_dies_becomes_a_candidate_with_the_value_it_had() -> None:
     weight = SparseWeight((2, 4), 2)
     weight.select(torch.tensor([1, 6]), torch.tensor([0.1, 2.0]))
-    rule = BiDST(total_steps=100, share=1.0, candidates=1.0)
+    rule = BiDST(total_steps=100, drop_fraction=1.0, candidates=1.0)
     weight.memory = {
         "candidates": torch.tensor([7, 3]),
         "dormant": torch.tensor([0.0, -1.0]),
@@ -85,7 +86,7 @@ def test_what_dies_becomes_a_candidate_with_the_value_it_had() -> None:
     }
     ((slots, places),) = rule.plan([weight], 0, torch.Generator())
     assert (slots.tolist(), places.tolist()) == ([0], [3])
-    rule.moved(weight, slots, places)
+    rule.before_exchange(weight, slots, places)
     weight.swap(slots, places)
     assert weight.memory["candidates"].tolist() == [7, 1]
     assert weight.memory["dormant"].tolist() == pytest.approx([0.0, 0.1])
@@ -98,25 +99,25 @@ def test_scores_of_the_baselines_are_their_formulas() -> None:
     size, g = weight.values.detach().abs(), weight.gradient
     assert torch.equal(SET(100).drop_scores(weight), size)
     assert torch.equal(RigL(100).drop_scores(weight), size)
-    assert torch.equal(MEST(100, gradient_weight=0.5).drop_scores(weight), size + 0.5 * g[weight.places].abs())
+    assert torch.equal(MEST(100, gradient_weight=0.5).drop_scores(weight), size + 0.5 * g[weight.long_indices].abs())
     places, score = RigL(100).grow_scores(weight, torch.Generator())
-    assert set(places.tolist()) == set(range(36)) - set(weight.places.tolist())
+    assert set(places.tolist()) == set(range(36)) - set(weight.long_indices.tolist())
     assert torch.equal(score, g[places].abs())
 
 
 def test_rigl_exchanges_the_smallest_for_the_largest_gradients() -> None:
     weight = random_weight((6, 6), 10, 3)
     weight.gradient = torch.randn(36, generator=torch.Generator().manual_seed(4))
-    ((slots, places),) = RigL(total_steps=10**9, share=0.4).plan([weight], 0, torch.Generator())
+    ((slots, places),) = RigL(total_steps=10**9, drop_fraction=0.4).plan([weight], 0, torch.Generator())
     order = weight.values.detach().abs().argsort()
-    dead = sorted(set(range(36)) - set(weight.places.tolist()), key=lambda p: -abs(float(weight.gradient[p])))
+    dead = sorted(set(range(36)) - set(weight.long_indices.tolist()), key=lambda p: -abs(float(weight.gradient[p])))
     assert sorted(slots.tolist()) == sorted(order[:4].tolist())
     assert sorted(places.tolist()) == sorted(dead[:4])
 
 
 def test_share_falls_along_a_cosine_and_topology_rests_at_the_end() -> None:
-    rule = SET(total_steps=1000, interval=10, share=0.4, stop=0.5)
-    assert [rule.share_at(t) for t in (0, 250, 500, 900)] == pytest.approx([0.4, 0.2, 0.0, 0.0])
+    rule = SET(total_steps=1000, update_interval=10, drop_fraction=0.4, stop_fraction=0.5)
+    assert [rule.drop_fraction_at(t) for t in (0, 250, 500, 900)] == pytest.approx([0.4, 0.2, 0.0, 0.0])
     assert [t for t in range(1, 1001) if rule.due(t)] == list(range(10, 500, 10))
 
 
@@ -132,12 +133,12 @@ def test_budget_is_exact_at_every_step(topology: str, steps: int, global_budget:
         assert min(counts) >= 1
         assert global_budget or counts == [24, 5, 1]
         for w in weights.values():
-            assert len(w.places.unique()) == len(w.values) == len(w.indices)
-            assert 0 <= int(w.places.min()) <= int(w.places.max()) < w.numel
+            assert len(w.long_indices.unique()) == len(w.values) == len(w.indices)
+            assert 0 <= int(w.long_indices.min()) <= int(w.long_indices.max()) < w.numel
             candidates = w.memory.get("candidates", torch.empty(0))
-            assert not set(candidates.tolist()) & set(w.places.tolist())
+            assert not set(candidates.tolist()) & set(w.long_indices.tolist())
 
-    rule = TOPOLOGIES[topology](total_steps=steps, interval=3)
+    rule = SPARSITY.row(topology).implementation(total_steps=steps, update_interval=3)
     training = train(weights, rule, steps, each_step=check, global_budget=global_budget)
     assert training.report()["mask_updates"] > 20
 
@@ -146,7 +147,7 @@ def test_a_dropped_weight_comes_back_when_it_must() -> None:
     """The loss wants place 0, then for a while place 1, then place 0 again; one weight may live."""
     weight = SparseWeight((2, 1), 1)
     optimizer = torch.optim.SGD([weight.values], lr=0.1)
-    rule = BiDST(total_steps=10_000, interval=5, share=1.0, score_interval=1)
+    rule = BiDST(total_steps=10_000, update_interval=5, drop_fraction=1.0, score_interval=1)
     training = SparseTraining({"w": weight}, optimizer, rule)
     lived = []
     for step in range(600):
@@ -163,7 +164,12 @@ def test_gmp_falls_from_dense_to_its_budget() -> None:
     weight = random_weight((10, 10), 100, 0)
     weight.budget = 10
     seen = []
-    train({"w": weight}, GMP(total_steps=200, interval=10), 200, each_step=lambda _: seen.append(len(weight.values)))
+    train(
+        {"w": weight},
+        GMP(total_steps=200, update_interval=10),
+        200,
+        each_step=lambda _: seen.append(len(weight.values)),
+    )
     assert seen[0] == 100
     assert seen == sorted(seen, reverse=True)
     assert seen[49] == 10 + round(90 * (1 - 50 / 150) ** 3)
@@ -179,14 +185,14 @@ def test_bidst_finds_a_planted_support_better_than_set_and_rigl_over_ten_seeds()
 
 def test_bidst_reading_scored_places_alone_equals_reading_all_gradients() -> None:
     class ReadingAll(BiDST):
-        def watched(self, weight: SparseWeight, step: int) -> None:
+        def gradient_indices(self, weight: SparseWeight, step: int) -> None:
             return None
 
     results = []
     for rule in (BiDST, ReadingAll):
         weight = random_weight((12, 10), 24, 0)
         training = train(
-            {"w": weight}, rule(total_steps=200, interval=9, candidates=1.5, score_interval=2, fairness=0.0), 200
+            {"w": weight}, rule(total_steps=200, update_interval=9, candidates=1.5, score_interval=2, fairness=0.0), 200
         )
         assert training.report()["mask_updates"] > 5
         results.append((weight.indices, weight.values.detach(), weight.memory["dormant"], weight.memory["learned"]))
@@ -229,18 +235,18 @@ def test_a_loud_input_gets_no_more_candidates_per_input_than_if_it_were_quiet(in
 
 def test_levels_of_the_last_whole_reading_serve_the_watched_places() -> None:
     weight = random_weight((6, 5), 6, 0)
-    rule = BiDST(total_steps=100, interval=10, score_interval=1, candidates=1.0, fairness=1.0)
+    rule = BiDST(total_steps=100, update_interval=10, score_interval=1, candidates=1.0, fairness=1.0)
     rule.begin(weight)
     generator = torch.Generator().manual_seed(1)
     whole, later = torch.randn(30, generator=generator), torch.randn(30, generator=generator)
     weight.gradient = whole.clone()
     rule.observe(weight, 1, 0.1, torch.Generator())
-    weight.watched = rule.watched(weight, 2)
-    assert weight.watched is not None
-    weight.gradient = later[weight.watched]
+    weight.gradient_indices = rule.gradient_indices(weight, 2)
+    assert weight.gradient_indices is not None
+    weight.gradient = later[weight.gradient_indices]
     rule.observe(weight, 2, 0.1, torch.Generator())
     levels = input_levels(whole.view(6, 5), 1)
-    expected = [float(later[p] / levels[p % 5]) for p in weight.watched.tolist()]
+    expected = [float(later[p] / levels[p % 5]) for p in weight.gradient_indices.tolist()]
     assert weight.gradient.tolist() == pytest.approx(expected)
 
 
@@ -253,10 +259,10 @@ def test_watched_and_whole_readings_are_levelled_alike(shape: tuple[int, ...], i
     weight.gradient = g.clone()
     rule.level(weight)
     whole = weight.gradient
-    weight.watched = torch.arange(0, weight.numel, 3)
-    weight.gradient = g[weight.watched]
+    weight.gradient_indices = torch.arange(0, weight.numel, 3)
+    weight.gradient = g[weight.gradient_indices]
     rule.level(weight)
-    torch.testing.assert_close(weight.gradient, whole[weight.watched])
+    torch.testing.assert_close(weight.gradient, whole[weight.gradient_indices])
     levels = input_levels(g.view(shape), input_dim).sqrt()
     by_hand = [float(g[p] / levels[weight.input_of(torch.tensor(p))]) for p in range(weight.numel)]
     assert whole.tolist() == pytest.approx(by_hand)

@@ -55,17 +55,17 @@ def config(**more: Any) -> BiDSTConfig:
     return BiDSTConfig(**{"sparsity": 0.8, "task_type": "CAUSAL_LM", **often, **more})
 
 
-def places(model: nn.Module) -> list[list[int]]:
+def indices_of(model: nn.Module) -> list[list[int]]:
     return [m.sparse_weight("default").indices.tolist() for m in model.modules() if isinstance(m, BiDSTLayer)]
 
 
 @pytest.mark.parametrize("target", ["weight", "delta"])
 def test_the_callback_moves_weights_and_logs_it(target: str, tmp_path: Path) -> None:
     model = get_peft_model(llama(), config(target=target, target_modules="all-linear"))
-    before = places(model)
+    before = indices_of(model)
     trainer = Trainer(model, arguments(tmp_path), train_dataset=Sentences())
     trainer.train()
-    assert places(model) != before
+    assert indices_of(model) != before
     logged = [entry for entry in trainer.state.log_history if "loss" in entry]
     names = ["sparsity", "mask_updates", "share_changed", "mask_iou", "itop_rate", "mask_time_share"]
     assert all(name in entry for entry in logged for name in names)
@@ -77,7 +77,7 @@ def test_the_callback_moves_weights_and_logs_it(target: str, tmp_path: Path) -> 
 
 def test_the_model_brings_its_callback_along_and_gives_way_to_any_other(tmp_path: Path) -> None:
     def trained(callbacks: list[Any] | None = None, by_hand: bool = False) -> nn.Module:
-        model = get_peft_model(llama(), config(target_modules="all-linear", kernel="dense"))
+        model = get_peft_model(llama(), config(target_modules="all-linear", backend="dense"))
         optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-2)
         if by_hand:
             train_sparsely(model, optimizer, 20)
@@ -89,7 +89,7 @@ def test_the_model_brings_its_callback_along_and_gives_way_to_any_other(tmp_path
 
     alone = trained()
     for other in (trained([SparsityCallback("default")]), trained(by_hand=True)):
-        assert places(alone) == places(other)
+        assert indices_of(alone) == indices_of(other)
         assert all(torch.equal(a, b) for a, b in zip(alone.parameters(), other.parameters(), strict=True))
 
 
@@ -99,10 +99,10 @@ def test_the_callback_leaves_alone_what_does_not_train(tmp_path: Path) -> None:
     model = get_peft_model(llama(), config(target="delta", target_modules="all-linear"))
     for name, parameter in model.named_parameters():
         parameter.requires_grad_("norm" in name)
-    before = places(model)
+    before = indices_of(model)
     trainer = Trainer(model, arguments(tmp_path), train_dataset=Sentences())
     trainer.train()
-    assert places(model) == before
+    assert indices_of(model) == before
     assert not any("sparsity" in entry for entry in trainer.state.log_history)
 
 
@@ -122,11 +122,11 @@ def test_bidst_trainer_takes_a_plain_model_and_gives_a_sparse_one(tmp_path: Path
 
 
 def test_bidst_trainer_wants_a_config_or_an_adapter(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="is plain; pass sparsity_config"):
+    with pytest.raises(ValueError, match=r"no BiDST adapter.*sparsity_config"):
         BiDSTTrainer(llama(), arguments(tmp_path))
-    with pytest.raises(ValueError, match="has a BiDST adapter already"):
+    with pytest.raises(ValueError, match="already has a BiDST adapter"):
         BiDSTTrainer(get_peft_model(llama(), config()), arguments(tmp_path), sparsity_config=config())
-    with pytest.raises(ValueError, match="needs the model itself"):
+    with pytest.raises(ValueError, match="needs a model"):
         BiDSTTrainer(args=arguments(tmp_path), sparsity_config=config())
     trainer = BiDSTTrainer(get_peft_model(llama(), config()), arguments(tmp_path))
     assert sum(isinstance(c, SparsityCallback) for c in trainer.callback_handler.callbacks) == 1
@@ -182,7 +182,7 @@ def test_the_callback_and_the_optimizer_hook_do_the_same(tmp_path: Path) -> None
         other(input_ids=ids, labels=ids).loss.backward()
         optimizer.step()
         optimizer.zero_grad()
-    assert places(model) == places(other)
+    assert indices_of(model) == indices_of(other)
     for a, b in zip(model.state_dict().values(), other.state_dict().values()):
         assert torch.allclose(a.float(), b.float(), atol=1e-5)
 

@@ -23,7 +23,7 @@ def test_first_topology_by_gradient_or_saliency(rule: str, additive: bool) -> No
     weight, base = random_weight((4, 6), 5, 0), torch.randn(4, 6, generator=torch.Generator().manual_seed(2))
     optimizer = torch.optim.SGD([weight.values], lr=0.1)
     training = SparseTraining(
-        {"w": weight}, optimizer, Static(100), first_living=rule, init_steps=2, bases={"w": base}, additive=additive
+        {"w": weight}, optimizer, Static(100), init=rule, init_steps=2, bases={"w": base}, additive=additive
     )
     total, generator = torch.zeros(4, 6), torch.Generator().manual_seed(3)
     for _ in range(2):
@@ -36,8 +36,8 @@ def test_first_topology_by_gradient_or_saliency(rule: str, additive: bool) -> No
         optimizer.zero_grad()
         total += slope
     score = total.abs() if rule == "gradient" else (total * base).abs()
-    assert set(weight.places.tolist()) == set(score.flatten().topk(5).indices.tolist())
-    expected = torch.zeros(5) if additive else base.flatten()[weight.places]
+    assert set(weight.long_indices.tolist()) == set(score.flatten().topk(5).indices.tolist())
+    expected = torch.zeros(5) if additive else base.flatten()[weight.long_indices]
     assert torch.equal(weight.values.detach(), expected)
     assert not weight.probing
 
@@ -47,7 +47,7 @@ def test_global_gradient_start_shares_one_budget_between_layers() -> None:
     optimizer = torch.optim.Adam([w.values for w in weights.values()], lr=0.1)
     base = {name: torch.zeros(10, 10) for name in weights}
     training = SparseTraining(
-        weights, optimizer, Static(100), first_living="gradient", bases=base, additive=True, global_budget=True
+        weights, optimizer, Static(100), init="gradient", bases=base, additive=True, global_budget=True
     )
     loss = (weights["a"].dense(base["a"]) * 5 + weights["b"].dense(base["b"])).sum()
     loss.backward()
@@ -72,7 +72,7 @@ def test_seen_gradient_has_the_scale_of_the_clipped_one() -> None:
         def observe(self, weight: SparseWeight, *_: Any) -> None:
             seen.append(weight.gradient.clone())
 
-    training = SparseTraining({"w": weight}, optimizer, Watch(100, interval=50))
+    training = SparseTraining({"w": weight}, optimizer, Watch(100, update_interval=50))
     slope = torch.randn(4, 4, generator=torch.Generator().manual_seed(1))
     for scale in (1.0, 1024.0):
         (weight.dense() * slope * scale).sum().backward()
@@ -85,28 +85,28 @@ def test_seen_gradient_has_the_scale_of_the_clipped_one() -> None:
 def test_a_step_that_overflowed_moves_nothing() -> None:
     weight = random_weight((6, 6), 8, 0)
     optimizer = torch.optim.SGD([weight.values], lr=0.1)
-    training = SparseTraining({"w": weight}, optimizer, RigL(100, interval=1))
-    before = weight.places.tolist()
+    training = SparseTraining({"w": weight}, optimizer, RigL(100, update_interval=1))
+    before = weight.long_indices.tolist()
     (weight.dense() * torch.inf).sum().backward()
     training.step()
-    assert weight.places.tolist() == before
+    assert weight.long_indices.tolist() == before
     optimizer.zero_grad()
     weight.dense().square().sum().backward()
     training.step()
     assert training.steps == 1
-    assert weight.places.tolist() != before
+    assert weight.long_indices.tolist() != before
 
 
 def test_report_counts_what_happened() -> None:
     weight, seen = random_weight((10, 10), 20, 0), set()
-    seen.update(weight.places.tolist())
-    masks = [weight.alive()]
+    seen.update(weight.long_indices.tolist())
+    masks = [weight.mask()]
 
     def watch(_: Any) -> None:
-        seen.update(weight.places.tolist())
-        masks.append(weight.alive())
+        seen.update(weight.long_indices.tolist())
+        masks.append(weight.mask())
 
-    training = train({"w": weight}, SET(total_steps=40, interval=5), 40, each_step=watch)
+    training = train({"w": weight}, SET(total_steps=40, update_interval=5), 40, each_step=watch)
     report = training.report()
     changes = [(a, b) for a, b in itertools.pairwise(masks) if not torch.equal(a, b)]
     last, now = changes[-1]
@@ -126,17 +126,17 @@ def test_a_forward_before_training_begins_does_no_harm() -> None:
     model = get_peft_model(net, BiDSTConfig(sparsity=0.9, target_modules=["0"], update_interval=2, score_interval=1))
     x = torch.randn(8, 256)
     model(x)
-    assert "compact" in weights_of(model)[0].memory
+    assert "csr" in weights_of(model)[0].memory
     optimizer = torch.optim.SGD(trainable(model), lr=0.1)
     train_sparsely(model, optimizer, total_steps=8)
     run(model, optimizer, [(x, torch.arange(8) % 4)] * 8)
     assert "candidates" in weights_of(model)[0].memory
-    assert "compact" in weights_of(model)[0].memory
+    assert "csr" in weights_of(model)[0].memory
 
 
 def test_what_cannot_train_is_refused() -> None:
     model = classifier()
-    with pytest.raises(ValueError, match=r"does not train the living weights of .*after get_peft_model"):
+    with pytest.raises(ValueError, match=r"does not train the active weights of .*after get_peft_model"):
         train_sparsely(model, torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=0.1), 10)
     with pytest.raises(ValueError, match="no BiDST adapter 'other'"):
         train_sparsely(model, torch.optim.SGD(trainable(model), lr=0.1), 10, adapter_name="other")

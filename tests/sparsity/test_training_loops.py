@@ -91,17 +91,17 @@ def test_a_gradient_scaler_that_skips_a_step_skips_the_topology_too() -> None:
     training = train_sparsely(model, optimizer, total_steps=100)
     scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
     (x, y), *_ = batches(1)
-    before = [w.places.tolist() for w in weights_of(model)]
+    before = [w.long_indices.tolist() for w in weights_of(model)]
     scaler.scale(F.cross_entropy(model(x * torch.inf), y)).backward()
     scaler.step(optimizer)
     scaler.update()
     assert training.steps == 0
-    assert [w.places.tolist() for w in weights_of(model)] == before
+    assert [w.long_indices.tolist() for w in weights_of(model)] == before
     optimizer.zero_grad()
     scaler.scale(F.cross_entropy(model(x), y)).backward()
     scaler.step(optimizer)
     assert training.steps == 1
-    assert [w.places.tolist() for w in weights_of(model)] != before
+    assert [w.long_indices.tolist() for w in weights_of(model)] != before
 
 
 @pytest.mark.parametrize("outer", [S2SAM, ZOSAM])
@@ -115,7 +115,7 @@ def test_sharpness_aware_optimizers_perturb_living_weights_only(outer: Any) -> N
         with optimizer.perturb(lambda x=x, y=y: F.cross_entropy(model(x), y)):
             for weight, values in zip(weights_of(model), before):
                 dense = weight.dense().flatten()
-                assert int(dense[~weight.alive()].count_nonzero()) == 0
+                assert int(dense[~weight.mask()].count_nonzero()) == 0
                 perturbed += int(not torch.equal(weight.values, values))
             F.cross_entropy(model(x), y).backward()
         optimizer.step()

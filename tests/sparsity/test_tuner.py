@@ -34,7 +34,7 @@ def test_a_fresh_delta_changes_nothing_and_a_fresh_weight_is_the_masked_base() -
     assert torch.equal(logits(get_peft_model(llama(), config_of(DELTA))), expected)
     model, plain = get_peft_model(llama(), config_of(WEIGHT)), llama()
     for name, layer in layers(model).items():
-        alive = layer.sparse_weight("default").alive()
+        alive = layer.sparse_weight("default").mask()
         plain.get_submodule(name.removeprefix("base_model.model.")).weight.data.flatten()[~alive] = 0
     assert torch.equal(logits(model), logits(plain))
 
@@ -86,7 +86,7 @@ def test_global_magnitude_is_one_threshold_for_all_layers() -> None:
     model = get_peft_model(llama(), config_of(WEIGHT, distribution="global", init="magnitude", sparsity=0.9))
     lowest = min(float(layer.sparse_weight("default").values.detach().abs().min()) for layer in layers(model).values())
     for layer in layers(model).values():
-        dead = layer.get_base_layer().weight.flatten()[~layer.sparse_weight("default").alive()]
+        dead = layer.get_base_layer().weight.flatten()[~layer.sparse_weight("default").mask()]
         assert float(dead.abs().max()) <= lowest + 1e-12
 
 

@@ -42,7 +42,7 @@ def saved(tmp_path: Path, request: pytest.FixtureRequest) -> tuple[Path, torch.T
     model = get_peft_model(base, config_of(request.param, distribution="erk"))
     disturb(model)
     first = next(iter(layers(model).values())).sparse_weight("default")
-    first.resize(torch.arange(3), torch.tensor([n for n in range(40) if n not in first.places[:3].tolist()][:9]))
+    first.resize(torch.arange(3), torch.tensor([n for n in range(40) if n not in first.long_indices[:3].tolist()][:9]))
     model.save_pretrained(tmp_path / "adapter")
     return tmp_path, logits(model)
 
@@ -99,12 +99,12 @@ def test_hostile_places_are_refused_before_they_are_used(tmp_path: Path) -> None
     state[name] = state[name].clone()
     state[name][0] = 2**31 - 1
     model.peft_config["default"].checksum = None  # whoever forges a file forges its checksum too
-    with pytest.raises(ValueError, match="places of the living weights are damaged"):
+    with pytest.raises(ValueError, match="indices of the active weights are damaged"):
         set_peft_model_state_dict(model, state)
     layer = next(iter(layers(model).values()))
     layer.sparse_weight("default").indices[0] = 2**31 - 1  # transformers' own loader asks nobody
-    layer.kernel["default"].kernel = "compact"
-    with pytest.raises(ValueError, match="places of the living weights are damaged"):
+    layer.backend["default"].backend = "csr"
+    with pytest.raises(ValueError, match="indices of the active weights are damaged"):
         layer.train()(torch.randn(2, 32))
 
 

@@ -52,7 +52,7 @@ def test_merging_gives_a_plain_model_with_the_same_outputs_bit_for_bit(
     model = get_peft_model(llama(), config_of(settings))
     disturb(model)
     expected = logits(model)
-    zeros = {n: int((~layer.sparse_weight("default").alive()).sum()) for n, layer in layers(model).items()}
+    zeros = {n: int((~layer.sparse_weight("default").mask()).sum()) for n, layer in layers(model).items()}
     plain = model.merge_and_unload(safe_merge=safe)
     assert type(plain) is type(llama())
     assert torch.equal(logits(plain), expected)

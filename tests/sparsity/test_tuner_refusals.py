@@ -11,7 +11,6 @@ from torch import nn
 
 from hf_efficient import BiDSTConfig
 from hf_efficient.methods import SPARSITY
-from hf_efficient.sparsity.topology import TOPOLOGIES
 from tests.sparsity.models import DELTA, config_of, llama
 
 
@@ -32,7 +31,7 @@ from tests.sparsity.models import DELTA, config_of, llama
         ({"candidates": 0}, "candidates=0"),
         ({"score_lr": -1}, "score_lr=-1"),
         ({"score_interval": 2.5}, "score_interval=2.5"),
-        ({"kernel": "cuda"}, "kernel='cuda'"),
+        ({"backend": "cuda"}, "backend='cuda'"),
         ({"distribution": "nonzero", "target": "delta"}, "distribution='nonzero'"),
         ({"layers_pattern": "layers"}, "layers_to_transform"),
     ],
@@ -66,13 +65,13 @@ def test_attention_that_reads_weights_behind_the_layers_back_is_refused() -> Non
         get_peft_model(model, BiDSTConfig(target="delta", sparsity=0.5, target_modules=["0.out_proj"]))
 
 
-def test_quantised_layers_are_refused() -> None:
+def test_quantized_layers_are_refused() -> None:
     class Linear4bit(nn.Linear):
         pass
 
     model = nn.Sequential(Linear4bit(8, 8))
     model[0].weight = nn.Parameter(torch.zeros(32, 1, dtype=torch.uint8), requires_grad=False)
-    with pytest.raises(ValueError, match="'0', whose weight is quantised"):
+    with pytest.raises(ValueError, match="'0', whose weight is quantized"):
         get_peft_model(model, BiDSTConfig(target="delta", sparsity=0.5, target_modules=["0"]))
 
 
@@ -116,7 +115,7 @@ def test_settings_that_are_read_are_taken() -> None:
     BiDSTConfig(target="delta", init_steps=3)
     BiDSTConfig(topology="static", init="snip", init_steps=3, distribution="global")
     BiDSTConfig(topology="static", update_interval=10, counts={"fc": 3})
-    assert SPARSITY.names == tuple(TOPOLOGIES)
+    assert SPARSITY.names == ("bidst", "rigl", "set", "mest", "gmp", "static")
 
 
 class Shares(nn.Module):

@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from hf_efficient.sparsity.sparse_weight import SparseWeight, check_places
+from hf_efficient.sparsity.sparse_weight import SparseWeight, check_indices
 from hf_efficient.sparsity.storage import mask_encoding
 
 
@@ -18,7 +18,7 @@ def test_dense_is_zero_but_for_the_living() -> None:
     weight = weight_of((2, 3), [5, 0], [2.0, -1.0])
     assert weight.dense().tolist() == [[-1, 0, 0], [0, 0, 2]]
     assert weight.dense(torch.ones(2, 3)).tolist() == [[0, 1, 1], [1, 1, 3]]
-    assert weight.alive().tolist() == [True, False, False, False, False, True]
+    assert weight.mask().tolist() == [True, False, False, False, False, True]
 
 
 def test_gradient_equals_that_of_a_masked_dense_weight() -> None:
@@ -30,7 +30,7 @@ def test_gradient_equals_that_of_a_masked_dense_weight() -> None:
     F.linear(x, dense).square().sum().backward()
     weight.collecting = True
     F.linear(x, weight.dense()).square().sum().backward()
-    assert torch.equal(weight.values.grad, dense.grad.flatten()[weight.places])
+    assert torch.equal(weight.values.grad, dense.grad.flatten()[weight.long_indices])
     assert torch.equal(weight.gradient, dense.grad.flatten())
     F.linear(x, weight.dense()).square().sum().backward()  # a second micro-batch adds up
     assert torch.equal(weight.gradient, 2 * dense.grad.flatten())
@@ -90,7 +90,7 @@ def test_impossible_k_is_refused(k: int) -> None:
 @pytest.mark.parametrize("places", [[0, 9], [-1, 2], [2, 2]])
 def test_damaged_places_are_found(places: list[int]) -> None:
     with pytest.raises(ValueError, match=r"layer: .*2 different numbers in \[0, 9\)"):
-        check_places(torch.tensor(places), 9, "layer")
+        check_indices(torch.tensor(places), 9, "layer")
 
 
 @pytest.mark.parametrize("n", [1, 7, 8, 9, 1000])
@@ -107,7 +107,7 @@ def test_bitmap_equals_its_definition(n: int) -> None:
 def test_bitmap_of_another_length_or_with_trailing_bits_is_refused() -> None:
     with pytest.raises(ValueError, match="2 bytes"):
         mask_encoding.unpack(torch.zeros(3, dtype=torch.uint8), 9)
-    with pytest.raises(ValueError, match="behind the last"):
+    with pytest.raises(ValueError, match="after the last"):
         mask_encoding.unpack(torch.tensor([0, 2], dtype=torch.uint8), 9)
 
 
@@ -124,7 +124,7 @@ def test_gaps_equal_their_definition_and_come_back(density: float) -> None:
 
 
 def test_gaps_that_lead_too_far_are_refused() -> None:
-    with pytest.raises(ValueError, match="place 10 of 10"):
+    with pytest.raises(ValueError, match="index 10 of 10"):
         mask_encoding.from_gaps(torch.tensor([0, 9], dtype=torch.uint8), 10)
     with pytest.raises(ValueError, match="bytes"):
         mask_encoding.from_gaps(torch.tensor([0, 9]), 10)

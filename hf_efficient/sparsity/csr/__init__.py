@@ -1,1 +1,1 @@
-"""Layers that are sparse in memory and in time."""
+"""Linear layers computed as sparse products (CSR), in training and for inference, on the CPU."""

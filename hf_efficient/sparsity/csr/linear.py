@@ -10,12 +10,11 @@ from torch import Tensor, nn
 from .product import BLOCK, columns_of, multiply
 
 
-class CompactLinear(nn.Module):
-    """A linear layer for inference that holds its living weights only, as CSR.
+class CSRLinear(nn.Module):
+    """A linear layer for inference that holds its active weights only, as CSR.
 
-    Products of CSR matrices do not check where they read, so that places from elsewhere are checked before they are
-    used: when a state dict is loaded, and whenever other tensors, or other content, have come in any other way. What
-    was checked is kept as the matrix, which no forward makes again.
+    CSR products do not check where they read. So indices are checked before they are used: when a state dict is loaded,
+    and when the tensors or their content were changed in any other way. The checked matrix is kept for all forwards.
 
     Args:
         weight: (out, in) float32, most of it zero.
@@ -41,14 +40,14 @@ class CompactLinear(nn.Module):
         """(out, in) CSR, of the memory of `values`.
 
         Raises:
-            ValueError: `starts`, `columns` and `values` are not those of such a matrix.
+            ValueError: `starts`, `columns` and `values` do not make such a matrix.
         """
         parts = (self.starts, self.columns, self.values)
         stamps = tuple((part.data_ptr(), 0 if part.is_inference() else part._version) for part in parts[:2])
         known = self._checked
         if known is None or known.stamps != (*stamps, self.values.data_ptr()):
             shape = (self.out_features, self.in_features)
-            check_csr(*parts, shape, "CompactLinear")
+            check_csr(*parts, shape, "CSRLinear")
             matrix = torch.sparse_csr_tensor(*parts, shape, check_invariants=False)
             known = self._checked = _Checked((*stamps, self.values.data_ptr()), parts, matrix)
         return known.matrix
@@ -57,16 +56,16 @@ class CompactLinear(nn.Module):
         names = ("starts", "columns", "values")
         starts, columns, values = (state_dict.get(f"{prefix}{name}", getattr(self, name)) for name in names)
         shape = (self.out_features, self.in_features)
-        check_csr(starts, columns, values, shape, prefix.rstrip(".") or "CompactLinear")
+        check_csr(starts, columns, values, shape, prefix.rstrip(".") or "CSRLinear")
         super()._load_from_state_dict(state_dict, prefix, *args)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_checked": None}  # copies and what was pickled have tensors of their own
+        return {**self.__dict__, "_checked": None}  # copies have tensors of their own
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__({**state, "_checked": None})
 
-    @torch.compiler.disable  # no compiler knows CSR products
+    @torch.compiler.disable  # compilers do not support CSR products
     def forward(self, x: Tensor) -> Tensor:
         """(..., in) -> (..., out). No gradients."""
         shape = x.shape[:-1]
@@ -81,11 +80,11 @@ class CompactLinear(nn.Module):
 
     def extra_repr(self) -> str:
         """Sizes, for print(model)."""
-        return f"{self.in_features}, {self.out_features}, alive={len(self.values)}"
+        return f"{self.in_features}, {self.out_features}, active={len(self.values)}"
 
 
 class _Checked(NamedTuple):
-    """Where tensors lay, and their versions, when they were found to be a matrix; held, so that no other lies there."""
+    """Addresses and versions of checked tensors, and their matrix; held, so that the addresses stay theirs."""
 
     stamps: tuple[Any, ...]
     parts: tuple[Tensor, Tensor, Tensor]
@@ -93,16 +92,16 @@ class _Checked(NamedTuple):
 
 
 def check_csr(starts: Tensor, columns: Tensor, values: Tensor, shape: tuple[int, int], name: str) -> None:
-    """Refuse what is no CSR matrix of this shape: a product with it would read memory that belongs to others.
+    """Check that these are a CSR matrix of this shape: a product with any other would read foreign memory.
 
     Raises:
-        ValueError: a length, a dtype or an index is not right.
+        ValueError: a length, a dtype or an index is wrong.
     """
     if not all(isinstance(part, Tensor) for part in (starts, columns, values)):
-        raise ValueError(f"{name}: the places of the living weights are damaged: not all of its parts are tensors.")
+        raise ValueError(f"{name}: the indices of the active weights are damaged: not all of its parts are tensors.")
     (rows, width), k = shape, values.numel()
     if any(part.is_meta for part in (starts, columns, values)):
-        return  # nothing to read yet; what comes in its place is looked at
+        return  # no content yet; what replaces it is checked
     if (starts.shape, columns.shape, values.shape) != ((rows + 1,), (k,), (k,)):
         fault = f"lengths {tuple(starts.shape)}, {tuple(columns.shape)}, {tuple(values.shape)}"
     elif not starts.dtype == columns.dtype == torch.int32 or values.dtype != torch.float32:
@@ -116,8 +115,8 @@ def check_csr(starts: Tensor, columns: Tensor, values: Tensor, shape: tuple[int,
     else:
         return
     raise ValueError(
-        f"{name}: the places of the living weights are damaged: {fault}; expected those of a ({rows}, {width}) matrix "
-        "of float32 with int32 places. The file is corrupt or was written for another model; fetch or save it again."
+        f"{name}: the indices of the active weights are damaged: {fault}; expected those of a ({rows}, {width}) matrix "
+        "of float32 with int32 indices. The file is corrupt or was written for another model; fetch or save it again."
     )
 
 

@@ -1,4 +1,4 @@
-"""Linear layers that really are sparse: products over living weights only, on the CPU.
+"""Sparse products of linear layers in training: over active weights only, on the CPU.
 
 Forward and dL/dx are products of a CSR matrix, dL/dvalues is a sampled dense-dense product (SDDMM). What decides speed
 (benchmarks/sparsity/sparse_speed.py): `W @ x.T`, since `F.linear(x, W)` is slow for a CSR weight; blocks of at most
@@ -18,28 +18,28 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from hf_efficient.sparsity.sparse_weight import SparseWeight, check_places
+from hf_efficient.sparsity.sparse_weight import SparseWeight, check_indices
 
 with warnings.catch_warnings():  # torch says once per process that CSR tensors are in beta: now
     warnings.simplefilter("ignore")
     torch.sparse_csr_tensor([0, 1], [0], [1.0], (1, 1), check_invariants=False)
 
 BLOCK = 512  # activations multiplied at once
-SMALLEST, DENSEST = 2**14, 0.3  # layers of fewer places, or denser ones, are not worth a timing
+SMALLEST, DENSEST = 2**14, 0.3  # smaller or denser layers are not timed: they stay dense
 
 
 class Pattern:
-    """Where the living weights of a (rows, columns) matrix are, sorted for products with it and with its transpose.
+    """Where the active weights of a (rows, columns) matrix are, sorted for products with it and with its transpose.
 
     Args:
-        places: (k,) integer: flat row-major places, in the order of the values.
+        indices: (k,) integer: flat row-major indices, in the order of the values.
         rows: of the matrix.
         columns: of the matrix.
     """
 
-    def __init__(self, places: Tensor, rows: int, columns: int) -> None:
-        flat = places.long()
-        check_places(flat, rows * columns, "compact layer")  # CSR products do not check, and would read anywhere
+    def __init__(self, indices: Tensor, rows: int, columns: int) -> None:
+        flat = indices.long()
+        check_indices(flat, rows * columns, "CSR layer")  # CSR products do not check, and would read any memory
         row, column = flat // columns, flat % columns
         order, transposed_order = flat.argsort(), (column * rows + row).argsort()
         self.shape, self.transposed_shape = (rows, columns), (columns, rows)
@@ -52,11 +52,11 @@ class Pattern:
         return torch.sparse_csr_tensor(self.starts, self.columns, sorted_values, self.shape, check_invariants=False)
 
     def matrix(self, values: Tensor) -> Tensor:
-        """(rows, columns) CSR of values in the order of the places."""
+        """(rows, columns) CSR of values in the order of the indices."""
         return self.csr(values.index_select(0, self.order))
 
     def transposed(self, values: Tensor) -> Tensor:
-        """(columns, rows) CSR of values in the order of the places."""
+        """(columns, rows) CSR of values in the order of the indices."""
         return torch.sparse_csr_tensor(
             self.transposed_starts,
             self.rows,
@@ -74,9 +74,9 @@ _scratch = threading.local()
 
 
 def scratch(purpose: str, rows: int, columns: int) -> Tensor:
-    """(rows, columns) float32 of any content, good until the next call with this purpose.
+    """(rows, columns) float32 with any content, valid until the next call with this purpose.
 
-    Large results of short life come from here: fresh memory costs page faults, about a fifth of a product's time.
+    For large, short-lived results: fresh memory costs page faults, about a fifth of a product's time.
     """
     held: Tensor | None = getattr(_scratch, purpose, None)
     if held is None or held.numel() < rows * columns:
@@ -86,14 +86,14 @@ def scratch(purpose: str, rows: int, columns: int) -> Tensor:
 
 
 def columns_of(x: Tensor) -> list[Tensor]:
-    """(B, n) as transposed blocks (n, b), b <= BLOCK: what products with CSR matrices want."""
+    """(B, n) as transposed blocks (n, b), b <= BLOCK, as products with CSR matrices need them."""
     return [block.t().contiguous() for block in x.split(BLOCK)]
 
 
 def multiply(matrix: Tensor, block: Tensor, out: Tensor) -> None:
     """Write (matrix @ block).T, (b, rows), for a CSR (rows, n) and a block (n, b) of activations."""
     product = scratch("product", matrix.shape[0], block.shape[1])
-    torch.addmm(product, matrix, block, beta=0, out=product)  # beta = 0: what was there is not read
+    torch.addmm(product, matrix, block, beta=0, out=product)  # beta = 0: the old content is not read
     out.copy_(product.t())
 
 
@@ -117,10 +117,10 @@ class _Product(torch.autograd.Function):
         pattern: Pattern = ctx.pattern
         (rows, columns), collecting = pattern.shape, ctx.weight.collecting
         if ctx.needs_input_grad[0]:
-            ctx.weight.passed()
+            ctx.weight.on_backward()
         to_x = gradient.new_empty(len(gradient), columns) if ctx.needs_input_grad[1] else None
         transposed = pattern.transposed(values) if to_x is not None else None
-        # the topology may want dL/dz of dead places too, at this step
+        # at some steps the topology reads dL/dz of inactive weights too
         to_weight = gradient.new_zeros(rows, columns) if collecting else pattern.csr(torch.zeros_like(values))
         for i, (x, part) in enumerate(zip(blocks, gradient.split(BLOCK), strict=True)):
             block = scratch("gradient", rows, len(part)).copy_(part.t())
@@ -137,38 +137,38 @@ class _Product(torch.autograd.Function):
         return to_values, to_x, None, None
 
 
-class CompactPath:
-    """Decides, once, whether a layer is faster compact or dense while it trains, and computes it compact.
+class CSRPath:
+    """Decides once whether a layer trains faster with sparse or dense products, and computes the sparse ones.
 
     Args:
-        kernel: "dense", "compact" or "auto".
+        backend: "dense", "csr" or "auto".
     """
 
-    def __init__(self, kernel: str) -> None:
-        self.kernel = kernel
+    def __init__(self, backend: str) -> None:
+        self.backend = backend
         self._pattern: Pattern | None = None
         self._seen: tuple[int, int] = (-1, -1)
 
     def suits(self, weight: SparseWeight, x: Tensor) -> bool:
-        """Whether `x` (..., in) should be multiplied compact. "auto" times both at the first call of a layer.
+        """Whether to multiply `x` (..., in) by the CSR matrix. "auto" times both forms at a layer's first call.
 
-        The decision is kept in the weight's memory, so that a resumed training computes as it did.
+        The decision is kept in the weight's memory, so that a resumed training computes the same.
         """
         possible = x.device.type == "cpu" and x.dtype == weight.values.dtype == torch.float32
-        if self.kernel == "dense" or not possible or weight.probing or torch.is_autocast_enabled("cpu"):
+        if self.backend == "dense" or not possible or weight.probing or torch.is_autocast_enabled("cpu"):
             return False
-        if self.kernel == "compact":
+        if self.backend == "csr":
             return True
         if torch.compiler.is_compiling():
             return False
         if weight.numel < SMALLEST or len(weight.indices) > DENSEST * weight.numel:
             return False
-        if "compact" not in weight.memory:
-            faster = compact_trains_faster(weight.shape, len(weight.indices), x[..., 0].numel())
-            weight.memory["compact"] = torch.tensor(faster)
-        return bool(weight.memory["compact"])
+        if "csr" not in weight.memory:
+            faster = csr_trains_faster(weight.shape, len(weight.indices), x[..., 0].numel())
+            weight.memory["csr"] = torch.tensor(faster)
+        return bool(weight.memory["csr"])
 
-    @torch.compiler.disable  # no compiler knows CSR products
+    @torch.compiler.disable  # compilers do not support CSR products
     def __call__(self, weight: SparseWeight, x: Tensor) -> Tensor:
         """(..., in) -> (..., out), without bias."""
         pattern = self.pattern(weight)
@@ -176,7 +176,7 @@ class CompactPath:
         return y.view(*x.shape[:-1], -1)
 
     def pattern(self, weight: SparseWeight) -> Pattern:
-        """The weight's pattern, made anew when places have moved."""
+        """The weight's pattern, rebuilt when its indices have changed."""
         seen = (weight.indices.data_ptr(), weight.indices._version)
         if self._pattern is None or seen != self._seen:
             self._pattern, self._seen = Pattern(weight.indices, *weight.shape), seen
@@ -184,38 +184,38 @@ class CompactPath:
 
 
 @functools.cache
-def compact_trains_faster(shape: torch.Size, k: int, tokens: int) -> bool:
-    """Time forward and backward of both ways on random numbers; once for all layers of a size.
+def csr_trains_faster(shape: torch.Size, k: int, tokens: int) -> bool:
+    """Time forward and backward of both forms on random numbers, once for all layers of a size.
 
     Args:
         shape: (out, in).
-        k: living weights.
+        k: active weights.
         tokens: B.
     """
     weight, x = example(shape, k, tokens)
-    path = CompactPath("compact")
+    path = CSRPath("csr")
     x.requires_grad_()
 
-    def both_ways(product: Callable[[], Tensor]) -> None:
+    def forward_backward(product: Callable[[], Tensor]) -> None:
         with torch.enable_grad():
             product().sum().backward()
 
     times = time_alternately(
-        lambda: both_ways(lambda: path(weight, x)), lambda: both_ways(lambda: F.linear(x, weight.dense()))
+        lambda: forward_backward(lambda: path(weight, x)), lambda: forward_backward(lambda: F.linear(x, weight.dense()))
     )
     return times[0] < times[1]
 
 
 def example(shape: torch.Size, k: int, tokens: int) -> tuple[SparseWeight, Tensor]:
-    """A weight of a size and activations to time it with."""
-    generator = torch.Generator().manual_seed(0)  # the program's own chance stays as it is
+    """A random weight and activations, for timing."""
+    generator = torch.Generator().manual_seed(0)  # the program's random state is not changed
     weight = SparseWeight(shape, k)
     weight.select(torch.randperm(weight.numel, generator=generator)[:k], torch.randn(k, generator=generator))
     return weight, torch.randn(max(1, tokens), shape[1], generator=generator)
 
 
 def time_alternately(*calls: Callable[[], object], seconds: float = 0.3) -> list[float]:
-    """Shortest time of each call, in seconds; they take turns, so that a busy machine hits all alike."""
+    """Shortest time of each call, in seconds; they take turns, so that a busy machine affects all alike."""
     for call in calls:
         call()
     best = [float("inf")] * len(calls)

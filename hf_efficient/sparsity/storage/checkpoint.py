@@ -1,9 +1,9 @@
-"""Sparse checkpoints: which places are not zero, and their values, in an ordinary safetensors file.
+"""Sparse checkpoints: masks and nonzero values in an ordinary safetensors file.
 
-A tensor `w` that is smaller this way is stored as `w:values` and either `w:bitmap` (a bit per place) or `w:gaps` (a
-byte per living place); all others as they are. Shapes, dtypes and a checksum of every stored tensor are in the file's
-metadata, and nothing of it is trusted: all of it is compared with the file's header, and with the model to be filled,
-before anything is allocated.
+A tensor `w` that is smaller this way is stored as `w:values` and either `w:bitmap` (a bit per entry) or `w:gaps` (a
+byte per nonzero entry); all others as they are. Shapes, dtypes and a checksum of every stored tensor are in the file's
+metadata. None of it is trusted: all is compared with the file's header and with the model to be filled, before any
+memory is allocated.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from hf_efficient.files import clear_errors, find, locked, remove_file, scratch_folder, write_text, written_whole
-from hf_efficient.files.interrupted_save import FILE_NAME, SAVING
+from hf_efficient.files.interrupted_save import FILE_NAME, MARKER
 from hf_efficient.reading import AGAIN, open_tensors, parse_json, shown, stored_in
 from hf_efficient.representation.vlm.wrapped import pruner_below, unwrapped
 from hf_efficient.sparsity.csr.compress import compress
-from hf_efficient.sparsity.csr.linear import CompactLinear
+from hf_efficient.sparsity.csr.linear import CSRLinear
 
 from . import mask_encoding
 from .checkpoint_checks import check_expansion, check_fit, check_layout, maker
@@ -37,26 +37,26 @@ _SAME_SIZE = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
 def save_sparse(model: nn.Module, folder: str | os.PathLike[str]) -> Path:
-    """Write a model with zeros so that the zeros take next to nothing.
+    """Write a model with zeros to a small file.
 
-    At fp32 and density d a weight takes 4 d + min(d, 1/8) bytes, or little more. What is loaded equals what was saved,
-    bit for bit but for the sign of zeros (a mask that multiplies leaves minus zeros). A transformers model's config is
-    written beside it, and that of a token pruner attached to it. Whatever happens in between, `load_sparse` finds the
+    At fp32 and density d a weight takes 4 d + min(d, 1/8) bytes, or little more. The loaded model equals the saved one,
+    bit for bit but for the sign of zeros (multiplying by a mask leaves minus zeros). The config of a transformers model
+    is written beside the file, and that of an attached token pruner. If saving is interrupted, `load_sparse` finds the
     old model or the new one.
 
     Args:
-        model: plain model (merge adapters first); layers that `compress` replaced are stored like the others, and of a
-            compiled or parallel model the one inside.
-        folder: made if absent.
+        model: a plain model (merge adapters first), compressed or not. Of a compiled or parallel model the inner one is
+            saved.
+        folder: created if absent.
 
     Returns:
-        The file.
+        The path of the file.
 
     Raises:
-        ValueError: `model` has adapters, or weights that are not loaded or whose names cannot be stored; or `folder` is
-            a file.
+        ValueError: `model` has adapters, weights that are not loaded, or names that cannot be stored; or `folder` is a
+            file.
         BlockingIOError: another process is saving into the folder.
-        OSError: no space is left, or no permission; what was there is kept.
+        OSError: no space is left, or no permission; the old files are kept.
     """
     inside = unwrapped(model)
     if hasattr(model, "merge_and_unload") or any(hasattr(module, "adapter_layer_names") for module in inside.modules()):
@@ -68,13 +68,16 @@ def save_sparse(model: nn.Module, folder: str | os.PathLike[str]) -> Path:
     with clear_errors(target):
         target.mkdir(parents=True, exist_ok=True)
     tensors, layout = encode(dense_state_dict(model))
-    pruner, marker = pruner_below(model), target / SAVING
+    pruner, marker = pruner_below(model), target / MARKER
     alone: AbstractContextManager[dict[str, str]] = nullcontext({})
     with locked(target / FILE_NAME), alone if pruner is None else pruner.config.replaced(target) as configs:
         configs = _configs(model, target) | configs
         metadata = {"format": "pt", "sparse_format": FORMAT, "layout": json.dumps(layout, sort_keys=True), **configs}
         before = _stamp(target / FILE_NAME)
-        write_text(marker, "configs here may belong to other weights: use those inside of these\n")
+        write_text(
+            marker,
+            "the configs here may belong to other weights: use those inside the checkpoint\n",
+        )
         try:
             with written_whole(target / FILE_NAME) as draft:
                 save_file(tensors, draft, metadata=metadata)
@@ -108,20 +111,20 @@ def load_sparse(
     source: str | os.PathLike[str],
     model: nn.Module | type[Any] | None = None,
     *,
-    compact: bool = False,
+    compressed: bool = False,
     **hub_kwargs: Any,
 ) -> nn.Module:
-    """Read what `save_sparse` wrote. No code is run but transformers' own or the given model's.
+    """Load what `save_sparse` wrote. No code is run but transformers' own or the given model's.
 
     Args:
         source: folder, file, or id of a Hub repository.
-        model: a module, which is filled in place; or a transformers class (`AutoModelForCausalLM`, ...); or None: the
+        model: a module, which is filled in place; a transformers class (`AutoModelForCausalLM`, ...); or None for the
             class that the folder's config names.
-        compact: replace linear layers by really sparse ones where that is faster (see `compress`).
+        compressed: replace linear layers by sparse ones where that is faster (see `compress`).
         hub_kwargs: passed to `huggingface_hub.hf_hub_download` (`revision`, `token`, ...).
 
     Returns:
-        The model, dense unless `compact`; `.save_pretrained(folder)` then writes what plain transformers loads.
+        The model, dense unless `compressed`; `.save_pretrained(folder)` then writes what plain transformers loads.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -130,13 +133,13 @@ def load_sparse(
     path = _locate(source, hub_kwargs)
     make = None if isinstance(model, nn.Module) else maker(path, model)
     if isinstance(model, nn.Module) and any(tensor.is_meta for tensor in model.state_dict().values()):
-        raise ValueError("The model is on the device 'meta', where nothing can be loaded: pass its class instead.")
-    owner: Any = model if make is None else make("meta")  # nothing is allocated before the file is known to fit
+        raise ValueError("The model is on the device 'meta', where no weights can be loaded: pass its class instead.")
+    owner: Any = model if make is None else make("meta")  # no memory is allocated before the file is known to fit
     shapes = {name: tensor.shape for name, tensor in dense_state_dict(owner).items()}
     state = read_sparse(path, shapes, type(owner).__name__, limited=make is not None)
     model = owner if make is None else make()
-    model.load_state_dict(state, strict=False)  # what is tied has come with its twin
-    return compress(model) if compact else model
+    model.load_state_dict(state, strict=False)  # tied tensors are stored once
+    return compress(model) if compressed else model
 
 
 def dense_state_dict(model: nn.Module) -> dict[str, Tensor]:
@@ -150,7 +153,7 @@ def dense_state_dict(model: nn.Module) -> dict[str, Tensor]:
         seen.add(where)
         state[name] = tensor.detach()
     for prefix, layer in model.named_modules():
-        if isinstance(layer, CompactLinear):
+        if isinstance(layer, CSRLinear):
             for name in ("starts", "columns", "values"):
                 del state[f"{prefix}.{name}"]
             state[f"{prefix}.weight"] = layer.matrix().to_dense()
@@ -165,11 +168,11 @@ def encode(state: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Any]]
         if tensor.is_meta:
             raise ValueError(f"{shown(name)} is not loaded (device 'meta'): load the model without offloading.")
         if name == "__metadata__" or re.search(r":(bitmap|gaps|values)$", name):
-            raise ValueError(f"{shown(name)} is a name of the file's own; give that weight another one.")
+            raise ValueError(f"{shown(name)} is reserved for the file format; give that weight another name.")
         flat = tensor.cpu().contiguous().flatten()
-        living = flat.ne(0)
-        values = flat[living].clone()
-        bitmap, gaps = mask_encoding.pack(living), mask_encoding.to_gaps(living)
+        mask = flat.ne(0)
+        values = flat[mask].clone()
+        bitmap, gaps = mask_encoding.pack(mask), mask_encoding.to_gaps(mask)
         form = "gaps" if len(gaps) < len(bitmap) else "bitmap"
         where = gaps if form == "gaps" else bitmap
         if len(where) + values.nbytes < flat.nbytes:
@@ -196,13 +199,13 @@ def read_sparse(
 
     Args:
         path: of the file.
-        shapes: name -> shape of the tensors it has to hold; None: whatever it holds.
-        owner: class of the model they belong to, for messages.
-        limited: refuse a file that stands for more numbers than its length allows: zeros cost nothing, so that a few
-            bytes can claim any size. What the caller's own model holds needs no limit.
+        shapes: name -> shape of the tensors that it must hold; None: any.
+        owner: class of the model that they belong to, for messages.
+        limited: refuse a file that expands to more numbers than its length allows. Zeros cost no bytes, so that a few
+            bytes can claim any size; a model of the caller's own needs no limit.
 
     Raises:
-        ValueError: anything in it is not as `save_sparse` writes it, or it does not fit the model.
+        ValueError: it is not as `save_sparse` writes it, or it does not fit the model.
     """
     with open_tensors(path) as file:
         metadata = file.metadata() or {}
@@ -211,7 +214,7 @@ def read_sparse(
                 f"{path} has sparse_format={shown(metadata.get('sparse_format'))}, expected {FORMAT!r}: it was not "
                 "written by save_sparse, or by a newer version. Load plain checkpoints with from_pretrained."
             )
-        layout = parse_json(metadata.get("layout", "").encode(), f"{path} is damaged: its layout is no JSON")
+        layout = parse_json(metadata.get("layout", "").encode(), f"{path} is damaged: its layout is not JSON")
         sizes = check_layout(stored_in(file), layout, f"{path} is damaged")
         if shapes is not None:
             check_fit(sizes, shapes, path, owner)
@@ -228,7 +231,7 @@ def decode(tensors: dict[str, Tensor], layout: dict[str, Any]) -> dict[str, Tens
     """Inverse of `encode`, for a layout that `check_layout` has passed.
 
     Raises:
-        ValueError: a checksum or dtype is wrong, or places and values disagree.
+        ValueError: a checksum or dtype is wrong, or mask and values disagree.
     """
     state: dict[str, Tensor] = {}
     for name, entry in layout.items():
@@ -243,11 +246,11 @@ def decode(tensors: dict[str, Tensor], layout: dict[str, Any]) -> dict[str, Tens
         if form == "dense":
             state[name] = values.view(shape)
             continue
-        living = (mask_encoding.unpack if form == "bitmap" else mask_encoding.from_gaps)(stored[0], n)
-        if int(living.sum()) != values.numel():
-            raise ValueError(f"{shown(name)} has {values.numel()} values for {int(living.sum())} living places")
+        mask = (mask_encoding.unpack if form == "bitmap" else mask_encoding.from_gaps)(stored[0], n)
+        if int(mask.sum()) != values.numel():
+            raise ValueError(f"{shown(name)} has {values.numel()} values for {int(mask.sum())} active weights")
         raw = values.view(_SAME_SIZE[values.itemsize])  # not every dtype can be scattered
-        state[name] = torch.zeros(n, dtype=raw.dtype).masked_scatter_(living, raw).view(values.dtype).view(shape)
+        state[name] = torch.zeros(n, dtype=raw.dtype).masked_scatter_(mask, raw).view(values.dtype).view(shape)
     return state
 
 
@@ -262,6 +265,6 @@ def _locate(source: str | os.PathLike[str], hub_kwargs: dict[str, Any]) -> Path:
     path = Path(source)
     if path.is_file():
         return path
-    if not path.is_dir():  # on the Hub: the model's config comes to lie beside the weights
+    if not path.is_dir():  # on the Hub: fetch the model's config beside the weights
         find(source, "config.json", "", **hub_kwargs)
     return Path(find(source, FILE_NAME, "expected a folder that save_sparse wrote.", **hub_kwargs))

@@ -1,4 +1,4 @@
-"""What a sparse checkpoint claims to hold, compared with its header and its model before anything is allocated."""
+"""Checks of a sparse checkpoint: its layout, header and model are compared before memory is allocated."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from torch import nn
 from hf_efficient.files.interrupted_save import configs_inside
 from hf_efficient.reading import AGAIN, Fields, Stored, is_whole, open_tensors, parse_json, read_json, shown, told_of
 
-FREE, EXPANSION = 2**28, 256  # numbers that any file may stand for, and so many for each of its bytes
+FREE, EXPANSION = 2**28, 256  # numbers that any file may expand to, and numbers for each of its bytes
 LARGEST_CONFIG, MOST_LAYERS, MOST_LABELS = 1 << 24, 1024, 1 << 17
 
 
 def check_layout(stored: Mapping[str, Stored], layout: object, where: str) -> dict[str, tuple[int, ...]]:
-    """Compare what the metadata says with the header, without reading or allocating anything.
+    """Compare the layout in the metadata with the header, without reading tensors.
 
     Returns:
         name -> shape of the dense tensors.
@@ -70,19 +70,19 @@ def check_fit(
     if missing or unexpected:
         raise ValueError(
             f"{path} does not fit {owner}: it lacks {shown(missing[:3])} ({len(missing)} tensors) and holds "
-            f"{shown(unexpected[:3])} ({len(unexpected)}) that the model has not. Load it into the model it was saved "
-            "from."
+            f"{shown(unexpected[:3])} ({len(unexpected)}) that the model does not have. Load it into the model that "
+            "it was saved from."
         )
     for name, shape in sizes.items():
         if shape != tuple(shapes[name]):
             raise ValueError(
                 f"{path}: {shown(name)} has shape {shown(shape)}, the model's has {tuple(shapes[name])}. Load it "
-                "into the model it was saved from."
+                "into the model that it was saved from."
             )
 
 
 def check_expansion(sizes: Mapping[str, tuple[int, ...]], path: str | os.PathLike[str]) -> None:
-    """Refuse more numbers than FREE and than EXPANSION for each byte of the file.
+    """Check that a file expands to at most FREE numbers, or EXPANSION for each of its bytes.
 
     Raises:
         ValueError: there are more.
@@ -96,20 +96,20 @@ def check_expansion(sizes: Mapping[str, tuple[int, ...]], path: str | os.PathLik
 
 
 def _parsed(text: str, path: Path) -> dict[str, Any]:
-    values = parse_json(text[:LARGEST_CONFIG].encode(), f"{path} is damaged: the config in it is no JSON")
+    values = parse_json(text[:LARGEST_CONFIG].encode(), f"{path} is damaged: the config in it is not JSON")
     return Fields(values, f"{path} is damaged: the config in it").values
 
 
 def maker(path: Path, cls: type[Any] | None) -> Callable[..., nn.Module]:
-    """What makes a transformers model with whatever weights, on a device, of the config beside a checkpoint.
+    """A function that makes the transformers model of a checkpoint, with any weights, on a device.
 
     Args:
-        path: of the checkpoint.
-        cls: of the model, or None: the class that the config names.
+        path: of the checkpoint; the config lies beside it.
+        cls: of the model, or None for the class that the config names.
 
     Raises:
         FileNotFoundError: there is no config.
-        ValueError: it cannot be used, also later, when the model is made.
+        ValueError: the config cannot be used; the function may raise it too.
     """
     import transformers
 
@@ -134,7 +134,8 @@ def maker(path: Path, cls: type[Any] | None) -> Callable[..., nn.Module]:
         cls = getattr(transformers, name, None) if isinstance(name, str) else None
         if not (isinstance(cls, type) and issubclass(cls, transformers.PreTrainedModel)):
             raise ValueError(
-                f"{file}: architectures={shown(name)} is no class of transformers; pass the class or the module itself."
+                f"{file}: architectures={shown(name)} is not a class of transformers; pass the class or the "
+                "module itself."
             )
     make = getattr(cls, "_from_config", None) or cls.from_config
 
@@ -147,10 +148,10 @@ def maker(path: Path, cls: type[Any] | None) -> Callable[..., nn.Module]:
 
 
 def _check_counts(values: Any, file: Path, most: int, inside: str = "") -> None:
-    """Refuse what a model would be made of one by one, more often than the file has tensors: that would never end."""
+    """Refuse counts of layers beyond the number of stored tensors: making such a model would not end."""
     for key, value in values.items() if isinstance(values, dict) else ((inside, value) for value in values):
         if key in ("label2id", "id2label"):
-            continue  # its keys are anybody's words
+            continue  # its keys are free text
         if isinstance(value, (dict, list)):
             _check_counts(value, file, most, str(key))
         for words, limit in (("layer|block|depth|stage|expert|codebook", most), ("label", MOST_LABELS)):

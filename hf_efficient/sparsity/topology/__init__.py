@@ -1,20 +1,11 @@
-"""Topologies: who lives, who dies. One short file each; `TOPOLOGIES` is the list of what there is."""
+"""Which weights a topology drops and which it grows: one short file each, listed in hf_efficient.methods.SPARSITY."""
 
+from .base import Topology
 from .bidst import BiDST
 from .gmp import GMP
 from .mest import MEST
 from .rigl import RigL
 from .set import SET
 from .static import Static
-from .topology import Topology
 
-TOPOLOGIES: dict[str, type[Topology]] = {
-    "bidst": BiDST,
-    "rigl": RigL,
-    "set": SET,
-    "mest": MEST,
-    "gmp": GMP,
-    "static": Static,
-}
-
-__all__ = ["GMP", "MEST", "SET", "TOPOLOGIES", "BiDST", "RigL", "Static", "Topology"]
+__all__ = ["GMP", "MEST", "SET", "BiDST", "RigL", "Static", "Topology"]

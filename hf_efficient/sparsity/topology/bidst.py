@@ -4,19 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Self
 
 import torch
 from torch import Tensor
 
-from hf_efficient.sparsity.sparse_weight import SparseWeight, check_places
+from hf_efficient.sparsity.sparse_weight import SparseWeight, check_indices
 
-from .topology import Topology, expect
+from .base import Topology, expect
+
+if TYPE_CHECKING:
+    from hf_efficient.sparsity.tuner.config import BiDSTConfig
 
 TEMPERATURE = 1.0  # tau of the Gumbel-sigmoid, in units of the largest score
-LEAST_CHANGE = 0.005  # share of the living below which an exchange is not worth a new mask
-KEPT = 0.5  # share of the candidates that outlives an exchange, the largest dormant weights
-QUIET = 0.01  # of the layer's gradient: an input with less counts as one with this, lest chance noise is blown up
-GAMMA = 5e-4  # L2 penalty of the lower level on dormant weights; that of living ones is the optimizer's weight decay
+LEAST_CHANGE = 0.005  # share of the active weights; below it the mask stays
+KEPT = 0.5  # share of the candidates that stay candidates after an exchange: the largest dormant weights
+QUIET = 0.01  # smallest level of an input, relative to the layer: noise of quiet inputs is not amplified further
+GAMMA = 5e-4  # L2 penalty of the lower level on dormant weights; active ones have the optimizer's weight decay
 
 
 def hyper_gradient(theta: Tensor, g: Tensor, m: Tensor | float, implicit_weight: float) -> Tensor:
@@ -27,10 +31,11 @@ def hyper_gradient(theta: Tensor, g: Tensor, m: Tensor | float, implicit_weight:
     were never published as code; this is the derivation of its ancestor BIP (Zhang et al., NeurIPS 2022).
 
     Args:
-        theta: weights, any shape; of a dead place, the dormant weight it would come back with.
+        theta: weights, any shape; where m is 0, the dormant weights.
         g: dL/dz at z = m * theta, same shape.
         m: mask, 0 or 1, same shape.
-        implicit_weight: 1/gamma. As in BIP a factor of its own: 1/gamma of a usual weight decay would drown the rest.
+        implicit_weight: 1/gamma. As in BIP a setting of its own: with 1/gamma of a usual weight decay the second term
+            would dominate.
     """
     return theta * g - implicit_weight * m * g * g
 
@@ -40,7 +45,7 @@ def gumbel_slope(psi: Tensor, threshold: Tensor, generator: torch.Generator) -> 
 
     Args:
         psi: scores, any shape.
-        threshold: score between life and death.
+        threshold: the lowest score of an active weight.
         generator: source of noise, on the CPU.
     """
     u = torch.rand(psi.shape, generator=generator).clamp_(1e-6, 1 - 1e-6).to(psi.device)
@@ -49,18 +54,18 @@ def gumbel_slope(psi: Tensor, threshold: Tensor, generator: torch.Generator) -> 
 
 
 def input_levels(gradient: Tensor, dim: int) -> Tensor:
-    """How strong the gradients of each input's weights are, relative to the whole layer; root mean squares.
+    """Root mean square of the gradients of each input's weights, relative to that of the whole layer.
 
     A few inputs are tens of times larger than the others (frequent words; a few channels of a pretrained network), and
     so are the gradients of all their weights. Chosen by raw gradients, most new weights would go to these inputs, where
-    they say nearly the same.
+    their values are nearly redundant.
 
     Args:
         gradient: dL/dz, (out, ...) or, with dim = 0, (in, out).
-        dim: of the inputs, 0 or 1; everything behind dimension 1 belongs to it.
+        dim: of the inputs, 0 or 1; dimensions after 1 count as part of it.
 
     Returns:
-        One number >= QUIET for each input; ones where the whole layer has no gradient.
+        One number >= QUIET for each input; ones where the whole gradient is zero.
     """
     square = gradient.flatten(1).square().mean(1 - dim)
     whole = square.mean()
@@ -69,20 +74,22 @@ def input_levels(gradient: Tensor, dim: int) -> Tensor:
 
 @dataclass
 class BiDST(Topology):
-    """Every place has a weight, but only k of them count; a restricted set of the others is trained in their shadow.
+    """Scores psi on the active weights and on candidates; at an exchange the mask becomes the top-k of the scores.
 
-    Memory of a SparseWeight: `candidates` (c,) dead places; `dormant` (c,) the weights they would come back with, which
-    follow their own gradient (lower level); `learned` (k,) and `candidate_learned` (c,), what the upper level has added
-    to the scores since they were last set. A weight that dies becomes a candidate with the value it had.
+    Candidates are a restricted set of inactive weights. Each keeps a dormant value, which follows its own gradient and
+    gives it a score. A dropped weight becomes a candidate with the value it had.
+
+    `memory` of a SparseWeight: `candidates` (c,) indices; `dormant` (c,) their values (lower level); `learned` (k,) and
+    `candidate_learned` (c,), what the upper level has added to the scores since the last exchange.
 
     Args:
         candidates: c / k.
         score_interval: steps between two hyper-gradients.
-        score_lr: beta of the upper level. Hyper-gradients are divided by their root mean square, since a top-k knows no
-            units.
+        score_lr: beta of the upper level. Hyper-gradients are divided by their root mean square, since a top-k does not
+            depend on the scale of the scores.
         implicit_weight: 1/gamma of the hyper-gradient.
-        fairness: gradients are divided by `input_levels` (of the last step at which all were read) to this power
-            first; 0 takes them raw, with 1 no input is louder than another.
+        fairness: gradients are first divided by `input_levels` (of the last step that read all of them) to this power.
+            0 leaves them raw; with 1 all inputs have gradients of the same size.
     """
 
     candidates: float = 5.0
@@ -91,12 +98,19 @@ class BiDST(Topology):
     implicit_weight: float = 1e-4
     fairness: float = 0.5
 
-    def reads_gradient(self, step: int) -> bool:
-        """Every `score_interval` steps, and when weights are exchanged."""
-        return step < self.stop * self.total_steps and (step % self.score_interval == 0 or self.due(step))
+    @classmethod
+    def of(cls, config: BiDSTConfig, total_steps: int) -> Self:
+        """With BiDST's own settings; deltas use full fairness, since pretrained inputs differ most (both measured)."""
+        schedule = (total_steps, config.update_interval, config.drop_fraction, config.stop_fraction)
+        scores = (config.candidates, config.score_interval, config.score_lr, config.implicit_weight)
+        return cls(*schedule, *scores, fairness=1.0 if config.target == "delta" else 0.5)
 
-    def watched(self, weight: SparseWeight, step: int) -> Tensor | None:
-        """Those that have a score; all when new candidates are due."""
+    def reads_gradient(self, step: int) -> bool:
+        """Every `score_interval` steps, and at an exchange."""
+        return step < self.stop_fraction * self.total_steps and (step % self.score_interval == 0 or self.due(step))
+
+    def gradient_indices(self, weight: SparseWeight, step: int) -> Tensor | None:
+        """Those with a score; all where new candidates are chosen."""
         candidates = weight.memory["candidates"]
         if self.due(step) or not len(candidates):
             return None
@@ -113,9 +127,9 @@ class BiDST(Topology):
         }
 
     def check_memory(self, weight: SparseWeight, memory: Mapping[str, Tensor]) -> None:
-        """Lengths and dtypes of `begin` and `settled`; candidates are places of this weight."""
+        """Lengths and dtypes as `begin` and `after_exchange` leave them; candidates are indices of this weight."""
         candidates = memory.get("candidates", torch.empty(0))
-        check_places(candidates, weight.numel, "candidates")
+        check_indices(candidates, weight.numel, "candidates")
         expect(memory, "candidates", torch.int64, len(candidates))
         for name in ("dormant", "candidate_learned"):
             expect(memory, name, torch.float32, len(candidates))
@@ -124,15 +138,15 @@ class BiDST(Topology):
             expect(memory, "levels", torch.float32, weight.inputs)
 
     def observe(self, weight: SparseWeight, step: int, effective_lr: float, generator: torch.Generator) -> None:
-        """One step of the upper level on the scores, one of the lower level on dormant weights."""
+        """One step of the upper level on the scores, and one of the lower level on the dormant weights."""
         self.level(weight)
         memory, g = weight.memory, weight.gradient
         assert g is not None
         if not len(memory["candidates"]):
-            self.settled(weight)
-        g_living = weight.living_gradient()
-        g_dormant = g.index_select(0, memory["candidates"]) if weight.watched is None else g[len(g_living) :]
-        h = hyper_gradient(weight.values.detach().float(), g_living, 1.0, self.implicit_weight)
+            self.after_exchange(weight)
+        g_active = weight.active_gradient()
+        g_dormant = g.index_select(0, memory["candidates"]) if weight.gradient_indices is None else g[len(g_active) :]
+        h = hyper_gradient(weight.values.detach().float(), g_active, 1.0, self.implicit_weight)
         h_dormant = hyper_gradient(memory["dormant"], g_dormant, 0.0, self.implicit_weight)
         psi, psi_dormant = self.scores(weight)
         mean_square = (h.square().sum() + h_dormant.square().sum()) / (len(h) + len(h_dormant))
@@ -144,60 +158,59 @@ class BiDST(Topology):
         memory["dormant"] -= alpha * (g_dormant + GAMMA * memory["dormant"])
 
     def level(self, weight: SparseWeight) -> None:
-        """Divide the gradient that was read by the level of each place's input, to the power `fairness`."""
+        """Divide the gradient by the level of each weight's input to the power `fairness`."""
         assert weight.gradient is not None
-        if weight.watched is None:
+        if weight.gradient_indices is None:
             whole, dim = weight.gradient.view(weight.matrix), weight.input_dim
             levels = input_levels(whole.transpose(0, 1).flatten(1) if dim else whole[0], dim).pow_(self.fairness)
             weight.memory["levels"] = levels
             weight.gradient = (whole / levels.view(weight.matrix[0], -1).unsqueeze(2 - dim)).flatten()
         else:
-            weight.gradient /= weight.memory["levels"].index_select(0, weight.input_of(weight.watched))
+            weight.gradient /= weight.memory["levels"].index_select(0, weight.input_of(weight.gradient_indices))
 
     def scores(self, weight: SparseWeight) -> tuple[Tensor, Tensor]:
-        """psi of the living (k,) and of the candidates (c,): |theta| / max |theta|, plus what was learned."""
+        """psi of the active weights (k,) and of the candidates (c,): |theta| / max |theta| plus what was learned."""
         theta, memory = weight.values.detach().float().abs(), weight.memory
         unit = theta.max().clamp_min(1e-30)
         return theta / unit + memory["learned"], memory["dormant"].abs() / unit + memory["candidate_learned"]
 
     def drop_scores(self, weight: SparseWeight) -> Tensor:
-        """psi of the living."""
+        """psi of the active weights."""
         return self.scores(weight)[0]
 
     def grow_scores(self, weight: SparseWeight, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """psi of the candidates."""
         return weight.memory["candidates"], self.scores(weight)[1]
 
-    def accepts(self, dying: Tensor, coming: Tensor) -> Tensor:
-        """Those of the exact top-k of all scores; none at all where they would be few (the paper's flag F)."""
-        better = coming > dying
-        return better & (better.sum() >= LEAST_CHANGE * len(dying) / max(self.share, 1e-9))
+    def accepts(self, drop: Tensor, grow: Tensor) -> Tensor:
+        """Those that make the mask the exact top-k of all scores; none if they would be few (the paper's flag F)."""
+        better = grow > drop
+        return better & (better.sum() >= LEAST_CHANGE * len(drop) / max(self.drop_fraction, 1e-9))
 
-    def moved(self, weight: SparseWeight, slots: Tensor, places: Tensor) -> Tensor | None:
-        """The dead take the candidates' seats, with the weights they had; who comes alive starts at zero."""
+    def before_exchange(self, weight: SparseWeight, slots: Tensor, indices: Tensor) -> Tensor | None:
+        """Dropped weights become candidates in place of the grown ones, with their values; grown ones start at zero."""
         memory = weight.memory
         candidates = memory["candidates"]
-        seat_of = torch.empty(weight.numel, dtype=torch.int64, device=candidates.device)
-        seat_of.scatter_(0, candidates, torch.arange(len(candidates), device=candidates.device))
-        seats = seat_of[places]
-        n = min(len(slots), len(places))
-        memory["candidates"][seats[:n]] = weight.places[slots[:n]]
-        memory["dormant"][seats[:n]] = weight.values.detach()[slots[:n]].float()
+        position_of = torch.empty(weight.numel, dtype=torch.int64, device=candidates.device)
+        position_of.scatter_(0, candidates, torch.arange(len(candidates), device=candidates.device))
+        at = position_of[indices]
+        n = min(len(slots), len(indices))
+        memory["candidates"][at[:n]] = weight.long_indices[slots[:n]]
+        memory["dormant"][at[:n]] = weight.values.detach()[slots[:n]].float()
         return None
 
-    def settled(self, weight: SparseWeight) -> None:
-        """New candidates: the best of the old ones, and the dead places with the largest gradient."""
+    def after_exchange(self, weight: SparseWeight) -> None:
+        """New candidates: the best of the old ones, and the inactive weights with the largest gradient."""
         memory, g = weight.memory, weight.gradient
         assert g is not None
         count = min(max(1, int(self.candidates * len(weight.indices))), weight.numel - len(weight.indices))
-        dead = ~weight.alive().index_select(
-            0, memory["candidates"]
-        )  # under a global budget more may have come alive than died
-        old, dormant = memory["candidates"][dead], memory["dormant"][dead]
+        # under a global budget a layer may have grown more weights than it has dropped
+        inactive = ~weight.mask().index_select(0, memory["candidates"])
+        old, dormant = memory["candidates"][inactive], memory["dormant"][inactive]
         best = dormant.abs().topk(min(len(old), int(KEPT * count)), sorted=False).indices
         kept = old[best]
         strength = g.abs()
-        strength.index_fill_(0, weight.places, -1.0).index_fill_(0, kept, -1.0)
+        strength.index_fill_(0, weight.long_indices, -1.0).index_fill_(0, kept, -1.0)
         fresh = strength.topk(count - len(kept), sorted=False).indices
         memory["candidates"] = torch.cat([kept, fresh])
         memory["dormant"] = torch.cat([dormant[best], g.new_zeros(len(fresh))])

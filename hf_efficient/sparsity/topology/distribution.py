@@ -1,4 +1,4 @@
-"""How many weights of each layer live: one budget, spread by a rule."""
+"""How many weights of each layer are active: uniform, ERK, or the largest of all layers."""
 
 from __future__ import annotations
 
@@ -10,24 +10,24 @@ from torch import Tensor
 
 
 def uniform(shapes: Sequence[Sequence[int]], density: float) -> list[int]:
-    """The same share of every layer: k_l = round(density * n_l).
+    """The same density in every layer: k_l = round(density * n_l).
 
     Args:
         shapes: of the layers.
-        density: share of living weights, in (0, 1].
+        density: share of active weights, in (0, 1].
     """
     return [math.floor(density * math.prod(shape) + 0.5) for shape in shapes]
 
 
 def erk(shapes: Sequence[Sequence[int]], density: float) -> list[int]:
-    """Erdős-Rényi-Kernel: density_l proportional to sum(shape_l) / prod(shape_l), so that small layers stay denser.
+    """Erdős-Rényi-Kernel: density_l is proportional to sum(shape_l) / prod(shape_l): small layers are denser.
 
-    Layers that would need more than all of their weights are dense, and the others share what is left (Evci et al.,
+    Layers that would get more than all of their weights are dense, and the others share what is left (Evci et al.,
     Rigging the Lottery, 2020, section 3; Mocanu et al. 2018). The sum of all k_l is round(density * sum n_l), exactly.
 
     Args:
         shapes: of the layers, e.g. (out, in) or (out, in, height, width).
-        density: share of living weights of all layers together, in (0, 1].
+        density: share of active weights of all layers together, in (0, 1].
     """
     sizes = [math.prod(shape) for shape in shapes]
     raw = [sum(shape) for shape in shapes]  # n_l * sum(shape_l) / prod(shape_l): counts up to the common factor
@@ -46,11 +46,11 @@ def erk(shapes: Sequence[Sequence[int]], density: float) -> list[int]:
 
 
 def largest(weights: Sequence[Tensor], density: float) -> list[int]:
-    """What a layer has of the largest |w| of all layers together; at least one. The sum is round(density * sum n_l).
+    """How many of the largest |w| of all layers together each layer has; at least one. They sum to round(density * n).
 
     Args:
         weights: of the layers, any shapes.
-        density: share of living weights of all layers together, in (0, 1].
+        density: share of active weights of all layers together, in (0, 1].
     """
     sizes = [weight.numel() for weight in weights]
     magnitudes = [weight.detach().flatten().float().abs() for weight in weights]
@@ -62,7 +62,7 @@ def largest(weights: Sequence[Tensor], density: float) -> list[int]:
 
 
 def _rounded(exact: Sequence[float], total: int) -> list[int]:
-    """Whole numbers next to `exact` that add up to `total`: the largest remainders round up."""
+    """`exact` rounded to whole numbers that add up to `total`; the largest remainders round up."""
     counts = [math.floor(x) for x in exact]
     by_remainder = sorted(range(len(exact)), key=lambda l: counts[l] - exact[l])
     for l in by_remainder[: total - sum(counts)]:

@@ -1,4 +1,4 @@
-"""RigL: the smallest weights die, places with the largest gradient come alive (Evci et al., ICML 2020)."""
+"""RigL: drop the smallest weights, grow those with the largest gradient (Evci et al., ICML 2020)."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ from torch import Tensor
 
 from hf_efficient.sparsity.sparse_weight import SparseWeight
 
-from .topology import Topology
+from .base import Topology
 
 
 @dataclass
 class RigL(Topology):
-    """Drop score |w|, grow score |dL/dz| of the batch of this step."""
+    """Drop score |w|, grow score |dL/dz|, from the batch of the step."""
 
     def reads_gradient(self, step: int) -> bool:
-        """The gradient of the batch after which weights are exchanged."""
+        """At the steps after which weights are exchanged."""
         return self.due(step)
 
     def grow_scores(self, weight: SparseWeight, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """|dL/dz| of dead places."""
+        """|dL/dz| of inactive weights."""
         assert weight.gradient is not None
-        dead = (~weight.alive()).nonzero().flatten()
-        return dead, weight.gradient[dead].abs()
+        inactive = weight.inactive_indices()
+        return inactive, weight.gradient[inactive].abs()

@@ -1,4 +1,4 @@
-"""SET: the smallest weights die, random places come alive (Mocanu et al., Nature Communications 2018)."""
+"""SET: drop the smallest weights, grow random ones (Mocanu et al., Nature Communications 2018)."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from torch import Tensor
 
 from hf_efficient.sparsity.sparse_weight import SparseWeight
 
-from .topology import Topology, random_places
+from .base import Topology, random_inactive
 
 
 @dataclass
 class SET(Topology):
-    """Drop score |w|, grow score uniform chance."""
+    """Drop score |w|, grow score uniform random."""
 
     def grow_scores(self, weight: SparseWeight, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """Chance."""
-        return random_places(weight, generator)
+        """Uniform random."""
+        return random_inactive(weight, generator)

@@ -1,20 +1,23 @@
-"""Static: the topology of the first step is that of the last (the baseline; also a pruned model that stays pruned)."""
+"""Static: the mask of the first step is the last (the baseline; also a pruned model that stays pruned)."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
-from .topology import Topology
+from .base import Topology
 
 
 @dataclass
 class Static(Topology):
-    """Nothing moves. Which weights live is said by the way the topology starts: random, magnitude, SNIP."""
+    """Never exchanges a weight. `init` says which are active: random, magnitude, gradient, SNIP."""
+
+    exchanges: ClassVar[bool] = False
 
     def due(self, step: int) -> bool:
         """Never."""
         return False
 
     def last_exchange(self) -> int:
-        """None."""
+        """0: there is none."""
         return 0

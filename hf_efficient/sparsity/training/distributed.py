@@ -1,4 +1,4 @@
-"""Sparse training on several ranks: every rank holds all weights, and all hold the same."""
+"""Sparse training on several ranks: every rank holds all weights, with the same masks."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ from hf_efficient.sparsity.sparse_weight import SparseWeight
 
 
 def refuse_shards(weights: Mapping[str, SparseWeight], ranks: int, resizes: bool) -> None:
-    """Refuse weights that no rank has whole, and weights that would change their size on several.
+    """Refuse sharded weights, and weights that would change their size under DDP.
 
     Raises:
-        ValueError: of either kind.
+        ValueError: values are sharded, or there are several ranks and `resizes`.
     """
     for name, weight in weights.items():
         if type(weight.values.data) is not Tensor or weight.values.shape != weight.indices.shape:
             raise ValueError(
                 f"{name}: its values are sharded (FSDP, tensor parallel or ZeRO-3), but a topology needs all of "
-                "them on each rank. Train with DDP; the values are few."
+                "them on each rank. Train with DDP."
             )
     if resizes and ranks > 1:
         raise ValueError(
             "distribution='global' and topology='gmp' change how many weights a layer has, which the buckets of "
-            "DistributedDataParallel cannot follow. Take distribution='erk' and another topology, or one process."
+            "DistributedDataParallel cannot follow. Use distribution='erk' and another topology, or one process."
         )
 
 

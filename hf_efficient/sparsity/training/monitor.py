@@ -1,4 +1,4 @@
-"""A topology that never acts says so: nobody moves its weights, or nothing is left to be moved."""
+"""Warnings where a topology never exchanges a weight: no engine, no optimizer step, or no exchange planned."""
 
 from __future__ import annotations
 
@@ -6,101 +6,102 @@ import warnings
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from hf_efficient.sparsity.topology import Static, Topology
+from hf_efficient.sparsity.topology import Topology
 
 if TYPE_CHECKING:
     from hf_efficient.sparsity.sparse_weight import SparseWeight
 
-UNATTENDED = 10  # backward passes without an engine after which it is said
-UNMOVED = 50  # with an engine that sees no step: gradient scalers skip steps, and accumulation has many passes a step
+PASSES_WITHOUT_ENGINE = 10  # backward passes after which a missing engine is reported
+PASSES_WITHOUT_STEP = 50  # the same for an engine that sees no step; scalers skip steps, and accumulation delays them
 
 
 @dataclass
-class Attendance:
-    """Whether the weights of one adapter have an engine, and whether it sees the steps that train them.
+class Monitor:
+    """Checks at backward passes that an adapter's weights have an engine, and that the engine sees optimizer steps.
 
     Attributes:
         adapter: its name.
         topology: its name.
-        attended: whether an engine has charge of the weights.
-        said: whether the user has been told that something is amiss; once is enough.
-        alone: id of a weight -> backward passes since the engine last saw a step, which clears it.
+        has_engine: whether an engine exchanges the weights.
+        warned: whether a warning was given; once is enough.
+        passes: id of a weight -> backward passes since the engine last saw a step, which clears it.
     """
 
     adapter: str
     topology: str
-    attended: bool = False
-    said: bool = False
-    alone: dict[int, int] = field(default_factory=dict)
+    has_engine: bool = False
+    warned: bool = False
+    passes: dict[int, int] = field(default_factory=dict)
 
     def __getstate__(self) -> dict[str, object]:
-        """Of a copy: nobody has charge of it, since hooks of an optimizer are not copied."""
-        return {**vars(self), "attended": False, "said": False, "alone": {}}
+        """A copy has no engine, since an optimizer's hooks are not copied."""
+        return {**vars(self), "has_engine": False, "warned": False, "passes": {}}
 
-    def passed(self, weight: SparseWeight) -> None:
-        """A backward pass has reached a weight."""
-        if self.said:
+    def on_backward(self, weight: SparseWeight) -> None:
+        """Called when a backward pass reaches a weight."""
+        if self.warned:
             return
-        alone = self.alone[id(weight)] = self.alone.get(id(weight), 0) + 1
-        if not self.attended and alone >= UNATTENDED:
-            self.say(
-                f"The living weights of adapter {self.adapter!r} train, but nothing moves them: its topology "
+        passes = self.passes[id(weight)] = self.passes.get(id(weight), 0) + 1
+        if not self.has_engine and passes >= PASSES_WITHOUT_ENGINE:
+            self.warn(
+                f"The active weights of adapter {self.adapter!r} train, but nothing exchanges them: its topology "
                 f"{self.topology!r} is not attached to an optimizer. Call hf_efficient.train_sparsely(model, "
                 "optimizer, total_steps) once, after the optimizer is made; a Trainer needs "
                 "callbacks=[SparsityCallback()] where it was made before the model had its adapter. "
                 "topology='static' with init='magnitude' or 'random' needs neither."
             )
-        elif self.attended and alone % UNMOVED == 0 and _starts_anew(weight):
-            self.say(
-                f"{alone} backward passes of adapter {self.adapter!r}, and the optimizer that was given to "
+        elif self.has_engine and passes % PASSES_WITHOUT_STEP == 0 and _gradient_was_cleared(weight):
+            self.warn(
+                f"{passes} backward passes of adapter {self.adapter!r}, and the optimizer that was given to "
                 "train_sparsely has taken no step: another one trains the weights, or every step is skipped. The "
-                "topology stays as it is. Give train_sparsely the optimizer whose step() the loop calls."
+                "mask stays as it is. Give train_sparsely the optimizer whose step() the loop calls."
             )
 
-    def say(self, message: str) -> None:
-        """Tell the user, once."""
-        self.said = True
+    def warn(self, message: str) -> None:
+        """Warn, once."""
+        self.warned = True
         warnings.warn(message, stacklevel=3)
 
 
-def _starts_anew(weight: SparseWeight) -> bool:
-    """Whether gradients were cleared since the last pass: it was a step's, and not one of many micro-batches."""
+def _gradient_was_cleared(weight: SparseWeight) -> bool:
+    """Whether gradients were cleared since the last pass, as after a step, not between micro-batches."""
     gradient = weight.values.grad
     return gradient is None or not bool(gradient.any())
 
 
-def warn_of_idleness(topology: Topology, name: str, init_steps: int) -> None:
-    """Say at the start of a training that it will exchange no weight, or never choose the first."""
+def warn_if_nothing_will_move(topology: Topology, name: str, init_steps: int) -> None:
+    """Warn at the start of a training that will exchange no weight, or whose initial mask is never chosen."""
     total = topology.total_steps
     if init_steps >= total:
         warnings.warn(
-            f"All {total} steps of this training only collect gradients (init_steps={init_steps}): no weight is chosen "
-            "by them, and none learns. Train longer, lower init_steps, or take init='random'.",
+            f"All {total} steps of this training only collect gradients (init_steps={init_steps}): no mask is chosen "
+            "from them, and no weight learns. Train longer, lower init_steps, or use init='random'.",
             stacklevel=4,
         )
-    if isinstance(topology, Static) or topology.last_exchange() > init_steps:
+    if not topology.exchanges or topology.last_exchange() > init_steps:
         return
-    rests = topology.stop * total
+    stop = topology.stop_fraction * total
     warnings.warn(
-        f"topology={name!r} will exchange no weight in {total} steps: update_interval={topology.interval}, "
-        f"drop_fraction={topology.share}, stop_fraction={topology.stop} (it rests from step {rests:g} on). The mask "
-        f"stays that of the start. Set update_interval to a fiftieth of the steps, {max(1, total // 50)}, train "
-        "longer, or say topology='static'.",
+        f"topology={name!r} will exchange no weight in {total} steps: update_interval={topology.update_interval}, "
+        f"drop_fraction={topology.drop_fraction}, stop_fraction={topology.stop_fraction} (no exchange from step "
+        f"{stop:g} on). The initial mask stays. Set update_interval to a fiftieth of the steps, {max(1, total // 50)}, "
+        "train longer, or set topology='static'.",
         stacklevel=4,
     )
 
 
-def warn_of_no_exchange(steps: int, of: int | None = None) -> None:
-    """Say at the end that no weight was ever exchanged.
+def warn_that_nothing_moved(steps: int, of: int | None = None) -> None:
+    """Warn at the end that no weight was ever exchanged.
 
     Args:
         steps: optimizer steps seen.
-        of: steps that the Trainer took, where it is known.
+        of: steps that the Trainer took, if known.
     """
     seen = f"{steps} optimizer steps" if of is None else f"{steps} of {of} optimizer steps"
     warnings.warn(
-        f"The topology has seen {seen} and never exchanged a weight: the mask is that of the start. Skipped steps "
-        "(overflowing gradients), a training that ended before its planned steps, too few weights for a share of them "
-        "to be one, or no exchange that seemed worth it can be why; report() and a smaller update_interval tell which.",
+        f"The topology has seen {seen} and never exchanged a weight: the initial mask is unchanged. Possible reasons: "
+        "skipped steps (overflowing gradients), a training that ended before its planned steps, so few weights that "
+        "drop_fraction of them is less than one, or no exchange that improves the scores. report() and a smaller "
+        "update_interval tell which.",
         stacklevel=3,
     )

@@ -1,4 +1,4 @@
-"""What an adapter's files say of themselves, checked before PEFT makes anything of it."""
+"""Checks of an adapter's files, before PEFT uses them."""
 
 from __future__ import annotations
 
@@ -25,18 +25,18 @@ def read_config(path: str | os.PathLike[str]) -> dict[str, Any]:
     """The object in adapter_config.json.
 
     Raises:
-        ValueError: it is none, or that of another method.
+        ValueError: it is not an object, or of another method.
     """
     values = read_json(path, LARGEST_CONFIG)
     if values.get("peft_type") != "BIDST":
         raise ValueError(f"{path}: peft_type={shown(values.get('peft_type'))}, expected 'BIDST'. {AGAIN}")
     if {"self", "cls", "runtime_config"} & values.keys():
-        raise ValueError(f"{path} has a field that is no setting: 'self', 'cls' or 'runtime_config'. {AGAIN}")
+        raise ValueError(f"{path} has a field that is not a setting: 'self', 'cls' or 'runtime_config'. {AGAIN}")
     return values
 
 
 def check_values(config: BiDSTConfig) -> None:
-    """Types of what PEFT and we read of a config beyond numbers and choices.
+    """Check the types of fields that are neither plain numbers nor choices.
 
     Raises:
         ValueError: a field is of another type or out of range; the message names it.
@@ -54,11 +54,11 @@ def check_values(config: BiDSTConfig) -> None:
         raise ValueError(f"layers_to_transform={shown(blocks)} is out of range; expected numbers of blocks, or null.")
     for name in FLAGS:
         if not isinstance(fields[name], bool) and (fields[name] is not None or name != "train_others"):
-            raise ValueError(f"{name}={shown(fields[name])} is no answer; expected true or false.")
+            raise ValueError(f"{name}={shown(fields[name])} is out of range; expected true or false.")
     if not is_whole(config.seed) or not 0 <= config.seed < 2**31:
         raise ValueError(f"seed={shown(config.seed)} is out of range; expected a whole number from 0 to 2^31 - 1.")
     if not isinstance(config.counts, dict):
-        raise ValueError(f"counts={shown(config.counts)} is out of range; expected living weights by layer. {AGAIN}")
+        raise ValueError(f"counts={shown(config.counts)} is out of range; expected active weights by layer. {AGAIN}")
     for layer, count in config.counts.items():
         if not isinstance(layer, str) or not is_whole(count) or count < 1:
             raise ValueError(f"counts: {shown(layer)}={shown(count)} is out of range; expected an int >= 1. {AGAIN}")
@@ -68,16 +68,16 @@ def check_values(config: BiDSTConfig) -> None:
 
 
 def check_counts(counts: Mapping[str, int], sizes: Mapping[str, int]) -> None:
-    """Compare the living weights of layers with the places these have.
+    """Check that no layer has more active weights than weights.
 
     Raises:
-        ValueError: a layer has fewer.
+        ValueError: one has.
     """
     for layer, count in counts.items():
         if count > sizes.get(layer, count):
             raise ValueError(
                 f"adapter_config.json: counts: {layer!r}={count} is out of range; the layer has {sizes[layer]} "
-                "weights. The file is damaged or of another model: fetch it again, or empty counts to begin anew."
+                "weights. The file is damaged or of another model: fetch it again, or empty counts to start over."
             )
 
 
@@ -88,35 +88,35 @@ def read_header(path: Path, config: BiDSTConfig) -> dict[str, Stored]:
         name -> dtype and shape; empty where there is no such file.
 
     Raises:
-        ValueError: the file is damaged, or they do not go together.
+        ValueError: the file is damaged, or does not belong to the config.
     """
     if not path.is_file():
         return {}
     with open_tensors(path) as file:
         stored = stored_in(file)
     found: dict[str, int] = {}
-    for name, places in stored.items():
+    for name, indices in stored.items():
         if not name.endswith(INDICES):
             continue
         values = stored.get(name.removesuffix(INDICES) + VALUES, Stored("nothing", ()))
-        if places.dtype not in ("I32", "I64") or len(places.shape) != 1 or values.shape != places.shape:
+        if indices.dtype not in ("I32", "I64") or len(indices.shape) != 1 or values.shape != indices.shape:
             raise ValueError(
-                f"{path}: {shown(name)} is {places}, its values {values}; expected one place each. {AGAIN}"
+                f"{path}: {shown(name)} is {indices}, its values {values}; expected one index each. {AGAIN}"
             )
         if values.dtype not in FLOATS:
             raise ValueError(f"{path}: the values of {shown(name)} are {values.dtype}, expected floats. {AGAIN}")
-        found[name.removesuffix(INDICES).removeprefix("base_model.model.")] = places.shape[0]
+        found[name.removesuffix(INDICES).removeprefix("base_model.model.")] = indices.shape[0]
     for layer, count in config.counts.items():
         if found.get(layer) != count:
             raise ValueError(
-                f"{path}: {shown(layer)} has {found.get(layer, 0)} living weights, by adapter_config.json (counts) "
-                f"{count}: the files are of different adapters, or damaged. Fetch both again."
+                f"{path}: {shown(layer)} has {found.get(layer, 0)} active weights, but {count} by adapter_config.json "
+                f"(counts): the files are of different adapters, or damaged. Fetch both again."
             )
     return stored
 
 
 def check_others(stored: Mapping[str, Stored], names: Collection[str], modules: Mapping[str, nn.Module]) -> None:
-    """Look for the tensors of modules that are saved whole, which PEFT takes without asking whether they are there.
+    """Check that the tensors of `modules_to_save` are stored; PEFT does not check it.
 
     Args:
         stored: the header of an adapter's weights.
@@ -124,7 +124,7 @@ def check_others(stored: Mapping[str, Stored], names: Collection[str], modules: 
         modules: of the model, by name.
 
     Raises:
-        ValueError: one is absent.
+        ValueError: a tensor is missing.
     """
     for key, module in modules.items():
         if not key or not any(key.endswith(name) for name in names):
@@ -133,6 +133,6 @@ def check_others(stored: Mapping[str, Stored], names: Collection[str], modules: 
         for name in original.state_dict():
             if f"base_model.model.{key}.{name}" not in stored:
                 raise ValueError(
-                    f"{WEIGHTS_NAME} is damaged or of another model: the tensor {name!r} of {key!r}, which was trained "
-                    "and saved whole, is absent. Fetch it again."
+                    f"{WEIGHTS_NAME} is damaged or of another model: the tensor {name!r} of {key!r}, which "
+                    "modules_to_save lists, is missing. Fetch it again."
                 )

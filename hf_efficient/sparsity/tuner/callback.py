@@ -13,14 +13,14 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from hf_efficient.optimizer_state import innermost
 from hf_efficient.sparsity.sparse_weight import SparseWeight
 from hf_efficient.sparsity.training.engine import ENGINES, SparseTraining
-from hf_efficient.sparsity.training.monitor import warn_of_idleness, warn_of_no_exchange
+from hf_efficient.sparsity.training.monitor import warn_if_nothing_will_move, warn_that_nothing_moved
 
 from .config import BiDSTConfig
 from .layer import BiDSTLayer
 from .targets import weight_of
 
 ONE_DEVICE = (
-    "computes with copies of the layers, from which no topology gets its gradients. Take DistributedDataParallel "
+    "computes with copies of the layers, whose gradients a topology cannot read. Use DistributedDataParallel "
     "(torchrun or accelerate launch), or one device: CUDA_VISIBLE_DEVICES=0."
 )
 
@@ -28,19 +28,19 @@ ONE_DEVICE = (
 def train_sparsely(
     model: nn.Module, optimizer: torch.optim.Optimizer, total_steps: int, adapter_name: str | None = None
 ) -> SparseTraining:
-    """Have an optimizer move the living weights of a BiDST model as the model's config says: for any training loop.
+    """Let an optimizer's steps exchange the weights of a BiDST model, as its config says: for any training loop.
 
-    Call it once, after the optimizer is made (and after its state dict is loaded, when resuming); the loop stays as it
-    is. With a gradient scaler nothing is to do either: a skipped step is no step.
+    Call it once, after the optimizer is made (when resuming, after its state dict is loaded). The loop stays as it is,
+    also with a gradient scaler: steps that it skips do not count.
 
     Args:
         model: what `get_peft_model(model, BiDSTConfig(...))` returned, or a model with such an adapter.
         optimizer: over the model's trainable parameters; a `torch.optim.Optimizer`.
         total_steps: optimizer steps of the whole training.
-        adapter_name: of the adapter that trains; None is the active one.
+        adapter_name: of the adapter that trains; None: the active one.
 
     Returns:
-        The engine; `report()` says how sparse the model is and what has moved.
+        The engine; `report()` gives the sparsity and what was exchanged.
 
     Raises:
         ValueError: the model has no BiDST adapter of that name, or the optimizer does not train its values.
@@ -53,7 +53,7 @@ def train_sparsely(
 def make_training(
     model: nn.Module, optimizer: torch.optim.Optimizer, total_steps: int, adapter_name: str | None = None
 ) -> SparseTraining:
-    """The engine of `train_sparsely`, not yet called by anyone; an earlier one of the same weights is let go."""
+    """The engine of `train_sparsely`, not yet attached to the optimizer; replaces an earlier one of these weights."""
     layers = {name: module for name, module in model.named_modules() if isinstance(module, BiDSTLayer)}
     if adapter_name is None:
         adapter_name = next((a for layer in layers.values() for a in layer.active_adapters), "default")
@@ -68,13 +68,13 @@ def make_training(
         raise ValueError(f"nn.DataParallel {ONE_DEVICE}")
     weights = {name: layer.sparse_weight(adapter_name) for name, layer in layers.items()}
     _check_trained(layers, weights, optimizer, adapter_name)
-    _let_go(weights, optimizer)
+    _detach_earlier(weights, optimizer)
     topology = config.make_topology(total_steps)
     training = SparseTraining(
         weights,
         optimizer,
         topology,
-        first_living=config.first_living,
+        init=config.resolved_init,
         init_steps=config.init_steps,
         global_budget=config.distribution == "global",
         bases={name: weight_of(layer) for name, layer in layers.items()},
@@ -82,18 +82,18 @@ def make_training(
         seed=config.seed,
         model_weights=weights_of_model(model),
     )
-    warn_of_idleness(topology, config.topology, training.init_steps)
+    warn_if_nothing_will_move(topology, config.topology, training.init_steps)
     return training
 
 
-def _let_go(weights: dict[str, SparseWeight], optimizer: torch.optim.Optimizer) -> None:
-    """End what an earlier call has begun for these weights; two engines would count each step twice."""
+def _detach_earlier(weights: dict[str, SparseWeight], optimizer: torch.optim.Optimizer) -> None:
+    """Detach an earlier engine of these weights; two engines would count each step twice."""
     for engine in list(ENGINES):
         if engine.optimizer is not innermost(optimizer):
             continue
         if not set(weights.values()) & set(engine.weights.values()) and engine.handles:
             raise ValueError(
-                "The optimizer moves the weights of another adapter already, and keeps one topology's memory only. "
+                "The optimizer already exchanges the weights of another adapter, and can keep the state of one only. "
                 "Give each BiDST adapter that trains an optimizer of its own."
             )
         engine.detach()
@@ -102,42 +102,42 @@ def _let_go(weights: dict[str, SparseWeight], optimizer: torch.optim.Optimizer) 
 def _check_trained(
     layers: dict[str, BiDSTLayer], weights: dict[str, SparseWeight], optimizer: torch.optim.Optimizer, adapter: str
 ) -> None:
-    """Refuse an adapter that no step of this optimizer will change."""
+    """Check that this optimizer's steps will change the adapter."""
     if all(adapter not in layer.active_adapters or layer.disable_adapters or layer.merged for layer in layers.values()):
         raise ValueError(
-            f"Adapter {adapter!r} has no part in the model's forward (it is not active, disabled or merged): it "
+            f"Adapter {adapter!r} is not used in the model's forward (it is inactive, disabled or merged): it "
             f"cannot learn. Call set_adapter({adapter!r}), or unmerge_adapter()."
         )
     frozen = [name for name, weight in weights.items() if not weight.values.requires_grad]
     if frozen:
         raise ValueError(
-            f"The living weights of {frozen[0]!r} (and of {len(frozen) - 1} more layers) are frozen. Call "
+            f"The active weights of {frozen[0]!r} (and of {len(frozen) - 1} more layers) are frozen. Call "
             f"set_adapter({adapter!r}), or load the adapter with is_trainable=True, before the optimizer is made."
         )
     if hasattr(optimizer, "optimizer_dict") or any(w.values._post_accumulate_grad_hooks for w in weights.values()):
         raise ValueError(
-            "The optimizer takes its steps inside of backward (a layerwise one), where no topology can look at the "
-            "gradients of a whole step. Take one that steps after backward, e.g. optim='adamw_torch'."
+            "The optimizer steps inside of backward (layerwise), where a topology cannot read the gradients of a "
+            "whole step. Use one that steps after backward, e.g. optim='adamw_torch'."
         )
     trained = {id(p) for group in optimizer.param_groups for p in group["params"]}
     missing = [name for name, weight in weights.items() if id(weight.values) not in trained]
     if missing:
         raise ValueError(
-            f"The optimizer does not train the living weights of {missing[0]!r} (nor of {len(missing) - 1} more "
+            f"The optimizer does not train the active weights of {missing[0]!r} (nor of {len(missing) - 1} more "
             "layers). Make it after get_peft_model, over all parameters that require gradients."
         )
 
 
 def weights_of_model(model: nn.Module) -> int:
-    """Number of the plain model's weights, without what adapters of any kind have brought."""
-    brought = {
+    """Number of the plain model's weights, without those that adapters of any kind have added."""
+    added = {
         id(parameter)
         for module in model.modules()
         if isinstance(module, (BaseTunerLayer, ModulesToSaveWrapper))
         for name in module.adapter_layer_names
         for parameter in getattr(module, name, nn.Module()).parameters()
     }
-    return sum(parameter.numel() for parameter in model.parameters() if id(parameter) not in brought)
+    return sum(parameter.numel() for parameter in model.parameters() if id(parameter) not in added)
 
 
 def _config_of(model: nn.Module, adapter_name: str) -> BiDSTConfig:
@@ -146,18 +146,18 @@ def _config_of(model: nn.Module, adapter_name: str) -> BiDSTConfig:
         if isinstance(configs, dict) and isinstance(configs.get(adapter_name), BiDSTConfig):
             config: BiDSTConfig = configs[adapter_name]
             return config
-    raise ValueError(f"The model carries no BiDSTConfig of adapter {adapter_name!r}.")
+    raise ValueError(f"The model has no BiDSTConfig of adapter {adapter_name!r}.")
 
 
 class SparsityCallback(TrainerCallback):
-    """Lets the HF Trainer train a BiDST model. Every Trainer that is made after such a model has one by itself.
+    """Exchanges the weights of a BiDST model in the HF Trainer. Trainers made after such a model have one by default.
 
-    Everything is read from the model's config. Weights move in `on_optimizer_step`, while gradients are still there;
-    metrics are added to every log entry. A checkpoint of the Trainer resumes bit for bit; one that was not finished, or
-    whose model and optimizer are of different moments, raises (`BiDSTTrainer` goes back to the last whole one).
+    All settings are read from the model's config. Weights are exchanged in `on_optimizer_step`, while gradients still
+    exist. Metrics are added to every log entry. A Trainer's checkpoint resumes bit for bit. An unfinished one, or one
+    whose model and optimizer are of different steps, raises (`BiDSTTrainer` goes back to the last whole checkpoint).
 
     Args:
-        adapter_name: of the adapter that trains, where it is not the active one: `callbacks=[SparsityCallback("b")]`.
+        adapter_name: of the adapter that trains, if it is not the active one: `callbacks=[SparsityCallback("b")]`.
 
     Raises:
         ValueError: at the start of training, under FSDP or DeepSpeed.
@@ -170,7 +170,7 @@ class SparsityCallback(TrainerCallback):
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Attach to model and optimizer; what a checkpoint brought is in the optimizer already."""
+        """Attach to model and optimizer; a checkpoint's state is in the optimizer already."""
         if getattr(args, "fsdp", None) or getattr(args, "deepspeed", None):
             raise ValueError(
                 "Dynamic sparse training needs all gradients of a layer on each rank; FSDP and DeepSpeed shard them. "
@@ -179,23 +179,23 @@ class SparsityCallback(TrainerCallback):
         training = make_training(kwargs["model"], innermost(kwargs["optimizer"]), state.max_steps, self.adapter_name)
         if getattr(args, "n_gpu", 1) > 1 and (training.last_exchange or training.init_steps):
             training.detach()
-            raise ValueError(f"On {args.n_gpu} devices the Trainer takes nn.DataParallel, which {ONE_DEVICE}")
+            raise ValueError(f"On {args.n_gpu} devices the Trainer uses nn.DataParallel, which {ONE_DEVICE}")
         self.training = training
 
     def on_optimizer_step(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """One optimizer step was taken, unless a gradient overflowed."""
+        """Count an optimizer step, unless it was skipped because a gradient overflowed."""
         if self.training is not None and not getattr(kwargs["optimizer"], "step_was_skipped", False):
             self.training.step()
 
     def on_train_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Say so where nothing has ever moved, though it should have."""
+        """Warn if no weight was exchanged, though exchanges were planned."""
         training = self.training
         if training is not None and 0 < training.last_exchange != training.steps and not training.state["updates"]:
-            warn_of_no_exchange(training.steps, state.global_step)
+            warn_that_nothing_moved(training.steps, state.global_step)
 
     def on_log(
         self,
@@ -205,7 +205,7 @@ class SparsityCallback(TrainerCallback):
         logs: dict[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
-        """Add what `SparseTraining.report` says to the entry, and to the history."""
+        """Add `SparseTraining.report` to the entry and to the history."""
         if self.training is None or logs is None or "loss" not in logs:
             return
         report = {name: round(value, 6) for name, value in self.training.report().items()}
@@ -214,24 +214,24 @@ class SparsityCallback(TrainerCallback):
             state.log_history[-1].update(report)
 
 
-class BroughtAlong(SparsityCallback):
-    """The one that every Trainer has by itself: for a BiDST model that trains and that nobody else is in charge of."""
+class DefaultSparsityCallback(SparsityCallback):
+    """The callback that every Trainer has by default: acts if a BiDST model trains and has no other engine."""
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Wait: callbacks that were passed to the Trainer come later, and go first."""
+        """Wait: callbacks that were passed to the Trainer are called later, and take precedence."""
         if self.training is not None:
             self.training.detach()
-        self.training, self.looked = None, False
+        self.training, self.checked = None, False
 
     def on_step_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Look once whether there is something to do."""
-        if self.looked:
+        """Attach at the first step, if the model needs it."""
+        if self.checked:
             return
-        self.looked = True
+        self.checked = True
         if not trains(kwargs["model"]):
             return
         optimizer = innermost(kwargs["optimizer"])
@@ -240,15 +240,15 @@ class BroughtAlong(SparsityCallback):
 
 
 def trains(model: nn.Module) -> bool:
-    """Whether an active BiDST adapter of the model has values that train."""
+    """Whether an active BiDST adapter of the model is trainable."""
     layers = [module for module in model.modules() if isinstance(module, BiDSTLayer)]
     active = [layer.sparse_weight(a) for layer in layers for a in layer.active_adapters if a in layer.bidst_weight]
     return any(weight.values.requires_grad for weight in active)
 
 
-def bring_along() -> None:
-    """Have every Trainer that is made from now on carry a callback that trains BiDST models, and does nothing else."""
+def add_default_callback() -> None:
+    """Add `DefaultSparsityCallback` to every Trainer that is made from now on."""
     from transformers import trainer
 
-    if BroughtAlong not in trainer.DEFAULT_CALLBACKS:
-        trainer.DEFAULT_CALLBACKS.append(BroughtAlong)
+    if DefaultSparsityCallback not in trainer.DEFAULT_CALLBACKS:
+        trainer.DEFAULT_CALLBACKS.append(DefaultSparsityCallback)

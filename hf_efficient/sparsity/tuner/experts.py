@@ -11,10 +11,10 @@ from .layer import BiDSTLayer, uncovered
 
 
 class Experts(BiDSTLayer):
-    """Computes a module with one of its parameters replaced, (experts, rows, columns); one wraps the next.
+    """A module of fused experts with one parameter replaced, (experts, rows, columns); for several, one wraps the next.
 
-    The module is called as it is, with another tensor in the parameter's place, so that every implementation of
-    transformers (eager, batched, grouped) works.
+    The module itself is called, with another tensor for the parameter, so that every implementation of transformers
+    (eager, batched, grouped) works.
     """
 
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Any:
@@ -34,7 +34,7 @@ class Experts(BiDSTLayer):
             return functional_call(self.base_layer, {path + name: t for name, t in tensors.items()}, (x, *args), kwargs)
 
     def __getattr__(self, name: str) -> Any:
-        """What is not ours is the module's: its owner may ask it for the number of experts."""
+        """Other attributes are those of the module: its parent may read the number of experts."""
         try:
             return super().__getattr__(name)
         except AttributeError:

@@ -15,8 +15,8 @@ from torch.func import functional_call
 from transformers.pytorch_utils import Conv1D
 
 from hf_efficient.extras import extra
-from hf_efficient.sparsity.csr.product import CompactPath
-from hf_efficient.sparsity.sparse_weight import SparseWeight, check_places
+from hf_efficient.sparsity.csr.product import CSRPath
+from hf_efficient.sparsity.sparse_weight import SparseWeight, check_indices
 
 from .config import BiDSTConfig
 
@@ -27,11 +27,11 @@ with extra("sparsity"):
 class BiDSTLayer(nn.Module, BaseTunerLayer):
     """Computes its base layer with another weight: sparse ("weight"), or the base weight plus a sparse delta ("delta").
 
-    Serves every layer whose forward reads one `weight`: Linear, convolutions, Embedding, Conv1D. Nothing in the base
-    layer changes but by merging.
+    For every layer whose forward reads one `weight`: Linear, convolutions, Embedding, Conv1D. Only merging changes the
+    base layer.
 
     Args:
-        base_layer: layer, or a layer that other adapters have wrapped.
+        base_layer: the layer, possibly wrapped by other adapters.
         parameter: name of the base layer's parameter that is replaced.
 
     Attributes:
@@ -40,7 +40,7 @@ class BiDSTLayer(nn.Module, BaseTunerLayer):
     """
 
     adapter_layer_names = ("bidst_weight", "bidst_bias")
-    other_param_names = ("target", "kernel")
+    other_param_names = ("target", "backend")
 
     def __init__(self, base_layer: nn.Module, parameter: str = "weight") -> None:
         super().__init__()
@@ -49,7 +49,7 @@ class BiDSTLayer(nn.Module, BaseTunerLayer):
         self.bidst_weight = nn.ModuleDict()
         self.bidst_bias = nn.ParameterDict()
         self.target: dict[str, str] = {}
-        self.kernel: dict[str, CompactPath] = {}
+        self.backend: dict[str, CSRPath] = {}
         self.in_features, self.out_features = _features(self.get_base_layer(), parameter)
         self.merged_adapters: list[str] = []
         self._disable_adapters = False
@@ -57,28 +57,28 @@ class BiDSTLayer(nn.Module, BaseTunerLayer):
         self._before_merge: list[tuple[Tensor, Tensor | None]] = []
 
     def update_layer(self, adapter_name: str, key: str, k: int, config: BiDSTConfig) -> None:
-        """Add an adapter of k living weights.
+        """Add an adapter of k active weights.
 
         Args:
             adapter_name: new.
-            key: name of the layer in its model; chance depends on it.
+            key: name of the layer in its model; its random numbers depend on it.
             k: 1 <= k <= n.
-            config: what is sparse, and which weights live first.
+            config: target and initial mask.
         """
         base: Any = self.get_base_layer()
         weight, bias = self.base_tensors()
         sparse = SparseWeight(weight.shape, k, dtype=weight.dtype)
         sparse.input_dim = 0 if isinstance(base, Conv1D) else 1
         if self.parameter != "weight":
-            sparse.holds_experts(inputs_first=bool(getattr(base, "is_transposed", False)))
+            sparse.set_expert_layout(inputs_first=bool(getattr(base, "is_transposed", False)))
         if not sparse.values.is_meta and not weight.is_meta:
-            places = first_places(weight, k, config, zlib.crc32(key.encode()))
-            sparse.select(places, weight.detach().flatten()[places] if config.target == "weight" else None)
+            indices = initial_indices(weight, k, config, zlib.crc32(key.encode()))
+            sparse.select(indices, weight.detach().flatten()[indices] if config.target == "weight" else None)
         self.bidst_weight[adapter_name] = sparse
         if config.target == "weight" and bias is not None:
             self.bidst_bias[adapter_name] = nn.Parameter(torch.empty_like(bias).copy_(bias.detach()))
         self.target[adapter_name] = config.target
-        self.kernel[adapter_name] = CompactPath(config.kernel)
+        self.backend[adapter_name] = CSRPath(config.backend)
         self._move_adapter_to_device_of_base_layer(adapter_name, weight.device)
         self.set_adapter(self.active_adapters, inference_mode=config.inference_mode)
 
@@ -97,7 +97,7 @@ class BiDSTLayer(nn.Module, BaseTunerLayer):
         return weight
 
     def effective(self, adapters: list[str]) -> tuple[Tensor, Tensor | None]:
-        """Weight and bias with which the base layer is computed, in its dtype.
+        """Weight and bias that the base layer is computed with, in its dtype.
 
         Raises:
             ValueError: more than one adapter replaces the weight.
@@ -116,7 +116,7 @@ class BiDSTLayer(nn.Module, BaseTunerLayer):
         return weight.to(base.dtype), bias if bias is None else bias.to(base.dtype)
 
     def _one_replacing(self, adapters: list[str]) -> list[str]:
-        """Of these adapters, those that replace the whole weight: none or one."""
+        """Those of the adapters that replace the whole weight: none or one."""
         replacing = [a for a in adapters if self.target.get(a) == "weight"]
         if len(replacing) > 1:
             raise ValueError(
@@ -133,19 +133,19 @@ class BiDSTLayer(nn.Module, BaseTunerLayer):
         """Write the effective weight into the base layer.
 
         Raises:
-            ValueError: `safe_merge` and the result is not finite; or two adapters replace the weight.
+            ValueError: the result is not finite with `safe_merge`, or two adapters replace the weight.
         """
         adapters = [a for a in check_adapters_to_merge(self, adapter_names) if a in self.bidst_weight]
         self._one_replacing([*self.merged_adapters, *adapters])
         for adapter in sorted(adapters, key=lambda a: self.target[a] != "weight"):  # deltas add to what replaces
             base_weight, base_bias = self.base_tensors()
             sparse = self.sparse_weight(adapter)
-            check_places(sparse.indices, sparse.numel, f"adapter {adapter!r}")
+            check_indices(sparse.indices, sparse.numel, f"adapter {adapter!r}")
             weight, bias = self.effective([adapter])
             weight = weight.detach()
             if safe_merge and not bool(weight.isfinite().all()):
                 raise ValueError(f"NaNs detected in the merged weights. The adapter {adapter} seems to be broken")
-            # what was there is kept, not recomputed: w + d - d is not w in floating point
+            # the old weight is kept, not recomputed: w + d - d is not w in floating point
             self._before_merge.append((base_weight.data, None if base_bias is None else base_bias.data))
             base_weight.data = weight.clone() if weight is base_weight else weight
             if bias is not None and base_bias is not None:
@@ -153,7 +153,7 @@ class BiDSTLayer(nn.Module, BaseTunerLayer):
             self.merged_adapters.append(adapter)
 
     def unmerge(self) -> None:
-        """Bring back the base layer, bit for bit."""
+        """Restore the base layer, bit for bit."""
         if not self.merged:
             warnings.warn("Already unmerged. Nothing to do.", stacklevel=2)
             return
@@ -174,7 +174,7 @@ class BiDSTLayer(nn.Module, BaseTunerLayer):
             result: Tensor = self.base_layer(x, *args, **kwargs)
             return result
         if self.training and len(adapters) == 1 and isinstance(base, nn.Linear):
-            adapter, path, sparse = adapters[0], self.kernel[adapters[0]], self.sparse_weight(adapters[0])
+            adapter, path, sparse = adapters[0], self.backend[adapters[0]], self.sparse_weight(adapters[0])
             if path.suits(sparse, x):
                 rest = F.linear(x, base.weight, base.bias) if self.target[adapter] == "delta" else base.bias
                 rest = self.bidst_bias.get(adapter, rest)
@@ -192,21 +192,21 @@ class BiDSTLayer(nn.Module, BaseTunerLayer):
 
 
 class Linear(BiDSTLayer):
-    """`BiDSTLayer` over a linear layer: PEFT finds linear layers of an adapted model by this name."""
+    """A `BiDSTLayer` of a linear layer; PEFT finds the linear layers of an adapted model by this name."""
 
 
 @contextmanager
 def uncovered(layer: nn.Module, names: Iterable[str]) -> Iterator[None]:
-    """Take away plain attributes that hide these parameters; FSDP lays such over them while a forward runs."""
-    covers = {name: vars(layer).pop(name) for name in names if name in vars(layer)}
+    """Remove plain attributes that hide these parameters; FSDP sets such attributes during a forward."""
+    hidden = {name: vars(layer).pop(name) for name in names if name in vars(layer)}
     try:
         yield
     finally:
-        vars(layer).update(covers)
+        vars(layer).update(hidden)
 
 
 def _features(layer: Any, parameter: str) -> tuple[int, int]:
-    """Sizes of what a layer takes and gives, as PEFT's layers expose them."""
+    """Number of input and output features, as PEFT's layers expose them."""
     if isinstance(layer, nn.Linear):
         return layer.in_features, layer.out_features
     if isinstance(layer, nn.Embedding):
@@ -217,14 +217,14 @@ def _features(layer: Any, parameter: str) -> tuple[int, int]:
     return rows, columns
 
 
-def first_places(weight: Tensor, k: int, config: BiDSTConfig, salt: int) -> Tensor:
-    """(k,) int64: the places that live first, rising.
+def initial_indices(weight: Tensor, k: int, config: BiDSTConfig, salt: int) -> Tensor:
+    """(k,) int64: the indices of the initially active weights, rising.
 
-    "gradient" and "snip" start at random too and choose at the first steps, when there are gradients.
+    "gradient" and "snip" start at random too; the engine replaces them at the first steps, when there are gradients.
     """
     if config.distribution == "nonzero":
         return weight.detach().flatten().nonzero().flatten()
-    if config.first_living == "magnitude":
+    if config.init == "magnitude":
         return weight.detach().flatten().float().abs().topk(k).indices.sort().values
     generator = torch.Generator().manual_seed(config.seed * 2**32 + salt)
     return torch.randperm(weight.numel(), generator=generator)[:k].sort().values.to(weight.device)

@@ -1,4 +1,4 @@
-"""BiDST as a tuner of PEFT: which layers, how many weights each, and what a saved adapter must prove."""
+"""BiDST's tuner: wraps the targeted layers, gives each its budget, and checks adapters that are loaded."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from hf_efficient.extras import extra
-from hf_efficient.sparsity.sparse_weight import check_places
-from hf_efficient.sparsity.topology import distribution as budget
-from hf_efficient.sparsity.training.monitor import Attendance
+from hf_efficient.sparsity.sparse_weight import check_indices
+from hf_efficient.sparsity.topology.distribution import erk, largest, uniform
+from hf_efficient.sparsity.training.monitor import Monitor
 
 from .adapter_checks import check_counts, check_others
 from .config import BiDSTConfig
@@ -44,10 +44,10 @@ class BiDSTModel(BaseTuner):
     target_module_mapping = TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING  # type: ignore[assignment]
 
     def _check_new_adapter_config(self, config: BiDSTConfig) -> None:
-        """The first thing PEFT calls for a new adapter: all that depends on the model is filled in here."""
-        from .callback import bring_along  # it needs this module
+        """Called by PEFT first for a new adapter; fills in all that depends on the model."""
+        from .callback import add_default_callback  # the Trainer is not imported before there is a model
 
-        bring_along()
+        add_default_callback()
         super()._check_new_adapter_config(config)
         modules = {key: module for key, module in self.model.named_modules() if not inside_wrapper(key, self.model)}
         if config.target_modules is None and config.target == "delta":
@@ -59,22 +59,24 @@ class BiDSTModel(BaseTuner):
         targeted = {key: m for key, m in modules.items() if targets(config, key)}
         for key, module in targeted.items():
             check_layer(key, module, modules.get(key.rpartition(".")[0]))
-        tensors = {place: t for key, module in targeted.items() for place, t in tensors_of(key, module).items()}
-        weights = {place: weight for place, (_, weight) in tensors.items()}
+        tensors = {name: t for key, module in targeted.items() for name, t in tensors_of(key, module).items()}
+        weights = {name: weight for name, (_, weight) in tensors.items()}
         check_unshared(self.model, weights.keys(), weights.values())
         check_counts(config.counts, {key: weight.numel() for key, weight in weights.items()})
         saved = {key: config.counts.get(key, 0) for key in weights}
         known = all(saved.values())
         if config.stored:
             check_others(config.stored, config.modules_to_save or (), modules)
-        depends_on_values = config.distribution in ("nonzero", "global")  # of which there may be none while loading
-        self._budgets = saved if known and depends_on_values else share_budget(config, tensors)
-        self._attendance = Attendance("default", config.topology) if config.needs_engine else None
+        depends_on_values = config.distribution in ("nonzero", "global")  # which may be absent while loading
+        self._budgets = saved if known and depends_on_values else layer_budgets(config, tensors)
+        self._monitor = Monitor("default", config.topology) if config.needs_engine else None
         start = config.make_topology(1).initial_count
-        self._living = saved if known else {key: start(k, weights[key].numel()) for key, k in self._budgets.items()}
+        self._active_counts = (
+            saved if known else {key: start(k, weights[key].numel()) for key, k in self._budgets.items()}
+        )
 
     def _save_others(self, config: BiDSTConfig, modules: dict[str, nn.Module]) -> None:
-        """Name all modules with parameters of their own that are not targeted: they are trained and saved."""
+        """List in `modules_to_save` all modules that have parameters of their own and are not targeted."""
         names: list[str] = []
         tied = self._get_module_names_tied_with_embedding() or []
         sparse = [key for key in modules if targets(config, key)]
@@ -86,8 +88,8 @@ class BiDSTModel(BaseTuner):
             if own and (not key or any(inner.startswith(f"{key}.") for inner in sparse)):
                 warnings.warn(
                     f"{[name for name, _ in module.named_parameters(recurse=False)]} lie directly in "
-                    f"{repr(key) if key else 'the model'} and stay frozen: PEFT can save no module that has sparse "
-                    "layers inside. Move them into a module of their own.",
+                    f"{repr(key) if key else 'the model'} and stay frozen: PEFT cannot save a module that has "
+                    "sparse layers inside. Move them into a module of their own.",
                     stacklevel=2,
                 )
             elif own and not covered and key not in sparse:
@@ -95,7 +97,7 @@ class BiDSTModel(BaseTuner):
         known = list(config.modules_to_save or [])
         config.modules_to_save = known + [name for name in names if name not in known] or None
         for key in sparse:
-            # PEFT compares ends of names here and parts of them there; what it takes for a module to save is not sparse
+            # PEFT matches these names by their end in one place and by any part in another; a match here is not sparse
             alike = [name for name in names if key.endswith(name) or f".{name}." in f".{key}."]
             if alike or not targets(config, key):
                 raise ValueError(
@@ -119,37 +121,37 @@ class BiDSTModel(BaseTuner):
         **_: Any,
     ) -> None:
         if isinstance(target, BiDSTLayer):
-            for place in tensors_of(current_key, target):
-                inner = place.removeprefix(current_key).removeprefix(".")
-                self._update(target.get_submodule(inner), adapter_name, place, config)  # type: ignore[arg-type]
+            for name in tensors_of(current_key, target):
+                inner = name.removeprefix(current_key).removeprefix(".")
+                self._update(target.get_submodule(inner), adapter_name, name, config)  # type: ignore[arg-type]
             return
         check_layer(current_key, target, parent)
         layer: Any = target
-        for place, (name, _tensor) in tensors_of(current_key, target).items():
+        for key, (name, _tensor) in tensors_of(current_key, target).items():
             kind = Linear if isinstance(layer, (nn.Linear, Conv1D)) else BiDSTLayer if name == "weight" else Experts
             layer = kind(layer, name)
             layer.set_adapter([adapter_name])
-            self._update(layer, adapter_name, place, config)
+            self._update(layer, adapter_name, key, config)
             if adapter_name not in self.active_adapters:
-                layer.requires_grad_(False)  # an additional adapter is not trainable by itself
+                layer.requires_grad_(False)  # an additional adapter is not trainable by default
         self._replace_module(parent, target_name, layer, target)
         if isinstance(parent, nn.TransformerEncoderLayer):
-            # torch's inference path reads the weights without calling the layers; without this mark it is not taken
+            # switches off torch's inference path, which reads the weights without calling the layers
             parent.activation_relu_or_gelu = 0
 
     def _replace_module(self, parent: nn.Module, child_name: str, new_module: nn.Module, child: nn.Module) -> None:
         if isinstance(child, (ModulesToSaveWrapper, Experts)) or isinstance(new_module, Experts):
-            setattr(parent, child_name, new_module)  # PEFT would look for a weight, which composite modules have not
+            setattr(parent, child_name, new_module)  # PEFT would look for a weight, which composite modules do not have
         else:
             super()._replace_module(parent, child_name, new_module, child)
 
     def _update(self, layer: BiDSTLayer, adapter_name: str, key: str, config: BiDSTConfig) -> None:
-        layer.update_layer(adapter_name, key, self._living[key], config)
+        layer.update_layer(adapter_name, key, self._active_counts[key], config)
         weight = layer.sparse_weight(adapter_name)
         weight.budget = self._budgets[key]
-        if self._attendance is not None:
-            self._attendance.adapter = adapter_name
-            weight.attendance = self._attendance
+        if self._monitor is not None:
+            self._monitor.adapter = adapter_name
+            weight.monitor = self._monitor
 
     @classmethod
     def _get_adapter_state_dict(
@@ -160,7 +162,7 @@ class BiDSTModel(BaseTuner):
         state_dict: dict[str, Tensor],
         unwanted_adapter_names: list[str],
     ) -> dict[str, Tensor]:
-        """Called before the config is written: it gets the shapes and the checksum of what is saved."""
+        """Called before the config is written; adds the counts and the checksum of what is saved."""
         layers = {n.removeprefix("base_model.model."): m for n, m in model.named_modules() if isinstance(m, BiDSTLayer)}
         config.counts = {
             key: len(layer.sparse_weight(adapter_name).indices)
@@ -178,53 +180,53 @@ class BiDSTModel(BaseTuner):
         if config.checksum is not None and checksum(tensors, adapter_name) != config.checksum:
             raise ValueError(
                 "The adapter's tensors are not those that were saved (their checksum differs): the file is damaged, or "
-                "file and adapter_config.json are of different adapters. Fetch both again; if you changed the tensors "
+                "it and adapter_config.json are of different adapters. Fetch both again. If you changed the tensors "
                 'yourself, set "checksum" to null in adapter_config.json.'
             )
         for name, layer in model.named_modules():
-            places = tensors.get(f"{name}.bidst_weight.{adapter_name}.indices")
-            if isinstance(layer, BiDSTLayer) and places is not None:
+            indices = tensors.get(f"{name}.bidst_weight.{adapter_name}.indices")
+            if isinstance(layer, BiDSTLayer) and indices is not None:
                 weight = layer.sparse_weight(adapter_name)
-                check_places(places, weight.numel, name)
-                if len(places) != len(weight.indices):  # layers that share one budget have exchanged some of it
-                    weight.resize(torch.arange(0), places.to(weight.indices.device))
+                check_indices(indices, weight.numel, name)
+                if len(indices) != len(weight.indices):  # under a global budget a layer's count changes
+                    weight.resize(torch.arange(0), indices.to(weight.indices.device))
         return tensors
 
 
-def share_budget(config: BiDSTConfig, tensors: dict[str, tuple[str, Tensor]]) -> dict[str, int]:
-    """layer -> k, the weights that shall live.
+def layer_budgets(config: BiDSTConfig, tensors: dict[str, tuple[str, Tensor]]) -> dict[str, int]:
+    """The budget of each layer: name -> k active weights.
 
     Args:
-        config: says how many, and how they are shared.
-        tensors: of `tensors_of`, of all layers.
+        config: `sparsity`, `distribution` and `init` are read.
+        tensors: of all layers, from `tensors_of`.
 
     Raises:
-        ValueError: a layer would have none.
+        ValueError: a layer would have no weight.
     """
     density = 1 - config.sparsity
     weights = {key: weight for key, (_, weight) in tensors.items()}
     if config.distribution == "nonzero":
         counts = [int(weight.count_nonzero()) for weight in weights.values()]
-    elif config.distribution == "global" and config.first_living == "magnitude":
-        counts = budget.largest(list(weights.values()), density)
+    elif config.distribution == "global" and config.init == "magnitude":
+        counts = largest(list(weights.values()), density)
     else:
         matrices = [matrices_of(weight, name) for name, weight in tensors.values()]
         if config.distribution == "erk":
-            each = iter(budget.erk([shape for shapes in matrices for shape in shapes], density))
+            each = iter(erk([shape for shapes in matrices for shape in shapes], density))
             counts = [sum(next(each) for _ in shapes) for shapes in matrices]
         else:
-            counts = budget.uniform([tuple(weight.shape) for weight in weights.values()], density)
+            counts = uniform([tuple(weight.shape) for weight in weights.values()], density)
     for (key, weight), k in zip(weights.items(), counts, strict=True):
         if k < 1:
             raise ValueError(
-                f"sparsity={config.sparsity} leaves none of the {weight.numel()} weights of {key!r} alive. Lower it, "
-                "take distribution='erk', or leave the layer out with exclude_modules."
+                f"sparsity={config.sparsity} leaves none of the {weight.numel()} weights of {key!r} active. Lower it, "
+                "use distribution='erk', or leave the layer out with exclude_modules."
             )
     return dict(zip(weights, counts, strict=True))
 
 
 def checksum(state_dict: dict[str, Tensor], adapter_name: str) -> int:
-    """CRC-32 over names and bytes of the tensors that belong to an adapter, whatever their order and its name."""
+    """CRC-32 over names and bytes of an adapter's tensors; independent of their order and of the adapter's name."""
     total = 0
     for key, tensor in state_dict.items():
         where = re.search(rf"\.(bidst_weight|bidst_bias|modules_to_save)\.{re.escape(adapter_name)}(\.|$)", key)

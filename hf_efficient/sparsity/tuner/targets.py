@@ -28,22 +28,22 @@ if TYPE_CHECKING:
     from .config import BiDSTConfig
 
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
-# As Cerebras' filter: words of a name that leave a layer dense when nobody says which layers to take.
+# As in Cerebras' filter: words of a name that leave a layer dense where no targets are given.
 DENSE_WORDS = ("classifier", "classifiers", "score", "scores", "head", "heads", "pooler")
-MOST_LEFT_OUT = 0.1  # of a model's weights, before it is said
+MOST_LEFT_OUT = 0.1  # share of a model's weights, above which a warning comes
 
 
 def targets(config: BiDSTConfig, key: str) -> bool:
-    """Whether PEFT takes this module for a target: named, and not excluded."""
+    """Whether PEFT targets this module: named and not excluded."""
     found = check_target_module_exists(config, key) if key else None
     return bool(found) and not isinstance(found, _ExcludedModule)
 
 
 def resolve_targets(config: BiDSTConfig, modules: Mapping[str, nn.Module], model: nn.Module) -> None:
-    """Replace target_modules=None (of target="weight") and "all-linear" by names that match these layers and no others.
+    """Replace target_modules=None (of target="weight") and "all-linear" by names that match exactly these layers.
 
     Raises:
-        ValueError: there is no such layer.
+        ValueError: there is no layer to target.
     """
     asked = config.target_modules
     if asked is None:
@@ -53,31 +53,31 @@ def resolve_targets(config: BiDSTConfig, modules: Mapping[str, nn.Module], model
         wanted = list(config.target_modules or ())
     else:
         return
-    _warn_of_what_is_left_out(asked, wanted, modules, model)
+    _warn_about_left_out(asked, wanted, modules, model)
     if config.layers_to_transform is not None:
         wanted = [key for key in wanted if _in_blocks(config, key)]
     if not wanted:
         raise ValueError(f"target_modules={asked!r} found no linear or convolutional layer; name the layers.")
     config.target_modules = set(wanted)  # type: ignore[assignment]  # PEFT wants sets
     if any(targets(config, key) for key in modules.keys() - set(wanted)):
-        # PEFT compares ends of names, and the name of one layer is the end of another's
+        # PEFT matches ends of names, and the name of one layer is the end of another's
         config.target_modules = "|".join(map(re.escape, sorted(wanted)))
-        config.layers_to_transform = config.layers_pattern = None  # done, and PEFT has them for lists only
+        config.layers_to_transform = config.layers_pattern = None  # applied; PEFT accepts them with lists only
 
 
 def default_targets(modules: Mapping[str, nn.Module]) -> list[str]:
-    """Linear and convolutional layers and fused experts whose name says neither embedding, norm nor head."""
+    """Linear and convolutional layers and fused experts whose name contains no word for embedding, norm or head."""
     return [
         key
         for key, module in modules.items()
         if not stays_dense(key)
-        and not isinstance(modules.get(key.rpartition(".")[0]), nn.MultiheadAttention)  # reads weights by itself
+        and not isinstance(modules.get(key.rpartition(".")[0]), nn.MultiheadAttention)  # does not call it
         and (isinstance(base_of(module), (nn.Linear, Conv1D, *CONVOLUTIONS)) or fused_parameters(base_of(module)))
     ]
 
 
 def stays_dense(key: str) -> bool:
-    """Whether a name says embedding, norm or head."""
+    """Whether a name has a word for embedding, norm or head."""
     words = re.findall(r"[a-z]+", re.sub(r"([a-z])([A-Z])", r"\1_\2", key).lower())
     return any(word in DENSE_WORDS or word.startswith("embed") or word.endswith("norm") for word in words)
 
@@ -85,7 +85,7 @@ def stays_dense(key: str) -> bool:
 def _in_blocks(config: BiDSTConfig, key: str) -> bool:
     """Whether a layer lies in the blocks of `layers_to_transform`, as PEFT reads their numbers from a name."""
     if config.layers_to_transform == []:
-        return True  # none is all, for PEFT
+        return True  # an empty list means all blocks, as in PEFT
     by_end = copy.copy(config)
     by_end.target_modules, by_end.exclude_modules, by_end.modules_to_save = [key.rpartition(".")[2]], None, None
     return "." in key and targets(by_end, key)
@@ -103,9 +103,9 @@ def fused_parameters(module: nn.Module) -> list[str]:
 
 
 def tensors_of(key: str, module: nn.Module) -> dict[str, tuple[str, Tensor]]:
-    """What becomes sparse of a targeted module: place in the tuned model -> (name of the parameter, its tensor).
+    """The tensors of a targeted module that become sparse: name in the tuned model -> (parameter's name, tensor).
 
-    Layers of experts have several, each in a layer of its own that wraps the one before; the last is the outermost.
+    Fused experts have several. Each gets a layer of its own, which wraps the one before; the last is the outermost.
     """
     base = base_of(module)
     names = ["weight"] if isinstance(getattr(base, "weight", None), Tensor) else fused_parameters(base)
@@ -115,7 +115,7 @@ def tensors_of(key: str, module: nn.Module) -> dict[str, tuple[str, Tensor]]:
 
 
 def matrices_of(tensor: Tensor, name: str) -> list[tuple[int, ...]]:
-    """Shapes of the matrices that a tensor holds: those of experts are layers of their own to a budget."""
+    """Shapes of the matrices in a tensor; each expert's matrix counts as a layer of its own in a budget."""
     shape = tuple(tensor.shape)
     return [shape] if name == "weight" else [shape[1:]] * shape[0]
 
@@ -124,20 +124,20 @@ def check_layer(key: str, module: nn.Module, parent: nn.Module | None) -> None:
     """Refuse a layer that cannot be sparse.
 
     Raises:
-        TypeError: of another kind, or computed by its parent behind its back.
-        ValueError: quantised, or not floating-point.
+        TypeError: it is of another type, or its parent reads its weight without calling it.
+        ValueError: it is quantized or not floating-point.
     """
     base = base_of(module)
     fused = fused_parameters(base)
     weights = [getattr(base, name, None) for name in ("weight", *fused)]
-    quantised = resolve_quantization_backend(base) is not None or any(
+    quantized = resolve_quantization_backend(base) is not None or any(
         isinstance(weight, Tensor) and (not weight.is_floating_point() or type(weight.data) is not Tensor)
         for weight in weights
     )
-    if quantised or hasattr(base, "qweight"):
+    if quantized or hasattr(base, "qweight"):
         raise ValueError(
-            f"target_modules matches {key!r}, whose weight is quantised ({type(base).__name__}); single weights of it "
-            "cannot be replaced. Load the model without quantisation, or leave the layer out with exclude_modules."
+            f"target_modules matches {key!r}, whose weight is quantized ({type(base).__name__}); its entries cannot be "
+            "replaced one by one. Load the model without quantization, or leave the layer out with exclude_modules."
         )
     if isinstance(parent, nn.MultiheadAttention):
         raise TypeError(
@@ -152,8 +152,8 @@ def check_layer(key: str, module: nn.Module, parent: nn.Module | None) -> None:
         )
 
 
-def check_unshared(model: nn.Module, places: Iterable[str], tensors: Iterable[Tensor]) -> None:
-    """Refuse layers whose weight is another layer's as well: that one would stay dense, and change when they merge.
+def check_unshared(model: nn.Module, keys: Iterable[str], tensors: Iterable[Tensor]) -> None:
+    """Refuse layers that share their weight: the other layer would stay dense, and change at merging.
 
     Raises:
         ValueError: a weight has two names.
@@ -161,19 +161,19 @@ def check_unshared(model: nn.Module, places: Iterable[str], tensors: Iterable[Te
     names: dict[int, list[str]] = {}
     for name, parameter in model.named_parameters(remove_duplicate=False):
         names.setdefault(id(parameter), []).append(name)
-    for place, tensor in zip(places, tensors, strict=True):
+    for key, tensor in zip(keys, tensors, strict=True):
         if len(names.get(id(tensor), ())) > 1:
             raise ValueError(
-                f"The weight of {place!r} is shared: it is {' and '.join(map(repr, names[id(tensor)]))}, and a sparse "
-                f"layer would not be. Leave it out, exclude_modules=[{place!r}], or give each a weight of its own "
+                f"The weight of {key!r} is shared: it is {' and '.join(map(repr, names[id(tensor)]))}, and a sparse "
+                f"layer would not be. Leave it out, exclude_modules=[{key!r}], or give each a weight of its own "
                 "(tie_word_embeddings=False)."
             )
 
 
-def _warn_of_what_is_left_out(
+def _warn_about_left_out(
     asked: str | None, wanted: Iterable[str], modules: Mapping[str, nn.Module], model: nn.Module
 ) -> None:
-    """Say so where many of the weights, that are no embedding, norm or head, are in none of the layers."""
+    """Warn if many weights, beside embeddings, norms and heads, are not targeted."""
     taken = set(wanted)
     left: dict[str, int] = {}
     for key, module in modules.items():
@@ -209,7 +209,7 @@ def _can_be_sparse(module: nn.Module) -> bool:
 
 
 def base_of(module: nn.Module) -> nn.Module:
-    """The layer inside of what adapters have put around it."""
+    """The layer inside of all adapters."""
     return module.get_base_layer() if isinstance(module, BaseTunerLayer) else module
 
 
@@ -221,7 +221,7 @@ def weight_of(module: nn.Module) -> Tensor:
 
 
 def inside_wrapper(key: str, model: nn.Module) -> bool:
-    """Whether a module is the inner life of what earlier adapters put around a layer."""
+    """Whether a module lies inside of an earlier adapter's layer."""
     parts = key.split(".")
     outer = (model.get_submodule(".".join(parts[:i])) for i in range(1, len(parts)))
     return any(isinstance(module, (BaseTunerLayer, ModulesToSaveWrapper)) for module in outer)

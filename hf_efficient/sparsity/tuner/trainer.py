@@ -19,17 +19,18 @@ with extra("sparsity"):
 class BiDSTTrainer(WholeCheckpoints, Trainer):
     """`Trainer` of a sparse model: `BiDSTTrainer(model, args, sparsity_config=BiDSTConfig(...), ...)`.
 
-    The same as wrapping the model with `get_peft_model` and giving it to a plain Trainer. After training,
-    `trainer.model.merge_and_unload()` is the plain model with zeros.
+    Wraps the model with `get_peft_model`, and goes back to the last whole checkpoint when resuming. After training,
+    `trainer.model.merge_and_unload()` returns the plain model with zeros.
 
     Args:
-        model: plain model, or one that has a BiDST adapter already.
+        model: a plain model, or one that has a BiDST adapter.
         args: `TrainingArguments`.
-        sparsity_config: how sparse; None if the model has its adapter.
-        kwargs: of `Trainer`.
+        positional: further arguments of `Trainer`.
+        sparsity_config: for a plain model; None if the model has an adapter.
+        kwargs: further arguments of `Trainer`.
 
     Raises:
-        ValueError: neither a config nor an adapter, or both.
+        ValueError: no model, neither a config nor an adapter, or both.
     """
 
     def __init__(
@@ -41,12 +42,12 @@ class BiDSTTrainer(WholeCheckpoints, Trainer):
         **kwargs: Any,
     ) -> None:
         if model is None:
-            raise ValueError("BiDSTTrainer needs the model itself; model_init cannot be made sparse.")
+            raise ValueError("BiDSTTrainer needs a model; model_init is not supported.")
         adapted = any(isinstance(config, BiDSTConfig) for config in getattr(model, "peft_config", {}).values())
         if adapted == (sparsity_config is not None):
-            found = "has a BiDST adapter already" if adapted else "is plain"
+            found = "already has a BiDST adapter" if adapted else "has no BiDST adapter"
             raise ValueError(
-                f"The model {found}; pass sparsity_config=BiDSTConfig(...) with a plain model, and only with one."
+                f"The model {found}. Pass sparsity_config=BiDSTConfig(...) with a plain model, and only then."
             )
         if sparsity_config is not None:
             model = get_peft_model(model, sparsity_config)

@@ -1,0 +1,170 @@
+"""What all topologies share: when weights are exchanged, how many, and the exact exchange of worst for best."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar, Self
+
+import torch
+from torch import Tensor
+
+from hf_efficient.sparsity.sparse_weight import SparseWeight
+
+if TYPE_CHECKING:
+    from hf_efficient.sparsity.tuner.config import BiDSTConfig
+
+Move = tuple[Tensor, Tensor]  # slots of the dropped weights, (d,) int64; indices of the grown ones, (g,) int64
+
+
+@dataclass
+class Topology:
+    """Decides which weights are active. A method gives drop scores to active weights, grow scores to inactive ones.
+
+    Args:
+        total_steps: T, optimizer steps of the whole training.
+        update_interval: steps between two exchanges.
+        drop_fraction: share of the active weights exchanged at the start, in [0, 1]; falls to 0 along a cosine.
+        stop_fraction: share of training after which no weight is exchanged, in [0, 1].
+
+    Attributes:
+        exchanges: whether this topology ever exchanges a weight.
+        dense_first: whether all weights are active at the start.
+    """
+
+    total_steps: int
+    update_interval: int = 100
+    drop_fraction: float = 0.3
+    stop_fraction: float = 0.75
+    exchanges: ClassVar[bool] = True
+    dense_first: ClassVar[bool] = False
+
+    @classmethod
+    def of(cls, config: BiDSTConfig, total_steps: int) -> Self:
+        """The topology with a config's settings, for a training of `total_steps` optimizer steps."""
+        return cls(total_steps, config.update_interval, config.drop_fraction, config.stop_fraction)
+
+    def drop_fraction_at(self, step: int) -> float:
+        """drop_fraction/2 * (1 + cos(pi * t / t_stop)): share of the active weights exchanged at most at `step`."""
+        stop = self.stop_fraction * self.total_steps
+        return self.drop_fraction / 2 * (1 + math.cos(math.pi * min(1.0, step / stop)))
+
+    def due(self, step: int) -> bool:
+        """Whether weights are exchanged after optimizer step `step` (the first is 1)."""
+        return step % self.update_interval == 0 and step < self.stop_fraction * self.total_steps
+
+    def last_exchange(self) -> int:
+        """The last step after which weights are exchanged; 0 if there is none."""
+        if not self.drop_fraction:
+            return 0
+        last = math.ceil(self.stop_fraction * self.total_steps) - 1
+        return max(0, last // self.update_interval * self.update_interval)
+
+    def reads_gradient(self, step: int) -> bool:
+        """Whether dL/dz of the whole tensor, or of `gradient_indices`, is read at `step`."""
+        return False
+
+    def gradient_indices(self, weight: SparseWeight, step: int) -> Tensor | None:
+        """Indices whose gradient is read at `step`: the active ones first, in their order. None: all n."""
+        return None
+
+    def initial_count(self, k: int, n: int) -> int:
+        """Active weights before the first step."""
+        return n if self.dense_first else k
+
+    def begin(self, weight: SparseWeight) -> None:
+        """Called for each weight before the first step, to fill `weight.memory`."""
+
+    def check_memory(self, weight: SparseWeight, memory: Mapping[str, Tensor]) -> None:
+        """Check what a checkpoint holds of `weight.memory`, before it is used.
+
+        Raises:
+            ValueError: a tensor is not as this topology leaves it.
+        """
+
+    def observe(self, weight: SparseWeight, step: int, effective_lr: float, generator: torch.Generator) -> None:
+        """Called with `weight.gradient` at each step that reads it.
+
+        Args:
+            weight: whose gradient it is.
+            step: optimizer steps done.
+            effective_lr: how far a unit of gradient moves an active weight in one step.
+            generator: source of randomness.
+        """
+
+    def drop_scores(self, weight: SparseWeight) -> Tensor:
+        """(k,): scores of the active weights; the lowest are dropped."""
+        return weight.values.detach().abs()
+
+    def grow_scores(self, weight: SparseWeight, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Indices of inactive weights (c,) int64, and their scores (c,); the highest grow."""
+        raise NotImplementedError
+
+    def accepts(self, drop: Tensor, grow: Tensor) -> Tensor:
+        """(c,) bool: which exchanges happen, given the drop scores (rising) and grow scores (falling)."""
+        return torch.ones_like(drop, dtype=torch.bool)
+
+    def plan(self, weights: Sequence[SparseWeight], step: int, generator: torch.Generator) -> list[Move]:
+        """Exchange the active weights with the lowest scores for the inactive ones with the highest.
+
+        Args:
+            weights: one weight, or all that share a global budget; then a layer may lose what another gains.
+            step: optimizer steps done.
+            generator: source of randomness.
+
+        Returns:
+            A move for each weight; over all of them as many weights are dropped as grown.
+        """
+        drop = [self.drop_scores(weight).float() for weight in weights]
+        if len(weights) > 1:
+            for score in drop:
+                score[score.argmax()] = torch.inf  # a layer without any weight is cut off for good
+        grow = [self.grow_scores(weight, generator) for weight in weights]
+        drop_score, grow_score = torch.cat(drop), torch.cat([score.float() for _, score in grow])
+        count = round(self.drop_fraction_at(step) * len(drop_score))
+        count = min(count, int(drop_score.isfinite().sum()), len(grow_score))
+        lowest, slots = drop_score.topk(count, largest=False)
+        highest, at = grow_score.topk(count)
+        accepted = self.accepts(lowest, highest)
+        slots, at = slots[accepted].sort().values, at[accepted].sort().values
+        slots_of = by_part(slots, [len(score) for score in drop])
+        at_of = by_part(at, [len(score) for _, score in grow])
+        return [(s, indices[a]) for s, a, (indices, _) in zip(slots_of, at_of, grow, strict=True)]
+
+    def before_exchange(self, weight: SparseWeight, slots: Tensor, indices: Tensor) -> Tensor | None:
+        """Called before a move; returns the first values of the grown weights, (g,), or None for zeros."""
+        return None
+
+    def after_exchange(self, weight: SparseWeight) -> None:
+        """Called after an exchange; `weight.gradient` is still that of the step."""
+
+
+def expect(memory: Mapping[str, Tensor], name: str, dtype: torch.dtype, *shape: int) -> Tensor:
+    """The tensor `name` of a saved memory, of this dtype and shape.
+
+    Raises:
+        ValueError: it is absent or another.
+    """
+    value = memory.get(name)
+    if value is None or value.dtype != dtype or tuple(value.shape) != shape:
+        found = "absent" if value is None else f"{value.dtype} {tuple(value.shape)}"
+        raise ValueError(f"{name} is {found}, expected {dtype} {shape}")
+    return value
+
+
+def random_inactive(weight: SparseWeight, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Indices of all inactive weights, each with a uniform random score."""
+    inactive = weight.inactive_indices()
+    return inactive, torch.rand(len(inactive), generator=generator).to(inactive.device)
+
+
+def by_part(sorted_positions: Tensor, lengths: Sequence[int]) -> list[Tensor]:
+    """Positions in a concatenation, rising, as positions in each of its parts."""
+    starts = torch.tensor([0, *lengths[:-1]]).cumsum(0)
+    ends = starts + torch.tensor(lengths)
+    cuts = torch.searchsorted(sorted_positions.cpu(), torch.stack([starts, ends]))
+    return [
+        sorted_positions[low:high] - start
+        for low, high, start in zip(cuts[0].tolist(), cuts[1].tolist(), starts.tolist(), strict=True)
+    ]

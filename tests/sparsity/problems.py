@@ -14,8 +14,8 @@ from hf_efficient.sparsity.training.engine import SparseTraining
 def random_weight(shape: tuple[int, ...], k: int, seed: int) -> SparseWeight:
     generator = torch.Generator().manual_seed(seed)
     weight = SparseWeight(shape, k)
-    places = torch.randperm(weight.numel, generator=generator)[:k]
-    weight.select(places, 0.1 * torch.randn(k, generator=generator))
+    indices = torch.randperm(weight.numel, generator=generator)[:k]
+    weight.select(indices, 0.1 * torch.randn(k, generator=generator))
     return weight
 
 

@@ -48,8 +48,8 @@ def test_every_kind_of_tensor_comes_back_bit_for_bit() -> None:
 @pytest.mark.parametrize(("sparsity", "times"), [(0.8, 4.3), (0.9, 7.9), (0.95, 15.8), (0.98, 39)])
 def test_file_is_smaller_by_what_the_format_promises(sparsity: float, times: float, tmp_path: Path) -> None:
     model = nn.Linear(1000, 1000, bias=False)
-    alive = torch.randperm(1_000_000, generator=torch.Generator().manual_seed(0))[: round((1 - sparsity) * 1e6)]
-    mask = torch.zeros(1_000_000).index_fill_(0, alive, 1.0).view(1000, 1000)
+    active = torch.randperm(1_000_000, generator=torch.Generator().manual_seed(0))[: round((1 - sparsity) * 1e6)]
+    mask = torch.zeros(1_000_000).index_fill_(0, active, 1.0).view(1000, 1000)
     model.weight.data.mul_(mask)
     size = save_sparse(model, tmp_path).stat().st_size
     assert 4_000_000 / size >= times
@@ -92,7 +92,7 @@ def test_tied_weights_are_stored_once(tmp_path: Path) -> None:
     assert again.lm_head.weight is again.model.embed_tokens.weight
 
 
-def test_compressed_models_are_saved_and_loaded_compact(tmp_path: Path) -> None:
+def test_compressed_models_are_saved_and_loaded_compressed(tmp_path: Path) -> None:
     model = sparse_llama()
     expected = logits(model)
     save_sparse(compress(model, backend="csr"), tmp_path)

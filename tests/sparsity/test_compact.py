@@ -26,7 +26,7 @@ def test_pattern_equals_the_dense_matrix(shape: tuple[int, int]) -> None:
 
 
 @pytest.mark.parametrize("tokens", [1, 17, BLOCK + 3])
-def test_compact_product_and_its_gradients_equal_the_dense_ones(tokens: int) -> None:
+def test_csr_products_and_its_gradients_equal_the_dense_ones(tokens: int) -> None:
     torch.manual_seed(0)
     weight = random_weight((24, 40), 96, 0)
     x = torch.randn(tokens, 2, 40, requires_grad=True)
@@ -50,13 +50,13 @@ def test_compact_product_and_its_gradients_equal_the_dense_ones(tokens: int) -> 
 def test_pattern_follows_weights_that_move() -> None:
     weight, path, x = random_weight((10, 12), 20, 0), CSRPath("csr"), torch.randn(3, 12)
     path(weight, x)
-    dead = (~weight.mask()).nonzero().flatten()[:4]
-    weight.swap(torch.tensor([0, 5, 7, 19]), dead, torch.ones(4))
+    inactive = (~weight.mask()).nonzero().flatten()[:4]
+    weight.swap(torch.tensor([0, 5, 7, 19]), inactive, torch.ones(4))
     assert torch.allclose(path(weight, x), F.linear(x, weight.dense()), atol=1e-6)
 
 
 @pytest.mark.parametrize("target", ["weight", "delta"])
-def test_compact_training_follows_dense_training(target: str) -> None:
+def test_csr_training_follows_dense_training(target: str) -> None:
     def train(backend: str) -> list[torch.Tensor]:
         torch.manual_seed(0)
         net = nn.Sequential(nn.Linear(30, 40), nn.ReLU(), nn.Linear(40, 5))

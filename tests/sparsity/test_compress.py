@@ -42,7 +42,7 @@ def test_compress_leaves_alone_what_would_not_be_faster(monkeypatch: pytest.Monk
     assert not any(isinstance(m, CSRLinear) for m in compress(llama(), backend="csr").modules())
 
 
-def test_compact_linear_has_a_bias_and_any_number_of_dimensions() -> None:
+def test_csr_linear_has_a_bias_and_any_number_of_dimensions() -> None:
     linear = nn.Linear(12, 7)
     linear.weight.data.mul_(torch.rand(7, 12) < 0.2)
     x = torch.randn(2, 3, 12)

@@ -84,13 +84,13 @@ def test_compressed_models_compile_and_are_copied() -> None:
     with torch.no_grad():
         net[0].weight *= torch.rand(64, 64) < 0.1
     x = torch.randn(5, 64)
-    compact = compress(copy.deepcopy(net), backend="csr")
-    assert type(compact[0]) is not nn.Linear
-    expected = compact(x)
+    compressed = compress(copy.deepcopy(net), backend="csr")
+    assert type(compressed[0]) is not nn.Linear
+    expected = compressed(x)
     torch.testing.assert_close(expected, net(x))
-    assert torch.equal(copy.deepcopy(compact)(x), expected)
-    assert torch.equal(pickle.loads(pickle.dumps(compact))(x), expected)  # ours, a moment ago
-    torch.testing.assert_close(torch.compile(compact, backend="aot_eager")(x), expected)
+    assert torch.equal(copy.deepcopy(compressed)(x), expected)
+    assert torch.equal(pickle.loads(pickle.dumps(compressed))(x), expected)  # ours, a moment ago
+    torch.testing.assert_close(torch.compile(compressed, backend="aot_eager")(x), expected)
 
 
 def test_data_parallel_over_several_devices_is_refused_where_gradients_would_be_lost() -> None:
@@ -112,4 +112,4 @@ def test_data_parallel_over_several_devices_is_refused_where_gradients_would_be_
         replica.dense()
     static = nn.DataParallel(classifier(topology="static"))
     static.device_ids = [0, 1]
-    train_sparsely(static, sgd(static), 20)  # needs no gradients of dead weights
+    train_sparsely(static, sgd(static), 20)  # needs no gradients of inactive weights

@@ -85,11 +85,11 @@ def test_default_targets_take_the_experts(name: str) -> None:
     experts_ = experts(plain)
     for parameter in (experts_.gate_up_proj, experts_.down_proj):
         assert float((parameter == 0).float().mean()) > 0.5
-    places = sum(layer.sparse_weight("default").numel for layer in layers(model).values())
+    entries = sum(layer.sparse_weight("default").numel for layer in layers(model).values())
     zeros = sum(int((p == 0).sum()) for n, p in plain.named_parameters() if p.dim() > 1 and "bias" not in n)
-    assert zeros / places == pytest.approx(0.8, abs=0.01)
+    assert zeros / entries == pytest.approx(0.8, abs=0.01)
     assert {n.rpartition(".")[2] for n in layers(model)} >= {"q_proj", "o_proj", "experts"}
-    assert places > 0.5 * sum(p.numel() for p in plain.parameters())
+    assert entries > 0.5 * sum(p.numel() for p in plain.parameters())
 
 
 @BOTH
@@ -122,7 +122,7 @@ def test_the_module_is_computed_with_the_effective_tensors(name: str, target: st
 @BOTH
 @EVERY
 def test_gradients_are_those_of_the_tensors(name: str, target: str) -> None:
-    """Of the living places, as autograd has them of the plain model."""
+    """Of the active weights, as autograd has them of the plain model."""
     model = adapted(name, target, train_others=False)
     disturb(model)
     plain = copy.deepcopy(model).merge_and_unload().requires_grad_(True)
@@ -224,9 +224,9 @@ def test_inputs_of_experts_are_told_apart(inputs_first: bool) -> None:
     weight.set_expert_layout(inputs_first)
     inputs = 4 if inputs_first else 5
     assert weight.inputs == 3 * inputs
-    places = torch.arange(60)
-    expert, row, column = places // 20, places // 5 % 4, places % 5
-    assert torch.equal(weight.input_of(places), expert * inputs + (row if inputs_first else column))
+    indices = torch.arange(60)
+    expert, row, column = indices // 20, indices // 5 % 4, indices % 5
+    assert torch.equal(weight.input_of(indices), expert * inputs + (row if inputs_first else column))
     gradient = torch.randn(3, 4, 5, generator=torch.Generator().manual_seed(0))
     levels = gradient.square().mean(2 if inputs_first else 1).flatten() / gradient.square().mean()
     whole = gradient.transpose(0, 1).flatten(1) if not inputs_first else gradient.flatten(0, 1)

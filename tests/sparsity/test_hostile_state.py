@@ -21,7 +21,7 @@ from tests.sparsity.test_compress import sparse_llama
 X = torch.randn(5, 32)
 
 
-def compact() -> nn.Module:
+def compressed() -> nn.Module:
     torch.manual_seed(0)
     return nn.Sequential(CSRLinear(torch.randn(16, 32) * (torch.rand(16, 32) < 0.2), torch.zeros(16)))
 
@@ -45,7 +45,7 @@ def by_torch_load(model: nn.Module, state: dict[str, Tensor], folder: Path) -> N
 
 
 def by_hand(model: nn.Module, state: dict[str, Tensor], folder: Path) -> None:
-    """As loaders that put tensors in the place of others, and ask no module."""
+    """As loaders that replace tensors without asking the module."""
     for name in ("starts", "columns", "values"):
         setattr(model[0], name, state[f"0.{name}"])
     model(X)
@@ -70,17 +70,17 @@ CHANGES: dict[str, Callable[[dict[str, Tensor]], Any]] = {
 
 @pytest.mark.parametrize("load", [by_state_dict, by_assigning, by_safetensors, by_torch_load, by_hand, in_place])
 @pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
-def test_a_compact_layer_refuses_places_that_are_not_its_own(change: Any, load: Any, tmp_path: Path) -> None:
-    model = compact()
+def test_a_csr_layer_refuses_indices_that_are_not_its_own(change: Any, load: Any, tmp_path: Path) -> None:
+    model = compressed()
     state = copy.deepcopy(model.state_dict())
     change(state)
     with pytest.raises(ValueError, match="the indices of the active weights are damaged"):
         load(model, state, tmp_path)
 
 
-def test_a_compact_layer_takes_other_dtypes_and_lengths_of_places_by_no_way() -> None:
+def test_a_csr_layer_takes_other_dtypes_and_lengths_of_indices_by_no_way() -> None:
     for change in ({"columns": torch.zeros(3)}, {"starts": torch.zeros(17)}, {"values": torch.zeros(9)}):
-        model = compact()
+        model = compressed()
         for name, tensor in change.items():
             setattr(model[0], name, tensor)
         with pytest.raises(ValueError, match=r"are damaged: (lengths|dtypes)"):
@@ -88,7 +88,7 @@ def test_a_compact_layer_takes_other_dtypes_and_lengths_of_places_by_no_way() ->
 
 
 def test_what_was_pickled_is_checked_again() -> None:
-    model = compact()
+    model = compressed()
     model(X)
     model[0].columns.add_(100)
     sparse = SparseWeight((4, 8), 5)
@@ -101,7 +101,7 @@ def test_what_was_pickled_is_checked_again() -> None:
 
 
 def test_what_fits_is_loaded_and_used_and_copies_are_their_own() -> None:
-    model, state = compact(), compact().state_dict()
+    model, state = compressed(), compressed().state_dict()
     before = model(X)
     twin = copy.deepcopy(model)
     for assign in (False, True):
@@ -133,7 +133,7 @@ PLACES: dict[str, Callable[[Tensor], Tensor]] = {
 
 
 @pytest.mark.parametrize("change", PLACES.values(), ids=PLACES)
-def test_a_sparse_weight_refuses_places_that_are_not_its_own(change: Any) -> None:
+def test_a_sparse_weight_refuses_indices_that_are_not_its_own(change: Any) -> None:
     model = get_peft_model(llama(), config_of(WEIGHT))
     state = model.state_dict()
     name = next(key for key in state if key.endswith("indices"))

@@ -21,8 +21,8 @@ from tests.sparsity.models import ConvNet, llama
 from tests.sparsity.test_trainer import Sentences, arguments, config
 
 
-def said(action: Any) -> list[str]:
-    """What is said of the topology while something runs."""
+def warnings_of(action: Any) -> list[str]:
+    """Warnings about the topology while something runs."""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         action()
@@ -40,7 +40,7 @@ def sgd(model: nn.Module, lr: float = 0.1) -> torch.optim.Optimizer:
 )
 def test_a_plain_loop_is_told_of_train_sparsely(settings: dict[str, Any], backend: str) -> None:
     model = classifier(backend=backend, **settings)
-    messages = said(lambda: run(model, sgd(model), batches(30)))
+    messages = warnings_of(lambda: run(model, sgd(model), batches(30)))
     assert len(messages) == 1  # once, not once a layer
     assert "train_sparsely" in messages[0]
     assert repr(settings.get("topology", "bidst")) in messages[0]
@@ -49,7 +49,7 @@ def test_a_plain_loop_is_told_of_train_sparsely(settings: dict[str, Any], backen
 @pytest.mark.parametrize("settings", [{"topology": "static"}, {"topology": "static", "distribution": "nonzero"}])
 def test_what_needs_nobody_is_not_told(settings: dict[str, Any]) -> None:
     model = classifier(**{"sparsity": 0.95, **settings})
-    assert not said(lambda: run(model, sgd(model), batches(30)))
+    assert not warnings_of(lambda: run(model, sgd(model), batches(30)))
 
 
 def test_nobody_is_told_who_does_it_right() -> None:
@@ -71,14 +71,14 @@ def test_nobody_is_told_who_does_it_right() -> None:
         if topology == "static":
             model = classifier(topology=topology)
             optimizer = sgd(model)
-        assert not said(train), topology
+        assert not warnings_of(train), topology
 
 
 def test_an_optimizer_that_takes_no_step_is_noticed() -> None:
     model = classifier()
     watched, other = sgd(model), sgd(model)
     train_sparsely(model, watched, 100)
-    messages = said(lambda: run(model, other, batches(60)))
+    messages = warnings_of(lambda: run(model, other, batches(60)))
     assert len(messages) == 1
     assert "another one trains" in messages[0]
 
@@ -95,7 +95,7 @@ def test_an_optimizer_that_takes_no_step_is_noticed() -> None:
 )
 def test_a_training_that_leaves_no_exchange_is_told_at_its_start(settings: dict[str, Any], steps: int) -> None:
     model = classifier(**settings)
-    messages = said(lambda: train_sparsely(model, sgd(model), steps))
+    messages = warnings_of(lambda: train_sparsely(model, sgd(model), steps))
     assert len(messages) == 1
     assert "will exchange no weight" in messages[0]
     assert "update_interval" in messages[0]
@@ -103,7 +103,7 @@ def test_a_training_that_leaves_no_exchange_is_told_at_its_start(settings: dict[
 
 def test_probing_for_the_whole_training_is_told() -> None:
     model = classifier(init="snip", init_steps=20)
-    assert any("no weight learns" in message for message in said(lambda: train_sparsely(model, sgd(model), 20)))
+    assert any("no weight learns" in message for message in warnings_of(lambda: train_sparsely(model, sgd(model), 20)))
 
 
 def test_the_planned_last_exchange_is_the_last_that_is_due() -> None:
@@ -120,11 +120,11 @@ def test_the_planned_last_exchange_is_the_last_that_is_due() -> None:
 
 
 def test_exchanges_that_never_happen_are_told_when_the_last_has_passed() -> None:
-    """One living weight a layer: a third of it is none."""
+    """One active weight per layer: a third of it is none."""
     model = classifier(sparsity=0.998, distribution="uniform", topology="set")
     optimizer = sgd(model)
     train_sparsely(model, optimizer, 20)
-    messages = said(lambda: run(model, optimizer, batches(20)))
+    messages = warnings_of(lambda: run(model, optimizer, batches(20)))
     assert len(messages) == 1
     assert "never exchanged" in messages[0]
 
@@ -132,11 +132,11 @@ def test_exchanges_that_never_happen_are_told_when_the_last_has_passed() -> None
 def test_a_trainer_that_ends_before_the_first_exchange_or_has_no_callback_is_told(tmp_path: Any) -> None:
     model = get_peft_model(llama(), config(update_interval=50, score_interval=5))
     trainer = Trainer(model, arguments(tmp_path, max_steps=12), train_dataset=Sentences())
-    assert any("will exchange no weight" in message for message in said(trainer.train))
+    assert any("will exchange no weight" in message for message in warnings_of(trainer.train))
     model = get_peft_model(llama(), config())
     trainer = Trainer(model, arguments(tmp_path, max_steps=12), train_dataset=Sentences())
     trainer.remove_callback(DefaultSparsityCallback)
-    assert any("callbacks=[SparsityCallback()]" in message for message in said(trainer.train))
+    assert any("callbacks=[SparsityCallback()]" in message for message in warnings_of(trainer.train))
     model = get_peft_model(llama(), config(update_interval=8))
     trainer = Trainer(model, arguments(tmp_path, max_steps=30), train_dataset=Sentences())
 
@@ -147,7 +147,7 @@ def test_a_trainer_that_ends_before_the_first_exchange_or_has_no_callback_is_tol
             control.should_training_stop = state.global_step >= 5
 
     trainer.add_callback(Stop())
-    messages = said(trainer.train)
+    messages = warnings_of(trainer.train)
     assert len(messages) == 1
     assert "5 of 5 optimizer steps and never exchanged" in messages[0]
 
@@ -202,7 +202,7 @@ def test_of_two_adapters_that_train_the_one_without_an_engine_is_told() -> None:
     train_sparsely(model, optimizer, 30)
     with pytest.raises(ValueError, match="an optimizer of its own"):
         train_sparsely(model, optimizer, 30, adapter_name="second")
-    messages = said(lambda: run(model, optimizer, batches(30)))
+    messages = warnings_of(lambda: run(model, optimizer, batches(30)))
     assert len(messages) == 1
     assert "'second'" in messages[0]
 

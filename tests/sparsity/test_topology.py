@@ -64,12 +64,12 @@ def test_bidst_keeps_the_exact_top_k_of_all_scores_when_nothing_caps_it() -> Non
     weight.gradient = torch.randn(100, generator=torch.Generator().manual_seed(1))
     rule.after_exchange(weight)
     weight.memory["dormant"] = 0.2 * torch.randn(40, generator=torch.Generator().manual_seed(2))
-    living, candidates = rule.scores(weight)
+    active, candidates = rule.scores(weight)
     score = torch.full((100,), -torch.inf)
-    score[weight.long_indices], score[weight.memory["candidates"]] = living, candidates
-    ((slots, places),) = rule.plan([weight], 0, torch.Generator())
-    rule.before_exchange(weight, slots, places)
-    weight.swap(slots, places)
+    score[weight.long_indices], score[weight.memory["candidates"]] = active, candidates
+    ((slots, indices),) = rule.plan([weight], 0, torch.Generator())
+    rule.before_exchange(weight, slots, indices)
+    weight.swap(slots, indices)
     assert len(slots) > 3
     assert set(weight.long_indices.tolist()) == set(score.topk(20).indices.tolist())
 
@@ -84,10 +84,10 @@ def test_what_dies_becomes_a_candidate_with_the_value_it_had() -> None:
         "learned": torch.zeros(2),
         "candidate_learned": torch.zeros(2),
     }
-    ((slots, places),) = rule.plan([weight], 0, torch.Generator())
-    assert (slots.tolist(), places.tolist()) == ([0], [3])
-    rule.before_exchange(weight, slots, places)
-    weight.swap(slots, places)
+    ((slots, indices),) = rule.plan([weight], 0, torch.Generator())
+    assert (slots.tolist(), indices.tolist()) == ([0], [3])
+    rule.before_exchange(weight, slots, indices)
+    weight.swap(slots, indices)
     assert weight.memory["candidates"].tolist() == [7, 1]
     assert weight.memory["dormant"].tolist() == pytest.approx([0.0, 0.1])
     assert (weight.indices.tolist(), weight.values.tolist()) == ([3, 6], [0.0, 2.0])
@@ -100,19 +100,19 @@ def test_scores_of_the_baselines_are_their_formulas() -> None:
     assert torch.equal(SET(100).drop_scores(weight), size)
     assert torch.equal(RigL(100).drop_scores(weight), size)
     assert torch.equal(MEST(100, gradient_weight=0.5).drop_scores(weight), size + 0.5 * g[weight.long_indices].abs())
-    places, score = RigL(100).grow_scores(weight, torch.Generator())
-    assert set(places.tolist()) == set(range(36)) - set(weight.long_indices.tolist())
-    assert torch.equal(score, g[places].abs())
+    indices, score = RigL(100).grow_scores(weight, torch.Generator())
+    assert set(indices.tolist()) == set(range(36)) - set(weight.long_indices.tolist())
+    assert torch.equal(score, g[indices].abs())
 
 
 def test_rigl_exchanges_the_smallest_for_the_largest_gradients() -> None:
     weight = random_weight((6, 6), 10, 3)
     weight.gradient = torch.randn(36, generator=torch.Generator().manual_seed(4))
-    ((slots, places),) = RigL(total_steps=10**9, drop_fraction=0.4).plan([weight], 0, torch.Generator())
+    ((slots, indices),) = RigL(total_steps=10**9, drop_fraction=0.4).plan([weight], 0, torch.Generator())
     order = weight.values.detach().abs().argsort()
-    dead = sorted(set(range(36)) - set(weight.long_indices.tolist()), key=lambda p: -abs(float(weight.gradient[p])))
+    inactive = sorted(set(range(36)) - set(weight.long_indices.tolist()), key=lambda p: -abs(float(weight.gradient[p])))
     assert sorted(slots.tolist()) == sorted(order[:4].tolist())
-    assert sorted(places.tolist()) == sorted(dead[:4])
+    assert sorted(indices.tolist()) == sorted(inactive[:4])
 
 
 def test_share_falls_along_a_cosine_and_topology_rests_at_the_end() -> None:
@@ -144,7 +144,7 @@ def test_budget_is_exact_at_every_step(topology: str, steps: int, global_budget:
 
 
 def test_a_dropped_weight_comes_back_when_it_must() -> None:
-    """The loss wants place 0, then for a while place 1, then place 0 again; one weight may live."""
+    """The loss wants weight 0, then for a while weight 1, then weight 0 again; one weight may be active."""
     weight = SparseWeight((2, 1), 1)
     optimizer = torch.optim.SGD([weight.values], lr=0.1)
     rule = BiDST(total_steps=10_000, update_interval=5, drop_fraction=1.0, score_interval=1)
@@ -183,7 +183,7 @@ def test_bidst_finds_a_planted_support_better_than_set_and_rigl_over_ten_seeds()
     assert all(b > s for b, s in zip(found["bidst"], found["set"])), found
 
 
-def test_bidst_reading_scored_places_alone_equals_reading_all_gradients() -> None:
+def test_bidst_reading_scored_weights_alone_equals_reading_all_gradients() -> None:
     class ReadingAll(BiDST):
         def gradient_indices(self, weight: SparseWeight, step: int) -> None:
             return None
@@ -207,7 +207,7 @@ def test_input_levels_are_root_mean_squares_of_each_input() -> None:
     assert input_levels(g, 1).tolist() == pytest.approx([*expected, QUIET], rel=1e-5)
     assert torch.allclose(input_levels(g.T, 0), input_levels(g, 1))
     assert input_levels(torch.zeros(3, 2), 1).tolist() == [1.0, 1.0]
-    kernel = torch.randn(5, 3, 2, 2, generator=generator)  # each place of a kernel sees inputs of its own
+    kernel = torch.randn(5, 3, 2, 2, generator=generator)  # each position of a kernel sees inputs of its own
     assert torch.equal(input_levels(kernel, 1), input_levels(kernel.flatten(1), 1))
 
 
@@ -233,7 +233,7 @@ def test_a_loud_input_gets_no_more_candidates_per_input_than_if_it_were_quiet(in
     assert shares(loud, 1.0)[7] < 6 < 15 < shares(loud, 0.0)[7]
 
 
-def test_levels_of_the_last_whole_reading_serve_the_watched_places() -> None:
+def test_levels_of_the_last_whole_reading_serve_the_scored_weights() -> None:
     weight = random_weight((6, 5), 6, 0)
     rule = BiDST(total_steps=100, update_interval=10, score_interval=1, candidates=1.0, fairness=1.0)
     rule.begin(weight)

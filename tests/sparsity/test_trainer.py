@@ -246,7 +246,7 @@ dist.init_process_group("gloo")
 rank = dist.get_rank()
 result = train()
 result["global"] = error_of(distribution="global")
-# places are buffers, which DDP sends around; after it has, rank 1 loses one of them
+# indices are buffers, which DDP sends around; after it has, rank 1 loses one of them
 original = DistributedDataParallel.__init__
 def spoil(self, module, *a, **k):
     original(self, module, *a, **k)

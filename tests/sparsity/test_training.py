@@ -19,7 +19,7 @@ from tests.sparsity.problems import random_weight, train
 
 @pytest.mark.parametrize(("rule", "additive"), [("gradient", True), ("snip", False)])
 def test_first_topology_by_gradient_or_saliency(rule: str, additive: bool) -> None:
-    """The layer is as it was during the probing steps; then the k best of the summed gradients live."""
+    """The layer is as it was during the probing steps; then the k best of the summed gradients are active."""
     weight, base = random_weight((4, 6), 5, 0), torch.randn(4, 6, generator=torch.Generator().manual_seed(2))
     optimizer = torch.optim.SGD([weight.values], lr=0.1)
     training = SparseTraining(

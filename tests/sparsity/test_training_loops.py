@@ -52,7 +52,7 @@ def test_a_torch_loop_resumes_bit_for_bit(topology: str) -> None:
 
 
 def test_accumulated_micro_batches_are_one_batch() -> None:
-    """In float64, where the order of sums does not decide who lives."""
+    """In float64, where the order of sums does not decide which weights are active."""
     data = batches(12)
     whole, parts = classifier(topology="bidst").double(), classifier(topology="bidst").double()
     for model, pieces in ((whole, 1), (parts, 4)):
@@ -105,7 +105,7 @@ def test_a_gradient_scaler_that_skips_a_step_skips_the_topology_too() -> None:
 
 
 @pytest.mark.parametrize("outer", [S2SAM, ZOSAM])
-def test_sharpness_aware_optimizers_perturb_living_weights_only(outer: Any) -> None:
+def test_sharpness_aware_optimizers_perturb_active_weights_only(outer: Any) -> None:
     model = classifier(topology="bidst")
     optimizer = outer(trainable(model), torch.optim.SGD, rho=0.05, lr=0.1, momentum=0.9)
     training = train_sparsely(model, optimizer, total_steps=40)

@@ -34,8 +34,8 @@ def test_a_fresh_delta_changes_nothing_and_a_fresh_weight_is_the_masked_base() -
     assert torch.equal(logits(get_peft_model(llama(), config_of(DELTA))), expected)
     model, plain = get_peft_model(llama(), config_of(WEIGHT)), llama()
     for name, layer in layers(model).items():
-        alive = layer.sparse_weight("default").mask()
-        plain.get_submodule(name.removeprefix("base_model.model.")).weight.data.flatten()[~alive] = 0
+        active = layer.sparse_weight("default").mask()
+        plain.get_submodule(name.removeprefix("base_model.model.")).weight.data.flatten()[~active] = 0
     assert torch.equal(logits(model), logits(plain))
 
 
@@ -78,16 +78,18 @@ def test_exclusions_and_block_numbers() -> None:
 def test_the_budget_is_what_sparsity_says(distribution: str) -> None:
     model = get_peft_model(llama(), config_of(WEIGHT, distribution=distribution, sparsity=0.9))
     weights = [layer.sparse_weight("default") for layer in layers(model).values()]
-    places = sum(w.numel for w in weights)
-    assert abs(sum(len(w.values) for w in weights) - 0.1 * places) <= (len(weights) if distribution == "uniform" else 1)
+    entries = sum(w.numel for w in weights)
+    assert abs(sum(len(w.values) for w in weights) - 0.1 * entries) <= (
+        len(weights) if distribution == "uniform" else 1
+    )
 
 
 def test_global_magnitude_is_one_threshold_for_all_layers() -> None:
     model = get_peft_model(llama(), config_of(WEIGHT, distribution="global", init="magnitude", sparsity=0.9))
     lowest = min(float(layer.sparse_weight("default").values.detach().abs().min()) for layer in layers(model).values())
     for layer in layers(model).values():
-        dead = layer.get_base_layer().weight.flatten()[~layer.sparse_weight("default").mask()]
-        assert float(dead.abs().max()) <= lowest + 1e-12
+        inactive = layer.get_base_layer().weight.flatten()[~layer.sparse_weight("default").mask()]
+        assert float(inactive.abs().max()) <= lowest + 1e-12
 
 
 def test_sizes_are_exposed_as_by_other_tuners() -> None:
@@ -159,7 +161,7 @@ def test_conv1d_of_gpt2() -> None:
     assert torch.equal(logits(model.merge_and_unload()), expected)
 
 
-def test_bf16_base_keeps_fp32_values_and_integer_places() -> None:
+def test_bf16_base_keeps_fp32_values_and_integer_indices() -> None:
     model = get_peft_model(llama().to(torch.bfloat16), config_of(DELTA))
     weight = next(iter(layers(model).values())).sparse_weight("default")
     assert (weight.values.dtype, weight.indices.dtype) == (torch.float32, torch.int32)

@@ -92,7 +92,7 @@ def test_state_dict_goes_into_an_injected_model() -> None:
     assert torch.equal(logits(other), expected)
 
 
-def test_hostile_places_are_refused_before_they_are_used(tmp_path: Path) -> None:
+def test_hostile_indices_are_refused_before_they_are_used(tmp_path: Path) -> None:
     model = get_peft_model(llama(), config_of(WEIGHT))
     state = get_peft_model_state_dict(model)
     name = next(key for key in state if key.endswith("indices"))

@@ -41,7 +41,7 @@ def test_wrong_fields_are_refused_at_once(settings: dict[str, Any], message: str
         BiDSTConfig(**settings)
 
 
-def test_a_layer_without_a_living_weight_is_refused_by_name() -> None:
+def test_a_layer_without_an_active_weight_is_refused_by_name() -> None:
     with pytest.raises(ValueError, match=r"sparsity=0.9999 .*q_proj.*exclude_modules"):
         get_peft_model(llama(), config_of(DELTA, sparsity=0.9999, distribution="uniform"))
 

@@ -8,13 +8,13 @@ from hf_efficient.sparsity.sparse_weight import SparseWeight, check_indices
 from hf_efficient.sparsity.storage import mask_encoding
 
 
-def weight_of(shape: tuple[int, ...], places: list[int], values: list[float]) -> SparseWeight:
-    weight = SparseWeight(shape, len(places))
-    weight.select(torch.tensor(places), torch.tensor(values))
+def weight_of(shape: tuple[int, ...], indices: list[int], values: list[float]) -> SparseWeight:
+    weight = SparseWeight(shape, len(indices))
+    weight.select(torch.tensor(indices), torch.tensor(values))
     return weight
 
 
-def test_dense_is_zero_but_for_the_living() -> None:
+def test_dense_is_zero_but_for_the_active() -> None:
     weight = weight_of((2, 3), [5, 0], [2.0, -1.0])
     assert weight.dense().tolist() == [[-1, 0, 0], [0, 0, 2]]
     assert weight.dense(torch.ones(2, 3)).tolist() == [[0, 1, 1], [1, 1, 3]]
@@ -87,10 +87,10 @@ def test_impossible_k_is_refused(k: int) -> None:
         SparseWeight((2, 3), k)
 
 
-@pytest.mark.parametrize("places", [[0, 9], [-1, 2], [2, 2]])
-def test_damaged_places_are_found(places: list[int]) -> None:
+@pytest.mark.parametrize("indices", [[0, 9], [-1, 2], [2, 2]])
+def test_damaged_indices_are_found(indices: list[int]) -> None:
     with pytest.raises(ValueError, match=r"layer: .*2 different numbers in \[0, 9\)"):
-        check_indices(torch.tensor(places), 9, "layer")
+        check_indices(torch.tensor(indices), 9, "layer")
 
 
 @pytest.mark.parametrize("n", [1, 7, 8, 9, 1000])
@@ -99,9 +99,9 @@ def test_bitmap_equals_its_definition(n: int) -> None:
     packed = mask_encoding.pack(mask)
     assert packed.tolist() == [sum(int(mask[i]) << (i - b) for i in range(b, min(b + 8, n))) for b in range(0, n, 8)]
     assert torch.equal(mask_encoding.unpack(packed, n), mask)
-    places = torch.randperm(n, generator=torch.Generator().manual_seed(1))[: n // 2 + 1]
-    mask_encoding.add(packed, places)
-    assert torch.equal(mask_encoding.unpack(packed, n), mask.index_fill(0, places, True))
+    indices = torch.randperm(n, generator=torch.Generator().manual_seed(1))[: n // 2 + 1]
+    mask_encoding.add(packed, indices)
+    assert torch.equal(mask_encoding.unpack(packed, n), mask.index_fill(0, indices, True))
 
 
 def test_bitmap_of_another_length_or_with_trailing_bits_is_refused() -> None:
@@ -114,11 +114,11 @@ def test_bitmap_of_another_length_or_with_trailing_bits_is_refused() -> None:
 @pytest.mark.parametrize("density", [0.0, 0.0005, 0.01, 0.1, 1.0])
 def test_gaps_equal_their_definition_and_come_back(density: float) -> None:
     mask = torch.rand(3000, generator=torch.Generator().manual_seed(4)) < density
-    expected, dead = [], 0
-    for alive in mask.tolist():
-        if alive:
-            expected += [255] * (dead // 255) + [dead % 255]
-        dead = 0 if alive else dead + 1
+    expected, inactive = [], 0
+    for active in mask.tolist():
+        if active:
+            expected += [255] * (inactive // 255) + [inactive % 255]
+        inactive = 0 if active else inactive + 1
     assert mask_encoding.to_gaps(mask).tolist() == expected
     assert torch.equal(mask_encoding.from_gaps(mask_encoding.to_gaps(mask), 3000), mask)
 

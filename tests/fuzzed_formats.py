@@ -22,8 +22,8 @@ from hf_efficient.video.encode.overfit import Recipe, load_checkpoint, overfit
 from hf_efficient.video.files.manifest import checked_files, sha256
 from hf_efficient.video.networks.modeling_stdo import STDOModel
 from hf_efficient.video.play.player import Player
+from tests.sparsity.csr.test_compress import sparse_llama
 from tests.sparsity.models import ConvNet, convnet_inputs, disturb
-from tests.sparsity.test_compress import sparse_llama
 from tests.video.bundles import QUICK, started
 from tests.video.clips import make_clip, moving_frames
 

@@ -12,8 +12,8 @@ from hf_efficient import BiDSTTrainer
 from hf_efficient.files.checkpoints import is_whole, recover_checkpoints
 from tests.files.disks import small_disk
 from tests.optimization.trainers import METHODS, build, same, state
-from tests.sparsity import test_trainer as sparse
 from tests.sparsity.models import llama
+from tests.sparsity.tuner import test_trainer as sparse
 
 OPTIONS: dict[str, Any] = {"max_steps": 6, "save_strategy": "steps", "save_steps": 2, "optim": "adamw_torch"}
 SHARES = [0.2, 0.5, 0.8, 1.1, 1.5, 1.9, 2.1, 2.4, 2.8, 3.3]  # of what one checkpoint takes

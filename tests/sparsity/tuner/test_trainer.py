@@ -222,7 +222,7 @@ from peft import get_peft_model
 from torch.nn.parallel import DistributedDataParallel
 from hf_efficient import train_sparsely
 from tests.sparsity.models import llama
-from tests.sparsity.test_trainer import Sentences, config
+from tests.sparsity.tuner.test_trainer import Sentences, config
 
 def train(**settings):
     inner = get_peft_model(llama(), config(target_modules="all-linear", **settings))
@@ -265,7 +265,7 @@ def two_ranks(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """What rank 0 of two processes saw: a training, and two that must not be."""
     folder = tmp_path_factory.mktemp("ranks")
     (folder / "program.py").write_text(RANK_PROGRAM)
-    root = Path(__file__).parents[2]
+    root = Path(__file__).parents[3]
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2"]
     command += ["--rdzv-backend=c10d", "--rdzv-endpoint=localhost:0", "program.py", "result.pt"]
     environment = {**os.environ, "PYTHONPATH": str(root), "OMP_NUM_THREADS": "1"}

@@ -26,7 +26,7 @@ from hf_efficient.methods import SPARSITY, settings_of
 from hf_efficient.sparsity.sparse_weight import SparseWeight
 from hf_efficient.sparsity.topology.bidst import input_levels
 from tests.sparsity.models import IDS, disturb, few_steps, layers, logits
-from tests.sparsity.test_trainer import Sentences, arguments
+from tests.sparsity.tuner.test_trainer import Sentences, arguments
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*lie directly in:UserWarning")  # GPT-OSS' attention sinks
 SIZES: dict[str, Any] = {

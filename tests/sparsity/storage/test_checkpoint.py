@@ -16,8 +16,8 @@ from hf_efficient import BiDSTConfig, compress, load_sparse, save_sparse
 from hf_efficient.sparsity.csr.linear import CSRLinear
 from hf_efficient.sparsity.storage.checkpoint import FILE_NAME, decode, encode, read_sparse
 from tests.fuzzing import limited_memory
+from tests.sparsity.csr.test_compress import sparse_llama
 from tests.sparsity.models import disturb, llama, logits
-from tests.sparsity.test_compress import sparse_llama
 
 
 def test_every_kind_of_tensor_comes_back_bit_for_bit() -> None:

@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from hf_efficient import compress
 from hf_efficient.sparsity.csr.linear import CSRLinear
 from hf_efficient.sparsity.sparse_weight import SparseWeight
+from tests.sparsity.csr.test_compress import sparse_llama
 from tests.sparsity.models import WEIGHT, config_of, layers, llama, logits
-from tests.sparsity.test_compress import sparse_llama
 
 X = torch.randn(5, 32)
 

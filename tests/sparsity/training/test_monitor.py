@@ -18,7 +18,7 @@ from hf_efficient.methods import SPARSITY
 from hf_efficient.sparsity.tuner.callback import DefaultSparsityCallback, weights_of_model
 from tests.sparsity.loops import batches, classifier, run, trainable, weights_of
 from tests.sparsity.models import ConvNet, llama
-from tests.sparsity.test_trainer import Sentences, arguments, config
+from tests.sparsity.tuner.test_trainer import Sentences, arguments, config
 
 
 def warnings_of(action: Any) -> list[str]:

@@ -40,7 +40,7 @@ _MODULE_OF = {
     "BiDSTModel": "hf_efficient.sparsity.tuner.model",
     "BiDSTTrainer": "hf_efficient.sparsity.tuner.trainer",
     "SparsityCallback": "hf_efficient.sparsity.tuner.callback",
-    "train_sparsely": "hf_efficient.sparsity.tuner.callback",
+    "train_sparsely": "hf_efficient.sparsity.tuner.loop",
     "compress": "hf_efficient.sparsity.csr.compress",
     "decompress": "hf_efficient.sparsity.csr.compress",
     "load_sparse": "hf_efficient.sparsity.storage.checkpoint",
@@ -67,8 +67,9 @@ if TYPE_CHECKING:
     from hf_efficient.representation.vlm.memory import remember_pictures
     from hf_efficient.sparsity.csr.compress import compress, decompress
     from hf_efficient.sparsity.storage.checkpoint import load_sparse, save_sparse
-    from hf_efficient.sparsity.tuner.callback import SparsityCallback, train_sparsely
+    from hf_efficient.sparsity.tuner.callback import SparsityCallback
     from hf_efficient.sparsity.tuner.config import BiDSTConfig
+    from hf_efficient.sparsity.tuner.loop import train_sparsely
     from hf_efficient.sparsity.tuner.model import BiDSTModel
     from hf_efficient.sparsity.tuner.trainer import BiDSTTrainer
     from hf_efficient.video.encode.fit import fit_video

@@ -108,7 +108,7 @@ def _stamp(path: Path) -> tuple[int, int] | None:
 
 
 def load_sparse(
-    source: str | os.PathLike[str],
+    folder_or_id: str | os.PathLike[str],
     model: nn.Module | type[Any] | None = None,
     *,
     compressed: bool = False,
@@ -117,7 +117,7 @@ def load_sparse(
     """Load what `save_sparse` wrote. No code is run but transformers' own or the given model's.
 
     Args:
-        source: folder, file, or id of a Hub repository.
+        folder_or_id: folder, file, or id of a Hub repository.
         model: a module, which is filled in place; a transformers class (`AutoModelForCausalLM`, ...); or None for the
             class that the folder's config names.
         compressed: replace linear layers by sparse ones where that is faster (see `compress`).
@@ -130,7 +130,7 @@ def load_sparse(
         FileNotFoundError: there is no such file.
         ValueError: the file is damaged or hostile, or does not fit the model.
     """
-    path = _locate(source, hub_kwargs)
+    path = _locate(folder_or_id, hub_kwargs)
     make = None if isinstance(model, nn.Module) else maker(path, model)
     if isinstance(model, nn.Module) and any(tensor.is_meta for tensor in model.state_dict().values()):
         raise ValueError("The model is on the device 'meta', where no weights can be loaded: pass its class instead.")
@@ -261,10 +261,10 @@ def _crc(tensors: Any) -> int:
     return crc
 
 
-def _locate(source: str | os.PathLike[str], hub_kwargs: dict[str, Any]) -> Path:
-    path = Path(source)
+def _locate(folder_or_id: str | os.PathLike[str], hub_kwargs: dict[str, Any]) -> Path:
+    path = Path(folder_or_id)
     if path.is_file():
         return path
     if not path.is_dir():  # on the Hub: fetch the model's config beside the weights
-        find(source, "config.json", "", **hub_kwargs)
-    return Path(find(source, FILE_NAME, "expected a folder that save_sparse wrote.", **hub_kwargs))
+        find(folder_or_id, "config.json", "", **hub_kwargs)
+    return Path(find(folder_or_id, FILE_NAME, "expected a folder that save_sparse wrote.", **hub_kwargs))

@@ -91,7 +91,7 @@ def check_expansion(sizes: Mapping[str, tuple[int, ...]], path: str | os.PathLik
     if numbers > max(FREE, EXPANSION * length):
         raise ValueError(
             f"{path} claims {numbers} numbers in {length} bytes, expected at most {EXPANSION} in a byte: more than any "
-            "pruned model needs. If you trust it, make the model yourself and pass it: load_sparse(source, model)."
+            "pruned model needs. If you trust it, make the model and pass it: load_sparse(folder_or_id, model)."
         )
 
 
@@ -119,7 +119,7 @@ def maker(path: Path, cls: type[Any] | None) -> Callable[..., nn.Module]:
         most = max(MOST_LAYERS, len(tensors.keys()))
     if inside is None and not file.is_file():
         raise FileNotFoundError(
-            f"No config.json in {str(path.parent)!r}: pass the module itself, load_sparse(source, model)."
+            f"No config.json in {str(path.parent)!r}: pass the module itself, load_sparse(folder_or_id, model)."
         )
     values = read_json(file, LARGEST_CONFIG) if inside is None else _parsed(inside, path)
     _check_counts(values, file, most)

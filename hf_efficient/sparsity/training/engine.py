@@ -15,8 +15,8 @@ from hf_efficient import optimizer_state
 from hf_efficient.sparsity.sparse_weight import SparseWeight
 from hf_efficient.sparsity.storage import mask_encoding
 from hf_efficient.sparsity.topology import Topology
-from hf_efficient.sparsity.topology.base import by_part
 
+from . import initial_mask
 from .distributed import compare_masks, refuse_shards
 from .monitor import warn_that_nothing_moved
 from .state_checks import check_state, fingerprint
@@ -96,6 +96,11 @@ class SparseTraining:
         for monitor in self._monitors:
             monitor.has_engine = True
         ENGINES.add(self)
+
+    def __repr__(self) -> str:
+        active = sum(len(weight.indices) for weight in self.weights.values())
+        entries = sum(weight.numel for weight in self.weights.values())
+        return f"SparseTraining({self.topology!r}, {active} of {entries} active, step {self.steps})"
 
     @property
     def steps(self) -> int:
@@ -225,21 +230,16 @@ class SparseTraining:
     def _choose_initial(self) -> None:
         for weight in self.weights.values():
             assert weight.gradient is not None
-            total = weight.memory.setdefault("initial_scores", torch.zeros_like(weight.gradient))
+            total = weight.memory.setdefault("initial_gradient", torch.zeros_like(weight.gradient))
             total += weight.gradient
         if self.steps < self.init_steps:
             return
         for group in self.groups:
-            scores = []
-            for name in group:
-                score = self.weights[name].memory.pop("initial_scores").abs()
-                base = self.bases[name].detach().flatten().float() if self.init == "snip" else None
-                score = score if base is None else score * base.abs()
-                score[score.argmax()] = torch.inf  # every layer keeps one weight
-                scores.append(score)
+            bases = [self.bases[name] if self.init == "snip" else None for name in group]
+            gradients = [self.weights[name].memory.pop("initial_gradient") for name in group]
+            scores = [initial_mask.scores(*pair) for pair in zip(gradients, bases, strict=True)]
             budget = sum(len(self.weights[name].indices) for name in group)
-            best = torch.cat(scores).topk(budget).indices.sort().values
-            for name, indices in zip(group, by_part(best, [len(score) for score in scores]), strict=True):
+            for name, indices in zip(group, initial_mask.largest_scores(scores, budget), strict=True):
                 weight = self.weights[name]
                 if len(indices) != len(weight.indices):
                     optimizer_state.resize(self.optimizer, weight.values, indices[:0], len(indices))

@@ -59,8 +59,8 @@ def _check_weight(memory: object, ever: object, weight: SparseWeight) -> None:
     mask_encoding.unpack(ever, weight.numel)
     if "csr" in memory:
         expect(memory, "csr", torch.bool)
-    if "initial_scores" in memory:
-        expect(memory, "initial_scores", torch.float32, weight.numel)
+    if "initial_gradient" in memory:
+        expect(memory, "initial_gradient", torch.float32, weight.numel)
 
 
 def fingerprint(indices: Tensor) -> int:

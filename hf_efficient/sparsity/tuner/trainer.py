@@ -52,3 +52,7 @@ class BiDSTTrainer(WholeCheckpoints, Trainer):
         if sparsity_config is not None:
             model = get_peft_model(model, sparsity_config)
         super().__init__(model, args, *positional, **kwargs)
+
+    def __repr__(self) -> str:
+        configs = getattr(self.model, "peft_config", {})
+        return f"{type(self).__name__}({type(self.model).__name__}, adapters={list(configs)})"

@@ -15,7 +15,8 @@ from transformers.trainer_pt_utils import LayerWiseDummyOptimizer
 
 from hf_efficient import S2SAM, BiDSTConfig, SparsityCallback, train_sparsely
 from hf_efficient.methods import SPARSITY
-from hf_efficient.sparsity.tuner.callback import DefaultSparsityCallback, weights_of_model
+from hf_efficient.sparsity.tuner.callback import DefaultSparsityCallback
+from hf_efficient.sparsity.tuner.loop import weights_of_model
 from tests.sparsity.loops import batches, classifier, run, trainable, weights_of
 from tests.sparsity.models import ConvNet, llama
 from tests.sparsity.tuner.test_trainer import Sentences, arguments, config

@@ -1,4 +1,5 @@
-"""Networks with few weights: which of them live (`topology`), and what is gained from those that do not.
+"""Sparse networks: which weights are active (`topology`), training them (`training`, `tuner`), and what it saves.
 
-Nothing is imported here, so that reading one part does not load the others.
+`csr` computes layers as sparse products, `storage` writes small files. Nothing is imported here, so that reading one
+part does not load the others.
 """

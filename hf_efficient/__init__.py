@@ -30,11 +30,12 @@ _MODULE_OF = {
     "S2SAMTrainer": "hf_efficient.optimization.training.trainer",
     "ZOSAMTrainer": "hf_efficient.optimization.training.trainer",
     "SAMTrainerMixin": "hf_efficient.optimization.training.trainer",
-    "SAM": "hf_efficient.optimization.loop.optimizer",
-    "S2SAM": "hf_efficient.optimization.loop.optimizer",
-    "ZOSAM": "hf_efficient.optimization.loop.optimizer",
-    "LookSAM": "hf_efficient.optimization.loop.optimizer",
-    "MSAM": "hf_efficient.optimization.loop.optimizer",
+    "SAM": "hf_efficient.optimization.loop.optimizers",
+    "ASAM": "hf_efficient.optimization.loop.optimizers",
+    "S2SAM": "hf_efficient.optimization.loop.optimizers",
+    "ZOSAM": "hf_efficient.optimization.loop.optimizers",
+    "LookSAM": "hf_efficient.optimization.loop.optimizers",
+    "MSAM": "hf_efficient.optimization.loop.optimizers",
     "recalibrate_batch_norm": "hf_efficient.optimization.engine.batch_norm",
     "BiDSTConfig": "hf_efficient.sparsity.tuner.config",
     "BiDSTModel": "hf_efficient.sparsity.tuner.model",
@@ -51,7 +52,7 @@ _MODULE_OF = {
 if TYPE_CHECKING:
     from hf_efficient.optimization.arguments import SAMArguments
     from hf_efficient.optimization.engine.batch_norm import recalibrate_batch_norm
-    from hf_efficient.optimization.loop.optimizer import MSAM, S2SAM, SAM, ZOSAM, LookSAM
+    from hf_efficient.optimization.loop.optimizers import ASAM, MSAM, S2SAM, SAM, ZOSAM, LookSAM
     from hf_efficient.optimization.sharpness import sharpness
     from hf_efficient.optimization.training.trainer import (
         S2SAMTrainer,
@@ -78,6 +79,7 @@ if TYPE_CHECKING:
     from hf_efficient.video.play.pipeline_stdo import STDOPipeline
 
 __all__ = [
+    "ASAM",
     "MSAM",
     "S2SAM",
     "SAM",

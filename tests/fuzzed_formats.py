@@ -13,7 +13,7 @@ from torch import nn
 
 import hf_efficient
 from hf_efficient import BiDSTConfig, SAMArguments, TokenPrunerConfig, load_sparse, save_sparse
-from hf_efficient.optimization.training import training_state
+from hf_efficient.optimization.training import memory_file
 from hf_efficient.reading import naming, read_json
 from hf_efficient.representation.evaluation.questions import load_evaluation_set
 from hf_efficient.representation.generator import TokenGenerator
@@ -173,13 +173,13 @@ def sam_memory(folder: Path) -> Callable[[], Any]:
     net, arguments = nn.Sequential(nn.Linear(6, 5), nn.Linear(5, 2)), SAMArguments(method="looksam")
     memory: Any = {"across": {p: torch.randn(p.shape) for p in net.parameters()}}
     folder.mkdir()
-    training_state.save(folder / "sam_memory.safetensors", net, memory, arguments)
+    memory_file.save(folder / "sam_memory.safetensors", net, memory, arguments)
 
     def load() -> Any:
         fresh: dict[str, dict[torch.Tensor, torch.Tensor]] = {"across": {}}
-        told = training_state.load(folder / "sam_memory.safetensors", net, fresh, arguments)
+        warning = memory_file.load(folder / "sam_memory.safetensors", net, fresh, arguments)
         assert all(p.shape == d.shape for p, d in fresh["across"].items())
-        return list(fresh["across"].values()), told
+        return list(fresh["across"].values()), warning
 
     return load
 

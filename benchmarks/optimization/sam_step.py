@@ -143,7 +143,7 @@ def measure(steps: dict[str, Callable[[], None]], rounds: int) -> dict[str, dict
 
 def held_bytes(trainer: Any) -> int:
     """What the method keeps from one step to the next."""
-    memory = trainer._ascent.memory if getattr(trainer, "_ascent", None) else {}
+    memory = trainer._variant.memory if getattr(trainer, "_variant", None) else {}
     return sum(d.nbytes for direction in memory.values() for d in direction.values())
 
 

@@ -17,7 +17,7 @@ from hf_efficient import BiDSTConfig, train_sparsely
 from hf_efficient.active_mask import set_active_mask
 from hf_efficient.methods import SPARSITY, settings_of
 from hf_efficient.optimization.engine.batch_norm import recalibrate_batch_norm
-from hf_efficient.optimization.loop.optimizer import MSAM, S2SAM, SAM, ZOSAM, LookSAM
+from hf_efficient.optimization.loop.optimizers import MSAM, S2SAM, SAM, ZOSAM, LookSAM
 from hf_efficient.optimization.loop.perturbing_optimizer import PerturbingOptimizer
 from hf_efficient.optimization.sharpness import sharpness
 

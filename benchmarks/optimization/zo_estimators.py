@@ -20,24 +20,24 @@ from tqdm import tqdm
 from benchmarks.harness.small_networks import SmallResNet, SmallViT
 from examples import real_data
 from hf_efficient.optimization.engine.perturbation import Weights, dot, global_norm
-from hf_efficient.optimization.loop.closure import ClosureBatch
-from hf_efficient.optimization.variants.s2sam import S2SAMAscent
-from hf_efficient.optimization.variants.zosam import GuidedZOSAMAscent, ZOSAMAscent
+from hf_efficient.optimization.loop.batch import ClosureBatch
+from hf_efficient.optimization.variants.s2sam import S2SAMVariant
+from hf_efficient.optimization.variants.zosam import GuidedZOSAMVariant, ZOSAMVariant
 
 RESULTS = Path(__file__).parents[1] / "results" / "zo_estimators"
 RHO, SIZE, BATCH = 0.05, 1024, 32
-ASCENTS: dict[str, Callable[[], Any]] = {
-    "S2-SAM: the last gradient": S2SAMAscent,
-    "ZO-SAM, m = 1": lambda: ZOSAMAscent(1, 1e-3, 1.0, 0),
-    "ZO-SAM, m = 8": lambda: ZOSAMAscent(8, 1e-3, 1.0, 0),
-    "guided, m = 1": lambda: GuidedZOSAMAscent(1, 1.0, 0),
-    "guided, m = 2": lambda: GuidedZOSAMAscent(2, 1.0, 0),
-    "guided, m = 8": lambda: GuidedZOSAMAscent(8, 1.0, 0),
+VARIANTS: dict[str, Callable[[], Any]] = {
+    "S2-SAM: the last gradient": S2SAMVariant,
+    "ZO-SAM, m = 1": lambda: ZOSAMVariant(1, 1e-3, 1.0, 0),
+    "ZO-SAM, m = 8": lambda: ZOSAMVariant(8, 1e-3, 1.0, 0),
+    "guided, m = 1": lambda: GuidedZOSAMVariant(1, 1.0, 0),
+    "guided, m = 2": lambda: GuidedZOSAMVariant(2, 1.0, 0),
+    "guided, m = 8": lambda: GuidedZOSAMVariant(8, 1.0, 0),
 }
 NETWORKS: dict[str, Callable[[], Any]] = {"resnet": lambda: SmallResNet(8), "vit": lambda: SmallViT(48, 2)}
 
 
-def cosines(network: str, ascent: Any, epochs: int) -> list[float]:
+def cosines(network: str, variant: Any, epochs: int) -> list[float]:
     """Cosine of every step's perturbation with the batch's gradient."""
     torch.manual_seed(0)
     x, y = (torch.from_numpy(array[:SIZE].copy()) for array in real_data.fashion_mnist())
@@ -56,12 +56,12 @@ def cosines(network: str, ascent: Any, epochs: int) -> list[float]:
             batch = ClosureBatch(weights, loss)
             gradient = batch.gradient()
             before = {p: p.detach().clone() for p in params}
-            with ascent.perturbed(weights, batch, RHO):
+            with variant.perturbed(weights, batch, RHO):
                 epsilon = {p: p.detach() - before[p] for p in params}
                 loss().backward()
             if (size := global_norm(epsilon)) > 0:
                 found.append(dot(epsilon, gradient) / (size * global_norm(gradient)))
-            ascent.step += 1
+            variant.step += 1
             optimizer.step()
             optimizer.zero_grad()
     return found
@@ -75,8 +75,8 @@ def main() -> None:
     rows = []
     for network in NETWORKS:
         weights = sum(p.numel() for p in NETWORKS[network]().parameters())
-        for name, ascent in tqdm(ASCENTS.items(), desc=network, leave=False):
-            values = np.array(cosines(network, ascent(), arguments.epochs))
+        for name, variant in tqdm(VARIANTS.items(), desc=network, leave=False):
+            values = np.array(cosines(network, variant(), arguments.epochs))
             halves = [float(half.mean()) for half in np.array_split(values, 2)]
             rows.append({"network": network, "weights": weights, "method": name, "mean": float(values.mean()),
                          "first_half": halves[0], "second_half": halves[1],

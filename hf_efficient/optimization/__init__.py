@@ -1,5 +1,5 @@
-"""Flat minima for less than a second backward pass: S2-SAM, ZO-SAM, and the methods they are compared with.
+"""Sharpness-aware training: S2-SAM, ZO-SAM, and the methods they are compared with.
 
-`perturbation` moves the weights and brings them back exactly; `sam`, `s2sam`, `zosam`, `looksam` and `msam` say where
-to; `trainer` and `optimizer` are the ways in.
+`variants/` has one file for each method, its equation first. `engine/` moves the weights and brings them back exactly;
+`loop/` holds the torch optimizers, `training/` the Trainer; `arguments.py` is the configuration of both.
 """

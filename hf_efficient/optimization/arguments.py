@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import copy
-import json
 import math
-from dataclasses import asdict, dataclass, field, fields
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from hf_efficient.methods import OPTIMIZATION, check_settings
+from hf_efficient.plain_settings import PlainSettings
 from hf_efficient.reading import is_number, shown
 
 if TYPE_CHECKING:
-    from hf_efficient.optimization.variants.variant import Ascent
+    from hf_efficient.optimization.engine.variant import Variant
 
 METHODS = OPTIMIZATION.names
 SCHEDULES = ("constant", "inverse_sqrt", "linear", "cosine")
@@ -20,8 +21,8 @@ PASSES = ("first", "second", "both")
 
 
 @dataclass
-class SAMArguments:
-    """Which variant perturbs the weights, and how far.
+class SAMArguments(PlainSettings):
+    """Which method perturbs the weights, and how far.
 
     No field has the name of one of `TrainingArguments`, so that `HfArgumentParser((TrainingArguments, SAMArguments))`
     and `TrlParser` read both from one command line or yaml file.
@@ -35,38 +36,37 @@ class SAMArguments:
         rho_schedule: rho_t over steps t = 1, 2, ..., T: "constant", "inverse_sqrt" (rho / sqrt(t); S2-SAM, Remark 1),
             "linear" or "cosine" (down to 0 at T).
         adaptive: measure the distance in units of each weight's size, for any method ("asam" is "sam" with it).
-        perturb_pruned: perturb also entries that a sparsity mask declares dead, as the published code of S2-SAM does.
+        perturb_pruned: also perturb entries that are inactive by a sparsity mask, as the published code of S2-SAM does.
         num_queries: directions m of "zosam".
         delta: step of the finite difference of "zosam", per weight. None asks at the distance of the step, `rho`, as
-            guided directions always do; with m = 1 one of the two points asked is then the one of the step, and its
-            forward pass is saved.
+            guided directions always do; with m = 1 the step then ends at one of the two points asked, which saves a
+            forward pass.
         probe_fraction: share of each batch that "zosam" takes its losses on; 0.5 makes m = 1 cost a third more than
             plain training.
         probe_dropout: the losses of "zosam" are taken with the dropout masks of the step; False takes them without
-            dropout, which is cheaper on a CPU and asks a slightly other question. BatchNorm normalises as in training.
-        guided: "zosam" asks along the last gradients instead of at random.
+            dropout: cheaper on a CPU, but of a slightly different network. BatchNorm normalises as in training.
+        guided: "zosam" asks along the last gradients instead of random directions.
         direction_seed: of the random directions of "zosam".
         reuse_interval: k of "looksam".
         reuse_weight: alpha of "looksam".
         batch_norm_pass: which pass of "sam", "asam" and "looksam" updates running statistics of BatchNorm: "first" (at
             the weights themselves), "second" or "both". Probes of "zosam" never do.
-        upcast: hold trainable 16-bit weights in float32; 16-bit weights swallow a small perturbation.
-        diagnostics_steps: log rho, norms, and the cosine of the perturbation with the gradient every so many steps; 0
-            is never.
+        upcast: hold trainable 16-bit weights in float32; 16 bits are too few to hold a small perturbation.
+        diagnostics_steps: log rho, norms, and the cosine of perturbation and gradient every n steps; 0 is never.
 
     Raises:
-        ValueError: a field is outside of what is said above, or is set although the method does not read it; the
-            message names field, value and fix.
+        ValueError: a field is out of range, or is set although the method does not read it; the message names field,
+            value and fix.
     """
 
     method: str | None = field(
-        default=None, metadata={"help": f"Variant: {', '.join(METHODS)}. Default: the trainer's, sam for SAMTrainer."}
+        default=None, metadata={"help": f"Method: {', '.join(METHODS)}. Default: the trainer's, sam for SAMTrainer."}
     )
     rho: float = field(default=0.05, metadata={"help": "Distance of the perturbation (L2); 0 is plain training."})
     rho_schedule: str = field(default="constant", metadata={"help": f"rho over steps: {', '.join(SCHEDULES)}."})
     adaptive: bool = field(default=False, metadata={"help": "Distance in units of each weight's size (ASAM)."})
     perturb_pruned: bool = field(
-        default=False, metadata={"help": "Perturb weights that a sparsity mask declares dead."}
+        default=False, metadata={"help": "Also perturb weights that are inactive by a sparsity mask."}
     )
     num_queries: int = field(default=1, metadata={"help": "Directions of zosam; each costs two forward passes."})
     delta: float | None = field(default=None, metadata={"help": "Step of zosam's finite difference; None is rho."})
@@ -80,7 +80,7 @@ class SAMArguments:
         default="first", metadata={"help": f"Pass that updates BatchNorm statistics: {', '.join(PASSES)}."}
     )
     upcast: bool = field(default=False, metadata={"help": "Hold trainable 16-bit weights in float32."})
-    diagnostics_steps: int = field(default=0, metadata={"help": "Log rho and cosine every so many steps; 0 is never."})
+    diagnostics_steps: int = field(default=0, metadata={"help": "Log rho and cosine every n steps; 0 is never."})
 
     def __post_init__(self) -> None:
         _check(self, "method", self.method is None or self.method in METHODS, f"one of {', '.join(METHODS)}")
@@ -110,26 +110,6 @@ class SAMArguments:
                 return self.rho * (1 + math.cos(math.pi * min(1.0, step / max(total, 1)))) / 2
         return self.rho
 
-    def to_dict(self) -> dict[str, Any]:
-        """All fields as plain JSON values."""
-        return asdict(self)
-
-    def to_json_string(self) -> str:
-        """The fields as JSON, which `from_dict(json.loads(...))` reads back."""
-        return json.dumps(self.to_dict(), indent=2, sort_keys=True) + "\n"
-
-    @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> SAMArguments:
-        """Build from plain values; absent fields take their defaults.
-
-        Raises:
-            ValueError: a key is not a field, or a value is invalid.
-        """
-        known = [f.name for f in fields(cls)]
-        if unknown := sorted(set(values) - set(known)):
-            raise ValueError(f"Unknown {unknown}; expected only {known}. Remove them, or upgrade hf_efficient.")
-        return cls(**values)
-
     def for_trainer(self, own: str, fixed: bool, trainer: str) -> SAMArguments:
         """The arguments with the method decided.
 
@@ -149,25 +129,14 @@ class SAMArguments:
         check_settings(decided, OPTIMIZATION)
         return decided
 
-    def ascent(self, optimizer: Any = None) -> Ascent:
-        """The variant, new ("sam" where none is named).
+    def variant(self, optimizer: Callable[[], Any]) -> Variant:
+        """The method these settings name, new ("sam" where they name none).
 
         Args:
-            optimizer: called for the optimizer whose momentum "msam" follows.
+            optimizer: called for the optimizer that takes the steps, whose momentum "msam" follows.
         """
-        from .variants import looksam, msam, s2sam, sam, zosam
-
-        match self.method:
-            case "s2sam":
-                return s2sam.S2SAMAscent()
-            case "zosam":
-                settings = (self.num_queries, self.delta, self.probe_fraction, self.direction_seed)
-                return zosam.zosam_ascent(self.guided, *settings)
-            case "looksam":
-                return looksam.LookSAMAscent(self.reuse_interval, self.reuse_weight)
-            case "msam":
-                return msam.MSAMAscent(optimizer)
-        return sam.SAMAscent()
+        variant: Variant = OPTIMIZATION.row(self.method or "sam").implementation.of(self, optimizer)
+        return variant
 
 
 def _check(arguments: SAMArguments, name: str, holds: bool, expected: str) -> None:

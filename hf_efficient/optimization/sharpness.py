@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from hf_efficient.extras import extra
 from hf_efficient.files import written_whole
 from hf_efficient.optimization.engine.perturbation import Direction, Weights, dot, global_norm
+from hf_efficient.optimization.variants.asam import asam_scaling
 
 LossOf = Callable[[nn.Module, Any], Tensor]
 
@@ -38,7 +39,7 @@ def sharpness(
     """
     if not 0 < rho < float("inf"):
         raise ValueError(f"rho={rho!r} is out of range; expected a finite number > 0.")
-    weights, loss_of = Weights(model.parameters(), adaptive), loss_of or loss_of_batch
+    weights, loss_of = Weights(model.parameters(), asam_scaling if adaptive else None), loss_of or loss_of_batch
     batches = data if isinstance(data, Sequence) else list(data)
     with evaluated(model, weights):
         before = _mean_loss(model, batches, loss_of, backward=True)
@@ -101,7 +102,7 @@ def plot_landscape(curves: Mapping[str, Mapping[str, Sequence[float]]], distance
     Args:
         curves: name of a model -> what `loss_along` returned for it.
         distances: those it was called with.
-        path: of the picture. Needs matplotlib.
+        path: of the image file. Needs matplotlib.
     """
     with extra("plots"):
         from matplotlib.figure import Figure

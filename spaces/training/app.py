@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from hf_efficient import S2SAM, SAM, ZOSAM, BiDSTConfig, sharpness, train_sparsely
 from hf_efficient.files.temporary import work_folder
 from hf_efficient.methods import SPARSITY, settings_of
-from hf_efficient.optimization.loop.optimizer import PerturbingOptimizer
+from hf_efficient.optimization.loop.optimizers import PerturbingOptimizer
 from hf_efficient.optimization.sharpness import loss_along, plot_landscape
 from hf_efficient.space import (
     LONGEST_QUEUE,

@@ -94,7 +94,7 @@ def test_a_trainers_memory_is_not_what_the_optimizer_makes_of_the_gradient(tmp_p
     for optim in ("schedule_free_adamw", "adamw_torch"):
         trainer = build(tmp_path, METHODS["s2sam"], bert(0.0), cls=Watched, optim=optim, max_grad_norm=0.0)
         trainer.train()
-        for g, kept in zip(seen[-1], trainer._ascent.memory["gradient"].values()):
+        for g, kept in zip(seen[-1], trainer._variant.memory["gradient"].values()):
             assert torch.equal(g, kept), optim
 
 

@@ -12,7 +12,7 @@ from transformers import TrainingArguments
 
 from hf_efficient.active_mask import set_active_mask
 from hf_efficient.optimization.arguments import SAMArguments
-from hf_efficient.optimization.loop.optimizer import MSAM, S2SAM, SAM, ZOSAM, LookSAM
+from hf_efficient.optimization.loop.optimizers import MSAM, S2SAM, SAM, ZOSAM, LookSAM
 from hf_efficient.optimization.training.trainer import SAMTrainer
 from tests.optimization import transcription
 from tests.optimization.transcription import MLP, Arrays, Quadratic

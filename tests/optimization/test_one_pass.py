@@ -11,8 +11,8 @@ import torch
 from torch import nn
 
 from hf_efficient import SAMArguments, SAMTrainer
-from hf_efficient.optimization.training.window import Window
-from hf_efficient.optimization.variants.variant import move_to_higher
+from hf_efficient.optimization.engine.variant import move_to_higher_loss
+from hf_efficient.optimization.training.batch import AccumulatedBatch
 from tests.optimization.trainers import bert, build, rows, trained
 
 RANDOM, GUIDED = SAMArguments("zosam", rho=0.5), SAMArguments("zosam", rho=0.5, guided=True)
@@ -50,9 +50,9 @@ class Autocast(SAMTrainer):
 
 
 @contextmanager
-def asked_before(window: Window, mirror: Callable[[], None], fraction: float) -> Iterator[None]:
+def asked_before(window: AccumulatedBatch, mirror: Callable[[], None], fraction: float) -> Iterator[None]:
     """Two losses, and then the step: three passes forward, as everywhere but in a Trainer."""
-    move_to_higher(window, mirror, fraction)
+    move_to_higher_loss(window, mirror, fraction)
     yield
 
 
@@ -67,7 +67,7 @@ def test_it_is_the_training_that_asks_first(
     model: Any, data: Any, kwargs: Any, method: SAMArguments, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ours = trained(tmp_path, method, model(), data=data(), max_steps=STEPS, **kwargs)
-    monkeypatch.setattr(Window, "higher", asked_before)
+    monkeypatch.setattr(AccumulatedBatch, "at_higher_loss", asked_before)
     theirs = trained(tmp_path, method, model(), data=data(), max_steps=STEPS, **kwargs)
     for (name, a), b in zip(ours.model.state_dict().items(), theirs.model.state_dict().values(), strict=True):
         torch.testing.assert_close(a, b, atol=2e-5, rtol=1e-4, msg=name)

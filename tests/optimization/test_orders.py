@@ -110,7 +110,7 @@ def test_probes_take_a_number_for_a_loss() -> None:
 def test_sam_by_the_gradients_that_stand_needs_some() -> None:
     net = network()
     opt = SAM(net.parameters(), torch.optim.SGD, lr=0.1)
-    with pytest.raises(ValueError, match="no gradient stands"):
+    with pytest.raises(ValueError, match="there is no gradient"):
         opt.perturb()
 
 

@@ -6,6 +6,7 @@ from torch import Tensor, nn
 
 from hf_efficient.active_mask import set_active_mask
 from hf_efficient.optimization.engine.perturbation import Weights, dot, global_norm
+from hf_efficient.optimization.variants.asam import asam_scaling
 
 
 def parameters(dtype: torch.dtype = torch.float32) -> list[nn.Parameter]:
@@ -57,7 +58,7 @@ def test_distance_is_rho_over_all_parameters_together() -> None:
 def test_adaptive_distance_is_in_units_of_the_weights() -> None:
     params = parameters()
     before, d = [p.detach().clone() for p in params], directions(params)
-    with Weights(params, adaptive=True).moved(d, 0.7):
+    with Weights(params, asam_scaling).moved(d, 0.7):
         relative = torch.cat([((p - b) / b).flatten() for p, b in zip(params, before)])
     assert relative.norm().item() == pytest.approx(0.7, rel=1e-4)
     scaled = torch.cat([(b.square() * d[p]).flatten() for p, b in zip(params, before)])
@@ -92,15 +93,15 @@ def test_a_direction_that_is_zero_or_not_finite_moves_nothing(value: float) -> N
 def test_what_sixteen_bits_swallow_is_said(rho: float, adaptive: bool, warns: bool) -> None:
     """bfloat16 has eight bits: 1,290 weights of size one that move by 0.0014 each mostly do not move."""
     params = parameters(torch.bfloat16)
-    weights = Weights(params, adaptive)
+    weights = Weights(params, asam_scaling if adaptive else None)
     with weights.moved(directions(params), rho, measure=True):
         for p in params:
             p.grad = torch.ones_like(p)
-    assert (weights.swallowed() is not None) == warns
-    wide = Weights(parameters(), adaptive)
+    assert (weights.lost_to_rounding() is not None) == warns
+    wide = Weights(parameters(), asam_scaling if adaptive else None)
     with wide.moved(directions(wide.parameters), rho, measure=True):  # type: ignore[arg-type]
         pass
-    assert wide.swallowed() is None
+    assert wide.lost_to_rounding() is None
 
 
 def test_frozen_and_shared_parameters() -> None:

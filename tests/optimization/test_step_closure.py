@@ -125,7 +125,7 @@ def test_loading_the_state_of_another_method_says_what_is_dropped(before: Any, a
     other = after(net.parameters(), torch.optim.SGD, rho=0.05, lr=0.1)
     with pytest.warns(UserWarning, match=f"{before.__name__}.*dropped"):
         other.load_state_dict(opt.state_dict())
-    assert set(other.ascent.memory) == set(after(net.parameters(), torch.optim.SGD, lr=0.1).ascent.memory)
+    assert set(other.variant.memory) == set(after(net.parameters(), torch.optim.SGD, lr=0.1).variant.memory)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         before(net.parameters(), torch.optim.SGD, lr=0.1).load_state_dict(opt.state_dict())

@@ -13,7 +13,7 @@ from transformers import (
 )
 
 from hf_efficient import SAMArguments, SAMTrainer
-from hf_efficient.optimization.training.trainer import _refuse_what_cannot_work
+from hf_efficient.optimization.training.checks import refuse_trainer
 from tests.optimization.trainers import (
     METHODS,
     Scaled,
@@ -243,6 +243,6 @@ def test_what_cannot_work_is_refused_with_a_way_out(tmp_path: Path) -> None:
         build(tmp_path, METHODS["sam"], cls=trainer_with(is_deepspeed_enabled=True))
     fsdp1 = SimpleNamespace(state=SimpleNamespace(fsdp_plugin=SimpleNamespace(fsdp_version=1)))
     with pytest.raises(ValueError, match='"version": 2'):
-        _refuse_what_cannot_work(SimpleNamespace(is_deepspeed_enabled=False, is_fsdp_enabled=True, accelerator=fsdp1))
+        refuse_trainer(SimpleNamespace(is_deepspeed_enabled=False, is_fsdp_enabled=True, accelerator=fsdp1))
     with pytest.raises(ValueError, match="without SAMTrainerMixin"):
         build(tmp_path, METHODS["s2sam"], cls=trainer_with(_buffered_inputs=None))

@@ -152,9 +152,9 @@ def test_seq2seq_trainer(tmp_path: Path) -> None:
 def test_new_training_starts_from_nothing(tmp_path: Path) -> None:
     trainer = build(tmp_path, METHODS["s2sam"], build_kwargs={}, max_steps=2)
     trainer.train()
-    old = trainer._ascent
+    old = trainer._variant
     trainer.train()
-    assert trainer._ascent is not old
+    assert trainer._variant is not old
 
 
 def test_model_card_names_the_method(tmp_path: Path) -> None:
@@ -171,6 +171,6 @@ def test_model_card_names_the_method(tmp_path: Path) -> None:
 def test_memory_is_that_of_one_gradient(tmp_path: Path) -> None:
     """Between steps S2-SAM holds the last gradient and nothing else."""
     trainer = trained(tmp_path, METHODS["s2sam"])
-    (gradient,) = trainer._ascent.memory.values()
+    (gradient,) = trainer._variant.memory.values()
     assert {p.shape for p in gradient} == {p.shape for p in trainer.model.parameters()}
     assert Weights(trainer.model.parameters()).parameters == list(gradient)

@@ -10,7 +10,7 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast, Trainer
 
 from hf_efficient import S2SAM, SAMArguments, SAMTrainerMixin
-from hf_efficient.optimization.engine.watch import generates
+from hf_efficient.optimization.engine.refusals import generates_in_training_step
 from tests.optimization.trainers import METHODS, build
 
 trl: Any = pytest.importorskip("trl")
@@ -89,12 +89,12 @@ def test_trl_parser(tmp_path: Path) -> None:
 def test_trainers_that_generate_while_weights_are_perturbed_are_known(trainer: str) -> None:
     package, _, name = trainer.rpartition(".")
     cls = getattr(importlib.import_module(f"trl.{package}" if package else "trl"), name)
-    assert generates(object.__new__(type("Mine", (cls,), {})))
+    assert generates_in_training_step(object.__new__(type("Mine", (cls,), {})))
 
 
 @pytest.mark.parametrize("trainer", ["SFTTrainer", "DPOTrainer", "RewardTrainer"])
 def test_others_are_not_taken_for_them(trainer: str) -> None:
-    assert not generates(object.__new__(getattr(trl, trainer)))
+    assert not generates_in_training_step(object.__new__(getattr(trl, trainer)))
 
 
 def test_an_optimizer_refuses_such_a_trainer(tmp_path: Path) -> None:

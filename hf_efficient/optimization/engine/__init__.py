@@ -1,1 +1,1 @@
-"""What all variants share: weights moved and brought back exactly, statistics and random numbers kept, acts counted."""
+"""What all methods share: weights that move and come back to the bit, BatchNorm, dropout, checks, the interface."""

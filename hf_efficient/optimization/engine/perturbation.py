@@ -6,7 +6,7 @@ the active entries alone, in one row. `Weights.pack` makes the second of the fir
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 
 import torch
@@ -18,6 +18,8 @@ from hf_efficient.active_mask import active_mask
 
 Direction = Mapping[Tensor, Tensor]
 Saved = list[tuple[Tensor, Tensor]]  # parameters, and what their active entries were
+#: (direction d, weights w), both packed -> the direction of ε, and the norm that it is divided by
+Scaling = Callable[[Direction, Direction], tuple[Direction, float]]
 
 
 class Weights:
@@ -25,19 +27,18 @@ class Weights:
 
     Args:
         parameters: those with requires_grad are moved; one that several modules share counts once.
-        adaptive: measure distances in units of each weight's size (ASAM, arXiv 2102.11600): with T = diag(|w|), move
-            along T² d, and by ρ/‖T d‖ instead of ρ/‖d‖.
-        active_only: leave entries alone that a sparsity mask declares dead.
+        scaling: how distances are measured, as `asam_scaling`; None is ε = ρ d / ‖d‖₂.
+        active_only: move only the entries that are active by a sparsity mask.
     """
 
-    def __init__(self, parameters: Iterable[Tensor], adaptive: bool = False, active_only: bool = True) -> None:
+    def __init__(self, parameters: Iterable[Tensor], scaling: Scaling | None = None, active_only: bool = True) -> None:
         self.parameters = [p for p in dict.fromkeys(parameters) if p.requires_grad]
-        self.adaptive = adaptive
+        self.scaling = scaling
         self.active_only = active_only
         self.cosine: float | None = None  # of the last perturbation and the gradient at its end; see `moved`
         self.distance = 0.0  # ‖ε‖ as it came out, which 16-bit weights make smaller than it should be
-        self._aim = 0.0  # ‖ε‖ as it should be
-        self.acted = False  # whether a variant has moved them, or changed their gradient
+        self._intended = 0.0  # ‖ε‖ as it should be
+        self.took_effect = False  # whether a variant has moved them, or changed their gradient
 
     def gradients(self) -> dict[Tensor, Tensor]:
         """The gradients as they are now: references, not copies."""
@@ -56,7 +57,7 @@ class Weights:
 
     @torch.no_grad()
     def pack(self, direction: Direction) -> dict[Tensor, Tensor]:
-        """A dense direction with only its active entries kept. Nothing is copied where all entries live.
+        """The active entries of a dense direction. Nothing is copied where all entries are active.
 
         A parameter that has changed its shape since (a sparse weight with another budget) is left out.
         """
@@ -64,7 +65,7 @@ class Weights:
 
     @torch.no_grad()
     def unpack(self, direction: Direction) -> dict[Tensor, Tensor]:
-        """The dense form of a packed direction, zero where nothing lives."""
+        """The dense form of a packed direction, zero where entries are inactive."""
         return {p: d if (m := self.mask(p)) is None else torch.zeros_like(p).masked_scatter_(m, d)
                 for p, d in direction.items()}  # fmt: skip
 
@@ -126,15 +127,15 @@ class Weights:
     def moved(
         self, direction: Direction, rho: float, measure: bool = False, saved: Saved | None = None
     ) -> Iterator[None]:
-        """Inside the block the weights are w + ε, ε = ρ d / ‖d‖; after it they are w, to the bit.
+        """Inside the block the weights are w + ε, ε = ρ d / ‖d‖₂; after it they are w, to the bit.
 
-        ‖d‖ is over all parameters together (and over all shards). A direction that is empty, zero or not finite moves
-        nothing.
+        ‖d‖₂ is over all parameters together (and over all shards); `scaling` may replace it. A direction that is empty,
+        zero or not finite moves nothing.
 
         Args:
             direction: packed.
             rho: distance, signed.
-            measure: set `cosine` and `distance` from ε and the gradients that the block leaves, for `swallowed`.
+            measure: set `cosine` and `distance` from ε and the gradients that the block leaves, for `lost_to_rounding`.
             saved: what a `kept` around this block handed out; it spares a second copy.
         """
         direction, norm = self._scaled(direction)
@@ -143,33 +144,32 @@ class Weights:
             return
         with self.kept(list(direction)) if saved is None else nullcontext(saved) as saved:
             if measure:
-                self._aim = abs(rho) * global_norm(direction) / norm
+                self._intended = abs(rho) * global_norm(direction) / norm
             self.add(direction, rho / norm)
-            self.acted = True
+            self.took_effect = True
             del direction  # the forward pass does not need it: one copy of the weights is all that is held
             yield
             if measure:
                 self._measure(saved)
 
     @property
-    def narrow(self) -> bool:
+    def has_16_bits(self) -> bool:
         """Whether some weights have 16 bits, which cannot hold a small change."""
         return any(p.dtype.itemsize < 4 for p in self.parameters)
 
-    def swallowed(self) -> str | None:
-        """What to tell a user whose 16-bit weights did not go where the last measured perturbation sent them."""
-        if self.cosine is None or not self.narrow or abs(self.distance - self._aim) <= 0.05 * self._aim:
+    def lost_to_rounding(self) -> str | None:
+        """A warning, if 16-bit weights did not go where the last measured perturbation sent them."""
+        if self.cosine is None or not self.has_16_bits or abs(self.distance - self._intended) <= 0.05 * self._intended:
             return None
-        return f"16-bit weights moved by {self.distance:.3g} instead of {self._aim:.3g}: they cannot hold most changes."
+        moved = f"{self.distance:.3g} instead of {self._intended:.3g}"
+        return f"16-bit weights moved by {moved}: they cannot hold most changes."
 
     @torch.no_grad()
     def _scaled(self, direction: Direction) -> tuple[Direction, float]:
-        """The direction of the step and the norm it is divided by: (d, ‖d‖), or (T² d, ‖T d‖) if adaptive."""
-        if not self.adaptive:
+        """The direction of ε, and the norm that it is divided by."""
+        if self.scaling is None:
             return direction, global_norm(direction)
-        sizes = {p: self.values(p, p).abs() for p in direction}
-        scaled = {p: sizes[p] * d for p, d in direction.items()}
-        return {p: sizes[p] * d for p, d in scaled.items()}, global_norm(scaled)
+        return self.scaling(direction, {p: self.values(p, p) for p in direction})
 
     @torch.no_grad()
     def _measure(self, saved: Saved) -> None:

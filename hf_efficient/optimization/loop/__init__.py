@@ -1,1 +1,1 @@
-"""The variants as torch optimizers, for plain training loops."""
+"""The torch optimizers, for plain training loops, accelerate, Lightning and the stock Trainer."""

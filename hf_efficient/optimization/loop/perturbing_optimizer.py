@@ -1,36 +1,35 @@
-"""What all torch optimizers here share: a base optimizer, and weights that stand elsewhere during the backward pass."""
+"""What all torch optimizers here share: a base optimizer, and weights that are perturbed during the backward pass."""
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
+from hf_efficient.methods import OPTIMIZATION
+from hf_efficient.optimization.arguments import SAMArguments
 from hf_efficient.optimization.engine.perturbation import Weights
-from hf_efficient.optimization.engine.watch import differences, refuse_optimizer
-from hf_efficient.optimization.variants.variant import Ascent
+from hf_efficient.optimization.engine.refusals import refuse_optimizer
+from hf_efficient.optimization.variants.asam import asam_scaling
 
-from .closure import Closure, ClosureBatch
-from .loaded import check_state
-from .standing import BackAtTheEnd, BrokenOff, Standing, leave
+from .batch import Closure, ClosureBatch
+from .state_dict import load_state, saved_state
+from .step_state import RestoresOnError, StepAborted, StepState, end_perturbation
 
 RhoSchedule = Callable[[int], float]
 
 
 class PerturbingOptimizer(Optimizer):
-    """A base optimizer, and a variant that says where the weights stand while the gradient of a step is taken.
+    """A base optimizer, and a method that says where the weights are while the gradient of a step is taken.
 
     `param_groups`, `state` and `defaults` are those of the base optimizer, the very objects: learning-rate schedulers
     see and change the real ones.
     """
 
-    variant: type[Ascent]  # where it has no settings; otherwise the constructor passes one
-    needs_batch = False  # whether the direction comes from the batch of the step, and `train` cannot know it
-    needs_closure = False
+    method: str  # a name of the table
     # A GradScaler then calls step() also when gradients have overflown, so that the weights always come back.
     _step_supports_amp_scaling = True
 
@@ -42,7 +41,7 @@ class PerturbingOptimizer(Optimizer):
         *,
         adaptive: bool = False,
         perturb_pruned: bool = False,
-        _ascent: Ascent | None = None,
+        _settings: Mapping[str, Any] | None = None,
         **base_kwargs: Any,
     ) -> None:
         if not callable(rho) and not 0 <= rho < float("inf"):
@@ -56,67 +55,70 @@ class PerturbingOptimizer(Optimizer):
         super().__init__(params, {})
         self.base = base_optimizer(self.param_groups, **base_kwargs)
         self.rho, self.adaptive, self.perturb_pruned = rho, adaptive, perturb_pruned
-        self.ascent = self.variant() if _ascent is None else _ascent
-        self._stand()
+        self.variant = SAMArguments(self.method, **(_settings or {})).variant(self._base)
+        self._start()
 
-    def _stand(self) -> None:
-        self._now = Standing(type(self).__name__)
-        self.base.register_step_pre_hook(self._now.refuse_step_of_the_base)
+    def _base(self) -> Optimizer:  # a method, which a copy of this optimizer binds to itself
+        return self.base
+
+    def _start(self) -> None:
+        self._step_state = StepState(type(self).__name__)
+        self.base.register_step_pre_hook(self._step_state.refuse_step_of_the_base)
         self._link()
 
     def _link(self) -> None:
         self.param_groups, self.state, self.defaults = self.base.param_groups, self.base.state, self.base.defaults
 
-    def perturb(self, closure: Closure | None = None) -> BackAtTheEnd:
-        """Move the weights to where the gradient of this step is to be taken. A second call before `step` does nothing.
+    def perturb(self, closure: Closure | None = None) -> RestoresOnError:
+        """Move the weights to where the gradient of this step is taken. A second call before `step` does nothing.
 
         Args:
             closure: returns the loss of the batch, without backward.
 
         Returns:
-            A context manager that brings the weights back, for those who want to be safe from exceptions.
+            A context manager that brings the weights back after an exception.
 
         Raises:
-            ValueError: no closure, where one is needed, or one that runs backward by itself; or there is no gradient to
-                go by.
+            ValueError: no closure, where one is needed; one that runs backward by itself; or no gradient to follow.
         """
-        now = self._now
-        if now.entered is None:
-            if closure is None and self.needs_closure:
+        now = self._step_state
+        if now.perturbation is None:
+            if closure is None and self.variant.needs_loss:
                 raise ValueError(
-                    f"{type(self).__name__} needs the loss to know where to go: "
+                    f"{type(self).__name__} needs the loss to choose a direction: "
                     "opt.perturb(lambda: loss_of(model(x), y)), with a function that returns the loss without backward."
                 )
             self._base_mode("train")
-            weights = Weights(self._parameters(), self.adaptive, not self.perturb_pruned)
-            if closure is None and self.needs_batch and not weights.gradients():
+            scaling = asam_scaling if self.adaptive or self.variant.adaptive else None
+            weights = Weights(self._parameters(), scaling, not self.perturb_pruned)
+            if closure is None and self.variant.needs_batch and not weights.gradients():
                 raise ValueError(
-                    "perturb(): no gradient stands on the parameters to go by. Run backward first, or give a function "
-                    "that returns the loss: opt.perturb(lambda: loss_of(model(x), y))."
+                    "perturb(): there is no gradient on the parameters to follow. Run backward first, or pass a "
+                    "function that returns the loss: opt.perturb(lambda: loss_of(model(x), y))."
                 )
-            if closure is not None or not self.needs_batch:
+            if closure is not None or not self.variant.needs_batch:
                 now.check_order(weights)
             now.batch = ClosureBatch(weights, closure)
-            measure = weights.narrow and not now.watch.has_told("narrow")
-            entered = self.ascent.perturbed(weights, now.batch, self._distance(), measure)
-            entered.__enter__()
-            now.entered, now.preceded = entered, True
-        return BackAtTheEnd(self)
+            measure = weights.has_16_bits and not now.monitor.has_warned("16 bits")
+            perturbation = self.variant.perturbed(weights, now.batch, self._distance(), measure)
+            perturbation.__enter__()
+            now.perturbation, now.was_perturbed = perturbation, True
+        return RestoresOnError(self)
 
     def restore(self) -> None:
         """Bring the weights back without a step, as if `perturb` had not been called."""
-        entered, self._now.entered = self._now.entered, None
-        if entered is not None:
-            leave(entered, BrokenOff())
+        perturbation, self._step_state.perturbation = self._step_state.perturbation, None
+        if perturbation is not None:
+            end_perturbation(perturbation, StepAborted())
 
     def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
-        """Bring the weights back and let the base optimizer use the gradients that are there.
+        """Bring the weights back and let the base optimizer step with the gradients that are there.
 
         Gradients that are not finite are not used: the step then changes nothing.
 
         Args:
-            closure: runs forward and backward, as torch and Lightning have it. S2SAM and MSAM perturb before it, if
-                that is not done; the others need `perturb` first.
+            closure: runs forward and backward, as torch and Lightning have it. Methods that need no batch (S2SAM, MSAM)
+                perturb before it; the others need `perturb` first.
 
         Returns:
             What the closure returns.
@@ -124,71 +126,73 @@ class PerturbingOptimizer(Optimizer):
         Raises:
             ValueError: `perturb` has not been called since the last step, so that the gradient is a plain one.
         """
-        now, name = self._now, type(self).__name__
-        if closure is not None and self.needs_batch and now.entered is None:
+        now, name = self._step_state, type(self).__name__
+        if closure is not None and self.variant.needs_batch and now.perturbation is None:
             raise ValueError(f"{name}.step(closure): call opt.perturb(lambda: loss_of(model(x), y)) first, then "
                              "loss.backward(), then step(). In Lightning this needs manual optimization "
-                             "(self.automatic_optimization = False); S2SAM and MSAM do without.")  # fmt: skip
+                             f"(self.automatic_optimization = False); {_without_batch()} do without.")  # fmt: skip
         result = self._run(closure) if closure is not None else None
-        entered, now.entered = now.entered, None
-        if entered is not None:
-            leave(entered, None)
+        perturbation, now.perturbation = now.perturbation, None
+        if perturbation is not None:
+            end_perturbation(perturbation)
         else:
             now.batch = ClosureBatch(Weights(self._parameters()), None)
-        self._finish(entered is not None)
+        self._finish(perturbation is not None)
         return result
 
     def _run(self, closure: Callable[[], Any]) -> Any:
         """The closure, at perturbed weights."""
-        now = self._now
-        late = now.entered is None
+        now = self._step_state
+        late = now.perturbation is None
         if late:
             self.perturb()
-        before = now.witness(now.batch.weights)
+        before = now.gradient_version(now.batch.weights)
         with torch.enable_grad():
             result = closure()
-        after = now.witness(now.batch.weights)
+        after = now.gradient_version(now.batch.weights)
         if late and before is not None and after is not None and before[0] is after[0] and before[1] == after[1]:
             self.restore()  # no backward was in it: the gradient that is there was taken before
-            now.preceded = False
+            now.was_perturbed = False
         return result
 
     def _finish(self, perturbed: bool) -> None:
         """The step, with the weights where they belong."""
-        now, weights = self._now, self._now.batch.weights
-        if said := weights.swallowed():
+        now, weights = self._step_state, self._step_state.batch.weights
+        if lost := weights.lost_to_rounding():
             remedy = "Hold them in float32 and compute in 16 bits by torch.autocast, or use a larger rho."
-            now.watch.once("narrow", f"{said} {remedy}")
+            now.monitor.warn_once("16 bits", f"{lost} {remedy}")
         found_inf, scale = getattr(self, "found_inf", None), getattr(self, "grad_scale", None)
         if (found_inf is not None and found_inf.item()) or not now.batch.is_finite():
             now.end(weights)
             if found_inf is None:
-                now.watch.once("dropped", "The gradient is not finite; the step is dropped, as others like it will be.")
+                now.monitor.warn_once(
+                    "dropped", "The gradient is not finite; the step is dropped, as others like it will be."
+                )
             return
         rho = self._distance()
         if perturbed:
-            now.watch.stepped(self.ascent, weights, now.batch.norm, rho)
-        elif not now.preceded and rho != 0:
+            now.monitor.stepped(self.variant, weights, now.batch.norm, rho)
+        elif not now.was_perturbed and rho != 0:
             self._refuse_plain(weights)
         if scale is not None:
             torch._foreach_div_(list(weights.gradients().values()), scale.item())
-        now.remembered.before_step(self.ascent.memory)
+        now.guard.before_step(self.variant.memory)
         now.stepping = True
         try:
             self.base.step()
         finally:
             now.stepping = False
-        now.remembered.after_step()
+        now.guard.after_step()
         now.end(weights)
-        self.ascent.step += 1
+        self.variant.step += 1
 
     def _refuse_plain(self, weights: Weights) -> None:
         # Loops and torch's checkpoints run steps without a gradient, or with one of zeros, to fill the state.
-        if self._now.batch.norm == 0 and (weights.gradients() or not self.needs_batch):
+        if self._step_state.batch.norm == 0 and (weights.gradients() or not self.variant.needs_batch):
             return
-        how = "perturb(...)" if self.needs_batch else "perturb()"
+        how = "perturb(...)" if self.variant.needs_batch else "perturb()"
         instead = (
-            "In a Trainer, use SAMTrainer." if self.needs_batch else
+            "In a Trainer, use SAMTrainer." if self.variant.needs_batch else
             "Where accelerate or a Trainer wraps the optimizer, opt.train() does it; in Lightning, automatic "
             "optimization or self.optimizers().perturb()."
         )  # fmt: skip
@@ -198,7 +202,7 @@ class PerturbingOptimizer(Optimizer):
         )
 
     def _distance(self) -> float:
-        return self.rho(self.ascent.step) if callable(self.rho) else self.rho
+        return self.rho(self.variant.step) if callable(self.rho) else self.rho
 
     def _base_mode(self, mode: str) -> None:
         """Schedule-free optimizers train other weights than they evaluate."""
@@ -209,9 +213,9 @@ class PerturbingOptimizer(Optimizer):
         return [p for group in self.param_groups for p in group["params"]]
 
     def zero_grad(self, set_to_none: bool = True) -> None:
-        """As in torch. What is remembered of the gradients stays, also if they are zeroed in place."""
+        """As in torch. Gradients that the method remembers stay, also if they are zeroed in place."""
         if not set_to_none:
-            for direction in self.ascent.memory.values():
+            for direction in self.variant.memory.values():
                 direction |= {p: d.clone() for p, d in direction.items() if d is p.grad}
         super().zero_grad(set_to_none)
 
@@ -221,10 +225,10 @@ class PerturbingOptimizer(Optimizer):
         Raises:
             ValueError: a Trainer calls it that would generate with perturbed weights.
         """
-        self._now.refuse_generating_trainer()
-        if not self.needs_batch:
+        self._step_state.refuse_generating_trainer()
+        if not self.variant.needs_batch:
             self.perturb()
-        elif self._now.entered is None:
+        elif self._step_state.perturbation is None:
             self._base_mode("train")
 
     def eval(self) -> None:
@@ -239,12 +243,12 @@ class PerturbingOptimizer(Optimizer):
         else:  # while torch's own constructor runs
             super().add_param_group(param_group)
 
-    def _settings(self) -> dict[str, Any]:
-        """Plain values, for the saved state: method, distance, and what the variant was made with."""
-        own = {name: value for name, value in vars(self.ascent).items() if name != "step"}
-        own |= {"rho": self.rho, "adaptive": self.adaptive, "perturb_pruned": self.perturb_pruned}
-        plain = {name: value for name, value in own.items() if value is None or isinstance(value, (bool, int, float))}
-        return {"method": type(self).__name__, **plain}
+    def __repr__(self) -> str:
+        if "_step_state" not in vars(self):  # while a copy is made
+            return f"<{type(self).__name__}>"
+        own = {"rho": self.rho, "adaptive": self.adaptive, "perturb_pruned": self.perturb_pruned}
+        settings = {**own, **self.variant.settings()}
+        return f"{type(self).__name__}({self.base!r}, {', '.join(f'{k}={v!r}' for k, v in settings.items())})"
 
     def __getstate__(self) -> dict[str, Any]:
         """For `copy.deepcopy` and `pickle`, of model and optimizer together: else the copy has weights of its own.
@@ -252,25 +256,22 @@ class PerturbingOptimizer(Optimizer):
         Raises:
             ValueError: the weights are perturbed, and a copy would take them for the weights.
         """
-        if self._now.entered is not None:
+        if self._step_state.perturbation is not None:
             raise ValueError(
                 f"{type(self).__name__} is copied or pickled while the weights are perturbed: call step() or "
                 "restore() first."
             )
-        return {name: getattr(self, name) for name in ("base", "rho", "adaptive", "perturb_pruned", "ascent")}
+        return {name: getattr(self, name) for name in ("base", "rho", "adaptive", "perturb_pruned", "variant")}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update(state)
-        self._stand()
+        self._start()
         super().__setstate__({})
 
     def state_dict(self) -> dict[str, Any]:
         """The base optimizer's, with what the variant remembers under "sam". The weights are brought back."""
         self.restore()
-        number = {p: i for i, p in enumerate(self._parameters())}
-        memory = {name: {number[p]: d for p, d in direction.items()} for name, direction in self.ascent.memory.items()}
-        sam = {"step": self.ascent.step, "memory": memory, "settings": self._settings()}
-        return {**self.base.state_dict(), "sam": sam}
+        return {**self.base.state_dict(), "sam": saved_state(self)}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Continue from what `state_dict` returned (or from a plain base optimizer's).
@@ -281,15 +282,11 @@ class PerturbingOptimizer(Optimizer):
             ValueError: what the variant remembers is damaged, or of another model; nothing is loaded then.
         """
         self.restore()
-        own = check_state(state_dict.get("sam", {"step": 0, "memory": {}}), self._parameters())
-        self.base.load_state_dict({key: value for key, value in state_dict.items() if key != "sam"})
-        self._link()
-        parameters = self._parameters()
-        self.ascent.step = own["step"]
-        memory = self.ascent.memory
-        for name, direction in own["memory"].items():
-            if name in memory:
-                memory[name] = {parameters[i]: d.to(parameters[i].device) for i, d in direction.items()}
-        if changed := differences(own.get("settings", {}), self._settings()):
-            dropped = ", ".join(sorted(set(own["memory"]) - set(memory))) or "nothing"
-            warnings.warn(f"The state is of {changed}. Of what it remembered, {dropped} is dropped.", stacklevel=2)
+        load_state(self, state_dict)
+
+
+def _without_batch() -> str:
+    """The optimizers that need no batch to perturb, for a message."""
+    names = {cls.method: cls.__name__ for cls in PerturbingOptimizer.__subclasses__()}
+    rows = [row for row in OPTIMIZATION.methods if not row.implementation.needs_batch]
+    return " and ".join(names.get(row.name, row.name) for row in rows)

@@ -1,1 +1,1 @@
-"""The Trainer: a whole window of micro-batches as one step, and checkpoints that keep what a variant remembers."""
+"""The Trainer: all micro-batches of a step at one point, and checkpoints that keep what a method remembers."""

@@ -1,4 +1,7 @@
-"""Sharpness-aware training in `transformers.Trainer` and everything built on it."""
+"""Sharpness-aware training in `transformers.Trainer` and everything built on it.
+
+One Trainer runs every method, which `sam_args` names. `S2SAMTrainer` and `ZOSAMTrainer` are the same with theirs fixed.
+"""
 
 from __future__ import annotations
 
@@ -6,29 +9,28 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from huggingface_hub import ModelCard
 from torch import Tensor, nn
 from transformers.utils import logging
 
 from hf_efficient.extras import extra
-from hf_efficient.files import write_text
 from hf_efficient.files.checkpoints import WholeCheckpoints
-from hf_efficient.methods import OPTIMIZATION
 from hf_efficient.optimization.arguments import SAMArguments
 from hf_efficient.optimization.engine.batch_norm import copy_statistics, restore_statistics
+from hf_efficient.optimization.engine.memory import MemoryGuard
 from hf_efficient.optimization.engine.perturbation import Weights, local
-from hf_efficient.optimization.engine.watch import Remembered, Watch, generates, no_step_inside, refuse_optimizer
-from hf_efficient.optimization.variants.variant import Ascent
+from hf_efficient.optimization.engine.refusals import no_step_while_perturbed
+from hf_efficient.optimization.engine.variant import Variant
+from hf_efficient.optimization.variants.asam import asam_scaling
 
-from . import training_state
-from .window import Inputs, Window
+from . import memory_file
+from .batch import AccumulatedBatch, Inputs
+from .card import add_section
+from .checks import StepCheck, refuse_trainer
 
 with extra("training"):
-    from transformers import Trainer, TrainerCallback
+    from transformers import Trainer
 
 logger = logging.get_logger(__name__)
-
-_CARD_HEADING = "### Sharpness-aware minimization"
 
 # For type checkers the mix-in is a Trainer; at run time any Trainer may follow it.
 _AnyTrainer: Any = Trainer if TYPE_CHECKING else object
@@ -41,13 +43,13 @@ class SAMTrainerMixin(WholeCheckpoints, _AnyTrainer):
     logging, generation, an exception or Ctrl-C never meet perturbed weights. With gradient accumulation the
     micro-batches of a step are collected and run together at its end, so that all of them stand at one point.
 
-    A step whose loss or gradient is not finite is dropped: weights, optimizer state, what the variant remembers and
-    BatchNorm statistics stay as they were. (With a GradScaler it is the scaler that drops it, and lowers its scale.)
+    A step whose loss or gradient is not finite is dropped: weights, optimizer state, what the method remembers and
+    BatchNorm statistics stay as they were. (With a GradScaler, the scaler drops it and lowers its scale.)
 
-    Training resumes from whole checkpoints alone, whatever a kill or a full disk left.
+    Training resumes from complete checkpoints only, whatever a kill or a full disk left.
 
     Args:
-        sam_args: the variant; without one, or with `method=None`, SAM.
+        sam_args: method and settings; SAM without them, or with `method=None`.
         args, kwargs: the Trainer's own.
     """
 
@@ -65,18 +67,21 @@ class SAMTrainerMixin(WholeCheckpoints, _AnyTrainer):
     def __init__(self, *args: Any, sam_args: SAMArguments | None = None, **kwargs: Any) -> None:
         given = SAMArguments() if sam_args is None else sam_args
         self.sam_args = given.for_trainer(self._own_method, self._fixed_method, type(self).__name__)
-        self._ascent: Ascent | None = None
-        self._ascent_of: object = None
+        self._variant: Variant | None = None
+        self._variant_of: object = None  # the training state that it belongs to
         self._micro_batches: list[Inputs] = []
         self._collecting_for: tuple[int, int] | None = None
         self._diagnostics: dict[str, float] = {}
-        self._stepping = _Stepping(self)
+        self._step_check = StepCheck(self)
         super().__init__(*args, **kwargs)
-        _refuse_what_cannot_work(self)
-        _refuse_steps_inside_backward(self)
-        self.add_callback(self._stepping)
+        refuse_trainer(self)
+        self.add_callback(self._step_check)
         if self.sam_args.upcast:
             hold_in_float32(self.model)
+
+    def __repr__(self) -> str:
+        model = type(getattr(self, "model", None)).__name__
+        return f"{type(self).__name__}({model}, sam_args={self.sam_args!r})"
 
     def call_model_init(self, trial: Any = None) -> nn.Module:
         """The Trainer's own, with 16-bit weights held in float32 if asked for."""
@@ -106,37 +111,39 @@ class SAMTrainerMixin(WholeCheckpoints, _AnyTrainer):
 
     def _sam_step(self, parent: Any, model: nn.Module, micro_batches: list[Inputs], num_items: Any) -> Tensor:
         arguments, step = self.sam_args, self.state.global_step
-        adaptive = arguments.adaptive or arguments.method == "asam"
-        weights = Weights(model.parameters(), adaptive, active_only=not arguments.perturb_pruned)
-        window = Window(self, parent, model, micro_batches, num_items, weights, arguments.batch_norm_pass,
-                        arguments.probe_dropout)  # fmt: skip
-        ascent, watch = self._current_ascent(), self._stepping.watch
-        ascent.step = step
-        self._stepping.begin(step, weights)
+        variant, monitor = self._current_variant(), self._step_check.monitor
+        scaling = asam_scaling if arguments.adaptive or variant.adaptive else None
+        weights = Weights(model.parameters(), scaling, active_only=not arguments.perturb_pruned)
+        batch = AccumulatedBatch(self, parent, model, micro_batches, num_items, weights, arguments.batch_norm_pass,
+                                 arguments.probe_dropout)  # fmt: skip
+        variant.step = step
+        self._step_check.begin(step, weights)
         rho = arguments.rho_at(step, self.state.max_steps)
         logged = arguments.diagnostics_steps > 0 and step % arguments.diagnostics_steps == 0
         statistics = copy_statistics(model)
-        measure = logged or (weights.narrow and not watch.has_told("narrow"))
-        with no_step_inside(weights), ascent.perturbed(weights, window, rho, measure):
-            window.backward()
-        if said := weights.swallowed():
-            watch.once("narrow", f"{said} Use SAMArguments(upcast=True) with bf16=True or fp16=True, or a larger rho.")
-        if not window.is_finite():
+        measure = logged or (weights.has_16_bits and not monitor.has_warned("16 bits"))
+        with no_step_while_perturbed(weights), variant.perturbed(weights, batch, rho, measure):
+            batch.backward()
+        if lost := weights.lost_to_rounding():
+            monitor.warn_once(
+                "16 bits", f"{lost} Use SAMArguments(upcast=True) with bf16=True or fp16=True, or a larger rho."
+            )
+        if not batch.is_finite():
             self._drop(weights, statistics)
         else:
-            watch.stepped(ascent, weights, window.norm or 0.0, rho)
+            monitor.stepped(variant, weights, batch.norm or 0.0, rho)
             if logged:
-                self._diagnostics = {"sam_rho": rho, "sam_gradient_norm": window.norm or 0.0}
+                self._diagnostics = {"sam_rho": rho, "sam_gradient_norm": batch.norm or 0.0}
                 if weights.cosine is not None:
                     self._diagnostics |= {"sam_cosine": weights.cosine, "sam_distance": weights.distance}
-        assert window.reported is not None
-        return window.reported
+        assert batch.reported is not None
+        return batch.reported
 
-    def _current_ascent(self) -> Ascent:
-        if self._ascent is None or self._ascent_of is not self.state:  # a new training starts from nothing
-            self._ascent, self._ascent_of = self.sam_args.ascent(lambda: self.optimizer), self.state
-            self._stepping.remembered = Remembered()
-        return self._ascent
+    def _current_variant(self) -> Variant:
+        if self._variant is None or self._variant_of is not self.state:  # a new training starts from nothing
+            self._variant, self._variant_of = self.sam_args.variant(lambda: self.optimizer), self.state
+            self._step_check.guard = MemoryGuard()
+        return self._variant
 
     def _drop(self, weights: Weights, statistics: list[tuple[Tensor, Tensor]]) -> None:
         """Make nothing of this step: no optimizer changes a weight that has no gradient."""
@@ -148,7 +155,7 @@ class SAMTrainerMixin(WholeCheckpoints, _AnyTrainer):
                 return
         weights.take_gradients()
         dropped = f"Step {self.state.global_step}: loss or gradient is not finite; the step is dropped."
-        self._stepping.watch.once("dropped", dropped)
+        self._step_check.monitor.warn_once("dropped", dropped)
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
         """The Trainer's own, with the diagnostics beside the training loss."""
@@ -157,103 +164,28 @@ class SAMTrainerMixin(WholeCheckpoints, _AnyTrainer):
             self._diagnostics = {}
         super().log(logs, *args, **kwargs)
 
-    # What the variant remembers belongs to the training state: saved and loaded where the optimizer's is.
+    # What the method remembers is part of the training state: saved and loaded where the optimizer's is.
 
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
         super()._save_optimizer_and_scheduler(output_dir)
-        if self._ascent is not None and (self.args.should_save or training_state.is_sharded(self.model)):
-            path = training_state.path_in(output_dir, self.model, self.args.process_index)
-            training_state.save(path, self.model, self._ascent.memory, self.sam_args)
+        if self._variant is not None and (self.args.should_save or memory_file.is_sharded(self.model)):
+            path = memory_file.path_in(output_dir, self.model, self.args.process_index)
+            memory_file.save(path, self.model, self._variant.memory, self.sam_args)
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         super()._load_optimizer_and_scheduler(checkpoint)
         if checkpoint is None:
             return
-        path = training_state.path_in(checkpoint, self.model, self.args.process_index)
-        if told := training_state.load(path, self.model, self._current_ascent().memory, self.sam_args):
-            logger.warning(told)
+        path = memory_file.path_in(checkpoint, self.model, self.args.process_index)
+        if warning := memory_file.load(path, self.model, self._current_variant().memory, self.sam_args):
+            logger.warning(warning)
 
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:
         """The Trainer's own card, with a section on the method and its arguments."""
         super().create_model_card(*args, **kwargs)
         path = Path(self.args.output_dir) / "README.md"
-        if not self.is_world_process_zero() or not path.exists():
-            return
-        card = ModelCard.load(path)
-        if _CARD_HEADING not in card.text:
-            card.text = card.text.rstrip() + "\n\n" + card_section(self.sam_args)
-        card.data.tags = list(dict.fromkeys([*(card.data.tags or []), "hf_efficient", self.sam_args.method]))
-        write_text(path, str(card))
-
-
-class _Stepping(TrainerCallback):
-    """Looks, before and after each step of the optimizer, whether it is one that the mix-in has prepared."""
-
-    def __init__(self, trainer: Any) -> None:
-        self.trainer = trainer
-        self.watch = Watch(type(trainer).__name__, logger.warning)
-        self.remembered = Remembered()
-        self._optimizer: object = None
-        self._prepared: tuple[int, int] | None = None  # the training and the step whose gradients are ours
-
-    def begin(self, step: int, weights: Weights) -> None:
-        """Called before the weights of a step are moved."""
-        optimizer = self.trainer.optimizer
-        if optimizer is not None and optimizer is not self._optimizer:
-            refuse_optimizer(optimizer, weights)
-        self._optimizer, self._prepared = optimizer, (id(self.trainer.state), step)
-
-    def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        if self.trainer.sam_args.rho == 0:
-            return
-        if self._prepared != (id(self.trainer.state), self.trainer.state.global_step):
-            name = type(self.trainer).__name__
-            raise ValueError(
-                f"{name}.training_step has not called that of SAMTrainerMixin: no weight was perturbed for this "
-                "gradient. Call super().training_step(...) in it, or override compute_loss instead."
-            )
-        if self.trainer._ascent is not None:
-            self.remembered.before_step(self.trainer._ascent.memory)
-
-    def on_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self.remembered.after_step()
-
-
-def _refuse_what_cannot_work(trainer: Any) -> None:
-    if trainer.is_deepspeed_enabled:
-        raise ValueError("DeepSpeed keeps gradients where they cannot be read; use DDP or FSDP2.")
-    if trainer.is_fsdp_enabled and trainer.accelerator.state.fsdp_plugin.fsdp_version == 1:
-        raise ValueError('FSDP1 hides its parameters in flat pieces; use FSDP2: fsdp_config={"version": 2}, or DDP.')
-    if generates(trainer):
-        raise ValueError(
-            f"{type(trainer).__name__} generates its data inside of the training step, where weights are perturbed; "
-            "use it without SAMTrainerMixin."
-        )
-
-
-def _refuse_steps_inside_backward(trainer: Any) -> None:
-    """By name, before anything is done; whatever else steps there is found in the first step."""
-    name = str(getattr(trainer.args.optim, "value", trainer.args.optim))
-    by_name = trainer.optimizer is None and getattr(trainer, "optimizer_cls_and_kwargs", None) is None
-    if by_name and trainer.sam_args.rho > 0 and (name.endswith("_layerwise") or name in ("lomo", "adalomo")):
-        other = name.removesuffix("_layerwise") if name.endswith("_layerwise") else "adafactor"
-        raise ValueError(
-            f"optim={name!r} steps inside of backward, where the weights are perturbed, and its step would be lost; "
-            f'use optim="{other}".'
-        )
-
-
-def card_section(arguments: SAMArguments) -> str:
-    """What a model card says about the method that trained the model."""
-    defaults, method = SAMArguments().to_dict(), OPTIMIZATION.row(arguments.method or "sam")
-    said = {k: v for k, v in arguments.to_dict().items() if k == "rho" or v != defaults[k]} | {"method": method.name}
-    lines = [
-        _CARD_HEADING,
-        "",
-        f"Trained with `hf_efficient` ({method.source}):",
-        *(f"- {k}: {v}" for k, v in said.items()),
-    ]
-    return "\n".join(lines) + "\n"
+        if self.is_world_process_zero() and path.exists():
+            add_section(path, self.sam_args)
 
 
 def hold_in_float32(model: nn.Module) -> None:
@@ -264,7 +196,10 @@ def hold_in_float32(model: nn.Module) -> None:
 
 
 class SAMTrainer(SAMTrainerMixin, Trainer):
-    """`transformers.Trainer` with the variant that `sam_args` names."""
+    """`transformers.Trainer` with the method that `sam_args` names; SAM by default.
+
+    Args: as for `SAMTrainerMixin`.
+    """
 
 
 class S2SAMTrainer(SAMTrainer):

@@ -1,1 +1,1 @@
-"""The methods: where the weights are while a gradient is taken. One short file each, equation first."""
+"""The methods: one file each, its equation first. `engine/variant.py` says what a method is."""

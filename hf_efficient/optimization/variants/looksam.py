@@ -1,61 +1,74 @@
-"""LookSAM (Liu et al., CVPR 2022): a full SAM step every k steps; in between, what it changed is used again."""
+"""LookSAM (Liu et al., CVPR 2022, arXiv 2203.02714): SAM every k steps; what it changed is reused in between."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import Tensor
 
 from hf_efficient.optimization.engine.perturbation import Direction, Weights, dot, global_norm
+from hf_efficient.optimization.engine.variant import Batch, Variant
 
-from .variant import Batch, Memory
+from .sam import sam_point
+
+if TYPE_CHECKING:
+    from hf_efficient.optimization.arguments import SAMArguments
 
 
-class LookSAMAscent:
-    """Every k steps g_s = ∇L(w + ρ g/‖g‖), and g_v = g_s - (⟨g_s, g⟩ / ⟨g, g⟩) g, the part across g = ∇L(w).
+@torch.no_grad()
+def across(g_s: Direction, g: Direction) -> dict[Tensor, Tensor]:
+    """g_v = g_s - (⟨g_s, g⟩ / ⟨g, g⟩) g: the part of SAM's gradient g_s = ∇L(w + ε) across g = ∇L(w) (Algorithm 1)."""
+    along = dot(g_s, g) / max(dot(g, g), 1e-30)
+    return {p: g_s[p] - along * g[p] for p in g_s if p in g}
 
-    In the other steps the gradient is g + α (‖g‖ / ‖g_v‖) g_v (Algorithm 1): one forward and one backward pass.
+
+@torch.no_grad()
+def add_across(g: Direction, g_v: Direction, alpha: float) -> None:
+    """g ← g + α (‖g‖ / ‖g_v‖) g_v, in place: the gradient of the steps in between (Algorithm 1)."""
+    scale = alpha * global_norm(g) / global_norm(g_v)
+    for p in g:
+        if p in g_v:
+            other = g_v[p].to_sparse(g[p].sparse_dim()) if g[p].is_sparse else g_v[p]
+            g[p].add_(other, alpha=scale)
+
+
+class LookSAMVariant(Variant):
+    """Two forward and two backward passes in every k-th step, one of each in the others. It remembers g_v.
 
     Args:
         interval: k.
         alpha: α.
     """
 
-    still = "the first gradient is zero."
+    needs_batch = needs_loss = True
+    idle_reason = "the first gradient is zero."
 
     def __init__(self, interval: int, alpha: float) -> None:
+        super().__init__()
         self.interval, self.alpha = interval, alpha
-        self.memory: Memory = {"across": {}}
-        self.step = 0
+        self.memory = {"across": {}}
+
+    @classmethod
+    def of(cls, arguments: SAMArguments, optimizer: Callable[[], Any]) -> LookSAMVariant:
+        """A new one with these settings."""
+        return cls(arguments.reuse_interval, arguments.reuse_weight)
 
     @contextmanager
     def perturbed(self, weights: Weights, batch: Batch, rho: float, measure: bool = False) -> Iterator[None]:
         """Weights at w + ε inside the block in every k-th step, at w in the others."""
         if self.step % self.interval == 0 or not self.memory["across"]:
             g = batch.gradient()
-            with weights.moved(weights.pack(g), rho, measure):
+            with sam_point(weights, g, rho, measure):
                 yield
-            self._remember(g, batch.kept_gradients())
+            if g_s := batch.kept_gradients():
+                g_v = across(g_s, g)
+                if 0 < global_norm(g_v) < float("inf"):
+                    self.memory["across"] = g_v
         else:
             yield
-            self._add_across(weights)
-
-    @torch.no_grad()
-    def _remember(self, g: Direction, g_s: Direction) -> None:
-        if not g_s:
-            return
-        along = dot(g_s, g) / max(dot(g, g), 1e-30)
-        across = {p: g_s[p] - along * g[p] for p in g_s if p in g}
-        if 0 < global_norm(across) < float("inf"):
-            self.memory["across"] = across
-
-    @torch.no_grad()
-    def _add_across(self, weights: Weights) -> None:
-        g, across = weights.gradients(), self.memory["across"]
-        scale = self.alpha * global_norm(g) / global_norm(across)
-        for p in g:
-            if p in across:
-                other = across[p].to_sparse(g[p].sparse_dim()) if g[p].is_sparse else across[p]
-                g[p].add_(other, alpha=scale)
-                weights.acted = True
+            g = weights.gradients()
+            add_across(g, self.memory["across"], self.alpha)
+            weights.took_effect |= any(p in self.memory["across"] for p in g)

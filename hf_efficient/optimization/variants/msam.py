@@ -1,44 +1,54 @@
-"""MSAM (Becker et al., 2024, arXiv 2401.12033): the ascent direction is the optimizer's momentum."""
+"""MSAM (Becker et al., 2024, arXiv 2401.12033): the direction is the optimizer's momentum."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from typing import Any
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING, Any
 
-from torch import Tensor
-
-from hf_efficient.optimization.engine.perturbation import Weights
+from hf_efficient.optimization.engine.perturbation import Direction, Weights
+from hf_efficient.optimization.engine.variant import Batch, Variant
 from hf_efficient.optimizer_state import innermost, keeps_momentum, momenta
 
-from .variant import Batch, Memory
+if TYPE_CHECKING:
+    from hf_efficient.optimization.arguments import SAMArguments
 
 
-class MSAMAscent:
-    """ε = -ρ v / ‖v‖, v the momentum: forward along the coming update, where S2-SAM looks back along the last one.
+def msam_point(weights: Weights, v: Direction, rho: float, measure: bool = False) -> AbstractContextManager[None]:
+    """Inside the block the weights are w + ε, with ε = -ρ v / ‖v‖₂ and v the momentum of the base optimizer.
+
+    It looks forward along the coming update, where S2-SAM looks back along the last gradient. The first step, without
+    momentum, is not perturbed.
+    """
+    return weights.moved(weights.pack(v), -rho, measure)
+
+
+class MSAMVariant(Variant):
+    """One forward and one backward pass. The momentum is the optimizer's own, and saved with it.
 
     Args:
         optimizer: called for the optimizer that holds v, under any name and in any form that
             `hf_efficient.optimizer_state` knows; it need not exist before the first step.
     """
 
-    still = "the momentum is zero."
+    idle_reason = "the momentum is zero."
 
     def __init__(self, optimizer: Callable[[], Any]) -> None:
+        super().__init__()
         self.optimizer = optimizer
-        self.memory: Memory = {}  # the momentum is the optimizer's own, and saved with it
-        self.step = 0
 
-    @contextmanager
-    def perturbed(self, weights: Weights, batch: Batch, rho: float, measure: bool = False) -> Iterator[None]:
-        """Weights at w + ε inside the block; the first step, without momentum, is not perturbed."""
-        with weights.moved(weights.pack(self._momentum(weights)), -rho, measure):
-            yield
+    @classmethod
+    def of(cls, arguments: SAMArguments, optimizer: Callable[[], Any]) -> MSAMVariant:
+        """A new one that follows this optimizer."""
+        return cls(optimizer)
 
-    def _momentum(self, weights: Weights) -> dict[Tensor, Tensor]:
+    def perturbed(
+        self, weights: Weights, batch: Batch, rho: float, measure: bool = False
+    ) -> AbstractContextManager[None]:
+        """Weights at w + ε inside the block."""
         optimizer = self.optimizer()
         check_momentum(optimizer)
-        return momenta(optimizer, weights.parameters)
+        return msam_point(weights, momenta(optimizer, weights.parameters), rho, measure)
 
 
 def check_momentum(optimizer: Any) -> None:

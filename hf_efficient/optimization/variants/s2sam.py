@@ -3,25 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 
-from hf_efficient.optimization.engine.perturbation import Weights
+from hf_efficient.optimization.engine.perturbation import Direction, Weights
+from hf_efficient.optimization.engine.variant import Batch, Variant
 
-from .variant import Batch, Memory
 
+def s2sam_point(weights: Weights, g: Direction, rho: float, measure: bool = False) -> AbstractContextManager[None]:
+    """Inside the block the weights are u_t = w_{t-1} + ρ g_{t-1} / ‖g_{t-1}‖₂ (Eq. 5).
 
-class S2SAMAscent:
-    """u_t = w_{t-1} + ρ g_{t-1} / ‖g_{t-1}‖ (Eq. 5); g_t = ∇L(u_t), the one gradient of the step (Eq. 6).
-
-    g_{t-1} is the gradient that the last step ended with, at *its* perturbed point; the first step has none and is not
-    perturbed. The base optimizer then updates w_{t-1} with g_t, its momentum and weight decay being those of w (Eq. 7).
+    g = g_{t-1}, packed, is the gradient that the last step took at *its* perturbed point; the first step has none and
+    is not perturbed. The one gradient of this step, g_t = ∇L(u_t) (Eq. 6), updates w_{t-1} by the base optimizer, whose
+    momentum and weight decay are those of w (Eq. 7).
     """
+    return weights.moved(g, rho, measure)
 
-    still = "no gradient of the step before is remembered."
+
+class S2SAMVariant(Variant):
+    """One forward and one backward pass. It remembers one gradient."""
+
+    idle_reason = "no gradient of the step before is remembered."
 
     def __init__(self) -> None:
-        self.memory: Memory = {"gradient": {}}
-        self.step = 0
+        super().__init__()
+        self.memory = {"gradient": {}}
 
     @contextmanager
     def perturbed(self, weights: Weights, batch: Batch, rho: float, measure: bool = False) -> Iterator[None]:
@@ -29,7 +34,7 @@ class S2SAMAscent:
         g = weights.pack(self.memory["gradient"])
         self.memory["gradient"] = {}  # with a mask, only the packed form is held during the step
         try:
-            with weights.moved(g, rho, measure):
+            with s2sam_point(weights, g, rho, measure):
                 yield
             self.memory["gradient"] = batch.kept_gradients()
         finally:

@@ -1,30 +1,29 @@
-"""SAM (Foret et al., ICLR 2021) and ASAM (Kwon et al., ICML 2021): the ascent direction is the batch's own gradient."""
+"""SAM (Foret et al., ICLR 2021, arXiv 2010.01412): the ascent direction is the batch's own gradient."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 
-from hf_efficient.optimization.engine.perturbation import Weights
-
-from .variant import Batch, Memory
+from hf_efficient.optimization.engine.perturbation import Direction, Weights
+from hf_efficient.optimization.engine.variant import Batch, Variant
 
 
-class SAMAscent:
-    """ε = ρ ∇L(w) / ‖∇L(w)‖ (Eq. 2); the gradient of the step is ∇L(w + ε).
+def sam_point(weights: Weights, g: Direction, rho: float, measure: bool = False) -> AbstractContextManager[None]:
+    """Inside the block the weights are w + ε, with ε = ρ g / ‖g‖₂ and g = ∇L(w) (Eq. 2).
 
-    With `Weights(adaptive=True)` it is ASAM: ε = ρ T² ∇L(w) / ‖T ∇L(w)‖, T = diag(|w|) (Eq. 8 there, η = 0).
-    Two forward and two backward passes.
+    The gradient taken there, ∇L(w + ε), trains w (Eq. 3).
     """
+    return weights.moved(weights.pack(g), rho, measure)
 
-    still = "the first gradient is zero."
 
-    def __init__(self) -> None:
-        self.memory: Memory = {}
-        self.step = 0
+class SAMVariant(Variant):
+    """Two forward and two backward passes: one for g, one at w + ε."""
 
-    @contextmanager
-    def perturbed(self, weights: Weights, batch: Batch, rho: float, measure: bool = False) -> Iterator[None]:
+    needs_batch = True
+    idle_reason = "the first gradient is zero."
+
+    def perturbed(
+        self, weights: Weights, batch: Batch, rho: float, measure: bool = False
+    ) -> AbstractContextManager[None]:
         """Weights at w + ε inside the block."""
-        with weights.moved(weights.pack(batch.gradient()), rho, measure):
-            yield
+        return sam_point(weights, batch.gradient(), rho, measure)

@@ -5,26 +5,62 @@ And a guided form of it, our own: the same number of losses, asked where the las
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from hf_efficient.optimization.engine.perturbation import Direction, Saved, Weights, dot, global_norm, shard_rank
+from hf_efficient.optimization.engine.variant import Batch, Variant
 
-from .variant import Batch, Memory
+if TYPE_CHECKING:
+    from hf_efficient.optimization.arguments import SAMArguments
 
 
-class ZOSAMAscent:
-    """ĝ = (1/m) Σ_i [L(w + δ z_i) - L(w - δ z_i)] / (2δ) · z_i, z_i ~ N(0, I); ε = ρ ĝ/‖ĝ‖; g = ∇L(w + ε) exactly.
+@torch.no_grad()
+def zo_gradient(
+    directions: Iterable[dict[Tensor, Tensor]], slope: Callable[[Direction], float]
+) -> dict[Tensor, Tensor]:
+    """m · ĝ, with ĝ = (1/m) Σ_i [L(w + δ z_i) - L(w - δ z_i)] / (2δ) · z_i and z_i ~ N(0, I).
 
-    2m forward passes without graph, then one forward and one backward. Directions live on active entries only and come
-    from a generator of their own, seeded by (seed, step, i): the same on every process, and never stored.
+    The perturbation ε = ρ ĝ / ‖ĝ‖₂ does not depend on the length of the estimate; ∇L(w + ε) is then taken exactly.
+
+    Args:
+        directions: z_1 ... z_m, packed; overwritten.
+        slope: [L(w + δ z) - L(w - δ z)] / (2δ) of a direction z.
+    """
+    g: dict[Tensor, Tensor] = {}
+    for z in directions:
+        s = slope(z)
+        for p in z:
+            z[p].mul_(s)
+            g[p] = g[p].add_(z[p]) if p in g else z[p]
+    return g
+
+
+def directional_derivative(
+    weights: Weights, batch: Batch, saved: Saved, z: Direction, delta: float, fraction: float
+) -> float:
+    """[L(w + δ z) - L(w - δ z)] / (2δ): two losses; the weights are afterwards as before, to the bit."""
+    losses = []
+    for sign in (1, -1):
+        weights.add(z, sign * delta)
+        losses.append(batch.loss(fraction))
+        weights.put_back(saved)
+    return (losses[0] - losses[1]) / (2 * delta)
+
+
+class ZOSAMVariant(Variant):
+    """2m forward passes without graph, then one forward and one backward pass at w + ε.
+
+    Directions live on active entries only and come from a generator of their own, seeded by (seed, step, i): the same
+    on every process, and never stored.
 
     With m = 1 the step can only go to w + ρ z/‖z‖ or to w - ρ z/‖z‖. If δ is left open these two points are asked, and
-    the pass that asks one of them can be the step's own (`Batch.higher`).
+    the pass that asks one of them can be the step's own (`Batch.at_higher_loss`).
 
     Args:
         num_queries: m.
@@ -33,15 +69,21 @@ class ZOSAMAscent:
         seed: of the directions.
     """
 
-    still = (
+    needs_batch = needs_loss = True
+    idle_reason = (
         "the losses on both sides of the weights are equal in every direction asked, as 16-bit losses often are. Use "
         "float32 weights (in a Trainer upcast=True), or a larger delta or rho."
     )
 
     def __init__(self, num_queries: int, delta: float | None, probe_fraction: float, seed: int) -> None:
+        super().__init__()
         self.num_queries, self.delta, self.probe_fraction, self.seed = num_queries, delta, probe_fraction, seed
-        self.memory: Memory = {}
-        self.step = 0
+
+    @classmethod
+    def of(cls, arguments: SAMArguments, optimizer: Callable[[], Any]) -> ZOSAMVariant:
+        """A new one with these settings; the guided form, if they say so."""
+        m, fraction, seed = arguments.num_queries, arguments.probe_fraction, arguments.direction_seed
+        return GuidedZOSAMVariant(m, fraction, seed) if arguments.guided else cls(m, arguments.delta, fraction, seed)
 
     @contextmanager
     def perturbed(self, weights: Weights, batch: Batch, rho: float, measure: bool = False) -> Iterator[None]:
@@ -53,23 +95,16 @@ class ZOSAMAscent:
             asked: AbstractContextManager[None] = nullcontext()
             if self.num_queries == 1 and self.delta is None:
                 moved = weights.moved(next(self.directions(weights)), rho, measure, saved)
-                asked = batch.higher(lambda: weights.mirror(saved), self.probe_fraction)
+                asked = batch.at_higher_loss(lambda: weights.mirror(saved), self.probe_fraction)
             else:
-                moved = weights.moved(self.estimate(weights, batch, saved, rho), rho, measure, saved)
+
+                def slope(z: Direction) -> float:
+                    delta = rho / max(global_norm(z), 1e-30) if self.delta is None else self.delta
+                    return directional_derivative(weights, batch, saved, z, delta, self.probe_fraction)
+
+                moved = weights.moved(zo_gradient(self.directions(weights), slope), rho, measure, saved)
             with moved, asked:
                 yield
-
-    @torch.no_grad()
-    def estimate(self, weights: Weights, batch: Batch, saved: Saved, rho: float) -> Direction:
-        """m · ĝ (its length does not matter), packed."""
-        g: dict[Tensor, Tensor] = {}
-        for z in self.directions(weights):
-            delta = rho / max(global_norm(z), 1e-30) if self.delta is None else self.delta
-            slope = directional_derivative(weights, batch, saved, z, delta, self.probe_fraction)
-            for p in z:
-                z[p].mul_(slope)
-                g[p] = g[p].add_(z[p]) if p in g else z[p]
-        return g
 
     def directions(self, weights: Weights) -> Iterator[dict[Tensor, Tensor]]:
         """z_1 ... z_m of the present step, packed, each new."""
@@ -89,7 +124,7 @@ class ZOSAMAscent:
         return direction
 
 
-class GuidedZOSAMAscent(ZOSAMAscent):
+class GuidedZOSAMVariant(ZOSAMVariant):
     """ZO-SAM whose m directions start with what is known: the last gradient, then an average of those before it.
 
     The directions d_1 ... d_m are made orthonormal (random ones fill up). Losses at w ± ρ d_i give the slopes s_i, and
@@ -136,22 +171,3 @@ class GuidedZOSAMAscent(ZOSAMAscent):
             for p, g in last.items():
                 average[p] = average[p].lerp(g, 1 - self.AVERAGE) if p in average else g
         self.memory["gradient"] = gradients
-
-
-def zosam_ascent(guided: bool, num_queries: int, delta: float | None, probe_fraction: float, seed: int) -> ZOSAMAscent:
-    """The variant that these settings name; guided directions need no delta."""
-    if guided:
-        return GuidedZOSAMAscent(num_queries, probe_fraction, seed)
-    return ZOSAMAscent(num_queries, delta, probe_fraction, seed)
-
-
-def directional_derivative(
-    weights: Weights, batch: Batch, saved: Saved, z: Direction, delta: float, fraction: float
-) -> float:
-    """[L(w + δ z) - L(w - δ z)] / (2δ): two losses; the weights are afterwards as before, to the bit."""
-    losses = []
-    for sign in (1, -1):
-        weights.add(z, sign * delta)
-        losses.append(batch.loss(fraction))
-        weights.put_back(saved)
-    return (losses[0] - losses[1]) / (2 * delta)

@@ -1,4 +1,4 @@
-"""What a variant remembers, as part of a Trainer's checkpoint: `sam_memory.safetensors`, and the arguments it had."""
+"""What a method remembers, in a Trainer's checkpoint: `sam_memory.safetensors`, with the arguments it had."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from torch import nn
 
 from hf_efficient.files import written_whole
 from hf_efficient.optimization.arguments import SAMArguments
+from hf_efficient.optimization.engine.memory import differences
 from hf_efficient.optimization.engine.perturbation import local
-from hf_efficient.optimization.engine.watch import differences
-from hf_efficient.optimization.variants.variant import Memory
+from hf_efficient.optimization.engine.variant import Memory
 from hf_efficient.reading import AGAIN, FLOATS, naming, open_tensors, shown, stored_in
 
 NAME = "sam_memory"
@@ -47,8 +47,8 @@ def load(path: Path, model: nn.Module, memory: Memory, arguments: SAMArguments) 
     """Fill `memory` with what was remembered.
 
     Returns:
-        What to tell: the run before had another method or other settings, or there is no such file although the method
-        remembers something. None: it goes on as it was.
+        A warning, if the run before had another method or other settings, or if there is no such file although the
+        method remembers something; else None.
 
     Raises:
         ValueError: the file is damaged, or its tensors are not those of this model.

@@ -1,4 +1,4 @@
-"""The batch of a plain training loop, as the variants see it."""
+"""The batch of a plain training loop, as a method sees it."""
 
 from __future__ import annotations
 
@@ -11,13 +11,18 @@ from torch import Tensor
 from hf_efficient.optimization.engine.batch_norm import all_statistics_frozen
 from hf_efficient.optimization.engine.perturbation import Direction, Weights, global_norm
 from hf_efficient.optimization.engine.randomness import random_state, set_random_state
-from hf_efficient.optimization.variants.variant import move_to_higher
+from hf_efficient.optimization.engine.variant import move_to_higher_loss
 
 Closure = Callable[[], Tensor]
 
 
 class ClosureBatch:
-    """See `ascent.Batch`. `closure` returns the loss, without backward; None where no variant will ask."""
+    """The `Batch` of a plain loop (engine/variant.py).
+
+    Args:
+        weights: those of the optimizer.
+        closure: returns the loss, without backward; None where the method asks for none.
+    """
 
     def __init__(self, weights: Weights, closure: Closure | None) -> None:
         self.weights, self.closure = weights, closure
@@ -46,14 +51,14 @@ class ClosureBatch:
             ValueError: it is none of these, or the closure has run backward.
         """
         assert self.closure is not None
-        standing, ran_backward = len(self.weights.gradients()), False
+        before, ran_backward = len(self.weights.gradients()), False
         try:
             loss = self.closure()
         except RuntimeError as error:
             if "does not require grad" not in str(error):  # what backward says of a loss without graph
                 raise
             ran_backward = True
-        if ran_backward or len(self.weights.gradients()) != standing:
+        if ran_backward or len(self.weights.gradients()) != before:
             raise ValueError("perturb(): the function must return the loss without backward, which is run here.")
         if not isinstance(loss, (Tensor, *others)):
             raise ValueError(f"perturb(): the function must return the loss, a tensor; it returned {loss!r}.")
@@ -68,8 +73,8 @@ class ClosureBatch:
         return loss
 
     @contextmanager
-    def higher(self, mirror: Callable[[], None], fraction: float) -> Iterator[None]:
-        move_to_higher(self, mirror, fraction)
+    def at_higher_loss(self, mirror: Callable[[], None], fraction: float) -> Iterator[None]:
+        move_to_higher_loss(self, mirror, fraction)
         yield
 
     def kept_gradients(self) -> dict[Tensor, Tensor]:

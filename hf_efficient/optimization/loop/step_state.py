@@ -1,4 +1,4 @@
-"""Where a step of a plain loop stands: whether the weights are elsewhere, and whether they were when they had to be."""
+"""The state of a step in a plain loop: whether the weights are perturbed, and were when they had to be."""
 
 from __future__ import annotations
 
@@ -13,17 +13,21 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 from torch.optim import Optimizer
 
+from hf_efficient.optimization.engine.memory import MemoryGuard
+from hf_efficient.optimization.engine.monitor import StepMonitor
 from hf_efficient.optimization.engine.perturbation import Weights, global_norm
-from hf_efficient.optimization.engine.watch import Remembered, Watch, generates
+from hf_efficient.optimization.engine.refusals import generates_in_training_step
 
-from .closure import ClosureBatch
+from .batch import ClosureBatch
 
 if TYPE_CHECKING:
     from .perturbing_optimizer import PerturbingOptimizer
 
 
-class Standing:
-    """The state of one optimizer, as an object: Lightning's wrapper reads our attributes, but sets its own.
+class StepState:
+    """Where one optimizer is in its step.
+
+    An object of its own: Lightning's wrapper reads our attributes, but sets its own.
 
     Args:
         name: of the optimizer.
@@ -33,37 +37,37 @@ class Standing:
     CALLERS = 5  # frames: the optimizer, accelerate's around it, and the Trainer with those around its training step
 
     def __init__(self, name: str) -> None:
-        self.entered: AbstractContextManager[None] | None = None  # while the weights are elsewhere
-        self.preceded = False  # whether they were, since the last step
+        self.perturbation: AbstractContextManager[None] | None = None  # while the weights are perturbed
+        self.was_perturbed = False  # since the last step
         self.stepping = False
-        self.asked = False  # who calls `train`
-        self.remembered = Remembered()
-        self.watch = Watch(name, lambda message: warnings.warn(message, stacklevel=_outside()))
+        self.caller_checked = False  # who calls `train`
+        self.guard = MemoryGuard()
+        self.monitor = StepMonitor(name, lambda message: warnings.warn(message, stacklevel=_outside()))
         self._used: tuple[Any, int] | None = None  # a gradient of the last step, and its version
 
     @staticmethod
-    def witness(weights: Weights) -> tuple[Tensor, int] | None:
+    def gradient_version(weights: Weights) -> tuple[Tensor, int] | None:
         """A gradient and its version: another pair after a backward, or after they were zeroed."""
         g = next(iter(weights.gradients().values()), None)
         return None if g is None else (g, g._version)
 
     def end(self, weights: Weights) -> None:
         """The step is over: the next one needs a perturbation of its own, and other gradients."""
-        self.preceded = False
-        seen = self.witness(weights)
+        self.was_perturbed = False
+        seen = self.gradient_version(weights)
         self._used = None if seen is None else (weakref.ref(seen[0]), seen[1])
 
     def check_order(self, weights: Weights) -> None:
         """Warn of gradients that were taken before the weights are moved; those of the last step may still be there."""
-        if self.preceded:
+        if self.was_perturbed:
             return
-        seen = self.witness(weights)
+        seen = self.gradient_version(weights)
         if seen is None or (self._used is not None and self._used[0]() is seen[0] and self._used[1] == seen[1]):
             return
         if global_norm(weights.gradients()) > 0:
-            self.watch.once(
+            self.monitor.warn_once(
                 "order",
-                f"{self.watch.name}: perturb() after a backward, whose gradient was taken at the weights as they are. "
+                f"{self.monitor.name}: perturb() after a backward, whose gradient was taken at unperturbed weights. "
                 "Call it before the first backward of a step, or zero_grad() before it.",
             )
 
@@ -73,23 +77,23 @@ class Standing:
         Raises:
             ValueError: the Trainer would generate them with perturbed weights.
         """
-        frame = None if self.asked else sys._getframe(1)
-        self.asked = True
+        frame = None if self.caller_checked else sys._getframe(1)
+        self.caller_checked = True
         for _ in range(self.CALLERS):
             if frame is None:
                 return
-            if generates(trainer := frame.f_locals.get("self")):
+            if generates_in_training_step(trainer := frame.f_locals.get("self")):
                 raise ValueError(
                     f"{type(trainer).__name__} generates its data inside of the training step, where weights are "
-                    f"perturbed; use it without {self.watch.name}."
+                    f"perturbed; use it without {self.monitor.name}."
                 )
             frame = frame.f_back
 
     def refuse_step_of_the_base(self, optimizer: Optimizer, *_: Any) -> None:
         """Hook of the base optimizer, whose step would be lost when the weights come back."""
-        if self.entered is not None and not self.stepping:
+        if self.perturbation is not None and not self.stepping:
             raise ValueError(f"{type(optimizer).__name__}.step() while the weights are perturbed: call "
-                             f"{self.watch.name}.step(), which brings them back first.")  # fmt: skip
+                             f"{self.monitor.name}.step(), which brings them back first.")  # fmt: skip
 
 
 def _outside() -> int:
@@ -100,8 +104,8 @@ def _outside() -> int:
     return level
 
 
-class BackAtTheEnd:
-    """What `perturb` returns."""
+class RestoresOnError:
+    """What `perturb` returns: a context manager that brings the weights back after an exception."""
 
     def __init__(self, optimizer: PerturbingOptimizer) -> None:
         self.optimizer = optimizer
@@ -116,11 +120,11 @@ class BackAtTheEnd:
             self.optimizer.restore()
 
 
-class BrokenOff(Exception):
-    """Thrown into a variant to say that its step will not be finished."""
+class StepAborted(Exception):
+    """Thrown into a method to say that its step will not be finished."""
 
 
-def leave(entered: AbstractContextManager[None], error: Exception | None) -> None:
-    """Bring the weights back; with an error, as a step that was broken off."""
-    with contextlib.suppress(BrokenOff):
-        entered.__exit__(type(error) if error else None, error, None)
+def end_perturbation(perturbation: AbstractContextManager[None], error: Exception | None = None) -> None:
+    """Bring the weights back; with an error, as a step that will not be finished."""
+    with contextlib.suppress(StepAborted):
+        perturbation.__exit__(type(error) if error else None, error, None)

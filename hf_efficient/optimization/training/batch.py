@@ -1,4 +1,4 @@
-"""All micro-batches of one optimizer step of a Trainer, as a function of the weights: what the variants see."""
+"""All micro-batches of one optimizer step of a Trainer, as a function of the weights: what a method sees."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from torch.distributed.fsdp import FSDPModule
 from hf_efficient.optimization.engine.batch_norm import copy_statistics, frozen_statistics, restore_statistics
 from hf_efficient.optimization.engine.perturbation import Weights, global_norm
 from hf_efficient.optimization.engine.randomness import random_state, set_random_state, without_dropout
-from hf_efficient.optimization.engine.watch import INSIDE
-from hf_efficient.optimization.variants.variant import move_to_higher
+from hf_efficient.optimization.engine.refusals import STEPS_INSIDE_BACKWARD
+from hf_efficient.optimization.engine.variant import move_to_higher_loss
 
 Inputs = dict[str, Any]
 
 
-class Window:
-    """The batch of one optimizer step, cut into the micro-batches of gradient accumulation.
+class AccumulatedBatch:
+    """The `Batch` of a Trainer (engine/variant.py), cut into the micro-batches of gradient accumulation.
 
     Args:
         trainer: a `transformers.Trainer`.
@@ -71,7 +71,7 @@ class Window:
                 with nullcontext() if synchronises else self._no_sync():
                     loss = loss + self.training_step(dict(inputs))
         if not any(p.grad is not None for p in self.weights.parameters):
-            raise ValueError(f"There is no gradient on any trainable weight after backward. {INSIDE}")
+            raise ValueError(f"There is no gradient on any trainable weight after backward. {STEPS_INSIDE_BACKWARD}")
         if first:
             self.reported = loss.detach()
         return loss
@@ -105,14 +105,14 @@ class Window:
         return float(self.trainer.accelerator.reduce(total, reduction="mean"))
 
     @contextmanager
-    def higher(self, mirror: Callable[[], None], fraction: float) -> Iterator[None]:
-        """See `ascent.Batch`. One micro-batch, asked whole, with the masks of the step: its own pass is one of the two.
+    def at_higher_loss(self, mirror: Callable[[], None], fraction: float) -> Iterator[None]:
+        """See `Batch`. One micro-batch, asked whole and with the masks of the step: its own pass is one of the two.
 
         The Trainer's `training_step` then meets a `compute_loss` that asks and chooses before it returns.
         """
         sharded = any(isinstance(module, FSDPModule) for module in self.model.modules())
         if len(self.micro_batches) > 1 or fraction < 1 or not self.probe_dropout or sharded:
-            move_to_higher(self, mirror, fraction)
+            move_to_higher_loss(self, mirror, fraction)
             yield
             return
         own = vars(self.trainer).get("compute_loss")  # a method, unless somebody has put a function there
@@ -173,9 +173,9 @@ class Window:
     @contextmanager
     def _losses_alone(self) -> Iterator[None]:
         """No gradient may come out of the block."""
-        standing = len(self.weights.gradients())
+        before = len(self.weights.gradients())
         yield
-        if len(self.weights.gradients()) != standing:
+        if len(self.weights.gradients()) != before:
             raise ValueError(
                 "compute_loss runs backward by itself, where only the loss is asked for: return the loss and leave "
                 "backward to training_step, or use a method without probes, as s2sam."

@@ -1,0 +1,87 @@
+"""What sharpness-aware training cannot work with, refused before it does harm: by kind, or by what it does.
+
+Whatever is not recognised here and still leaves the weights where they are is reported by `monitor.py`.
+"""
+
+from __future__ import annotations
+
+import inspect
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from torch.optim import Optimizer
+from torch.optim.optimizer import register_optimizer_step_pre_hook
+
+from .perturbation import Weights
+
+STEPS_INSIDE_BACKWARD = (
+    "A layerwise or fused optimizer steps inside of backward, where the weights are perturbed, and its step is lost. "
+    "Use its plain form, and call step() after training_step."
+)
+
+
+def refuse_optimizer(optimizer: Any, weights: Weights | None = None) -> None:
+    """Refuse an optimizer that cannot step after the weights have come back.
+
+    Args:
+        optimizer: an optimizer (as accelerate wraps it, too) or the class of one.
+        weights: those of the model, some of which it must hold. None: not checked.
+
+    Raises:
+        ValueError: it steps inside of backward, needs a closure of its own, perturbs by itself, or is of other weights.
+    """
+    inner = getattr(optimizer, "optimizer", optimizer)
+    name = inner.__name__ if isinstance(inner, type) else type(inner).__name__
+    if hasattr(inner, "fused_backward"):
+        raise ValueError(f"{name}: {STEPS_INSIDE_BACKWARD}")
+    if hasattr(inner, "perturb") or hasattr(inner, "first_step"):
+        raise ValueError(f"{name} perturbs by itself; give the optimizer below it, as torch.optim.AdamW.")
+    if _needs_closure(inner):
+        raise ValueError(f"{name}.step() runs a closure of its own, several times, at weights that it moves by itself; "
+                         "take an optimizer whose step() needs none, as torch.optim.SGD or AdamW.")  # fmt: skip
+    if weights is None:
+        return
+    held = {id(p) for group in inner.param_groups for p in group["params"]}
+    if weights.parameters and not any(id(p) in held for p in weights.parameters):
+        raise ValueError(
+            f"The optimizer ({name}) holds none of the model's trainable weights. {STEPS_INSIDE_BACKWARD} If it was "
+            "made for another copy of the model, make it of the parameters of this one."
+        )
+
+
+def _needs_closure(optimizer: Any) -> bool:
+    try:
+        parameters = list(inspect.signature(optimizer.step).parameters.values())
+    except (TypeError, ValueError, AttributeError):  # made in C, or no optimizer
+        return False
+    required = [p for p in parameters if p.default is p.empty and p.kind is p.POSITIONAL_OR_KEYWORD]
+    return any(p.name == "closure" for p in required)
+
+
+def generates_in_training_step(trainer: object) -> bool:
+    """Whether a Trainer generates text inside of its training step, as TRL's GRPO, online DPO and GKD do."""
+    modules = [sys.modules.get(c.__module__) for c in type(trainer).__mro__]
+    return hasattr(trainer, "_buffered_inputs") or any(hasattr(m, "unwrap_model_for_generation") for m in modules)
+
+
+@contextmanager
+def no_step_while_perturbed(weights: Weights) -> Iterator[None]:
+    """Inside the block, refuse the step of any torch optimizer that holds one of the weights.
+
+    Raises:
+        ValueError: from that step, before it changes anything.
+    """
+
+    def refuse(optimizer: Optimizer, *_: Any) -> None:
+        own = {id(p) for p in weights.parameters}
+        if any(id(p) in own for group in optimizer.param_groups for p in group["params"]):
+            name = type(optimizer).__name__
+            raise ValueError(f"{name}.step() while the weights are perturbed. {STEPS_INSIDE_BACKWARD}")
+
+    handle = register_optimizer_step_pre_hook(refuse)
+    try:
+        yield
+    finally:
+        handle.remove()

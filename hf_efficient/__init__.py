@@ -22,6 +22,7 @@ _MODULE_OF = {
     "STDOConfig": "hf_efficient.video.networks.configuration_stdo",
     "STDOModel": "hf_efficient.video.networks.modeling_stdo",
     "STDOPipeline": "hf_efficient.video.play.pipeline_stdo",
+    "FitSettings": "hf_efficient.video.settings",
     "fit_video": "hf_efficient.video.encode.fit",
     "prune_inputs": "hf_efficient.representation.vlm.inputs",
     "remember_pictures": "hf_efficient.representation.vlm.memory",
@@ -77,6 +78,7 @@ if TYPE_CHECKING:
     from hf_efficient.video.networks.configuration_stdo import STDOConfig
     from hf_efficient.video.networks.modeling_stdo import STDOModel
     from hf_efficient.video.play.pipeline_stdo import STDOPipeline
+    from hf_efficient.video.settings import FitSettings
 
 __all__ = [
     "ASAM",
@@ -87,6 +89,7 @@ __all__ = [
     "BiDSTConfig",
     "BiDSTModel",
     "BiDSTTrainer",
+    "FitSettings",
     "LookSAM",
     "ReducedTokens",
     "S2SAMTrainer",

@@ -41,6 +41,13 @@ class SelectionReport:
     kept: int
     measure_error: Callable[[], Tensor] | None = field(default=None, repr=False)
 
+    def __repr__(self) -> str:
+        kept, cover = float(self.importance_retained.mean()), float(self.coverage.mean())
+        return (
+            f"SelectionReport({self.kept} of {self.num_tokens} tokens, importance_retained={kept:.3f}, "
+            f"coverage={cover:.3f})"
+        )
+
     @cached_property
     def reconstruction_error(self) -> Tensor | None:
         """(B,) importance-weighted squared distance of every token to the one that stands for it, relative to variance.
@@ -70,6 +77,13 @@ class ReducedTokens:
     mass: Tensor | None
     report: SelectionReport
     mixture: Mixture | None = None
+
+    def __repr__(self) -> str:
+        kind = "selected" if self.mixture is None else "generated"
+        return (
+            f"ReducedTokens({kind}, {self.tokens.shape[1]} of {self.report.num_tokens}, "
+            f"tokens={tuple(self.tokens.shape)} {str(self.tokens.dtype).removeprefix('torch.')}, {self.report!r})"
+        )
 
     def unpool(self) -> Tensor:
         """(B, N, D): for every token the one that stands for it, as dense tasks need.

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from hf_efficient.methods import BACKBONES, VIDEO, check_settings
+from hf_efficient.plain_settings import PlainSettings
 from hf_efficient.reading import is_number, shown
 from hf_efficient.video.codecs import CODECS, check_encoder
 from hf_efficient.video.networks.spec import SCALES, WEIGHT_DTYPES, NetworkSpec
@@ -25,7 +26,7 @@ def _help(text: str, choices: tuple[object, ...] | None = None) -> dict[str, obj
 
 
 @dataclass
-class FitSettings:
+class FitSettings(PlainSettings):
     """How a video becomes a bundle. The defaults fit a CPU; the paper's are in docs/stdo.md.
 
     Args:

@@ -21,6 +21,9 @@ class PlaceholderPruner:
         self.family = family
         self.partner: weakref.ref[Any] | None = weakref.ref(model)
 
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.config.method}, budget={self.config.budget!r})"
+
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "partner": None}  # a copy, or one in a worker process, has no model to compare with
 
@@ -61,6 +64,9 @@ class PrunedProcessor(Saved):
 
     def _pruner_config(self) -> TokenPrunerConfig:
         return self.token_pruner.config
+
+    def __repr__(self) -> str:
+        return f"{super().__repr__()}\ntoken_pruner={vars(self).get('token_pruner')!r}"
 
     def replace_image_token(self, image_inputs: Any, image_idx: int, **kwargs: Any) -> str:
         stock: Any = super()

@@ -169,6 +169,9 @@ class PrunedBase(Attached):
         choose = functools.partial(stock.set_attn_implementation, *args, **kwargs)
         return keep_attention(self, self, self.token_pruner.reads_prompts, choose)
 
+    def extra_repr(self) -> str:
+        return f"token_pruner={vars(self).get('token_pruner')!r}"
+
     @classmethod
     def overrides(cls, stock: Any) -> dict[str, Any]:
         """Functions whose stock signature must stay visible, since generate() picks arguments by it."""

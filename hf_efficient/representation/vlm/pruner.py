@@ -36,6 +36,10 @@ class TokenPruner:
         stages, keeps = config.llm_layers, config.tokens_to_keep_in_llm
         self.layers = LayerPruning(stages, keeps, self.latest) if stages else None
 
+    def __repr__(self) -> str:
+        c = self.config
+        return f"{type(self).__name__}({c.method}, budget={c.budget!r}, importance={c.importance_source!r})"
+
     @property
     def last(self) -> list[KeptUnit]:
         """A `KeptUnit` for every unit of the latest call with pictures or videos, in the order of their features.

@@ -14,7 +14,7 @@ from transformers import HfArgumentParser, Trainer, TrainingArguments
 
 import hf_efficient
 from hf_efficient import BiDSTConfig, FitSettings, SAMArguments, STDOConfig, TokenPrunerConfig
-from tests.optimization.trainers import bert, rows
+from tests.optimization.training.trainers import bert, rows
 from tests.tiny import stock
 
 PUBLIC = [name for name in hf_efficient.__all__ if name != "__version__"]

@@ -34,7 +34,7 @@ def common(folder: Path, batch: int = 4) -> list[str]:
 
 def text_data(tmp_path: Path) -> list[str]:
     """Arguments for a tiny model without dropout and a file of texts, both in the folder."""
-    from tests.optimization.trainers import bert
+    from tests.optimization.training.trainers import bert
 
     words = [f"w{i}" for i in range(45)]
     model = tmp_path / "model"

@@ -11,7 +11,7 @@ import pytest
 from hf_efficient import BiDSTTrainer
 from hf_efficient.files.checkpoints import is_whole, recover_checkpoints
 from tests.files.disks import small_disk
-from tests.optimization.trainers import METHODS, build, same, state
+from tests.optimization.training.trainers import METHODS, build, same, state
 from tests.sparsity.models import llama
 from tests.sparsity.tuner import test_trainer as sparse
 

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from hf_efficient import sharpness
 from hf_efficient.optimization.sharpness import loss_along, plot_landscape, top_hessian_eigenvalue
-from tests.optimization.trainers import bert, rows, same, state
+from tests.optimization.training.trainers import bert, rows, same, state
 
 
 class Bowl(nn.Module):

@@ -10,8 +10,8 @@ from torch import nn
 from hf_efficient import optimizer_state
 from hf_efficient.optimizer_state import roles
 from hf_efficient.sparsity.sparse_weight import SparseWeight
+from tests.optimizer_state.test_moved_weights import GALORE, MAKERS, step
 from tests.sparsity.problems import random_weight
-from tests.test_optimizer_state import GALORE, MAKERS, step
 
 
 def test_the_momentum_is_found_wherever_it_is_kept() -> None:

@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from tests.optimization.distributed_run import METHODS, accumulation_of, train, whole
+from tests.optimization.training.distributed_run import METHODS, accumulation_of, train, whole
 
 
 def launch(folder: Path, mode: str) -> None:
@@ -21,7 +21,7 @@ def launch(folder: Path, mode: str) -> None:
         sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-addr", "127.0.0.1",
         "--master-port", str(port), str(Path(__file__).with_name("distributed_run.py")), str(folder), mode,
     ]  # fmt: skip
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2]), "OMP_NUM_THREADS": "1"}
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[3]), "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=560)
     assert done.returncode == 0, done.stderr[-4000:]
 

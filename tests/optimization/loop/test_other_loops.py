@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from hf_efficient import S2SAM, ZOSAM
-from tests.optimization.loops import CLASSES, batch, network, same, step, values
+from tests.optimization.loop.loops import CLASSES, batch, network, same, step, values
 
 
 @pytest.mark.parametrize("cls", CLASSES)

@@ -13,7 +13,7 @@ from torch import nn
 from hf_efficient import SAMArguments, SAMTrainer
 from hf_efficient.optimization.engine.variant import move_to_higher_loss
 from hf_efficient.optimization.training.batch import AccumulatedBatch
-from tests.optimization.trainers import bert, build, rows, trained
+from tests.optimization.training.trainers import bert, build, rows, trained
 
 RANDOM, GUIDED = SAMArguments("zosam", rho=0.5), SAMArguments("zosam", rho=0.5, guided=True)
 STEPS = 12

@@ -14,8 +14,8 @@ from hf_efficient.active_mask import set_active_mask
 from hf_efficient.optimization.arguments import SAMArguments
 from hf_efficient.optimization.loop.optimizers import MSAM, S2SAM, SAM, ZOSAM, LookSAM
 from hf_efficient.optimization.training.trainer import SAMTrainer
-from tests.optimization import transcription
-from tests.optimization.transcription import MLP, Arrays, Quadratic
+from tests.optimization.variants import transcription
+from tests.optimization.variants.transcription import MLP, Arrays, Quadratic
 
 STEPS, BATCH = 50, 8
 RHO, DELTA = 0.1, 1e-3

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from hf_efficient import SAMArguments
-from tests.optimization.trainers import METHODS, build, trained
+from tests.optimization.training.trainers import METHODS, build, trained
 
 
 @pytest.fixture

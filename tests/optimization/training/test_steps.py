@@ -14,7 +14,7 @@ from transformers import (
 
 from hf_efficient import SAMArguments, SAMTrainer
 from hf_efficient.optimization.training.checks import refuse_trainer
-from tests.optimization.trainers import (
+from tests.optimization.training.trainers import (
     METHODS,
     Scaled,
     bert,

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from hf_efficient import MSAM, S2SAM
-from tests.optimization.loops import loss_of, network, same, smooth, step, steps, values
-from tests.optimization.trainers import METHODS, bert, build, rows, trained
+from tests.optimization.loop.loops import loss_of, network, same, smooth, step, steps, values
+from tests.optimization.training.trainers import METHODS, bert, build, rows, trained
 
 
 def schedule_free(name: str = "AdamWScheduleFree") -> Any:

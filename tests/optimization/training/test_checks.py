@@ -11,7 +11,7 @@ from transformers import Trainer
 
 from hf_efficient import S2SAM, S2SAMTrainer, SAMArguments, SAMTrainer, SAMTrainerMixin
 from hf_efficient.methods import OPTIMIZATION
-from tests.optimization.trainers import METHODS, arguments, bert, build, rows, same, state, trained
+from tests.optimization.training.trainers import METHODS, arguments, bert, build, rows, same, state, trained
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from transformers import Trainer, TrainerState
 from hf_efficient.files.checkpoints import RECORD, is_whole, recover_checkpoints
 from tests.files.disks import no_room
 from tests.files.kills import killed_before
-from tests.optimization.trainers import METHODS, build, same, state, trained
+from tests.optimization.training.trainers import METHODS, build, same, state, trained
 
 OPTIONS: dict[str, Any] = {"max_steps": 6, "save_strategy": "steps", "save_steps": 2, "optim": "adamw_torch"}
 SAVES = tuple((Trainer, name) for name in ("save_model", "_save_optimizer_and_scheduler", "_save_rng_state"))

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from hf_efficient import SAMArguments, SAMTrainer
-from tests.optimization.trainers import METHODS, Scaled, bert, causal_rows, same, state, tied_llama, trained
+from tests.optimization.training.trainers import METHODS, Scaled, bert, causal_rows, same, state, tied_llama, trained
 
 
 def frozen_bert() -> Any:

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from hf_efficient import MSAM, S2SAM, SAM, ZOSAM, LookSAM
-from tests.optimization.loops import loss_of, network, same, step, steps, values
-from tests.optimization.trainers import build
+from tests.optimization.loop.loops import loss_of, network, same, step, steps, values
+from tests.optimization.training.trainers import build
 
 
 def with_backward(net: nn.Module, opt: Any, number: int) -> Any:

@@ -8,7 +8,7 @@ from torch import nn
 
 from hf_efficient import S2SAM, SAM, ZOSAM, LookSAM, recalibrate_batch_norm
 from hf_efficient.active_mask import set_active_mask
-from tests.optimization.loops import CLASSES, batch, network, same, step, values
+from tests.optimization.loop.loops import CLASSES, batch, network, same, step, values
 
 
 @pytest.mark.parametrize("cls", CLASSES)

@@ -19,7 +19,7 @@ from transformers import (
 
 from hf_efficient import S2SAM, S2SAMTrainer, SAMArguments, SAMTrainer, SAMTrainerMixin, ZOSAMTrainer
 from hf_efficient.optimization.engine.perturbation import Weights
-from tests.optimization.trainers import METHODS, arguments, bert, build, rows, same, state, trained
+from tests.optimization.training.trainers import METHODS, arguments, bert, build, rows, same, state, trained
 
 
 def test_stock_features_stay(tmp_path: Path) -> None:

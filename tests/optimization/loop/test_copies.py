@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from hf_efficient import SAM
-from tests.optimization.loops import CLASSES, network, same, step, values
+from tests.optimization.loop.loops import CLASSES, network, same, step, values
 
 WAYS: dict[str, Callable[[Any], Any]] = {
     "deepcopy": copy.deepcopy,

@@ -11,7 +11,7 @@ import pytest
 import torch
 from transformers import TrainerCallback
 
-from tests.optimization.trainers import METHODS, bert, build, same, state, trained
+from tests.optimization.training.trainers import METHODS, bert, build, same, state, trained
 
 
 class Killed(BaseException):

@@ -11,7 +11,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast,
 
 from hf_efficient import S2SAM, SAMArguments, SAMTrainerMixin
 from hf_efficient.optimization.engine.refusals import generates_in_training_step
-from tests.optimization.trainers import METHODS, build
+from tests.optimization.training.trainers import METHODS, build
 
 trl: Any = pytest.importorskip("trl")
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from hf_efficient import MSAM, S2SAM, SAM, ZOSAM, LookSAM
-from tests.optimization.loops import CLASSES, loss_of, network, same, step, steps, values
+from tests.optimization.loop.loops import CLASSES, loss_of, network, same, step, steps, values
 
 
 @pytest.mark.parametrize("cls", CLASSES)

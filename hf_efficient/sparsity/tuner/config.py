@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from hf_efficient.compat.peft import peft_type
 from hf_efficient.extras import extra
 from hf_efficient.files import is_local
 from hf_efficient.methods import SPARSITY, check_settings
@@ -16,7 +17,7 @@ from .adapter_checks import WEIGHTS_NAME, check_values, read_config, read_header
 
 with extra("sparsity"):
     from peft import PeftConfig
-    from peft.utils import CONFIG_NAME, PeftType
+    from peft.utils import CONFIG_NAME
 
 TARGETS = ("weight", "delta")
 DISTRIBUTIONS = ("erk", "uniform", "global", "nonzero")
@@ -24,20 +25,7 @@ INITS = ("auto", "random", "magnitude", "gradient", "snip")
 BACKENDS = ("auto", "dense", "csr")
 
 
-def _peft_type(name: str) -> PeftType:
-    """PEFT's closed enumeration of methods, with one more member."""
-    if name not in PeftType.__members__:
-        member = str.__new__(PeftType, name)
-        member._name_ = member._value_ = name
-        PeftType._member_map_[name] = member
-        PeftType._value2member_map_[name] = member
-        PeftType._member_names_.append(name)
-        if not hasattr(PeftType, name):
-            type.__setattr__(PeftType, name, member)  # Python >= 3.12 looks members up as attributes
-    return PeftType(name)
-
-
-BIDST = _peft_type("BIDST")
+BIDST = peft_type("BIDST")
 
 
 @dataclass

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from transformers.pytorch_utils import Conv1D
 
+from hf_efficient.compat.peft import check_adapters_to_merge
 from hf_efficient.extras import extra
 from hf_efficient.sparsity.csr.product import CSRPath
 from hf_efficient.sparsity.sparse_weight import SparseWeight, check_indices
@@ -21,7 +22,7 @@ from hf_efficient.sparsity.sparse_weight import SparseWeight, check_indices
 from .config import BiDSTConfig
 
 with extra("sparsity"):
-    from peft.tuners.tuners_utils import BaseTunerLayer, check_adapters_to_merge
+    from peft.tuners.tuners_utils import BaseTunerLayer
 
 
 class BiDSTLayer(nn.Module, BaseTunerLayer):

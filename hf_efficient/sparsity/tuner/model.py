@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
+from hf_efficient.compat.peft import is_target
 from hf_efficient.extras import extra
 from hf_efficient.sparsity.sparse_weight import check_indices
 from hf_efficient.sparsity.topology.distribution import erk, largest, uniform
@@ -20,7 +21,7 @@ from .adapter_checks import check_counts, check_others
 from .config import BiDSTConfig
 from .experts import Experts
 from .layer import BiDSTLayer, Linear
-from .targets import check_layer, check_unshared, inside_wrapper, matrices_of, resolve_targets, targets, tensors_of
+from .targets import check_layer, check_unshared, inside_wrapper, matrices_of, resolve_targets, tensors_of
 
 with extra("sparsity"):
     from peft.tuners.tuners_utils import BaseTuner
@@ -56,7 +57,7 @@ class BiDSTModel(BaseTuner):
             resolve_targets(config, modules, self.model)
         if config.trains_others:
             self._save_others(config, modules)
-        targeted = {key: m for key, m in modules.items() if targets(config, key)}
+        targeted = {key: m for key, m in modules.items() if is_target(config, key)}
         for key, module in targeted.items():
             check_layer(key, module, modules.get(key.rpartition(".")[0]))
         tensors = {name: t for key, module in targeted.items() for name, t in tensors_of(key, module).items()}
@@ -79,7 +80,7 @@ class BiDSTModel(BaseTuner):
         """List in `modules_to_save` all modules that have parameters of their own and are not targeted."""
         names: list[str] = []
         tied = self._get_module_names_tied_with_embedding() or []
-        sparse = [key for key in modules if targets(config, key)]
+        sparse = [key for key in modules if is_target(config, key)]
         for key, module in modules.items():
             if key in tied:
                 continue  # PEFT ties it to the copy of the embedding that trains
@@ -99,7 +100,7 @@ class BiDSTModel(BaseTuner):
         for key in sparse:
             # PEFT matches these names by their end in one place and by any part in another; a match here is not sparse
             alike = [name for name in names if key.endswith(name) or f".{name}." in f".{key}."]
-            if alike or not targets(config, key):
+            if alike or not is_target(config, key):
                 raise ValueError(
                     f"train_others wants to save {', '.join(map(repr, alike or names[:3]))}, but PEFT would take "
                     f"{key!r}, whose name is alike, for the same module. Give the modules other names, or set "

@@ -11,18 +11,14 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
+from hf_efficient.compat.peft import add_all_linear, is_target, resolve_quantization_backend
 from hf_efficient.extras import extra
 
 from .layer import BiDSTLayer
 
 with extra("sparsity"):
-    from peft.tuners.tuners_utils import (
-        BaseTunerLayer,
-        _ExcludedModule,
-        _maybe_include_all_linear_layers,
-        check_target_module_exists,
-    )
-    from peft.utils import ModulesToSaveWrapper, resolve_quantization_backend
+    from peft.tuners.tuners_utils import BaseTunerLayer
+    from peft.utils import ModulesToSaveWrapper
 
 if TYPE_CHECKING:
     from .config import BiDSTConfig
@@ -31,12 +27,6 @@ CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 # As in Cerebras' filter: words of a name that leave a layer dense where no targets are given.
 DENSE_WORDS = ("classifier", "classifiers", "score", "scores", "head", "heads", "pooler")
 MOST_LEFT_OUT = 0.1  # share of a model's weights, above which a warning comes
-
-
-def targets(config: BiDSTConfig, key: str) -> bool:
-    """Whether PEFT targets this module: named and not excluded."""
-    found = check_target_module_exists(config, key) if key else None
-    return bool(found) and not isinstance(found, _ExcludedModule)
 
 
 def resolve_targets(config: BiDSTConfig, modules: Mapping[str, nn.Module], model: nn.Module) -> None:
@@ -49,8 +39,7 @@ def resolve_targets(config: BiDSTConfig, modules: Mapping[str, nn.Module], model
     if asked is None:
         wanted = default_targets(modules)
     elif isinstance(asked, str) and asked.lower() == "all-linear":
-        _maybe_include_all_linear_layers(config, model)
-        wanted = list(config.target_modules or ())
+        wanted = add_all_linear(config, model)
     else:
         return
     _warn_about_left_out(asked, wanted, modules, model)
@@ -59,7 +48,7 @@ def resolve_targets(config: BiDSTConfig, modules: Mapping[str, nn.Module], model
     if not wanted:
         raise ValueError(f"target_modules={asked!r} found no linear or convolutional layer; name the layers.")
     config.target_modules = set(wanted)  # type: ignore[assignment]  # PEFT wants sets
-    if any(targets(config, key) for key in modules.keys() - set(wanted)):
+    if any(is_target(config, key) for key in modules.keys() - set(wanted)):
         # PEFT matches ends of names, and the name of one layer is the end of another's
         config.target_modules = "|".join(map(re.escape, sorted(wanted)))
         config.layers_to_transform = config.layers_pattern = None  # applied; PEFT accepts them with lists only
@@ -88,7 +77,7 @@ def _in_blocks(config: BiDSTConfig, key: str) -> bool:
         return True  # an empty list means all blocks, as in PEFT
     by_end = copy.copy(config)
     by_end.target_modules, by_end.exclude_modules, by_end.modules_to_save = [key.rpartition(".")[2]], None, None
-    return "." in key and targets(by_end, key)
+    return "." in key and is_target(by_end, key)
 
 
 def fused_parameters(module: nn.Module) -> list[str]:

@@ -1,0 +1,98 @@
+"""PEFT: the private and undocumented names that the tuner calls or overrides, as read in PEFT 0.21.2."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from torch import nn
+
+from hf_efficient.extras import extra
+
+with extra("sparsity"):
+    from peft.tuners.tuners_utils import (
+        _ExcludedModule,
+        _maybe_include_all_linear_layers,
+        check_adapters_to_merge,
+        check_target_module_exists,
+    )
+    from peft.utils import PeftType, resolve_quantization_backend
+
+if TYPE_CHECKING:
+    from peft import PeftConfig
+
+__all__ = [
+    "CALLED",
+    "OVERRIDDEN",
+    "READ",
+    "add_all_linear",
+    "check_adapters_to_merge",
+    "is_target",
+    "peft_type",
+    "resolve_quantization_backend",
+]
+
+TUNERS = "peft.tuners.tuners_utils"
+#: "module:name" -> parameters, of what BiDST's tuner overrides.
+OVERRIDDEN = {
+    f"{TUNERS}:BaseTuner._check_new_adapter_config": ("self", "config"),
+    f"{TUNERS}:BaseTuner._add_modules_to_save_to_tie": ("self", "peft_config", "tied_weight_keys"),
+    f"{TUNERS}:BaseTuner._create_and_replace": (
+        "self", "peft_config", "adapter_name", "target", "target_name", "parent", "current_key", "parameter_name",
+    ),
+    f"{TUNERS}:BaseTuner._replace_module": ("self", "parent", "child_name", "new_module", "child"),
+    f"{TUNERS}:BaseTuner._get_adapter_state_dict": (
+        "model", "config", "adapter_name", "state_dict", "unwanted_adapter_names",
+    ),
+    f"{TUNERS}:BaseTuner._remap_adapter_state_dict_for_load": ("model", "config", "adapter_name", "state_dict"),
+    "peft:PeftConfig.from_json_file": ("path_json_file", "kwargs"),
+}  # fmt: skip
+#: "module:name" -> parameters, of what it calls.
+CALLED = {
+    f"{TUNERS}:BaseTuner._prepare_adapter_config": ("self", "peft_config", "model_config"),
+    f"{TUNERS}:BaseTuner._get_module_names_tied_with_embedding": ("self",),
+    f"{TUNERS}:BaseTuner.get_model_config": ("model",),
+    f"{TUNERS}:BaseTunerLayer._move_adapter_to_device_of_base_layer": ("self", "adapter_name", "device"),
+    f"{TUNERS}:BaseTunerLayer._cast_input_dtype": ("self", "x", "dtype"),
+    f"{TUNERS}:_maybe_include_all_linear_layers": ("peft_config", "model"),
+    f"{TUNERS}:check_target_module_exists": ("config", "key"),
+    f"{TUNERS}:check_adapters_to_merge": ("module", "adapter_names"),
+    "peft.utils:resolve_quantization_backend": ("base_layer", "kwargs"),
+    "peft.utils:register_peft_method": ("name", "config_cls", "model_cls", "prefix", "is_mixed_compatible"),
+}
+#: "module:name" of what is read or set.
+READ = (
+    f"{TUNERS}:_ExcludedModule",
+    f"{TUNERS}:BaseTunerLayer._active_adapter",
+    f"{TUNERS}:BaseTunerLayer._disable_adapters",
+    f"{TUNERS}:BaseTunerLayer.adapter_layer_names",
+    f"{TUNERS}:BaseTunerLayer.other_param_names",
+    "peft.utils:PeftType._member_map_",
+    "peft.utils:PeftType._value2member_map_",
+    "peft.utils:PeftType._member_names_",
+    "peft.utils:TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING",
+)
+
+
+def peft_type(name: str) -> PeftType:
+    """A member of `PeftType`, added if it is absent: the enumeration is closed, and registration needs a member."""
+    if name not in PeftType.__members__:
+        member = str.__new__(PeftType, name)
+        member._name_ = member._value_ = name
+        PeftType._member_map_[name] = member
+        PeftType._value2member_map_[name] = member
+        PeftType._member_names_.append(name)
+        if not hasattr(PeftType, name):
+            type.__setattr__(PeftType, name, member)  # Python >= 3.12 looks members up as attributes
+    return PeftType(name)
+
+
+def is_target(config: PeftConfig, key: str) -> bool:
+    """Whether PEFT targets the module of this name: named by `target_modules` and not excluded."""
+    found = check_target_module_exists(config, key) if key else None
+    return bool(found) and not isinstance(found, _ExcludedModule)
+
+
+def add_all_linear(config: PeftConfig, model: nn.Module) -> list[str]:
+    """Replace target_modules="all-linear" in `config` by the names of these layers, and return the names."""
+    _maybe_include_all_linear_layers(config, model)
+    return list(getattr(config, "target_modules", None) or ())

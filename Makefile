@@ -35,7 +35,7 @@ $(VENV)/.stamp-dev: setup.py constraints.txt | $(BIN)/python
 	@rm -rf hf_efficient.egg-info
 	@touch $(VENV)/.stamp $@
 
-demo: $(VENV)/.stamp  ## a real VLM on real pictures: stock against pruned
+demo: $(VENV)/.stamp  ## a real VLM on real images: stock against pruned
 	$(BIN)/hf-efficient demo
 
 space-%: $(VENV)/.stamp-dev  ## a Space on http://127.0.0.1:7860: space-visual-tokens, space-video, space-training

@@ -2,10 +2,10 @@
 
     python -m examples.image_classification --output_dir out --method s2sam --rho 0.1 --label_noise 0.4
     accelerate launch -m examples.image_classification --output_dir out --method sam
-    python -m examples.image_classification --output_dir out --image_folder pictures/ --model_name_or_path my/vit
+    python -m examples.image_classification --output_dir out --image_folder images/ --model_name_or_path my/vit
 
 Without a folder it takes Fashion-MNIST (Debian: `apt-get install dataset-fashion-mnist`) and a ViT small enough for a
-CPU, trained from scratch. A folder has one folder of pictures per class in `train/` and `test/`. All arguments of
+CPU, trained from scratch. A folder has one folder of images per class in `train/` and `test/`. All arguments of
 `TrainingArguments` and `SAMArguments` are accepted; `--rho 0` is plain training.
 """
 
@@ -36,8 +36,8 @@ class ScriptArguments:
 
     model_name_or_path: str | None = field(default=None, metadata={"help": "Default: a small ViT from scratch."})
     image_folder: str | None = field(default=None, metadata={"help": "train/<class>/*, test/<class>/*."})
-    max_train_samples: int | None = field(default=None, metadata={"help": "Only so many training pictures."})
-    max_test_samples: int | None = field(default=None, metadata={"help": "Only so many test pictures."})
+    max_train_samples: int | None = field(default=None, metadata={"help": "Only so many training images."})
+    max_test_samples: int | None = field(default=None, metadata={"help": "Only so many test images."})
     label_noise: float = field(default=0.0, metadata={"help": "Share of training labels replaced at random."})
 
 
@@ -57,7 +57,7 @@ def datasets_of(script: ScriptArguments) -> tuple[Dataset, Dataset, list[str]]:
 
 
 def model_of(script: ScriptArguments, names: list[str]) -> tuple[Any, Any]:
-    """The model, and what turns a list of pictures into pixel values."""
+    """The model, and what turns a list of images into pixel values."""
     labels = {"id2label": dict(enumerate(names)), "label2id": {name: i for i, name in enumerate(names)}}
     if script.model_name_or_path is not None:
         processor = AutoImageProcessor.from_pretrained(script.model_name_or_path)
@@ -78,7 +78,7 @@ def model_of(script: ScriptArguments, names: list[str]) -> tuple[Any, Any]:
 def main() -> None:
     parser = HfArgumentParser((ScriptArguments, TrainingArguments, SAMArguments))
     script, training, sam = parser.parse_args_into_dataclasses()
-    training.remove_unused_columns = False  # the collator needs the pictures
+    training.remove_unused_columns = False  # the collator needs the images
     set_seed(training.seed)
     with training.main_process_first(desc="data"):  # one process fetches, the others read
         train, test, names = datasets_of(script)

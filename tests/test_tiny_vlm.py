@@ -123,4 +123,4 @@ def test_the_shipped_generator_fits_the_model_and_is_small() -> None:
         answers = answer_questions(model, processor, images, questions)
         assert len(model.base_model.token_pruner.last[0].indices) == 2
     right = [question.answer for scene in scenes for question in scene.questions]
-    assert sum(exact_match(answers, right)) >= 0.4 * len(right)  # guessing without a picture: 0.11
+    assert sum(exact_match(answers, right)) >= 0.4 * len(right)  # guessing without an image: 0.11

@@ -25,15 +25,15 @@ from tests.tiny_models import (
 )
 
 
-def picture(seed: int, height: int = 56, width: int = 56) -> Image.Image:
-    """Random blobs, so that patches of one picture differ from each other."""
+def image(seed: int, height: int = 56, width: int = 56) -> Image.Image:
+    """Random blobs, so that patches of one image differ from each other."""
     noise = np.random.default_rng(seed).integers(0, 255, (height // 7 + 1, width // 7 + 1, 3), dtype=np.uint8)
     return Image.fromarray(noise).resize((width, height), Image.Resampling.NEAREST)
 
 
 def video(seed: int, frames: int = 4, height: int = 56, width: int = 56) -> np.ndarray:
     """(frames, 3, height, width) uint8."""
-    return np.stack([np.asarray(picture(seed * 100 + i, height, width)).transpose(2, 0, 1) for i in range(frames)])
+    return np.stack([np.asarray(image(seed * 100 + i, height, width)).transpose(2, 0, 1) for i in range(frames)])
 
 
 @dataclass(frozen=True)
@@ -41,11 +41,11 @@ class TinyFamily:
     """What a test needs to know of a family. `build(attention)` returns (model, processor)."""
 
     build: Callable[..., Any]
-    image: str = "<image>"  # what stands for a picture in a prompt
+    image: str = "<image>"  # what stands for an image in a prompt
     video: str | None = None
     mrope: bool = False
-    nested: bool = False  # the processor wants one list of pictures per prompt
-    picture_first: bool = False  # pictures stand at the start of the prompt
+    nested: bool = False  # the processor wants one list of images per prompt
+    image_first: bool = False  # images stand at the start of the prompt
 
 
 QWEN_IMAGE = "<|vision_start|><|image_pad|><|vision_end|>"
@@ -60,31 +60,31 @@ FAMILIES = {
     "qwen3_vl": TinyFamily(lambda a="sdpa": qwen("qwen3_vl", a), QWEN_IMAGE, "<|video_pad|>", mrope=True),
     "smolvlm": TinyFamily(smolvlm, video="<video>", nested=True),
     "idefics3": TinyFamily(lambda a="sdpa": smolvlm(a, "idefics3"), nested=True),
-    "paligemma": TinyFamily(paligemma, picture_first=True),
+    "paligemma": TinyFamily(paligemma, image_first=True),
     "gemma3": TinyFamily(gemma3, "<start_of_image>", nested=True),
     "internvl": TinyFamily(internvl, "<IMG_CONTEXT>", video="<video>"),
 }
-# Two pictures of one prompt differ in shape, so that families with dynamic resolution give units of different sizes.
-PICTURES = [(0, 112, 140), (1, 84, 112), (2, 112, 56)]
+# Two images of one prompt differ in shape, so that families with dynamic resolution give units of different sizes.
+IMAGES = [(0, 112, 140), (1, 84, 112), (2, 112, 56)]
 
 
-def prompts(name: str, pictures: list[list[int]]) -> dict[str, Any]:
-    """Keyword arguments for the processor: one prompt per entry of pictures, holding those of PICTURES."""
+def prompts(name: str, images: list[list[int]]) -> dict[str, Any]:
+    """Keyword arguments for the processor: one prompt per entry of images, holding those of IMAGES."""
     family = FAMILIES[name]
     texts = []
-    for row, chosen in enumerate(pictures):
+    for row, chosen in enumerate(images):
         marks = [family.image] * len(chosen)
-        if family.picture_first:
+        if family.image_first:
             texts.append("".join(marks) + "w1 w5 w2"[: 5 + 3 * (row > 0)])
         else:
             texts.append(" ".join([*(f"w{row + 1} w4 {mark} w2" for mark in marks), "w7 w3 w5"[: 5 + 3 * (row > 0)]]))
-    shown = [[picture(*PICTURES[i]) for i in chosen] for chosen in pictures]
-    images: Any = shown if family.nested else [image for row_images in shown for image in row_images]
-    return {"text": texts, "images": images or None, "return_tensors": "pt", "padding": True}
+    shown = [[image(*IMAGES[i]) for i in chosen] for chosen in images]
+    given: Any = shown if family.nested else [image for row_images in shown for image in row_images]
+    return {"text": texts, "images": given or None, "return_tensors": "pt", "padding": True}
 
 
 def video_prompts(name: str, rows: int = 2, images: bool = False) -> dict[str, Any]:
-    """Keyword arguments for the processor: one video per prompt, and a picture after it if images."""
+    """Keyword arguments for the processor: one video per prompt, and an image after it if images."""
     family = FAMILIES[name]
     after = f" {family.image} w6" if images else ""
     texts = [f"w1 {family.video} w2{after}", f"w1 w4 w5 {family.video} w3 w5{after}"][:rows]
@@ -96,7 +96,7 @@ def video_prompts(name: str, rows: int = 2, images: bool = False) -> dict[str, A
         "height": 56,
         "width": 56,
     }
-    shown: Any = [picture(*PICTURES[1]) for _ in range(rows)] if images else None
+    shown: Any = [image(*IMAGES[1]) for _ in range(rows)] if images else None
     if images and family.nested:
         shown = [[image] for image in shown]
     return {
@@ -109,7 +109,7 @@ def video_prompts(name: str, rows: int = 2, images: bool = False) -> dict[str, A
     }
 
 
-ROWS = [[0], [1, 2]]  # the batch most tests use: one prompt with one picture, one longer prompt with two
+ROWS = [[0], [1, 2]]  # the batch most tests use: one prompt with one image, one longer prompt with two
 MIXED_ROWS = [[0], [], [1, 2]]
 
 

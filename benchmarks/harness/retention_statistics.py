@@ -96,8 +96,8 @@ def compare(
         scenes: what was asked.
         graded: (method, budget) -> grades of every model.
         everything: grades with all tokens.
-        blind: grades with noise in place of the pictures.
-        total: tokens of a picture.
+        blind: grades with noise in place of the images.
+        total: tokens of an image.
         tokens: budget -> tokens kept.
         against: methods that the others are compared with; the first gives `behind_first`.
     """
@@ -157,7 +157,7 @@ def curves(
 
     Args:
         result: what `compare` returned, and more.
-        path: of the picture.
+        path: of the image.
         strong: labels.
         panels: title -> {row: label}, side by side; a label has one colour in all of them. None: all rows in one.
     """

@@ -1,4 +1,4 @@
-"""Networks for 28 x 28 pictures that one core trains in seconds: a ResNet with BatchNorm and a ViT."""
+"""Networks for 28 x 28 images that one core trains in seconds: a ResNet with BatchNorm and a ViT."""
 
 import torch
 from torch import Tensor, nn

@@ -63,7 +63,7 @@ RESULTS = Path(__file__).parents[1] / "results" / "sam_step"
 
 
 def vit(batch: int) -> tuple[Any, dict[str, torch.Tensor]]:
-    """ViT-S/16, 22M parameters, 224 x 224 pictures."""
+    """ViT-S/16, 22M parameters, 224 x 224 images."""
     config = ViTConfig(
         hidden_size=384, num_hidden_layers=12, num_attention_heads=6, intermediate_size=1536, num_labels=100
     )

@@ -21,7 +21,7 @@ from hf_efficient.optimization.loop.optimizers import MSAM, S2SAM, SAM, ZOSAM, L
 from hf_efficient.optimization.loop.perturbing_optimizer import PerturbingOptimizer
 from hf_efficient.optimization.sharpness import sharpness
 
-TEST_PICTURES, CORRUPTED_PICTURES = 5000, 500
+TEST_IMAGES, CORRUPTED_IMAGES = 5000, 500
 SHARPNESS_RHO = 0.1
 MINILM_LAYERS = 1  # that are trained, with the head; two would take twice as long
 #: What is measured unless `--methods` says more.
@@ -133,7 +133,7 @@ def train_and_test(
     if not tuning:
         result["sharpness"] = sharpness(net, [(x, y)], SHARPNESS_RHO, loss_of=lambda net, batch: loss_of(net, *batch))
     if not tuning and setting.data == "fashion_mnist":
-        part = slice(0, CORRUPTED_PICTURES)
+        part = slice(0, CORRUPTED_IMAGES)
         result["corrupted"] = float(
             np.mean([accuracy(net, c(test_x[part]), test_y[part]) for c in CORRUPTIONS.values()])
         )
@@ -151,7 +151,7 @@ def accuracy(net: nn.Module, x: Tensor, y: Tensor) -> float:
 
 def data(setting: Setting, seed: int, tuning: bool) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Training subset of the seed (labels with noise), and validation or test data (labels without)."""
-    x, y, test_x, test_y = _pictures() if setting.data == "fashion_mnist" else _texts(setting.data)
+    x, y, test_x, test_y = _images() if setting.data == "fashion_mnist" else _texts(setting.data)
     rng = np.random.default_rng(seed)
     picked = rng.permutation(len(x))
     chosen, held_out = picked[: setting.size], picked[setting.size : setting.size + 2000]
@@ -163,11 +163,11 @@ def data(setting: Setting, seed: int, tuning: bool) -> tuple[Tensor, Tensor, Ten
 
 
 @functools.cache
-def _pictures() -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def _images() -> tuple[Tensor, Tensor, Tensor, Tensor]:
     parts = []
     for train in (True, False):
         x, y = real_data.fashion_mnist(train)
-        x, y = (x, y) if train else (x[:TEST_PICTURES], y[:TEST_PICTURES])
+        x, y = (x, y) if train else (x[:TEST_IMAGES], y[:TEST_IMAGES])
         parts += [(torch.from_numpy(x.astype(np.float32))[:, None] / 255 - 0.286) / 0.353, torch.from_numpy(y)]
     return parts[0], parts[1], parts[2], parts[3]
 

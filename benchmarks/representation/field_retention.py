@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from benchmarks.representation.field_tasks import TASKS, Item, with_pictures_of_gqa
+from benchmarks.representation.field_tasks import TASKS, Item, with_images_of_gqa
 from hf_efficient import TokenPrunerConfig, token_pruner
 from hf_efficient.files import write_text
 from hf_efficient.representation.evaluation.questions import on_device
@@ -31,7 +31,7 @@ TABLES = {"llava": "llava_1_5_7b.json", "qwen2_5_vl": "qwen2_5_vl_7b.json"}
 
 
 def prompt_of(processor: Any, text: str) -> str:
-    """One turn with one picture, by the processor's chat template where it has one."""
+    """One turn with one image, by the processor's chat template where it has one."""
     if getattr(processor, "chat_template", None):
         content = [{"type": "image"}, {"type": "text", "text": text}]
         prompt: str = processor.apply_chat_template([{"role": "user", "content": content}], add_generation_prompt=True)
@@ -62,8 +62,8 @@ def rows_of(task: str) -> Any:
     from datasets import load_dataset
 
     name, configuration, split = TASKS[task].dataset
-    pictures = load_dataset(name, "testdev_balanced_images", split=split)
-    return with_pictures_of_gqa(load_dataset(name, configuration, split=split), pictures)
+    images = load_dataset(name, "testdev_balanced_images", split=split)
+    return with_images_of_gqa(load_dataset(name, configuration, split=split), images)
 
 
 def measure(

@@ -20,13 +20,13 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True)
 class Item:
-    """A picture, the text that goes with it, what the answer is held to, and the part of the task it belongs to."""
+    """An image, the text that goes with it, what the answer is held to, and the part of the task it belongs to."""
 
     image: Any
     prompt: str
     answers: tuple[str, ...]
     part: str = ""
-    group: str = ""  # questions about one picture, for scores that want all of them right
+    group: str = ""  # questions about one image, for scores that want all of them right
 
 
 @dataclass(frozen=True)
@@ -102,15 +102,15 @@ def f1(items: list[Item], given: list[str]) -> float:
 
 
 def perception(items: list[Item], given: list[str]) -> float:
-    """MME-P: over the categories, the sum of accuracy and of the share of pictures with both questions right, in %."""
+    """MME-P: over the categories, the sum of accuracy and of the share of images with both questions right, in %."""
     total = 0.0
     for part in sorted({item.part for item in items}):
-        pictures: dict[str, list[bool]] = {}
+        images: dict[str, list[bool]] = {}
         for item, answer in zip(items, given, strict=True):
             if item.part == part:
-                pictures.setdefault(item.group, []).append(plain(answer).startswith(item.answers[0]))
-        rights = [right for both in pictures.values() for right in both]
-        total += 100 * (statistics.fmean(rights) + statistics.fmean(all(both) for both in pictures.values()))
+                images.setdefault(item.group, []).append(plain(answer).startswith(item.answers[0]))
+        rights = [right for both in images.values() for right in both]
+        total += 100 * (statistics.fmean(rights) + statistics.fmean(all(both) for both in images.values()))
     return total
 
 
@@ -150,7 +150,7 @@ TASKS = {
 }
 
 
-def with_pictures_of_gqa(rows: Iterable[Row], pictures: Iterable[Row]) -> list[Row]:
-    """GQA keeps its pictures in a configuration of their own (`testdev_balanced_images`): joined by id."""
-    by_id = {picture["id"]: picture["image"] for picture in pictures}
+def with_images_of_gqa(rows: Iterable[Row], images: Iterable[Row]) -> list[Row]:
+    """GQA keeps its images in a configuration of their own (`testdev_balanced_images`): joined by id."""
+    by_id = {image["id"]: image["image"] for image in images}
     return [{**row, "image": by_id[row["imageId"]]} for row in rows]

@@ -1,6 +1,6 @@
-"""Grade all questions about a picture in one forward pass.
+"""Grade all questions about an image in one forward pass.
 
-Every question with its right answer stands behind the picture as a turn of its own, which sees the picture and
+Every question with its right answer stands behind the image as a turn of its own, which sees the image and
 itself. A turn is answered rightly by greedy decoding exactly where each word of the right answer, and the end after
 it, is the likeliest next word given the words before: so one pass grades what would take one generation per question.
 """
@@ -23,10 +23,10 @@ def grade_scenes(
     Args:
         model: a model with 1-D position ids (LLaVA), stock or with a token pruner.
         processor: the model's, in the same state.
-        scenes: pictures with questions.
+        scenes: images with questions.
         batch_size: scenes that go through the model together.
-        vision_inputs: replaces how the pictures are encoded: called with the model, the (B, 3, H, W) pixel values and
-            the scenes, it returns the encoder's output and the number of visual tokens of a picture.
+        vision_inputs: replaces how the images are encoded: called with the model, the (B, 3, H, W) pixel values and
+            the scenes, it returns the encoder's output and the number of visual tokens of an image.
 
     Returns:
         For every scene a bool per question.
@@ -81,7 +81,7 @@ def _pack(prefix: Tensor, turns: list[list[tuple[list[int], list[int]]]]) -> dic
 
 
 def _original_positions(positions: Tensor, kept: Sequence[Any]) -> Tensor:
-    """Positions (B, L) of packed turns in a prompt that was not pruned: one token, the picture, and the turns."""
+    """Positions (B, L) of packed turns in a prompt that was not pruned: one token, the image, and the turns."""
     n, k = kept[0].num_tokens, len(kept[0].indices)
     moved = positions + (n - k) * (positions > k)
     moved[:, 1 : 1 + k] = 1 + torch.stack([unit.indices for unit in kept])

@@ -44,11 +44,11 @@ def measure(methods: Sequence[str], k: int, layers: int, width: int, words: int,
     model, processor = build(layers, width)
     features, importance = clustered(576, width), torch.rand(1, 576)
     prompt = "<image> " + " ".join(f"w{i % 100}" for i in range(words))
-    picture = torch.rand(3, 336, 336)
+    image = torch.rand(3, 336, 336)
     configs = {name: TokenPrunerConfig(method=name, budget=k) for name in methods}
     jobs: dict[str, Any] = {name: partial(reduce_tokens, features, c, importance) for name, c in configs.items()}
     with token_pruner(model, processor, TokenPrunerConfig(budget=k)):
-        inputs = processor(images=picture, text=prompt, do_rescale=False, return_tensors="pt")
+        inputs = processor(images=image, text=prompt, do_rescale=False, return_tensors="pt")
         kept = model.base_model.get_image_features(inputs["pixel_values"], return_dict=True)
         jobs["prefill"] = lambda: prefill(model, inputs, kept)
         seconds = race(jobs, rounds, time.perf_counter)

@@ -56,7 +56,7 @@ def build(layers: int, width: int) -> tuple[Any, Any]:
 
 
 def prefill(model: Any, inputs: Any, features: Any) -> Any:
-    """The language model on a prompt whose pictures are encoded already."""
+    """The language model on a prompt whose images are encoded already."""
     return model(
         input_ids=inputs["input_ids"],
         attention_mask=inputs["attention_mask"],

@@ -1,8 +1,8 @@
 """Generated against kept tokens on a real encoder: `python -m benchmarks.representation.token_generation`.
 
 As `token_representation.py` (photographs, DINOv2 ViT-S/14, its second half as the frozen consumer of K tokens), with
-methods that generate, and with what size-aware attention does for each: the consumer's keys get the logarithm of what a
-token stands for. Measured per picture, all methods in one run:
+methods that generate, and with what proportional attention does for each: the consumer's keys get the logarithm of what
+a token stands for. Measured per image, all methods in one run:
 
 - nearest: importance-weighted squared distance of every token to the nearest of the K, relative to the variance
 - linear: the same for the best (ridge) linear combination of the K
@@ -36,7 +36,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "id_pruner, coverage alone": {"coverage_mix": 0.0},
     **{
         name: {"method": name}
-        for name in ("scope", "max_min", "top_importance", "tome", "visionzip", "feature_pooling")
+        for name in ("scope", "divprune", "top_importance", "tome", "visionzip", "feature_pooling")
     },
 }
 BUDGETS = (144, 72, 36, 18)
@@ -59,7 +59,7 @@ def consume_sized(model: Any, hidden: Tensor, log_mass: Tensor) -> Tensor:
 
 
 def measure(model: Any, hidden: Tensor, importance: Tensor, whole: Tensor, config: TokenPrunerConfig) -> list[float]:
-    """`METERS` of one picture: hidden (1, 1 + N, D), importance (1, N), final [CLS] of all tokens (1, D)."""
+    """`METERS` of one image: hidden (1, 1 + N, D), importance (1, N), final [CLS] of all tokens (1, D)."""
     reduced = reduce_tokens(hidden[:, 1:], config, given(config, importance))
     assert reduced.mass is not None
     x, made, weight = hidden[0, 1:], reduced.tokens[0], importance[0] / importance.sum()
@@ -102,12 +102,12 @@ def main() -> None:
     arguments = parser.parse_args()
     model, pixels = load_dinov2(arguments.cache), views(arguments.views)
     values = torch.zeros(len(arguments.budgets), len(VARIANTS), len(pixels), len(METERS))
-    for i, picture in enumerate(tqdm(pixels.split(1), desc="pictures")):
-        hidden, importance = encode(model, picture)
+    for i, image in enumerate(tqdm(pixels.split(1), desc="images")):
+        hidden, importance = encode(model, image)
         whole = consume(model, hidden)
         for row, k in enumerate(arguments.budgets):
             for column, settings in enumerate(VARIANTS.values()):
-                config = TokenPrunerConfig(**{"size_aware": True, **settings, "budget": k})
+                config = TokenPrunerConfig(**{"proportional_attention": True, **settings, "budget": k})
                 values[row, column, i] = torch.tensor(measure(model, hidden, importance, whole, config))
     result: dict[str, Any] = {"photographs": PHOTOGRAPHS, "views": arguments.views, "meters": METERS, "budgets": {}}
     for k, block in zip(arguments.budgets, values, strict=True):

@@ -118,7 +118,7 @@ def selection(cases: tuple[tuple[int, int, int], ...], rounds: int, clock: Clock
 
 
 def clustered(n: int, width: int) -> Tensor:
-    """Tokens (1, n, width) around a tenth as many centres with a common mean: redundant, as those of pictures are."""
+    """Tokens (1, n, width) around a tenth as many centres with a common mean: redundant, as those of images are."""
     centres = torch.randn(n // 10, width) + 0.5 * torch.randn(width)
     return (centres[torch.randint(0, len(centres), (n,))] + 0.5 * torch.randn(n, width)).unsqueeze(0)
 
@@ -130,11 +130,11 @@ def clustered(n: int, width: int) -> Tensor:
 def in_model(budgets: list[int], layers: int, width: int, words: int, rounds: int, clock: Clock) -> dict[str, Any]:
     """Times, KV-cache bytes and peak memory at every number of kept tokens."""
     model, processor = build(layers, width)
-    picture = torch.rand(3, 336, 336)
+    image = torch.rand(3, 336, 336)
     prompt = "<image> " + " ".join(f"w{i % 100}" for i in range(words))
 
     def ask() -> Any:
-        return processor(images=picture, text=prompt, do_rescale=False, return_tensors="pt")
+        return processor(images=image, text=prompt, do_rescale=False, return_tensors="pt")
 
     def pruning(k: int) -> contextlib.AbstractContextManager[Any]:
         return token_pruner(model, processor, TokenPrunerConfig(budget=k))

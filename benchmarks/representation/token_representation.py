@@ -4,7 +4,7 @@
 
 Photographs of scikit-image go through the first half of DINOv2 ViT-S/14 (336x336, 576 patch tokens). Every method keeps
 K tokens; the second half of the network, frozen, then works with those alone: it stands in for the language model.
-Importance is the [CLS] attention of the last layer of the first half. Measured per picture, all methods in one run:
+Importance is the [CLS] attention of the last layer of the first half. Measured per image, all methods in one run:
 
 - nearest: importance-weighted squared distance of every token to the nearest kept one, relative to the variance
 - linear: the same for the best (ridge) linear combination of the kept tokens
@@ -42,7 +42,7 @@ PHOTOGRAPHS = (
     "astronaut.png brick.png camera.png chelsea.png coffee.png coins.png grass.png gravel.png hubble_deep_field.jpg "
     "ihc.png moon.png motorcycle_left.png page.png retina.jpg rocket.jpg text.png"
 ).split()
-METHODS = ("id_pruner", "top_importance", "max_min", "uniform", "random")
+METHODS = ("id_pruner", "top_importance", "divprune", "uniform", "random")
 BUDGETS = (288, 144, 72, 36, 18)
 METERS = ("nearest", "linear", "plain nearest", "coverage", "importance retained", "consumer")
 SPLIT = 6  # layers before: the encoder whose tokens are reduced; layers from here on: the consumer
@@ -56,13 +56,13 @@ def views(count: int) -> Tensor:
     mean, std = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
     made = []
     for name in PHOTOGRAPHS:
-        picture = Image.open(folder / name).convert("RGB")
-        side = min(picture.size)
-        left, top = (picture.width - side) // 2, (picture.height - side) // 2
+        image = Image.open(folder / name).convert("RGB")
+        side = min(image.size)
+        left, top = (image.width - side) // 2, (image.height - side) // 2
         half = side // 2
         corners = [(left, top, side)] + [(left + dx, top + dy, half) for dx in (0, half) for dy in (0, half)]
         for x, y, edge in corners[:count]:
-            view = picture.crop((x, y, x + edge, y + edge)).resize((336, 336), Image.Resampling.BICUBIC)
+            view = image.crop((x, y, x + edge, y + edge)).resize((336, 336), Image.Resampling.BICUBIC)
             pixels = torch.frombuffer(bytearray(view.tobytes()), dtype=torch.uint8).view(336, 336, 3) / 255
             made.append(((pixels - mean) / std).permute(2, 0, 1))
     return torch.stack(made)
@@ -100,7 +100,7 @@ def given(config: TokenPrunerConfig, attention: Tensor) -> Tensor | None:
 
 
 def measure(model: Any, hidden: Tensor, importance: Tensor, whole: Tensor, config: TokenPrunerConfig) -> list[float]:
-    """`METERS` of one picture: hidden (1, 1 + N, D), importance (1, N), final [CLS] of all tokens (1, D)."""
+    """`METERS` of one image: hidden (1, 1 + N, D), importance (1, N), final [CLS] of all tokens (1, D)."""
     tokens = hidden[:, 1:]
     reduced = reduce_tokens(tokens, config, given(config, importance))
     x, kept, weight = tokens[0], reduced.tokens[0], importance[0] / importance.sum()
@@ -193,8 +193,8 @@ def main() -> None:
     model, pixels = load_dinov2(arguments.cache), views(arguments.views)
     compared = variants(arguments.sweep)
     values = {name: torch.zeros(len(arguments.budgets), len(pixels), len(METERS)) for name in compared}
-    for i, picture in enumerate(tqdm(pixels.split(1), desc="pictures")):
-        hidden, importance = encode(model, picture)
+    for i, image in enumerate(tqdm(pixels.split(1), desc="images")):
+        hidden, importance = encode(model, image)
         whole = consume(model, hidden)
         for (name, settings), (row, k) in itertools.product(compared.items(), enumerate(arguments.budgets)):
             config = TokenPrunerConfig(**{"importance": "cls", **settings, "budget": k})

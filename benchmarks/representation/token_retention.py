@@ -5,9 +5,9 @@
 Methods x budgets x question families on the tiny VLM and its fixed evaluation set, or on scenes that nobody tuned to:
 `--seed 123 --layout crowded` composes them anew (needs Fashion-MNIST). Everything is measured in one run: exact-match
 accuracy with 95 % confidence intervals (bootstrap over scenes), paired differences to ID-Pruner and to ITG, and as
-anchors the model with all tokens and the model shown noise instead of the picture. Several `--model` folders (training
+anchors the model with all tokens and the model shown noise instead of the image. Several `--model` folders (training
 seeds) are averaged and listed, and intervals then hold for scenes and seeds. Saved configs (`--configs`) are more rows.
-Writes tables, a JSON with all numbers, curves, and pictures of what each method keeps. An interrupted run goes on where
+Writes tables, a JSON with all numbers, curves, and images of what each method keeps. An interrupted run goes on where
 it was: grades are written as they are made, and read again.
 """
 
@@ -30,7 +30,7 @@ from tqdm import tqdm
 from benchmarks.harness.retention_statistics import Grades, compare, curves, table
 from benchmarks.representation.packed_turns import grade_scenes
 from benchmarks.representation.token_generation import COVERAGE
-from hf_efficient import TokenPrunerConfig, remember_pictures, token_pruner
+from hf_efficient import TokenPrunerConfig, remember_images, token_pruner
 from hf_efficient.files import write_text
 from hf_efficient.representation.evaluation.drawing import draw_kept_tokens
 from hf_efficient.representation.evaluation.questions import (
@@ -51,21 +51,23 @@ from hf_efficient.representation.vlm.inputs import Prompt
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
-RESIZED = "resized_picture"
+RESIZED = "resized_image"
 OTHERS = [name for name in METHODS if name not in ("id_pruner", "itg")]
 #: Settings by the name of the row. Methods come with their defaults; what belongs to one method follows it.
 VARIANTS: dict[str, dict[str, Any]] = {
     "id_pruner": {},
-    "id_pruner, size-aware": {"size_aware": True},
-    "id_pruner, size-aware, compact": {"size_aware": True, "positions": "compact"},
+    "id_pruner, proportional attention": {"proportional_attention": True},
+    "id_pruner, proportional attention, compact": {"proportional_attention": True, "positions": "compact"},
     "itg": {"method": "itg"},
     "itg, compact": {"method": "itg", "positions": "compact"},
-    "itg, not size-aware": {"method": "itg", "size_aware": False},
+    "itg, plain attention": {"method": "itg", "proportional_attention": False},
     "itg, by attention": {"method": "itg", "importance": "cls"},
     "itg, by attention, on coverage": COVERAGE,
     "id_pruner, distinct": {"importance": "distinct"},
     **{name: {"method": name} for name in OTHERS},
-    **{f"{name}, size-aware": {"method": name, "size_aware": True} for name in OTHERS},  # as ITG has it by default
+    **{
+        f"{name}, proportional attention": {"method": name, "proportional_attention": True} for name in OTHERS
+    },  # as ITG has it by default
     "cdpruner, question": {"method": "cdpruner", "question_weight": 1.0},
     "id_pruner, question": {"question_weight": 0.3},
     "itg, question": {"method": "itg", "question_weight": 0.3},
@@ -76,18 +78,19 @@ ONE_STAGE = [name for name, row in VARIANTS.items() if not {"llm_layers", "quest
 #: Like beside like: nobody counts sizes, or everybody does.
 PANELS = {
     "every kept token counts once": {
-        "id_pruner": "id_pruner", "itg, not size-aware": "itg", **{name: name for name in OTHERS}
+        "id_pruner": "id_pruner", "itg, plain attention": "itg", **{name: name for name in OTHERS}
     },
-    "size-aware attention for all": {
-        "id_pruner, size-aware": "id_pruner", "itg": "itg", **{f"{name}, size-aware": name for name in OTHERS}
+    "proportional attention for all": {
+        "id_pruner, proportional attention": "id_pruner", "itg": "itg",
+        **{f"{name}, proportional attention": name for name in OTHERS}
     },
 }  # fmt: skip
 BUDGETS = (0.5, 0.25, 0.125, 0.0625, 0.03, 0.015)
-PICTURED = (
+DRAWN = (
     "id_pruner",
     "itg",
     "top_importance",
-    "max_min",
+    "divprune",
     "scope",
     "visionzip",
     "prumerge",
@@ -98,7 +101,7 @@ PICTURED = (
 
 
 def resized(tokens: int) -> Any:
-    """The picture shrunk until the vision tower makes at most `tokens` visual tokens of it, nearly square."""
+    """The image shrunk until the vision tower makes at most `tokens` visual tokens of it, nearly square."""
 
     def vision_inputs(model: Any, pixel_values: Tensor, scenes: Sequence[Scene]) -> tuple[Any, int]:
         patch = model.config.vision_config.patch_size
@@ -114,7 +117,7 @@ def resized(tokens: int) -> Any:
 
 
 def asked(processor: Any) -> Any:
-    """Pictures pruned with a view to the one question of their scene; the answer behind it is not looked at."""
+    """Images pruned with a view to the one question of their scene; the answer behind it is not looked at."""
 
     def vision_inputs(model: Any, pixel_values: Tensor, scenes: Sequence[Scene]) -> tuple[Any, int]:
         base, questions = model.base_model, [scene.questions[0].question for scene in scenes]
@@ -131,7 +134,7 @@ def asked(processor: Any) -> Any:
 def grade(
     model: Any, processor: Any, scenes: Sequence[Scene], settings: dict[str, Any] | None, budget: float
 ) -> Grades:
-    """Grades of all questions with one variant (None: the resized picture) at one budget."""
+    """Grades of all questions with one variant (None: the resized image) at one budget."""
     config = TokenPrunerConfig(**{**(settings or {}), "budget": budget})
     if config.llm_layers:
         first, second = (1.0, budget) if config.method == "id_pruner" else (min(1.0, 2 * budget), config.llm_budget)
@@ -159,26 +162,26 @@ def grade_answers(model: Any, processor: Any, scenes: Sequence[Scene], config: T
 
 
 def visual_tokens(model: Any) -> int:
-    """Visual tokens of one picture, unpruned."""
+    """Visual tokens of one image, unpruned."""
     return model.config.image_seq_length
 
 
 def shown_noise(scenes: Sequence[Scene]) -> list[Scene]:
-    """The same questions about pictures of noise: what can be guessed."""
+    """The same questions about images of noise: what can be guessed."""
     rng = np.random.default_rng(0)
     noise = [Image.fromarray(rng.integers(0, 256, (*scene.image.size[::-1], 3), np.uint8)) for scene in scenes]
     return [Scene(scene.name, image, scene.questions) for scene, image in zip(scenes, noise, strict=True)]
 
 
 def composed(seed: int, layout: str, count: int) -> Iterator[Scene]:
-    """Held-out scenes of Fashion-MNIST's test pictures, as `examples/make_tiny_vlm_evaluation.py` writes them."""
+    """Held-out scenes of Fashion-MNIST's test images, as `examples/make_tiny_vlm_evaluation.py` writes them."""
     from examples.tiny_vlm.questions import FAMILIES
     from examples.tiny_vlm.scenes import LAYOUTS, compose_scene, load_fashion_mnist
 
-    pictures = load_fashion_mnist("t10k")
+    images = load_fashion_mnist("t10k")
     for number in range(count):
         rng = np.random.default_rng((seed, number))
-        scene = compose_scene(rng, pictures, LAYOUTS[layout])
+        scene = compose_scene(rng, images, LAYOUTS[layout])
         turns = {family: ask(rng, scene) for family, ask in FAMILIES.items()}
         questions = tuple(Question(turn[0], turn[1], family) for family, turn in turns.items() if turn is not None)
         yield Scene(f"{layout} {seed} {number}", scene.image().convert("L").convert("RGB"), questions)
@@ -204,7 +207,7 @@ class GradeBook:
         return grades
 
 
-def picture_kept(
+def draw_kept(
     model: Any, processor: Any, scenes: Sequence[Scene], names: Sequence[str], budget: float, path: Path
 ) -> None:
     """What each method keeps of a few scenes: a row per scene, a column per method."""
@@ -233,7 +236,7 @@ def main() -> None:
         "--methods",
         nargs="+",
         default=[*ONE_STAGE, RESIZED],
-        help=f"the first is compared with; of {[*VARIANTS, RESIZED]}; by default those that see the picture alone and "
+        help=f"the first is compared with; of {[*VARIANTS, RESIZED]}; by default those that see the image alone and "
         "drop tokens before the language model",
     )
     parser.add_argument("--configs", nargs="+", type=Path, default=[], help="saved token pruner configs, as more rows")
@@ -258,7 +261,7 @@ def main() -> None:
     labels = [name if name not in names[:i] else f"{name} {i}" for i, name in enumerate(names)]
     for label, folder in zip(labels, arguments.model, strict=True):
         model, processor = load_vlm(folder)
-        with remember_pictures(model, size=24):  # the tower runs once, not once per method and budget
+        with remember_images(model, size=24):  # the tower runs once, not once per method and budget
             everything.append(book(f"{label} all", lambda: grade_scenes(model, processor, scenes)))
             blind.append(book(f"{label} blind", lambda: grade_scenes(model, processor, shown_noise(scenes))))
             for budget in tqdm(arguments.budgets, desc=label):
@@ -288,8 +291,8 @@ def main() -> None:
     (arguments.output / "results.json").write_text(json.dumps(result, indent=1) + "\n")
     (arguments.output / "table.md").write_text(table(result) + "\n")
     curves(result, arguments.output / "accuracy.png", ("id_pruner", "itg"), PANELS)
-    pictured = [name for name in PICTURED if name in arguments.methods]
-    picture_kept(model, processor, scenes[:4], pictured, 0.0625, arguments.output / "kept.png")
+    drawn = [name for name in DRAWN if name in arguments.methods]
+    draw_kept(model, processor, scenes[:4], drawn, 0.0625, arguments.output / "kept.png")
     print(table(result))
 
 

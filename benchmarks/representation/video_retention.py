@@ -4,7 +4,7 @@
 
 A clip is a scene of the tiny VLM seen in several frames: noise is drawn anew in each, and every garment is hidden under
 noise in about half of them, never in all. The vision tower reads the frames one by one; their tokens form one unit, of
-which a method keeps K, and the language model, trained on single pictures, answers the questions about the scene. The
+which a method keeps K, and the language model, trained on single images, answers the questions about the scene. The
 same garment in several frames is one garment: whoever keeps it twice counts it twice. Scenes are composed from a seed
 (needs Fashion-MNIST). Same statistics as `token_retention.py`.
 """
@@ -28,7 +28,7 @@ from benchmarks.representation.token_representation import given
 from hf_efficient import TokenPrunerConfig, reduce_tokens
 from hf_efficient.representation.evaluation.questions import TINY_VLM, Question, Scene, load_vlm
 from hf_efficient.representation.vlm.families import family_of
-from hf_efficient.representation.vlm.families.family import Pictures
+from hf_efficient.representation.vlm.families.family import VisualInputs
 
 HIDDEN = 0.5  # share of frames in which a garment is under noise
 OURS = ("id_pruner", "itg")
@@ -37,7 +37,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "id_pruner, static merged": {"merge_static": 0.8},
     "itg": {"method": "itg"},
     "itg, static merged": {"method": "itg", "merge_static": 0.8},
-    "max_min": {"method": "max_min"},
+    "divprune": {"method": "divprune"},
     "scope": {"method": "scope"},
     "tome": {"method": "tome"},
     "top_importance": {"method": "top_importance"},
@@ -52,10 +52,10 @@ def clips(seed: int, count: int, frames: int) -> list[tuple[Scene, list[Image.Im
     from examples.tiny_vlm.questions import FAMILIES
     from examples.tiny_vlm.scenes import LAYOUTS, PLACE_SIDE, compose_scene, load_fashion_mnist
 
-    pictures, made = load_fashion_mnist("t10k"), []
+    images, made = load_fashion_mnist("t10k"), []
     for number in range(count):
         rng = np.random.default_rng((seed, number))
-        scene = compose_scene(rng, pictures, LAYOUTS["standard"])
+        scene = compose_scene(rng, images, LAYOUTS["standard"])
         turns = {family: ask(rng, scene) for family, ask in FAMILIES.items()}
         questions = tuple(Question(turn[0], turn[1], family) for family, turn in turns.items() if turn is not None)
         still = np.asarray(scene.image().convert("L"))
@@ -81,11 +81,11 @@ def encode_frames(model: Any, processor: Any, shown: Sequence[list[Image.Image]]
     family, features, scores = family_of(model), [], []
     for frames in tqdm(shown, desc="clips"):
         pixels = processor.image_processor(images=frames, return_tensors="pt")["pixel_values"]
-        pictures = Pictures(model.base_model, "image", {"pixel_values": pixels})
-        with family.attention(pictures, "cls") as watch:
-            output = pictures.function()(pixel_values=pixels, return_dict=True)
+        images = VisualInputs(model.base_model, "image", {"pixel_values": pixels})
+        with family.attention(images, "cls") as watch:
+            output = images.function()(pixel_values=pixels, return_dict=True)
         features.append(torch.cat(list(output.pooler_output)))
-        scores.append(torch.cat(family.scores(pictures, watch.result(), family.units(pictures))))
+        scores.append(torch.cat(family.scores(images, watch.result(), family.units(images))))
     return torch.stack(features), torch.stack(scores)
 
 

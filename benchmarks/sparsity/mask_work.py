@@ -1,7 +1,7 @@
 """What it costs to move weights: `python -m benchmarks.sparsity.mask_work`.
 
 Time that a topology takes beside training (scores, exchanges, reading gradients of inactive weights), on the MLP of
-`sparse_training.py` with random pictures, over the first half of a training. RigL exchanges every 100 steps, as
+`sparse_training.py` with random images, over the first half of a training. RigL exchanges every 100 steps, as
 published; BiDST too, and reads gradients for its scores every 10 steps, or 50. Methods take turns, step by step, so
 that a busy machine hits all alike. Writes JSON, table and plot.
 """

@@ -58,7 +58,7 @@ class Task:
 
 
 def fashion(train: int, shape: tuple[int, ...]) -> Callable[[], Data]:
-    """The first `train` pictures and all test pictures, normalised."""
+    """The first `train` images and all test images, normalised."""
 
     def load() -> Data:
         parts: list[Tensor] = []

@@ -1,1 +1,1 @@
-"""The tiny VLM that ships with hf_efficient: its pictures, questions, architecture and training data."""
+"""The tiny VLM that ships with hf_efficient: its images, questions, architecture and training data."""

@@ -21,7 +21,7 @@ from transformers import (
 )
 
 from .questions import vocabulary
-from .scenes import GARMENTS, GRID, PATCH_SIDE, PICTURE_SIDE, PLACES
+from .scenes import GARMENTS, GRID, IMAGE_SIDE, PATCH_SIDE, PLACES
 
 IMAGE = "<image>"
 #: Pixels are mapped from [0, 255] to [-1, 1].
@@ -49,10 +49,10 @@ def make_tokenizer() -> PreTrainedTokenizerFast:
 def make_processor(
     patch_side: int = PATCH_SIDE, mean: Sequence[float] = [PIXEL_MEAN] * 3, std: Sequence[float] = [PIXEL_STD] * 3
 ) -> LlavaProcessor:
-    """Pictures to 12 x 12 patches of `patch_side`, questions to tokens, 144 placeholders for the visual tokens."""
-    picture = {"height": GRID * patch_side, "width": GRID * patch_side}
+    """Images to 12 x 12 patches of `patch_side`, questions to tokens, 144 placeholders for the visual tokens."""
+    image = {"height": GRID * patch_side, "width": GRID * patch_side}
     image_processor = CLIPImageProcessor(
-        size=picture, do_center_crop=False, crop_size=picture, image_mean=mean, image_std=std
+        size=image, do_center_crop=False, crop_size=image, image_mean=mean, image_std=std
     )
     return LlavaProcessor(
         image_processor=image_processor, tokenizer=make_tokenizer(), patch_size=patch_side,
@@ -64,7 +64,7 @@ def make_vision_config() -> CLIPVisionConfig:
     """A CLIP vision tower of 5 layers, 128 wide, with a [CLS] token."""
     return CLIPVisionConfig(
         hidden_size=128, intermediate_size=512, num_hidden_layers=5, num_attention_heads=4, projection_dim=128,
-        image_size=PICTURE_SIDE, patch_size=PATCH_SIDE, hidden_act="gelu",
+        image_size=IMAGE_SIDE, patch_size=PATCH_SIDE, hidden_act="gelu",
     )  # fmt: skip
 
 
@@ -92,7 +92,7 @@ def make_vlm(
 
 
 class PatchReader(nn.Module):
-    """A vision tower that learns to say what each patch shows, and by its [CLS] token what the picture holds.
+    """A vision tower that learns to say what each patch shows, and by its [CLS] token what the image holds.
 
     The heads are thrown away after pretraining. What they ask for is what the language model will look for: the
     kind of garment, its place, its size, and whether the patch is the middle of it.

@@ -10,7 +10,7 @@ from transformers import PreTrainedTokenizerFast
 
 from .architecture import IMAGE, MAX_ITEMS, PIXEL_MEAN, PIXEL_STD
 from .questions import FAMILIES
-from .scenes import GARMENTS, GRID, LAYOUTS, PLACES, Layout, Pictures, Scene, compose_scene
+from .scenes import GARMENTS, GRID, LAYOUTS, PLACES, Images, Layout, Scene, compose_scene
 
 VISUAL_TOKENS = GRID * GRID
 IGNORED = -100
@@ -21,7 +21,7 @@ _KIND = {word: number for number, word in enumerate(GARMENTS, start=1)}
 class PatchData(Dataset):
     """Scenes with what each patch shows, for `PatchReader`."""
 
-    pictures: Pictures
+    images: Images
     length: int
     seed: int = 0
     layout: Layout = LAYOUTS["standard"]
@@ -30,7 +30,7 @@ class PatchData(Dataset):
         return self.length
 
     def __getitem__(self, index: int) -> dict[str, Tensor]:
-        scene = compose_scene(np.random.default_rng((self.seed, index)), self.pictures, self.layout)
+        scene = compose_scene(np.random.default_rng((self.seed, index)), self.images, self.layout)
         kind = np.array([0, *(_KIND[item.word] for item in scene.items)])
         place = np.array([IGNORED, *(item.place for item in scene.items)])
         size = np.array([0, *(item.side / 32 for item in scene.items)], np.float32)
@@ -49,10 +49,10 @@ class PatchData(Dataset):
 
 @dataclass
 class TurnData(Dataset):
-    """Scenes with many question-answer turns each, packed into one sequence behind one picture.
+    """Scenes with many question-answer turns each, packed into one sequence behind one image.
 
-    Every turn attends to the picture and to itself, and its positions start right behind the picture: exactly what
-    it meets at test time, where it is asked alone. One pass over the picture pays for all its turns.
+    Every turn attends to the image and to itself, and its positions start right behind the image: exactly what
+    it meets at test time, where it is asked alone. One pass over the image pays for all its turns.
 
     In half of the scenes the positions of the visual tokens are squeezed or stretched at random (in order, several may
     share one), so that the model learns to read places from what the tokens say, as large models do, and not from
@@ -63,7 +63,7 @@ class TurnData(Dataset):
     the word of its place: this aligns the projector with the language model before questions ground in it.
     """
 
-    pictures: Pictures
+    images: Images
     tokenizer: PreTrainedTokenizerFast
     length: int
     turns: int = 20
@@ -105,7 +105,7 @@ class TurnData(Dataset):
 
     def _look(self, rng: np.random.Generator, index: int) -> tuple[Scene, Tensor]:
         """The scene of this index and what the model gets to see of it."""
-        scene = compose_scene(rng, self.pictures, self.layout)
+        scene = compose_scene(rng, self.images, self.layout)
         return scene, pixel_values(scene)
 
     def _names(self, rng: np.random.Generator, scene: Scene) -> list[int]:

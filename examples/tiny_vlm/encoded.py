@@ -35,7 +35,7 @@ class EncodedTurns(TurnData):
         return [self._scene(number) for number in range(count)]
 
     def _scene(self, number: int) -> Scene:
-        return compose_scene(np.random.default_rng((self.seed, number)), self.pictures, self.layout)
+        return compose_scene(np.random.default_rng((self.seed, number)), self.images, self.layout)
 
     def _look(self, rng: np.random.Generator, index: int) -> tuple[Scene, Tensor]:
         number = index % len(self.features)

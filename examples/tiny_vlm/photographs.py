@@ -24,9 +24,9 @@ def photograph(name: str) -> Image.Image:
 
 def crop(rng: np.random.Generator, names: tuple[str, ...], side: int) -> np.ndarray:
     """(side, side) float32: a square out of one of the photographs, of random size and place, flipped or not."""
-    picture = photograph(names[rng.integers(len(names))])
-    size = int(rng.integers(side, min(picture.size) + 1))
-    left, top = (int(rng.integers(0, length - size + 1)) for length in picture.size)
-    square = picture.resize((side, side), Image.Resampling.BILINEAR, (left, top, left + size, top + size))
+    image = photograph(names[rng.integers(len(names))])
+    size = int(rng.integers(side, min(image.size) + 1))
+    left, top = (int(rng.integers(0, length - size + 1)) for length in image.size)
+    square = image.resize((side, side), Image.Resampling.BILINEAR, (left, top, left + size, top + size))
     pixels = np.asarray(square, np.float32)
     return pixels[:, ::-1].copy() if rng.random() < 0.5 else pixels.copy()

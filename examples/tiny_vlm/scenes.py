@@ -1,6 +1,6 @@
-"""Composed scenes of real Fashion-MNIST pictures: varied size, place, number, clutter and noise.
+"""Composed scenes of real Fashion-MNIST images: varied size, place, number, clutter and noise.
 
-A scene is a 96 x 96 grey picture over a 3 x 3 raster of places. One to five garments lie on it, each scaled to
+A scene is a 96 x 96 grey image over a 3 x 3 raster of places. One to five garments lie on it, each scaled to
 its own size and shifted inside its place; background noise and clutter cover the rest, so that visual tokens
 matter unequally: a few show a garment, most show nothing worth asking about.
 """
@@ -15,10 +15,10 @@ from PIL import Image
 
 from . import photographs
 
-PICTURE_SIDE = 96
+IMAGE_SIDE = 96
 PATCH_SIDE = 8
-GRID = PICTURE_SIDE // PATCH_SIDE
-PLACE_SIDE = PICTURE_SIDE // 3
+GRID = IMAGE_SIDE // PATCH_SIDE
+PLACE_SIDE = IMAGE_SIDE // 3
 PLACES = (
     "top-left", "top", "top-right",
     "left", "center", "right",
@@ -33,7 +33,7 @@ KINDS = ("trouser", "pullover", "sandal", "bag", "boot")
 CLEAR_LEAD = 10
 FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")
 
-Pictures = Mapping[str, np.ndarray]
+Images = Mapping[str, np.ndarray]
 
 
 @dataclass(frozen=True)
@@ -89,7 +89,7 @@ class Item:
 
 @dataclass(frozen=True)
 class Scene:
-    """A picture (96, 96) uint8, its garments in reading order, and the garment each patch shows.
+    """An image (96, 96) uint8, its garments in reading order, and the garment each patch shows.
 
     `owner` is (144,) int: index into `items`, or -1 for background.
     """
@@ -99,7 +99,7 @@ class Scene:
     owner: np.ndarray
 
     def image(self) -> Image.Image:
-        """The scene as an RGB picture."""
+        """The scene as an RGB image."""
         return Image.fromarray(self.pixels).convert("RGB")
 
 
@@ -107,7 +107,7 @@ def load_fashion_mnist(split: str, folder: Path = FASHION_MNIST) -> dict[str, np
     """One split of Fashion-MNIST, sorted by the garments that scenes are made of.
 
     Returns:
-        For each word of `GARMENTS` its pictures, (n, 28, 28) uint8.
+        For each word of `GARMENTS` its images, (n, 28, 28) uint8.
     """
     pixels, classes = read_fashion_mnist(split, folder)
     return {word: pixels[classes == number] for word, number in GARMENTS.items()}
@@ -117,7 +117,7 @@ def read_fashion_mnist(split: str, folder: Path = FASHION_MNIST) -> tuple[np.nda
     """Read one split (`train` or `t10k`) of Fashion-MNIST from its two gzip files.
 
     Returns:
-        Pictures (n, 28, 28) uint8 and their classes (n,) uint8, 0 to 9.
+        Images (n, 28, 28) uint8 and their classes (n,) uint8, 0 to 9.
 
     Raises:
         FileNotFoundError: the files are not in `folder` (Debian: `apt-get install dataset-fashion-mnist`).
@@ -130,7 +130,7 @@ def read_fashion_mnist(split: str, folder: Path = FASHION_MNIST) -> tuple[np.nda
     return pixels, classes
 
 
-def compose_scene(rng: np.random.Generator, pictures: Pictures, layout: Layout = LAYOUTS["standard"]) -> Scene:
+def compose_scene(rng: np.random.Generator, images: Images, layout: Layout = LAYOUTS["standard"]) -> Scene:
     """Draw one scene: background, clutter, then garments at distinct places."""
     canvas = _background(rng, layout)
     count = int(rng.integers(layout.items[0], layout.items[1] + 1))
@@ -148,8 +148,8 @@ def compose_scene(rng: np.random.Generator, pictures: Pictures, layout: Layout =
         item = Item(
             word, int(place), int(side), int(place // 3 * PLACE_SIDE + down), int(place % 3 * PLACE_SIDE + right)
         )
-        picture = pictures[word][rng.integers(len(pictures[word]))]
-        opacity = _paste(canvas, picture, item, rng.uniform(0.75, 1.0))
+        image = images[word][rng.integers(len(images[word]))]
+        opacity = _paste(canvas, image, item, rng.uniform(0.75, 1.0))
         owned[index] = (opacity > 0.5).reshape(GRID, PATCH_SIDE, GRID, PATCH_SIDE).sum((1, 3)).ravel()
         owned[index, item.centre_patch] = PATCH_SIDE**2 + 1
         items.append(item)
@@ -166,20 +166,20 @@ def _words(rng: np.random.Generator, kinds: tuple[str, ...], count: int) -> list
 def _background(rng: np.random.Generator, layout: Layout) -> np.ndarray:
     """A crop of a photograph; or noise of a random strength around a random grey, with bars on it."""
     if layout.photographs:
-        return photographs.crop(rng, layout.photographs, PICTURE_SIDE)
+        return photographs.crop(rng, layout.photographs, IMAGE_SIDE)
     strength = rng.integers(layout.noise[0], layout.noise[1] + 1)
     grey = rng.integers(layout.grey[0], layout.grey[1])
-    canvas = grey + strength * rng.random((PICTURE_SIDE, PICTURE_SIDE), dtype=np.float32)
+    canvas = grey + strength * rng.random((IMAGE_SIDE, IMAGE_SIDE), dtype=np.float32)
     for _ in range(rng.integers(layout.clutter[0], layout.clutter[1] + 1)):
         height, width = rng.integers(2, 9, 2)
-        top, left = rng.integers(0, PICTURE_SIDE - height), rng.integers(0, PICTURE_SIDE - width)
+        top, left = rng.integers(0, IMAGE_SIDE - height), rng.integers(0, IMAGE_SIDE - width)
         canvas[top : top + height, left : left + width] = rng.integers(60, 256)
     return canvas
 
 
-def _paste(canvas: np.ndarray, picture: np.ndarray, item: Item, contrast: float) -> np.ndarray:
-    """Scale `picture` into the item's frame on `canvas`, in place; returns the (96, 96) opacity in [0, 1]."""
-    garment = np.asarray(Image.fromarray(picture).resize((item.side, item.side), Image.Resampling.BILINEAR), np.float32)
+def _paste(canvas: np.ndarray, image: np.ndarray, item: Item, contrast: float) -> np.ndarray:
+    """Scale `image` into the item's frame on `canvas`, in place; returns the (96, 96) opacity in [0, 1]."""
+    garment = np.asarray(Image.fromarray(image).resize((item.side, item.side), Image.Resampling.BILINEAR), np.float32)
     opacity = np.minimum(garment / 50, 1)
     frame = np.s_[item.top : item.top + item.side, item.left : item.left + item.side]
     canvas[frame] = canvas[frame] * (1 - opacity) + (50 + garment * 0.8 * contrast) * opacity

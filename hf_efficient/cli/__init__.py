@@ -105,16 +105,16 @@ def build_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True, metavar="command")
 
     demo = commands.add_parser(
-        "demo", help="stock against pruned: a vision-language model answers questions about pictures"
+        "demo", help="stock against pruned: a vision-language model answers questions about images"
     )
-    demo.add_argument("--output", type=Path, default=Path("hf_efficient_demo"), help="folder of pictures and figures")
+    demo.add_argument("--output", type=Path, default=Path("hf_efficient_demo"), help="folder of images and figures")
     demo.add_argument("--model", help="folder or Hub id of a model and its processor (default: the shipped one)")
-    demo.add_argument("--data", type=Path, help="folder of pictures with metadata.jsonl (default: the shipped set)")
+    demo.add_argument("--data", type=Path, help="folder of images with metadata.jsonl (default: the shipped set)")
     demo.add_argument(
         "--budgets", dest="budget", type=budget, nargs="+", default=BUDGETS, metavar="BUDGET", help="tokens or shares"
     )
-    demo.add_argument("--scenes", type=at_least_one, default=96, help="pictures to ask about (default: 96)")
-    demo.add_argument("--draw", type=at_least_one, default=6, help="pictures to draw kept tokens on (default: 6)")
+    demo.add_argument("--scenes", type=at_least_one, default=96, help="images to ask about (default: 96)")
+    demo.add_argument("--draw", type=at_least_one, default=6, help="images to draw kept tokens on (default: 6)")
     demo.add_argument("--batch-size", type=at_least_one, default=32, help="prompts at once (default: 32)")
     _add_pruner_options(demo, leave_out=["budget"])
     demo.set_defaults(module="hf_efficient.cli.demo")

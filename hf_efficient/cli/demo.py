@@ -44,7 +44,7 @@ class Row:
 
     Args:
         budget: tokens or share kept.
-        visual_tokens: per picture.
+        visual_tokens: per image.
         accuracy: share of answers that match word for word.
         family_accuracy: the same for each family of questions.
         prefill_seconds: median for a batch of prompts, vision tower and choice of tokens included.
@@ -62,11 +62,11 @@ class Row:
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Ask, measure, print the table, write `results.json` and the drawn pictures.
+    """Ask, measure, print the table, write `results.json` and the drawn images.
 
     Raises:
         ValueError: a setting is invalid, or the model's family is not supported.
-        OSError: the model or the pictures cannot be loaded, or results not be written.
+        OSError: the model or the images cannot be loaded, or results not be written.
     """
     settings = pruner_settings(arguments)
     pruners = [TokenPrunerConfig(**{**settings, "budget": b}) for b in arguments.budget]  # type: ignore[arg-type]
@@ -82,11 +82,11 @@ def run(arguments: argparse.Namespace) -> None:
     common = {name: value for name, value in pruners[0].to_dict().items() if name != "budget"}
     write_results(arguments.output / "results.json", rows, common, len(scenes))
     drawn = scenes[: arguments.draw]
-    for number, scene in enumerate(tqdm(drawn, desc="drawing", unit="picture", leave=False)):
+    for number, scene in enumerate(tqdm(drawn, desc="drawing", unit="image", leave=False)):
         page = sheet(model, processor, scene, configs, [given[number] for given in answers])
         with written_whole(arguments.output / f"kept_tokens_{number:02d}.png") as draft:
             page.save(draft)
-    print(f"\n{len(drawn)} pictures with the kept tokens drawn on them, and results.json, are in {arguments.output}")
+    print(f"\n{len(drawn)} images with the kept tokens drawn on them, and results.json, are in {arguments.output}")
 
 
 def answer_all(
@@ -143,10 +143,10 @@ def accuracies(scenes: Sequence[Scene], given: Sequence[Sequence[str]]) -> tuple
     return sum(every) / len(every), {family: sum(matches) / len(matches) for family, matches in hits.items()}
 
 
-def table(rows: Sequence[Row], method: str, questions: int, pictures: int) -> str:
+def table(rows: Sequence[Row], method: str, questions: int, images: int) -> str:
     """The rows as text."""
     lines = [
-        f"{method}: {questions} questions about {pictures} pictures",
+        f"{method}: {questions} questions about {images} images",
         "",
         f"{'budget':>8} {'tokens':>8} {'accuracy':>10} {'prefill':>9} {'of stock':>9} {'KV cache':>10} {'of stock':>9}",
     ]
@@ -160,7 +160,7 @@ def table(rows: Sequence[Row], method: str, questions: int, pictures: int) -> st
     return "\n".join(lines)
 
 
-def write_results(path: Path, rows: Sequence[Row], settings: dict[str, object], pictures: int) -> None:
+def write_results(path: Path, rows: Sequence[Row], settings: dict[str, object], images: int) -> None:
     """Everything of the table and what it was measured with."""
     results = {
         "hf_efficient": __version__,
@@ -169,7 +169,7 @@ def write_results(path: Path, rows: Sequence[Row], settings: dict[str, object], 
         "machine": platform.machine(),
         "threads": torch.get_num_threads(),
         "token_pruner": settings,
-        "pictures": pictures,
+        "images": images,
         "rows": [asdict(row) for row in rows],
     }
     write_text(path, json.dumps(results, indent=2) + "\n")
@@ -178,13 +178,13 @@ def write_results(path: Path, rows: Sequence[Row], settings: dict[str, object], 
 def sheet(
     model: Any, processor: Any, scene: Scene, configs: Sequence[Config], answers: Sequence[Sequence[str]]
 ) -> Image.Image:
-    """One picture side by side with all budgets, its first question and the answers under it.
+    """One image side by side with all budgets, its first question and the answers under it.
 
     Args:
         model: the model.
         processor: its processor.
-        scene: picture and questions.
-        configs: what to show; None is the whole picture.
+        scene: image and questions.
+        configs: what to show; None is the whole image.
         answers: by config and question.
     """
     asked = scene.questions[0]
@@ -196,12 +196,12 @@ def sheet(
         with pruned(model, processor, config):
             prefill(model, encode_prompts(processor, [scene.image], [asked.question]))
             kept = model.base_model.token_pruner.last[0]
-        picture = (
+        image = (
             enlarge(scene.image)
             if kept.grid is None  # not a raster: nothing to draw
             else draw_kept_tokens(scene.image, kept.indices.tolist(), kept.grid)
         )
-        panels.append((picture, f"{len(kept.indices)} of {kept.num_tokens} tokens"))
+        panels.append((image, f"{len(kept.indices)} of {kept.num_tokens} tokens"))
     return _paste(panels, f"{asked.question}  ({asked.answer})", [replies[0] for replies in answers], asked.answer)
 
 
@@ -213,9 +213,9 @@ def _paste(panels: Sequence[tuple[Image.Image, str]], title: str, answers: Seque
     page = Image.new("RGB", size, "white")
     pen = ImageDraw.Draw(page)
     pen.text((gap, gap // 2), title, "black", font)
-    for i, ((picture, caption), answer) in enumerate(zip(panels, answers, strict=True)):
+    for i, ((image, caption), answer) in enumerate(zip(panels, answers, strict=True)):
         x = gap + i * (width + gap)
-        page.paste(picture, (x, text_height + gap // 2))
+        page.paste(image, (x, text_height + gap // 2))
         y = text_height + height + gap
         pen.text((x, y), caption, (90, 90, 90), font)
         colour = (20, 120, 50) if exact_match([answer], [right])[0] else (180, 30, 30)

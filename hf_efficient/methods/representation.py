@@ -43,7 +43,7 @@ REPRESENTATION = Kind(
             only=_QUOTA_ONLY,
         ),
         Method(
-            "max_min",
+            "divprune",
             "the farthest from all taken (DivPrune)",
             f"{_FOLDER}.divprune:select",
             Paper(
@@ -172,7 +172,7 @@ REPRESENTATION = Kind(
                    "kernel", *_ASKED, *_GROUPS),
             needs=("importance",),
             # with its own starting tokens distinctiveness told more than attention (docs/itg.md, measured)
-            defaults={"importance": "distinct", "size_aware": True},
+            defaults={"importance": "distinct", "proportional_attention": True},
             only=(
                 Only("importance_weight", lambda c: c.seeds == "coverage", "seeds='coverage'"),
                 Only("kernel", lambda c: c.seeds == "coverage", "seeds='coverage'"),
@@ -214,7 +214,7 @@ REPRESENTATION = Kind(
             "bipartite soft matching",
             f"{_FOLDER}.tome:generate",
             Paper("Token Merging: Your ViT But Faster", 2023, "2210.09461", "ICLR"),
-            published={"size_aware": True},
+            published={"proportional_attention": True},
         ),
     ),
     only=(Only("llm_budget", lambda c: bool(c.llm_layers), "llm_layers that are named"),),

@@ -54,7 +54,7 @@ class TokenPrunerConfig:
 
     Args:
         method: the selection method, a name of `hf_efficient.methods.REPRESENTATION`, which also says what it reads.
-        budget: an int >= 1 is a number of tokens, a float in (0, 1] a share of the tokens, both per unit (picture, tile
+        budget: an int >= 1 is a number of tokens, a float in (0, 1] a share of the tokens, both per unit (image, tile
             or frame). `1` keeps one token, `1.0` keeps all.
         importance: where token importance comes from. "cls": attention of the [CLS] token in the layer the features
             come from; "received": attention received from all tokens of the unit; "distinct": attention-free, distance
@@ -70,9 +70,10 @@ class TokenPrunerConfig:
         adaptive: share the budget of all units of a prompt (tiles, frames) by what there is to see in each; their sum
             stays what it is. Only with `prune_inputs`, since a processor writes placeholders before it is known.
         positions: position ids of the kept tokens: "compact" (renumbered), "original" (gaps kept), "auto" (what suits
-            the model family and `size_aware`).
-        size_aware: whether a token that stands for n tokens counts as n in the language model's attention, which must
-            be sdpa or eager then. None: with ITG where the model's attention can, with no other method.
+            the model family and `proportional_attention`).
+        proportional_attention: whether a token that stands for n tokens counts as n in the language model's attention
+            (ToMe), which must then be sdpa or eager. None: with ITG where the model's attention can, with no other
+            method.
         llm_layers: layers of the language model after which visual tokens are dropped once more, by the attention that
             the last token of the prompt pays them in that layer (one: FastV; several: PyramidDrop). Counted from 1.
         llm_budget: visual tokens of a prompt kept at each of these layers, an int or a share as `budget`.
@@ -91,7 +92,7 @@ class TokenPrunerConfig:
     method: str = field(default="id_pruner", metadata={"help": "Selection method.", "choices": REPRESENTATION.names})
     budget: Budget = field(
         default=0.25,
-        metadata={"help": "Tokens to keep per picture, tile or frame: a count (64) or a share (0.25; 1.0 keeps all)."},
+        metadata={"help": "Tokens to keep per image, tile or frame: a count (64) or a share (0.25; 1.0 keeps all)."},
     )
     importance: str = field(default="auto", metadata={"help": "Source of token importance.", "choices": IMPORTANCES})
     importance_weight: float = field(default=0.0, metadata={"help": "Weight of importance against coverage, 0 to 1."})
@@ -104,7 +105,7 @@ class TokenPrunerConfig:
     merge_static: float = field(default=0.0, metadata={"help": "Cosine of tokens of a video that count as unchanged."})
     adaptive: bool = field(default=False, metadata={"help": "Share the budget among tiles and frames by content."})
     positions: str = field(default="auto", metadata={"help": "Position ids of kept tokens.", "choices": POSITIONS})
-    size_aware: bool | None = field(
+    proportional_attention: bool | None = field(
         default=None, metadata={"help": "Let attention count a token as often as it stands for one; default: with ITG."}
     )
     llm_layers: list[int] = field(
@@ -134,7 +135,7 @@ class TokenPrunerConfig:
             "centroid_share",
         ):
             check_share(name, getattr(self, name))
-        check_answer("size_aware", self.size_aware, "by method")
+        check_answer("proportional_attention", self.proportional_attention, "by method")
         check_answer("adaptive", self.adaptive)
         check_steps("lloyd_steps", self.lloyd_steps)
         check_power("importance_power", self.importance_power)
@@ -166,7 +167,7 @@ class TokenPrunerConfig:
     @property
     def wants_sizes(self) -> bool:
         """Whether attention shall count tokens by what they stand for, if it can."""
-        return self.method == "itg" if self.size_aware is None else self.size_aware
+        return self.method == "itg" if self.proportional_attention is None else self.proportional_attention
 
     def tokens_to_keep(self, n: int) -> int:
         """Number of tokens K kept of a unit of `n`: the one place where it is computed.

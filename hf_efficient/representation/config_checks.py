@@ -34,7 +34,7 @@ def check_generator(generator: object, method: str) -> None:
 
 def check_budget(name: str, value: object) -> None:
     """Raise unless the value is a count >= 1 or a share in (0, 1]."""
-    advice = "expected an int >= 1 (tokens per picture, tile or frame) or a float in (0, 1] (share of them)"
+    advice = "expected an int >= 1 (tokens per image, tile or frame) or a float in (0, 1] (share of them)"
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise ValueError(f"{name}={shown(value)} is a {type(value).__name__}; {advice}.")
     if isinstance(value, int) and value < 1:

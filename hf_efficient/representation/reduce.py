@@ -65,7 +65,7 @@ class ReducedTokens:
         tokens: (B, K, D) in the dtype of the input; gradients flow to the tokens they are made of.
         indices: (B, K) long, rising positions of the kept tokens, or of the anchors of generated ones.
         assignment: (B, N) long or None: which of the K tokens stands for each of the N. For methods that select, only
-            with `config.size_aware`: the nearest kept token.
+            with `config.proportional_attention`: the nearest kept token.
         mass: (B, K) float32 or None: how many tokens each of the K stands for.
         report: see `SelectionReport`.
         mixture: how the tokens were made, None where they were selected. Makes tokens of other levels of features.
@@ -92,7 +92,9 @@ class ReducedTokens:
             ValueError: there is no assignment.
         """
         if self.assignment is None:
-            raise ValueError("These tokens were selected without an assignment; set size_aware=True to get one.")
+            raise ValueError(
+                "These tokens were selected without an assignment; set proportional_attention=True to get one."
+            )
         return self.tokens.gather(1, self.assignment.unsqueeze(-1).expand(-1, -1, self.tokens.shape[-1]))
 
 
@@ -134,7 +136,9 @@ def reduce_tokens(
     else:
         mixture, indices, assignment = None, choice.order.sort(dim=1).values, None
         tokens = features if k == n else features.gather(1, indices.unsqueeze(-1).expand(-1, -1, width))
-        if config.size_aware or config.method in GENERATORS:  # a generator gets here where there is nothing to merge
+        if (
+            config.proportional_attention or config.method in GENERATORS
+        ):  # a generator gets here where there is nothing to merge
             assignment = nearest_kept(features, indices)
     report = _report(choice, config, valid)
     if assignment is None:

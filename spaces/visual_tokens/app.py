@@ -12,7 +12,7 @@ from PIL import Image
 from hf_efficient import TokenPrunerConfig
 from hf_efficient.methods import REPRESENTATION
 from hf_efficient.representation.evaluation.drawing import draw_kept_tokens
-from hf_efficient.representation.evaluation.images import PictureError, read_picture
+from hf_efficient.representation.evaluation.images import ImageError, read_image
 from hf_efficient.representation.evaluation.questions import (
     TINY_VLM,
     Cost,
@@ -29,15 +29,15 @@ from hf_efficient.space import LONGEST_QUEUE, Deadline, guarded, in_one_thread, 
 MODEL = TINY_VLM
 METHODS = REPRESENTATION.names
 EXAMPLES = 12
-TOKENS, START_BUDGET = 144, 16  # of a picture, as the shipped model sees it
+TOKENS, START_BUDGET = 144, 16  # of an image, as the shipped model sees it
 ROUNDS, PROMPTS_TIMED = 3, 8  # one prompt alone takes too short to be timed on a busy machine
 LONGEST_QUESTION, LONGEST_TEXT = 24, 1000  # words, characters
 MOST_SECONDS = 120  # of work for a question, on a busy machine
 
 INTRODUCTION = """
-# What can a picture lose?
+# What can an image lose?
 
-A vision-language model reads a picture as a row of **visual tokens**, here 144 patches, and pays for each of them.
+A vision-language model reads an image as a row of **visual tokens**, here 144 patches, and pays for each of them.
 Choose how many it may keep and see which they are. The model is a small one that ships with hf_efficient: it knows
 scenes composed of **Fashion-MNIST garments** (trousers, pullovers, sandals, bags, boots) and questions like
 those in the list.
@@ -53,7 +53,7 @@ class Comparison(NamedTuple):
     """A question answered twice.
 
     Args:
-        drawn: the picture with the kept tokens.
+        drawn: the image with the kept tokens.
         answers: stock, pruned.
         costs: stock, pruned.
         importance_retained: share of the importance that the kept tokens hold.
@@ -75,17 +75,17 @@ def load() -> tuple[Any, Any]:
 
 @lru_cache(maxsize=1)
 def examples() -> list[Scene]:
-    """The pictures to pick from, with their questions and right answers."""
+    """The images to pick from, with their questions and right answers."""
     return load_evaluation_set(limit=EXAMPLES)
 
 
-def check_picture(path: str | None) -> Image.Image:
+def check_image(path: str | None) -> Image.Image:
     """Open an upload, or say what is wrong with it."""
     if not path or not isinstance(path, str):
-        raise refusal("Pick a picture from the row, or upload one.")
+        raise refusal("Pick an image from the row, or upload one.")
     try:
-        return read_picture(path)
-    except PictureError as error:
+        return read_image(path)
+    except ImageError as error:
         raise refusal(str(error)) from None
 
 
@@ -112,7 +112,7 @@ def check_question(question: str | None, processor: Any) -> str:
 def compare(
     image: Image.Image, question: str, method: str, budget: int, step: Callable[[], object] = lambda: None
 ) -> Comparison:
-    """Ask the stock and the pruned model the same about the same picture; `step` is called as it goes on."""
+    """Ask the stock and the pruned model the same about the same image; `step` is called as it goes on."""
     model, processor = load()
     configs = [None, TokenPrunerConfig(method=method, budget=budget)]
     replies = []
@@ -135,14 +135,14 @@ def compare(
 
 
 def ask(path: str | None, question: str | None, method: str, budget: int) -> tuple[Image.Image, str, str, str]:
-    """What the page shows: the drawn picture, both answers, and the costs as HTML."""
+    """What the page shows: the drawn image, both answers, and the costs as HTML."""
     return in_one_thread(_ask, path, question, method, budget)
 
 
 def _ask(path: str | None, question: str | None, method: str, budget: int) -> tuple[Image.Image, str, str, str]:
     deadline = Deadline(MOST_SECONDS, "Try again later.")
     method, budget = one_of("Method", method, METHODS), whole("Visual tokens to keep", budget, 1, TOKENS)
-    image = check_picture(path)
+    image = check_image(path)
     asked = check_question(question, load()[1])
     result = compare(image, asked, method, budget, deadline)
     return result.drawn, *result.answers, describe(result, right_answer(image, asked))
@@ -173,7 +173,7 @@ def describe(result: Comparison, right: str | None) -> str:
         )
     notes = [
         f"The kept tokens hold {result.importance_retained:.0%} of the importance "
-        f"and cover the picture to {result.coverage:.0%}."
+        f"and cover the image to {result.coverage:.0%}."
     ]
     if right is not None:
         verdict = {
@@ -202,21 +202,21 @@ def build_demo() -> gr.Blocks:
     """The page. Weights are loaded by the first question."""
     first = examples()[0]
     asked = [question.question for question in first.questions]
-    with gr.Blocks(title="What can a picture lose?") as demo:
+    with gr.Blocks(title="What can an image lose?") as demo:
         gr.Markdown(INTRODUCTION)
         with gr.Row():
             with gr.Column(scale=5):
-                picture = gr.Image(
+                image = gr.Image(
                     first.image,
-                    label="Picture",
+                    label="Image",
                     type="filepath",
                     image_mode=None,
                     format="png",
                     sources=["upload", "clipboard"],
                     height=330,
-                    elem_id="picture",
+                    elem_id="image",
                 )
-                picture.preprocess = path_of  # type: ignore[method-assign]
+                image.preprocess = path_of  # type: ignore[method-assign]
                 gallery = gr.Gallery(
                     [scene.image for scene in examples()],
                     label="Scenes to pick from",
@@ -242,7 +242,7 @@ def build_demo() -> gr.Blocks:
             with gr.Column(scale=6):
                 kept = gr.Image(
                     label="Kept tokens",
-                    show_label=False,  # it would hide a corner of the picture
+                    show_label=False,  # it would hide a corner of the image
                     format="png",
                     interactive=False,
                     height=470,
@@ -260,7 +260,7 @@ def build_demo() -> gr.Blocks:
                         elem_classes="answer",
                     )
                 costs = gr.HTML(elem_id="costs", padding=True)
-        inputs, outputs = [picture, question, method, budget], [kept, stock_answer, pruned_answer, costs]
+        inputs, outputs = [image, question, method, budget], [kept, stock_answer, pruned_answer, costs]
         one_at_a_time: dict[str, Any] = {
             "concurrency_limit": 1,
             "concurrency_id": "model",
@@ -274,7 +274,7 @@ def build_demo() -> gr.Blocks:
             api_name="ask",
             **one_at_a_time,
         )
-        gallery.select(pick, None, [picture, question], api_visibility="private").then(
+        gallery.select(pick, None, [image, question], api_visibility="private").then(
             ask, inputs, outputs, api_visibility="private", **one_at_a_time
         )
     return guarded(demo, question, method, budget)

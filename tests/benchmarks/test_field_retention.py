@@ -8,17 +8,15 @@ from PIL import Image
 
 from benchmarks.representation import field_retention
 from benchmarks.representation.field_retention import PUBLISHED, TABLES, answers, measure, table
-from benchmarks.representation.field_tasks import TASKS, Item, plain, with_pictures_of_gqa
+from benchmarks.representation.field_tasks import TASKS, Item, plain, with_images_of_gqa
 from hf_efficient import TokenPrunerConfig
 from tests.scene_vlm import make_scene_vlm
 
-PICTURE = Image.new("L", (96, 96), 80)
+IMAGE = Image.new("L", (96, 96), 80)
 
 
 def items(*answers: str, **others: list[str]) -> list[Item]:
-    return [
-        Item(PICTURE, "q", (answer,), *(values[i] for values in others.values())) for i, answer in enumerate(answers)
-    ]
+    return [Item(IMAGE, "q", (answer,), *(values[i] for values in others.values())) for i, answer in enumerate(answers)]
 
 
 def test_answers_are_compared_in_plain_form() -> None:
@@ -32,7 +30,7 @@ def test_letters_are_read_out_of_sentences() -> None:
 
 
 def test_vqa_accuracy_leaves_each_annotator_out() -> None:
-    item = Item(PICTURE, "q", ("stop",) * 3 + ("halt",) * 7)
+    item = Item(IMAGE, "q", ("stop",) * 3 + ("halt",) * 7)
     assert TASKS["textvqa"].score([item], ["Stop"]) == pytest.approx(100 * (3 * (2 / 3) + 7 * 1) / 10)
     assert TASKS["textvqa"].score([item], ["go"]) == 0
 
@@ -43,18 +41,18 @@ def test_pope_is_the_mean_of_f1_over_its_parts() -> None:
     assert TASKS["pope"].score(asked, ["Yes", "no", "yes", "No.", "yes, there is"]) == pytest.approx(75)
 
 
-def test_mme_adds_pictures_with_both_questions_right() -> None:
+def test_mme_adds_images_with_both_questions_right() -> None:
     asked = items("yes", "no", "yes", "no", part=["count"] * 4, group=["1", "1", "2", "2"])
     assert TASKS["mme"].score(asked, ["Yes", "No", "Yes", "Yes"]) == pytest.approx(75 + 50)
     assert TASKS["mme"].score(asked, ["yes", "no", "yes", "no"]) == 200
 
 
 ROWS = {
-    "gqa": {"image": PICTURE, "question": "Is it red?", "answer": "no"},
-    "scienceqa": {"image": PICTURE, "question": "Which?", "choices": ["one", "two"], "answer": 1, "hint": "Look."},
-    "textvqa": {"image": PICTURE, "question": "what does it say?", "answers": ["stop"] * 10},
-    "pope": {"image": PICTURE, "question": "Is there a dog in the image?", "answer": "no", "category": "random"},
-    "mme": {"image": PICTURE, "question": "Is it a cat? Please answer yes or no.", "answer": "Yes", "category": "count",
+    "gqa": {"image": IMAGE, "question": "Is it red?", "answer": "no"},
+    "scienceqa": {"image": IMAGE, "question": "Which?", "choices": ["one", "two"], "answer": 1, "hint": "Look."},
+    "textvqa": {"image": IMAGE, "question": "what does it say?", "answers": ["stop"] * 10},
+    "pope": {"image": IMAGE, "question": "Is there a dog in the image?", "answer": "no", "category": "random"},
+    "mme": {"image": IMAGE, "question": "Is it a cat? Please answer yes or no.", "answer": "Yes", "category": "count",
             "question_id": "7"},
 }  # fmt: skip
 
@@ -74,8 +72,8 @@ def test_rows_of_the_datasets_become_prompts() -> None:
     assert list(TASKS["scienceqa"].items([{**ROWS["scienceqa"], "image": None}])) == []
     assert list(TASKS["mme"].items([{**ROWS["mme"], "category": "code_reasoning"}])) == []
     assert len(list(TASKS["gqa"].items([ROWS["gqa"]] * 5, limit=3))) == 3
-    joined = with_pictures_of_gqa([{"imageId": 4, "question": "q", "answer": "a"}], [{"id": 4, "image": PICTURE}])
-    assert joined[0]["image"] is PICTURE
+    joined = with_images_of_gqa([{"imageId": 4, "question": "q", "answer": "a"}], [{"id": 4, "image": IMAGE}])
+    assert joined[0]["image"] is IMAGE
 
 
 def test_a_model_is_asked_with_every_config_and_an_interrupted_run_goes_on(tmp_path: Path, monkeypatch) -> None:

@@ -5,7 +5,7 @@ from torch import Tensor
 
 from benchmarks.representation.peer_selectors import attention_map, cdpruner, divprune, visionzip
 from hf_efficient import TokenPrunerConfig
-from hf_efficient.representation.selection import divprune as max_min
+from hf_efficient.representation.selection import divprune as ours
 
 
 def tokens(n: int, width: int = 16) -> Tensor:
@@ -14,7 +14,7 @@ def tokens(n: int, width: int = 16) -> Tensor:
 
 def test_divprune_is_max_min_diversity() -> None:
     x = tokens(60)
-    order = max_min.select(x, torch.ones(1, 60), 12, TokenPrunerConfig())
+    order = ours.select(x, torch.ones(1, 60), 12, TokenPrunerConfig())
     assert torch.equal(divprune(x[0], 12), x[0, order[0].sort().values])
 
 

@@ -10,9 +10,9 @@ from hf_efficient.representation.evaluation.questions import Question, Scene
 
 @pytest.fixture(scope="module")
 def scenes() -> list[Scene]:
-    picture = Image.new("RGB", (1, 1))
+    image = Image.new("RGB", (1, 1))
     asked = (Question("q", "a", "one"), Question("r", "b", "two"))
-    return [Scene(str(i), picture, asked[: 1 + i % 2]) for i in range(80)]
+    return [Scene(str(i), image, asked[: 1 + i % 2]) for i in range(80)]
 
 
 def grades(scenes: list[Scene], chance: float, seed: int) -> list[list[bool]]:
@@ -50,14 +50,14 @@ def test_differences_are_paired_over_seeds(scenes):
 
 def test_a_lead_is_that_of_one_configuration_over_the_best_of_the_others(scenes):
     """A variant of ours that is better, and the best rival being another one at each budget, change nothing in it."""
-    chances = {"id_pruner": 0.7, "itg": 0.8, "itg, refined": 0.99, "scope": 0.6, "tome, size-aware": 0.75}
+    chances = {"id_pruner": 0.7, "itg": 0.8, "itg, refined": 0.99, "scope": 0.6, "tome, proportional attention": 0.75}
     here = {name: [grades(scenes, chance, seed)] for seed, (name, chance) in enumerate(chances.items())}
     bootstrap = Bootstrap(scenes)
     leads = leads_of(here, bootstrap, ("id_pruner", "itg"))
     assert [lead["ours"] for lead in leads] == ["id_pruner", "itg"]
-    assert {lead["rival"] for lead in leads} == {"tome, size-aware"}
+    assert {lead["rival"] for lead in leads} == {"tome, proportional attention"}
     for lead in leads:
-        gap = accuracy(here[lead["ours"]]) - accuracy(here["tome, size-aware"])
+        gap = accuracy(here[lead["ours"]]) - accuracy(here["tome, proportional attention"])
         assert lead["ahead"] == pytest.approx(gap, abs=1e-4)
         assert lead["interval"][0] < gap < lead["interval"][1]
     assert leads_of({"itg": here["itg"]}, bootstrap, ("itg",)) == []

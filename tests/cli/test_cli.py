@@ -70,10 +70,10 @@ def test_prune_saves_a_model_that_comes_back_pruned(
     vlm: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "out"
-    assert main(["prune", str(vlm), str(out), "--method", "max_min", "--budget", "20", "--importance", "norm"]) == 0
+    assert main(["prune", str(vlm), str(out), "--method", "divprune", "--budget", "20", "--importance", "norm"]) == 0
     assert str(out) in capsys.readouterr().out
     config = hf_efficient.TokenPrunerConfig.from_pretrained(out)
-    assert (config.method, config.budget, config.importance) == ("max_min", 20, "norm")
+    assert (config.method, config.budget, config.importance) == ("divprune", 20, "norm")
     _, processor = hf_efficient.load_token_pruned(out)
     ids = processor(images=Image.new("RGB", (96, 96)), text="<image> list all .", return_tensors="pt")["input_ids"]
     assert (ids == processor.image_token_id).sum() == 20
@@ -88,14 +88,14 @@ def test_budget_keeps_a_count_and_a_share_apart(vlm: Path, tmp_path: Path) -> No
 
 
 def test_settings_of_every_type_reach_the_config(vlm: Path, tmp_path: Path) -> None:
-    options = "--method itg --size-aware no --llm-layers 1 2 --lloyd-steps 4 --question-weight 0.5"
+    options = "--method itg --proportional-attention no --llm-layers 1 2 --lloyd-steps 4 --question-weight 0.5"
     assert main(["prune", str(vlm), str(tmp_path / "out"), *options.split()]) == 0
     assert hf_efficient.TokenPrunerConfig.from_pretrained(tmp_path / "out") == hf_efficient.TokenPrunerConfig(
-        method="itg", size_aware=False, llm_layers=[1, 2], lloyd_steps=4, question_weight=0.5
+        method="itg", proportional_attention=False, llm_layers=[1, 2], lloyd_steps=4, question_weight=0.5
     )
 
 
-def test_demo_writes_table_figures_and_pictures(
+def test_demo_writes_table_figures_and_images(
     vlm: Path, scenes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "demo"
@@ -111,7 +111,7 @@ def test_demo_writes_table_figures_and_pictures(
         saved = 2 * 4 * 6 * 32 * 4 * (144 - row["visual_tokens"])  # keys and values, layers, heads, width, float32
         assert stock["kv_cache_bytes"] - row["kv_cache_bytes"] == saved
         assert set(row["family_accuracy"]) == {"at", "exists", "list"}
-    assert "12 questions about 4 pictures" in printed
+    assert "12 questions about 4 images" in printed
     assert re.search(r"^ +36 +36 +\d", printed, re.MULTILINE)
     pages = sorted(out.glob("kept_tokens_*.png"))
     assert len(pages) == 2
@@ -152,7 +152,7 @@ def test_demo_keep_all_answers_as_stock(vlm: Path, scenes: Path, tmp_path: Path)
         ("demo --model {tmp}", "config.json"),
         ("demo --model {tmp}/gone", "gone"),
         ("prune {vlm}", "output"),
-        ("prune {vlm} {tmp}/out --size-aware perhaps", "'perhaps' is neither yes nor no"),
+        ("prune {vlm} {tmp}/out --proportional-attention perhaps", "'perhaps' is neither yes nor no"),
         ("prune {vlm} {vlm}", "in use"),
         ("prune {tmp}/gone {tmp}/out", "gone"),
         ("prune {vlm} {tmp}/out --budget 0", "--budget 0 keeps nothing"),

@@ -57,7 +57,10 @@ def test_settings_are_named_as_options(message: str, told: str) -> None:
 
 def test_values_are_written_as_the_shell_reads_them() -> None:
     known = options("prune", "a", "b")
-    assert for_the_shell("size_aware=True, llm_layers=[2, 4]", known) == "--size-aware yes, --llm-layers 2 4"
+    assert (
+        for_the_shell("proportional_attention=True, llm_layers=[2, 4]", known)
+        == "--proportional-attention yes, --llm-layers 2 4"
+    )
 
 
 WRONG: dict[str, Any] = {
@@ -100,7 +103,7 @@ def test_choices_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
 
     with pytest.raises(SystemExit):
         main(["prune", "--help"])
-    assert "--method {id_pruner,random,uniform,top_importance,max_min," in capsys.readouterr().out
+    assert "--method {id_pruner,random,uniform,top_importance,divprune," in capsys.readouterr().out
     assert "choose from 'id_pruner', 'random'" in error_of(capsys, *["prune", "a", "b", "--method", "best"])
     known = options("stdo", "encode", "a", "b")
     assert known["method"].choices == VIDEO.names
@@ -116,7 +119,7 @@ def test_choices_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
         ("stdo decode {tmp}/gone {tmp}/o.mp4", "gone' is missing: there is no such folder"),
         ("stdo evaluate {tmp}/gone {tmp}/file", "gone' is missing: there is no such folder"),
         ("stdo encode {tmp}/gone.mp4 {tmp}/b", "no file"),
-        ("demo --data {tmp}/gone", "gone' is missing: there is no such folder of pictures"),
+        ("demo --data {tmp}/gone", "gone' is missing: there is no such folder of images"),
         ("demo --model {tmp}/gone", "gone' is missing: there is no such folder"),
         ("prune {tmp}/gone {tmp}/out", "gone' is missing: there is no such folder"),
         ("stdo encode {tmp}/file {tmp}/b --steps=1.5", "argument --steps: invalid int value: '1.5'"),

@@ -10,13 +10,13 @@ from examples.tiny_vlm import photographs
 from examples.tiny_vlm.architecture import make_processor, make_vlm
 from examples.tiny_vlm.data import TurnData, collate_turns
 from examples.tiny_vlm.encoded import EncodedTurns, FromFile, encode_scenes, standardize
-from examples.tiny_vlm.scenes import GARMENTS, LAYOUTS, PICTURE_SIDE, compose_scene
+from examples.tiny_vlm.scenes import GARMENTS, IMAGE_SIDE, LAYOUTS, compose_scene
 
 LAYER = -2
 
 
 @pytest.fixture(scope="module")
-def pictures() -> dict[str, np.ndarray]:
+def images() -> dict[str, np.ndarray]:
     rng = np.random.default_rng(0)
     return {word: rng.integers(0, 256, (3, 28, 28), np.uint8) for word in GARMENTS}
 
@@ -28,12 +28,12 @@ def tower() -> Dinov2Model:
     return Dinov2Model(config).eval()
 
 
-def test_features_out_of_the_file_give_the_answers_of_the_tower(pictures, tower, tmp_path) -> None:
+def test_features_out_of_the_file_give_the_answers_of_the_tower(images, tower, tmp_path) -> None:
     processor = make_processor(tower.config.patch_size, mean=[0.4, 0.5, 0.6], std=[0.2, 0.3, 0.4])
     torch.manual_seed(0)
     model = make_vlm(processor.tokenizer, tower.config, LAYER).eval()
     model.model.vision_tower.load_state_dict(tower.state_dict())
-    data = EncodedTurns(pictures, processor.tokenizer, length=8, turns=3, seed=4)
+    data = EncodedTurns(images, processor.tokenizer, length=8, turns=3, seed=4)
     scenes = data.scenes(5)
     arguments = (tower, LAYER, processor.image_processor, scenes, tmp_path / "features.npy")
     data.features = encode_scenes(*arguments)
@@ -52,8 +52,8 @@ def test_features_out_of_the_file_give_the_answers_of_the_tower(pictures, tower,
         assert not torch.allclose(model(**other).logits[0, 1:145], seen[0, 1:145], atol=2e-3)
 
 
-def test_a_scene_is_asked_about_anew_in_each_round(pictures, tower) -> None:
-    data = EncodedTurns(pictures, make_processor().tokenizer, length=8, turns=4, features=np.zeros((4, 145, 16)))
+def test_a_scene_is_asked_about_anew_in_each_round(images, tower) -> None:
+    data = EncodedTurns(images, make_processor().tokenizer, length=8, turns=4, features=np.zeros((4, 145, 16)))
     assert any(not torch.equal(data[i]["input_ids"], data[i + 4]["input_ids"]) for i in range(4))
     assert isinstance(data, TurnData)
 
@@ -68,15 +68,15 @@ def test_a_standardized_layer_starts_as_on_standard_inputs() -> None:
     torch.testing.assert_close(layer(x), before(z), atol=1e-4, rtol=1e-4)
 
 
-def test_photographs_lie_behind_the_garments_and_are_held_out_by_name(pictures) -> None:
+def test_photographs_lie_behind_the_garments_and_are_held_out_by_name(images) -> None:
     pytest.importorskip("skimage")
     assert not set(photographs.TRAINING) & set(photographs.HELD_OUT)
     for name in (*photographs.TRAINING, *photographs.HELD_OUT):
-        assert min(photographs.photograph(name).size) >= PICTURE_SIDE
-    crop = photographs.crop(np.random.default_rng(2), ("moon",), PICTURE_SIDE)
-    assert crop.shape == (PICTURE_SIDE, PICTURE_SIDE)
-    scene = compose_scene(np.random.default_rng(0), pictures, LAYOUTS["photographs"])
-    behind = photographs.crop(np.random.default_rng(0), photographs.HELD_OUT, PICTURE_SIDE)
+        assert min(photographs.photograph(name).size) >= IMAGE_SIDE
+    crop = photographs.crop(np.random.default_rng(2), ("moon",), IMAGE_SIDE)
+    assert crop.shape == (IMAGE_SIDE, IMAGE_SIDE)
+    scene = compose_scene(np.random.default_rng(0), images, LAYOUTS["photographs"])
+    behind = photographs.crop(np.random.default_rng(0), photographs.HELD_OUT, IMAGE_SIDE)
     free = np.ones_like(behind, bool)
     for item in scene.items:
         free[item.top : item.top + item.side, item.left : item.left + item.side] = False

@@ -1,4 +1,4 @@
-"""The scenes and questions that the tiny VLM learns from say what is in the picture."""
+"""The scenes and questions that the tiny VLM learns from say what is in the image."""
 
 from collections import Counter
 
@@ -10,7 +10,7 @@ from examples.tiny_vlm.scenes import GARMENTS, GRID, KINDS, LAYOUTS, PLACE_SIDE,
 
 
 @pytest.fixture(scope="module")
-def pictures() -> dict[str, np.ndarray]:
+def images() -> dict[str, np.ndarray]:
     """Stand-ins for Fashion-MNIST: bright squares."""
     return {word: np.full((3, 28, 28), 200, np.uint8) for word in GARMENTS}
 
@@ -56,17 +56,17 @@ def test_the_largest_is_asked_for_only_where_it_is_clear():
     assert every_answer("largest", scene_of(("boot", 0, 30))) == {}
 
 
-def test_a_scene_is_its_seed(pictures):
-    first, again, other = (compose_scene(np.random.default_rng(seed), pictures) for seed in (4, 4, 5))
+def test_a_scene_is_its_seed(images):
+    first, again, other = (compose_scene(np.random.default_rng(seed), images) for seed in (4, 4, 5))
     assert np.array_equal(first.pixels, again.pixels)
     assert first.items == again.items
     assert not np.array_equal(first.pixels, other.pixels)
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_garments_lie_inside_their_places_and_own_the_patches_they_cover(pictures, layout):
+def test_garments_lie_inside_their_places_and_own_the_patches_they_cover(images, layout):
     for seed in range(50):
-        scene = compose_scene(np.random.default_rng(seed), pictures, LAYOUTS[layout])
+        scene = compose_scene(np.random.default_rng(seed), images, LAYOUTS[layout])
         assert LAYOUTS[layout].items[0] <= len(scene.items) <= LAYOUTS[layout].items[1]
         for number, item in enumerate(scene.items):
             row, column = divmod(item.place, 3)
@@ -77,11 +77,11 @@ def test_garments_lie_inside_their_places_and_own_the_patches_they_cover(picture
             assert (np.abs(owned - [item.top + item.side / 2, item.left + item.side / 2]) <= item.side / 2 + 4).all()
 
 
-def test_answers_are_balanced_and_in_the_vocabulary(pictures):
+def test_answers_are_balanced_and_in_the_vocabulary(images):
     rng, words = np.random.default_rng(0), set(vocabulary())
     answers: dict[str, Counter[str]] = {family: Counter() for family in FAMILIES}
     for seed in range(2000):
-        scene = compose_scene(np.random.default_rng(seed), pictures)
+        scene = compose_scene(np.random.default_rng(seed), images)
         for family, ask in FAMILIES.items():
             turn = ask(rng, scene)
             if turn is not None:

@@ -10,19 +10,19 @@ from examples.tiny_vlm.scenes import GARMENTS, LAYOUTS, PLACES, compose_scene
 
 
 @pytest.fixture(scope="module")
-def pictures() -> dict[str, np.ndarray]:
+def images() -> dict[str, np.ndarray]:
     rng = np.random.default_rng(0)
     return {word: rng.integers(0, 256, (3, 28, 28), np.uint8) for word in GARMENTS}
 
 
-def test_packed_turns_give_the_logits_of_turns_asked_alone(pictures):
+def test_packed_turns_give_the_logits_of_turns_asked_alone(images):
     processor = make_processor()
     torch.manual_seed(0)
     model = make_vlm(processor.tokenizer).eval()
-    data = TurnData(pictures, processor.tokenizer, length=40, turns=6)
+    data = TurnData(images, processor.tokenizer, length=40, turns=6)
     index = next(i for i in range(40) if data[i]["position_ids"][:145].tolist() == list(range(145)))
     batch = collate_turns([data[index], data[index + 1]])
-    row, scene = data[index], compose_scene(np.random.default_rng((1, index)), pictures)
+    row, scene = data[index], compose_scene(np.random.default_rng((1, index)), images)
     with torch.no_grad():
         packed = model(**batch).logits[0]
         for turn in range(1, 7):
@@ -32,10 +32,10 @@ def test_packed_turns_give_the_logits_of_turns_asked_alone(pictures):
             torch.testing.assert_close(alone, packed[places], atol=1e-5, rtol=1e-4)
 
 
-def test_labels_are_answers_and_the_words_of_patches(pictures):
+def test_labels_are_answers_and_the_words_of_patches(images):
     processor = make_processor()
-    row = TurnData(pictures, processor.tokenizer, length=1, name_patches=True)[0]
-    scene = compose_scene(np.random.default_rng((1, 0)), pictures)
+    row = TurnData(images, processor.tokenizer, length=1, name_patches=True)[0]
+    scene = compose_scene(np.random.default_rng((1, 0)), images)
     words = [processor.tokenizer.decode(i) if i >= 0 else None for i in row["labels"][2:145]]
     for word, owner in zip(words, scene.owner[:-1], strict=True):
         item = scene.items[owner] if owner >= 0 else None
@@ -46,8 +46,8 @@ def test_labels_are_answers_and_the_words_of_patches(pictures):
     assert (row["input_ids"][145:][told] == processor.tokenizer.eos_token_id).sum() == row["turn"].max()
 
 
-def test_training_pixels_are_those_of_the_processor(pictures):
-    scene = compose_scene(np.random.default_rng(3), pictures)
+def test_training_pixels_are_those_of_the_processor(images):
+    scene = compose_scene(np.random.default_rng(3), images)
     made = make_processor().image_processor(scene.image(), return_tensors="pt")["pixel_values"][0]
     torch.testing.assert_close(pixel_values(scene), made, atol=1e-6, rtol=0)
 
@@ -59,9 +59,9 @@ def test_visual_positions_rise_and_are_often_the_plain_ones():
     assert 70 < plain < 130
 
 
-def test_patch_labels_say_what_the_scene_holds(pictures):
-    row = PatchData(pictures, 1, seed=5, layout=LAYOUTS["full"])[0]
-    scene = compose_scene(np.random.default_rng((5, 0)), pictures, LAYOUTS["full"])
+def test_patch_labels_say_what_the_scene_holds(images):
+    row = PatchData(images, 1, seed=5, layout=LAYOUTS["full"])[0]
+    scene = compose_scene(np.random.default_rng((5, 0)), images, LAYOUTS["full"])
     kinds = list(GARMENTS)
     for patch, owner in enumerate(scene.owner):
         item = scene.items[owner] if owner >= 0 else None

@@ -11,7 +11,7 @@ from examples.tiny_vlm.data import TurnData, collate_turns
 from examples.tiny_vlm.scenes import GARMENTS
 from hf_efficient import TokenPrunerConfig, token_pruner
 from hf_efficient.representation.evaluation.questions import load_vlm
-from tests.examples.test_tiny_vlm_training import pictures  # noqa: F401
+from tests.examples.test_tiny_vlm_training import images  # noqa: F401
 
 
 @pytest.fixture(scope="module")
@@ -24,9 +24,9 @@ def batch_of(processor, shown):
     return collate_turns([data[i] for i in range(6)])
 
 
-def test_with_all_tokens_student_and_teacher_are_one(vlm, pictures):  # noqa: F811
+def test_with_all_tokens_student_and_teacher_are_one(vlm, images):  # noqa: F811
     model, processor = vlm
-    batch = batch_of(processor, pictures)
+    batch = batch_of(processor, images)
     with torch.no_grad():
         whole = model.base_model.get_image_features(batch["pixel_values"], return_dict=True)
         teacher = train_itg.answer_logits(model, batch, whole)
@@ -34,10 +34,10 @@ def test_with_all_tokens_student_and_teacher_are_one(vlm, pictures):  # noqa: F8
         assert torch.equal(train_itg.answer_logits(model, train_itg.only_kept(batch, every, 144), whole), teacher)
 
 
-def test_fewer_tokens_are_the_model_that_may_not_look_at_the_others(vlm, pictures):  # noqa: F811
+def test_fewer_tokens_are_the_model_that_may_not_look_at_the_others(vlm, images):  # noqa: F811
     """Dropping columns equals masking them, for positions stay."""
     model, processor = vlm
-    batch = batch_of(processor, pictures)
+    batch = batch_of(processor, images)
     config = TokenPrunerConfig(budget=5, positions="original")
     with torch.no_grad():
         whole = model.base_model.get_image_features(batch["pixel_values"], return_dict=True)

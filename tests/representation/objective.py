@@ -17,7 +17,7 @@ def kernel(x: Tensor, kind: str = "rbf") -> Tensor:
 
 
 def unit(seed: int, n: int, width: int = 6) -> tuple[Tensor, Tensor]:
-    """Tokens (1, n, width) in loose clusters, as pictures have them, and their importance (1, n)."""
+    """Tokens (1, n, width) in loose clusters, as images have them, and their importance (1, n)."""
     generator = torch.Generator().manual_seed(seed)
     centres = torch.randn(max(2, n // 4), width, generator=generator)
     member = torch.randint(0, len(centres), (n,), generator=generator)

@@ -27,7 +27,7 @@ def top_importance(x: Tensor, p: Tensor) -> Rule:
     return lambda taken, j: float(p[j])
 
 
-def max_min(x: Tensor, p: Tensor) -> Rule:
+def divprune(x: Tensor, p: Tensor) -> Rule:
     d = 1 - cosines(x)
     return lambda taken, j: float(d[j, taken or [i for i in range(len(x)) if i != j]].min())
 
@@ -86,7 +86,7 @@ RULES: dict[str, Callable[[Tensor, Tensor], Rule]] = {
     for rule in (
         id_pruner,
         top_importance,
-        max_min,
+        divprune,
         cen_prune,
         cdpruner,
         idpruner_mmr,

@@ -18,7 +18,7 @@ def no_encoding(monkeypatch):
 
     def refuse(model: Any) -> Any:
         def hook(*_: Any) -> None:
-            raise AssertionError("the pictures were encoded before the mistake was found")
+            raise AssertionError("the images were encoded before the mistake was found")
 
         base = model.base_model
         tower = next(
@@ -133,7 +133,7 @@ def test_every_method_keeps_exactly_k(name, method):
     assert [len(unit.indices) for unit in model.base_model.token_pruner.last] == [7, 7, 7]
 
 
-def test_what_was_kept_is_told_per_picture():
+def test_what_was_kept_is_told_per_image():
     model, processor = pruned("llava", budget=5)
     generate(model, processor(**prompts("llava", ROWS)))
     last = model.base_model.token_pruner.last
@@ -168,7 +168,7 @@ def test_a_prompt_of_another_budget_is_found_before_encoding(name, no_encoding):
 
 
 def test_placeholders_of_the_right_total_in_the_wrong_places_are_found(no_encoding):
-    """The stock check compares totals only: a token moved from one picture to another would pass it."""
+    """The stock check compares totals only: a token moved from one image to another would pass it."""
     model, processor = pruned("llava", budget=4)
     inputs = processor(**prompts("llava", [[0], [1]]))
     image, ids = model.config.image_token_id, inputs["input_ids"]
@@ -251,7 +251,7 @@ def test_wrong_configs_are_refused():
         attach_token_pruner(model, processor, inspect.getfile(torch).rsplit("/", 1)[0])
 
 
-def test_pixels_and_encoded_pictures_together_are_refused_as_in_stock():
+def test_pixels_and_encoded_images_together_are_refused_as_in_stock():
     model, processor = pruned("llava")
     inputs = processor(**prompts("llava", [[0]]))
     with pytest.raises(ValueError, match="both pixel_values and mm_encoder_outputs"):

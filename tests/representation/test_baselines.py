@@ -17,7 +17,7 @@ def take(method: str, x: Tensor, p: Tensor, k: int) -> list[int]:
 
 
 @pytest.mark.parametrize("seed", SEEDS)
-@pytest.mark.parametrize("method", ["idpruner_mmr", "id_selection", "scope", "cen_prune", "max_min", "top_importance"])
+@pytest.mark.parametrize("method", ["idpruner_mmr", "id_selection", "scope", "cen_prune", "divprune", "top_importance"])
 def test_methods_take_what_is_worth_most_by_their_rule(method, seed):
     x, p = unit(seed)
     assert take(method, x, p, 12) == greedy(12, 40, RULES[method](x, p))

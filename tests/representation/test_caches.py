@@ -76,7 +76,7 @@ def test_the_end_of_a_cache_may_be_cut_off(name, settings):
     assert torch.allclose(after(model, cache, torch.tensor([[5, 6]])), expected, atol=1e-4)
     with torch.no_grad():
         expected = model(**inputs).logits[:, -1]
-    cache.crop(-4)  # into the question, behind the picture
+    cache.crop(-4)  # into the question, behind the image
     assert torch.allclose(after(model, cache, inputs["input_ids"][:, -2:]), expected, atol=1e-4)
     if settings.get("llm_layers"):
         cache = read()

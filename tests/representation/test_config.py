@@ -168,7 +168,10 @@ def test_itg_takes_distinctiveness_where_others_take_attention():
     [
         ({"method": "dart", "lloyd_steps": 5}, "lloyd_steps=5 is not read by method='dart', only by 'itg'"),
         ({"lloyd_steps": 5}, "lloyd_steps=5 is not read by method='id_pruner', only by 'itg'"),
-        ({"method": "max_min", "question_weight": 0.5}, "question_weight=0.5 is not read by method='max_min', only by"),
+        (
+            {"method": "divprune", "question_weight": 0.5},
+            "question_weight=0.5 is not read by method='divprune', only by",
+        ),
         (
             {"method": "scope", "kernel": "rbf"},
             "kernel='rbf' is not read by method='scope', only by 'id_pruner', 'itg'",

@@ -1,4 +1,4 @@
-"""Drawn pictures show kept patches untouched and all others under fog."""
+"""Drawn images show kept patches untouched and all others under fog."""
 
 import numpy as np
 import pytest
@@ -13,7 +13,7 @@ def noise(width: int, height: int) -> Image.Image:
     return Image.fromarray(np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8))
 
 
-def test_a_small_picture_is_enlarged_by_whole_pixels() -> None:
+def test_a_small_image_is_enlarged_by_whole_pixels() -> None:
     large = enlarge(noise(12, 20))
     assert min(large.size) >= 384
     assert large.size == (12 * 32, 20 * 32)
@@ -22,9 +22,9 @@ def test_a_small_picture_is_enlarged_by_whole_pixels() -> None:
 
 
 def test_kept_patches_are_clear_and_dropped_ones_pale() -> None:
-    picture = noise(96, 96)
-    drawn = np.asarray(draw_kept_tokens(picture, [0, 13, 143], (12, 12), scale=4)).astype(int)
-    clear = np.asarray(enlarge(picture, 4)).astype(int)
+    image = noise(96, 96)
+    drawn = np.asarray(draw_kept_tokens(image, [0, 13, 143], (12, 12), scale=4)).astype(int)
+    clear = np.asarray(enlarge(image, 4)).astype(int)
     for row in range(12):
         for column in range(12):
             inside = np.s_[row * 32 + 4 : row * 32 + 28, column * 32 + 4 : column * 32 + 28]
@@ -34,11 +34,11 @@ def test_kept_patches_are_clear_and_dropped_ones_pale() -> None:
                 assert drawn[inside].std() < 0.3 * clear[inside].std()
 
 
-def test_all_tokens_kept_is_the_picture_but_for_the_frame() -> None:
-    picture = noise(96, 96)
-    drawn = np.asarray(draw_kept_tokens(picture, range(144), (12, 12), scale=4))
+def test_all_tokens_kept_is_the_image_but_for_the_frame() -> None:
+    image = noise(96, 96)
+    drawn = np.asarray(draw_kept_tokens(image, range(144), (12, 12), scale=4))
     inside = np.s_[EDGE_WIDTH:-EDGE_WIDTH, EDGE_WIDTH:-EDGE_WIDTH]
-    assert np.array_equal(drawn[inside], np.asarray(enlarge(picture, 4))[inside])
+    assert np.array_equal(drawn[inside], np.asarray(enlarge(image, 4))[inside])
 
 
 def test_nothing_kept_is_all_fog() -> None:
@@ -46,12 +46,12 @@ def test_nothing_kept_is_all_fog() -> None:
     assert drawn.min() > 150
 
 
-def test_the_grid_covers_a_picture_of_any_shape() -> None:
-    picture = noise(101, 67).convert("L")
-    drawn = np.asarray(draw_kept_tokens(picture, range(35), (5, 7), scale=1))
+def test_the_grid_covers_a_image_of_any_shape() -> None:
+    image = noise(101, 67).convert("L")
+    drawn = np.asarray(draw_kept_tokens(image, range(35), (5, 7), scale=1))
     assert drawn.shape == (67, 101, 3)
     inside = np.s_[EDGE_WIDTH:-EDGE_WIDTH, EDGE_WIDTH:-EDGE_WIDTH]
-    assert np.array_equal(drawn[inside], np.asarray(picture.convert("RGB"))[inside])
+    assert np.array_equal(drawn[inside], np.asarray(image.convert("RGB"))[inside])
 
 
 def test_a_position_outside_of_the_grid_is_refused() -> None:

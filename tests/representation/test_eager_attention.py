@@ -1,4 +1,4 @@
-"""Size-aware attention keeps what the model's own attention has: maps, caps, dropout, and its name for transformers."""
+"""Proportional attention keeps what the model's own has: maps, caps, dropout, and its name for transformers."""
 
 from typing import Any
 
@@ -10,7 +10,7 @@ from hf_efficient import attach_token_pruner
 from tests.tiny import FAMILIES, ROWS, generate, language_model, prompts, pruned, stock
 from tests.tiny_models import SIGLIP, TEXT, finish
 
-SETTINGS: list[dict[str, Any]] = [{"method": "itg"}, {"size_aware": True}]
+SETTINGS: list[dict[str, Any]] = [{"method": "itg"}, {"proportional_attention": True}]
 QUICK = ("llava", "qwen2_5_vl", "gemma3", "paligemma")
 NAMES = [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in FAMILIES]
 
@@ -30,7 +30,7 @@ def test_attention_maps_are_those_of_the_stock_function_with_sizes_in_its_mask(n
     last = model.base_model.token_pruner.last
     sizes = torch.ones(inputs["input_ids"].shape)
     sizes[inputs["input_ids"] == model.config.image_token_id] = torch.cat([unit.mass for unit in last])
-    plain, _ = pruned(name, "eager", **{**settings, "size_aware": False, "positions": "original"})
+    plain, _ = pruned(name, "eager", **{**settings, "proportional_attention": False, "positions": "original"})
 
     def add(module: Any, args: Any, kwargs: dict[str, Any]) -> Any:
         mask = kwargs["attention_mask"]
@@ -109,7 +109,9 @@ def test_dropout_of_attention_goes_on_in_training(attention):
         for layer in language_model(model).layers:
             layer.self_attn.attention_dropout = 0.5
         if attached:
-            attach_token_pruner(model, processor, {"size_aware": True, "budget": 1.0, "positions": "compact"})
+            attach_token_pruner(
+                model, processor, {"proportional_attention": True, "budget": 1.0, "positions": "compact"}
+            )
         inputs = processor(**prompts("llava", [[0]]))
         model.train()
         torch.manual_seed(0)

@@ -60,7 +60,7 @@ def test_load_evaluation_set_names_the_broken_line(folder: Path, tmp_path: Path)
             load_evaluation_set(tmp_path)
 
 
-def test_pictures_that_cannot_be_read_are_named(folder: Path, tmp_path: Path) -> None:
+def test_images_that_cannot_be_read_are_named(folder: Path, tmp_path: Path) -> None:
     shutil.copytree(folder, tmp_path / "set")
     first = tmp_path / "set" / json.loads((folder / "metadata.jsonl").read_text().splitlines()[0])["file_name"]
     raw = first.read_bytes()
@@ -99,8 +99,8 @@ def test_batched_answers_equal_single_ones(vlm: tuple[Any, Any], folder: Path) -
     assert len(set(batched)) > 1, "a model that always says the same tests nothing"
 
 
-def test_as_many_pictures_as_questions(vlm: tuple[Any, Any]) -> None:
-    with pytest.raises(ValueError, match="0 pictures for 1 questions"):
+def test_as_many_images_as_questions(vlm: tuple[Any, Any]) -> None:
+    with pytest.raises(ValueError, match="0 images for 1 questions"):
         answer_questions(*vlm, images=[], questions=["list all ."])
 
 

@@ -8,16 +8,16 @@ from hf_efficient.representation.vlm.families import FAMILIES as SUPPORTED
 from tests.tiny import FAMILIES, MIXED_ROWS, ROWS, budget, generate, prompts, pruned, stock, video_prompts
 
 VIDEO = [name for name, family in FAMILIES.items() if family.video]
-VIDEO_AND_PICTURE = [name for name in VIDEO if name != "smolvlm"]  # stock SmolVLM takes one or the other
+VIDEO_AND_IMAGE = [name for name in VIDEO if name != "smolvlm"]  # stock SmolVLM takes one or the other
 
 
 def cases(name):
     """Processor arguments of all kinds a family takes."""
-    found = {"pictures": prompts(name, ROWS), "with a text-only row": prompts(name, MIXED_ROWS)}
+    found = {"images": prompts(name, ROWS), "with a text-only row": prompts(name, MIXED_ROWS)}
     if name in VIDEO:
         found["videos"] = video_prompts(name)
-    if name in VIDEO_AND_PICTURE:
-        found["videos and pictures"] = video_prompts(name, images=True)
+    if name in VIDEO_AND_IMAGE:
+        found["videos and images"] = video_prompts(name, images=True)
     return found
 
 
@@ -77,11 +77,11 @@ def test_every_unit_keeps_exactly_k_tokens(name, share):
                 assert unit.grid is None or unit.grid[0] * unit.grid[1] == unit.num_tokens
 
 
-# pictures of 112 x 140, 84 x 112 and 112 x 56 pixels, tokens of the units as the families' papers cut them
+# images of 112 x 140, 84 x 112 and 112 x 56 pixels, tokens of the units as the families' papers cut them
 UNITS = {
     "llava": [16] * 3,
     "llava_next": [70, 70, 56],  # overview of 4 x 4; 6 x 8, 6 x 8, 8 x 4 of what is not padding, and a break per row
-    "llava_onevision": [70, 17, 17],  # as above; among several pictures in a prompt, one tile and a break each
+    "llava_onevision": [70, 17, 17],  # as above; among several images in a prompt, one tile and a break each
     "video_llava": [16] * 3,
     "qwen2_vl": [20, 12, 8],
     "qwen2_5_vl": [20, 12, 8],
@@ -104,7 +104,7 @@ VIDEO_UNITS = {  # two videos of 4 frames of 56 x 56
 
 
 @pytest.mark.parametrize("name", FAMILIES)
-def test_a_unit_is_a_picture_tile_or_frame(name):
+def test_a_unit_is_a_image_tile_or_frame(name):
     model, processor = pruned(name)
     with torch.no_grad():
         model(**processor(**prompts(name, ROWS)))
@@ -137,10 +137,10 @@ def test_counts_for_serving_are_those_of_the_prompt(name):
     counted = processor._get_num_multimodal_tokens(image_sizes=sizes).num_image_tokens
     detach_token_pruner(model, processor)
     config = TokenPrunerConfig(budget=budget(name))
-    for picture, (before, after) in enumerate(zip(full, counted, strict=True)):
-        inputs = processor(**prompts(name, [[picture]]))
+    for image, (before, after) in enumerate(zip(full, counted, strict=True)):
+        inputs = processor(**prompts(name, [[image]]))
         attach_token_pruner(model, processor, config)
-        fewer = processor(**prompts(name, [[picture]]))
+        fewer = processor(**prompts(name, [[image]]))
         detach_token_pruner(model, processor)
         assert before - after == inputs["input_ids"].shape[1] - fewer["input_ids"].shape[1]
 

@@ -10,14 +10,14 @@ POSITIONS = [(name, "auto") for name in FAMILIES] + [(n, "original") for n, f in
 
 def single(name, arguments, row):
     """The processor's arguments for one row of a batch of prompts."""
-    pictures = arguments["images"]
+    images = arguments["images"]
     if not FAMILIES[name].nested:
         counts = [len(chosen) for chosen in ROWS]
         start = sum(counts[:row])
-        pictures = pictures[start : start + counts[row]]
+        images = images[start : start + counts[row]]
     else:
-        pictures = pictures[row : row + 1]
-    return {**arguments, "text": arguments["text"][row : row + 1], "images": pictures}
+        images = images[row : row + 1]
+    return {**arguments, "text": arguments["text"][row : row + 1], "images": images}
 
 
 @pytest.mark.parametrize(("name", "positions"), POSITIONS)
@@ -36,8 +36,8 @@ def test_a_batch_with_left_padding_equals_single_runs(name, positions):
 
 @pytest.mark.parametrize("name", FAMILIES)
 def test_a_text_only_row_equals_the_stock_model(name):
-    if FAMILIES[name].picture_first:
-        pytest.skip("the stock processor refuses prompts without pictures")
+    if FAMILIES[name].image_first:
+        pytest.skip("the stock processor refuses prompts without images")
     model, processor = pruned(name)
     inputs = processor(**prompts(name, MIXED_ROWS))
     stock_model, stock_processor = stock(name)
@@ -98,7 +98,7 @@ def test_the_mask_may_be_left_out(name, positions):
 
 
 @pytest.mark.parametrize("name", FAMILIES)
-def test_beams_with_several_results_keep_pictures_and_prompts_together(name):
+def test_beams_with_several_results_keep_images_and_prompts_together(name):
     model, processor = pruned(name)
     arguments = prompts(name, ROWS)
     settings = {"num_beams": 3, "num_return_sequences": 2}
@@ -145,7 +145,7 @@ def test_bfloat16_models_keep_the_same_number_and_stay_finite(name):
 
 
 @pytest.mark.parametrize("name", ["llava", "qwen2_5_vl"])
-def test_pictures_encoded_by_the_caller_still_work(name):
+def test_images_encoded_by_the_caller_still_work(name):
     model, processor = pruned(name)
     inputs = dict(processor(**prompts(name, ROWS)))
     expected = generate(model, inputs)

@@ -9,7 +9,7 @@ import hf_efficient
 from hf_efficient import TokenPrunerConfig, attach_token_pruner, prune_inputs
 from hf_efficient.representation.reduce import select_order
 from hf_efficient.representation.vlm.grouped import logger
-from tests.tiny import FAMILIES, ROWS, picture, prompts, pruned, stock, video_prompts
+from tests.tiny import FAMILIES, ROWS, image, prompts, pruned, stock, video_prompts
 
 reduce_tokens: Any = hf_efficient.reduce_tokens
 ACT = {
@@ -52,7 +52,7 @@ def test_tokens_alone_need_their_groups(function: Any, setting: str) -> None:
         ("llava_onevision", "merge_static", "does nothing for this image: it has no frames"),
     ],
 )
-def test_a_picture_without_groups_is_said_once_and_kept_as_without(
+def test_a_image_without_groups_is_said_once_and_kept_as_without(
     name: str, setting: str, said: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     type(logger).warning_once.cache_clear()  # type: ignore[attr-defined]
@@ -78,12 +78,12 @@ def test_a_video_is_no_reason_to_speak(name: str, caplog: pytest.LogCaptureFixtu
 
 
 @pytest.mark.parametrize(("height", "width"), [(112, 56), (56, 28), (128, 64)])
-def test_tiles_of_a_picture_are_no_frames(height: int, width: int) -> None:
+def test_tiles_of_a_image_are_no_frames(height: int, width: int) -> None:
     """Tiles one below the other lie in memory as the frames of a video do, and show different places."""
     kept = []
     for alike in (0.0, 0.01):
         model, processor = pruned("llava_onevision", budget=12, merge_static=alike)
-        inputs = processor(text=prompts("llava_onevision", [[0]])["text"], images=[picture(0, height, width)],
+        inputs = processor(text=prompts("llava_onevision", [[0]])["text"], images=[image(0, height, width)],
                            return_tensors="pt")  # fmt: skip
         with torch.no_grad():
             model(**inputs)

@@ -55,7 +55,7 @@ def test_text_alone_passes_through():
     assert "mm_encoder_outputs" not in made
 
 
-def test_a_prompt_that_does_not_fit_its_pictures_is_found():
+def test_a_prompt_that_does_not_fit_its_images_is_found():
     model, processor = stock("llava")
     inputs = dict(processor(**prompts("llava", [[0]])))
     inputs["pixel_values"] = inputs["pixel_values"].repeat(2, 1, 1, 1)
@@ -74,7 +74,7 @@ def test_attached_models_are_refused():
 
 
 def questions(name, texts):
-    """Two prompts about the same picture."""
+    """Two prompts about the same image."""
     arguments = prompts(name, [[0], [0]])
     marks = FAMILIES[name].image
     arguments["text"] = [f"{marks} {text}" for text in texts]

@@ -6,7 +6,7 @@ import pytest
 import torch
 from transformers import LogitsProcessor, LogitsProcessorList
 
-from hf_efficient import remember_pictures
+from hf_efficient import remember_images
 from hf_efficient.representation.vlm.decoder import calls
 from hf_efficient.representation.vlm.families import towers
 from tests.tiny import FAMILIES, ROWS, generate, language_model, prompts, pruned, video_prompts
@@ -97,7 +97,7 @@ def test_nothing_is_remembered_of_a_look_that_breaks_off():
     def stop(*_: Any) -> None:
         raise KeyboardInterrupt
 
-    with remember_pictures(model, size=1):
+    with remember_images(model, size=1):
         expected = generate(model, first)
         handle = tower.register_forward_pre_hook(stop)
         with pytest.raises(KeyboardInterrupt):
@@ -105,15 +105,15 @@ def test_nothing_is_remembered_of_a_look_that_breaks_off():
         assert torch.equal(generate(model, first), expected)  # still known: the tower would break off
         handle.remove()
         assert generate(model, second).shape == expected.shape
-    assert not hasattr(model.base_model, "picture_memories")
+    assert not hasattr(model.base_model, "image_memories")
 
 
 def test_blocks_that_remember_may_overlap():
     model, _ = pruned("llava")
-    one, two = remember_pictures(model), remember_pictures(model)
+    one, two = remember_images(model), remember_images(model)
     one.__enter__()
     two.__enter__()
     one.__exit__(None, None, None)
-    assert len(model.base_model.picture_memories) == 1
+    assert len(model.base_model.image_memories) == 1
     two.__exit__(None, None, None)
-    assert not hasattr(model.base_model, "picture_memories")
+    assert not hasattr(model.base_model, "image_memories")

@@ -173,7 +173,7 @@ def test_the_same_mixture_makes_tokens_of_other_levels_and_unpools_them():
     for row, token in ((0, 5), (2, 79)):
         assert torch.equal(back[row, token], reduced.tokens[row, reduced.assignment[row, token]])
     assert (reduced.report.reconstruction_error < 0.5).all()
-    with pytest.raises(ValueError, match="size_aware=True"):
+    with pytest.raises(ValueError, match="proportional_attention=True"):
         reduce_tokens(x, TokenPrunerConfig(budget=9), p).unpool()
 
 
@@ -264,7 +264,7 @@ def test_nearest_is_the_nearest_and_the_first_of_equals():
 @pytest.mark.parametrize(
     ("settings", "said"),
     [({"lloyd_steps": -1}, "lloyd_steps=-1"), ({"lloyd_steps": 2.0}, "lloyd_steps=2.0"),
-     ({"centroid_share": 1.5}, "centroid_share=1.5"), ({"size_aware": 1}, "size_aware=1")],
+     ({"centroid_share": 1.5}, "centroid_share=1.5"), ({"proportional_attention": 1}, "proportional_attention=1")],
 )  # fmt: skip
 def test_settings_are_checked(settings, said):
     with pytest.raises(ValueError, match=said):

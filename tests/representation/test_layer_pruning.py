@@ -123,7 +123,7 @@ def test_several_layers_drop_step_by_step():
 
 
 @pytest.mark.parametrize("name", ["llava", "qwen2_5_vl"])
-def test_a_second_turn_and_rows_without_pictures(name):
+def test_a_second_turn_and_rows_without_images(name):
     model, processor = deep(name)
     inputs = dict(processor(**prompts(name, [[0]])))
     settings = {"max_new_tokens": 3, "do_sample": False, "return_dict_in_generate": True, "output_logits": True}

@@ -1,9 +1,9 @@
-"""Pictures are encoded once, and nothing else changes."""
+"""Images are encoded once, and nothing else changes."""
 
 import pytest
 import torch
 
-from hf_efficient import TokenPrunerConfig, remember_pictures, token_pruner
+from hf_efficient import TokenPrunerConfig, remember_images, token_pruner
 from tests.tiny import ROWS, generate, prompts, stock, video_prompts
 
 
@@ -19,7 +19,7 @@ class Counted:
 
 
 @pytest.mark.parametrize("name", ["llava", "llava_next", "qwen3_vl", "internvl"])
-def test_a_chat_over_one_picture_encodes_it_once(name):
+def test_a_chat_over_one_image_encodes_it_once(name):
     model, processor = stock(name)
     base = model.base_model
     tower = Counted(base.visual if hasattr(base, "visual") else base.vision_tower)
@@ -29,19 +29,19 @@ def test_a_chat_over_one_picture_encodes_it_once(name):
         with token_pruner(model, processor, config):
             expected.append(generate(model, processor(**prompts(name, ROWS))))
     runs, tower.runs = tower.runs, 0
-    with remember_pictures(model):
+    with remember_images(model):
         for _ in range(2):
             for config, tokens in zip(configs, expected, strict=True):
                 with token_pruner(model, processor, config):
                     assert torch.equal(generate(model, processor(**prompts(name, ROWS))), tokens)
         assert tower.runs == runs / len(configs)
-    assert not hasattr(model.base_model, "picture_memories")
+    assert not hasattr(model.base_model, "image_memories")
 
 
-def test_other_pictures_other_importance_and_training_are_looked_at_anew():
+def test_other_images_other_importance_and_training_are_looked_at_anew():
     model, processor = stock("llava")
     tower = Counted(model.base_model.vision_tower)
-    with remember_pictures(model, size=1), token_pruner(model, processor, TokenPrunerConfig(budget=4)):
+    with remember_images(model, size=1), token_pruner(model, processor, TokenPrunerConfig(budget=4)):
         first, second = (processor(**prompts("llava", [[i]])) for i in (0, 1))
         expected = generate(model, first)
         generate(model, second)
@@ -54,14 +54,14 @@ def test_other_pictures_other_importance_and_training_are_looked_at_anew():
         model(**first).logits.sum().backward()
         model(**first)
         assert tower.runs == 6
-    with pytest.raises(ValueError, match="size=0"), remember_pictures(model, size=0):
+    with pytest.raises(ValueError, match="size=0"), remember_images(model, size=0):
         pass
 
 
-def test_videos_are_remembered_beside_pictures():
+def test_videos_are_remembered_beside_images():
     model, processor = stock("qwen2_5_vl")
     tower = Counted(model.base_model.visual)
-    with remember_pictures(model), token_pruner(model, processor, TokenPrunerConfig(budget=4)):
+    with remember_images(model), token_pruner(model, processor, TokenPrunerConfig(budget=4)):
         inputs = processor(**video_prompts("qwen2_5_vl", images=True))
         expected = generate(model, inputs)
         assert torch.equal(generate(model, inputs), expected)

@@ -156,7 +156,7 @@ def test_really_packed_sequences_stay_apart():
 @pytest.mark.parametrize("name", ["llava", "internvl", "qwen2_5_vl", "qwen3_vl"])
 @pytest.mark.parametrize("positions", ["auto", "original"])
 def test_a_second_turn_goes_on_from_the_cache(name, positions):
-    """Text after a cache that holds pruned pictures equals the whole conversation at once."""
+    """Text after a cache that holds pruned images equals the whole conversation at once."""
     model, processor = pruned(name, positions=positions)
     inputs = dict(processor(**prompts(name, [[0]])))
     first = model.generate(**inputs, max_new_tokens=3, do_sample=False, return_dict_in_generate=True)
@@ -166,16 +166,16 @@ def test_a_second_turn_goes_on_from_the_cache(name, positions):
     if "mm_token_type_ids" in inputs:
         types = inputs["mm_token_type_ids"]
         longer["mm_token_type_ids"] = torch.cat([types, types.new_zeros(1, extra)], dim=1)
-    pictures = {k: v for k, v in inputs.items() if "pixel" in k or "grid" in k or k == "image_sizes"}
+    images = {k: v for k, v in inputs.items() if "pixel" in k or "grid" in k or k == "image_sizes"}
     settings = {"max_new_tokens": 4, "do_sample": False, "output_logits": True, "return_dict_in_generate": True}
-    whole = model.generate(**longer, **pictures, **settings)
+    whole = model.generate(**longer, **images, **settings)
     model.generate(**inputs, max_new_tokens=1)  # the model is where it was after the first turn
     longer.pop("mm_token_type_ids", None)
     turn = model.generate(**longer, past_key_values=first.past_key_values, **settings)
     assert torch.allclose(torch.stack(turn.logits), torch.stack(whole.logits), atol=1e-4)
 
 
-def test_new_pictures_after_a_cache_with_compact_positions():
+def test_new_images_after_a_cache_with_compact_positions():
     model, processor = pruned("llava")
     inputs = dict(processor(**prompts("llava", [[0]])))
     first = model.generate(**inputs, max_new_tokens=3, do_sample=False, return_dict_in_generate=True)
@@ -191,7 +191,7 @@ def test_new_pictures_after_a_cache_with_compact_positions():
 
 
 @pytest.mark.parametrize("name", ["llava", "qwen2_5_vl"])
-def test_new_pictures_after_a_cache_are_refused_where_positions_are_kept(name):
+def test_new_images_after_a_cache_are_refused_where_positions_are_kept(name):
     model, processor = pruned(name, positions="original")
     inputs = dict(processor(**prompts(name, [[0]])))
     first = model.generate(**inputs, max_new_tokens=3, do_sample=False, return_dict_in_generate=True)

@@ -98,7 +98,7 @@ def test_weight_one_is_top_importance_and_the_first_j_of_k_are_the_choice_for_j(
     x, p = unit(0, 100)
     plain = METHODS["top_importance"](x, p, 30, TokenPrunerConfig())
     assert torch.equal(id_pruner.select(x, p, 30, TokenPrunerConfig(importance_weight=1.0)), plain)
-    for method in ("top_importance", "random", "max_min"):
+    for method in ("top_importance", "random", "divprune"):
         order = METHODS[method](x, p, 30, TokenPrunerConfig())
         assert torch.equal(METHODS[method](x, p, 7, TokenPrunerConfig()), order[:, :7])
     cover = TokenPrunerConfig(importance_weight=0.0)  # else the normalisation of importance depends on k
@@ -189,7 +189,7 @@ def places_of(mask: Tensor) -> list[int]:
     return [int(i) for i in mask[0].nonzero()[:, 0]]
 
 
-@pytest.mark.parametrize("method", ["id_pruner", "top_importance", "max_min"])
+@pytest.mark.parametrize("method", ["id_pruner", "top_importance", "divprune"])
 def test_equal_tokens_are_taken_by_rising_index(method: str) -> None:
     same = torch.full((1, 90, 16), 0.3)
     assert METHODS[method](same, torch.ones(1, 90), 8, TokenPrunerConfig())[0].tolist() == list(range(8))
@@ -221,7 +221,7 @@ def test_random_leaves_the_global_generator_alone() -> None:
     assert torch.equal(before, torch.get_rng_state())
 
 
-def test_max_min_is_farthest_point_on_cosine_distance() -> None:
+def test_divprune_is_farthest_point_on_cosine_distance() -> None:
     x, p = unit(0, 40)
     distance = 1 - torch.nn.functional.cosine_similarity(x[0][:, None].double(), x[0][None].double(), dim=-1)
     nearest = (distance + 9 * torch.eye(40)).amin(1)
@@ -230,7 +230,7 @@ def test_max_min_is_farthest_point_on_cosine_distance() -> None:
         far = distance[:, chosen].amin(1)
         far[chosen] = -1
         chosen.append(int(far.argmax()))
-    assert METHODS["max_min"](x, p, 12, TokenPrunerConfig())[0].tolist() == chosen
+    assert METHODS["divprune"](x, p, 12, TokenPrunerConfig())[0].tolist() == chosen
 
 
 def test_uniform_spreads_over_rows_and_columns() -> None:

@@ -67,7 +67,7 @@ def test_a_still_token_is_told_once_and_no_variety_is_spent_on_it(method):
     torch.testing.assert_close(reduced.unpool(), x, atol=1e-5, rtol=1e-5)
     assert float(reduced.report.reconstruction_error) < 1e-9
     plain = reduce_tokens(
-        x, TokenPrunerConfig(method=method, budget=20, size_aware=True), torch.ones(1, 60), groups=frames
+        x, TokenPrunerConfig(method=method, budget=20, proportional_attention=True), torch.ones(1, 60), groups=frames
     )
     assert float(plain.report.reconstruction_error) >= float(reduced.report.reconstruction_error) - 1e-9
 
@@ -142,7 +142,7 @@ def test_tiles_and_frames_share_the_budget_of_their_prompt(name):
 
 
 @pytest.mark.parametrize("name", ["smolvlm", "internvl", "gemma3", "llava", "video_llava"])
-def test_beams_of_a_shared_budget_see_their_own_pictures(name):
+def test_beams_of_a_shared_budget_see_their_own_images(name):
     """Units of uneven length: every prompt of a batch, with beams, answers as it does alone."""
     model, processor = stock(name)
     config = TokenPrunerConfig(budget=2, adaptive=True)

@@ -12,13 +12,13 @@ import pytest
 import torch
 from transformers import TextIteratorStreamer
 
-from hf_efficient import TokenPrunerConfig, remember_pictures
+from hf_efficient import TokenPrunerConfig, remember_images
 from hf_efficient.representation.vlm.families import towers
 from hf_efficient.representation.vlm.inputs import prune_inputs
 from tests.tiny import FAMILIES, budget, generate, prompts, pruned, stock, video_prompts
 
 Job = Callable[[], Any]
-SHOWN = ([[0]], [[1]], [[2]], [[0], [1, 2]])  # pictures of different size, numbers of them, and batches
+SHOWN = ([[0]], [[1]], [[2]], [[0], [1, 2]])  # images of different size, numbers of them, and batches
 
 
 def same(found: Any, expected: Any) -> bool:
@@ -110,7 +110,7 @@ def by_hand(model: Any, processor: Any, arguments: dict[str, Any]) -> Any:
 
 
 def two_turns(model: Any, processor: Any, arguments: dict[str, Any]) -> Any:
-    """A second question about the picture in the cache."""
+    """A second question about the image in the cache."""
     inputs = processor(**arguments)
     settings = {"max_new_tokens": 3, "do_sample": False, "return_dict_in_generate": True}
     first = model.generate(**inputs, **settings)
@@ -161,7 +161,7 @@ SETTINGS: tuple[dict[str, Any], ...] = (
     {"method": "itg"},
     {"question_weight": 0.5},
     {"positions": "original"},
-    {"size_aware": True},
+    {"proportional_attention": True},
     {"method": "itg", "llm_layers": [1], "llm_budget": 0.5},
 )
 
@@ -210,15 +210,15 @@ def test_inputs_are_pruned_by_several_threads_at_once(name):
     assert not hooked
 
 
-def test_threads_share_what_is_remembered_of_pictures():
+def test_threads_share_what_is_remembered_of_images():
     model, processor = attached("llava", {"method": "itg"})
     jobs = jobs_of(model, processor, "llava", [told, greedy])
     looks = []
     model.base_model.vision_tower.register_forward_hook(lambda *_: looks.append(1))
-    with remember_pictures(model):
+    with remember_images(model):
         assert faults(jobs, calls=48) == (0, 0)
     assert len(looks) == len(SHOWN)  # however many threads asked at once
-    with remember_pictures(model, size=1):  # forgotten as fast as it is seen
+    with remember_images(model, size=1):  # forgotten as fast as it is seen
         assert faults(jobs, calls=48) == (0, 0)
 
 

@@ -20,7 +20,7 @@ LAYERS = {
     "llava_onevision": ("vision_tower", -1, "received"),
     "video_llava": ("image_tower", -2, "cls"),
     "qwen2_vl": ("visual", -1, "received"),
-    "qwen2_5_vl": ("visual", 1, "received"),  # the last block that sees the whole picture
+    "qwen2_5_vl": ("visual", 1, "received"),  # the last block that sees the whole image
     "qwen3_vl": ("visual", -1, "received"),
     "smolvlm": ("vision_model", -1, "received"),
     "idefics3": ("vision_model", -1, "received"),
@@ -74,12 +74,12 @@ def attention_module(model, name, modality="image"):
 
 
 def attended(weights, source):
-    """(pictures, tokens) from maps (pictures, heads, tokens, tokens)."""
+    """(images, tokens) from maps (images, heads, tokens, tokens)."""
     return weights[:, :, 0].mean(1) if source == "cls" else weights.mean((1, 2))
 
 
 def squares(raster, side=2):
-    """(pictures, rows x columns) summed over squares of side x side, from (pictures, n)."""
+    """(images, rows x columns) summed over squares of side x side, from (images, n)."""
     rows = int(raster.shape[1] ** 0.5)
     blocks = raster.view(-1, rows // side, side, rows // side, side)
     return blocks.sum((2, 4)).flatten(1)
@@ -171,7 +171,7 @@ def test_received_attention_can_be_asked_of_encoders_with_cls():
 
 
 def test_padded_patches_have_no_importance():
-    """Idefics3 without splitting pads pictures: what is not looked at is worth nothing, and nothing else changes."""
+    """Idefics3 without splitting pads images: what is not looked at is worth nothing, and nothing else changes."""
     model, processor = pruned("idefics3", "eager")
     inputs = dict(processor(**prompts("idefics3", [[0]]), do_image_splitting=False))
     inputs["pixel_attention_mask"] = inputs["pixel_attention_mask"].clone()

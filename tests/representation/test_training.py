@@ -20,7 +20,7 @@ def projector(model):
 def batch(name, processor):
     inputs = dict(processor(**prompts(name, ROWS)))
     labels = inputs["input_ids"].clone()
-    labels[:, :-3] = -100  # the last words; pictures are never asked for
+    labels[:, :-3] = -100  # the last words; images are never asked for
     inputs["labels"] = labels
     return inputs
 

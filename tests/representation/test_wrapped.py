@@ -17,7 +17,7 @@ from hf_efficient import (
     detach_token_pruner,
     load_token_pruned,
     prune_inputs,
-    remember_pictures,
+    remember_images,
     token_pruner,
 )
 from tests.local_hub import LocalHub
@@ -198,7 +198,7 @@ def test_copies_pickles_contexts_and_functions_work_on_adapters(tmp_path):
     config = TokenPrunerConfig(budget=4)
     with torch.no_grad():
         expected = logits(model, prune_inputs(model, stock_inputs, config))
-    with remember_pictures(model), token_pruner(model, processor, config) as (inside, _):
+    with remember_images(model), token_pruner(model, processor, config) as (inside, _):
         assert inside is model
         inputs = processor(**prompts("llava", ROWS))
         assert torch.allclose(logits(model, inputs), expected, atol=1e-5)

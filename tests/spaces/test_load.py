@@ -21,7 +21,7 @@ Hostile = Callable[[Client, random.Random], str]
 
 
 def bad_files(folder: Path) -> list[tuple[str, bytes]]:
-    """Pictures and videos that are none, or cost more than they look."""
+    """Images and videos that are none, or cost more than they look."""
     Image.new("L", (16, 20000)).save(folder / "thin.png")
     Image.new("1", (8000, 5001)).save(folder / "large.png")
     Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)).save(folder / "cut.png")
@@ -32,10 +32,10 @@ def bad_files(folder: Path) -> list[tuple[str, bytes]]:
 
 
 def visual_tokens(folder: Path) -> tuple[list[str], Ordinary, Hostile]:
-    picture, bad = EXAMPLE.read_bytes(), bad_files(folder)
+    image, bad = EXAMPLE.read_bytes(), bad_files(folder)
 
     def ordinary(client: Client, draw: random.Random) -> str | None:
-        shown = client.upload(picture, "scene.png")
+        shown = client.upload(image, "scene.png")
         call = [shown, "list all .", draw.choice(REPRESENTATION.names), draw.randrange(1, 145)]
         kind, data = client.call("ask", call)
         if kind != "complete":
@@ -43,7 +43,7 @@ def visual_tokens(folder: Path) -> tuple[list[str], Ordinary, Hostile]:
         return None if len(client.fetch(data[0])) > 1000 and "Visual tokens" in data[3] else f"odd: {data}"
 
     def hostile(client: Client, draw: random.Random) -> str:
-        good = [client.upload(picture, "scene.png"), "list all .", "id_pruner", 12]
+        good = [client.upload(image, "scene.png"), "list all .", "id_pruner", 12]
         return harm(client, draw, "ask", good, bad)
 
     return [], ordinary, hostile

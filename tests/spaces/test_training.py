@@ -73,8 +73,8 @@ def test_over_http(url: str) -> None:
 
     client = Client(url, verbose=False)
     drawn, figures = client.predict(["plain", "S2-SAM"], 0.2, 40, "95 % pruned", "rigl", 0, api_name="/compare")
-    with Image.open(drawn) as picture:
-        assert min(picture.size) > 300
+    with Image.open(drawn) as image:
+        assert min(image.size) > 300
     assert len(re.findall(r"<td>(?:<b>)?[\d.]+%", figures)) == 2
     assert figures.count("<b>") >= 1
     with pytest.raises(AppError, match="Tick at least one"):

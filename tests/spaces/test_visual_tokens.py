@@ -53,14 +53,14 @@ def bad_uploads(folder: Path) -> dict[str, Path]:
     """File by what the message about it must say."""
     frames = [Image.new("RGB", (32, 32), colour) for colour in ("red", "blue")]
     frames[0].save(folder / "animated.gif", save_all=True, append_images=frames[1:])
-    (folder / "text.png").write_text("not a picture")
+    (folder / "text.png").write_text("not an image")
     Image.new("RGB", (8, 64)).save(folder / "tiny.png")
     Image.new("1", (8000, 5001)).save(folder / "huge.png")
     Image.new("1", (20000, 20000)).save(folder / "bomb.png")
     Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)).save(folder / "whole.png")
     (folder / "damaged.png").write_bytes((folder / "whole.png").read_bytes()[:2000])
     return {
-        "not a picture": folder / "text.png",
+        "not an image": folder / "text.png",
         "animated": folder / "animated.gif",
         "at least 16": folder / "tiny.png",
         "40 megapixels": folder / "huge.png",
@@ -162,7 +162,7 @@ def test_a_rotated_photograph_is_turned_upright(app: Any, tmp_path: Path) -> Non
     exif = Image.Exif()
     exif[274] = 6  # the camera lay on its side
     Image.new("RGB", (64, 32), "red").save(tmp_path / "photo.jpg", exif=exif)
-    assert app.check_picture(str(tmp_path / "photo.jpg")).size == (32, 64)
+    assert app.check_image(str(tmp_path / "photo.jpg")).size == (32, 64)
 
 
 def test_every_method_over_http(client: Any) -> None:
@@ -174,8 +174,8 @@ def test_every_method_over_http(client: Any) -> None:
         drawn, stock, pruned, costs = client.predict(
             handle_file(str(EXAMPLE)), "list all .", method, 12, api_name="/ask"
         )
-        with Image.open(drawn) as picture:
-            assert picture.size == (384, 384)
+        with Image.open(drawn) as image:
+            assert image.size == (384, 384)
         assert isinstance(stock, str)
         assert isinstance(pruned, str)
         assert re.findall(r'class="number">([^<]+)<', costs)[:2] == ["144", "12"]
@@ -189,7 +189,7 @@ def test_bad_uploads_get_a_message(client: Any, tmp_path: Path) -> None:
     for message, path in bad_uploads(tmp_path).items():
         with pytest.raises(AppError, match=message):
             client.predict(handle_file(str(path)), "list all .", "id_pruner", 12, api_name="/ask")
-    with pytest.raises(AppError, match="Pick a picture"):
+    with pytest.raises(AppError, match="Pick an image"):
         client.predict(None, "list all .", "id_pruner", 12, api_name="/ask")
 
 
@@ -200,7 +200,7 @@ def test_bad_uploads_get_a_message(client: Any, tmp_path: Path) -> None:
         ("x", "has not the form"),
         ({"path": "/etc/passwd", "meta": {"_type": "gradio.FileData"}}, "has not the form"),
         ({"path": "http://127.0.0.1:9/x.png", "meta": {"_type": "gradio.FileData"}}, "the file itself"),
-        (None, "Pick a picture"),
+        (None, "Pick an image"),
     ],
 )
 def test_what_the_page_never_sends_gets_a_sentence_too(url: str, first: object, said: str) -> None:
@@ -235,9 +235,9 @@ def test_in_a_browser(url: str, tmp_path: Path) -> None:
         page.wait_for_function("/Visual tokens\\s+144\\s+5\\s/.test(document.querySelector('#costs').innerText)")
         assert page.input_value("#stock-answer textarea") != ""
 
-        page.get_by_label("Remove").first.click()  # the cross of the picture
-        page.set_input_files("#picture input[type=file]", str(photograph))
-        page.wait_for_selector("#picture img")
+        page.get_by_label("Remove").first.click()  # the cross of the image
+        page.set_input_files("#image input[type=file]", str(photograph))
+        page.wait_for_selector("#image img")
         page.click("#ask")
         page.wait_for_function("!document.querySelector('#costs').innerText.includes('right answer')")
 

@@ -1,4 +1,4 @@
-"""The kept tokens, drawn on the picture they stand for."""
+"""The kept tokens, drawn on the image they stand for."""
 
 from __future__ import annotations
 
@@ -7,23 +7,23 @@ from collections.abc import Iterable
 
 from PIL import Image, ImageChops, ImageDraw, ImageFilter
 
-FOG = (222, 227, 238)  # light, so that a dropped patch of a dark picture is told from a kept one
+FOG = (222, 227, 238)  # light, so that a dropped patch of a dark image is told from a kept one
 FOG_SHARE = 0.82
 EDGE = (255, 122, 0)
 SHORT_SIDE = 384
-MOST_PIXELS = 1 << 22  # of a picture that is enlarged unasked: a thin one would become huge
+MOST_PIXELS = 1 << 22  # of an image that is enlarged unasked: a thin one would become huge
 
 
 def enlarge(image: Image.Image, scale: int | None = None) -> Image.Image:
-    """A picture in RGB, every pixel repeated `scale` times each way.
+    """An image in RGB, every pixel repeated `scale` times each way.
 
     Args:
         image: any mode.
         scale: whole factor >= 1; None takes the smallest that makes the short side at least 384 pixels, or the largest
-            that keeps the picture below 4 megapixels where that is less.
+            that keeps the image below 4 megapixels where that is less.
 
     Returns:
-        A new picture.
+        A new image.
 
     Raises:
         ValueError: scale below 1.
@@ -40,18 +40,18 @@ def enlarge(image: Image.Image, scale: int | None = None) -> Image.Image:
 def draw_kept_tokens(
     image: Image.Image, kept: Iterable[int], grid: tuple[int, int], scale: int | None = None
 ) -> Image.Image:
-    """The picture with kept patches clear and framed, and all others under fog.
+    """The image with kept patches clear and framed, and all others under fog.
 
-    The grid is laid over the whole picture, which is right for processors that resize without cropping.
+    The grid is laid over the whole image, which is right for processors that resize without cropping.
 
     Args:
-        image: picture the tokens were made of, any mode and size.
+        image: image the tokens were made of, any mode and size.
         kept: positions of the kept tokens in the flattened grid, row by row.
         grid: (rows, columns) of the tokens.
         scale: see `enlarge`.
 
     Returns:
-        A new RGB picture.
+        A new RGB image.
 
     Raises:
         ValueError: a position lies outside of the grid, or the grid has no cell.

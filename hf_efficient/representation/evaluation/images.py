@@ -1,4 +1,4 @@
-"""Pictures of anybody: opened with limits on what is decoded and made of them, upright, in RGB, on white."""
+"""Images of anybody: opened with limits on what is decoded and made of them, upright, in RGB, on white."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ LEAST_SIDE, MOST_PIXELS, MOST_RATIO = 16, 40_000_000, 16
 SHORTENED = 1024  # pixels of the long side: no model here sees more
 
 
-class PictureError(ValueError):
-    """A file that is no picture, a damaged one, or one beyond the limits. The message says what to do."""
+class ImageError(ValueError):
+    """A file that is no image, a damaged one, or one beyond the limits. The message says what to do."""
 
 
-def read_picture(path: str, most_pixels: int = MOST_PIXELS, long_side: int = SHORTENED) -> Image.Image:
-    """Open a picture that may be anything, or say what is wrong with it.
+def read_image(path: str, most_pixels: int = MOST_PIXELS, long_side: int = SHORTENED) -> Image.Image:
+    """Open an image that may be anything, or say what is wrong with it.
 
     Its size is looked at before a pixel is decoded. Then it is made smaller at once, so that whatever follows works on
-    `long_side` pixels at most; a smaller picture keeps every pixel.
+    `long_side` pixels at most; a smaller image keeps every pixel.
 
     Args:
         path: of the file.
@@ -31,10 +31,10 @@ def read_picture(path: str, most_pixels: int = MOST_PIXELS, long_side: int = SHO
         long_side: of the result.
 
     Returns:
-        A new picture in RGB, turned as its camera was held, transparency on white, 16 bits scaled to 8.
+        A new image in RGB, turned as its camera was held, transparency on white, 16 bits scaled to 8.
 
     Raises:
-        PictureError: no picture, animated, damaged, too large, too small, or too thin.
+        ImageError: no image, animated, damaged, too large, too small, or too thin.
     """
     with _told(), warnings.catch_warnings():
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # the limit here is lower
@@ -53,17 +53,17 @@ def read_picture(path: str, most_pixels: int = MOST_PIXELS, long_side: int = SHO
 def _told() -> Iterator[None]:
     try:
         yield
-    except PictureError:
+    except ImageError:
         raise
     except Image.DecompressionBombError:
         raise _too_large(MOST_PIXELS) from None
     except Image.UnidentifiedImageError:
-        raise PictureError("This file is not a picture. Take a PNG, JPEG or WebP file.") from None
+        raise ImageError("This file is not an image. Take a PNG, JPEG or WebP file.") from None
     except FileNotFoundError:
-        raise PictureError("This picture is gone. Upload it again.") from None
+        raise ImageError("This image is gone. Upload it again.") from None
     except (OSError, SyntaxError, ValueError, EOFError, KeyError, IndexError, TypeError, struct.error, zlib.error,
             OverflowError, MemoryError, RuntimeError):  # fmt: skip  # what Pillow's readers raise for broken files
-        raise PictureError("This picture is damaged. Save it again, or take another.") from None
+        raise ImageError("This image is damaged. Save it again, or take another.") from None
 
 
 def _check(image: Image.Image, most_pixels: int) -> None:
@@ -71,17 +71,17 @@ def _check(image: Image.Image, most_pixels: int) -> None:
     if width * height > most_pixels:
         raise _too_large(most_pixels)
     if min(width, height) < LEAST_SIDE:
-        raise PictureError(f"This picture has {width} x {height} pixels; it needs at least {LEAST_SIDE} a side.")
+        raise ImageError(f"This image has {width} x {height} pixels; it needs at least {LEAST_SIDE} a side.")
     if max(width, height) > MOST_RATIO * min(width, height):
-        raise PictureError(
-            f"This picture has {width} x {height} pixels: one side is more than {MOST_RATIO} times the other. Cut it."
+        raise ImageError(
+            f"This image has {width} x {height} pixels: one side is more than {MOST_RATIO} times the other. Cut it."
         )
     if image.format != "MPO" and getattr(image, "is_animated", False):  # a telephone's MPO holds a preview, too
-        raise PictureError("This picture is animated. Take a single frame of it.")
+        raise ImageError("This image is animated. Take a single frame of it.")
 
 
-def _too_large(most_pixels: int) -> PictureError:
-    return PictureError(f"This picture has more than {most_pixels / 1e6:g} megapixels. Scale it down.")
+def _too_large(most_pixels: int) -> ImageError:
+    return ImageError(f"This image has more than {most_pixels / 1e6:g} megapixels. Scale it down.")
 
 
 def _eight_bits(image: Image.Image) -> Image.Image:

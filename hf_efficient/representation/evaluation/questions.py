@@ -1,4 +1,4 @@
-"""Ask a vision-language model about pictures and measure what it costs: answers, prefill time, KV-cache bytes."""
+"""Ask a vision-language model about images and measure what it costs: answers, prefill time, KV-cache bytes."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def load_vlm(model_id: str | os.PathLike[str] = TINY_VLM) -> tuple[Any, Any]:
 
 @dataclass(frozen=True)
 class Question:
-    """One question about a picture, its one right answer, and the family of questions it belongs to."""
+    """One question about an image, its one right answer, and the family of questions it belongs to."""
 
     question: str
     answer: str
@@ -59,7 +59,7 @@ class Question:
 
 @dataclass(frozen=True)
 class Scene:
-    """A picture (RGB) and what is asked about it."""
+    """An image (RGB) and what is asked about it."""
 
     name: str
     image: Image.Image
@@ -67,63 +67,63 @@ class Scene:
 
 
 def load_evaluation_set(folder: str | os.PathLike[str] = EVALUATION_SET, limit: int | None = None) -> list[Scene]:
-    """Read a folder of pictures with questions (`metadata.jsonl`, the layout of datasets' imagefolder).
+    """Read a folder of images with questions (`metadata.jsonl`, the layout of datasets' imagefolder).
 
     Args:
         folder: holds `metadata.jsonl`, a line `{"file_name": ..., "questions": [{"question", "answer", "family"}]}` per
-            picture, and the pictures.
+            image, and the images.
         limit: read only the first so many.
 
     Returns:
         The scenes, in the order of the file.
 
     Raises:
-        FileNotFoundError: there is no metadata.jsonl, or a picture it names is missing.
+        FileNotFoundError: there is no metadata.jsonl, or an image it names is missing.
         ValueError: a line is not of this form (the message names it), or there is no question at all.
     """
     path = Path(folder) / "metadata.jsonl"
     if not path.parent.is_dir():
-        raise FileNotFoundError(f"{str(folder)!r} is missing: there is no such folder of pictures.")
+        raise FileNotFoundError(f"{str(folder)!r} is missing: there is no such folder of images.")
     if not path.is_file():
-        raise FileNotFoundError(f"No metadata.jsonl in {str(folder)!r}; expected a folder of pictures with questions.")
+        raise FileNotFoundError(f"No metadata.jsonl in {str(folder)!r}; expected a folder of images with questions.")
     scenes: list[Scene] = []
     with path.open("rb") as file:
         for number, line in enumerate(file, 1):
             if limit is not None and len(scenes) == limit:
                 break
             name, questions = _entry(line, f"{path}, line {number} is not a scene")
-            scenes.append(Scene(name, _picture(path.parent / name), questions))
+            scenes.append(Scene(name, _image(path.parent / name), questions))
     if not any(scene.questions for scene in scenes):
-        raise ValueError(f"{path} asks nothing; expected at least one picture with a question.")
+        raise ValueError(f"{path} asks nothing; expected at least one image with a question.")
     return scenes
 
 
 def _entry(line: bytes, where: str) -> tuple[str, tuple[Question, ...]]:
-    """The picture's name and the questions of a line of metadata.jsonl."""
+    """The image's name and the questions of a line of metadata.jsonl."""
     fields = Fields(parse_json(line, where), where)
     name = fields.text("file_name")
     if PurePath(name).is_absolute() or ".." in PurePath(name).parts:
-        raise fields.wrong("file_name", "the path of a picture in the folder")
+        raise fields.wrong("file_name", "the path of an image in the folder")
     asked = [Fields(question, f"{where}: questions") for question in fields.items("questions", 10_000)]
     return name, tuple(Question(q.text("question"), q.text("answer"), q.text("family")) for q in asked)
 
 
-def _picture(path: Path) -> Image.Image:
+def _image(path: Path) -> Image.Image:
     try:
         with Image.open(path) as image:
             return image.convert("RGB")
     except (FileNotFoundError, PermissionError):
         raise
     except Exception as error:  # Pillow has many ways to say what is wrong
-        raise ValueError(f"{path} is no picture that can be read: {error}") from error
+        raise ValueError(f"{path} is no image that can be read: {error}") from error
 
 
 def encode_prompts(processor: Any, images: Sequence[Image.Image], questions: Sequence[str]) -> dict[str, Tensor]:
-    """Model inputs of one prompt per question: the picture, then the question, padded on the left.
+    """Model inputs of one prompt per question: the image, then the question, padded on the left.
 
     Args:
-        processor: processor of a model with pictures, stock or with a token pruner.
-        images: one picture per question.
+        processor: processor of a model with images, stock or with a token pruner.
+        images: one image per question.
         questions: what is asked, as the model was trained to be asked.
 
     Returns:
@@ -147,9 +147,9 @@ def answer_questions(
     """Greedy answers, one prompt per question.
 
     Args:
-        model: a model that generates text from pictures; put into evaluation mode by the caller.
+        model: a model that generates text from images; put into evaluation mode by the caller.
         processor: the model's.
-        images: one picture per question.
+        images: one image per question.
         questions: as many.
         batch_size: prompts that go through the model together.
         max_new_tokens: longest answer.
@@ -159,10 +159,10 @@ def answer_questions(
         The answers without special tokens, words separated by single spaces.
 
     Raises:
-        ValueError: not as many pictures as questions.
+        ValueError: not as many images as questions.
     """
     if len(images) != len(questions):
-        raise ValueError(f"{len(images)} pictures for {len(questions)} questions; expected one picture per question.")
+        raise ValueError(f"{len(images)} images for {len(questions)} questions; expected one image per question.")
     answers: list[str] = []
     for start in range(0, len(questions), batch_size):
         part = slice(start, start + batch_size)
@@ -191,7 +191,7 @@ def _plain(text: str) -> str:
 
 
 def on_device(model: Any, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The inputs on the model's device, pictures in the model's dtype."""
+    """The inputs on the model's device, images in the model's dtype."""
     moved = {}
     for name, value in inputs.items():
         moved[name] = value.to(model.device, model.dtype if value.is_floating_point() else None)
@@ -259,7 +259,7 @@ def compare_costs(
     Args:
         model: the model, as it is used with None.
         processor: its processor.
-        images: one picture per question.
+        images: one image per question.
         questions: one prompt each; all prompts form one batch.
         configs: token pruners; None takes model and processor as they are.
         rounds: timed prefills of every config.

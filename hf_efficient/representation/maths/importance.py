@@ -1,6 +1,6 @@
 """Stage I: what a token is worth, told without looking at any pair of kept tokens.
 
-Every score is per unit (one picture, tile or frame): nothing here mixes rows of a batch.
+Every score is per unit (one image, tile or frame): nothing here mixes rows of a batch.
 """
 
 from __future__ import annotations

@@ -12,7 +12,7 @@ from torch import Tensor
 class Mixture:
     """K tokens as weighted sums of N: z_k = sum over m with target_m = k of weights_m · x_(source_m).
 
-    It is data, not a function, so that the same mixture makes tokens of every level of features of the same picture,
+    It is data, not a function, so that the same mixture makes tokens of every level of features of the same image,
     and so that what became of a token can be looked up.
 
     Args:

@@ -55,7 +55,7 @@ def static_runs(features: Tensor, groups: Tensor, alike: float, least: int) -> R
         least: runs to have at least; where more is static, the tokens that changed most begin runs.
 
     Returns:
-        The runs, or None where tokens form no equal frames (a single picture).
+        The runs, or None where tokens form no equal frames (a single image).
     """
     n, frames = features.shape[1], int(groups.max()) + 1
     size = n // frames

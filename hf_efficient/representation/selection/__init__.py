@@ -37,15 +37,15 @@ from . import (
     vispruner,
 )
 from . import (
-    divprune as max_min,
+    divprune as divprune,
 )
 
 SELECTORS: dict[str, Callable[..., Tensor]] = {
     "id_pruner": id_pruner.select,  # importance and coverage in one submodular objective
-    "random": random.select,  # the same fixed draw for every picture
+    "random": random.select,  # the same fixed draw for every image
     "uniform": uniform.select,  # an even grid
     "top_importance": top_importance.select,  # the k most important
-    "max_min": max_min.select,  # farthest point on 1 - cosine (DivPrune)
+    "divprune": divprune.select,  # farthest point on 1 - cosine (DivPrune)
     "cen_prune": cen_prune.select,  # the same on centred tokens, times distinctiveness
     "cdpruner": cdpruner.select,  # determinantal point process
     "idpruner_mmr": idpruner_mmr.select,  # maximal marginal relevance (Tencent's IDPruner)

@@ -18,7 +18,7 @@ def select(features: Tensor, importance: Tensor, k: int, config: Any = None, quo
     """Greedy maximum of det of the kernel L_ij = r_i cos_ij r_j, by incremental Cholesky factors.
 
     In the paper r is the relevance to the question: set `question_weight=1`. The public code scales r by the smallest
-    and largest value of the whole batch, so that a picture's tokens depend on its batch mates, and takes the negated
+    and largest value of the whole batch, so that an image's tokens depend on its batch mates, and takes the negated
     mean cosine to the words in CLIP's space; here r is scaled within the unit, and its sign is that of the importance.
 
     Args:

@@ -19,9 +19,9 @@ VARIETY = 0.09  # weight of the variance of cosines beside attention
 def select(features: Tensor, importance: Tensor, k: int, config: Any = None) -> Tensor:
     """Crops get tokens in proportion to their mean of attention + variety; each takes its most important ones.
 
-    Crops are stretches of the sequence, as in the public code (so bands of the picture, not blocks). That code scales
+    Crops are stretches of the sequence, as in the public code (so bands of the image, not blocks). That code scales
     variety to the mean attention of its own crop, which cancels it from the crop's score; here it is scaled over the
-    picture. That code fills up with zeros where a crop has fewer tokens than it was given, and returns tokens out of
+    image. That code fills up with zeros where a crop has fewer tokens than it was given, and returns tokens out of
     order; here the surplus goes to the other crops.
 
     Returns:

@@ -18,7 +18,7 @@ def generate(features: Tensor, importance: Tensor, k: int, config: Any = None) -
 
     The paper merges inside the encoder, r tokens a layer, by its keys; here rounds follow each other on the finished
     tokens, each merging up to half, until k are left. Importance plays no part. The paper goes on with proportional
-    attention: `size_aware=True`.
+    attention: `proportional_attention=True`.
 
     Args:
         features: (B, N, D) float32.

@@ -1,4 +1,4 @@
-"""An even grid of tokens: what a coarser look at the picture would keep."""
+"""An even grid of tokens: what a coarser look at the image would keep."""
 
 from __future__ import annotations
 

@@ -30,7 +30,7 @@ def attach_token_pruner(
 ) -> tuple[Any, Any]:
     """Let a stock model and its processor work with fewer visual tokens, in place.
 
-    Afterwards `processor(...)` emits exactly K placeholders for every picture, tile or frame, and the model delivers
+    Afterwards `processor(...)` emits exactly K placeholders for every image, tile or frame, and the model delivers
     exactly K features for it; `forward`, `generate`, training and saving go on as before. What was kept is told by
     `model.token_pruner.last`. Attaching again replaces the config.
 
@@ -52,7 +52,7 @@ def attach_token_pruner(
         config = TokenPrunerConfig.from_pretrained(config)
     if config.adaptive:
         raise ValueError(
-            "adaptive=True cannot be attached: the processor writes placeholders before a picture is looked at. Use "
+            "adaptive=True cannot be attached: the processor writes placeholders before an image is looked at. Use "
             "prune_inputs(model, inputs, config) on inputs of the stock processor, or min_group_share."
         )
     given, model = model, unwrapped(model)
@@ -61,13 +61,13 @@ def attach_token_pruner(
     _check_generator(model, config)
     base = model.base_model
     check_bare(base)
-    size_aware = bool(config.size_aware) or (config.wants_sizes and takes_masks(base))
-    pruner = TokenPruner(config, family, size_aware)
-    if not family.mrope and config.positions != "auto" and size_aware == (config.positions == "compact"):
+    proportional_attention = bool(config.proportional_attention) or (config.wants_sizes and takes_masks(base))
+    pruner = TokenPruner(config, family, proportional_attention)
+    if not family.mrope and config.positions != "auto" and proportional_attention == (config.positions == "compact"):
+        how = "with" if proportional_attention else "without"
         logger.warning_once(
-            f"positions={config.positions!r} {'with' if size_aware else 'without'} size-aware attention: in published "
-            "measurements on LLaVA-1.5 this pair loses to the other two (docs/itg.md). Measure it, or use "
-            "positions='auto'."
+            f"positions={config.positions!r} {how} proportional attention: in published measurements on LLaVA-1.5 this "
+            "pair loses to the other two (docs/itg.md). Measure it, or use positions='auto'."
         )
     check_grouped(config, model.config.model_type, family.grouped)
     family.source(base, "image", config.importance_source)  # raises if the encoder has no such importance

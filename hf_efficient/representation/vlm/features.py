@@ -14,7 +14,7 @@ from hf_efficient.representation.config import TokenPrunerConfig
 from hf_efficient.representation.generator import TokenGenerator
 from hf_efficient.representation.maths.sharing import information, share_budget
 from hf_efficient.representation.reduce import reduce_tokens
-from hf_efficient.representation.vlm.families.family import Family, Pictures, Unit
+from hf_efficient.representation.vlm.families.family import Family, Unit, VisualInputs
 
 from .grouped import warn_ungrouped
 from .kept import KeptUnit
@@ -26,7 +26,7 @@ def encode(
     stock: Callable[..., Any],
     family: Family,
     config: TokenPrunerConfig,
-    pictures: Pictures,
+    images: VisualInputs,
     question: Callable[[list[Unit]], Tensor] | None = None,
     rows: list[int] | None = None,
 ) -> Any:
@@ -36,7 +36,7 @@ def encode(
         stock: `get_image_features` or `get_video_features`, bound to the model.
         family: the family of the model.
         config: method, budget and their settings.
-        pictures: the call.
+        images: the call.
         question: from units to (U, 1, D) text of their prompts, needed if `config.question_weight` > 0.
         rows: prompt of every unit, needed if `config.adaptive`.
 
@@ -44,26 +44,26 @@ def encode(
         The stock output, with `pooler_output` (and `deepstack_features`) reduced in the same container, and a list of
         `KeptUnit` as its attribute `kept`.
     """
-    units = family.units(pictures)
+    units = family.units(images)
     prunes = any(config.tokens_to_keep(unit.n) < unit.n for unit in units)
-    source = family.source(pictures.base, pictures.modality, config.importance_source) if prunes else None
+    source = family.source(images.base, images.modality, config.importance_source) if prunes else None
 
     def look() -> tuple[Any, list[Tensor] | None]:
-        arguments = {**pictures.arguments, "return_dict": True}
+        arguments = {**images.arguments, "return_dict": True}
         if source is None:
             return stock(**arguments), None
-        with family.attention(pictures, source) as watch:
+        with family.attention(images, source) as watch:
             output = stock(**arguments)
-        return output, family.scores(pictures, watch.result(), units)
+        return output, family.scores(images, watch.result(), units)
 
-    memory = memory_of(pictures.base)
-    output, scores = look() if memory is None else memory.recall(pictures, source, look)
+    memory = memory_of(images.base)
+    output, scores = look() if memory is None else memory.recall(images, source, look)
     query = question(units) if question is not None and prunes else None
     features = split(output.pooler_output, units)
     budgets = [config.tokens_to_keep(unit.n) for unit in units]
     if config.adaptive and rows is not None:
         budgets = shared_budgets(features, rows, budgets)
-    output.kept = choose(features, units, scores, query, config, pictures.modality, budgets)
+    output.kept = choose(features, units, scores, query, config, images.modality, budgets)
     output.pooler_output = repack(output.pooler_output, units, features, output.kept, config.generator)
     levels = getattr(output, "deepstack_features", None)
     if levels is not None:

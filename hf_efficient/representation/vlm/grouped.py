@@ -29,7 +29,7 @@ def check_grouped(config: TokenPrunerConfig, kind: str, can: tuple[str, ...]) ->
 
 
 def warn_ungrouped(config: TokenPrunerConfig, groups: Tensor | None, modality: str) -> None:
-    """Say once that settings about groups do nothing for a picture or video of one tile or frame."""
+    """Say once that settings about groups do nothing for an image or video of one tile or frame."""
     several = groups is not None and bool(groups.any())
     for name in asked_of_groups(config):
         if not several or (name == "merge_static" and modality == "image"):

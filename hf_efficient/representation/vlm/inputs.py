@@ -18,7 +18,7 @@ from torch.nn import functional as F
 
 from hf_efficient.representation.config import TokenPrunerConfig
 from hf_efficient.representation.vlm.decoder.rope import rope_index, text_positions
-from hf_efficient.representation.vlm.families.family import PIXELS, Family, Pictures, Unit
+from hf_efficient.representation.vlm.families.family import PIXELS, Family, Unit, VisualInputs
 
 from .families import family_of
 from .features import encode
@@ -58,7 +58,7 @@ class Prompt:
         """(B, L) bool: which tokens are placeholders of any modality."""
         return torch.isin(self.ids, torch.tensor(list(self.tokens.values()), device=self.ids.device))
 
-    def question(self, pictures: Pictures, counts: list[int]) -> Tensor:
+    def question(self, images: VisualInputs, counts: list[int]) -> Tensor:
         """Direction of the text around every unit, (U, 1, D): mean of the unit vectors of its prompt's text tokens.
 
         `counts` are the placeholders of every unit in this prompt.
@@ -66,9 +66,9 @@ class Prompt:
         text = torch.ones_like(self.ids, dtype=torch.bool) if self.mask is None else self.mask.bool()
         for token in self.tokens.values():
             text = text & (self.ids != token)
-        words = pictures.base.get_input_embeddings()(self.ids.masked_fill(~text, 0)).detach().float()
+        words = images.base.get_input_embeddings()(self.ids.masked_fill(~text, 0)).detach().float()
         rows = (F.normalize(words, dim=-1) * text.unsqueeze(-1)).sum(1, keepdim=True)
-        return rows[self.rows(pictures.modality, counts)]
+        return rows[self.rows(images.modality, counts)]
 
     def rows(self, modality: str, counts: list[int]) -> list[int]:
         """The row of every unit, of units with `counts` placeholders each."""
@@ -77,14 +77,14 @@ class Prompt:
         return rows
 
 
-def pictures_of(base: Any, inputs: dict[str, Any]) -> list[Pictures]:
-    """The calls of the model's feature functions that `inputs` hold pixels for, pictures before videos."""
+def images_of(base: Any, inputs: dict[str, Any]) -> list[VisualInputs]:
+    """The calls of the model's feature functions that `inputs` hold pixels for, images before videos."""
     calls = []
     for modality in MODALITIES:
         function = getattr(base, f"get_{modality}_features", None)
         if function is not None and any(inputs.get(name) is not None for name in PIXELS[modality]):
             names = inspect.signature(function).parameters
-            calls.append(Pictures(base, modality, {k: inputs[k] for k in names if inputs.get(k) is not None}))
+            calls.append(VisualInputs(base, modality, {k: inputs[k] for k in names if inputs.get(k) is not None}))
     return calls
 
 
@@ -186,11 +186,11 @@ def restore(prompt: Prompt, kept: dict[str, list[KeptUnit]], types: Tensor | Non
     )
 
 
-def keeps_positions(family: Family, config: TokenPrunerConfig, size_aware: bool = False) -> bool:
+def keeps_positions(family: Family, config: TokenPrunerConfig, proportional_attention: bool = False) -> bool:
     """Whether kept tokens keep the positions of the unpruned prompt.
 
-    On LLaVA-1.5 renumbered positions do better without size-aware attention and kept ones with it (RESTORE, ICML 2026),
-    so "auto" takes those pairs.
+    On LLaVA-1.5 renumbered positions do better without proportional attention and kept ones with it (RESTORE, ICML
+    2026), so "auto" takes those pairs.
 
     Raises:
         ValueError: the config asks for compact positions in a family that has none.
@@ -198,9 +198,9 @@ def keeps_positions(family: Family, config: TokenPrunerConfig, size_aware: bool 
     if family.mrope and config.positions == "compact":
         raise ValueError(
             f"positions='compact' has no meaning for {family.processor[: -len('Processor')]}: its positions are (time, "
-            "height, width) of the picture, and are kept. Use positions='auto' or 'original'."
+            "height, width) of the image, and are kept. Use positions='auto' or 'original'."
         )
-    return family.mrope or config.positions == "original" or (config.positions == "auto" and size_aware)
+    return family.mrope or config.positions == "original" or (config.positions == "auto" and proportional_attention)
 
 
 def prune_inputs(model: Any, inputs: Any, config: TokenPrunerConfig) -> dict[str, Any]:
@@ -213,16 +213,16 @@ def prune_inputs(model: Any, inputs: Any, config: TokenPrunerConfig) -> dict[str
 
     Returns:
         Arguments for one `model(**...)` or `model.generate(**...)`: ids, masks and labels of the pruned prompt, the
-        encoded pictures in `mm_encoder_outputs`, and `position_ids` where positions are kept.
+        encoded images in `mm_encoder_outputs`, and `position_ids` where positions are kept.
 
     Raises:
-        ValueError: the model's family is not supported, it has a pruner attached, or prompt and pictures do not fit.
+        ValueError: the model's family is not supported, it has a pruner attached, or prompt and images do not fit.
     """
     model = unwrapped(model)
     base, family = model.base_model, family_of(model)
     if hasattr(base, "token_pruner"):
         raise ValueError("The model has a token pruner attached and prunes by itself; detach it, or call it directly.")
-    for name in ("size_aware", "llm_layers"):
+    for name in ("proportional_attention", "llm_layers"):
         if value := getattr(config, name):
             raise ValueError(
                 f"{name}={value} changes the model, not its inputs alone: use attach_token_pruner(model, processor, "
@@ -234,20 +234,20 @@ def prune_inputs(model: Any, inputs: Any, config: TokenPrunerConfig) -> dict[str
     prompt = Prompt.of(base, inputs["input_ids"], inputs.get("attention_mask"))
     whole = TokenPrunerConfig(budget=1.0)
     outputs: dict[str, Any] = {}
-    calls = pictures_of(base, inputs)
-    for pictures in calls:
-        check_placeholders(prompt, pictures.modality, family.units(pictures), whole)
-    for pictures in calls:
+    calls = images_of(base, inputs)
+    for images in calls:
+        check_placeholders(prompt, images.modality, family.units(images), whole)
+    for images in calls:
 
-        def question(units: list[Unit], pictures: Pictures = pictures) -> Tensor:
-            return prompt.question(pictures, [unit.n for unit in units])
+        def question(units: list[Unit], images: VisualInputs = images) -> Tensor:
+            return prompt.question(images, [unit.n for unit in units])
 
         asked = question if config.question_weight else None
-        rows = prompt.rows(pictures.modality, [unit.n for unit in family.units(pictures)])
-        outputs[pictures.modality] = encode(pictures.function(), family, config, pictures, asked, rows)
+        rows = prompt.rows(images.modality, [unit.n for unit in family.units(images)])
+        outputs[images.modality] = encode(images.function(), family, config, images, asked, rows)
     kept = {modality: output.kept for modality, output in outputs.items()}
     columns, mask = kept_columns(prompt, kept)
-    used = {name for pictures in calls for name in pictures.arguments}
+    used = {name for images in calls for name in images.arguments}
     rest = {k: v for k, v in inputs.items() if k not in used}
     pruned = {k: v.gather(1, columns) if _per_token(v, prompt) else v for k, v in rest.items()}
     pad = getattr(model.config.get_text_config(), "pad_token_id", None)

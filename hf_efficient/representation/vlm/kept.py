@@ -1,4 +1,4 @@
-"""What was kept of one picture, tile, frame or video."""
+"""What was kept of one image, tile, frame or video."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from hf_efficient.representation.maths.mixture import Mixture
 
 @dataclass
 class KeptUnit:
-    """What was kept of one picture, tile, frame or video.
+    """What was kept of one image, tile, frame or video.
 
     Args:
         modality: "image" or "video".

@@ -61,7 +61,7 @@ def choose_with_breaks(
     kept = [KeptUnit(modality, n, *values, unit.grid) for values in zip(*columns, strict=True)]
     for one, x, made_of in zip(kept, features, mixtures, strict=True):
         one.mixture = made_of
-        if made_of is not None or config.size_aware:
+        if made_of is not None or config.proportional_attention:
             one.assignment = nearest_kept(x[None], one.indices[None])[0] if made_of is None else made_of.assignment[0]
             one.mass = mass(one.assignment[None], k)[0]
     return kept

@@ -1,4 +1,4 @@
-"""Pictures seen before need not be encoded again: chats over one picture, several budgets for the same pictures."""
+"""Images seen before need not be encoded again: chats over one image, several budgets for the same images."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hf_efficient.representation.vlm.families.family import Pictures
+from hf_efficient.representation.vlm.families.family import VisualInputs
 
 from .wrapped import unwrapped
 
@@ -27,10 +27,10 @@ class Seen:
         self.scores: dict[str | None, Any] = {}
 
 
-class PictureMemory:
+class ImageMemory:
     """What the vision encoder made of the latest calls, before anything is pruned; one for all threads.
 
-    A thread that asks for pictures another one is just looking at waits for that look.
+    A thread that asks for images another one is just looking at waits for that look.
 
     Args:
         size: calls that are remembered; the one not asked for longest goes first.
@@ -41,15 +41,15 @@ class PictureMemory:
         self.order = threading.Lock()
         self.seen: OrderedDict[bytes, Seen] = OrderedDict()
 
-    def recall(self, pictures: Pictures, source: str | None, look: Callable[[], tuple[Any, Any]]) -> tuple[Any, Any]:
+    def recall(self, images: VisualInputs, source: str | None, look: Callable[[], tuple[Any, Any]]) -> tuple[Any, Any]:
         """Encoder output (a copy to change) and scores of a call, from memory or by looking.
 
         Args:
-            pictures: the call; remembered by the values of its arguments.
+            images: the call; remembered by the values of its arguments.
             source: where importance comes from; None where no scores are wanted, then any look at them serves.
             look: encodes.
         """
-        key = key_of(pictures)
+        key = key_of(images)
         with self.order:
             entry = self.seen.setdefault(key, Seen())
             self.seen.move_to_end(key)
@@ -71,10 +71,10 @@ class PictureMemory:
                 self.seen.popitem(last=False)
 
 
-def key_of(pictures: Pictures) -> bytes:
+def key_of(images: VisualInputs) -> bytes:
     """A digest of everything that the encoder's output depends on."""
-    digest = hashlib.blake2b(pictures.modality.encode(), digest_size=16)
-    for name, value in sorted(pictures.arguments.items()):
+    digest = hashlib.blake2b(images.modality.encode(), digest_size=16)
+    for name, value in sorted(images.arguments.items()):
         digest.update(name.encode())
         if isinstance(value, Tensor):
             digest.update(f"{value.dtype} {value.device} {tuple(value.shape)}".encode())
@@ -85,12 +85,12 @@ def key_of(pictures: Pictures) -> bytes:
 
 
 @contextmanager
-def remember_pictures(model: Any, size: int = 8) -> Iterator[None]:
-    """Encode every picture once inside a `with` block, however often and with whatever token pruner it is shown.
+def remember_images(model: Any, size: int = 8) -> Iterator[None]:
+    """Encode every image once inside a `with` block, however often and with whatever token pruner it is shown.
 
-    Holds for calls from any thread. Prompts may differ, and so may budgets and methods. A picture is looked at again
+    Holds for calls from any thread. Prompts may differ, and so may budgets and methods. An image is looked at again
     where scores are wanted that no look before has taken. What is remembered is what one call encodes, so that a
-    picture is found again only with those that were encoded together with it. Weights of the encoder must not change
+    image is found again only with those that were encoded together with it. Weights of the encoder must not change
     meanwhile;
     nothing is remembered while gradients are on.
 
@@ -103,22 +103,22 @@ def remember_pictures(model: Any, size: int = 8) -> Iterator[None]:
     """
     if size < 1:
         raise ValueError(f"size={size} remembers nothing; expected at least 1.")
-    base, memory = unwrapped(model).base_model, PictureMemory(size)
+    base, memory = unwrapped(model).base_model, ImageMemory(size)
     with _OPENING:
-        base.picture_memories = (*vars(base).get("picture_memories", ()), memory)
+        base.image_memories = (*vars(base).get("image_memories", ()), memory)
     try:
         yield
     finally:
         with _OPENING:
-            rest = tuple(one for one in base.picture_memories if one is not memory)
-            base.picture_memories = rest
+            rest = tuple(one for one in base.image_memories if one is not memory)
+            base.image_memories = rest
             if not rest:
-                del base.picture_memories
+                del base.image_memories
 
 
-def memory_of(base: Any) -> PictureMemory | None:
+def memory_of(base: Any) -> ImageMemory | None:
     """The memory of the innermost block that is open; none while gradients are on."""
-    memories: tuple[PictureMemory, ...] = () if torch.is_grad_enabled() else vars(base).get("picture_memories", ())
+    memories: tuple[ImageMemory, ...] = () if torch.is_grad_enabled() else vars(base).get("image_memories", ())
     return memories[-1] if memories else None
 
 

@@ -46,7 +46,7 @@ class PlaceholderPruner:
             )
 
     def shrink(self, processor: Any, text: str, modality: str, inputs: Any, index: int) -> str:
-        """The text of one picture or video with K placeholders per unit in place of N."""
+        """The text of one image or video with K placeholders per unit in place of N."""
         token = self.family.placeholder(processor, modality)
 
         def fewer(run: re.Match[str]) -> str:

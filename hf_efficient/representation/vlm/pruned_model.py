@@ -21,10 +21,10 @@ from hf_efficient.representation.vlm.decoder.proportional_attention import (
     keep_attention,
     size_own_mask,
 )
-from hf_efficient.representation.vlm.families.family import PIXELS, Pictures
+from hf_efficient.representation.vlm.families.family import PIXELS, VisualInputs
 
 from .attached import Attached, Saved
-from .inputs import MODALITIES, Prompt, pictures_of, restore
+from .inputs import MODALITIES, Prompt, images_of, restore
 from .kept import KeptUnit
 from .pruner import TokenPruner, cached_length, kept_units
 from .wrapped import follow_peft
@@ -85,8 +85,8 @@ class PrunedGeneration(Saved):
         encodes = self._encode_prompt(ids, model_kwargs, call)
         if past and encodes and pruner.keeps_positions:
             raise ValueError(
-                "New pictures after a cache that is not empty cannot keep their positions. Pass the whole conversation "
-                "and all its pictures without past_key_values."
+                "New images after a cache that is not empty cannot keep their positions. Pass the whole conversation "
+                "and all its images without past_key_values."
             )
         kept = kept_units(model_kwargs.get("mm_encoder_outputs"))
         plain: Any = functools.partial(GenerationMixin._prepare_position_ids_for_generation, self)
@@ -137,7 +137,7 @@ class PrunedGeneration(Saved):
     def _encode_prompt(self, ids: Tensor, model_kwargs: dict[str, Any], call: Call) -> bool:
         """Encode what pixels there are, in place in `model_kwargs`; whether there were any."""
         base, mask = self.base_model, model_kwargs.get("attention_mask")
-        if not pictures_of(base, model_kwargs):
+        if not images_of(base, model_kwargs):
             return False
         past = cached_length(model_kwargs)
         if past and (mask is None or mask.shape[1] == ids.shape[1]):  # the prompt repeats what is in the cache
@@ -196,7 +196,7 @@ def pruned_features(stock: Callable[..., Any], modality: str) -> Callable[..., A
         call |= call.pop("kwargs", {})
         call.pop("self")
         as_dict = call.pop("return_dict", None)
-        output = self.token_pruner.features(functools.partial(stock, self), Pictures(self, modality, call))
+        output = self.token_pruner.features(functools.partial(stock, self), VisualInputs(self, modality, call))
         return output.to_tuple() if as_dict is False else output
 
     return torch.compiler.disable(features)  # type: ignore[no-any-return]
@@ -243,7 +243,7 @@ def encode_call(base: Any, arguments: dict[str, Any]) -> Call:
     base.token_pruner.check(base, prompt, arguments)
     call.prompt = prompt if arguments.get("input_ids") is not None else None  # embeddings do not tell the question
     with under_way(base, call):
-        outputs = {p.modality: p.function()(**p.arguments, return_dict=True) for p in pictures_of(base, arguments)}
+        outputs = {p.modality: p.function()(**p.arguments, return_dict=True) for p in images_of(base, arguments)}
     call.prompt = None
     for name in PIXEL:
         arguments.pop(name, None)
@@ -281,7 +281,7 @@ def read_call(base: Any, arguments: dict[str, Any], kept: dict[str, list[KeptUni
         call.units = units
         if pruner.reads_prompts and (kept or arguments.get("input_ids") is not None):
             pruner.read(base, call, visible_ids(base, arguments), arguments.get("attention_mask"), kept, past)
-    if pruner.size_aware:
+    if pruner.proportional_attention:
         arguments["attention_mask"] = size_own_mask(arguments.get("attention_mask"), call.log_mass, base.dtype)
     if pruner.keeps_positions:
         number(base, arguments, kept, past, call)

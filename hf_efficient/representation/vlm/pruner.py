@@ -11,27 +11,27 @@ from hf_efficient.representation.config import TokenPrunerConfig
 from hf_efficient.representation.vlm.decoder.calls import Call, Latest, current, under_way
 from hf_efficient.representation.vlm.decoder.layer_pruning import Drops, LayerPruning
 from hf_efficient.representation.vlm.decoder.proportional_attention import language_model, log_masses, set_attention
-from hf_efficient.representation.vlm.families.family import Family, Pictures, Unit
+from hf_efficient.representation.vlm.families.family import Family, Unit, VisualInputs
 
 from .features import encode
-from .inputs import Prompt, check_placeholders, keeps_positions, pictures_of
+from .inputs import Prompt, check_placeholders, images_of, keeps_positions
 from .kept import KeptUnit
 
 
 class TokenPruner:
-    """What an attached model does with pictures, its `model.base_model.token_pruner`. Calls change nothing of it.
+    """What an attached model does with images, its `model.base_model.token_pruner`. Calls change nothing of it.
 
     Attributes:
         config: the `TokenPrunerConfig` in force.
-        size_aware: whether the language model's attention counts tokens by what they stand for.
+        proportional_attention: whether the language model's attention counts tokens by what they stand for.
         layers: the stage inside of the language model, None without `config.llm_layers`.
     """
 
-    def __init__(self, config: TokenPrunerConfig, family: Family, size_aware: bool) -> None:
+    def __init__(self, config: TokenPrunerConfig, family: Family, proportional_attention: bool) -> None:
         self.config = config
         self.family = family
-        self.size_aware = size_aware
-        self.keeps_positions = keeps_positions(family, config, size_aware)
+        self.proportional_attention = proportional_attention
+        self.keeps_positions = keeps_positions(family, config, proportional_attention)
         self.latest = Latest()
         stages, keeps = config.llm_layers, config.tokens_to_keep_in_llm
         self.layers = LayerPruning(stages, keeps, self.latest) if stages else None
@@ -42,7 +42,7 @@ class TokenPruner:
 
     @property
     def last(self) -> list[KeptUnit]:
-        """A `KeptUnit` for every unit of the latest call with pictures or videos, in the order of their features.
+        """A `KeptUnit` for every unit of the latest call with images or videos, in the order of their features.
 
         The latest that ended well in this thread; in a thread that has made no such call, the latest of any.
         """
@@ -56,8 +56,8 @@ class TokenPruner:
 
     @property
     def reads_prompts(self) -> bool:
-        """Whether the language model works otherwise than the stock one on prompts with pictures."""
-        return self.size_aware or self.layers is not None
+        """Whether the language model works otherwise than the stock one on prompts with images."""
+        return self.proportional_attention or self.layers is not None
 
     def enter(self, base: Any) -> None:
         """Let the language model of a (base) model count sizes and drop tokens in its layers, as far as wanted.
@@ -81,15 +81,15 @@ class TokenPruner:
         `call` knows already of what is in the cache.
         """
         prompt = Prompt.of(base, ids, mask)
-        if self.size_aware:
+        if self.proportional_attention:
             call.log_mass = log_masses(prompt, kept, past, call.log_mass)
         if self.layers is None or (past and not (kept and bool(prompt.visual().any()))):
-            return  # or pictures of what is in the cache already, as a helper of assisted decoding is given them
+            return  # or images of what is in the cache already, as a helper of assisted decoding is given them
         if past:
-            raise ValueError("New pictures after a cache cannot be pruned in llm_layers. Pass the whole conversation.")
+            raise ValueError("New images after a cache cannot be pruned in llm_layers. Pass the whole conversation.")
         call.drops = Drops(prompt.visual() if kept else None, prompt.mask)
 
-    def encode(self, stock: Callable[..., Any], pictures: Pictures, call: Call) -> Any:
+    def encode(self, stock: Callable[..., Any], images: VisualInputs, call: Call) -> Any:
         """A stock feature function's output, pruned."""
         prompt = call.prompt
         question = None
@@ -102,34 +102,34 @@ class TokenPruner:
 
             def question(units: list[Unit]) -> Tensor:
                 counts = [self.config.tokens_to_keep(unit.n) for unit in units]
-                return prompt.question(pictures, counts)
+                return prompt.question(images, counts)
 
-        call.encoding = True  # some families encode videos with their function for pictures
+        call.encoding = True  # some families encode videos with their function for images
         try:
-            with under_way(pictures.base, call):
-                output = encode(stock, self.family, self.config, pictures, question)
+            with under_way(images.base, call):
+                output = encode(stock, self.family, self.config, images, question)
         finally:
             call.encoding = False
         call.units = [*(call.units or []), *output.kept]
         return output
 
-    def features(self, stock: Callable[..., Any], pictures: Pictures) -> Any:
+    def features(self, stock: Callable[..., Any], images: VisualInputs) -> Any:
         """As `encode`, as a part of the call that is under way in this thread, or as a call of its own."""
-        call = current(pictures.base)
-        if call is not None and not call.read:  # else its pictures are known: a callback of generate() asks
-            return self.encode(stock, pictures, call)
+        call = current(images.base)
+        if call is not None and not call.read:  # else its images are known: a callback of generate() asks
+            return self.encode(stock, images, call)
         call = Call()
-        output = self.encode(stock, pictures, call)
+        output = self.encode(stock, images, call)
         # asked for alone, of one kind: what is known of the other kind stands
-        others = [unit for unit in self.last if unit.modality != pictures.modality]
+        others = [unit for unit in self.last if unit.modality != images.modality]
         call.units = others + output.kept
         self.latest.tell(call)
         return output
 
     def check(self, base: Any, prompt: Prompt, inputs: dict[str, Any]) -> None:
         """Raise, before anything is encoded, unless prompt and pixels fit."""
-        for pictures in pictures_of(base, inputs):
-            check_placeholders(prompt, pictures.modality, self.family.units(pictures), self.config)
+        for images in images_of(base, inputs):
+            check_placeholders(prompt, images.modality, self.family.units(images), self.config)
 
 
 def cached_length(call: dict[str, Any]) -> int:

@@ -37,7 +37,7 @@ class Normed(nn.Module):
         return {"loss": nn.functional.cross_entropy(logits, labels), "logits": logits}
 
 
-def pictures() -> list[dict[str, Any]]:
+def images() -> list[dict[str, Any]]:
     generator = torch.Generator().manual_seed(0)
     return [{"x": torch.randn(8, generator=generator), "labels": i % 3} for i in range(48)]
 
@@ -59,7 +59,7 @@ def asked_before(window: AccumulatedBatch, mirror: Callable[[], None], fraction:
 @pytest.mark.parametrize("method", [RANDOM, GUIDED], ids=["random", "guided"])
 @pytest.mark.parametrize(
     ("model", "data", "kwargs"),
-    [(Normed, pictures, {}), (bert, rows, {}), (bert, rows, {"bf16": True}), (bert, rows, {"cls": Autocast}),
+    [(Normed, images, {}), (bert, rows, {}), (bert, rows, {"bf16": True}), (bert, rows, {"cls": Autocast}),
      (bert, rows, {"label_smoothing_factor": 0.1}), (bert, rows, {"activation_checkpointing": True})],
     ids=["BatchNorm", "dropout", "bf16", "autocast", "label smoothing", "checkpointing"],
 )  # fmt: skip
@@ -75,7 +75,7 @@ def test_it_is_the_training_that_asks_first(
 
 def test_two_passes_where_the_first_guess_holds_else_three(tmp_path: Path) -> None:
     for method in (RANDOM, GUIDED):
-        model = trained(tmp_path, method, Normed(), data=pictures(), max_steps=STEPS).model
+        model = trained(tmp_path, method, Normed(), data=images(), max_steps=STEPS).model
         assert model.norm.num_batches_tracked == STEPS
         asked, graphs = model.passes.count(False), model.passes.count(True)
         assert asked == STEPS
@@ -90,12 +90,12 @@ def test_two_passes_where_the_first_guess_holds_else_three(tmp_path: Path) -> No
 )
 def test_probes_of_another_kind_are_no_pass_of_the_step(changes: dict[str, Any], tmp_path: Path) -> None:
     method = SAMArguments("zosam", rho=0.5, **changes)
-    model = trained(tmp_path, method, Normed(), data=pictures(), max_steps=3).model
+    model = trained(tmp_path, method, Normed(), data=images(), max_steps=3).model
     assert model.passes == ([False] * 2 * method.num_queries + [True]) * 3
 
 
 def test_several_micro_batches_are_asked_together(tmp_path: Path) -> None:
-    model = trained(tmp_path, RANDOM, Normed(), data=pictures(), max_steps=2, gradient_accumulation_steps=3).model
+    model = trained(tmp_path, RANDOM, Normed(), data=images(), max_steps=2, gradient_accumulation_steps=3).model
     assert model.passes == ([False] * 6 + [True] * 3) * 2
 
 
@@ -106,7 +106,7 @@ def test_the_trainer_gets_its_own_loss_function_back(tmp_path: Path) -> None:
                 raise RuntimeError("out of memory")
             return super().compute_loss(*args, **kwargs)
 
-    trainer = build(tmp_path, RANDOM, Normed(), cls=Failing, data=pictures())
+    trainer = build(tmp_path, RANDOM, Normed(), cls=Failing, data=images())
     before = {name: value.clone() for name, value in trainer.model.state_dict().items()}
     with pytest.raises(RuntimeError, match="out of memory"):
         trainer.train()
@@ -115,7 +115,7 @@ def test_the_trainer_gets_its_own_loss_function_back(tmp_path: Path) -> None:
     assert any(not torch.equal(value, before[name]) for name, value in trainer.model.state_dict().items())
 
     seen = []
-    trainer = build(tmp_path, RANDOM, Normed(), data=pictures(), max_steps=2)
+    trainer = build(tmp_path, RANDOM, Normed(), data=images(), max_steps=2)
     stock = trainer.compute_loss
 
     def users(*args: Any, **kwargs: Any) -> Any:

@@ -78,7 +78,7 @@ def test_the_playlists_of_this_test_are_read_without_the_list(tmp_path: Path) ->
             assert sum(1 for _ in container.decode(video=0)) == 5
 
 
-def test_pictures_by_number_are_one_picture_at_most(tmp_path: Path) -> None:
+def test_images_by_number_are_one_image_at_most(tmp_path: Path) -> None:
     from PIL import Image
 
     for suffix in ("png", "jpg"):
@@ -94,7 +94,7 @@ def test_pictures_by_number_are_one_picture_at_most(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["a.png", "a.jpg", "A.JPEG", "a.webp", "a.bmp", "a.tiff", "grey.png", "palette.png"])
-def test_a_single_picture_is_a_video_of_one_frame(tmp_path: Path, name: str) -> None:
+def test_a_single_image_is_a_video_of_one_frame(tmp_path: Path, name: str) -> None:
     from PIL import Image
 
     image = Image.fromarray(moving_frames(1, 64, 48)[0])

@@ -136,7 +136,7 @@ def matrix_of(path: Path) -> tuple[int, ...]:
 
 @pytest.mark.parametrize("suffix", ["mp4", "mkv"])
 @pytest.mark.parametrize("name", MATRICES)
-def test_a_picture_is_shown_as_its_source(tmp_path: Path, name: str, suffix: str) -> None:
+def test_a_image_is_shown_as_its_source(tmp_path: Path, name: str, suffix: str) -> None:
     source, matrix = tmp_path / f"a.{suffix}", MATRICES[name]
     with av.open(str(source), "w") as out:
         stream: Any = out.add_stream("libx264", rate=25)
@@ -218,7 +218,7 @@ def test_two_views_of_matroska_are_kept_by_container_or_codec(tmp_path: Path, na
     assert "side by side" in ffmpeg("-i", output, "-vf", "showinfo", "-frames:v", "1", "-f", "null", "-")
 
 
-def test_a_container_that_cannot_turn_the_picture_is_said(tmp_path: Path) -> None:
+def test_a_container_that_cannot_turn_the_image_is_said(tmp_path: Path) -> None:
     source = make_clip(tmp_path / "a.mp4", moving_frames(6, 96, 80), rotation=90, time_base=Fraction(1, 25))
     writer = VideoWriter(tmp_path / "b.avi", probe(source), (96, 80))
     for frame in read_frames(source):

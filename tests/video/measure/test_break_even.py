@@ -89,7 +89,7 @@ def test_a_bundle_that_is_worth_it_is_not_scolded(tmp_path: Path, caplog: pytest
     assert "**This bundle" not in (bundle.path / "README.md").read_text()
 
 
-def test_a_single_picture_is_said_before_the_work(
+def test_a_single_image_is_said_before_the_work(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     Image.fromarray(moving_frames(1, 96, 80)[0]).save(tmp_path / "a.png")

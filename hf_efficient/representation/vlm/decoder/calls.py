@@ -26,12 +26,12 @@ ARGUMENT = "token_pruner_call"
 
 
 class Call:
-    """One prompt, from its pictures to the last token that is generated after it.
+    """One prompt, from its images to the last token that is generated after it.
 
     Attributes:
-        prompt: ids and mask while pictures are encoded, for methods that look at the question.
+        prompt: ids and mask while images are encoded, for methods that look at the question.
         encoding: whether the stock feature functions are at work.
-        units: what was kept of the pictures this call encoded; None where it encoded none.
+        units: what was kept of the images this call encoded; None where it encoded none.
         read: whether the whole prompt is known already, as in generate(), whose calls of forward see parts of it.
         log_mass: (B, P) float32, log of what every token of the prompt stands for; None where each stands for itself.
         shift: (B, 1) long, how far positions run ahead of the cache (M-RoPE's `rope_deltas`); None where unknown.

@@ -117,7 +117,7 @@ class Drops:
             if columns.shape[1] < gone or not bool((columns[:, -gone:] == whole).all()):
                 raise ValueError(
                     f"The cache cannot be cropped to {total} tokens: behind that, layers have dropped visual tokens "
-                    "(llm_layers). Crop to what lies behind the pictures, or read the prompt anew."
+                    "(llm_layers). Crop to what lies behind the images, or read the prompt anew."
                 )
             after.kept = {**after.kept, stage: (columns[:, :-gone], counts[:, :-gone])}
         after.visual = self.visual[:, :total]

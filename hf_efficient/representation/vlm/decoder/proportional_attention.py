@@ -1,4 +1,4 @@
-"""Size-aware attention: a token that stands for n tokens counts as n in the softmax of the language model.
+"""Proportional attention: a token that stands for n tokens counts as n in the softmax of the language model.
 
     logits_qk += log n_k
 
@@ -31,7 +31,7 @@ PREFIX = "token_pruner_"
 STOCK_MASKS: dict[str, Callable[..., Any]] = {"sdpa": sdpa_mask, "eager": eager_mask}
 
 
-def size_aware_mask(
+def proportional_attention_mask(
     stock: Callable[..., Any], *, batch_size: int, kv_length: int, kv_offset: int = 0, **kwargs: Any
 ) -> Any:
     """The mask of transformers with log-masses on its columns, (B, 1, Q, KV) float; `stock`'s where there are none."""
@@ -86,14 +86,14 @@ def stock_attention(name: str, module: Any) -> Callable[..., Any]:
     if found is None:
         raise ValueError(
             f"{type(module).__name__} has no {name} attention to add sizes to. Load the model with "
-            "attn_implementation='sdpa', or set size_aware=False and leave out llm_layers."
+            "attn_implementation='sdpa', or set proportional_attention=False and leave out llm_layers."
         )
     return found
 
 
 for _name in STOCK_MASKS:
     AttentionInterface.register(PREFIX + _name, functools.partial(watched_attention, _name))
-    AttentionMaskInterface.register(PREFIX + _name, functools.partial(size_aware_mask, STOCK_MASKS[_name]))
+    AttentionMaskInterface.register(PREFIX + _name, functools.partial(proportional_attention_mask, STOCK_MASKS[_name]))
 
 
 def text_configs(base: Any) -> list[Any]:
@@ -120,7 +120,7 @@ def set_attention(base: Any, on: bool) -> None:
     """
     if on and not takes_masks(base):
         raise ValueError(
-            "size_aware=True and llm_layers work on attention's mask, which "
+            "proportional_attention=True and llm_layers work on attention's mask, which "
             f"{text_configs(base)[0]._attn_implementation!r} cannot take; they need sdpa or eager. Load the model with "
             "attn_implementation='sdpa' (the vision encoder may go on with another), or leave both out."
         )

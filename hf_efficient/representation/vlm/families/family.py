@@ -15,7 +15,7 @@ PIXELS = {"image": ("pixel_values", "pixel_values_images"), "video": ("pixel_val
 
 @dataclass
 class Unit:
-    """One picture, tile, frame or video: the tokens among which a budget is spent. Known before anything is encoded.
+    """One image, tile, frame or video: the tokens among which a budget is spent. Known before anything is encoded.
 
     Args:
         n: its tokens, line breaks included.
@@ -34,7 +34,7 @@ class Unit:
 
 
 @dataclass
-class Pictures:
+class VisualInputs:
     """A call of a model's `get_image_features` or `get_video_features`.
 
     Args:
@@ -64,7 +64,7 @@ class Pictures:
 
 
 class Family:
-    """How one family cuts pictures into units, and where their importance is found."""
+    """How one family cuts images into units, and where their importance is found."""
 
     #: name of the stock processor
     processor = "LlavaProcessor"
@@ -81,12 +81,12 @@ class Family:
         """The vision encoder."""
         return base.vision_tower
 
-    def units(self, pictures: Pictures) -> list[Unit]:
+    def units(self, images: VisualInputs) -> list[Unit]:
         """The units of a call, in the order of their features."""
-        rows, columns = self.patch_grid(pictures)
-        prefix = towers.prefix_tokens(self.tower(pictures.base, pictures.modality))
-        n = rows * columns + prefix - self.dropped(pictures)
-        return [Unit(n, (rows, columns) if n == rows * columns else None) for _ in range(len(pictures.pixels))]
+        rows, columns = self.patch_grid(images)
+        prefix = towers.prefix_tokens(self.tower(images.base, images.modality))
+        n = rows * columns + prefix - self.dropped(images)
+        return [Unit(n, (rows, columns) if n == rows * columns else None) for _ in range(len(images.pixels))]
 
     def source(self, base: Any, modality: str, wanted: str) -> str | None:
         """Where importance comes from: "cls" or "received" attention, or None where the features must tell.
@@ -96,37 +96,37 @@ class Family:
         tower = self.tower(base, modality)
         return towers.choose_source(wanted, towers.offers(tower), type(tower).__name__)
 
-    def attention(self, pictures: Pictures, source: str) -> towers.AttentionWatch:
+    def attention(self, images: VisualInputs, source: str) -> towers.AttentionWatch:
         """A context that learns the attention of what the encoder runs inside of it."""
-        layer = pictures.setting("vision_feature_layer")
-        tower = self.tower(pictures.base, pictures.modality)
+        layer = images.setting("vision_feature_layer")
+        tower = self.tower(images.base, images.modality)
         return towers.VitWatch(tower, -1 if layer is None else layer, source)
 
-    def scores(self, pictures: Pictures, attention: Tensor, units: list[Unit]) -> list[Tensor]:
-        """Importance (N_u,) of the tokens of every unit, from `attention` (pictures, tokens of the encoder)."""
-        return list(attention[:, self.dropped(pictures) :])
+    def scores(self, images: VisualInputs, attention: Tensor, units: list[Unit]) -> list[Tensor]:
+        """Importance (N_u,) of the tokens of every unit, from `attention` (images, tokens of the encoder)."""
+        return list(attention[:, self.dropped(images) :])
 
-    def patch_grid(self, pictures: Pictures) -> tuple[int, int]:
-        """Rows and columns of patches of a picture."""
-        patch = pictures.base.config.vision_config.patch_size
+    def patch_grid(self, images: VisualInputs) -> tuple[int, int]:
+        """Rows and columns of patches of an image."""
+        patch = images.base.config.vision_config.patch_size
         high, wide = (patch, patch) if isinstance(patch, int) else patch
-        return pictures.pixels.shape[-2] // high, pictures.pixels.shape[-1] // wide
+        return images.pixels.shape[-2] // high, images.pixels.shape[-1] // wide
 
-    def dropped(self, pictures: Pictures) -> int:
+    def dropped(self, images: VisualInputs) -> int:
         """How many tokens of the encoder are cut off its front before the projector."""
-        return int(pictures.setting("vision_feature_select_strategy") == "default")
+        return int(images.setting("vision_feature_select_strategy") == "default")
 
     # the processor
 
     def placeholder(self, processor: Any, modality: str) -> str:
-        """The token that stands in the prompt as often as a picture has tokens."""
+        """The token that stands in the prompt as often as an image has tokens."""
         token: str = getattr(processor, f"{modality}_token")
         return token
 
     def run_units(self, processor: Any, run: int, modality: str, inputs: Any, index: int) -> list[int]:
         """Sizes of the units that an unbroken run of `run` placeholders stands for.
 
-        `inputs` is what the processor made of all pictures or videos, `index` says which of them the run belongs to.
+        `inputs` is what the processor made of all images or videos, `index` says which of them the run belongs to.
         """
         return [run]
 

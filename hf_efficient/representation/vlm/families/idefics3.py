@@ -6,11 +6,11 @@ from typing import Any
 
 from torch import Tensor
 
-from .family import Family, Pictures, Unit
+from .family import Family, Unit, VisualInputs
 
 
 class Idefics3(Family):
-    """Pictures come as (prompts, tiles, 3, height, width), filled up with black tiles, which the model leaves out."""
+    """Images come as (prompts, tiles, 3, height, width), filled up with black tiles, which the model leaves out."""
 
     processor = "Idefics3Processor"
     least_tiles = 0
@@ -18,16 +18,16 @@ class Idefics3(Family):
     def tower(self, base: Any, modality: str) -> Any:
         return base.vision_model
 
-    def units(self, pictures: Pictures) -> list[Unit]:
-        pixels = pictures.pixels
+    def units(self, images: VisualInputs) -> list[Unit]:
+        pixels = images.pixels
         tiles = int((pixels != 0).flatten(2).any(-1).sum())
-        n = pictures.base.image_seq_len
+        n = images.base.image_seq_len
         side = int(n**0.5)
         grid = (side, side) if side * side == n else None
         return [Unit(n, grid) for _ in range(max(self.least_tiles, tiles))]
 
-    def scores(self, pictures: Pictures, attention: Tensor, units: list[Unit]) -> list[Tensor]:
-        connector = pictures.base.connector
+    def scores(self, images: VisualInputs, attention: Tensor, units: list[Unit]) -> list[Tensor]:
+        connector = images.base.connector
         return list(connector.pixel_shuffle(attention.unsqueeze(-1), connector.scale_factor).sum(-1))
 
     def placeholder(self, processor: Any, modality: str) -> str:

@@ -6,23 +6,23 @@ from typing import Any
 
 from torch import Tensor
 
-from .family import Family, Pictures, Unit
+from .family import Family, Unit, VisualInputs
 
 
 class InternVL(Family):
-    """The tiles of a picture share one run of placeholders; videos are shown as pictures."""
+    """The tiles of an image share one run of placeholders; videos are shown as images."""
 
     processor = "InternVLProcessor"
 
-    def units(self, pictures: Pictures) -> list[Unit]:
-        ratio = pictures.base.config.downsample_ratio
-        rows, columns = (int(side * ratio) for side in self.patch_grid(pictures))
-        return [Unit(rows * columns, (rows, columns)) for _ in range(len(pictures.pixels))]
+    def units(self, images: VisualInputs) -> list[Unit]:
+        ratio = images.base.config.downsample_ratio
+        rows, columns = (int(side * ratio) for side in self.patch_grid(images))
+        return [Unit(rows * columns, (rows, columns)) for _ in range(len(images.pixels))]
 
-    def scores(self, pictures: Pictures, attention: Tensor, units: list[Unit]) -> list[Tensor]:
-        patches = attention[:, self.dropped(pictures) :]
+    def scores(self, images: VisualInputs, attention: Tensor, units: list[Unit]) -> list[Tensor]:
+        patches = attention[:, self.dropped(images) :]
         side = int(patches.shape[1] ** 0.5)
-        base, raster = pictures.base, patches.view(-1, side, side, 1)
+        base, raster = images.base, patches.view(-1, side, side, 1)
         folded = base.pixel_shuffle(raster, scale_factor=base.config.downsample_ratio)
         return list(folded.sum(-1).flatten(1))
 

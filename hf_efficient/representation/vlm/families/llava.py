@@ -1,4 +1,4 @@
-"""LLaVA (1.5): a picture is a unit, one token per patch."""
+"""LLaVA (1.5): an image is a unit, one token per patch."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""LLaVA-NeXT: a picture is a unit: an overview tile, then the rows of all tiles, each ended by a line-break token."""
+"""LLaVA-NeXT: an image is a unit: an overview tile, then the rows of all tiles, each ended by a line-break token."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from torch import Tensor
 from transformers.models.llava_next.modeling_llava_next import image_size_to_num_patches
 
 from . import towers
-from .family import Family, Pictures, Unit
+from .family import Family, Unit, VisualInputs
 
 
 class LlavaNext(Family):
@@ -16,42 +16,42 @@ class LlavaNext(Family):
     processor = "LlavaNextProcessor"
     grouped: tuple[str, ...] = ("min_group_share",)
 
-    def units(self, pictures: Pictures) -> list[Unit]:
-        rows, columns = self.patch_grid(pictures)
-        n = rows * columns + towers.prefix_tokens(pictures.base.vision_tower) - self.dropped(pictures)
-        marks = [torch.arange(tiles).view(-1, 1).expand(-1, n) for tiles in self.tiles(pictures)]
-        packed = self.pack(pictures, [mark.float() for mark in marks], newline=-1.0)
+    def units(self, images: VisualInputs) -> list[Unit]:
+        rows, columns = self.patch_grid(images)
+        n = rows * columns + towers.prefix_tokens(images.base.vision_tower) - self.dropped(images)
+        marks = [torch.arange(tiles).view(-1, 1).expand(-1, n) for tiles in self.tiles(images)]
+        packed = self.pack(images, [mark.float() for mark in marks], newline=-1.0)
         return [anyres_unit(tile, overview=n if len(mark) > 1 else 0) for tile, mark in zip(packed, marks, strict=True)]
 
-    def scores(self, pictures: Pictures, attention: Tensor, units: list[Unit]) -> list[Tensor]:
-        per_picture = attention[:, self.dropped(pictures) :].split(self.tiles(pictures))
-        return self.pack(pictures, list(per_picture), newline=0.0)
+    def scores(self, images: VisualInputs, attention: Tensor, units: list[Unit]) -> list[Tensor]:
+        per_image = attention[:, self.dropped(images) :].split(self.tiles(images))
+        return self.pack(images, list(per_image), newline=0.0)
 
-    def tiles(self, pictures: Pictures) -> list[int]:
-        """Tiles of every picture, the overview counted."""
-        config = pictures.base.config
+    def tiles(self, images: VisualInputs) -> list[int]:
+        """Tiles of every image, the overview counted."""
+        config = images.base.config
         size = config.vision_config.image_size
-        return [image_size_to_num_patches(s, config.image_grid_pinpoints, size) for s in image_sizes(pictures)]
+        return [image_size_to_num_patches(s, config.image_grid_pinpoints, size) for s in image_sizes(images)]
 
-    def pack(self, pictures: Pictures, maps: list[Tensor], newline: float) -> list[Tensor]:
-        """Maps (tiles, n) of every picture as the model packs features: (N,) each, with `newline` for line breaks."""
-        packed, _ = pictures.base.pack_image_features(
+    def pack(self, images: VisualInputs, maps: list[Tensor], newline: float) -> list[Tensor]:
+        """Maps (tiles, n) of every image as the model packs features: (N,) each, with `newline` for line breaks."""
+        packed, _ = images.base.pack_image_features(
             [m.unsqueeze(-1) for m in maps],
-            image_sizes(pictures),
-            vision_feature_select_strategy=pictures.setting("vision_feature_select_strategy"),
+            image_sizes(images),
+            vision_feature_select_strategy=images.setting("vision_feature_select_strategy"),
             image_newline=torch.tensor([newline]),
         )
         return [m.squeeze(-1) for m in packed]
 
 
-def image_sizes(pictures: Pictures) -> list[list[int]]:
-    """Height and width of the pictures as they were given."""
-    sizes = pictures.arguments["image_sizes"]
+def image_sizes(images: VisualInputs) -> list[list[int]]:
+    """Height and width of the images as they were given."""
+    sizes = images.arguments["image_sizes"]
     return sizes.tolist() if isinstance(sizes, Tensor) else [list(map(int, size)) for size in sizes]
 
 
 def anyres_unit(tile: Tensor, overview: int) -> Unit:
-    """The unit of one packed picture.
+    """The unit of one packed image.
 
     Args:
         tile: (N,) tile of every token, -1 for line breaks.

@@ -1,4 +1,4 @@
-"""PaliGemma: a picture is a unit; importance is the attention received in the last SigLIP layer."""
+"""PaliGemma: an image is a unit; importance is the attention received in the last SigLIP layer."""
 
 from __future__ import annotations
 

@@ -7,22 +7,22 @@ from typing import Any
 from torch import Tensor
 from transformers.vision_utils import get_vision_window_index
 
-from .family import Pictures
+from .family import VisualInputs
 from .qwen2_vl import Qwen2VL
 
 
 class Qwen25VL(Qwen2VL):
-    """Importance comes from the last block in which a picture sees all of itself; the order of windows is undone."""
+    """Importance comes from the last block in which an image sees all of itself; the order of windows is undone."""
 
     processor = "Qwen2_5_VLProcessor"
 
     def block(self, base: Any) -> int:
         return int(max(base.visual.fullatt_block_indexes))
 
-    def raster_order(self, pictures: Pictures, merged: Tensor) -> Any:
-        visual = pictures.base.visual
+    def raster_order(self, images: VisualInputs, merged: Tensor) -> Any:
+        visual = images.base.visual
         order, _ = get_vision_window_index(
-            pictures.arguments[f"{pictures.modality}_grid_thw"],
+            images.arguments[f"{images.modality}_grid_thw"],
             spatial_merge_size=visual.spatial_merge_size,
             window_size=visual.window_size,
             patch_size=visual.patch_size,

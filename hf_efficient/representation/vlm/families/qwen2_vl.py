@@ -1,4 +1,4 @@
-"""Qwen2-VL: a picture or a video is a unit; a token is a square of merged patches; positions are kept."""
+"""Qwen2-VL: an image or a video is a unit; a token is a square of merged patches; positions are kept."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from torch import Tensor
 from hf_efficient.representation.maths import importance
 
 from . import towers
-from .family import Family, Pictures, Unit, frames
+from .family import Family, Unit, VisualInputs, frames
 
 
 class Qwen2VL(Family):
-    """The encoder runs all pictures as one sequence, in which patches see those of their own picture or frame only."""
+    """The encoder runs all images as one sequence, in which patches see those of their own image or frame only."""
 
     processor = "Qwen2VLProcessor"
     mrope = True
@@ -23,10 +23,10 @@ class Qwen2VL(Family):
     def tower(self, base: Any, modality: str) -> Any:
         return base.visual
 
-    def units(self, pictures: Pictures) -> list[Unit]:
-        side = pictures.base.visual.spatial_merge_size
+    def units(self, images: VisualInputs) -> list[Unit]:
+        side = images.base.visual.spatial_merge_size
         units = []
-        for time, rows, columns in grids(pictures):
+        for time, rows, columns in grids(images):
             grid = (rows // side, columns // side)
             n = time * grid[0] * grid[1]
             units.append(Unit(n, grid if time == 1 else None, frames(n, time)))
@@ -35,25 +35,25 @@ class Qwen2VL(Family):
     def source(self, base: Any, modality: str, wanted: str) -> str | None:
         return towers.choose_source(wanted, ("received",), type(base.visual).__name__)
 
-    def attention(self, pictures: Pictures, source: str) -> towers.AttentionWatch:
-        base = pictures.base
+    def attention(self, images: VisualInputs, source: str) -> towers.AttentionWatch:
+        base = images.base
         return QwenWatch(base.visual.blocks[self.block(base)].attn)
 
     def block(self, base: Any) -> int:
-        """The encoder block whose attention counts: the last in which a picture sees all of itself."""
+        """The encoder block whose attention counts: the last in which an image sees all of itself."""
         return len(base.visual.blocks) - 1
 
-    def scores(self, pictures: Pictures, attention: Tensor, units: list[Unit]) -> list[Tensor]:
-        merged = attention.view(-1, pictures.base.visual.spatial_merge_size**2).sum(-1)
-        return list(merged[self.raster_order(pictures, merged)].split([unit.n for unit in units]))
+    def scores(self, images: VisualInputs, attention: Tensor, units: list[Unit]) -> list[Tensor]:
+        merged = attention.view(-1, images.base.visual.spatial_merge_size**2).sum(-1)
+        return list(merged[self.raster_order(images, merged)].split([unit.n for unit in units]))
 
-    def raster_order(self, pictures: Pictures, merged: Tensor) -> Any:
+    def raster_order(self, images: VisualInputs, merged: Tensor) -> Any:
         """Index that brings merged patches from the encoder's order to that of the features."""
         return slice(None)
 
 
 class QwenWatch(towers.Watch):
-    """Attention received in one block with a fused `qkv` and rotary positions, picture by picture."""
+    """Attention received in one block with a fused `qkv` and rotary positions, image by image."""
 
     def __init__(self, module: Any) -> None:
         super().__init__({"qkv": module.qkv}, module)
@@ -65,7 +65,7 @@ class QwenWatch(towers.Watch):
 
     @torch.no_grad()
     def result(self) -> Tensor:
-        """(patches,) float32, in the order the encoder holds them; sums to 1 over every picture or frame."""
+        """(patches,) float32, in the order the encoder holds them; sums to 1 over every image or frame."""
         qkv = self.seen["qkv"]
         q, k, _ = qkv.view(len(qkv), 3, self.module.num_heads, -1).unbind(1)
         q, k = (rotate(x, *self.seen["rotary"]).transpose(0, 1) for x in (q, k))
@@ -81,9 +81,9 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     return (x.float() * cos.float().unsqueeze(1) + turned * sin.float().unsqueeze(1)).to(x.dtype)
 
 
-def grids(pictures: Pictures) -> list[list[int]]:
-    """(time, height, width) in patches of every picture or video."""
-    found: list[list[int]] = pictures.arguments[f"{pictures.modality}_grid_thw"].tolist()
+def grids(images: VisualInputs) -> list[list[int]]:
+    """(time, height, width) in patches of every image or video."""
+    found: list[list[int]] = images.arguments[f"{images.modality}_grid_thw"].tolist()
     return found
 
 

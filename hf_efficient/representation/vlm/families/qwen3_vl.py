@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from .family import Pictures, Unit
+from .family import Unit, VisualInputs
 from .qwen2_vl import Qwen2VL, grids
 
 
@@ -14,13 +14,13 @@ class Qwen3VL(Qwen2VL):
     processor = "Qwen3VLProcessor"
     grouped: tuple[str, ...] = ()
 
-    def units(self, pictures: Pictures) -> list[Unit]:
-        if pictures.modality == "image":
-            return super().units(pictures)
-        side = pictures.base.visual.spatial_merge_size
+    def units(self, images: VisualInputs) -> list[Unit]:
+        if images.modality == "image":
+            return super().units(images)
+        side = images.base.visual.spatial_merge_size
         return [
             Unit((rows // side) * (columns // side), (rows // side, columns // side))
-            for time, rows, columns in grids(pictures)
+            for time, rows, columns in grids(images)
             for _ in range(time)
         ]
 

@@ -27,7 +27,7 @@ class AttentionWatch(Protocol):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None: ...
     def result(self) -> Tensor:
-        """(pictures, tokens) float32, or (tokens,) for encoders that run all pictures as one sequence."""
+        """(images, tokens) float32, or (tokens,) for encoders that run all images as one sequence."""
         ...
 
 
@@ -107,7 +107,7 @@ class VitWatch(Watch):
 
     @torch.no_grad()
     def result(self) -> Tensor:
-        """(pictures, tokens) float32; tokens the encoder was told to ignore get 0."""
+        """(images, tokens) float32; tokens the encoder was told to ignore get 0."""
         q, k = (split_heads(self.seen[name], self.module) for name in "qk")
         scale = attribute(self.module, "scale", "scaling")
         if self.source == "cls":

@@ -1,4 +1,4 @@
-"""Size-aware attention against a model in which every token really stands n times, in every way to generate."""
+"""Proportional attention against a model in which every token really stands n times, in every way to generate."""
 
 import copy
 
@@ -23,7 +23,7 @@ from tests.tiny import (
     video_prompts,
 )
 
-# PaliGemma and Gemma 3 let pictures look both ways or through windows; their masks are tested below
+# PaliGemma and Gemma 3 let images look both ways or through windows; their masks are tested below
 CAUSAL = [name for name in FAMILIES if name not in ("paligemma", "gemma3")]
 
 
@@ -42,7 +42,7 @@ def sizes(model, inputs):
 @pytest.mark.parametrize("name", CAUSAL)
 def test_a_token_of_size_n_is_n_tokens_at_one_place(name, method):
     """The stock language model is shown every token n times, with a mask that lets all copies see each other."""
-    model, processor = pruned(name, method=method, size_aware=True)
+    model, processor = pruned(name, method=method, proportional_attention=True)
     inputs = processor(**prompts(name, [[1, 2]]))
     with recorded(model) as calls, torch.no_grad():
         logits = model(**inputs, use_cache=False).logits
@@ -91,10 +91,10 @@ def masks(model, run):
 @pytest.mark.parametrize("cache", [{}, {"cache_implementation": "static", "disable_compile": True}])
 @pytest.mark.parametrize("name", FAMILIES)
 def test_masks_are_those_of_the_model_with_log_sizes_on_their_columns(name, cache):
-    model, processor = pruned(name, "eager", size_aware=False, positions="original")
+    model, processor = pruned(name, "eager", proportional_attention=False, positions="original")
     inputs = processor(**prompts(name, ROWS))
     plain = masks(model, lambda: generate(model, inputs, max_new_tokens=3, min_new_tokens=3, **cache))
-    model, processor = pruned(name, "eager", size_aware=True)
+    model, processor = pruned(name, "eager", proportional_attention=True)
     sized = masks(model, lambda: generate(model, inputs, max_new_tokens=3, min_new_tokens=3, **cache))
     counts = sizes(model, inputs)
     assert len(plain) == len(sized) > 0
@@ -108,7 +108,7 @@ def test_masks_are_those_of_the_model_with_log_sizes_on_their_columns(name, cach
 
 @pytest.mark.parametrize("name", FAMILIES)
 def test_every_way_to_generate_agrees(name):
-    model, processor = pruned(name, method="itg", size_aware=True)
+    model, processor = pruned(name, method="itg", proportional_attention=True)
     inputs = dict(processor(**prompts(name, ROWS)))
     expected = generate(model, inputs)
     step = model.generate(**inputs, max_new_tokens=1, output_logits=True, return_dict_in_generate=True).logits[0]
@@ -124,7 +124,7 @@ def test_every_way_to_generate_agrees(name):
         alone = processor(**{**arguments, "text": arguments["text"][row : row + 1], "images": shown})
         assert torch.allclose(model(**alone).logits[0, -1], step[row], atol=1e-4)
         assert torch.equal(generate(model, alone, num_beams=3, num_return_sequences=2), beams[2 * row : 2 * row + 2])
-    plain, _ = pruned(name, method="itg", size_aware=False, positions="original")
+    plain, _ = pruned(name, method="itg", proportional_attention=False, positions="original")
     assert not torch.allclose(plain(**inputs).logits[:, -1], step, atol=1e-3)  # sizes do matter
 
 
@@ -138,7 +138,7 @@ def test_videos_have_sizes_too(name):
 
 
 @pytest.mark.parametrize("name", ["llava", "qwen2_5_vl"])
-def test_a_second_turn_and_a_prompt_without_pictures(name):
+def test_a_second_turn_and_a_prompt_without_images(name):
     model, processor = pruned(name, method="itg")
     inputs = dict(processor(**prompts(name, [[0]])))
     settings = {"max_new_tokens": 3, "do_sample": False, "return_dict_in_generate": True, "output_logits": True}
@@ -161,7 +161,7 @@ def test_a_second_turn_and_a_prompt_without_pictures(name):
     assert torch.allclose(model(**mixed).logits[1, -1], stock_model(**stock_mixed).logits[1, -1], atol=1e-4)
 
 
-def test_new_pictures_after_a_cache_bring_their_sizes():
+def test_new_images_after_a_cache_bring_their_sizes():
     model, processor = pruned("llava", method="itg", positions="compact")
     inputs = dict(processor(**prompts("llava", [[0]])))
     first = model.generate(**inputs, max_new_tokens=3, do_sample=False, return_dict_in_generate=True)
@@ -181,7 +181,7 @@ def test_new_pictures_after_a_cache_bring_their_sizes():
 @pytest.mark.parametrize("name", FAMILIES)
 def test_tokens_of_size_one_are_the_stock_model(name):
     model, processor = stock(name)
-    whole, whole_processor = pruned(name, method="itg", budget=1.0, size_aware=True)
+    whole, whole_processor = pruned(name, method="itg", budget=1.0, proportional_attention=True)
     inputs, same = processor(**prompts(name, ROWS)), whole_processor(**prompts(name, ROWS))
     real = inputs["attention_mask"].bool()  # what padding sees is nobody's business
     assert torch.allclose(model(**inputs).logits[real], whole(**same).logits[real], atol=1e-4)
@@ -191,7 +191,7 @@ def test_tokens_of_size_one_are_the_stock_model(name):
 def test_it_is_on_with_itg_only_unless_asked_for_and_follows_positions():
     for method, asked, on in (("itg", None, True), ("itg", False, False), ("id_pruner", None, False),
                               ("id_pruner", True, True)):  # fmt: skip
-        model, _ = pruned("llava", method=method, size_aware=asked)
+        model, _ = pruned("llava", method=method, proportional_attention=asked)
         implementation = language_model(model).config._attn_implementation
         assert implementation == (PREFIX + "sdpa" if on else "sdpa")
         assert model.base_model.token_pruner.keeps_positions == on
@@ -202,10 +202,10 @@ def test_it_is_on_with_itg_only_unless_asked_for_and_follows_positions():
 
 def test_pairs_of_positions_and_sizes_that_lost_are_warned_of(caplog):
     type(attach.logger).warning_once.cache_clear()
-    for positions, size_aware, warned in (("compact", True, True), ("original", False, True), ("auto", True, False),
-                                          ("auto", False, False), ("original", True, False)):  # fmt: skip
+    for positions, sized, warned in (("compact", True, True), ("original", False, True), ("auto", True, False),
+                                     ("auto", False, False), ("original", True, False)):  # fmt: skip
         caplog.clear()
-        pruned("llava", positions=positions, size_aware=size_aware)
+        pruned("llava", positions=positions, proportional_attention=sized)
         assert any(f"positions={positions!r}" in message for message in caplog.messages) == warned
     pruned("qwen2_5_vl", positions="original")
     assert not caplog.messages
@@ -217,10 +217,10 @@ def test_attention_without_additive_masks_is_refused_when_asked_for_and_left_alo
     for config in text_configs(model.base_model):
         config._attn_implementation_internal = "other_kernel"
     with pytest.raises(ValueError, match=r"'other_kernel' cannot take.*attn_implementation='sdpa'"):
-        attach_token_pruner(model, processor, TokenPrunerConfig(size_aware=True))
+        attach_token_pruner(model, processor, TokenPrunerConfig(proportional_attention=True))
     assert not hasattr(model.base_model, "token_pruner")
     attach_token_pruner(model, processor, TokenPrunerConfig(method="itg"))
-    assert not model.base_model.token_pruner.size_aware
+    assert not model.base_model.token_pruner.proportional_attention
     assert language_model(model).config._attn_implementation == "other_kernel"
 
 
@@ -261,7 +261,7 @@ def test_masks_of_the_caller():
     causal = torch.ones(length, length, dtype=torch.bool).tril()[None, None]
     assert torch.allclose(model(**{**inputs, "attention_mask": causal}).logits, expected, atol=1e-5)
     plain = torch.zeros(1, 1, length, length).masked_fill(~causal, torch.finfo(torch.float32).min)
-    without, _ = pruned("llava", method="itg", size_aware=False, positions="original")
+    without, _ = pruned("llava", method="itg", proportional_attention=False, positions="original")
     logits = model(**{**inputs, "attention_mask": plain}).logits
     assert torch.allclose(logits, without(**inputs).logits, atol=1e-5)
 
@@ -276,7 +276,7 @@ def test_windows_and_beams_take_their_columns():
     assert added[2, 0, 0].tolist() == [8, 9, 0]
 
 
-def test_inputs_alone_cannot_be_size_aware():
+def test_inputs_alone_cannot_be_proportional_attention():
     model, processor = stock("llava")
     with pytest.raises(ValueError, match="attach_token_pruner"):
-        prune_inputs(model, processor(**prompts("llava", ROWS)), TokenPrunerConfig(size_aware=True))
+        prune_inputs(model, processor(**prompts("llava", ROWS)), TokenPrunerConfig(proportional_attention=True))

@@ -1,4 +1,4 @@
-"""Pictures of anybody: what they show survives, and what would cost too much is refused before it is decoded."""
+"""Images of anybody: what they show survives, and what would cost too much is refused before it is decoded."""
 
 import io
 import random
@@ -12,7 +12,7 @@ import pytest
 from PIL import Image, PngImagePlugin
 
 from hf_efficient.representation.evaluation.drawing import MOST_PIXELS, draw_kept_tokens, enlarge
-from hf_efficient.representation.evaluation.images import PictureError, read_picture
+from hf_efficient.representation.evaluation.images import ImageError, read_image
 
 
 def png(width: int, height: int, kind: bytes = b"IHDR") -> bytes:
@@ -26,15 +26,15 @@ def png(width: int, height: int, kind: bytes = b"IHDR") -> bytes:
 
 
 def colour(path: Path, at: tuple[int, int] = (5, 5)) -> tuple[int, ...]:
-    pixel = read_picture(str(path)).getpixel(at)
+    pixel = read_image(str(path)).getpixel(at)
     assert isinstance(pixel, tuple)
     return pixel
 
 
-def test_a_small_picture_keeps_every_pixel(tmp_path: Path) -> None:
+def test_a_small_image_keeps_every_pixel(tmp_path: Path) -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (40, 60, 3), dtype=np.uint8)
     Image.fromarray(pixels).save(tmp_path / "a.png")
-    assert np.array_equal(np.asarray(read_picture(str(tmp_path / "a.png"))), pixels)
+    assert np.array_equal(np.asarray(read_image(str(tmp_path / "a.png"))), pixels)
 
 
 @pytest.mark.parametrize(("turn", "red"), [(1, (2, 2)), (3, (61, 29)), (6, (29, 2)), (8, (2, 61))])
@@ -75,20 +75,20 @@ def test_every_mode_becomes_rgb(tmp_path: Path, mode: str) -> None:
     red = Image.new("RGB", (64, 64), "white")
     name = "a.jpg" if mode in ("CMYK", "YCbCr") else "a.png"
     red.convert(mode).save(tmp_path / name)
-    made = read_picture(str(tmp_path / name))
+    made = read_image(str(tmp_path / name))
     assert made.mode == "RGB"
     assert min(made.getpixel((3, 3))) > 250  # type: ignore[type-var, arg-type]
 
 
-def test_a_large_picture_is_made_smaller_before_anything_works_on_it(tmp_path: Path) -> None:
+def test_a_large_image_is_made_smaller_before_anything_works_on_it(tmp_path: Path) -> None:
     for name in ("a.png", "a.jpg"):
         Image.new("RGB", (5000, 2500), (200, 30, 60)).save(tmp_path / name)
-        made = read_picture(str(tmp_path / name))
+        made = read_image(str(tmp_path / name))
         assert made.size == (1024, 512)
         assert made.getpixel((500, 200)) == pytest.approx((200, 30, 60), abs=3)
 
 
-def test_a_telephones_picture_with_a_preview_is_its_first(tmp_path: Path) -> None:
+def test_a_telephones_image_with_a_preview_is_its_first(tmp_path: Path) -> None:
     frames = [Image.new("RGB", (64, 64), name) for name in ("red", "blue")]
     frames[0].save(tmp_path / "a.jpg", format="MPO", save_all=True, append_images=frames[1:])
     assert colour(tmp_path / "a.jpg")[0] > 200
@@ -99,7 +99,7 @@ REFUSED = {
     "more than 40 megapixels": ["large.png", "bomb.png"],
     "at least 16 a side": ["tiny.png"],
     "one side is more than 16 times the other": ["thin.png"],
-    "not a picture": ["text.png", "none.png", "vector.svg", "page.eps"],
+    "not an image": ["text.png", "none.png", "vector.svg", "page.eps"],
     "is damaged": ["cut.png", "cut.jpg", "texts.png"],
     "is gone": ["gone.png"],
 }
@@ -115,7 +115,7 @@ def bad(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "bomb.png").write_bytes(png(2**31 - 1, 2**31 - 1))
     Image.new("RGB", (8, 64)).save(folder / "tiny.png")
     Image.new("L", (16, 20000)).save(folder / "thin.png")
-    (folder / "text.png").write_text("not a picture")
+    (folder / "text.png").write_text("not an image")
     (folder / "none.png").write_bytes(b"")
     (folder / "vector.svg").write_text("<svg xmlns='http://www.w3.org/2000/svg'/>")
     (folder / "page.eps").write_text("%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 100 100\n")
@@ -132,8 +132,8 @@ def bad(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize(("message", "name"), [(m, name) for m, names in REFUSED.items() for name in names])
 def test_what_cannot_be_shown_gets_a_sentence(bad: Path, message: str, name: str) -> None:
-    with pytest.raises(PictureError, match=message) as caught:
-        read_picture(str(bad / name))
+    with pytest.raises(ImageError, match=message) as caught:
+        read_image(str(bad / name))
     assert "\n" not in str(caught.value)
 
 
@@ -149,8 +149,8 @@ def test_broken_bytes_raise_nothing_else(tmp_path: Path, suffix: str) -> None:
             broken[draw.randrange(min(len(broken), draw.choice([40, 400, 10**6])))] = draw.randrange(256)
         (tmp_path / "a").write_bytes(broken)
         try:
-            assert max(read_picture(str(tmp_path / "a")).size) <= 1024
-        except PictureError:
+            assert max(read_image(str(tmp_path / "a")).size) <= 1024
+        except ImageError:
             refused += 1
     assert refused > 0
 

@@ -1,32 +1,14 @@
 """What is used of PEFT's private names is there, with the parameters it was read with."""
 
-import inspect
-from functools import reduce
-from importlib import import_module
-from typing import Any
-
 import peft
 
 from hf_efficient.compat.peft import CALLED, OVERRIDDEN, READ
-
-
-def look_up(where: str) -> Any:
-    module, _, name = where.partition(":")
-    return reduce(getattr, name.split("."), import_module(module))
+from tests.compat.private_names import changes, look_up
 
 
 def test_private_names_are_as_they_were_read() -> None:
-    changed = []
-    for where in (*READ, *CALLED, *OVERRIDDEN):
-        try:
-            found = look_up(where)
-        except (ImportError, AttributeError):
-            changed.append(f"{where} is gone")
-            continue
-        expected = (CALLED | OVERRIDDEN).get(where)
-        if expected is not None and tuple(inspect.signature(found).parameters) != expected:
-            changed.append(f"{where} has parameters {tuple(inspect.signature(found).parameters)}, not {expected}")
-    assert not changed, f"PEFT {peft.__version__}:\n" + "\n".join(changed)
+    found = changes(READ, CALLED | OVERRIDDEN)
+    assert not found, f"PEFT {peft.__version__}:\n" + "\n".join(found)
 
 
 def test_the_tuner_overrides_no_other_private_name() -> None:

@@ -113,11 +113,3 @@ def trains(model: nn.Module) -> bool:
     layers = [module for module in model.modules() if isinstance(module, BiDSTLayer)]
     active = [layer.sparse_weight(a) for layer in layers for a in layer.active_adapters if a in layer.bidst_weight]
     return any(weight.values.requires_grad for weight in active)
-
-
-def add_default_callback() -> None:
-    """Add `DefaultSparsityCallback` to every Trainer that is made from now on."""
-    from transformers import trainer
-
-    if DefaultSparsityCallback not in trainer.DEFAULT_CALLBACKS:
-        trainer.DEFAULT_CALLBACKS.append(DefaultSparsityCallback)

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from hf_efficient.compat.peft import is_target
+from hf_efficient.compat.transformers import add_default_callback
 from hf_efficient.extras import extra
 from hf_efficient.sparsity.sparse_weight import check_indices
 from hf_efficient.sparsity.topology.distribution import erk, largest, uniform
@@ -46,9 +47,9 @@ class BiDSTModel(BaseTuner):
 
     def _check_new_adapter_config(self, config: BiDSTConfig) -> None:
         """Called by PEFT first for a new adapter; fills in all that depends on the model."""
-        from .callback import add_default_callback  # the Trainer is not imported before there is a model
+        from .callback import DefaultSparsityCallback  # the Trainer is not imported before there is a model
 
-        add_default_callback()
+        add_default_callback(DefaultSparsityCallback)
         super()._check_new_adapter_config(config)
         modules = {key: module for key, module in self.model.named_modules() if not inside_wrapper(key, self.model)}
         if config.target_modules is None and config.target == "delta":

@@ -182,7 +182,7 @@ class BiDSTConfig(PeftConfig):
     def needs_engine(self) -> bool:
         """Whether weights are chosen or exchanged in training."""
         exchanges: bool = SPARSITY.row(self.topology).implementation.exchanges
-        return exchanges or self.init in ("gradient", "snip")
+        return exchanges or self.resolved_init in ("gradient", "snip")
 
     def make_topology(self, total_steps: int) -> Topology:
         """The topology of this config, for a training of `total_steps` optimizer steps."""

@@ -225,7 +225,7 @@ def initial_indices(weight: Tensor, k: int, config: BiDSTConfig, salt: int) -> T
     """
     if config.distribution == "nonzero":
         return weight.detach().flatten().nonzero().flatten()
-    if config.init == "magnitude":
+    if config.resolved_init == "magnitude":
         return weight.detach().flatten().float().abs().topk(k).indices.sort().values
     generator = torch.Generator().manual_seed(config.seed * 2**32 + salt)
     return torch.randperm(weight.numel(), generator=generator)[:k].sort().values.to(weight.device)

@@ -209,7 +209,7 @@ def layer_budgets(config: BiDSTConfig, tensors: dict[str, tuple[str, Tensor]]) -
     weights = {key: weight for key, (_, weight) in tensors.items()}
     if config.distribution == "nonzero":
         counts = [int(weight.count_nonzero()) for weight in weights.values()]
-    elif config.distribution == "global" and config.init == "magnitude":
+    elif config.distribution == "global" and config.resolved_init == "magnitude":
         counts = largest(list(weights.values()), density)
     else:
         matrices = [matrices_of(weight, name) for name, weight in tensors.values()]

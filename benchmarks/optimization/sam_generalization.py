@@ -8,7 +8,6 @@ Every run is stored as soon as it is done: the same command goes on where it was
 """
 
 import argparse
-import json
 import math
 import time
 from collections.abc import Iterator
@@ -16,23 +15,20 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import matplotlib
 import numpy as np
 import torch
 
-from benchmarks.harness.error_bars import half_interval
+from benchmarks.harness.intervals import half_interval
+from benchmarks.harness.options import common_parser
+from benchmarks.harness.plots import plt, save
+from benchmarks.harness.results import read_json, record_run, write_json, write_table
+from benchmarks.harness.tables import markdown
 from benchmarks.optimization.sam_tasks import MAIN, METHODS, SETTINGS, Setting, train_and_test
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
-
-from hf_efficient.files import write_text
 
 RHOS = (0.05, 0.2, 0.8)
 #: ASAM measures in units of the weights, which makes its distances about ten times larger.
 RHOS_OF = {"plain": (), "asam": (0.5, 2.0, 8.0)}
 TUNING_SEEDS = (1000,)
-RESULTS = Path(__file__).parents[1] / "results" / "sam_generalization"
 
 
 @dataclass(frozen=True)
@@ -55,12 +51,11 @@ class Store:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.runs: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
+        self.runs: dict[str, Any] = read_json(path, {})
 
     def add(self, run: Run, result: dict[str, Any]) -> None:
         self.runs[run.key] = {"run": asdict(run), **result}
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        write_text(self.path, json.dumps(self.runs, indent=1) + "\n")
+        write_json(self.path, self.runs)
 
     def best_rho(self, setting: str, method: str) -> float | None:
         """The rho of the highest mean validation accuracy, once all tuning runs are there."""
@@ -119,10 +114,8 @@ def summary(store: Store) -> list[dict[str, Any]]:
 
 def table(rows: list[dict[str, Any]]) -> str:
     """The rows as Markdown."""
-    lines = [
-        "| setting | method | rho | seeds | accuracy % | gain (95 % interval) | corrupted % | gain |",
-        "|---" * 8 + "|",
-    ]
+    head = ["setting", "method", "rho", "seeds", "accuracy %", "gain (95 % interval)", "corrupted %", "gain"]
+    cells = []
     for row in rows:
 
         def number(name: str, sign: str = "") -> str:
@@ -132,11 +125,9 @@ def table(rows: list[dict[str, Any]]) -> str:
 
         sure = "**" if abs(row.get("accuracy_gain", 0)) > row.get("accuracy_gain_interval", math.inf) else ""
         gain = f"{sure}{number('accuracy_gain', '+')}{sure}" if "accuracy_gain" in row else ""
-        lines.append(
-            f"| {row['setting']} | {row['method']} | {row['rho']:g} | {row['seeds']} | {number('accuracy')} | {gain} | "
-            f"{number('corrupted')} | {number('corrupted_gain', '+')} |"
-        )
-    return "\n".join(lines)
+        cells.append([row["setting"], row["method"], f"{row['rho']:g}", row["seeds"], number("accuracy"), gain,
+                      number("corrupted"), number("corrupted_gain", "+")])  # fmt: skip
+    return markdown(head, cells)
 
 
 def plot(rows: list[dict[str, Any]], path: Path) -> None:
@@ -161,28 +152,33 @@ def plot(rows: list[dict[str, Any]], path: Path) -> None:
         axis.invert_yaxis()
         axis.set_title(name, fontsize=9)
     figure.supxlabel("gain in test accuracy over plain training, points, 95 % interval", fontsize=9)
-    figure.savefig(path, dpi=130)
+    save(figure, path, 130)
 
 
-def report(store: Store) -> str:
+def report(store: Store) -> None:
     """Write summary, table and plot of what is there."""
     rows, folder = summary(store), store.path.parent
-    (folder / "summary.json").write_text(json.dumps(rows, indent=1) + "\n")
-    (folder / "table.md").write_text(table(rows) + "\n")
+    write_json(folder / "summary.json", rows)
     plot(rows, folder / "gain.png")
-    return table(rows)
+    write_table(folder / "table.md", table(rows))
+
+
+def parser() -> argparse.ArgumentParser:
+    """The options."""
+    made = common_parser(__doc__, "sam_generalization")
+    made.add_argument("--settings", nargs="+", choices=list(SETTINGS), default=list(SETTINGS))
+    made.add_argument("--methods", nargs="+", choices=list(METHODS), default=list(MAIN))
+    made.add_argument("--seeds", type=int, default=5)
+    made.add_argument("--report", action="store_true", help="train nothing")
+    return made
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--settings", nargs="+", choices=list(SETTINGS), default=list(SETTINGS))
-    parser.add_argument("--methods", nargs="+", choices=list(METHODS), default=list(MAIN))
-    parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--folder", type=Path, default=RESULTS, help="of the results; another one for trials")
-    parser.add_argument("--report", action="store_true", help="train nothing")
-    arguments = parser.parse_args()
+    arguments = parser().parse_args()
     torch.set_num_threads(1)
-    store = Store(arguments.folder / "runs.json")
+    store = Store(arguments.output / "runs.json")
+    if not arguments.report:
+        record_run(arguments.output)
     for run in () if arguments.report else work(store, arguments.settings, arguments.methods, arguments.seeds):
         if run.key in store.runs:
             continue
@@ -191,7 +187,7 @@ def main() -> None:
         result = train_and_test(setting, METHODS[run.method], run.rho, run.seed, run.tuning)
         store.add(run, {**result, "seconds": round(time.perf_counter() - start, 2)})
         print(run.key, {k: round(v, 4) for k, v in result.items()}, flush=True)
-    print(report(store))
+    report(store)
 
 
 if __name__ == "__main__":

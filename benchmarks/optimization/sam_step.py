@@ -11,19 +11,13 @@ are joined.
 """
 
 import argparse
-import json
-import platform
 import statistics
 import tempfile
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import matplotlib
 import torch
-import transformers
-from tqdm import tqdm
 from transformers import (
     BertConfig,
     BertForSequenceClassification,
@@ -33,12 +27,14 @@ from transformers import (
     ViTForImageClassification,
 )
 
-from benchmarks.harness.tensor_memory import peak_bytes
+from benchmarks.harness.memory import peak_bytes
+from benchmarks.harness.options import common_parser
+from benchmarks.harness.plots import plt, save
+from benchmarks.harness.results import read_json, record_run, write_json, write_table
+from benchmarks.harness.tables import markdown
+from benchmarks.harness.timing import ratio, time_in_turns
 from benchmarks.optimization.sam_loop_steps import loop_steps
 from hf_efficient import SAMArguments, SAMTrainer
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
 
 METHODS: dict[str, SAMArguments | None] = {
     "plain": None,
@@ -59,7 +55,6 @@ GOALS = {"S2-SAM": 1.03, "ZO-SAM, half the batch": 1.36, "ZO-SAM": 1.70, "SAM": 
 PLAIN_AT_FIRST = (
     "plain", "S2-SAM", "ours: S2SAM", "ours: ZOSAM, guided", "MSAM", "guided ZO-SAM, half the batch", "guided ZO-SAM",
 )  # fmt: skip
-RESULTS = Path(__file__).parents[1] / "results" / "sam_step"
 
 
 def vit(batch: int) -> tuple[Any, dict[str, torch.Tensor]]:
@@ -122,20 +117,9 @@ def begin(steps: dict[str, Callable[[], None]]) -> None:
 
 def measure(steps: dict[str, Callable[[], None]], rounds: int) -> dict[str, dict[str, float]]:
     """Median ratio of each step to the plain one of the same round, and its median seconds."""
-    seconds: dict[str, list[float]] = {name: [] for name in steps}
-    for number in tqdm(range(rounds), leave=False):
-        names = list(steps)
-        for name in names if number % 2 == 0 else names[::-1]:
-            start = time.perf_counter()
-            steps[name]()
-            seconds[name].append(time.perf_counter() - start)
-    plain = seconds["plain"]
+    seconds = time_in_turns(steps, rounds, warm_up=False)
     return {
-        name: {
-            "seconds": middle(values),
-            "ratio": middle([v / p for v, p in zip(values, plain, strict=True)]),
-            "rounds": rounds,
-        }
+        name: {"seconds": middle(values), "ratio": ratio(seconds, name, "plain", middle), "rounds": rounds}
         for name, values in seconds.items()
         for middle in (statistics.fmean if name in UNEVEN else statistics.median,)
     }
@@ -149,29 +133,21 @@ def held_bytes(trainer: Any) -> int:
 
 def table(result: dict[str, Any]) -> str:
     """Markdown."""
-    lines = []
+    parts = []
     for model, of in result["trainer"].items():
-        lines += [f"**{model}** ({of['parameters'] / 1e6:.0f}M parameters, Trainer)", ""]
-        lines += [
-            "| method | batch | step s | ratio to plain | goal | extra peak memory, copies of the weights |",
-            "|---|---|---|---|---|---|",
-        ]
-        for name, row in of["methods"].items():
-            extra = f"{of['extra_copies'][name]:.2f}" if name in of["extra_copies"] else ""
-            goal = f"{GOALS[name]:.2f}" if name in GOALS else ""
-            lines.append(f"| {name} | {row['batch']} | {row['seconds']:.2f} | {row['ratio']:.3f} | {goal} | {extra} |")
-        lines.append("")
+        cells = [
+            [name, row["batch"], f"{row['seconds']:.2f}", f"{row['ratio']:.3f}",
+             f"{GOALS[name]:.2f}" if name in GOALS else "",
+             f"{of['extra_copies'][name]:.2f}" if name in of["extra_copies"] else ""]
+            for name, row in of["methods"].items()
+        ]  # fmt: skip
+        head = ["method", "batch", "step s", "ratio to plain", "goal", "extra peak memory, copies of the weights"]
+        parts.append(f"**{model}** ({of['parameters'] / 1e6:.0f}M parameters, Trainer)\n\n{markdown(head, cells)}\n")
     for model, of in result["loop"].items():
-        lines += [
-            f"**{model}**, batch {of['batch']}, plain loop",
-            "",
-            "| optimizer | step s | ratio to plain |",
-            "|---|---|---|",
-        ]
-        lines += [f"| {name} | {row['seconds']:.2f} | {row['ratio']:.3f} |" for name, row in of["methods"].items()] + [
-            ""
-        ]
-    return "\n".join(lines)
+        cells = [[name, f"{row['seconds']:.2f}", f"{row['ratio']:.3f}"] for name, row in of["methods"].items()]
+        head = ["optimizer", "step s", "ratio to plain"]
+        parts.append(f"**{model}**, batch {of['batch']}, plain loop\n\n{markdown(head, cells)}\n")
+    return "\n".join(parts)
 
 
 def plot(result: dict[str, Any], path: Path) -> None:
@@ -186,52 +162,54 @@ def plot(result: dict[str, Any], path: Path) -> None:
         axis.invert_yaxis()
         axis.axvline(1, color="grey", linewidth=1)
         axis.set(title=model, xlabel="time of a step / plain step", xlim=(0, 2.4))
-    figure.savefig(path, dpi=130)
+    save(figure, path, 130)
+
+
+def parser() -> argparse.ArgumentParser:
+    """The options."""
+    made = common_parser(__doc__, "sam_step")
+    made.add_argument("--models", nargs="+", choices=list(MODELS), default=list(MODELS))
+    made.add_argument("--methods", nargs="*", choices=list(METHODS), default=list(METHODS), help="with plain, or none")
+    made.add_argument("--batch", type=int, default=8)
+    made.add_argument("--memory", action=argparse.BooleanOptionalAction, default=True, help="one more step of each")
+    made.add_argument("--rounds", type=int, default=5)
+    made.add_argument(
+        "--loop", action=argparse.BooleanOptionalAction, default=True, help="the plain loop and its peers"
+    )
+    return made
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--models", nargs="+", choices=list(MODELS), default=list(MODELS))
-    parser.add_argument(
-        "--methods", nargs="*", choices=list(METHODS), default=list(METHODS), help="with plain, or none"
-    )
-    parser.add_argument("--batch", type=int, default=8)
-    parser.add_argument("--memory", action=argparse.BooleanOptionalAction, default=True, help="one more step of each")
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument(
-        "--loop", action=argparse.BooleanOptionalAction, default=True, help="the plain loop and its peers"
-    )
-    arguments = parser.parse_args()
+    arguments = parser().parse_args()
     torch.set_num_threads(1)
-    path = RESULTS / "results.json"
-    result = json.loads(path.read_text()) if path.exists() else {"trainer": {}, "loop": {}}
+    record_run(arguments.output)
+    path = arguments.output / "results.json"
+    result = read_json(path, {"trainer": {}, "loop": {}})
     for name in arguments.models:
         if arguments.methods:
-            steps = trainer_steps(MODELS[name], arguments.batch, arguments.methods)
-            alone = {m: step for m, (_, step) in steps.items()}
-            begin(alone)
-            rows = measure(alone, arguments.rounds) if arguments.rounds else {}
-            rows = {method: {**row, "batch": arguments.batch} for method, row in rows.items()}
-            parameters = sum(p.numel() for p in steps["plain"][0].model.parameters())
-            of = result["trainer"].setdefault(name, {"parameters": parameters, "methods": {}, "extra_copies": {}})
-            if arguments.memory:
-                bytes_of = {m: peak_bytes(step) + held_bytes(trainer) for m, (trainer, step) in steps.items()}
-                of["extra_copies"] |= {m: (b - bytes_of["plain"]) / (4 * parameters) for m, b in bytes_of.items()}
-            of["methods"] = {m: rows.get(m, of["methods"].get(m)) for m in METHODS if m in rows or m in of["methods"]}
+            add_trainer_steps(result["trainer"], name, arguments)
         if arguments.loop and arguments.rounds:
-            alone = loop_steps(MODELS[name], arguments.batch)
-            begin(alone)
-            rows = measure(alone, arguments.rounds)
-            result["loop"][name] = {"batch": arguments.batch, "methods": rows}
-        result["versions"] = {
-            "python": platform.python_version(), "torch": torch.__version__, "transformers": transformers.__version__,
-            "threads": 1,
-        }  # fmt: skip
-        RESULTS.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(result, indent=1) + "\n")
-        (RESULTS / "table.md").write_text(table(result) + "\n")
-        plot(result, RESULTS / "ratios.png")
-    print(table(result))
+            steps = loop_steps(MODELS[name], arguments.batch)
+            begin(steps)
+            result["loop"][name] = {"batch": arguments.batch, "methods": measure(steps, arguments.rounds)}
+        write_json(path, result)
+    plot(result, arguments.output / "ratios.png")
+    write_table(arguments.output / "table.md", table(result))
+
+
+def add_trainer_steps(result: dict[str, Any], name: str, arguments: argparse.Namespace) -> None:
+    """Measure a model's steps in `Trainer` and join them with the results there are."""
+    steps = trainer_steps(MODELS[name], arguments.batch, arguments.methods)
+    alone = {method: step for method, (_, step) in steps.items()}
+    begin(alone)
+    rows = measure(alone, arguments.rounds) if arguments.rounds else {}
+    rows = {method: {**row, "batch": arguments.batch} for method, row in rows.items()}
+    parameters = sum(p.numel() for p in steps["plain"][0].model.parameters())
+    of = result.setdefault(name, {"parameters": parameters, "methods": {}, "extra_copies": {}})
+    if arguments.memory:
+        bytes_of = {m: peak_bytes(step) + held_bytes(trainer) for m, (trainer, step) in steps.items()}
+        of["extra_copies"] |= {m: (b - bytes_of["plain"]) / (4 * parameters) for m, b in bytes_of.items()}
+    of["methods"] = {m: rows.get(m, of["methods"].get(m)) for m in METHODS if m in rows or m in of["methods"]}
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ from peft import get_peft_model
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from benchmarks.harness.small_networks import SmallResNet, SmallViT
+from benchmarks.models.small_networks import SmallResNet, SmallViT
 from examples import real_data
 from hf_efficient import BiDSTConfig, train_sparsely
 from hf_efficient.active_mask import set_active_mask
@@ -178,14 +178,14 @@ def network(setting: Setting, classes: int) -> nn.Module:
             return SmallResNet(8)
         case "vit":
             return SmallViT(48, 2)
-    from benchmarks.harness.minilm_top import MiniLMTop
+    from benchmarks.models.minilm_top import MiniLMTop
 
     return MiniLMTop(classes, MINILM_LAYERS)
 
 
 @functools.cache
 def _texts(name: str) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    from benchmarks.harness.minilm_top import hidden_states
+    from benchmarks.models.minilm_top import hidden_states
 
     return hidden_states(name, MINILM_LAYERS)
 

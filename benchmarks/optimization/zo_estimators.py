@@ -7,9 +7,7 @@ sqrt(2 / (pi d)).
 """
 
 import argparse
-import json
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,14 +15,16 @@ import torch
 from torch.nn import functional as F
 from tqdm import tqdm
 
-from benchmarks.harness.small_networks import SmallResNet, SmallViT
+from benchmarks.harness.options import common_parser
+from benchmarks.harness.results import record_run, write_json, write_table
+from benchmarks.harness.tables import markdown
+from benchmarks.models.small_networks import SmallResNet, SmallViT
 from examples import real_data
 from hf_efficient.optimization.engine.perturbation import Weights, dot, global_norm
 from hf_efficient.optimization.loop.batch import ClosureBatch
 from hf_efficient.optimization.variants.s2sam import S2SAMVariant
 from hf_efficient.optimization.variants.zosam import GuidedZOSAMVariant, ZOSAMVariant
 
-RESULTS = Path(__file__).parents[1] / "results" / "zo_estimators"
 RHO, SIZE, BATCH = 0.05, 1024, 32
 VARIANTS: dict[str, Callable[[], Any]] = {
     "S2-SAM: the last gradient": S2SAMVariant,
@@ -67,11 +67,17 @@ def cosines(network: str, variant: Any, epochs: int) -> list[float]:
     return found
 
 
+def parser() -> argparse.ArgumentParser:
+    """The options."""
+    made = common_parser(__doc__, "zo_estimators")
+    made.add_argument("--epochs", type=int, default=2)
+    return made
+
+
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--epochs", type=int, default=2)
-    arguments = parser.parse_args()
+    arguments = parser().parse_args()
     torch.set_num_threads(1)
+    record_run(arguments.output)
     rows = []
     for network in NETWORKS:
         weights = sum(p.numel() for p in NETWORKS[network]().parameters())
@@ -81,17 +87,14 @@ def main() -> None:
             rows.append({"network": network, "weights": weights, "method": name, "mean": float(values.mean()),
                          "first_half": halves[0], "second_half": halves[1],
                          "uphill": float((values > 0).mean())})  # fmt: skip
-    lines = [
-        "| network (weights) | perturbation | first half | second half | all | steps in which it is positive |",
-        "|---|---|---|---|---|---|",
-    ]
-    for row in rows:
-        numbers = " | ".join(f"{row[key]:.3f}" for key in ("first_half", "second_half", "mean"))
-        lines.append(f"| {row['network']} ({row['weights']:,}) | {row['method']} | {numbers} | {row['uphill']:.0%} |")
-    RESULTS.mkdir(parents=True, exist_ok=True)
-    (RESULTS / "results.json").write_text(json.dumps(rows, indent=1) + "\n")
-    (RESULTS / "table.md").write_text("\n".join(lines) + "\n")
-    print("\n".join(lines))
+    head = ["network (weights)", "perturbation", "first half", "second half", "all", "steps in which it is positive"]
+    cells = [
+        [f"{row['network']} ({row['weights']:,})", row["method"],
+         *(f"{row[key]:.3f}" for key in ("first_half", "second_half", "mean")), f"{row['uphill']:.0%}"]
+        for row in rows
+    ]  # fmt: skip
+    write_json(arguments.output / "results.json", rows)
+    write_table(arguments.output / "table.md", markdown(head, cells))
 
 
 if __name__ == "__main__":

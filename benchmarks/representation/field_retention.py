@@ -20,9 +20,11 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
+from benchmarks.harness.options import common_parser
+from benchmarks.harness.results import read_json, record_run, write_json, write_table
+from benchmarks.harness.tables import markdown
 from benchmarks.representation.field_tasks import TASKS, Item, with_images_of_gqa
 from hf_efficient import TokenPrunerConfig, token_pruner
-from hf_efficient.files import write_text
 from hf_efficient.representation.evaluation.questions import on_device
 
 PUBLISHED = Path(__file__).parents[1] / "published"
@@ -72,7 +74,7 @@ def measure(
 ) -> dict[str, dict[str, float]]:  # fmt: skip
     """Scores: row -> task -> score. Answers go to `output`/answers.json, and are taken from there if they are in it."""
     book = output / "answers.json"
-    known: dict[str, list[str]] = json.loads(book.read_text()) if book.is_file() else {}
+    known: dict[str, list[str]] = read_json(book, {})
     scores: dict[str, dict[str, float]] = {}
     for name, config in configs.items():
         with contextlib.nullcontext() if config is None else token_pruner(model, processor, config):
@@ -80,7 +82,7 @@ def measure(
                 key = f"{name} | {task} | {len(asked)}"
                 if key not in known:
                     known[key] = answers(model, processor, asked, batch_size)
-                    write_text(book, json.dumps(known))
+                    write_json(book, known)
                 scores.setdefault(name, {})[task] = TASKS[task].score(asked, known[key])
     return scores
 
@@ -88,43 +90,40 @@ def measure(
 def table(scores: dict[str, dict[str, float]], published: dict[str, Any] | None) -> str:
     """Own rows, the first being the full model, and what papers report."""
     full, tasks = next(iter(scores.values())), list(next(iter(scores.values())))
-    lines = ["| here | " + " | ".join(tasks) + " | mean of full |", "|---" * (len(tasks) + 2) + "|"]
+    rows = []
     for name, row in scores.items():
         left = 100 * statistics.fmean(row[task] / full[task] if full[task] else 0.0 for task in tasks)
-        lines.append(f"| {name} | " + " | ".join(f"{row[task]:.1f}" for task in tasks) + f" | {left:.1f}% |")
+        rows.append([name, *(f"{row[task]:.1f}" for task in tasks), f"{left:.1f}%"])
+    parts = [markdown(["here", *tasks, "mean of full"], rows)]
     if published is None:
-        return "\n".join(lines)
-    per_task = published.get("tasks")
+        return parts[0]
+    model, per_task = published["model"], published.get("tasks")
     if per_task:
-        lines += ["", f"Published, {published['model']} ({per_task['source']})", ""]
-        lines += [
-            "| method, tokens | " + " | ".join(per_task["columns"]) + " |",
-            "|---" * (len(per_task["columns"]) + 1) + "|",
-        ]
-        lines += [f"| {name} | " + " | ".join(f"{v:.1f}" for v in row) + " |" for name, row in per_task["rows"].items()]
+        parts.append(f"Published, {model} ({per_task['source']})")
+        rows = [[name, *(f"{v:.1f}" for v in row)] for name, row in per_task["rows"].items()]
+        parts.append(markdown(["method, tokens", *per_task["columns"]], rows))
     for group in published["groups"]:
-        lines += ["", f"Published, {published['model']}: {group['source']}", ""]
-        lines += [
-            "| method | " + " | ".join(map(str, group["budgets"])) + " |",
-            "|---" * (len(group["budgets"]) + 1) + "|",
-        ]
-        for name, row in group["rows"].items():
-            lines.append(f"| {name} | " + " | ".join("" if v is None else f"{v:.1f}" for v in row) + " |")
-    return "\n".join([*lines, "", published["note"]])
+        parts.append(f"Published, {model}: {group['source']}")
+        rows = [[name, *("" if v is None else f"{v:.1f}" for v in row)] for name, row in group["rows"].items()]
+        parts.append(markdown(["method", *group["budgets"]], rows))
+    return "\n\n".join([*parts, published["note"]])
+
+
+def parser() -> argparse.ArgumentParser:
+    """The options."""
+    made = common_parser(__doc__, "field_retention")
+    made.add_argument("--model", default="llava-hf/llava-1.5-7b-hf", help="folder or id")
+    made.add_argument("--methods", nargs="+", default=["itg", "id_pruner"])
+    made.add_argument("--budgets", nargs="+", type=lambda t: float(t) if "." in t else int(t), help="counts or shares")
+    made.add_argument("--tasks", nargs="+", choices=TASKS, default=list(TASKS))
+    made.add_argument("--limit", type=int, help="only the first so many questions of each task")
+    made.add_argument("--batch-size", type=int, default=16)
+    return made
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", default="llava-hf/llava-1.5-7b-hf", help="folder or id")
-    parser.add_argument("--methods", nargs="+", default=["itg", "id_pruner"])
-    parser.add_argument(
-        "--budgets", nargs="+", type=lambda t: float(t) if "." in t else int(t), help="counts or shares"
-    )
-    parser.add_argument("--tasks", nargs="+", choices=TASKS, default=list(TASKS))
-    parser.add_argument("--limit", type=int, help="only the first so many questions of each task")
-    parser.add_argument("--batch-size", type=int, default=16)
-    parser.add_argument("--output", type=Path, default=Path(__file__).parents[1] / "results" / "field_retention")
-    arguments = parser.parse_args()
+    arguments = parser().parse_args()
+    record_run(arguments.output)
 
     from transformers import AutoModelForImageTextToText, AutoProcessor
 
@@ -136,15 +135,10 @@ def main() -> None:
     for method in arguments.methods:
         configs |= {f"{method}, {budget}": TokenPrunerConfig(method=method, budget=budget) for budget in budgets}
     items = {task: list(TASKS[task].items(rows_of(task), arguments.limit)) for task in arguments.tasks}
-    arguments.output.mkdir(parents=True, exist_ok=True)
     scores = measure(model, processor, items, configs, arguments.output, arguments.batch_size)
     published = json.loads((PUBLISHED / TABLES[kind]).read_text()) if kind in TABLES else None
-    text = table(scores, published)
-    (arguments.output / "results.json").write_text(
-        json.dumps({"model": arguments.model, "scores": scores}, indent=1) + "\n"
-    )
-    (arguments.output / "table.md").write_text(text + "\n")
-    print(text)
+    write_json(arguments.output / "results.json", {"model": arguments.model, "scores": scores})
+    write_table(arguments.output / "table.md", table(scores, published))
 
 
 if __name__ == "__main__":

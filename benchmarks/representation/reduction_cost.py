@@ -7,11 +7,8 @@ which methods make a matrix of all pairs (576 · 576 = 331,776).
 """
 
 import argparse
-import json
-import time
 from collections.abc import Sequence
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -19,8 +16,12 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from tqdm import tqdm
 
-from benchmarks.representation.scaled_llava import build, prefill
-from benchmarks.representation.token_pruning_speed import clustered, median_ms, race, ratio
+from benchmarks.harness.options import common_parser
+from benchmarks.harness.results import record_run, write_json, write_table
+from benchmarks.harness.tables import markdown
+from benchmarks.harness.timing import median_ms, ratio, time_in_turns
+from benchmarks.models.redundant_tokens import clustered
+from benchmarks.models.scaled_llava import build, prefill
 from hf_efficient import TokenPrunerConfig, reduce_tokens, token_pruner
 from hf_efficient.representation.selection import METHODS
 
@@ -51,7 +52,7 @@ def measure(methods: Sequence[str], k: int, layers: int, width: int, words: int,
         inputs = processor(images=image, text=prompt, do_rescale=False, return_tensors="pt")
         kept = model.base_model.get_image_features(inputs["pixel_values"], return_dict=True)
         jobs["prefill"] = lambda: prefill(model, inputs, kept)
-        seconds = race(jobs, rounds, time.perf_counter)
+        seconds = time_in_turns(jobs, rounds)
     rows = []
     for name in methods:
         with LargestTensor() as largest:
@@ -64,33 +65,36 @@ def measure(methods: Sequence[str], k: int, layers: int, width: int, words: int,
     return {"tokens": k, "prompt": prompt_length, "prefill ms": median_ms(seconds["prefill"]), "rows": rows}
 
 
-HEAD = "| method | ms | of the prefill | of ID-Pruner | largest tensor (numbers) |"
-
-
 def table(result: dict[str, Any]) -> str:
     """Costs as Markdown, one block per budget, and KV-cache bytes of LLaVA-1.5-7B in 16 bits."""
-    lines = []
+    lines, head = [], ["method", "ms", "of the prefill", "of ID-Pruner", "largest tensor (numbers)"]
     for part in result["parts"]:
-        lines += [f"K = {part['tokens']}, prefill {part['prefill ms']:.0f} ms", "", HEAD, "|---" * 5 + "|"]
-        for row in sorted(part["rows"], key=lambda row: row["ms"]):
-            times = f"{row['ms']:.1f} | {row['of the prefill']:.1%} | {row['of id_pruner']:.2f}"
-            lines.append(f"| {row['method']} | {times} | {row['largest tensor']:,} |")
-        lines.append("")
+        rows = [
+            [row["method"], f"{row['ms']:.1f}", f"{row['of the prefill']:.1%}", f"{row['of id_pruner']:.2f}",
+             f"{row['largest tensor']:,}"]
+            for row in sorted(part["rows"], key=lambda row: row["ms"])
+        ]  # fmt: skip
+        lines += [f"K = {part['tokens']}, prefill {part['prefill ms']:.0f} ms", "", markdown(head, rows), ""]
     cache = ", ".join(f"{k}: {k * 2 * 32 * 4096 * 2 / 2**20:.0f} MiB" for k in (576, 192, 128, 64, 32, 9))
     lines.append(f"KV cache of K visual tokens in LLaVA-1.5-7B (32 layers, 4096 wide, 16 bits): {cache}")
     return "\n".join(lines)
 
 
+def parser() -> argparse.ArgumentParser:
+    """The options."""
+    made = common_parser(__doc__, "reduction_cost")
+    made.add_argument("--budgets", type=int, nargs="+", default=[64, 32])
+    made.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS), help="id_pruner among them")
+    made.add_argument("--layers", type=int, default=16, help="layers of the language model")
+    made.add_argument("--width", type=int, default=2048, help="its hidden size, and that of the features")
+    made.add_argument("--words", type=int, default=40, help="text tokens in the prompt")
+    made.add_argument("--rounds", type=int, default=7)
+    return made
+
+
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--budgets", type=int, nargs="+", default=[64, 32])
-    parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS), help="id_pruner among them")
-    parser.add_argument("--layers", type=int, default=16, help="layers of the language model")
-    parser.add_argument("--width", type=int, default=2048, help="its hidden size, and that of the features")
-    parser.add_argument("--words", type=int, default=40, help="text tokens in the prompt")
-    parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--output", type=Path, default=Path(__file__).parents[1] / "results" / "reduction_cost")
-    arguments = parser.parse_args()
+    arguments = parser().parse_args()
+    record_run(arguments.output)
     parts = [
         measure(arguments.methods, k, arguments.layers, arguments.width, arguments.words, arguments.rounds)
         for k in tqdm(arguments.budgets, desc="budgets")
@@ -98,16 +102,12 @@ def main() -> None:
     result = {
         "setting": {
             "language model": f"Llama {arguments.layers} x {arguments.width}",
-            "threads": torch.get_num_threads(),
-            "torch": torch.__version__,
             "rounds": arguments.rounds,
         },
         "parts": parts,
     }
-    arguments.output.mkdir(parents=True, exist_ok=True)
-    (arguments.output / "results.json").write_text(json.dumps(result, indent=1) + "\n")
-    (arguments.output / "table.md").write_text(table(result) + "\n")
-    print(table(result))
+    write_json(arguments.output / "results.json", result)
+    write_table(arguments.output / "table.md", table(result))
 
 
 if __name__ == "__main__":

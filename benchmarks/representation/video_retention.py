@@ -10,9 +10,7 @@ same garment in several frames is one garment: whoever keeps it twice counts it 
 """
 
 import argparse
-import json
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,8 +20,11 @@ from torch import Tensor
 from tqdm import tqdm
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
-from benchmarks.harness.retention_statistics import Bootstrap, accuracy, curves, interval, leads_of, row_of, table
+from benchmarks.harness.intervals import interval
+from benchmarks.harness.options import common_parser
+from benchmarks.harness.results import record_run, write_json, write_table
 from benchmarks.representation.packed_turns import grade_scenes
+from benchmarks.representation.retention_statistics import accuracy, bootstrap_of, curves, leads_of, row_of, table
 from benchmarks.representation.token_representation import given
 from hf_efficient import TokenPrunerConfig, reduce_tokens
 from hf_efficient.representation.evaluation.questions import TINY_VLM, Question, Scene, load_vlm
@@ -111,22 +112,27 @@ def grade_clips(
     return grade_scenes(model, processor, scenes, batch_size=64, vision_inputs=vision_inputs)
 
 
+def parser() -> argparse.ArgumentParser:
+    """The options."""
+    made = common_parser(__doc__, "video_retention")
+    made.add_argument("--model", default=str(TINY_VLM), help="folder or id of a LLaVA")
+    made.add_argument("--seed", type=int, default=2027)
+    made.add_argument("--clips", type=int, default=256)
+    made.add_argument("--frames", type=int, default=4)
+    made.add_argument("--methods", nargs="+", default=list(VARIANTS), help="the first is compared with")
+    made.add_argument("--budgets", nargs="+", type=int, default=BUDGETS, help="tokens of a clip")
+    return made
+
+
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", default=str(TINY_VLM), help="folder or id of a LLaVA")
-    parser.add_argument("--seed", type=int, default=2027)
-    parser.add_argument("--clips", type=int, default=256)
-    parser.add_argument("--frames", type=int, default=4)
-    parser.add_argument("--methods", nargs="+", default=list(VARIANTS), help="the first is compared with")
-    parser.add_argument("--budgets", nargs="+", type=int, default=BUDGETS, help="tokens of a clip")
-    parser.add_argument("--output", type=Path, default=Path(__file__).parents[1] / "results" / "video_retention")
-    arguments = parser.parse_args()
+    arguments = parser().parse_args()
+    record_run(arguments.output)
 
     model, processor = load_vlm(arguments.model)
     made = clips(arguments.seed, arguments.clips, arguments.frames)
     scenes = [scene for scene, _ in made]
     features, scores = encode_frames(model, processor, [shown for _, shown in made])
-    bootstrap, total = Bootstrap(scenes), features.shape[1]
+    bootstrap, total = bootstrap_of(scenes), features.shape[1]
     alone = [grade_scenes(model, processor, scenes)]  # what one frame can tell
     anchors = [row_of(scenes, alone, bootstrap, method="first frame, whole", tokens=total // arguments.frames)]
     rows, leads = [], []
@@ -146,11 +152,9 @@ def main() -> None:
         leads += [{"tokens": budget, **lead} for lead in leads_of(here, bootstrap, OURS)]
     result = {"first": arguments.methods[0], "anchors": anchors, "rows": rows, "leads": leads, "clips": len(scenes),
               "frames": arguments.frames, "seed": arguments.seed, "tokens of a clip": total}  # fmt: skip
-    arguments.output.mkdir(parents=True, exist_ok=True)
-    (arguments.output / "results.json").write_text(json.dumps(result, indent=1) + "\n")
-    (arguments.output / "table.md").write_text(table(result) + "\n")
+    write_json(arguments.output / "results.json", result)
+    write_table(arguments.output / "table.md", table(result))
     curves(result, arguments.output / "accuracy.png", ("id_pruner", "itg, static merged", "itg"))
-    print(table(result))
 
 
 if __name__ == "__main__":

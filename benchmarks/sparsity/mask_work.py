@@ -7,20 +7,19 @@ that a busy machine hits all alike. Writes JSON, table and plot.
 """
 
 import argparse
-import json
 from pathlib import Path
 from typing import Any
 
-import matplotlib
 import torch
 import torch.nn.functional as F
 from peft import get_peft_model
 
+from benchmarks.harness.options import common_parser
+from benchmarks.harness.plots import plt, save
+from benchmarks.harness.results import record_run, write_json, write_table
+from benchmarks.harness.tables import markdown
 from benchmarks.sparsity.sparse_training import TASKS
 from hf_efficient import BiDSTConfig, train_sparsely
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
 
 SPARSITIES = (0.9, 0.95, 0.98)
 SETTINGS: dict[str, dict[str, Any]] = {
@@ -60,12 +59,11 @@ def mask_ms(sparsity: float, steps: int) -> dict[str, float]:
 
 def table(result: dict[str, dict[str, float]]) -> str:
     """ms for 100 steps, and as a multiple of RigL's."""
-    lines = ["| mask work of 100 steps, ms (times RigL's) | " + " | ".join(f"{float(s):.0%}" for s in result) + " |"]
-    lines.append("|---" * (len(result) + 1) + "|")
-    for name in SETTINGS:
-        cells = [f"{row[name]:.1f} ({row[name] / row['rigl']:.1f})" for row in result.values()]
-        lines.append(f"| {name} | " + " | ".join(cells) + " |")
-    return "\n".join(lines)
+    head = ["mask work of 100 steps, ms (times RigL's)", *(f"{float(s):.0%}" for s in result)]
+    rows = [
+        [name, *(f"{row[name]:.1f} ({row[name] / row['rigl']:.1f})" for row in result.values())] for name in SETTINGS
+    ]
+    return markdown(head, rows)
 
 
 def plot(result: dict[str, dict[str, float]], path: Path) -> None:
@@ -75,21 +73,24 @@ def plot(result: dict[str, dict[str, float]], path: Path) -> None:
         axes.plot([f"{float(s):.0%}" for s in result], [row[name] for row in result.values()], marker="o", label=name)
     axes.set(xlabel="sparsity", ylabel="mask work of 100 steps, ms", ylim=0)
     axes.legend(fontsize=8)
-    figure.savefig(path, dpi=130)
+    save(figure, path, 130)
+
+
+def parser() -> argparse.ArgumentParser:
+    """The options."""
+    made = common_parser(__doc__, "mask_work")
+    made.add_argument("--steps", type=int, default=500, help="a multiple of 100")
+    return made
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--steps", type=int, default=500, help="a multiple of 100")
-    parser.add_argument("--output", type=Path, default=Path(__file__).parents[1] / "results" / "mask_work")
-    arguments = parser.parse_args()
+    arguments = parser().parse_args()
     torch.set_num_threads(1)
+    record_run(arguments.output)
     result = {str(s): mask_ms(s, arguments.steps) for s in SPARSITIES}
-    arguments.output.mkdir(parents=True, exist_ok=True)
-    (arguments.output / "results.json").write_text(json.dumps(result, indent=1) + "\n")
-    (arguments.output / "table.md").write_text(table(result) + "\n")
+    write_json(arguments.output / "results.json", result)
+    write_table(arguments.output / "table.md", table(result))
     plot(result, arguments.output / "mask_work.png")
-    print(table(result))
 
 
 if __name__ == "__main__":

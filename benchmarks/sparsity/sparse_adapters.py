@@ -20,7 +20,7 @@ import argparse
 import json
 import math
 import tempfile
-import time
+from collections.abc import Callable
 from pathlib import Path
 from statistics import mean
 from typing import Any
@@ -30,11 +30,14 @@ import torch.nn.functional as F
 from peft import LoraConfig, PeftConfig, ShiraConfig, SupertuningConfig, get_peft_model
 from torch import Tensor, nn
 
-from benchmarks.harness.error_bars import cell, half_interval, plot_panels
-from benchmarks.harness.minilm_top import MiniLMTop, below_top, hidden_states
-from benchmarks.harness.tensor_memory import kept_for_backward
+from benchmarks.harness.memory import kept_for_backward
+from benchmarks.harness.options import common_parser
+from benchmarks.harness.plots import plot_panels
+from benchmarks.harness.results import read_json, record_run, write_json, write_table
+from benchmarks.harness.tables import markdown, mean_and_deviation, mean_and_interval
+from benchmarks.harness.timing import time_in_turns
+from benchmarks.models.minilm_top import MiniLMTop, below_top, hidden_states
 from hf_efficient import BiDSTConfig, train_sparsely
-from hf_efficient.files import write_text
 
 TASKS = {"rotten_tomatoes": 2, "newsgroups": 20, "reuters_r52": 52}
 SEARCHED = ("newsgroups", "rotten_tomatoes", "reuters_r52")  # the order in which learning rates are searched
@@ -157,16 +160,19 @@ def best_of(rates: dict[str, float]) -> float:
 def step_times(data: Data, methods: list[str]) -> dict[str, float]:
     """Mean ms of a training step at 0.5 %, over a whole training; methods take turns."""
     x, y = data[0], data[1]
-    trained = {method: prepare(TASKS["newsgroups"], method, 0.5, 1e-3, 0) for method in methods}
-    times: dict[str, list[float]] = {method: [] for method in methods}
-    for _ in range(STEPS):
-        for method, (model, optimizer) in trained.items():
-            began = time.perf_counter()
+
+    def step_of(method: str) -> Callable[[], None]:
+        model, optimizer = prepare(TASKS["newsgroups"], method, 0.5, 1e-3, 0)
+
+        def step() -> None:
             F.cross_entropy(model(x[:BATCH]), y[:BATCH]).backward()
             optimizer.step()
             optimizer.zero_grad()
-            times[method].append(1e3 * (time.perf_counter() - began))
-    return {method: mean(values) for method, values in times.items()}
+
+        return step
+
+    seconds = time_in_turns({method: step_of(method) for method in methods}, STEPS, warm_up=False)
+    return {method: 1e3 * mean(values) for method, values in seconds.items()}
 
 
 def of(runs: Runs, task: str, method: str, budget: float) -> list[dict[str, float]]:
@@ -180,54 +186,57 @@ def difference(runs: Runs, task: str, method: str, budget: float) -> list[float]
     return [runs[ours]["accuracy"] - runs[other]["accuracy"] for ours, other in pairs if other in runs]
 
 
-def interval(differences: list[float]) -> str:
-    """Mean ± half of the 95 % interval."""
-    return f"{mean(differences):+.2f} ± {half_interval(differences):.2f}" if len(differences) > 1 else ""
-
-
 def table(stored: dict[str, Any]) -> str:
     """Mean and standard deviation over seeds, paired differences, chosen rates, sizes."""
-    runs, lines = stored["runs"], []
-    heads = " | ".join(f"{budget} %" for budget in BUDGETS)
-    for task in TASKS:
-        lines += [f"**{task}**, test accuracy", "", f"| method | {heads} | seeds |", "|---" * (len(BUDGETS) + 2) + "|"]
-        for method in METHODS:
-            columns = [[r["accuracy"] for r in of(runs, task, method, b)] for b in BUDGETS]
-            if any(columns):
-                seeds = min(len(c) for c in columns if c)
-                lines.append(f"| {method} | " + " | ".join(cell(c) for c in columns) + f" | {seeds} |")
-        lines.append("")
-    lines += ["**BiDST minus others**, same seeds: mean and 95 % interval", "", f"| task | minus | {heads} |"]
-    lines.append("|---" * (len(BUDGETS) + 2) + "|")
-    for task in TASKS:
-        for method in METHODS[:3]:
-            columns = [difference(runs, task, method, b) for b in BUDGETS]
-            lines.append(f"| {task} | {method} | " + " | ".join(interval(c) for c in columns) + " |")
-    for method in METHODS[:3]:  # a seed's mean over the tasks
-        tasks = [[difference(runs, task, method, b) for task in TASKS] for b in BUDGETS]
-        columns = [[mean(d) for d in zip(*each, strict=False)] for each in tasks]
-        lines.append(f"| mean of tasks | {method} | " + " | ".join(interval(c) for c in columns) + " |")
-    lines += ["", f"| learning rate: task | method | {heads} |", "|---" * (len(BUDGETS) + 2) + "|"]
-    for task, method in ((t, m) for t in TASKS for m in METHODS):
-        rates = [stored["rates"].get(f"{task}|{method}|{b}") for b in BUDGETS]
-        if any(rates):
-            lines.append(f"| {task} | {method} | " + " | ".join(f"{best_of(r):g}" if r else "" for r in rates) + " |")
-    lines += [
-        "",
-        "| method | values | file, kB | state in training, kB | activations, MB | step, ms |",
-        "|---" * 6 + "|",
+    runs, budgets = stored["runs"], [f"{budget} %" for budget in BUDGETS]
+    parts = [f"**{task}**, test accuracy\n\n{accuracies(runs, task, budgets)}\n" for task in TASKS]
+    others = [
+        [task, method, *(mean_and_interval(difference(runs, task, method, b)) for b in BUDGETS)]
+        for task in TASKS
+        for method in METHODS[:3]
     ]
+    for method in METHODS[:3]:  # a seed's mean over the tasks
+        each = [zip(*(difference(runs, task, method, b) for task in TASKS), strict=False) for b in BUDGETS]
+        others.append(["mean of tasks", method, *(mean_and_interval([mean(d) for d in seeds]) for seeds in each)])
+    parts += [
+        "**BiDST minus others**, same seeds: mean and 95 % interval",
+        "",
+        markdown(["task", "minus", *budgets], others),
+    ]
+    rates = []
+    for task, method in ((t, m) for t in TASKS for m in METHODS):
+        found = [stored["rates"].get(f"{task}|{method}|{b}") for b in BUDGETS]
+        if any(found):
+            rates.append([task, method, *(f"{best_of(r):g}" if r else "" for r in found)])
+    parts += ["", markdown(["learning rate: task", "method", *budgets], rates), "", sizes(stored)]
+    return "\n".join(parts)
+
+
+def accuracies(runs: Runs, task: str, budgets: list[str]) -> str:
+    """Test accuracy of a task: mean and standard deviation over seeds."""
+    rows = []
     for method in METHODS:
-        examples = [next(iter(of(runs, "newsgroups", method, b)), None) for b in BUDGETS]
-        if any(example is None for example in examples):
-            continue
+        columns = [[r["accuracy"] for r in of(runs, task, method, b)] for b in BUDGETS]
+        if any(columns):
+            rows.append([method, *map(mean_and_deviation, columns), min(len(c) for c in columns if c)])
+    return markdown(["method", *budgets, "seeds"], rows)
+
+
+def sizes(stored: dict[str, Any]) -> str:
+    """Values, bytes and time of the methods of which every budget is there; a cell holds all budgets."""
+    rows = []
+    for method in METHODS:
+        examples = [next(iter(of(stored["runs"], "newsgroups", method, b)), None) for b in BUDGETS]
         found = [example for example in examples if example is not None]
-        row = [" / ".join(f"{e['values']:.0f}" for e in found)]
+        if len(found) < len(BUDGETS):
+            continue
+        row = [method, " / ".join(f"{e['values']:.0f}" for e in found)]
         row += [" / ".join(f"{e[name] / 1e3:.0f}" for e in found) for name in ("file_bytes", "state_bytes")]
         row.append(" / ".join(f"{e['activation_bytes'] / 1e6:.1f}" for e in found))
         row.append(f"{stored['step_ms'][method]:.0f}" if method in stored["step_ms"] else "")
-        lines.append(f"| {method} | " + " | ".join(row) + " |")
-    return "\n".join(lines)
+        rows.append(row)
+    head = ["method", "values", "file, kB", "state in training, kB", "activations, MB", "step, ms"]
+    return markdown(head, rows)
 
 
 def plot(runs: Runs, path: Path) -> None:
@@ -241,25 +250,29 @@ def plot(runs: Runs, path: Path) -> None:
     plot_panels(panels, path, "trainable share", "bidst")
 
 
+def parser() -> argparse.ArgumentParser:
+    """The options."""
+    made = common_parser(__doc__, "sparse_adapters")
+    made.add_argument("--methods", nargs="+", default=list(METHODS[:4]), choices=METHODS)
+    made.add_argument("--seeds", type=int, default=5)
+    made.add_argument("--times", action="store_true", help="measure the time of a step, and nothing else")
+    return made
+
+
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--methods", nargs="+", default=list(METHODS[:4]), choices=METHODS)
-    parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--times", action="store_true", help="measure the time of a step, and nothing else")
-    parser.add_argument("--output", type=Path, default=Path(__file__).parents[1] / "results" / "sparse_adapters")
-    arguments = parser.parse_args()
+    arguments = parser().parse_args()
     torch.set_num_threads(1)
-    arguments.output.mkdir(parents=True, exist_ok=True)
+    record_run(arguments.output)
     path = arguments.output / "runs.json"
-    stored: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {"rates": {}, "runs": {}, "step_ms": {}}
+    stored: dict[str, Any] = read_json(path, {"rates": {}, "runs": {}, "step_ms": {}})
 
     def keep() -> None:
-        write_text(path, json.dumps(stored, indent=1) + "\n")
-        (arguments.output / "table.md").write_text(table(stored) + "\n")
+        write_json(path, stored)
 
     if arguments.times:
         stored["step_ms"] = step_times(load("newsgroups")[0], arguments.methods)
         keep()
+        write_table(arguments.output / "table.md", table(stored))
         return
     data = {task: load(task) for task in TASKS}
     for task, budget, method in ((t, b, m) for t in SEARCHED for b in BUDGETS for m in arguments.methods):
@@ -278,7 +291,7 @@ def main() -> None:
                 print(key, json.dumps(stored["runs"][key]), flush=True)
                 keep()
     plot(stored["runs"], arguments.output / "accuracy.png")
-    print(table(stored))
+    write_table(arguments.output / "table.md", table(stored))
 
 
 if __name__ == "__main__":

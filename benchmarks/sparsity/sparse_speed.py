@@ -13,32 +13,31 @@ sparse backpropagation), its linear layer is timed too. Writes JSON, table and p
 """
 
 import argparse
-import json
-import platform
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from statistics import median
 from typing import Any
 
-import matplotlib
 import torch
 from peft import get_peft_model
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from transformers import BertConfig, BertModel
 
+from benchmarks.harness.memory import resident
+from benchmarks.harness.options import common_parser
+from benchmarks.harness.plots import plt, save
+from benchmarks.harness.results import record_run, write_json, write_table
+from benchmarks.harness.tables import markdown
+from benchmarks.harness.timing import time_in_turns
 from hf_efficient import BiDSTConfig, compress, save_sparse
 from hf_efficient.sparsity.csr.linear import CSRLinear
 from hf_efficient.sparsity.csr.product import CSRPath
 from hf_efficient.sparsity.sparse_weight import SparseWeight
 from hf_efficient.sparsity.tuner.layer import BiDSTLayer
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
 
 SPARSITIES = (0.8, 0.9, 0.95, 0.98, 0.99)
 LAYERS = ((768, 768), (3072, 768), (768, 3072))  # (out, in): attention, and both of the feed-forward part
@@ -48,16 +47,7 @@ BATCH, LENGTH = 8, 64
 
 def medians(calls: dict[str, Callable[[], object]], seconds: float) -> dict[str, float]:
     """Median time of each call in ms; they take turns for about `seconds`."""
-    for call in calls.values():
-        call()
-    times: dict[str, list[float]] = {name: [] for name in calls}
-    end = time.perf_counter() + seconds
-    while time.perf_counter() < end or len(next(iter(times.values()))) < 3:
-        for name, call in calls.items():
-            start = time.perf_counter()
-            call()
-            times[name].append(1e3 * (time.perf_counter() - start))
-    return {name: median(values) for name, values in times.items()}
+    return {name: 1e3 * median(values) for name, values in time_in_turns(calls, seconds=seconds).items()}
 
 
 def random_sparse(shape: tuple[int, int], sparsity: float) -> SparseWeight:
@@ -197,33 +187,29 @@ def peak(sparsity: float | None) -> float:
 def measure_peak(sparsity: float | None) -> float:
     """In this process."""
     model = encoder(sparsity, "csr")
-    Path("/proc/self/clear_refs").write_text("5")  # the peak counts from here
-
-    def read(field: str) -> float:
-        return next(
-            int(x.split()[1]) for x in Path("/proc/self/status").read_text().splitlines() if x.startswith(field)
-        )
-
-    before = read("VmRSS")
+    before = resident(reset_peak=True)
     step = encoder_step(model)
     for _ in range(3):
         step()
-    return (read("VmHWM") - before) / 1e3
+    after = resident()
+    if before is None or after is None:
+        raise SystemExit("Peak memory is read from /proc, which only Linux has.")
+    return (after[1] - before[0]) / 1.024e6
 
 
 def table(result: dict[str, Any]) -> str:
     """All figures as Markdown; speeds are dense time over CSR time."""
     heads = [f"{s:.0%}" for s in SPARSITIES]
-    lines = ["| faster than dense, times | " + " | ".join(heads) + " |", "|---" * (len(heads) + 1) + "|"]
+    rows: list[list[str]] = []
 
     def line(label: str, cells: Sequence[float], digits: int = 2) -> None:
-        lines.append(f"| {label} | " + " | ".join(f"{c:.{digits}f}" for c in cells) + " |")
+        rows.append([label, *(f"{c:.{digits}f}" for c in cells)])
 
     layers = result["layers"]
     for kind in ("train", "infer"):
         for shape in LAYERS:
-            rows = [layers[f"{shape[0]}x{shape[1]} {s}"] for s in SPARSITIES]
-            line(f"{kind}, layer {shape[0]}x{shape[1]}", [r[f"{kind} dense"] / r[f"{kind} csr"] for r in rows])
+            times = [layers[f"{shape[0]}x{shape[1]} {s}"] for s in SPARSITIES]
+            line(f"{kind}, layer {shape[0]}x{shape[1]}", [r[f"{kind} dense"] / r[f"{kind} csr"] for r in times])
         block = [of_block(layers, s, f"{kind} dense") / of_block(layers, s, f"{kind} csr") for s in SPARSITIES]
         line(f"**{kind}, all linear layers of a block**", block)
     if any("train sparseprop" in row for row in layers.values()):
@@ -238,7 +224,7 @@ def table(result: dict[str, Any]) -> str:
         line(name, [m[name] for m in memories], 1)
     line("peak memory of training, MB above start (stock: {:.0f})".format(result["peak"]["stock"]),
          [result["peak"][str(s)] for s in SPARSITIES], 0)  # fmt: skip
-    return "\n".join(lines)
+    return markdown(["faster than dense, times", *heads], rows)
 
 
 def plot(result: dict[str, Any], path: Path) -> None:
@@ -260,20 +246,25 @@ def plot(result: dict[str, Any], path: Path) -> None:
     axes.yaxis.set_major_formatter("{x:g}")
     axes.set(xlabel="sparsity", ylabel="times faster than dense")
     axes.legend(fontsize=7, ncols=2)
-    figure.savefig(path, dpi=140)
+    save(figure, path, 140)
+
+
+def parser() -> argparse.ArgumentParser:
+    """The options."""
+    made = common_parser(__doc__, "sparse_speed")
+    made.add_argument("--tokens", type=int, default=512, help="activations of a layer: batch times length")
+    made.add_argument("--seconds", type=float, default=3.0, help="measured for each layer, and for each encoder")
+    made.add_argument("--peak", help=argparse.SUPPRESS)
+    return made
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--tokens", type=int, default=512, help="activations of a layer: batch times length")
-    parser.add_argument("--seconds", type=float, default=3.0, help="measured for each layer, and for each encoder")
-    parser.add_argument("--peak", help=argparse.SUPPRESS)
-    parser.add_argument("--output", type=Path, default=Path(__file__).parents[1] / "results" / "sparse_speed")
-    arguments = parser.parse_args()
+    arguments = parser().parse_args()
     torch.set_num_threads(1)
     if arguments.peak is not None:
         print(measure_peak(None if arguments.peak == "None" else float(arguments.peak)))
         return
+    record_run(arguments.output)
     torch.manual_seed(0)
     result: dict[str, Any] = {"layers": {}, "encoder": {}, "memory": {}, "peak": {"stock": peak(None)}}
     for sparsity in SPARSITIES:
@@ -283,15 +274,10 @@ def main() -> None:
         result["encoder"][str(sparsity)] = encoder_times(sparsity, arguments.seconds)
         result["memory"][str(sparsity)] = memory(sparsity)
         result["peak"][str(sparsity)] = peak(sparsity)
-    result["setting"] = {
-        "tokens": arguments.tokens, "batch": BATCH, "length": LENGTH, "encoder": ENCODER, "threads": 1,
-        "torch": torch.__version__, "python": platform.python_version(), "machine": platform.machine(),
-    }  # fmt: skip
-    arguments.output.mkdir(parents=True, exist_ok=True)
-    (arguments.output / "results.json").write_text(json.dumps(result, indent=1) + "\n")
-    (arguments.output / "table.md").write_text(table(result) + "\n")
+    result["setting"] = {"tokens": arguments.tokens, "batch": BATCH, "length": LENGTH, "encoder": ENCODER}
+    write_json(arguments.output / "results.json", result)
+    write_table(arguments.output / "table.md", table(result))
     plot(result, arguments.output / "speed.png")
-    print(table(result))
 
 
 if __name__ == "__main__":

@@ -29,11 +29,13 @@ import torch.nn.functional as F
 from peft import get_peft_model
 from torch import Tensor, nn
 
-from benchmarks.harness.error_bars import cell, plot_panels
-from benchmarks.harness.small_networks import SmallResNet, SmallViT
+from benchmarks.harness.options import common_parser
+from benchmarks.harness.plots import plot_panels
+from benchmarks.harness.results import read_json, record_run, write_json, write_table
+from benchmarks.harness.tables import markdown, mean_and_deviation
+from benchmarks.models.small_networks import SmallResNet, SmallViT
 from examples import real_data
 from hf_efficient import S2SAM, ZOSAM, BiDSTConfig, recalibrate_batch_norm, train_sparsely
-from hf_efficient.files import write_text
 from hf_efficient.methods import SPARSITY, settings_of
 from hf_efficient.sparsity.tuner.layer import BiDSTLayer
 from hf_efficient.sparsity.tuner.targets import weight_of
@@ -204,21 +206,16 @@ def key_of(task: str, method: str, sparsity: float, seed: int) -> str:
 
 def table(runs: dict[str, dict[str, Any]]) -> str:
     """Means and standard deviations over seeds, medians of times; one row per task and method."""
-    lines: list[str] = []
+    parts: list[str] = []
     for task in dict.fromkeys(key.split()[0] for key in runs):
         sparsities = sorted({float(key.split()[2]) for key in runs if key.split()[0] == task} - {0.0})
         heads = [f"{s:.0%} sparse" for s in sparsities]
-        lines += [
-            f"**{task}**",
-            "",
-            "| method | " + " | ".join(heads) + " | seeds | FLOPs of dense | s | mask work, s |",
-        ]
-        lines.append("|---" * (len(heads) + 5) + "|")
+        rows = []
         for method in METHODS:
             columns = [accuracies(runs, task, method, s) for s in (sparsities if method != "dense" else [0.0])]
             if not any(columns):
                 continue
-            cells = [cell(c) for c in columns]
+            cells = [mean_and_deviation(c) for c in columns]
             cells += ["" for _ in range(len(sparsities) - len(cells))]
             some = [r for key, r in runs.items() if key.split()[:2] == [task, method]]
             dense = [r["flops"] for key, r in runs.items() if key.split()[:2] == [task, "dense"]]
@@ -226,9 +223,10 @@ def table(runs: dict[str, dict[str, Any]]) -> str:
             mask = f"{median(r['mask_seconds'] for r in some):.2f}" if method != "dense" else ""
             seeds = min(len(c) for c in columns if c)
             cells += [str(seeds), flops, f"{median(r['seconds'] for r in some):.0f}", mask]
-            lines.append(f"| {method} | " + " | ".join(cells) + " |")
-        lines.append("")
-    return "\n".join(lines)
+            rows.append([method, *cells])
+        head = ["method", *heads, "seeds", "FLOPs of dense", "s", "mask work, s"]
+        parts.append(f"**{task}**\n\n{markdown(head, rows)}\n")
+    return "\n".join(parts)
 
 
 def accuracies(runs: dict[str, dict[str, Any]], task: str, method: str, sparsity: float) -> list[float]:
@@ -249,18 +247,22 @@ def plot(runs: dict[str, dict[str, Any]], path: Path) -> None:
     plot_panels(panels, path, "sparsity", "bidst", {task: mean(a) for task, a in dense.items() if a})
 
 
+def parser() -> argparse.ArgumentParser:
+    """The options."""
+    made = common_parser(__doc__, "sparse_training")
+    made.add_argument("--tasks", nargs="+", default=list(TASKS), choices=list(TASKS))
+    made.add_argument("--methods", nargs="+", default=list(METHODS), choices=METHODS)
+    made.add_argument("--sparsities", nargs="+", type=float, default=SPARSITIES)
+    made.add_argument("--seeds", type=int, default=5)
+    return made
+
+
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--tasks", nargs="+", default=list(TASKS), choices=list(TASKS))
-    parser.add_argument("--methods", nargs="+", default=list(METHODS), choices=METHODS)
-    parser.add_argument("--sparsities", nargs="+", type=float, default=SPARSITIES)
-    parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--output", type=Path, default=Path(__file__).parents[1] / "results" / "sparse_training")
-    arguments = parser.parse_args()
+    arguments = parser().parse_args()
     torch.set_num_threads(1)
-    arguments.output.mkdir(parents=True, exist_ok=True)
+    record_run(arguments.output)
     path = arguments.output / "runs.json"
-    runs: dict[str, dict[str, Any]] = json.loads(path.read_text()) if path.exists() else {}
+    runs: dict[str, dict[str, Any]] = read_json(path, {})
     for name in arguments.tasks:
         data: Data | None = None
         for seed in range(arguments.seeds):
@@ -272,10 +274,9 @@ def main() -> None:
                     data = data or TASKS[name].data()
                     runs[key] = run(TASKS[name], data, method, sparsity, seed)
                     print(key, json.dumps({k: round(v, 4) for k, v in runs[key].items()}), flush=True)
-                    write_text(path, json.dumps(runs, indent=1) + "\n")
-    (arguments.output / "table.md").write_text(table(runs) + "\n")
+                    write_json(path, runs)
     plot(runs, arguments.output / "accuracy.png")
-    print(table(runs))
+    write_table(arguments.output / "table.md", table(runs))
 
 
 if __name__ == "__main__":

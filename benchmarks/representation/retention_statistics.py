@@ -1,6 +1,6 @@
 """Accuracies with bootstrap intervals, paired differences, and the table and curves made of them."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +42,7 @@ def row_of(scenes: Sequence[Scene], graded: Sequence[Grades], bootstrap: Bootstr
     return row
 
 
-def leads_of(here: dict[str, Sequence[Grades]], bootstrap: Bootstrap, ours: Sequence[str]) -> list[dict[str, Any]]:
+def leads_of(here: Mapping[str, Sequence[Grades]], bootstrap: Bootstrap, ours: Sequence[str]) -> list[dict[str, Any]]:
     """How far each configuration of ours, by itself, is ahead of the best of the others at one budget.
 
     Args:
@@ -64,7 +64,7 @@ def leads_of(here: dict[str, Sequence[Grades]], bootstrap: Bootstrap, ours: Sequ
 
 def compare(
     scenes: Sequence[Scene],
-    graded: dict[tuple[str, float], Sequence[Grades]],
+    graded: Mapping[tuple[str, float], Sequence[Grades]],
     everything: Sequence[Grades],
     blind: Sequence[Grades],
     total: int,

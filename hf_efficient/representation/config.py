@@ -10,13 +10,13 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+from hf_efficient.checks import check_choice
 from hf_efficient.methods import REPRESENTATION, check_settings, with_method
 from hf_efficient.reading import naming
 
 from .config_checks import (
     check_answer,
     check_budget,
-    check_choice,
     check_generator,
     check_layers,
     check_power,

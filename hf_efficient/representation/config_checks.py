@@ -7,12 +7,6 @@ from typing import Any
 from hf_efficient.reading import is_number, is_whole, shown
 
 
-def check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
-    """Raise unless the value is one of the choices."""
-    if value not in choices:
-        raise ValueError(f"{name}={shown(value)} is not known; expected one of {', '.join(map(repr, choices))}.")
-
-
 def check_share(name: str, value: object) -> None:
     """Raise unless the value is a number in [0, 1]."""
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= 1:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from hf_efficient.checks import check_choice, check_whole
 from hf_efficient.methods import BACKBONES, VIDEO, check_settings
 from hf_efficient.plain_settings import PlainSettings
 from hf_efficient.reading import is_number, shown
@@ -97,17 +98,17 @@ class FitSettings(PlainSettings):
         for name, choices in (("method", VIDEO.names), ("edges", EDGES), ("weight_dtype", WEIGHT_DTYPES),
                               ("lr_codec", LR_CODECS), ("warm_start", STARTS), ("alpha", ALPHA),
                               ("interlaced", INTERLACED)):  # fmt: skip
-            _check_choice(name, getattr(self, name), choices)
+            check_choice(name, getattr(self, name), choices)
         bounds = {"steps": (1, None), "batch_size": (1, 4096), "halo": (0, 60), "max_patches": (1, None),
                   "lr_quality": (0, 63), "seed": (0, 2**31), "checkpoint_every": (1, None)}  # fmt: skip
         for name, (least, most) in bounds.items():
-            _check_whole(name, getattr(self, name), least, most)
+            check_whole(name, getattr(self, name), least, most)
         if not isinstance(self.lr_preset, str):
             raise ValueError(f"lr_preset={shown(self.lr_preset)} is out of range; expected text.")
         if isinstance(self.num_chunks, str) and self.num_chunks.isdecimal():
             self.num_chunks = int(self.num_chunks)
         if self.num_chunks != AUTO:
-            _check_whole("num_chunks", self.num_chunks, 1, 256)
+            check_whole("num_chunks", self.num_chunks, 1, 256)
         if not is_number(self.learning_rate) or not 0 < self.learning_rate < 1:
             raise ValueError(f"learning_rate={shown(self.learning_rate)} is out of range; expected a number in (0, 1).")
         check_encoder(self.lr_codec, self.lr_quality, self.lr_preset, ("lr_quality", "lr_preset"))
@@ -142,14 +143,3 @@ class FitSettings(PlainSettings):
     def same_networks(self) -> bool:
         """Whether all networks have one size, so that they can start from a common one."""
         return not isinstance(self.num_features, (list, tuple)) and not isinstance(self.num_blocks, (list, tuple))
-
-
-def _check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
-    if value not in choices:
-        raise ValueError(f"{name}={shown(value)} is not known; expected one of {', '.join(map(repr, choices))}.")
-
-
-def _check_whole(name: str, value: object, least: int, most: int | None) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or value < least or (most is not None and value > most):
-        upper = "on" if most is None else f"to {most}"
-        raise ValueError(f"{name}={shown(value)} is out of range; expected a whole number from {least} {upper}.")

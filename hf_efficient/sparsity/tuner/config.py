@@ -6,11 +6,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from hf_efficient.checks import check_choice, check_number, check_whole
 from hf_efficient.compat.peft import peft_type
 from hf_efficient.extras import extra
 from hf_efficient.files import is_local
 from hf_efficient.methods import SPARSITY, check_settings
-from hf_efficient.reading import Stored, is_number, naming, shown
+from hf_efficient.reading import Stored, naming
 from hf_efficient.sparsity.topology import Topology
 
 from .adapter_checks import WEIGHTS_NAME, check_values, read_config, read_header
@@ -137,19 +138,19 @@ class BiDSTConfig(PeftConfig):
             self.target_modules = set(self.target_modules)  # type: ignore[assignment]  # PEFT wants sets
         if isinstance(self.exclude_modules, list):
             self.exclude_modules = set(self.exclude_modules)  # type: ignore[assignment]
-        _check_choice("target", self.target, TARGETS)
+        check_choice("target", self.target, TARGETS)
         topology = SPARSITY.row(self.topology).implementation
-        _check_choice("distribution", self.distribution, DISTRIBUTIONS)
-        _check_choice("init", self.init, INITS)
-        _check_choice("backend", self.backend, BACKENDS)
-        _check_number("sparsity", self.sparsity, 0, 1, "a share of inactive weights in [0, 1), e.g. 0.95", below=True)
+        check_choice("distribution", self.distribution, DISTRIBUTIONS)
+        check_choice("init", self.init, INITS)
+        check_choice("backend", self.backend, BACKENDS)
+        check_number("sparsity", self.sparsity, 0, 1, "a share of inactive weights in [0, 1), e.g. 0.95", below=True)
         for name in ("drop_fraction", "stop_fraction"):
-            _check_number(name, getattr(self, name), 0, 1, "a share in [0, 1]")
+            check_number(name, getattr(self, name), 0, 1, "a share in [0, 1]")
         for name in ("update_interval", "score_interval", "init_steps"):
-            _check_count(name, getattr(self, name))
+            check_whole(name, getattr(self, name), 1)
         for name in ("score_lr", "implicit_weight"):
-            _check_number(name, getattr(self, name), 0, float("inf"), "a number >= 0")
-        _check_number("candidates", self.candidates, 1e-9, float("inf"), "a number > 0, e.g. 5.0")
+            check_number(name, getattr(self, name), 0, float("inf"), "a number >= 0")
+        check_number("candidates", self.candidates, 1e-9, float("inf"), "a number > 0, e.g. 5.0")
         if not self.counts:  # a saved adapter was checked when it was made
             check_settings(self, SPARSITY)
         if self.distribution == "nonzero" and (self.target != "weight" or topology.dense_first):
@@ -188,18 +189,3 @@ class BiDSTConfig(PeftConfig):
         """The topology of this config, for a training of `total_steps` optimizer steps."""
         topology: Topology = SPARSITY.row(self.topology).implementation.of(self, total_steps)
         return topology
-
-
-def _check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
-    if value not in choices:
-        raise ValueError(f"{name}={shown(value)} is not known; expected one of {', '.join(map(repr, choices))}.")
-
-
-def _check_number(name: str, value: object, low: float, high: float, expected: str, below: bool = False) -> None:
-    if not is_number(value) or not low <= value <= high or (below and value == high):  # type: ignore[operator]
-        raise ValueError(f"{name}={shown(value)} is out of range; expected {expected}.")
-
-
-def _check_count(name: str, value: object) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise ValueError(f"{name}={shown(value)} is not a count; expected an int >= 1.")

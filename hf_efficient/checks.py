@@ -1,0 +1,33 @@
+"""Checks of settings in one wording: a message begins with setting and value, and says what is expected."""
+
+from __future__ import annotations
+
+from hf_efficient.reading import is_number, is_whole, shown
+
+
+def check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
+    """Raise ValueError unless the value is one of the choices."""
+    if value not in choices:
+        raise ValueError(f"{name}={shown(value)} is not known; expected one of {', '.join(map(repr, choices))}.")
+
+
+def check_whole(name: str, value: object, least: int, most: int | None = None) -> None:
+    """Raise ValueError unless the value is an int from `least` to `most`; None is no upper bound."""
+    if not is_whole(value) or value < least or (most is not None and value > most):  # type: ignore[operator]
+        bounds = f">= {least}" if most is None else f"from {least} to {most}"
+        raise ValueError(f"{name}={shown(value)} is out of range; expected a whole number {bounds}.")
+
+
+def check_number(name: str, value: object, low: float, high: float, expected: str, below: bool = False) -> None:
+    """Raise ValueError unless the value is a finite number from `low` to `high`, or below `high`.
+
+    Args:
+        name: of the setting.
+        value: of the setting.
+        low: smallest value allowed.
+        high: largest value allowed; may be infinite.
+        expected: what the message says after "expected".
+        below: exclude `high` itself.
+    """
+    if not is_number(value) or not low <= value <= high or (below and value == high):  # type: ignore[operator]
+        raise ValueError(f"{name}={shown(value)} is out of range; expected {expected}.")

@@ -51,7 +51,7 @@ class Setting:
         size: training examples.
         epochs: passes over them.
         noise: share of training labels that are replaced by a random other class.
-        sparsity: share of the inner weights that are dead, uniform per layer.
+        sparsity: share of the inner weights that are inactive, uniform per layer.
         topology: "static" (fixed at random), or "rigl" or "mest", exchanging weights every 20 steps.
     """
 
@@ -208,9 +208,9 @@ def fixed_masks(net: nn.Module, sparsity: float, seed: int) -> list[tuple[Tensor
     masks: list[tuple[Tensor, Tensor]] = []
     for name, p in net.named_parameters():
         if name.startswith("stages") and p.ndim == 4:
-            alive = torch.randperm(p.numel(), generator=rng)[: round((1 - sparsity) * p.numel())]
-            mask = torch.zeros(p.numel(), dtype=torch.bool).index_fill_(0, alive, True).view_as(p)
-            # a living weight has fewer inputs beside it: keep the variance of the sums
+            active = torch.randperm(p.numel(), generator=rng)[: round((1 - sparsity) * p.numel())]
+            mask = torch.zeros(p.numel(), dtype=torch.bool).index_fill_(0, active, True).view_as(p)
+            # an active weight has fewer inputs beside it: keep the variance of the sums
             with torch.no_grad():
                 p.mul_(mask / (1 - sparsity) ** 0.5)
             set_active_mask(p, mask)

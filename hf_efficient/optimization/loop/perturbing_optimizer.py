@@ -232,7 +232,7 @@ class PerturbingOptimizer(Optimizer):
             self._base_mode("train")
 
     def eval(self) -> None:
-        """Called before evaluation: the weights are brought back, and the base optimizer told."""
+        """Called before evaluation: brings the weights back and puts the base optimizer into its mode."""
         self.restore()
         self._base_mode("eval")
 

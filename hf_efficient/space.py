@@ -16,6 +16,7 @@ from html import escape
 from pathlib import Path
 from typing import Any, TypeVar
 
+from hf_efficient.compat.gradio import events
 from hf_efficient.extras import extra
 from hf_efficient.files.temporary import server_folder, sweep
 from hf_efficient.reading import is_number, shown
@@ -163,11 +164,7 @@ def forget_files(demo: gr.Blocks, seconds: float = KEEP_SECONDS) -> None:
 def in_use(demo: gr.Blocks) -> set[str]:
     """Paths that the page shows from its beginning, and that requests name which wait or are worked on."""
     paths = set().union(*(getattr(block, "keep_in_cache", ()) for block in list(demo.blocks.values())))
-    queue = getattr(demo, "_queue", None)  # Gradio has no public name for what waits
-    waiting = [event for line in list(getattr(queue, "event_queue_per_concurrency_id", {}).values())
-               for event in list(line.queue)]  # fmt: skip
-    working = [event for job in list(getattr(queue, "active_jobs", ())) for event in job or ()]
-    for event in waiting + working:
+    for event in events(demo):
         paths |= set(_paths_in(getattr(event.data, "data", None)))
     return paths
 

@@ -1,22 +1,131 @@
-"""transformers: the undocumented names that are read or changed, as read in transformers 5.23.0."""
+"""transformers: the private and undocumented names that this package calls or overrides, as read in 5.23.0."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import sys
+from collections.abc import Callable
+from typing import Any
 
-if TYPE_CHECKING:
-    from transformers import TrainerCallback
+#: "module:name" -> parameters, of what is overridden. Public methods are listed too: stock code calls them.
+OVERRIDDEN = {
+    # Trainer: the step, and what is saved beside optimizer and scheduler (no callback can do either)
+    "transformers:Trainer.training_step": ("self", "model", "inputs", "num_items_in_batch"),
+    "transformers:Trainer.call_model_init": ("self", "trial"),
+    "transformers:Trainer.log": ("self", "logs", "start_time"),
+    "transformers:Trainer._save_checkpoint": ("self", "model", "trial"),
+    "transformers:Trainer._save_optimizer_and_scheduler": ("self", "output_dir"),
+    "transformers:Trainer._load_optimizer_and_scheduler": ("self", "checkpoint"),
+    # processors: placeholders of a pruned image
+    "transformers:ProcessorMixin.replace_image_token": ("self", "image_inputs", "image_idx", "kwargs"),
+    "transformers:ProcessorMixin.replace_video_token": ("self", "video_inputs", "video_idx", "kwargs"),
+    "transformers:LlavaProcessor._get_num_multimodal_tokens": ("self", "image_sizes", "kwargs"),
+    # generation: images are encoded before positions are made
+    "transformers:GenerationMixin._prepare_position_ids_for_generation": ("self", "inputs_tensor", "model_kwargs"),
+    "transformers:GenerationMixin._maybe_prepare_encoder_kwargs_for_generation": (
+        "self", "inputs_tensor", "model_kwargs", "model_input_name", "generation_config",
+    ),
+    "transformers:PreTrainedModel.set_attn_implementation": ("self", "attn_implementation", "allow_all_kernels"),
+    "transformers:PreTrainedModel._init_weights": ("self", "module"),
+    # caches: rows and columns of what they hold
+    "transformers:Cache.reorder_cache": ("self", "beam_idx"),
+    "transformers:Cache.batch_select_indices": ("self", "indices"),
+    "transformers:Cache.batch_repeat_interleave": ("self", "repeats"),
+    "transformers:Cache.crop": ("self", "tokens_to_remove"),
+}  # fmt: skip
+#: "module:name" -> parameters, of what is called.
+CALLED = {
+    "transformers:Trainer.compute_loss": ("self", "model", "inputs", "return_outputs", "num_items_in_batch"),
+    "transformers:Trainer.compute_loss_context_manager": ("self",),
+    "transformers:Trainer._prepare_inputs": ("self", "inputs"),
+    "transformers:Trainer._get_output_dir": ("self", "trial"),
+    "transformers:Trainer._defer_fsdp_gradient_reduction": ("self",),
+    "transformers:GenerationMixin._prepare_multimodal_encoder_kwargs_for_generation": ("self", "model_kwargs"),
+    "transformers:PreTrainedModel._from_config": ("config", "kwargs"),
+    "transformers:Adafactor._get_lr": ("param_group", "param_state"),
+    "transformers.vision_utils:get_vision_window_index": (
+        "grid_thw", "spatial_merge_size", "window_size", "patch_size", "kwargs",
+    ),
+    "transformers.models.llava_next.modeling_llava_next:image_size_to_num_patches": (
+        "image_size", "grid_pinpoints", "patch_size",
+    ),
+    "transformers.models.llama.modeling_llama:eager_attention_forward": (
+        "module", "query", "key", "value", "attention_mask", "scaling", "dropout", "kwargs",
+    ),
+}  # fmt: skip
+#: "module:name" of what is read or set.
+READ = (
+    "transformers:PreTrainedConfig._attn_implementation",
+    "transformers.masking_utils:eager_mask",
+    "transformers.masking_utils:sdpa_mask",
+    "transformers.modeling_utils:ALL_ATTENTION_FUNCTIONS",
+    "transformers.modeling_outputs:ImageSuperResolutionOutput",
+    "transformers.pytorch_utils:Conv1D",
+    "transformers.trainer:DEFAULT_CALLBACKS",
+    "transformers.utils:find_adapter_config_file",
+)
+#: "module:name" -> words in its source, where a name exists on instances alone.
+IN_SOURCE = {
+    "transformers:PreTrainedConfig": ("_attn_implementation_internal",),
+    "transformers:Trainer": ("is_distributed_loading_by_transformers", "DEFAULT_CALLBACKS"),
+    "transformers:LlavaModel.forward": ("mm_encoder_outputs",),
+    "transformers:GenerationMixin": ("mm_encoder_outputs",),
+}
 
-#: "module:name" of what is read or changed.
-READ = ("transformers.trainer:DEFAULT_CALLBACKS",)
+
+def attention_name(config: Any) -> str | None:
+    """The attention that a config names ("sdpa", ...; None: not chosen yet), `PreTrainedConfig._attn_implementation`.
+
+    No public name reads it: `set_attn_implementation` only writes.
+    """
+    name: str | None = config._attn_implementation
+    return name
 
 
-def add_default_callback(callback: type[TrainerCallback]) -> None:
-    """Add a callback to every Trainer that is made from now on; there is no registration for it.
+def set_attention_name(config: Any, name: str | None) -> None:
+    """Name the attention of this config alone: `_attn_implementation_internal`.
 
-    Undo it with `transformers.trainer.DEFAULT_CALLBACKS.remove(callback)`.
+    `set_attn_implementation` and the property set all configs below it as well, the vision encoder's too.
+    """
+    config._attn_implementation_internal = name
+
+
+def attention_function(name: str, module: Any) -> Callable[..., Any] | None:
+    """The attention function that a module would call by a stock name, None where it has none.
+
+    Registered ones stand in `modeling_utils.ALL_ATTENTION_FUNCTIONS`. "eager" is not registered: each model file has
+    `eager_attention_forward` (soft caps, sinks) beside the class of its layers.
+    """
+    from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+    if name != "eager":
+        registered: Callable[..., Any] | None = ALL_ATTENTION_FUNCTIONS.get(name)
+        return registered
+    files = (sys.modules.get(cls.__module__) for cls in type(module).__mro__)
+    return next((f for file in files if (f := getattr(file, "eager_attention_forward", None))), None)
+
+
+def from_config(cls: Any) -> Any:
+    """How a model class makes an untrained model of a config: `_from_config` of a plain class, `from_config` of Auto's.
+
+    Calling the class itself would ignore the config's dtype.
+    """
+    return getattr(cls, "_from_config", None) or cls.from_config
+
+
+def add_default_callback(callback: Any) -> None:
+    """Add a callback class to every Trainer that is made from now on, in the whole process.
+
+    `trainer.DEFAULT_CALLBACKS` has no registration; `remove_default_callback` takes it back.
     """
     from transformers import trainer
 
     if callback not in trainer.DEFAULT_CALLBACKS:
         trainer.DEFAULT_CALLBACKS.append(callback)
+
+
+def remove_default_callback(callback: Any) -> None:
+    """Undo `add_default_callback`; nothing happens where the callback was not added."""
+    from transformers import trainer
+
+    if callback in trainer.DEFAULT_CALLBACKS:
+        trainer.DEFAULT_CALLBACKS.remove(callback)

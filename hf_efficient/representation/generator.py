@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import save
 from torch import Tensor, nn
 
+from hf_efficient.compat.torch import change_count
 from hf_efficient.reading import AGAIN, Fields, open_tensors, read_tensors, shown, stored_in
 
 
@@ -79,7 +80,7 @@ class TokenGenerator(nn.Module):
             return self
         if any(parameter.requires_grad for parameter in self.parameters()):
             return self.to(device)
-        version = [(value.data_ptr(), value._version) for value in self.state_dict(keep_vars=True).values()]
+        version = [(value.data_ptr(), change_count(value)) for value in self.state_dict(keep_vars=True).values()]
         known, twin = self.twins.get(device, (None, self))
         if known != version:
             twin = copy.deepcopy(self).to(device)

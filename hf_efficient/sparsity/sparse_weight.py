@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from hf_efficient.compat.torch import is_replica
 from hf_efficient.reading import shown
 
 if TYPE_CHECKING:
@@ -191,7 +192,7 @@ class SparseWeight(nn.Module):
         Raises:
             RuntimeError: the weight is a replica of nn.DataParallel, whose gradients would be lost.
         """
-        if self.collecting and getattr(self, "_is_replica", False):
+        if self.collecting and is_replica(self):
             raise RuntimeError(
                 "nn.DataParallel computes with copies of the layers, and the gradients of inactive weights, which the "
                 "topology needs, are lost with the copies. Use DistributedDataParallel (torchrun or accelerate), or "

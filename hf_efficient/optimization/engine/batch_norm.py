@@ -8,13 +8,14 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.module import register_module_forward_pre_hook
 
+from hf_efficient.compat.torch import AnyBatchNorm
 
-def batch_norms(model: nn.Module) -> list[_BatchNorm]:
+
+def batch_norms(model: nn.Module) -> list[AnyBatchNorm]:
     """The BatchNorm layers of a model that gather running statistics."""
-    return [m for m in model.modules() if isinstance(m, _BatchNorm) and m.running_mean is not None]
+    return [m for m in model.modules() if isinstance(m, AnyBatchNorm) and m.running_mean is not None]
 
 
 @contextmanager
@@ -33,12 +34,12 @@ def frozen_statistics(model: nn.Module) -> Iterator[None]:
 @contextmanager
 def all_statistics_frozen() -> Iterator[None]:
     """As `frozen_statistics`, for whatever model is called inside the block."""
-    frozen: list[_BatchNorm] = []
+    frozen: list[AnyBatchNorm] = []
 
     def freeze(module: nn.Module, _: object) -> None:
         # Layers inside of a compiled model call no hook. By name: the class costs seconds to import.
         for m in module.modules() if type(module).__name__ == "OptimizedModule" else (module,):
-            if isinstance(m, _BatchNorm) and m.track_running_stats:
+            if isinstance(m, AnyBatchNorm) and m.track_running_stats:
                 m.track_running_stats = False
                 frozen.append(m)
 

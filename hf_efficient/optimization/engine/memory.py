@@ -7,6 +7,8 @@ from typing import Any
 
 from torch import Tensor
 
+from hf_efficient.compat.torch import change_count
+
 from .perturbation import Direction, dot, global_norm
 from .variant import Memory
 
@@ -28,7 +30,7 @@ class MemoryGuard:
     def before_step(self, memory: Memory) -> None:
         """Copy what is remembered and is the very gradient on a weight."""
         shared = [(direction, {p: d for p, d in direction.items() if d is p.grad}) for direction in memory.values()]
-        self._versions = [(d, d._version) for _, own in shared for d in own.values()]
+        self._versions = [(d, change_count(d)) for _, own in shared for d in own.values()]
         copies = self._probes > 0 or self._overwritten
         self._copies = [
             (direction, {p: d.clone() for p, d in own.items()}) for direction, own in shared if copies and own
@@ -36,7 +38,7 @@ class MemoryGuard:
 
     def after_step(self) -> None:
         """Put the copies in place of what was overwritten."""
-        changed = any(d._version != version for d, version in self._versions)
+        changed = any(change_count(d) != version for d, version in self._versions)
         for direction, copies in self._copies:
             self._overwritten = self._overwritten or _turned(copies, direction)
             if self._overwritten:

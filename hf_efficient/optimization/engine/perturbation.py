@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor
 
 from hf_efficient.active_mask import active_mask
+from hf_efficient.compat.torch import foreach_add_, foreach_copy_, foreach_neg_, foreach_norm
 
 Direction = Mapping[Tensor, Tensor]
 Saved = list[tuple[Tensor, Tensor]]  # parameters, and what their active entries were
@@ -83,7 +84,7 @@ class Weights:
         """w ← w + scale · d, on the active entries."""
         whole = [p for p in direction if self.mask(p) is None]
         if whole:
-            torch._foreach_add_([local(p) for p in whole], [direction[p] for p in whole], alpha=scale)
+            foreach_add_([local(p) for p in whole], [direction[p] for p in whole], alpha=scale)
         for p in direction:
             if (mask := self.mask(p)) is not None:
                 p.masked_scatter_(mask, p[mask].add_(direction[p], alpha=scale))
@@ -104,7 +105,7 @@ class Weights:
         """Write what `kept` handed out over the weights."""
         whole = [(local(p), values) for p, values in saved if self.mask(p) is None]
         if whole:
-            torch._foreach_copy_([p for p, _ in whole], [values for _, values in whole])
+            foreach_copy_([p for p, _ in whole], [values for _, values in whole])
         for p, values in saved:
             if (mask := self.mask(p)) is not None:
                 p.masked_scatter_(mask, values)
@@ -116,8 +117,8 @@ class Weights:
         whole = [(local(p), values) for p, values in saved if self.mask(p) is None]
         if whole:
             moved = [p for p, _ in whole]
-            torch._foreach_neg_(moved)
-            torch._foreach_add_(moved, [values for _, values in whole], alpha=2)
+            foreach_neg_(moved)
+            foreach_add_(moved, [values for _, values in whole], alpha=2)
         for p, values in saved:
             if (mask := self.mask(p)) is not None:
                 p.masked_scatter_(mask, 2 * values - p[mask])
@@ -194,7 +195,7 @@ def global_norm(direction: Direction) -> float:
     if not direction:
         return 0.0
     tensors = [_wide(local(d)) for d in direction.values()]
-    squares = [n.double().square() for n in torch._foreach_norm(tensors, 2)]
+    squares = [n.double().square() for n in foreach_norm(tensors, 2)]
     total = _sum_over_shards(dict(zip(direction, squares, strict=True)))
     if total == float("inf"):  # numbers above 1e19, as a GradScaler makes them, have no square in float32
         total = _sum_over_shards({p: local(d).double().square().sum() for p, d in direction.items()})

@@ -7,7 +7,8 @@ from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
+
+from hf_efficient.compat.torch import AnyBatchNorm
 
 
 def random_state() -> list[Tensor]:
@@ -26,7 +27,7 @@ def set_random_state(states: list[Tensor]) -> None:
 @contextmanager
 def without_dropout(model: nn.Module) -> Iterator[None]:
     """Modules behave as in evaluation inside the block, but for BatchNorm, which normalises as it did."""
-    training = [m for m in model.modules() if m.training and not isinstance(m, _BatchNorm)]
+    training = [m for m in model.modules() if m.training and not isinstance(m, AnyBatchNorm)]
     for m in training:
         m.training = False
     try:

@@ -6,7 +6,6 @@ Whatever is not recognised here and still leaves the weights where they are is r
 from __future__ import annotations
 
 import inspect
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -58,12 +57,6 @@ def _needs_closure(optimizer: Any) -> bool:
         return False
     required = [p for p in parameters if p.default is p.empty and p.kind is p.POSITIONAL_OR_KEYWORD]
     return any(p.name == "closure" for p in required)
-
-
-def generates_in_training_step(trainer: object) -> bool:
-    """Whether a Trainer generates text inside of its training step, as TRL's GRPO, online DPO and GKD do."""
-    modules = [sys.modules.get(c.__module__) for c in type(trainer).__mro__]
-    return hasattr(trainer, "_buffered_inputs") or any(hasattr(m, "unwrap_model_for_generation") for m in modules)
 
 
 @contextmanager

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
+from hf_efficient.compat.torch import foreach_div_
 from hf_efficient.methods import OPTIMIZATION
 from hf_efficient.optimization.arguments import SAMArguments
 from hf_efficient.optimization.engine.perturbation import Weights
@@ -175,7 +176,7 @@ class PerturbingOptimizer(Optimizer):
         elif not now.was_perturbed and rho != 0:
             self._refuse_plain(weights)
         if scale is not None:
-            torch._foreach_div_(list(weights.gradients().values()), scale.item())
+            foreach_div_(list(weights.gradients().values()), scale.item())
         now.guard.before_step(self.variant.memory)
         now.stepping = True
         try:

@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 from torch.optim import Optimizer
 
+from hf_efficient.compat.torch import change_count
+from hf_efficient.compat.trl import generates_in_training_step
 from hf_efficient.optimization.engine.memory import MemoryGuard
 from hf_efficient.optimization.engine.monitor import StepMonitor
 from hf_efficient.optimization.engine.perturbation import Weights, global_norm
-from hf_efficient.optimization.engine.refusals import generates_in_training_step
 
 from .batch import ClosureBatch
 
@@ -49,7 +50,7 @@ class StepState:
     def gradient_version(weights: Weights) -> tuple[Tensor, int] | None:
         """A gradient and its version: another pair after a backward, or after they were zeroed."""
         g = next(iter(weights.gradients().values()), None)
-        return None if g is None else (g, g._version)
+        return None if g is None else (g, change_count(g))
 
     def end(self, weights: Weights) -> None:
         """The step is over: the next one needs a perturbation of its own, and other gradients."""

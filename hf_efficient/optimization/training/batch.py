@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import functools
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
@@ -12,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule
 
+from hf_efficient.compat.trl import counters, set_counters
 from hf_efficient.optimization.engine.batch_norm import copy_statistics, frozen_statistics, restore_statistics
 from hf_efficient.optimization.engine.perturbation import Weights, global_norm
 from hf_efficient.optimization.engine.randomness import random_state, set_random_state, without_dropout
@@ -143,12 +143,12 @@ class AccumulatedBatch:
             mirror()
             there = loss_here().mean()
             mirror()
-        statistics, metrics = copy_statistics(self.model), self._metrics()
+        statistics, metrics = copy_statistics(self.model), counters(self.trainer)
         loss = loss_here()
         if float(self.trainer.accelerator.reduce(there - loss.detach().mean(), reduction="mean")) > 0:
             del loss  # and its graph, before there is another
             restore_statistics(statistics)
-            self._set_metrics(metrics)
+            set_counters(self.trainer, metrics)
             mirror()
             loss = loss_here()
         return loss
@@ -194,19 +194,11 @@ class AccumulatedBatch:
     @contextmanager
     def _metrics_counted_once(self, counts: bool) -> Iterator[None]:
         """TRL counts tokens and averages metrics inside `compute_loss`: further passes must not count."""
-        saved = {} if counts else self._metrics()
+        saved = {} if counts else counters(self.trainer)
         try:
             yield
         finally:
-            self._set_metrics(saved)
-
-    def _metrics(self) -> dict[str, Any]:
-        names = [name for name in ("_metrics", "_total_train_tokens") if hasattr(self.trainer, name)]
-        return {name: copy.deepcopy(getattr(self.trainer, name)) for name in names}
-
-    def _set_metrics(self, saved: dict[str, Any]) -> None:
-        for name, value in saved.items():
-            setattr(self.trainer, name, value)
+            set_counters(self.trainer, saved)
 
 
 def share(inputs: Inputs, fraction: float) -> Inputs:

@@ -6,11 +6,12 @@ from typing import Any
 
 from transformers.utils import logging
 
+from hf_efficient.compat.trl import generates_in_training_step
 from hf_efficient.extras import extra
 from hf_efficient.optimization.engine.memory import MemoryGuard
 from hf_efficient.optimization.engine.monitor import StepMonitor
 from hf_efficient.optimization.engine.perturbation import Weights
-from hf_efficient.optimization.engine.refusals import generates_in_training_step, refuse_optimizer
+from hf_efficient.optimization.engine.refusals import refuse_optimizer
 
 with extra("training"):
     from transformers import TrainerCallback

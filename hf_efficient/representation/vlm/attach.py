@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-import types
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 from transformers.utils import logging
 
+from hf_efficient.compat.accelerate import refresh_held_forward
 from hf_efficient.representation.config import TokenPrunerConfig
 from hf_efficient.representation.vlm.decoder.proportional_attention import takes_masks
 
@@ -152,8 +152,7 @@ def token_pruner(
 def _set_class(thing: Any, new: type) -> None:
     """Change an object's class; where accelerate holds a module's forward in the instance, change that too."""
     thing.__class__ = new
-    if "_old_forward" in vars(thing):
-        thing._old_forward = types.MethodType(new.forward, thing)  # type: ignore[attr-defined]
+    refresh_held_forward(thing, new)
 
 
 def _check_generator(model: Any, config: TokenPrunerConfig) -> None:

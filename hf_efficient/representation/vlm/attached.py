@@ -7,6 +7,7 @@ import inspect
 import os
 from typing import Any, ClassVar
 
+from hf_efficient.compat.torch import replicates
 from hf_efficient.files import clear_errors
 from hf_efficient.representation.config import TokenPrunerConfig
 
@@ -20,7 +21,7 @@ class Attached:
     def __new__(cls, *args: Any, **kwargs: Any) -> Any:
         # what is built anew, as by from_pretrained on the class, is stock until a pruner is attached to it; but a
         # module without arguments is an empty one that DataParallel asks for, to make a replica of it
-        if hasattr(cls, "_replicate_for_data_parallel") and not args and not kwargs:
+        if replicates(cls) and not args and not kwargs:
             return object.__new__(cls)
         return cls.stock_class(*args, **kwargs)
 

@@ -11,6 +11,8 @@ from typing import Any
 from torch import nn
 from torch.nn.parallel import DataParallel, DistributedDataParallel
 
+from hf_efficient.compat.torch import compiled_module
+
 
 def unwrapped(model: Any) -> Any:
     """The transformers model that others are wrapped around; itself where none is."""
@@ -23,8 +25,9 @@ def unwrapped(model: Any) -> Any:
 
 def _inside(model: Any) -> Any:
     """What one wrapper holds, None where a model is no wrapper. Libraries that were not imported wrapped nothing."""
-    if "_orig_mod" in vars(model).get("_modules", ()):  # torch.compile
-        return model._orig_mod
+    compiled = compiled_module(model)
+    if compiled is not None:
+        return compiled
     parallel: tuple[Any, ...] = (DataParallel, DistributedDataParallel)
     for module, name in (("torch.distributed.fsdp", "FullyShardedDataParallel"), ("deepspeed", "DeepSpeedEngine")):
         known = getattr(sys.modules.get(module), name, None)

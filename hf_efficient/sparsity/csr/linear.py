@@ -7,6 +7,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from hf_efficient.compat.torch import change_count
+
 from .product import BLOCK, columns_of, multiply
 
 
@@ -43,7 +45,7 @@ class CSRLinear(nn.Module):
             ValueError: `starts`, `columns` and `values` do not make such a matrix.
         """
         parts = (self.starts, self.columns, self.values)
-        stamps = tuple((part.data_ptr(), 0 if part.is_inference() else part._version) for part in parts[:2])
+        stamps = tuple((part.data_ptr(), 0 if part.is_inference() else change_count(part)) for part in parts[:2])
         known = self._checked
         if known is None or known.stamps != (*stamps, self.values.data_ptr()):
             shape = (self.out_features, self.in_features)

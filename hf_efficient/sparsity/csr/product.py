@@ -18,6 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from hf_efficient.compat.torch import change_count
 from hf_efficient.sparsity.sparse_weight import SparseWeight, check_indices
 
 with warnings.catch_warnings():  # torch says once per process that CSR tensors are in beta: now
@@ -177,7 +178,7 @@ class CSRPath:
 
     def pattern(self, weight: SparseWeight) -> Pattern:
         """The weight's pattern, rebuilt when its indices have changed."""
-        seen = (weight.indices.data_ptr(), weight.indices._version)
+        seen = (weight.indices.data_ptr(), change_count(weight.indices))
         if self._pattern is None or seen != self._seen:
             self._pattern, self._seen = Pattern(weight.indices, *weight.shape), seen
         return self._pattern

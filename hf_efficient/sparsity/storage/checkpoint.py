@@ -22,6 +22,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from hf_efficient.compat.torch import storage_id
 from hf_efficient.files import clear_errors, find, locked, remove_file, scratch_folder, write_text, written_whole
 from hf_efficient.files.interrupted_save import FILE_NAME, MARKER
 from hf_efficient.reading import AGAIN, open_tensors, parse_json, shown, stored_in
@@ -147,7 +148,7 @@ def dense_state_dict(model: nn.Module) -> dict[str, Tensor]:
     state: dict[str, Tensor] = {}
     seen: set[tuple[int, int, torch.Size]] = set()
     for name, tensor in model.state_dict().items():
-        where = (tensor.untyped_storage()._cdata, tensor.storage_offset(), tensor.shape)  # on "meta" there is no data
+        where = (storage_id(tensor), tensor.storage_offset(), tensor.shape)
         if tensor.numel() and where in seen:
             continue
         seen.add(where)

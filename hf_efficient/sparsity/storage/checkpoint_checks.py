@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from hf_efficient.compat.transformers import from_config
 from hf_efficient.files.interrupted_save import configs_inside
 from hf_efficient.reading import AGAIN, Fields, Stored, is_whole, open_tensors, parse_json, read_json, shown, told_of
 
@@ -137,7 +138,7 @@ def maker(path: Path, cls: type[Any] | None) -> Callable[..., nn.Module]:
                 f"{file}: architectures={shown(name)} is not a class of transformers; pass the class or the "
                 "module itself."
             )
-    make = getattr(cls, "_from_config", None) or cls.from_config
+    make = from_config(cls)
 
     def made(device: str = "cpu") -> nn.Module:
         with told_of(file), torch.device(device):

@@ -15,6 +15,7 @@ from torch.func import functional_call
 from transformers.pytorch_utils import Conv1D
 
 from hf_efficient.compat.peft import check_adapters_to_merge
+from hf_efficient.compat.torch import AnyConv
 from hf_efficient.extras import extra
 from hf_efficient.sparsity.csr.product import CSRPath
 from hf_efficient.sparsity.sparse_weight import SparseWeight, check_indices
@@ -212,7 +213,7 @@ def _features(layer: Any, parameter: str) -> tuple[int, int]:
         return layer.in_features, layer.out_features
     if isinstance(layer, nn.Embedding):
         return layer.num_embeddings, layer.embedding_dim
-    if isinstance(layer, nn.modules.conv._ConvNd):
+    if isinstance(layer, AnyConv):
         return layer.in_channels, layer.out_channels
     rows, columns = getattr(layer, parameter).shape[-2:]  # Conv1D of GPT-2 keeps (in, out)
     return rows, columns

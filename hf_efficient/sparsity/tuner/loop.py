@@ -7,6 +7,7 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from peft.utils import ModulesToSaveWrapper
 from torch import nn
 
+from hf_efficient.compat.torch import steps_inside_backward
 from hf_efficient.optimizer_state import innermost
 from hf_efficient.sparsity.sparse_weight import SparseWeight
 from hf_efficient.sparsity.training.engine import ENGINES, SparseTraining
@@ -111,7 +112,7 @@ def _check_trained(
             f"The active weights of {frozen[0]!r} (and of {len(frozen) - 1} more layers) are frozen. Call "
             f"set_adapter({adapter!r}), or load the adapter with is_trainable=True, before the optimizer is made."
         )
-    if hasattr(optimizer, "optimizer_dict") or any(w.values._post_accumulate_grad_hooks for w in weights.values()):
+    if hasattr(optimizer, "optimizer_dict") or any(steps_inside_backward(w.values) for w in weights.values()):
         raise ValueError(
             "The optimizer steps inside of backward (layerwise), where a topology cannot read the gradients of a "
             "whole step. Use one that steps after backward, e.g. optim='adamw_torch'."

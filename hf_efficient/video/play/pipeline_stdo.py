@@ -15,6 +15,7 @@ from huggingface_hub import snapshot_download
 from PIL import Image
 from transformers import PreTrainedModel  # noqa: F401  diffusers looks for the component's base class in this namespace
 
+from hf_efficient.compat.diffusers import register_component
 from hf_efficient.extras import extra
 from hf_efficient.files import copy_file, folder_written_whole, is_local
 from hf_efficient.reading import read_json
@@ -30,12 +31,10 @@ from .player import Player
 
 with extra("video"):
     from diffusers import DiffusionPipeline
-    from diffusers.pipelines.pipeline_loading_utils import ALL_IMPORTABLE_CLASSES, LOADABLE_CLASSES
     from diffusers.utils import BaseOutput
 
 # model_index.json then names the component by our public name, which stays when modules move
-LOADABLE_CLASSES.setdefault("hf_efficient", {"STDOModel": ["save_pretrained", "from_pretrained"]})
-ALL_IMPORTABLE_CLASSES.setdefault("STDOModel", ["save_pretrained", "from_pretrained"])
+register_component("hf_efficient", "STDOModel")
 
 Video = str | os.PathLike[str] | np.ndarray | torch.Tensor | Sequence[Image.Image]
 

@@ -10,7 +10,7 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast, Trainer
 
 from hf_efficient import S2SAM, SAMArguments, SAMTrainerMixin
-from hf_efficient.optimization.engine.refusals import generates_in_training_step
+from hf_efficient.compat.trl import generates_in_training_step
 from tests.optimization.training.trainers import METHODS, build
 
 trl: Any = pytest.importorskip("trl")

@@ -10,7 +10,6 @@ windows; attention itself runs as it did, with sdpa or eager. The vision encoder
 from __future__ import annotations
 
 import functools
-import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -19,8 +18,8 @@ from torch import Tensor
 from torch.nn import functional as F
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.masking_utils import eager_mask, sdpa_mask
-from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
+from hf_efficient.compat.transformers import attention_function, attention_name, set_attention_name
 from hf_efficient.representation.vlm.inputs import Prompt
 from hf_efficient.representation.vlm.kept import KeptUnit
 
@@ -77,12 +76,7 @@ def stock_attention(name: str, module: Any) -> Callable[..., Any]:
     Raises:
         ValueError: a module with no attention of that name.
     """
-    found: Callable[..., Any] | None = None
-    if name != "eager":
-        found = ALL_ATTENTION_FUNCTIONS.get(name)
-    else:  # every model has one of its own (soft caps, sinks), beside the class of its layers
-        files = (sys.modules.get(cls.__module__) for cls in type(module).__mro__)
-        found = next((f for file in files if (f := getattr(file, "eager_attention_forward", None))), None)
+    found = attention_function(name, module)
     if found is None:
         raise ValueError(
             f"{type(module).__name__} has no {name} attention to add sizes to. Load the model with "
@@ -109,7 +103,7 @@ def language_model(base: Any) -> Any:
 
 def takes_masks(base: Any) -> bool:
     """Whether the language model's attention takes an additive mask."""
-    return all(str(c._attn_implementation).removeprefix(PREFIX) in STOCK_MASKS for c in text_configs(base))
+    return all(str(attention_name(c)).removeprefix(PREFIX) in STOCK_MASKS for c in text_configs(base))
 
 
 def set_attention(base: Any, on: bool) -> None:
@@ -121,13 +115,13 @@ def set_attention(base: Any, on: bool) -> None:
     if on and not takes_masks(base):
         raise ValueError(
             "proportional_attention=True and llm_layers work on attention's mask, which "
-            f"{text_configs(base)[0]._attn_implementation!r} cannot take; they need sdpa or eager. Load the model with "
+            f"{attention_name(text_configs(base)[0])!r} cannot take; they need sdpa or eager. Load the model with "
             "attn_implementation='sdpa' (the vision encoder may go on with another), or leave both out."
         )
     for config in text_configs(base):
-        plain = str(config._attn_implementation).removeprefix(PREFIX)
-        if on or plain != config._attn_implementation:
-            config._attn_implementation_internal = PREFIX + plain if on else plain
+        plain = str(attention_name(config)).removeprefix(PREFIX)
+        if on or plain != attention_name(config):
+            set_attention_name(config, PREFIX + plain if on else plain)
 
 
 def keep_attention(model: Any, base: Any, on: bool, choose: Callable[[], Any]) -> Any:
@@ -137,13 +131,13 @@ def keep_attention(model: Any, base: Any, on: bool, choose: Callable[[], Any]) -
         ValueError: the language model's new attention takes no additive mask; all goes on with the old one.
     """
     configs = [module.config for module in model.modules() if hasattr(module, "config")] + text_configs(base)
-    before = [(config, config._attn_implementation) for config in configs]
+    before = [(config, attention_name(config)) for config in configs]
     result = choose()
     try:
         set_attention(base, on)
     except ValueError:
         for config, name in before:
-            config._attn_implementation_internal = name
+            set_attention_name(config, name)
         raise
     return result
 
@@ -151,9 +145,9 @@ def keep_attention(model: Any, base: Any, on: bool, choose: Callable[[], Any]) -
 def check_attention(base: Any) -> None:
     """Raise if the language model's attention was chosen anew behind the back of a pruner that works on it."""
     for config in text_configs(base):
-        if not str(config._attn_implementation).startswith(PREFIX):
+        if not str(attention_name(config)).startswith(PREFIX):
             raise ValueError(
-                f"The language model's attention is {config._attn_implementation!r} since the pruner was attached, so "
+                f"The language model's attention is {attention_name(config)!r} since the pruner was attached, so "
                 "that tokens would not count by their sizes, nor be dropped in llm_layers. Set it with "
                 "model.set_attn_implementation(...) of the whole model, or attach again."
             )

@@ -1,0 +1,92 @@
+"""torch: the private names that this package uses, as read in 2.14.1. The `_foreach_` functions have no public form."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm as AnyBatchNorm
+from torch.nn.modules.conv import _ConvNd as AnyConv
+
+__all__ = [
+    "AnyBatchNorm",
+    "AnyConv",
+    "change_count",
+    "compiled_module",
+    "foreach_add_",
+    "foreach_copy_",
+    "foreach_div_",
+    "foreach_neg_",
+    "foreach_norm",
+    "is_replica",
+    "replicates",
+    "steps_inside_backward",
+    "storage_id",
+]
+
+#: "module:name" -> parameters, of what is overridden.
+OVERRIDDEN = {
+    "torch.nn:Module._load_from_state_dict": (
+        "self", "state_dict", "prefix", "local_metadata", "strict", "missing_keys", "unexpected_keys", "error_msgs",
+    ),
+}  # fmt: skip
+#: "module:name" of what is called, read or set (built-in functions tell no parameters).
+READ = (
+    "torch:_foreach_add_",
+    "torch:_foreach_copy_",
+    "torch:_foreach_div_",
+    "torch:_foreach_neg_",
+    "torch:_foreach_norm",
+    "torch:Tensor._version",
+    "torch:Tensor._post_accumulate_grad_hooks",
+    "torch:UntypedStorage._cdata",
+    "torch.nn:Module._replicate_for_data_parallel",
+    "torch.nn.modules.batchnorm:_BatchNorm",
+    "torch.nn.modules.conv:_ConvNd",
+    "torch.nn.modules.module:register_module_forward_pre_hook",
+    "torch.optim.optimizer:register_optimizer_step_pre_hook",
+    "torch.distributed.fsdp:FSDPModule.reshard",
+)
+#: "module:name" -> words in its source, where a name exists on instances alone.
+IN_SOURCE = {
+    "torch._dynamo.eval_frame:OptimizedModule": ("_orig_mod",),
+    "torch.nn:Module._replicate_for_data_parallel": ("_is_replica",),
+}
+
+
+def compiled_module(model: Any) -> Any:
+    """What `torch.compile(model)` has compiled (`OptimizedModule._orig_mod`); None of any other module."""
+    return model._orig_mod if "_orig_mod" in vars(model).get("_modules", ()) else None
+
+
+def is_replica(module: nn.Module) -> bool:
+    """Whether a module is a copy that DataParallel made for one call."""
+    return bool(getattr(module, "_is_replica", False))
+
+
+def replicates(cls: type) -> bool:
+    """Whether DataParallel makes copies of a class, through `_replicate_for_data_parallel`, as of every module's."""
+    return hasattr(cls, "_replicate_for_data_parallel")
+
+
+def change_count(tensor: Tensor) -> int:
+    """How often a tensor was changed in place."""
+    return int(tensor._version)
+
+
+def storage_id(tensor: Tensor) -> int:
+    """Which storage a tensor lies in, also on "meta", where there is no address."""
+    return int(tensor.untyped_storage()._cdata)
+
+
+def steps_inside_backward(parameter: Tensor) -> bool:
+    """Whether anything waits for the gradient of a parameter to be accumulated, as layerwise optimizers do."""
+    return bool(parameter._post_accumulate_grad_hooks)  # type: ignore[attr-defined]
+
+
+foreach_add_ = torch._foreach_add_
+foreach_copy_ = torch._foreach_copy_
+foreach_div_ = torch._foreach_div_
+foreach_neg_ = torch._foreach_neg_
+foreach_norm = torch._foreach_norm

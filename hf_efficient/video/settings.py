@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from hf_efficient.checks import check_choice, check_whole
+from hf_efficient.checks import check_choice, check_number, check_whole
 from hf_efficient.methods import BACKBONES, VIDEO, check_settings
 from hf_efficient.plain_settings import PlainSettings
-from hf_efficient.reading import is_number, shown
+from hf_efficient.reading import shown
 from hf_efficient.video.codecs import CODECS, check_encoder
 from hf_efficient.video.networks.spec import SCALES, WEIGHT_DTYPES, NetworkSpec
 
@@ -109,8 +109,7 @@ class FitSettings(PlainSettings):
             self.num_chunks = int(self.num_chunks)
         if self.num_chunks != AUTO:
             check_whole("num_chunks", self.num_chunks, 1, 256)
-        if not is_number(self.learning_rate) or not 0 < self.learning_rate < 1:
-            raise ValueError(f"learning_rate={shown(self.learning_rate)} is out of range; expected a number in (0, 1).")
+        check_number("learning_rate", self.learning_rate, 0, 1, "a number in (0, 1)", below=True, above=True)
         check_encoder(self.lr_codec, self.lr_quality, self.lr_preset, ("lr_quality", "lr_preset"))
         if self.lr_quality == 0 and self.lr_codec != "libx264":
             raise ValueError(f"lr_quality=0 (lossless RGB) needs lr_codec='libx264', not {self.lr_codec!r}.")

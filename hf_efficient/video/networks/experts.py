@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
+from hf_efficient.checks import check_choice, check_whole
 from hf_efficient.files import write_text, written_whole
 from hf_efficient.reading import AGAIN, FLOATS, Stored, naming, open_tensors, read_json, shown, stored_in
 from hf_efficient.video.routing import MOST_EXPERTS
@@ -44,13 +45,8 @@ BOUNDS = {
 def check_config(config: Any) -> None:
     """Raise ValueError for the first field of `config` that is out of range."""
     for name, (least, most) in BOUNDS.items():
-        value = getattr(config, name)
-        if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
-            raise ValueError(f"{name}={shown(value)} is out of range; expected a whole number from {least} to {most}.")
-    if config.weight_dtype not in WEIGHT_DTYPES:
-        raise ValueError(
-            f"weight_dtype={shown(config.weight_dtype)} is not known; expected one of {', '.join(WEIGHT_DTYPES)}."
-        )
+        check_whole(name, getattr(config, name), least, most)
+    check_choice("weight_dtype", config.weight_dtype, WEIGHT_DTYPES)
     network_specs(config)
 
 

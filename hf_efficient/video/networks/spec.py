@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from hf_efficient.checks import check_whole
 from hf_efficient.methods import BACKBONES
 from hf_efficient.reading import shown
 
@@ -41,9 +42,7 @@ class NetworkSpec:
         if isinstance(self.scale, bool) or not isinstance(self.scale, int) or self.scale not in SCALES:
             raise ValueError(f"scale={shown(self.scale)} is not supported; expected 2, 3 or 4.")
         for name, most in (("num_features", 1024), ("num_blocks", 256), ("expansion", 16)):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= most:
-                raise ValueError(f"{name}={shown(value)} is out of range; expected a whole number from 1 to {most}.")
+            check_whole(name, getattr(self, name), 1, most)
 
     def build(self) -> Backbone:
         """A new network, randomly initialised as published, without weight norm."""

@@ -28,6 +28,7 @@ __all__ = [
     "check_adapters_to_merge",
     "is_target",
     "peft_type",
+    "remove_peft_method",
     "resolve_quantization_backend",
 ]
 
@@ -84,6 +85,23 @@ def peft_type(name: str) -> PeftType:
         if not hasattr(PeftType, name):
             type.__setattr__(PeftType, name, member)  # Python >= 3.12 looks members up as attributes
     return PeftType(name)
+
+
+def remove_peft_method(name: str) -> None:
+    """Undo `peft_type` and PEFT's `register_peft_method`, which has no inverse: PEFT forgets the method.
+
+    Its tables are then those of a process that never knew it. Models made before go on working.
+    """
+    from peft import mapping
+
+    member = name.upper()
+    for table in (mapping.PEFT_TYPE_TO_CONFIG_MAPPING, mapping.PEFT_TYPE_TO_TUNER_MAPPING,
+                  mapping.PEFT_TYPE_TO_PREFIX_MAPPING, PeftType._member_map_, PeftType._value2member_map_):  # fmt: skip
+        table.pop(member, None)
+    if member in PeftType._member_names_:
+        PeftType._member_names_.remove(member)
+    if member in vars(PeftType):
+        type.__delattr__(PeftType, member)
 
 
 def is_target(config: PeftConfig, key: str) -> bool:

@@ -85,3 +85,10 @@ def follow_peft() -> None:
 
     save_pretrained.saves_token_pruner = True  # type: ignore[attr-defined]
     peft.PeftModel.save_pretrained = save_pretrained
+
+
+def unfollow_peft() -> None:
+    """Undo `follow_peft`: `PeftModel.save_pretrained` is PEFT's own again."""
+    peft = sys.modules.get("peft")
+    if peft is not None and hasattr(peft.PeftModel.save_pretrained, "saves_token_pruner"):
+        peft.PeftModel.save_pretrained = peft.PeftModel.save_pretrained.__wrapped__

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
@@ -95,8 +95,10 @@ def remove_peft_method(name: str) -> None:
     from peft import mapping
 
     member = name.upper()
-    for table in (mapping.PEFT_TYPE_TO_CONFIG_MAPPING, mapping.PEFT_TYPE_TO_TUNER_MAPPING,
-                  mapping.PEFT_TYPE_TO_PREFIX_MAPPING, PeftType._member_map_, PeftType._value2member_map_):  # fmt: skip
+    tables: tuple[Any, ...] = (mapping.PEFT_TYPE_TO_CONFIG_MAPPING, mapping.PEFT_TYPE_TO_TUNER_MAPPING,
+                               mapping.PEFT_TYPE_TO_PREFIX_MAPPING, PeftType._member_map_,
+                               PeftType._value2member_map_)  # fmt: skip
+    for table in tables:
         table.pop(member, None)
     if member in PeftType._member_names_:
         PeftType._member_names_.remove(member)

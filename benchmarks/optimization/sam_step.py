@@ -3,7 +3,7 @@
 Time and memory of a training step of every method, as ratios to the plain Trainer step: a ViT and a BERT-size encoder
 in `Trainer`, and pytorch_optimizer's SAM family beside ours in a plain loop. All methods take turns, step by step, in
 one process with one thread; ratios are medians over rounds of (this method's step) / (the plain step of the same
-round). LookSAM's are means, since every fifth step of it is a dear one: give it a multiple of five rounds; so are
+round). LookSAM's are means, since every fifth step of it costs more: give it a multiple of five rounds; so are
 ZO-SAM's with m = 1 on the whole batch, of whose steps half take a pass more. Memory is
 what the method holds between steps, plus the peak of tensor bytes that a step allocates beyond what was there before
 it, as torch's profiler counts them; `--rounds 0` measures it alone. Results of several calls (`--models`, `--methods`)

@@ -116,7 +116,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--methods", nargs="+", default=["itg", "id_pruner"])
     made.add_argument("--budgets", nargs="+", type=lambda t: float(t) if "." in t else int(t), help="counts or shares")
     made.add_argument("--tasks", nargs="+", choices=TASKS, default=list(TASKS))
-    made.add_argument("--limit", type=int, help="only the first so many questions of each task")
+    made.add_argument("--limit", type=int, help="at most this many questions of each task")
     made.add_argument("--batch-size", type=int, default=16)
     return made
 

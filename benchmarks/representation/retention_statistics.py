@@ -142,9 +142,9 @@ def curves(
     panels = {title: {m: at for m, at in rows.items() if m in there} for title, rows in panels.items()}
     panels = {title: rows for title, rows in panels.items() if rows}
     labels = list(dict.fromkeys(label for rows in panels.values() for label in rows.values()))
-    figure, places = plt.subplots(1, len(panels), figsize=(3 + 7 * len(panels), 6.5), squeeze=False, sharey=True,
+    figure, grid = plt.subplots(1, len(panels), figsize=(3 + 7 * len(panels), 6.5), squeeze=False, sharey=True,
                                   layout="constrained")  # fmt: skip
-    for axes, (title, rows) in zip(places[0], panels.items(), strict=True):
+    for axes, (title, rows) in zip(grid[0], panels.items(), strict=True):
         for method, label in rows.items():
             _curve(axes, [row for row in result["rows"] if row["method"] == method], label, labels, strong)
         for anchor, line in zip(result["anchors"], ("--", ":"), strict=False):
@@ -153,8 +153,8 @@ def curves(
         axes.set_xticks(sorted({row["tokens"] for row in result["rows"]}), minor=False)
         axes.xaxis.set_major_formatter("{x:.0f}")
         axes.set(title=title, xlabel=f"visual tokens kept of {result['anchors'][0]['tokens']}")
-    places[0, 0].set_ylabel("exact-match accuracy")
-    places[0, -1].legend(fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
+    grid[0, 0].set_ylabel("exact-match accuracy")
+    grid[0, -1].legend(fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
     save(figure, path)
 
 

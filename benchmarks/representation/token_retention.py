@@ -208,10 +208,12 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--evaluation-set", type=Path, default=EVALUATION_SET)
     made.add_argument("--seed", type=int, help="compose held-out scenes from this seed instead")
     made.add_argument("--layout", default="standard", help="layout of composed scenes")
-    made.add_argument("--scenes", type=int, help="only the first so many (composed: how many, default 512)")
+    made.add_argument("--scenes", type=int, help="at most this many scenes (composed: this many, default 512)")
     made.add_argument(
         "--methods",
         nargs="+",
+        choices=[*VARIANTS, RESIZED],
+        metavar="METHOD",
         default=[*ONE_STAGE, RESIZED],
         help=f"the first is compared with; of {[*VARIANTS, RESIZED]}; by default those that see the image alone and "
         "drop tokens before the language model",

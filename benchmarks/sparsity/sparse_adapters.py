@@ -12,7 +12,7 @@ The search starts around what 20 newsgroups, the first task searched, chose for 
 is the same for all: Adam, steps, batches, cosine.
 
 Each run is written when it ends and not done again. Bytes of the adapter file and of what training holds (values,
-places, gradients, Adam's moments; activations kept for backward) are counted from the tensors; `--times` measures the
+indices, gradients, Adam's moments; activations kept for backward) are counted from the tensors; `--times` measures the
 time of a step of all methods in turns.
 """
 
@@ -59,7 +59,7 @@ def load(task: str) -> tuple[Data, Data]:
     return (x[:TRAIN], y[:TRAIN], x[TRAIN:], y[TRAIN:]), (x[:TRAIN], y[:TRAIN], x_test, y_test)
 
 
-def places_of(model: nn.Module) -> int:
+def weights_of(model: nn.Module) -> int:
     """Weights of all linear layers that adapters may take."""
     return sum(m.weight.numel() for n, m in model.named_modules() if isinstance(m, nn.Linear) and n != "head")
 
@@ -79,7 +79,7 @@ def config_of(method: str, budget: float, seed: int) -> PeftConfig:
         return LoraConfig(r=rank, lora_alpha=2 * rank, target_modules=layers, **common)
     if method == "shira":  # r (in + out) values a layer, as LoRA
         return ShiraConfig(r=rank, target_modules=layers, random_seed=seed, **common)
-    sparsity = 1 - lora_values(budget) / places_of(MiniLMTop(2, 1))
+    sparsity = 1 - lora_values(budget) / weights_of(MiniLMTop(2, 1))
     if method == "supertuning":
         return SupertuningConfig(sparsity=sparsity, target_modules=ALL, **common)
     return BiDSTConfig(
@@ -126,7 +126,7 @@ def run(data: Data, classes: int, method: str, budget: float, rate: float, seed:
         logits = torch.cat([model(part) for part in x_test.split(200)])
     values = sum(p.numel() for p in optimizer.param_groups[0]["params"])
     head = sum(p.numel() for p in optimizer.param_groups[1]["params"])
-    places = sum(b.nbytes for n, b in model.named_buffers() if n.endswith("indices"))
+    indices = sum(b.nbytes for n, b in model.named_buffers() if n.endswith("indices"))
     with tempfile.TemporaryDirectory() as folder:
         model.save_pretrained(folder)  # type: ignore[operator]
         size = (Path(folder) / "adapter_model.safetensors").stat().st_size
@@ -135,7 +135,7 @@ def run(data: Data, classes: int, method: str, budget: float, rate: float, seed:
         "loss": float(F.cross_entropy(logits, y_test)),
         "values": values,
         "file_bytes": size - 4 * head,
-        "state_bytes": 16 * values + places,
+        "state_bytes": 16 * values + indices,
         "activation_bytes": activations,
     }
 

@@ -51,7 +51,7 @@ def medians(calls: dict[str, Callable[[], object]], seconds: float) -> dict[str,
 
 
 def random_sparse(shape: tuple[int, int], sparsity: float) -> SparseWeight:
-    """A weight with random places."""
+    """A weight with random indices."""
     n = shape[0] * shape[1]
     k = round((1 - sparsity) * n)
     weight = SparseWeight(shape, k)

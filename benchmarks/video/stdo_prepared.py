@@ -79,8 +79,8 @@ class Prepared:
         player = Player(self.folder / "row")
         sizes = player.bundle.sizes()
         stream = sizes.pop(player.bundle.low_resolution.name)
-        told = (player.bundle.path / MANIFEST_NAME).stat().st_size  # a player needs it, so it counts
-        result = {**self.measure(player), "stream": stream, "networks": sum(sizes.values()) + told}
+        manifest = (player.bundle.path / MANIFEST_NAME).stat().st_size  # a player needs it, so it counts
+        result = {**self.measure(player), "stream": stream, "networks": sum(sizes.values()) + manifest}
         shutil.rmtree(self.folder / "row")
         return result
 

@@ -38,7 +38,7 @@ METHOD: dict[str, tuple[type[Fit], dict[str, Any]]] = {"JSTDO": (Fit, {"method":
 
 
 def silent(clip: Path, folder: Path, frames: int) -> Path:
-    """The first so many frames of a clip without its sound, untouched; all of them for 0."""
+    """The first frames of a clip without its sound, not encoded anew; all of them for 0."""
     target = folder / f"silent{clip.suffix}"
     part = ["-frames:v", str(frames)] if frames else []
     subprocess.run(
@@ -102,7 +102,7 @@ def parser() -> argparse.ArgumentParser:
     """The options."""
     made = common_parser(__doc__, "stdo_rate", threads=True)
     made.add_argument("--clips", nargs="+", default=["bikes.mp4", "vtest.avi", "cityCC0.mpg", "sports2d.mp4"])
-    made.add_argument("--frames", type=int, default=0, help="only the first so many; 0 takes all")
+    made.add_argument("--frames", type=int, default=0, help="use only this many frames from the start; 0 takes all")
     made.add_argument("--codecs", nargs="+", default=list(CODECS), choices=list(CODECS))
     made.add_argument("--scales", nargs="+", type=int, default=[2, 3, 4])
     made.add_argument("--widths", nargs="+", type=int, default=[4, 8, 16])

@@ -23,7 +23,7 @@ from benchmarks.harness.timing import median_ms, ratio, time_in_turns
 from benchmarks.models.redundant_tokens import clustered
 from benchmarks.models.scaled_llava import build, prefill
 from hf_efficient import TokenPrunerConfig, reduce_tokens, token_pruner
-from hf_efficient.representation.selection import METHODS
+from hf_efficient.methods import REPRESENTATION
 
 
 class LargestTensor(TorchDispatchMode):
@@ -84,7 +84,8 @@ def parser() -> argparse.ArgumentParser:
     """The options."""
     made = common_parser(__doc__, "reduction_cost")
     made.add_argument("--budgets", type=int, nargs="+", default=[64, 32])
-    made.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS), help="id_pruner among them")
+    names = REPRESENTATION.names
+    made.add_argument("--methods", nargs="+", choices=names, default=list(names), help="id_pruner among them")
     made.add_argument("--layers", type=int, default=16, help="layers of the language model")
     made.add_argument("--width", type=int, default=2048, help="its hidden size, and that of the features")
     made.add_argument("--words", type=int, default=40, help="text tokens in the prompt")

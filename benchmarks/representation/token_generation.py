@@ -25,7 +25,7 @@ from benchmarks.models.dinov2_from_wheel import CACHE, load_dinov2
 from benchmarks.representation.token_representation import PHOTOGRAPHS, SPLIT, consume, encode, given, summary, views
 from hf_efficient import TokenPrunerConfig, reduce_tokens
 
-COVERAGE = {"method": "itg", "importance": "cls", "seeds": "coverage", "importance_power": 0.5}
+COVERAGE = {"method": "itg", "importance": "cls", "initial_centers": "coverage", "importance_power": 0.5}
 VARIANTS: dict[str, dict[str, Any]] = {
     "itg": {"method": "itg"},
     "itg, means (beta 1)": {"method": "itg", "centroid_share": 1.0},

@@ -32,6 +32,7 @@ from benchmarks.representation.packed_turns import grade_scenes
 from benchmarks.representation.retention_statistics import compare, curves, table
 from benchmarks.representation.token_generation import COVERAGE
 from hf_efficient import TokenPrunerConfig, remember_images, token_pruner
+from hf_efficient.methods import REPRESENTATION
 from hf_efficient.representation.evaluation.drawing import draw_kept_tokens
 from hf_efficient.representation.evaluation.questions import (
     EVALUATION_SET,
@@ -44,12 +45,11 @@ from hf_efficient.representation.evaluation.questions import (
     load_evaluation_set,
     load_vlm,
 )
-from hf_efficient.representation.selection import METHODS
 from hf_efficient.representation.vlm.decoder.calls import Call, under_way
-from hf_efficient.representation.vlm.inputs import Prompt
+from hf_efficient.representation.vlm.prompt import Prompt
 
 RESIZED = "resized_image"
-OTHERS = [name for name in METHODS if name not in ("id_pruner", "itg")]
+OTHERS = [name for name in REPRESENTATION.names if name not in ("id_pruner", "itg")]
 #: Settings by the name of the row. Methods come with their defaults; what belongs to one method follows it.
 VARIANTS: dict[str, dict[str, Any]] = {
     "id_pruner": {},

@@ -13,7 +13,7 @@ _QUOTA_ONLY = (
     Only(
         "coverage_mix",
         lambda c: c.min_group_share > 0,
-        "min_group_share above 0, method='id_pruner', or method='itg' with seeds='coverage'",
+        "min_group_share above 0, method='id_pruner', or method='itg' with initial_centers='coverage'",
     ),
 )
 
@@ -168,16 +168,16 @@ REPRESENTATION = Kind(
             "itg",
             "importance-weighted k-means from centers far apart",
             f"{_FOLDER}.itg:generate",
-            reads=("lloyd_steps", "centroid_share", "seeds", "importance_power", "generator", "importance_weight",
-                   "kernel", *_ASKED, *_GROUPS),
+            reads=("lloyd_steps", "centroid_share", "initial_centers", "importance_power", "generator",
+                   "importance_weight", "kernel", *_ASKED, *_GROUPS),
             needs=("importance",),
-            # with its own starting tokens distinctiveness told more than attention (docs/itg.md, measured)
+            # with these initial centers distinctiveness did better than attention (docs/itg.md, measured)
             defaults={"importance": "distinct", "proportional_attention": True},
             only=(
-                Only("importance_weight", lambda c: c.seeds == "coverage", "seeds='coverage'"),
-                Only("kernel", lambda c: c.seeds == "coverage", "seeds='coverage'"),
-                Only("coverage_mix", lambda c: c.seeds == "coverage" or c.min_group_share > 0,
-                     "seeds='coverage' or min_group_share above 0"),
+                Only("importance_weight", lambda c: c.initial_centers == "coverage", "initial_centers='coverage'"),
+                Only("kernel", lambda c: c.initial_centers == "coverage", "initial_centers='coverage'"),
+                Only("coverage_mix", lambda c: c.initial_centers == "coverage" or c.min_group_share > 0,
+                     "initial_centers='coverage' or min_group_share above 0"),
             ),
             page="itg.md",
         ),

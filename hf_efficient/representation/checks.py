@@ -57,7 +57,7 @@ def check_shapes(
 
 def check_features(x: Tensor, kernel: TokenKernel) -> None:
     """Raise on features that are not finite; their kernel has looked at all of them already."""
-    if not torch.isfinite(kernel.spread).all():
+    if not torch.isfinite(kernel.variance).all():
         raise ValueError(
             f"features hold NaN, infinite or huge values ({int((~torch.isfinite(x)).sum())} are not finite); expected "
             "magnitudes below 1e15. Check the vision model's output (overflow of a 16-bit dtype?)."

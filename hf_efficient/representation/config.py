@@ -29,7 +29,7 @@ from .config_files import files_of, push, read, replaced, save, to_json
 IMPORTANCES = ("auto", "cls", "received", "distinct", "norm")
 KERNELS = ("rbf", "cosine")
 POSITIONS = ("auto", "compact", "original")
-SEEDS = ("coverage", "spread")
+INITIAL_CENTERS = ("coverage", "farthest_first")
 
 if TYPE_CHECKING:
     from .generator import TokenGenerator
@@ -77,10 +77,11 @@ class TokenPrunerConfig:
         llm_layers: layers of the language model after which visual tokens are dropped once more, by the attention that
             the last token of the prompt pays them in that layer (one: FastV; several: PyramidDrop). Counted from 1.
         llm_budget: visual tokens of a prompt kept at each of these layers, an int or a share as `budget`.
-        lloyd_steps: steps of ITG's clustering, 0 to 1000; 0 merges every token into its nearest seed.
+        lloyd_steps: steps of ITG's clustering, 0 to 1000; 0 merges every token into its nearest initial center.
         centroid_share: beta of ITG, in [0, 1]: 1 makes each token the mean of its cluster, 0 the real token nearest to
             that mean.
-        seeds: what ITG's clusters start from, "spread" (important and far apart) or "coverage" (what ID-Pruner keeps).
+        initial_centers: the tokens that ITG's clusters start from. "farthest_first": important tokens far apart (as
+            k-means++, but always the largest); "coverage": what ID-Pruner keeps.
         importance_power: eta of ITG's weights w = (p / mean p)^eta, >= 0.
         generator: a trained `TokenGenerator` that refines ITG's tokens, or None. Saved beside the config.
 
@@ -114,7 +115,10 @@ class TokenPrunerConfig:
     llm_budget: Budget = field(default=0.5, metadata={"help": "Visual tokens of a prompt to keep at each such layer."})
     lloyd_steps: int = field(default=3, metadata={"help": "Steps of ITG's clustering."})
     centroid_share: float = field(default=0.75, metadata={"help": "Share of the mean in ITG's tokens, 0 to 1."})
-    seeds: str = field(default="spread", metadata={"help": "What ITG's clusters start from.", "choices": SEEDS})
+    initial_centers: str = field(
+        default="farthest_first",
+        metadata={"help": "Tokens that ITG's clusters start from.", "choices": INITIAL_CENTERS},
+    )
     importance_power: float = field(default=1.0, metadata={"help": "Power of importance in ITG's weights."})
     generator: TokenGenerator | None = field(
         default=None, repr=False, compare=False, metadata={"help": "Trained refinement of ITG's tokens."}
@@ -125,7 +129,7 @@ class TokenPrunerConfig:
         check_choice("importance", self.importance, IMPORTANCES)
         check_choice("kernel", self.kernel, KERNELS)
         check_choice("positions", self.positions, POSITIONS)
-        check_choice("seeds", self.seeds, SEEDS)
+        check_choice("initial_centers", self.initial_centers, INITIAL_CENTERS)
         for name in (
             "importance_weight",
             "coverage_mix",
@@ -161,13 +165,17 @@ class TokenPrunerConfig:
 
     @property
     def importance_source(self) -> str:
-        """`importance`, where "auto" is "distinct" for ITG: with its seeds that told more than attention, measured."""
-        return "distinct" if self.importance == "auto" and self.method == "itg" else self.importance
+        """`importance`; where that is "auto", what the method's row of the table takes for it, if it takes anything."""
+        if self.importance != "auto":
+            return self.importance
+        return str(REPRESENTATION.row(self.method).defaults.get("importance", "auto"))
 
     @property
     def wants_sizes(self) -> bool:
-        """Whether attention shall count tokens by what they stand for, if it can."""
-        return self.method == "itg" if self.proportional_attention is None else self.proportional_attention
+        """Whether attention shall count tokens by what they stand for, if it can. None: as the method's row says."""
+        if self.proportional_attention is not None:
+            return self.proportional_attention
+        return bool(REPRESENTATION.row(self.method).defaults.get("proportional_attention", False))
 
     def tokens_to_keep(self, n: int) -> int:
         """Number of tokens K kept of a unit of `n`: the one place where it is computed.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from hf_efficient.methods import REPRESENTATION
 from hf_efficient.reading import is_number, is_whole, shown
 
 
@@ -22,8 +23,10 @@ def check_generator(generator: object, method: str) -> None:
             f"generator={shown(generator)} has no weights; expected a TokenGenerator or None. A saved one is loaded by "
             "TokenPrunerConfig.from_pretrained(folder)."
         )
-    if method != "itg":
-        raise ValueError(f"generator refines the tokens of method='itg', not of {method!r}. Set generator=None.")
+    refined = REPRESENTATION.readers("generator")
+    if method not in refined:
+        names = " or ".join(map(repr, refined))
+        raise ValueError(f"generator refines the tokens of method={names}, not of {method!r}. Set generator=None.")
 
 
 def check_budget(name: str, value: object) -> None:
@@ -43,19 +46,19 @@ def check_answer(name: str, value: object, undecided: str | None = None) -> None
     if isinstance(value, bool) or (value is None and undecided):
         return
     choices = f"True, False or None ({undecided})" if undecided else "True or False"
-    raise ValueError(f"{name}={shown(value)} is no answer; expected {choices}.")
+    raise ValueError(f"{name}={shown(value)} is not allowed; expected {choices}.")
 
 
 def check_steps(name: str, value: object) -> None:
     """Raise unless the value is an int from 0 to 1000: it ends long before, but a file may ask for any number."""
     if not is_whole(value) or not 0 <= value <= 1000:  # type: ignore[operator]
-        raise ValueError(f"{name}={shown(value)} is no number of steps; expected an int from 0 to 1000.")
+        raise ValueError(f"{name}={shown(value)} is not a number of steps; expected an int from 0 to 1000.")
 
 
 def check_power(name: str, value: object) -> None:
     """Raise unless the value is a finite number >= 0."""
     if not is_number(value) or value < 0:  # type: ignore[operator]
-        raise ValueError(f"{name}={shown(value)} is no power of importance; expected a number >= 0.")
+        raise ValueError(f"{name}={shown(value)} is not a valid power; expected a finite number >= 0.")
 
 
 def check_layers(name: str, value: Any) -> None:
@@ -65,4 +68,4 @@ def check_layers(name: str, value: Any) -> None:
         or not all(type(i) is int and i >= 1 for i in value)
         or len(set(value)) != len(value)
     ):
-        raise ValueError(f"{name}={shown(value)} is no list of layers; expected distinct ints >= 1, as [2].")
+        raise ValueError(f"{name}={shown(value)} is not a list of layers; expected distinct ints >= 1, such as [2].")

@@ -10,6 +10,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from hf_efficient.methods import REPRESENTATION
 from hf_efficient.representation.maths.importance import coverage_weights, distinctiveness, norms, relevance, shares
 from hf_efficient.representation.maths.kernel import TokenKernel
 from hf_efficient.representation.maths.mixture import Mixture, mass, nearest
@@ -18,7 +19,7 @@ from hf_efficient.representation.selection.itg import cluster_weights
 
 from .checks import check_features, check_groups, check_shapes, check_values
 from .config import TokenPrunerConfig
-from .selection import GENERATORS, SELECTORS, id_pruner
+from .selection import Covered, generates
 
 
 @dataclass
@@ -136,9 +137,8 @@ def reduce_tokens(
     else:
         mixture, indices, assignment = None, choice.order.sort(dim=1).values, None
         tokens = features if k == n else features.gather(1, indices.unsqueeze(-1).expand(-1, -1, width))
-        if (
-            config.proportional_attention or config.method in GENERATORS
-        ):  # a generator gets here where there is nothing to merge
+        # a method that generates gets here where there is nothing to merge
+        if config.proportional_attention or generates(config.method):
             assignment = nearest_kept(features, indices)
     report = _report(choice, config, valid)
     if assignment is None:
@@ -169,8 +169,8 @@ def reconstruction_error(
     stand_in = tokens.float().gather(1, assignment.unsqueeze(-1).expand_as(x))
     mean = torch.bmm(weights.unsqueeze(1), x)
     lost = (weights * torch.linalg.vector_norm(x - stand_in, dim=-1).square()).sum(1)
-    spread = (weights * torch.linalg.vector_norm(x, dim=-1).square()).sum(1) - mean.square().sum((1, 2))
-    return lost / torch.where(spread > 0, spread, 1)
+    variance = (weights * torch.linalg.vector_norm(x, dim=-1).square()).sum(1) - mean.square().sum((1, 2))
+    return lost / torch.where(variance > 0, variance, 1)
 
 
 def select_order(
@@ -196,6 +196,14 @@ class _Choice(NamedTuple):
     coverage: Tensor | None
     kernel: TokenKernel
     mixture: Mixture | None = None
+
+    @classmethod
+    def of(cls, made: Tensor | Covered | Mixture, importance: Tensor, kernel: TokenKernel) -> _Choice:
+        """What a method returned."""
+        if isinstance(made, Mixture):
+            return cls(made.anchors, importance, None, kernel, made)
+        order, coverage = made if isinstance(made, Covered) else (made, None)
+        return cls(order, importance, coverage, kernel)
 
 
 @torch.no_grad()
@@ -224,30 +232,24 @@ def _choose(
             runs = static_runs(x, groups, config.merge_static, k)
             if runs is not None:
                 return _choose_runs(x, p, k, config, groups, runs, kernel)
-        if config.method == "id_pruner":
-            order, covered = id_pruner.select_and_cover(kernel, p, k, config, groups=groups, valid=valid)
-            known = covered.sum(1) / (1 - config.importance_weight) if config.importance_weight < 1 else None
-            return _Choice(order, p, known, kernel)
-        if config.method in GENERATORS:
-            made = {"kernel": kernel} if config.method == "itg" else {}
-            mixture = GENERATORS[config.method](x, p, k, config, groups=groups, valid=valid, **made)
-            return _Choice(mixture.anchors, p, None, kernel, mixture)
-        return _Choice(SELECTORS[config.method](x, p, k, config, groups=groups, valid=valid), p, None, kernel)
+        method = REPRESENTATION.row(config.method)
+        known = {"kernel": kernel} if "kernel" in method.reads else {}
+        return _Choice.of(method.implementation(x, p, k, config, groups=groups, valid=valid, **known), p, kernel)
 
 
 def _choose_runs(
     x: Tensor, p: Tensor, k: int, config: TokenPrunerConfig, groups: Tensor, runs: Runs, kernel: TokenKernel
 ) -> _Choice:
-    """The choice among runs of static tokens, each told by its mean at its first token; as a mixture of all tokens."""
-    merged, worth, starts = runs.mean(x), runs.total(p), runs.starts
-    if config.method in GENERATORS:
-        mixture = GENERATORS[config.method](merged, worth, k, config, groups=groups, valid=starts)
-    else:
-        order = SELECTORS[config.method](merged, worth, k, config, groups=groups, valid=starts)
-        anchors = order.sort(dim=1).values
+    """The choice among runs of static tokens, each by its mean, at its first token; as a mixture of all tokens."""
+    merged, starts = runs.mean(x), runs.starts
+    method = REPRESENTATION.row(config.method).implementation
+    made = _Choice.of(method(merged, runs.total(p), k, config, groups=groups, valid=starts), p, kernel)
+    mixture = made.mixture
+    if mixture is None:
+        anchors = made.order.sort(dim=1).values
         chosen = torch.zeros_like(p).scatter(1, anchors, 1.0)
         mixture = Mixture(anchors, nearest_kept(merged, anchors), chosen)
-    return _Choice(mixture.anchors, p, None, kernel, runs.spread(mixture))
+    return _Choice(mixture.anchors, p, None, kernel, runs.of_tokens(mixture))
 
 
 def token_importance(

@@ -198,6 +198,55 @@ def path_of(payload: ImageData | None) -> str | None:
     return payload.path if payload else None
 
 
+def show_images(first: Image.Image) -> tuple[gr.Image, gr.Gallery]:
+    """The image that is asked about, and the scenes to pick from."""
+    image = gr.Image(
+        first,
+        label="Image",
+        type="filepath",
+        image_mode=None,
+        format="png",
+        sources=["upload", "clipboard"],
+        height=330,
+        elem_id="image",
+    )
+    image.preprocess = path_of  # type: ignore[method-assign]
+    gallery = gr.Gallery(
+        [scene.image for scene in examples()],
+        label="Scenes to pick from",
+        show_label=False,
+        columns=6,
+        height="auto",
+        format="png",
+        allow_preview=False,
+        buttons=[],
+        interactive=False,
+        elem_id="examples",
+    )
+    return image, gallery
+
+
+def show_answers() -> list[Any]:
+    """Where the results of `ask` appear: kept tokens, both answers, costs."""
+    kept = gr.Image(
+        label="Kept tokens",
+        show_label=False,  # it would hide a corner of the image
+        format="png",
+        interactive=False,
+        height=470,
+        buttons=["download", "fullscreen"],
+        elem_id="kept",
+    )
+    with gr.Row():
+        stock_answer = gr.Textbox(
+            label="Answer with all tokens", interactive=False, elem_id="stock-answer", elem_classes="answer"
+        )
+        pruned_answer = gr.Textbox(
+            label="Answer with the kept tokens", interactive=False, elem_id="pruned-answer", elem_classes="answer"
+        )
+    return [kept, stock_answer, pruned_answer, gr.HTML(elem_id="costs", padding=True)]
+
+
 def build_demo() -> gr.Blocks:
     """The page. Weights are loaded by the first question."""
     first = examples()[0]
@@ -206,29 +255,7 @@ def build_demo() -> gr.Blocks:
         gr.Markdown(INTRODUCTION)
         with gr.Row():
             with gr.Column(scale=5):
-                image = gr.Image(
-                    first.image,
-                    label="Image",
-                    type="filepath",
-                    image_mode=None,
-                    format="png",
-                    sources=["upload", "clipboard"],
-                    height=330,
-                    elem_id="image",
-                )
-                image.preprocess = path_of  # type: ignore[method-assign]
-                gallery = gr.Gallery(
-                    [scene.image for scene in examples()],
-                    label="Scenes to pick from",
-                    show_label=False,
-                    columns=6,
-                    height="auto",
-                    format="png",
-                    allow_preview=False,
-                    buttons=[],
-                    interactive=False,
-                    elem_id="examples",
-                )
+                image, gallery = show_images(first.image)
                 question = gr.Dropdown(
                     asked, value=asked[0], label="Question", allow_custom_value=True, elem_id="question"
                 )
@@ -240,31 +267,12 @@ def build_demo() -> gr.Blocks:
                 button = gr.Button("Ask", variant="primary", elem_id="ask")
                 gr.Markdown(ABOUT_UPLOADS)
             with gr.Column(scale=6):
-                kept = gr.Image(
-                    label="Kept tokens",
-                    show_label=False,  # it would hide a corner of the image
-                    format="png",
-                    interactive=False,
-                    height=470,
-                    buttons=["download", "fullscreen"],
-                    elem_id="kept",
-                )
-                with gr.Row():
-                    stock_answer = gr.Textbox(
-                        label="Answer with all tokens", interactive=False, elem_id="stock-answer", elem_classes="answer"
-                    )
-                    pruned_answer = gr.Textbox(
-                        label="Answer with the kept tokens",
-                        interactive=False,
-                        elem_id="pruned-answer",
-                        elem_classes="answer",
-                    )
-                costs = gr.HTML(elem_id="costs", padding=True)
-        inputs, outputs = [image, question, method, budget], [kept, stock_answer, pruned_answer, costs]
+                outputs = show_answers()
+        inputs = [image, question, method, budget]
         one_at_a_time: dict[str, Any] = {
             "concurrency_limit": 1,
             "concurrency_id": "model",
-            "show_progress_on": costs,  # the rest of the last result stays in sight meanwhile, and after an error
+            "show_progress_on": outputs[-1],  # the rest of the last result stays in sight meanwhile, and after an error
         }
         gr.on(
             [demo.load, button.click, budget.release, method.input],

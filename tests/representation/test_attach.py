@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from hf_efficient import TokenPrunerConfig, attach_token_pruner, detach_token_pruner, token_pruner
-from hf_efficient.representation.selection import METHODS
 from hf_efficient.representation.vlm.kept import KeptUnit
+from tests.representation.methods import METHODS
 from tests.tiny import FAMILIES, ROWS, budget, generate, prompts, pruned, recorded, stock
 
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from hf_efficient.representation.maths.sharing import share_budget
-from hf_efficient.representation.selection import SELECTORS
+from tests.representation.methods import SELECTORS
 from tests.representation.rules import RULES, greedy
 from tests.representation.units import SEEDS, cosines, unit
 

@@ -176,11 +176,14 @@ def test_itg_takes_distinctiveness_where_others_take_attention():
             {"method": "scope", "kernel": "rbf"},
             "kernel='rbf' is not read by method='scope', only by 'id_pruner', 'itg'",
         ),
-        ({"method": "itg", "importance_weight": 0.5}, "importance_weight=0.5 is read only with seeds='coverage'"),
-        ({"method": "itg", "kernel": "rbf"}, "kernel='rbf' is read only with seeds='coverage'"),
+        (
+            {"method": "itg", "importance_weight": 0.5},
+            "importance_weight=0.5 is read only with initial_centers='coverage'",
+        ),
+        ({"method": "itg", "kernel": "rbf"}, "kernel='rbf' is read only with initial_centers='coverage'"),
         (
             {"method": "itg", "coverage_mix": 0.1},
-            "coverage_mix=0.1 is read only with seeds='coverage' or min_group_share",
+            "coverage_mix=0.1 is read only with initial_centers='coverage' or min_group_share",
         ),
         (
             {"method": "scope", "coverage_mix": 0.1},
@@ -220,8 +223,7 @@ def test_a_config_is_made_without_torch() -> None:
 
 def test_the_table_of_methods_is_that_of_the_functions() -> None:
     from hf_efficient.methods import REPRESENTATION
-    from hf_efficient.representation.selection import METHODS
 
-    assert REPRESENTATION.names == tuple(METHODS)
+    assert all(callable(row.implementation) for row in REPRESENTATION.methods)
     for setting in {name for row in REPRESENTATION.methods for name in row.reads}:
         assert setting in TokenPrunerConfig.__dataclass_fields__

@@ -9,7 +9,7 @@ from torch import Tensor
 
 import hf_efficient
 from hf_efficient import TokenPrunerConfig
-from hf_efficient.representation.selection import GENERATORS
+from tests.representation.methods import GENERATORS
 from tests.representation.units import SEEDS, cosines, unit
 
 # parts that not every method gives are there in what is tested here
@@ -125,6 +125,6 @@ def test_generated_tokens_do_not_depend_on_batch_or_dtype_or_invalid_tokens(meth
     again = reduce_tokens(noisy, config, p, valid=valid)
     assert valid.gather(1, masked.indices).all()
     torch.testing.assert_close(again.tokens, masked.tokens, atol=1e-5, rtol=1e-5)
-    if method != "itg":  # its seeds are weighted by the whole unit's size
+    if method != "itg":  # its initial centers are weighted by the whole unit's size
         only = reduce_tokens(x[:1, valid[0]], config, p[:1, valid[0]])
         torch.testing.assert_close(only.tokens[0], masked.tokens[0], atol=1e-5, rtol=1e-5)

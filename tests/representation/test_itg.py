@@ -36,15 +36,15 @@ def lost(x: Tensor, z: Tensor, weights: Tensor) -> Tensor:
     return (weights * torch.cdist(x, z).square().amin(-1)).sum(1)
 
 
-def plain_lloyd(x: Tensor, w: Tensor, seeds: list[int], steps: int) -> tuple[Tensor, list[int]]:
+def plain_lloyd(x: Tensor, w: Tensor, initial: list[int], steps: int) -> tuple[Tensor, list[int]]:
     """One unit, token by token; every seed stays in its cluster."""
-    centres = [x[s] for s in seeds]
+    centres = [x[s] for s in initial]
     for _ in range(steps + 1):
         away = [[float((one - centre).norm()) for centre in centres] for one in x]
         member = [row.index(min(row)) for row in away]
-        for k, s in enumerate(seeds):
+        for k, s in enumerate(initial):
             member[s] = k
-        groups = [[i for i in range(len(x)) if member[i] == k] for k in range(len(seeds))]
+        groups = [[i for i in range(len(x)) if member[i] == k] for k in range(len(initial))]
         centres = [(w[g, None] * x[g]).sum(0) / w[g].sum() for g in groups]
     return torch.stack(centres), member
 
@@ -52,11 +52,11 @@ def plain_lloyd(x: Tensor, w: Tensor, seeds: list[int], steps: int) -> tuple[Ten
 @pytest.mark.parametrize("steps", [0, 1, 5])
 def test_tokens_are_those_of_plain_weighted_k_means(steps):
     x, p = units(batch=2, n=40)
-    reduced = reduce_tokens(x, config(lloyd_steps=steps, seeds="coverage", importance_power=0.5), p)
+    reduced = reduce_tokens(x, config(lloyd_steps=steps, initial_centers="coverage", importance_power=0.5), p)
     weights = itg.cluster_weights(p, None)
-    seeds = id_pruner.select(x, p, 9, config()).sort(dim=1).values
+    initial = id_pruner.select(x, p, 9, config()).sort(dim=1).values
     for row in range(2):
-        centres, member = plain_lloyd(x[row], weights[row], seeds[row].tolist(), steps)
+        centres, member = plain_lloyd(x[row], weights[row], initial[row].tolist(), steps)
         away = (x[row] - centres[member]).norm(dim=1)
         anchors = [min((i for i in range(40) if member[i] == k), key=lambda i: float(away[i])) for k in range(9)]
         order = sorted(range(9), key=lambda k: anchors[k])
@@ -70,14 +70,14 @@ def test_tokens_are_those_of_plain_weighted_k_means(steps):
         assert reduced.mass[row].tolist() == [len(g) for g in groups]
 
 
-def test_error_falls_with_every_step_and_is_below_that_of_the_seeds():
+def test_error_falls_with_every_step_and_is_below_that_of_the_initial_centers():
     x, p = units(n=200)
     w = itg.cluster_weights(p, None)
-    seeds = id_pruner.select(x, p, 12, config()).sort(dim=1).values
-    kept = x.gather(1, seeds.unsqueeze(-1).expand(-1, -1, 8))
+    initial = id_pruner.select(x, p, 12, config()).sort(dim=1).values
+    kept = x.gather(1, initial.unsqueeze(-1).expand(-1, -1, 8))
     errors = [lost(x, kept, w)]
     for steps in range(8):
-        centres, assignment = itg.lloyd(x, w, seeds, steps)
+        centres, assignment = itg.lloyd(x, w, initial, steps)
         held = centres.gather(1, assignment.unsqueeze(-1).expand_as(x))
         errors.append((w * (x - held).square().sum(-1)).sum(1))
     for before, after in itertools.pairwise(errors):
@@ -90,8 +90,8 @@ def test_weighted_mean_of_all_tokens_is_kept_and_the_error_is_the_variance_lost(
     x, p = units()
     w = itg.cluster_weights(p, None)
     w = w / w.sum(1, keepdim=True)
-    seeds = id_pruner.select(x, p, 9, config()).sort(dim=1).values
-    z, assignment = itg.lloyd(x, w, seeds, 5)
+    initial = id_pruner.select(x, p, 9, config()).sort(dim=1).values
+    z, assignment = itg.lloyd(x, w, initial, 5)
     mass = torch.zeros(3, 9).scatter_add(1, assignment, w)
     mean = (w.unsqueeze(-1) * x).sum(1)
     torch.testing.assert_close((mass.unsqueeze(-1) * z).sum(1), mean, atol=1e-5, rtol=1e-5)
@@ -120,8 +120,8 @@ def test_error_bounds_the_wasserstein_distance_and_is_close_to_the_best_of_all_c
         x, p = units(batch=1, n=10, width=3, seed=seed)
         w = itg.cluster_weights(p, None)
         w = w / w.sum()
-        seeds = id_pruner.select(x, p, 3, config()).sort(dim=1).values
-        z, assignment = itg.lloyd(x, w, seeds, 10)
+        initial = id_pruner.select(x, p, 3, config()).sort(dim=1).values
+        z, assignment = itg.lloyd(x, w, initial, 10)
         held = z.gather(1, assignment.unsqueeze(-1).expand_as(x))
         cost = float((w * (x - held).square().sum(-1)).sum())
         mass = torch.zeros(1, 3).scatter_add(1, assignment, w)[0]
@@ -241,9 +241,9 @@ def test_gradients_flow_to_every_token_and_compile_changes_nothing():
 
 def test_ten_thousand_tokens_need_no_matrix_of_all_pairs():
     x, p = units(batch=1, n=10_000, width=16)
-    seeds = torch.arange(0, 10_000, 50)[None]
+    initial = torch.arange(0, 10_000, 50)[None]
     with LargestTensor() as largest:
-        z, assignment = itg.lloyd(x, itg.cluster_weights(p, None), seeds, 5)
+        z, assignment = itg.lloyd(x, itg.cluster_weights(p, None), initial, 5)
         anchors = itg.medoids(x, z, assignment, None)
     assert len(set(anchors[0].tolist())) == 200
     assert largest.numbers <= 1024 * 200 * 1.5  # a part of the tokens against all centres

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from hf_efficient import TokenPrunerConfig, attach_token_pruner
-from hf_efficient.representation.selection import METHODS
+from tests.representation.methods import METHODS
 from tests.tiny import FAMILIES, ROWS, budget, prompts, stock, video_prompts
 
 

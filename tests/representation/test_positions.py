@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from hf_efficient.representation.vlm.inputs import Prompt, restore
+from hf_efficient.representation.vlm.prompt import Prompt, restore
 from tests.tiny import FAMILIES, MIXED_ROWS, ROWS, generate, prompts, pruned, recorded, stock, video_prompts
 
 ONE_AXIS = [name for name, family in FAMILIES.items() if not family.mrope]

@@ -11,7 +11,7 @@ from torch import Tensor
 from hf_efficient import TokenPrunerConfig, reduce_tokens
 from hf_efficient.methods import REPRESENTATION
 from hf_efficient.representation.reduce import select_order
-from hf_efficient.representation.selection import SELECTORS
+from tests.representation.methods import SELECTORS
 from tests.representation.rules import RULES, greedy
 from tests.representation.units import unit
 
@@ -63,7 +63,7 @@ def test_the_share_acts_in_every_method_that_reads_it(method: str) -> None:
         plain = TokenPrunerConfig(method=method, budget=K, importance="norm")
         held = TokenPrunerConfig(method=method, budget=K, importance="norm", min_group_share=1.0, coverage_mix=0.0)
         before, after = (reduce_tokens(x[None], c, p[None], groups=GROUPS).indices[0] for c in (plain, held))
-        if method != "itg":  # its seeds are held to it, not its anchors: test_itg_seeds.py
+        if method != "itg":  # its initial centers are held to it, not its anchors: test_initial_centers.py
             have = torch.bincount(GROUPS[after], minlength=3).tolist()
             assert all(h >= d for h, d in zip(have, owed(p, 1.0, 0.0), strict=True))
         acts |= not torch.equal(before, after)
@@ -94,7 +94,7 @@ def test_methods_that_cannot_keep_a_share_refuse_it(method: str) -> None:
 
 CHANGED: dict[str, Any] = {
     "importance_weight": 0.5, "coverage_mix": 0.1, "kernel": "rbf", "question_weight": 0.9, "min_group_share": 0.9,
-    "lloyd_steps": 0, "centroid_share": 0.1, "seeds": "coverage", "importance_power": 3.0,
+    "lloyd_steps": 0, "centroid_share": 0.1, "initial_centers": "coverage", "importance_power": 3.0,
 }  # fmt: skip
 
 
@@ -103,8 +103,8 @@ CHANGED: dict[str, Any] = {
 def test_a_setting_changes_the_tokens_or_is_refused(method: str, setting: str) -> None:
     """The table says what the code does: nothing is accepted that changes no token, in any of these draws."""
     needs: dict[str, dict[str, Any]] = {
-        "importance_weight": {"seeds": "coverage"}, "kernel": {"seeds": "coverage"},
-        "coverage_mix": {"seeds": "coverage"} if method == "itg" else {"min_group_share": 1.0},
+        "importance_weight": {"initial_centers": "coverage"}, "kernel": {"initial_centers": "coverage"},
+        "coverage_mix": {"initial_centers": "coverage"} if method == "itg" else {"min_group_share": 1.0},
     }  # fmt: skip
     given = {k: v for k, v in needs.get(setting, {}).items() if method in REPRESENTATION.readers(k)}
     base = {"method": method, "budget": K, "importance": "norm", **given}

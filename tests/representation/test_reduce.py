@@ -10,7 +10,7 @@ from torch import Tensor
 from hf_efficient import TokenPrunerConfig, reduce_tokens
 from hf_efficient.methods import REPRESENTATION
 from hf_efficient.representation.reduce import select_order
-from hf_efficient.representation.selection import SELECTORS as METHODS
+from tests.representation.methods import SELECTORS as METHODS
 from tests.representation.objective import Objective
 
 

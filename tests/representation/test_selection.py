@@ -9,9 +9,9 @@ from torch import Tensor
 
 from hf_efficient.methods import REPRESENTATION
 from hf_efficient.representation.config import TokenPrunerConfig
-from hf_efficient.representation.selection import SELECTORS as METHODS
 from hf_efficient.representation.selection import id_pruner
 from hf_efficient.representation.selection.uniform import grid_points
+from tests.representation.methods import SELECTORS as METHODS
 from tests.representation.objective import Objective, unit
 from tests.representation.units import LargestTensor
 

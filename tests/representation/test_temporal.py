@@ -10,7 +10,7 @@ import hf_efficient
 from hf_efficient import TokenPrunerConfig, attach_token_pruner, prune_inputs
 from hf_efficient.representation.maths import temporal
 from hf_efficient.representation.maths.sharing import information, share_budget
-from hf_efficient.representation.selection import METHODS
+from tests.representation.methods import METHODS
 from tests.tiny import FAMILIES, ROWS, generate, prompts, pruned, stock, video_prompts
 
 FRAMES, SIZE = 6, 10

@@ -168,7 +168,7 @@ def test_a_rotated_photograph_is_turned_upright(app: Any, tmp_path: Path) -> Non
 def test_every_method_over_http(client: Any) -> None:
     from gradio_client import handle_file
 
-    from hf_efficient.representation.selection import METHODS
+    from tests.representation.methods import METHODS
 
     for method in METHODS:
         drawn, stock, pruned, costs = client.predict(

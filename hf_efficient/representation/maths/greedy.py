@@ -61,22 +61,20 @@ def greedy_lazy(
     beats the largest bound outside; else bounds are updated and the block is chosen anew. Bounds are gains of some
     earlier step; all are brought up to date once, after the first token, which changes them most.
 
-    Meant for the CPU, or for N too large to store W: it runs on the host, where numpy does the small steps between the
-    sums at a fraction of what starting a torch operation costs.
+    For the CPU, and for N too large to store W: numpy does the small steps, since starting a torch operation costs more.
 
     Args:
         rows: tokens (B, M) long -> their rows of W, (B, M, N) float32.
         gains: c (B, N), or None for zeros -> all gains without bonus, (B, N) float32.
-        bonus: (B, N) float32, -inf for tokens that must not be taken.
-        k: tokens to take.
-        quota: lower bounds per group, or None.
+        bonus: as in `greedy_dense`.
+        k: as there.
+        quota: as there.
         width: tokens in the block.
 
     Returns:
-        Tokens (B, k) long, in the order taken, and c (B, N) after the last.
+        As there.
     """
-    device, line = bonus.device, np.arange(len(bonus))
-    free = bonus.numpy(force=True).copy()
+    device, line, free = bonus.device, np.arange(len(bonus)), bonus.numpy(force=True).copy()
     covered = np.zeros_like(free)
     seen_covered = torch.from_numpy(covered)  # the same memory
     every_row = seen_covered.unsqueeze(1)
@@ -92,16 +90,16 @@ def greedy_lazy(
             held_rows, work, extra = held.numpy(), torch.empty_like(held), free[line[:, None], block]
         gain = torch.sub(held, every_row, out=work).relu_().sum(-1).numpy()
         gain += extra
-        place = gain.argmax(1)
-        value, token = gain[line, place], block[line, place]
+        best = gain.argmax(1)
+        value, token = gain[line, best], block[line, best]
         beaten = value <= rival_bound  # seldom, hence looked at first
         if beaten.any() and (beaten & ((value < rival_bound) | (token > rival))).any():
             bounds[line[:, None], block] = gain
             block = None
             continue
-        np.maximum(covered, held_rows[line, place], out=covered)
+        np.maximum(covered, held_rows[line, best], out=covered)
         order[:, step] = token
-        extra[line, place] = free[line, token] = -np.inf
+        extra[line, best] = free[line, token] = -np.inf
         if quota is not None:
             quota.take(torch.from_numpy(token).to(device).unsqueeze(1))
             free[quota.closed().numpy(force=True)] = -np.inf

@@ -36,15 +36,15 @@ class TokenKernel:
         mean = _mean(features, weight)
         self.points = features - mean
         square = torch.linalg.vector_norm(self.points, dim=-1, keepdim=True).square_()
-        spread = _mean(square, weight)
-        noise = 1e-12 * (spread + mean.square().sum(-1, keepdim=True))
+        variance = _mean(square, weight)
+        noise = 1e-12 * (variance + mean.square().sum(-1, keepdim=True))
         if kind == "cosine":
             scale = torch.where(square > noise, (2 * square).clamp_min(1e-37).rsqrt(), 0)
         else:
-            scale = torch.where(spread > noise, 2 / spread.clamp_min(1e-37), 0).sqrt()
+            scale = torch.where(variance > noise, 2 / variance.clamp_min(1e-37), 0).sqrt()
         self.points.mul_(scale)
         self.half = square.mul_(scale.square()).mul_(0.5)
-        self.spread = spread  # (B, 1, 1); not finite if the features are not, or their squares are not
+        self.variance = variance  # (B, 1, 1); not finite if the features are not, or their squares are not
 
     def panel(self, start: int, stop: int, end: int) -> Tensor:
         """Similarities of tokens 0..end-1 to tokens start..stop-1: (B, end, stop - start)."""
@@ -104,7 +104,7 @@ class TokenKernel:
     def part(self, units: slice) -> TokenKernel:
         """The kernel of some of the units."""
         some = copy(self)
-        for name in ("points", "half", "spread"):
+        for name in ("points", "half", "variance"):
             setattr(some, name, getattr(self, name)[units])
         return some
 

@@ -39,8 +39,8 @@ class Runs(NamedTuple):
         sums = sum_by(self.start, importance.unsqueeze(-1), importance.shape[1]).squeeze(-1)
         return sums.gather(1, self.start)
 
-    def spread(self, made: Mixture) -> Mixture:
-        """A mixture of runs, told by their first tokens, as one of all their tokens."""
+    def of_tokens(self, made: Mixture) -> Mixture:
+        """A mixture of runs, which stand at their first tokens, as a mixture of all their tokens."""
         weights = made.weights.gather(1, self.start) / self.length
         return Mixture(made.anchors, made.assignment.gather(1, self.start), weights, keep_norm=made.keep_norm)
 

@@ -8,12 +8,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hf_efficient.representation.maths.compact import cosines, over_valid, pick, row_of
 from hf_efficient.representation.maths.importance import rescale
 from hf_efficient.representation.maths.quota import Quota
+from hf_efficient.representation.maths.steps import cosines, row_of, take_best
+from hf_efficient.representation.maths.valid_tokens import on_valid_tokens
 
 
-@over_valid
+@on_valid_tokens
 def select(features: Tensor, importance: Tensor, k: int, config: Any = None, quota: Quota | None = None) -> Tensor:
     """Greedy maximum of det of the kernel L_ij = r_i cos_ij r_j, by incremental Cholesky factors.
 
@@ -38,7 +39,7 @@ def select(features: Tensor, importance: Tensor, k: int, config: Any = None, quo
     order = torch.zeros(len(features), k, dtype=torch.long, device=features.device)
     floor = 1e-6 * worth.square().amax(1, keepdim=True)
     for step in range(k):
-        chosen = pick(torch.where(left > floor, left, worth - 2), order, step, quota)
+        chosen = take_best(torch.where(left > floor, left, worth - 2), order, step, quota)
         index = chosen.unsqueeze(1).expand(-1, step, -1)
         known = torch.bmm(factors[:, :step].gather(2, index).transpose(1, 2), factors[:, :step]).squeeze(1)
         rest = left.gather(1, chosen)

@@ -7,12 +7,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hf_efficient.representation.maths.compact import cosines, over_valid, pick, row_of
 from hf_efficient.representation.maths.importance import distinctiveness
 from hf_efficient.representation.maths.quota import Quota
+from hf_efficient.representation.maths.steps import cosines, row_of, take_best
+from hf_efficient.representation.maths.valid_tokens import on_valid_tokens
 
 
-@over_valid
+@on_valid_tokens
 def select(features: Tensor, importance: Tensor, k: int, config: Any = None, quota: Quota | None = None) -> Tensor:
     """Next token: argmax of g_i min_{j taken} d_ij, d = 1 - cosine of the centred tokens, g the distinctiveness.
 
@@ -35,6 +36,6 @@ def select(features: Tensor, importance: Tensor, k: int, config: Any = None, quo
     nearest = distance.masked_fill(itself, torch.inf).amin(-1)
     order = torch.zeros(len(features), k, dtype=torch.long, device=features.device)
     for step in range(k):
-        row = row_of(distance, pick(nearest * worth if features.shape[1] > 1 else worth, order, step, quota))
+        row = row_of(distance, take_best(nearest * worth if features.shape[1] > 1 else worth, order, step, quota))
         nearest = row if step == 0 else torch.minimum(nearest, row)
     return order

@@ -7,12 +7,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hf_efficient.representation.maths.compact import cosines, over_valid
+from hf_efficient.representation.maths.steps import cosines
+from hf_efficient.representation.maths.valid_tokens import on_valid_tokens
 
 PIVOTS = 8
 
 
-@over_valid
+@on_valid_tokens
 def select(features: Tensor, importance: Tensor, k: int, config: Any = None) -> Tensor:
     """Pivots by length; then every pivot in turn takes its share of the tokens least like it that are left.
 

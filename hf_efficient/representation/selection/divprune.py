@@ -8,11 +8,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hf_efficient.representation.maths.compact import cosines, over_valid, pick, row_of
 from hf_efficient.representation.maths.quota import Quota
+from hf_efficient.representation.maths.steps import cosines, row_of, take_best
+from hf_efficient.representation.maths.valid_tokens import on_valid_tokens
 
 
-@over_valid
+@on_valid_tokens
 def select(features: Tensor, importance: Tensor, k: int, config: Any = None, quota: Quota | None = None) -> Tensor:
     """Farthest-point order on d_ij = 1 - cos(x_i, x_j); the first token is the one whose nearest other is farthest.
 
@@ -31,6 +32,6 @@ def select(features: Tensor, importance: Tensor, k: int, config: Any = None, quo
     nearest = distance.masked_fill(itself, torch.inf).amin(-1)
     order = torch.zeros(len(features), k, dtype=torch.long, device=features.device)
     for step in range(k):
-        row = row_of(distance, pick(nearest, order, step, quota))
+        row = row_of(distance, take_best(nearest, order, step, quota))
         nearest = row if step == 0 else torch.minimum(nearest, row)
     return order

@@ -8,13 +8,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hf_efficient.representation.maths.compact import over_valid
 from hf_efficient.representation.maths.mixture import Mixture, mass, sum_by
+from hf_efficient.representation.maths.valid_tokens import on_valid_tokens
 
 from .itg import medoids
 
 
-@over_valid
+@on_valid_tokens
 def generate(features: Tensor, importance: Tensor, k: int, config: Any = None) -> Mixture:
     """Means over k cells in lines of near-equal numbers, as near to squares as k allows.
 

@@ -7,15 +7,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hf_efficient.representation.maths.compact import cosines, over_valid
 from hf_efficient.representation.maths.importance import shares
 from hf_efficient.representation.maths.sharing import share_budget
+from hf_efficient.representation.maths.steps import cosines
+from hf_efficient.representation.maths.valid_tokens import on_valid_tokens
 
 CROPS = 16
 VARIETY = 0.09  # weight of the variance of cosines beside attention
 
 
-@over_valid
+@on_valid_tokens
 def select(features: Tensor, importance: Tensor, k: int, config: Any = None) -> Tensor:
     """Crops get tokens in proportion to their mean of attention + variety; each takes its most important ones.
 

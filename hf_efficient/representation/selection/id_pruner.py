@@ -13,6 +13,8 @@ from hf_efficient.representation.maths.importance import coverage_weights, share
 from hf_efficient.representation.maths.kernel import TokenKernel
 from hf_efficient.representation.maths.quota import Quota
 
+from . import Covered
+
 MAX_STORED = 2**26  # numbers of similarity matrices held at once: 256 MiB, one unit of 8192 tokens or 202 of 576
 
 
@@ -25,6 +27,20 @@ def select(
     groups: Tensor | None = None,
     valid: Tensor | None = None,
 ) -> Tensor:
+    """The tokens of `choose`, (B, k) long, in the order taken."""
+    return choose(features, importance, k, config, groups=groups, valid=valid).order
+
+
+def choose(
+    features: Tensor,
+    importance: Tensor,
+    k: int,
+    config: TokenPrunerConfig,
+    *,
+    groups: Tensor | None = None,
+    valid: Tensor | None = None,
+    kernel: TokenKernel | None = None,
+) -> Covered:
     """Greedy maximiser of F(S) = l * sum_S p / sum_TopK p + (1 - l) * sum_i pi_i max_{j in S} k_ij under |S| = k.
 
     F is monotone and submodular, so greedy reaches at least 1 - 1/e of the optimum (1/2 with quotas).
@@ -36,17 +52,21 @@ def select(
         config: gives l (`importance_weight`), a of pi (`coverage_mix`), `kernel` and rho (`min_group_share`).
         groups: (B, N) long or None: tile or frame of every token, for the quotas.
         valid: (B, N) bool or None; tokens marked False are neither taken nor covered.
+        kernel: of the features, if it is made already.
 
     Returns:
-        (B, k) long, in the order taken; equal gains by rising index. O(B·N²·D) time; memory O(B·N²) up to `MAX_STORED`,
-        beyond which units go one after the other, and a unit too large by itself is worked off in O(N·(D + 128)).
+        Tokens (B, k) in the order taken, equal gains by rising index, and their coverage. O(B·N²·D) time; memory
+        O(B·N²) up to `MAX_STORED`, beyond which units go one after the other, and a unit too large by itself takes
+        O(N·(D + 128)).
     """
-    kernel = TokenKernel(features, config.kernel, valid)
-    return select_and_cover(kernel, importance, k, config, groups=groups, valid=valid)[0]
+    kernel = kernel or TokenKernel(features, config.kernel, valid)
+    order, covered = greedy_order(kernel, importance, k, config, groups=groups, valid=valid)
+    rest = 1 - config.importance_weight
+    return Covered(order, covered.sum(1) / rest if rest > 0 else None)
 
 
 @torch.no_grad()
-def select_and_cover(
+def greedy_order(
     kernel: TokenKernel,
     importance: Tensor,
     k: int,
@@ -55,7 +75,7 @@ def select_and_cover(
     groups: Tensor | None = None,
     valid: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """`select` for features whose kernel is made already.
+    """The greedy sequence of `choose`, units in parts that fit into memory.
 
     Returns:
         Tokens (B, k) in the order taken, and what the last step knows: (1 - l) pi_i max_{j in S} k_ij, (B, N) float32.
@@ -63,7 +83,7 @@ def select_and_cover(
     batch, n = importance.shape
     if len(parts := fitting_parts(batch, n)) > 1:
         inputs = [(kernel.part(s), importance[s], part_of(groups, s), part_of(valid, s)) for s in parts]
-        results = [select_and_cover(x, p, k, config, groups=g, valid=v) for x, p, g, v in inputs]
+        results = [greedy_order(x, p, k, config, groups=g, valid=v) for x, p, g, v in inputs]
         return torch.cat([order for order, _ in results]), torch.cat([covered for _, covered in results])
     p = shares(importance, valid)
     pi = coverage_weights(p, config.coverage_mix, valid)

@@ -7,14 +7,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hf_efficient.representation.maths.compact import cosines, over_valid, pick, row_of
 from hf_efficient.representation.maths.importance import rescale
 from hf_efficient.representation.maths.quota import Quota
+from hf_efficient.representation.maths.steps import cosines, row_of, take_best
+from hf_efficient.representation.maths.valid_tokens import on_valid_tokens
 
 SHARPNESS = 20.0  # gamma
 
 
-@over_valid
+@on_valid_tokens
 def select(features: Tensor, importance: Tensor, k: int, config: Any = None, quota: Quota | None = None) -> Tensor:
     """Take the best score s; then s_j <- s_j - exp(-gamma d_ij²) s_i for all j, with d = 1 - cosine.
 
@@ -34,6 +35,6 @@ def select(features: Tensor, importance: Tensor, k: int, config: Any = None, quo
     scores = rescale(importance)
     order = torch.zeros(len(features), k, dtype=torch.long, device=features.device)
     for step in range(k):
-        chosen = pick(scores, order, step, quota)
+        chosen = take_best(scores, order, step, quota)
         scores = scores - row_of(suppression, chosen) * scores.gather(1, chosen)
     return order

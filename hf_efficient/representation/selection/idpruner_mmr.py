@@ -8,14 +8,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hf_efficient.representation.maths.compact import cosines, over_valid, pick, row_of
 from hf_efficient.representation.maths.importance import rescale
 from hf_efficient.representation.maths.quota import Quota
+from hf_efficient.representation.maths.steps import cosines, row_of, take_best
+from hf_efficient.representation.maths.valid_tokens import on_valid_tokens
 
 BALANCE = 0.5
 
 
-@over_valid
+@on_valid_tokens
 def select(features: Tensor, importance: Tensor, k: int, config: Any = None, quota: Quota | None = None) -> Tensor:
     """Next token: argmax of l imp_i - (1 - l) max_{j taken} cos(x_i, x_j), l = 1/2; the first by importance alone.
 
@@ -30,7 +31,7 @@ def select(features: Tensor, importance: Tensor, k: int, config: Any = None, quo
     nearest = torch.full_like(importance, -torch.inf)
     scores = importance
     for step in range(k):
-        chosen = pick(scores, order, step, quota)
+        chosen = take_best(scores, order, step, quota)
         nearest = torch.maximum(nearest, row_of(alike, chosen))
         scores = BALANCE * importance - (1 - BALANCE) * nearest
     return order

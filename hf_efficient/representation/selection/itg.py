@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 
 from hf_efficient.representation.config import TokenPrunerConfig
-from hf_efficient.representation.maths.compact import pick
 from hf_efficient.representation.maths.kernel import TokenKernel
 from hf_efficient.representation.maths.mixture import Mixture, nearest, sum_by
 from hf_efficient.representation.maths.quota import Quota
+from hf_efficient.representation.maths.steps import take_best
 
 from . import id_pruner
 from .id_pruner import part_of
@@ -24,36 +24,37 @@ def generate(
     k: int,
     config: TokenPrunerConfig,
     *,
+    kernel: TokenKernel | None = None,
     groups: Tensor | None = None,
     valid: Tensor | None = None,
-    kernel: TokenKernel | None = None,
 ) -> Mixture:
-    """Importance-weighted k-means, seeded by ID-Pruner or by `spread`: min over Z of sum_i w_i min_k |x_i - z_k|².
+    """Importance-weighted k-means from `config.initial_centers`: min over Z of sum_i w_i min_k |x_i - z_k|².
 
     That minimum is the squared Wasserstein-2 distance from the weighted tokens to the nearest distribution on K atoms.
-    The steps keep every seed in its own cluster, so that none is ever empty and the K anchors are distinct.
+    The steps keep every initial center in its own cluster, so that none is ever empty and the K anchors are distinct.
 
     Args:
         features: (B, N, D) float32.
         importance: (B, N) float32, >= 0: p; the weights are w_i = (p_i / mean p)^eta.
         k: tokens to generate, 1 <= k <= N.
-        config: `lloyd_steps`, `centroid_share` (beta), `importance_power` (eta), `seeds`, and what ID-Pruner reads.
-        groups: (B, N) long or None: tile or frame of every token, for the quotas of the seeds.
-        valid: (B, N) bool or None; tokens marked False have no part in any token.
+        config: `lloyd_steps`, `centroid_share` (beta), `importance_power` (eta), `initial_centers`, and what
+            ID-Pruner reads.
         kernel: of the features, if it is made already.
+        groups: (B, N) long or None: tile or frame of every token, for the quotas of the initial centers.
+        valid: (B, N) bool or None; tokens marked False have no part in any token.
 
     Returns:
         z_k = beta (weighted mean of cluster k) + (1 - beta) (its anchor, the member nearest to that mean), as long as
-        its members are in the weighted mean. O(N·K·D) per step; memory O(N·(D + K)) and that of the seeding.
+        its members are in the weighted mean. O(N·K·D) per step; memory O(N·(D + K)) and that of the initial centers.
     """
     weights = cluster_weights(importance, valid, config.importance_power)
-    if config.seeds == "spread":
-        seeds = spread(features, importance, k, config, groups=groups, valid=valid)
+    if config.initial_centers == "farthest_first":
+        initial = farthest_first(features, importance, k, config, groups=groups, valid=valid)
     else:
-        kernel = kernel or TokenKernel(features, config.kernel, valid)
-        seeds = id_pruner.select_and_cover(kernel, importance, k, config, groups=groups, valid=valid)[0]
-    seeds = seeds.sort(dim=1).values
-    centres, assignment = lloyd(features, weights, seeds, config.lloyd_steps)
+        chosen = id_pruner.choose(features, importance, k, config, groups=groups, valid=valid, kernel=kernel)
+        initial = chosen.order
+    initial = initial.sort(dim=1).values
+    centres, assignment = lloyd(features, weights, initial, config.lloyd_steps)
     anchors = medoids(features, centres, assignment, valid)
     order = anchors.argsort(dim=1)
     anchors, assignment = anchors.gather(1, order), order.argsort(dim=1).gather(1, assignment)
@@ -63,7 +64,7 @@ def generate(
     return Mixture(anchors, assignment, mix, keep_norm=True)
 
 
-def spread(
+def farthest_first(
     x: Tensor,
     importance: Tensor,
     k: int,
@@ -72,9 +73,10 @@ def spread(
     groups: Tensor | None = None,
     valid: Tensor | None = None,
 ) -> Tensor:
-    """Seeds that are important and far apart: next argmax_i p_i^(1/2) min_{j taken} |x_i - x_j|², first argmax p_i.
+    """Important tokens far apart: first argmax p_i, then argmax_i p_i^(1/2) min_{j taken} |x_i - x_j|².
 
-    The rule of k-means++ without chance (Arthur and Vassilvitskii, 2007). Arguments as of `generate`.
+    k-means++ (Arthur and Vassilvitskii, 2007) draws with such probabilities; here the largest is taken. Arguments as of
+    `generate`.
 
     Returns:
         (B, k) long, distinct, in the order taken; quotas as with ID-Pruner. O(N·(N + k)·D) time, or O(N·k·D) where the
@@ -82,34 +84,34 @@ def spread(
     """
     if len(parts := id_pruner.fitting_parts(*importance.shape)) > 1:
         inputs = [(x[s], importance[s], part_of(groups, s), part_of(valid, s)) for s in parts]
-        return torch.cat([spread(y, p, k, config, groups=g, valid=v) for y, p, g, v in inputs])
-    worth = cluster_weights(importance, valid)
+        return torch.cat([farthest_first(y, p, k, config, groups=g, valid=v) for y, p, g, v in inputs])
+    scale = cluster_weights(importance, valid)
     if valid is not None:
-        worth = worth.masked_fill(~valid, -torch.inf)
+        scale = scale.masked_fill(~valid, -torch.inf)
     quota = Quota.of(importance, k, config, groups, valid)
     order = torch.zeros(len(x), k, dtype=torch.long, device=x.device)
-    y = x - tokens_at(x, worth.argmax(1, keepdim=True))  # distances stay as they are, and are rounded less
+    y = x - tokens_at(x, scale.argmax(1, keepdim=True))  # distances stay as they are, and are rounded less
     squares, products = y.square().sum(-1), products_with(y)
-    away, scores = torch.full_like(importance, torch.inf), worth
+    away, scores = torch.full_like(importance, torch.inf), scale
     for step in range(k):
-        chosen = pick(scores, order, step, quota)
+        chosen = take_best(scores, order, step, quota)
         distance = squares + squares.gather(1, chosen) - 2 * products(chosen)
         away = torch.minimum(away, distance)
-        scores = worth * away.clamp_min(1e-30)
+        scores = scale * away.clamp_min(1e-30)
     return order
 
 
-def tokens_at(x: Tensor, places: Tensor) -> Tensor:
-    """(B, 1, D): of every unit of x (B, N, D) the token at its place (B, 1)."""
-    return x.gather(1, places.unsqueeze(2).expand(-1, -1, x.shape[-1]))
+def tokens_at(x: Tensor, indices: Tensor) -> Tensor:
+    """(B, 1, D): of every unit of x (B, N, D) the token at its index (B, 1)."""
+    return x.gather(1, indices.unsqueeze(2).expand(-1, -1, x.shape[-1]))
 
 
 def products_with(x: Tensor) -> Callable[[Tensor], Tensor]:
-    """A function from places (B, 1) to inner products (B, N) of all tokens of x (B, N, D) with the tokens there."""
+    """A function from indices (B, 1) to inner products (B, N) of all tokens of x (B, N, D) with the tokens there."""
     if x.shape[1] ** 2 > id_pruner.MAX_STORED:
-        return lambda places: torch.bmm(x, tokens_at(x, places).transpose(1, 2)).squeeze(2)
+        return lambda indices: torch.bmm(x, tokens_at(x, indices).transpose(1, 2)).squeeze(2)
     products = torch.bmm(x, x.transpose(1, 2))
-    return lambda places: tokens_at(products, places).squeeze(1)
+    return lambda indices: tokens_at(products, indices).squeeze(1)
 
 
 def cluster_weights(importance: Tensor, valid: Tensor | None, power: float = 0.5) -> Tensor:
@@ -120,25 +122,25 @@ def cluster_weights(importance: Tensor, valid: Tensor | None, power: float = 0.5
     return weights if valid is None else weights * valid
 
 
-def lloyd(x: Tensor, weights: Tensor, seeds: Tensor, steps: int) -> tuple[Tensor, Tensor]:
-    """Weighted k-means in a fixed number of steps, every seed held in its own cluster.
+def lloyd(x: Tensor, weights: Tensor, initial: Tensor, steps: int) -> tuple[Tensor, Tensor]:
+    """Weighted k-means in a fixed number of steps, every initial center held in its own cluster.
 
     Args:
         x: (B, N, D) float32.
-        weights: (B, N) float32, > 0 at the seeds.
-        seeds: (B, K) long, distinct.
+        weights: (B, N) float32, > 0 at the initial centers.
+        initial: (B, K) long, the tokens that clusters start from, distinct.
         steps: new assignments and new means after the first.
 
     Returns:
         Weighted means (B, K, D) of the clusters, and the cluster (B, N) of every token. The error never rises.
     """
-    k = seeds.shape[1]
-    own = torch.arange(k, device=x.device).expand_as(seeds)
-    centres = x.gather(1, seeds.unsqueeze(-1).expand(-1, -1, x.shape[-1]))
+    k = initial.shape[1]
+    own = torch.arange(k, device=x.device).expand_as(initial)
+    centres = x.gather(1, initial.unsqueeze(-1).expand(-1, -1, x.shape[-1]))
     weights = weights.unsqueeze(-1)
     weighted = x * weights
     for _ in range(steps + 1):
-        assignment = nearest(x, centres).scatter(1, seeds, own)
+        assignment = nearest(x, centres).scatter(1, initial, own)
         centres = sum_by(assignment, weighted, k) / sum_by(assignment, weights, k)
     return centres, assignment
 
@@ -150,6 +152,6 @@ def medoids(x: Tensor, centres: Tensor, assignment: Tensor, valid: Tensor | None
     if valid is not None:
         distance = distance.masked_fill(~valid, torch.inf)
     least = distance.new_full(centres.shape[:2], torch.inf).scatter_reduce(1, assignment, distance, "amin")
-    places = torch.arange(x.shape[1], device=x.device).expand_as(assignment)
-    behind = places.masked_fill(distance > least.gather(1, assignment), x.shape[1])
+    indices = torch.arange(x.shape[1], device=x.device).expand_as(assignment)
+    behind = indices.masked_fill(distance > least.gather(1, assignment), x.shape[1])
     return behind.new_full(centres.shape[:2], x.shape[1]).scatter_reduce(1, assignment, behind, "amin")

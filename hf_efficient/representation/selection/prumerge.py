@@ -8,15 +8,15 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from hf_efficient.representation.maths.compact import over_valid
 from hf_efficient.representation.maths.importance import shares
 from hf_efficient.representation.maths.mixture import Mixture
+from hf_efficient.representation.maths.valid_tokens import on_valid_tokens
 
 BY_ATTENTION = 0.25  # the public code samples three positions evenly for one outlier of attention
 NEIGHBOURS = 32
 
 
-@over_valid
+@on_valid_tokens
 def generate(features: Tensor, importance: Tensor, k: int, config: Any = None) -> Mixture:
     """The most attended tokens and evenly spaced ones; each adds its nearest neighbours, weighted by attention.
 

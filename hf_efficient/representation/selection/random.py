@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -9,13 +11,7 @@ SEED = 20260  # one constant, so that a result depends neither on the config nor
 
 
 def select(
-    features: Tensor,
-    importance: Tensor,
-    k: int,
-    config: object = None,
-    *,
-    groups: Tensor | None = None,
-    valid: Tensor | None = None,
+    features: Tensor, importance: Tensor, k: int, config: Any = None, *, groups: Any = None, valid: Tensor | None = None
 ) -> Tensor:
     """The same draw for every unit of N tokens, without touching torch's global generator.
 

@@ -7,11 +7,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hf_efficient.representation.maths.compact import cosines, over_valid, pick, row_of
 from hf_efficient.representation.maths.quota import Quota
+from hf_efficient.representation.maths.steps import cosines, row_of, take_best
+from hf_efficient.representation.maths.valid_tokens import on_valid_tokens
 
 
-@over_valid
+@on_valid_tokens
 def select(features: Tensor, importance: Tensor, k: int, config: Any = None, quota: Quota | None = None) -> Tensor:
     """Next token: argmax of p_j sum_i relu(cos_ij - c_i), c_i the largest cosine of i to what is taken (at least 0).
 
@@ -32,5 +33,5 @@ def select(features: Tensor, importance: Tensor, k: int, config: Any = None, quo
     order = torch.zeros(len(features), k, dtype=torch.long, device=features.device)
     for step in range(k):
         gain = (alike - covered.unsqueeze(1)).relu().sum(-1)
-        covered = torch.maximum(covered, row_of(alike, pick(importance * gain, order, step, quota)))
+        covered = torch.maximum(covered, row_of(alike, take_best(importance * gain, order, step, quota)))
     return order

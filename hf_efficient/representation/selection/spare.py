@@ -7,14 +7,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hf_efficient.representation.maths.compact import over_valid, pick, row_of
 from hf_efficient.representation.maths.quota import Quota
+from hf_efficient.representation.maths.steps import row_of, take_best
+from hf_efficient.representation.maths.valid_tokens import on_valid_tokens
 
 BLOCK = 16  # steps from one look at all residuals to the next
 LEAST = 1e-3  # of the longest token: residuals below are taken for rounding
 
 
-@over_valid
+@on_valid_tokens
 def select(features: Tensor, importance: Tensor, k: int, config: Any = None, quota: Quota | None = None) -> Tensor:
     """Next token: the longest residual after projecting on what is taken (Gram-Schmidt with pivoting).
 
@@ -35,7 +36,7 @@ def select(features: Tensor, importance: Tensor, k: int, config: Any = None, quo
             square = torch.linalg.vector_norm(rest, dim=-1).square()
             basis.zero_()
         length = square.clamp_min(0).sqrt()
-        chosen = pick(torch.where(length > least, length, 0), order, step, quota)
+        chosen = take_best(torch.where(length > least, length, 0), order, step, quota)
         token = row_of(rest, chosen).unsqueeze(1)
         token = torch.baddbmm(token, torch.bmm(token, basis.transpose(1, 2)), basis, alpha=-1)
         held = torch.linalg.vector_norm(token, dim=2, keepdim=True)

@@ -8,11 +8,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from hf_efficient.representation.maths.compact import over_valid
 from hf_efficient.representation.maths.mixture import Mixture, mass, sum_by
+from hf_efficient.representation.maths.valid_tokens import on_valid_tokens
 
 
-@over_valid
+@on_valid_tokens
 def generate(features: Tensor, importance: Tensor, k: int, config: Any = None) -> Mixture:
     """Every second token looks for the one most like it among the others; the r best pairs merge by weighted mean.
 

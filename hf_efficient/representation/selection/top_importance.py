@@ -7,11 +7,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hf_efficient.representation.maths.compact import over_valid, pick
 from hf_efficient.representation.maths.quota import Quota
+from hf_efficient.representation.maths.steps import take_best
+from hf_efficient.representation.maths.valid_tokens import on_valid_tokens
 
 
-@over_valid
+@on_valid_tokens
 def select(features: Tensor, importance: Tensor, k: int, config: Any = None, quota: Quota | None = None) -> Tensor:
     """Tokens by falling importance; equal ones by rising index.
 
@@ -29,5 +30,5 @@ def select(features: Tensor, importance: Tensor, k: int, config: Any = None, quo
         return importance.sort(dim=1, descending=True, stable=True).indices[:, :k]
     order = torch.zeros(len(importance), k, dtype=torch.long, device=importance.device)
     for step in range(k):
-        pick(importance, order, step, quota)
+        take_best(importance, order, step, quota)
     return order

@@ -3,21 +3,16 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor
 
 
 def select(
-    features: Tensor,
-    importance: Tensor,
-    k: int,
-    config: object = None,
-    *,
-    groups: Tensor | None = None,
-    valid: Tensor | None = None,
+    features: Tensor, importance: Tensor, k: int, config: Any = None, *, groups: Any = None, valid: Tensor | None = None
 ) -> Tensor:
-    """Positions spread evenly over the raster; where that is unknown (N not a square), evenly over the sequence.
+    """Tokens spaced evenly over the raster; where that is unknown (N not a square), evenly over the sequence.
 
     Args:
         features: (B, N, D); only its shape counts.
@@ -25,7 +20,7 @@ def select(
         k: tokens to take.
         config: unused.
         groups: unused.
-        valid: (B, N) bool or None; the spread is then over the valid tokens in sequence.
+        valid: (B, N) bool or None; they are then spaced evenly over the valid tokens in sequence.
 
     Returns:
         (B, k) long, rising.
@@ -33,10 +28,10 @@ def select(
     batch, n = features.shape[:2]
     side = math.isqrt(n)
     if valid is not None:
-        places = valid.byte().sort(dim=1, descending=True, stable=True).indices  # valid positions first, in order
+        first = valid.byte().sort(dim=1, descending=True, stable=True).indices  # valid positions first, in order
         count = valid.sum(1, keepdim=True)
-        spread = (torch.arange(k, device=features.device) * 2 + 1) * count // (2 * k)
-        return places.gather(1, spread)
+        steps = (torch.arange(k, device=features.device) * 2 + 1) * count // (2 * k)
+        return first.gather(1, steps)
     points = grid_points(side, side, k) if side * side == n else [(2 * i + 1) * n // (2 * k) for i in range(k)]
     return torch.tensor(points, device=features.device).expand(batch, -1)
 

@@ -8,13 +8,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from hf_efficient.representation.maths.compact import over_valid
 from hf_efficient.representation.maths.mixture import Mixture, mass
+from hf_efficient.representation.maths.valid_tokens import on_valid_tokens
 
 CONTEXTUAL = 10 / 64  # share of the budget that goes to merged tokens
 
 
-@over_valid
+@on_valid_tokens
 def generate(features: Tensor, importance: Tensor, k: int, config: Any = None) -> Mixture:
     """The most important stay; of the others, evenly spaced targets take in all that are most like them.
 

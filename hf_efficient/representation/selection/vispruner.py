@@ -7,13 +7,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hf_efficient.representation.maths.compact import cosines, over_valid
+from hf_efficient.representation.maths.steps import cosines
+from hf_efficient.representation.maths.valid_tokens import on_valid_tokens
 
 IMPORTANT = 0.5  # share of the budget that goes by importance
 ROUND = 8  # most tokens dropped between two matchings
 
 
-@over_valid
+@on_valid_tokens
 def select(features: Tensor, importance: Tensor, k: int, config: Any = None) -> Tensor:
     """The k/2 most important; of the others, split into every second, those most like one of the other half go first.
 

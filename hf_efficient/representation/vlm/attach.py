@@ -15,9 +15,10 @@ from hf_efficient.representation.vlm.decoder.proportional_attention import takes
 
 from .attached import Attached, attached_class
 from .families import family_of
+from .families.family import Family
 from .grouped import check_grouped
-from .inputs import MODALITIES
 from .placeholders import PlaceholderPruner, PrunedProcessor
+from .prompt import MODALITIES
 from .pruned_model import PrunedBase, PrunedGeneration
 from .pruner import TokenPruner
 from .wrapped import check_bare, follow_peft, unwrapped
@@ -63,14 +64,33 @@ def attach_token_pruner(
     check_bare(base)
     proportional_attention = bool(config.proportional_attention) or (config.wants_sizes and takes_masks(base))
     pruner = TokenPruner(config, family, proportional_attention)
+    _warn_of_positions(config, family, proportional_attention)
+    check_grouped(config, model.config.model_type, family.grouped)
+    family.source(base, "image", config.importance_source)  # raises if the encoder has no such importance
+    _exchange(base, pruner)
+    mixins: Any = ((base, PrunedBase), (model, PrunedGeneration), (processor, PrunedProcessor))
+    for thing, mixin in mixins:
+        if not isinstance(thing, Attached):
+            stock: Any = type(thing)
+            _set_class(thing, attached_class(stock, mixin))
+    base.token_pruner = pruner
+    processor.token_pruner = PlaceholderPruner(config, family, model)
+    follow_peft()
+    return given, processor
+
+
+def _warn_of_positions(config: TokenPrunerConfig, family: Family, proportional_attention: bool) -> None:
+    """Say where the config asks for positions that do worse with the attention there is."""
     if not family.mrope and config.positions != "auto" and proportional_attention == (config.positions == "compact"):
         how = "with" if proportional_attention else "without"
         logger.warning_once(
             f"positions={config.positions!r} {how} proportional attention: in published measurements on LLaVA-1.5 this "
             "pair loses to the other two (docs/itg.md). Measure it, or use positions='auto'."
         )
-    check_grouped(config, model.config.model_type, family.grouped)
-    family.source(base, "image", config.importance_source)  # raises if the encoder has no such importance
+
+
+def _exchange(base: Any, pruner: TokenPruner) -> None:
+    """Put the pruner's hooks in place of those of an earlier one, which stay where the new ones cannot be put."""
     before = vars(base).get("token_pruner")
     if before is not None:
         before.leave(base)
@@ -81,15 +101,6 @@ def attach_token_pruner(
         if before is not None:
             before.enter(base)
         raise
-    mixins: Any = ((base, PrunedBase), (model, PrunedGeneration), (processor, PrunedProcessor))
-    for thing, mixin in mixins:
-        if not isinstance(thing, Attached):
-            stock: Any = type(thing)
-            _set_class(thing, attached_class(stock, mixin))
-    base.token_pruner = pruner
-    processor.token_pruner = PlaceholderPruner(config, family, model)
-    follow_peft()
-    return given, processor
 
 
 def detach_token_pruner(model: Any, processor: Any) -> tuple[Any, Any]:

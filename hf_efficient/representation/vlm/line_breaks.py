@@ -12,7 +12,7 @@ from hf_efficient.representation.maths.importance import coverage_weights, share
 from hf_efficient.representation.maths.kernel import TokenKernel
 from hf_efficient.representation.maths.mixture import Mixture, mass
 from hf_efficient.representation.reduce import nearest_kept, reduce_tokens, select_order, token_importance
-from hf_efficient.representation.selection import GENERATORS
+from hf_efficient.representation.selection import generates
 from hf_efficient.representation.vlm.families.family import Unit
 
 from .kept import KeptUnit
@@ -36,13 +36,14 @@ def choose_with_breaks(
     inner = features[:, tokens]
     scores = None if scores is None else scores[:, tokens]
     groups = None if groups is None else groups[tokens]
-    generates = config.method in GENERATORS or (config.merge_static > 0 and groups is not None)
-    seeds = "id_pruner" if config.method in GENERATORS else config.method
-    selecting = config.with_method(seeds, merge_static=0.0, budget=min(k, len(tokens)))
+    merges = generates(config.method) or (config.merge_static > 0 and groups is not None)
+    # how many tokens each row gets is decided by a method that selects, by the default one where tokens are generated
+    selector = TokenPrunerConfig().method if generates(config.method) else config.method
+    selecting = config.with_method(selector, merge_static=0.0, budget=min(k, len(tokens)))
     order = select_order(inner, selecting, scores, query, groups)
     mask = keep_rows(tokens[order], row, newline, k)
     mixtures: list[Mixture | None] = [None] * len(features)
-    if generates:
+    if merges:
         for u, count in enumerate(mask[:, tokens].sum(1).tolist()):
             part = lambda values, u=u: None if values is None else values[u : u + 1]  # noqa: E731
             made = reduce_tokens(inner[u : u + 1], replace(config, budget=count), part(scores), part(query), groups)

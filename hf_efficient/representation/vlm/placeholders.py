@@ -10,7 +10,7 @@ from hf_efficient.representation.config import TokenPrunerConfig
 from hf_efficient.representation.vlm.families.family import Family
 
 from .attached import Saved
-from .inputs import MODALITIES
+from .prompt import MODALITIES
 
 
 class PlaceholderPruner:

@@ -24,8 +24,8 @@ from hf_efficient.representation.vlm.decoder.proportional_attention import (
 from hf_efficient.representation.vlm.families.family import PIXELS, VisualInputs
 
 from .attached import Attached, Saved
-from .inputs import MODALITIES, Prompt, images_of, restore
 from .kept import KeptUnit
+from .prompt import MODALITIES, Prompt, images_of, restore
 from .pruner import TokenPruner, cached_length, kept_units
 from .wrapped import follow_peft
 

@@ -14,8 +14,9 @@ from hf_efficient.representation.vlm.decoder.proportional_attention import langu
 from hf_efficient.representation.vlm.families.family import Family, Unit, VisualInputs
 
 from .features import encode
-from .inputs import Prompt, check_placeholders, images_of, keeps_positions
+from .inputs import keeps_positions
 from .kept import KeptUnit
+from .prompt import Prompt, check_placeholders, images_of
 
 
 class TokenPruner:

@@ -16,8 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hf_efficient.representation.vlm.inputs import Prompt
 from hf_efficient.representation.vlm.kept import KeptUnit
+from hf_efficient.representation.vlm.prompt import Prompt
 
 from .layer_pruning import Drops, picked
 

@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hf_efficient.representation.vlm.inputs import MODALITIES, Prompt, restore
 from hf_efficient.representation.vlm.kept import KeptUnit
+from hf_efficient.representation.vlm.prompt import MODALITIES, Prompt, restore
 
 from .calls import Call
 from .rope import rope_index

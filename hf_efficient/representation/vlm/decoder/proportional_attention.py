@@ -20,8 +20,8 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.masking_utils import eager_mask, sdpa_mask
 
 from hf_efficient.compat.transformers import attention_function, attention_name, set_attention_name
-from hf_efficient.representation.vlm.inputs import Prompt
 from hf_efficient.representation.vlm.kept import KeptUnit
+from hf_efficient.representation.vlm.prompt import Prompt
 
 from .calls import log_mass_under_way
 from .layer_pruning import drops_of

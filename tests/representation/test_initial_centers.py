@@ -1,4 +1,4 @@
-"""Seeds of ITG that are important and far apart, and powers of importance in its weights."""
+"""Initial centers of ITG that are important and far apart, and powers of importance in its weights."""
 
 from typing import Any
 
@@ -15,28 +15,28 @@ reduce_tokens: Any = hf_efficient.reduce_tokens
 
 
 def config(**settings: Any) -> TokenPrunerConfig:
-    return TokenPrunerConfig(**{"method": "itg", "seeds": "spread", "budget": 8, **settings})
+    return TokenPrunerConfig(**{"method": "itg", "initial_centers": "farthest_first", "budget": 8, **settings})
 
 
-def spread_rule(x, p, k):
+def farthest_first_rule(x, p, k):
     """Token by token."""
     taken = [int(p.argmax())]
     while len(taken) < k:
-        worth = [float(p[i].sqrt() * min((x[i] - x[j]).double().square().sum() for j in taken)) for i in range(len(x))]
-        taken.append(max((i for i in range(len(x)) if i not in taken), key=lambda i: worth[i]))
+        score = [float(p[i].sqrt() * min((x[i] - x[j]).double().square().sum() for j in taken)) for i in range(len(x))]
+        taken.append(max((i for i in range(len(x)) if i not in taken), key=lambda i: score[i]))
     return taken
 
 
 @pytest.mark.parametrize("seed", SEEDS)
-def test_seeds_are_important_and_far_from_each_other(seed):
+def test_initial_centers_are_important_and_far_from_each_other(seed):
     x, p = unit(seed)
-    assert itg.spread(x[None], p[None], 8, config())[0].tolist() == spread_rule(x, p, 8)
+    assert itg.farthest_first(x[None], p[None], 8, config())[0].tolist() == farthest_first_rule(x, p, 8)
 
 
 def test_they_are_distinct_where_all_tokens_are_alike_and_never_invalid():
     x, p = torch.ones(2, 30, 4), torch.ones(2, 30)
     valid = torch.arange(30).expand(2, -1) % 3 > 0
-    order = itg.spread(x, p, 20, config(), valid=valid)
+    order = itg.farthest_first(x, p, 20, config(), valid=valid)
     assert valid.gather(1, order).all()
     assert all(len(set(row)) == 20 for row in order.tolist())
 
@@ -45,8 +45,8 @@ def test_every_group_gets_its_quota():
     x, p = unit(0)
     p[20:] = 1e-4  # of the second frame nothing would be taken
     groups = torch.arange(40)[None] // 20
-    free = itg.spread(x[None], p[None], 8, config(), groups=groups)
-    owed = itg.spread(x[None], p[None], 8, config(coverage_mix=0.0, min_group_share=0.5), groups=groups)
+    free = itg.farthest_first(x[None], p[None], 8, config(), groups=groups)
+    owed = itg.farthest_first(x[None], p[None], 8, config(coverage_mix=0.0, min_group_share=0.5), groups=groups)
     assert (free >= 20).sum() < 2
     assert (owed >= 20).sum() == 2  # floor(0.5 * 8 * 20 / 40)
 
@@ -69,28 +69,28 @@ def test_no_power_is_refused(power):
         config(importance_power=power)
 
 
-def test_unknown_seeds_are_refused():
-    with pytest.raises(ValueError, match="'coverage', 'spread'"):
-        config(seeds="random")
+def test_unknown_initial_centers_are_refused():
+    with pytest.raises(ValueError, match="'coverage', 'farthest_first'"):
+        config(initial_centers="random")
 
 
-@pytest.mark.parametrize(("seeds", "most"), [("coverage", 256), ("spread", 40)])
-def test_the_whole_method_takes_ten_thousand_tokens_without_a_matrix_of_all_pairs(seeds, most):
+@pytest.mark.parametrize(("initial_centers", "most"), [("coverage", 256), ("farthest_first", 40)])
+def test_the_whole_method_takes_ten_thousand_tokens_without_a_matrix_of_all_pairs(initial_centers, most):
     x = torch.randn(1, 10_000, 16, generator=torch.Generator().manual_seed(0))
     with LargestTensor() as largest:
-        made = reduce_tokens(x, config(seeds=seeds, budget=40))
+        made = reduce_tokens(x, config(initial_centers=initial_centers, budget=40))
     assert made.mass.sum() == 10_000
     assert largest.numbers <= 10_000 * most
 
 
 @pytest.mark.parametrize("most", [2**26, 40**2, 40**2 - 1], ids=["all together", "one by one", "without a matrix"])
-def test_seeds_do_not_depend_on_how_many_pairs_fit_into_memory(monkeypatch, most):
+def test_initial_centers_do_not_depend_on_how_many_pairs_fit_into_memory(monkeypatch, most):
     monkeypatch.setattr(id_pruner, "MAX_STORED", most)
     rows = [unit(seed) for seed in SEEDS[:4]]
     x, p = (torch.stack(part) for part in zip(*rows, strict=True))
     groups, valid = torch.arange(40).expand(len(x), -1) // 20, torch.arange(40).expand(len(x), -1) % 5 > 0
-    made = itg.spread(x, p, 8, config(min_group_share=0.5), groups=groups, valid=valid)
-    alone = [itg.spread(x[i : i + 1], p[i : i + 1], 8, config(min_group_share=0.5), groups=groups[i : i + 1],
+    made = itg.farthest_first(x, p, 8, config(min_group_share=0.5), groups=groups, valid=valid)
+    alone = [itg.farthest_first(x[i : i + 1], p[i : i + 1], 8, config(min_group_share=0.5), groups=groups[i : i + 1],
                         valid=valid[i : i + 1]) for i in range(len(x))]  # fmt: skip
     assert torch.equal(made, torch.cat(alone))
-    assert itg.spread(x, p, 8, config()).tolist() == [spread_rule(*row, 8) for row in rows]
+    assert itg.farthest_first(x, p, 8, config()).tolist() == [farthest_first_rule(*row, 8) for row in rows]

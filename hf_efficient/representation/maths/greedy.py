@@ -61,7 +61,7 @@ def greedy_lazy(
     beats the largest bound outside; else bounds are updated and the block is chosen anew. Bounds are gains of some
     earlier step; all are brought up to date once, after the first token, which changes them most.
 
-    For the CPU, and for N too large to store W: numpy does the small steps, since starting a torch operation costs more.
+    For the CPU, and for N too large to store W: numpy does the small steps, as starting torch operations costs more.
 
     Args:
         rows: tokens (B, M) long -> their rows of W, (B, M, N) float32.

@@ -10,7 +10,7 @@ export HF_HUB_DISABLE_TELEMETRY ?= 1
 export GRADIO_ANALYTICS_ENABLED ?= False
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow lint format docs bench-speed bench-retention bench-representation bench-generation bench-video bench-cost bench-field clips clean
+.PHONY: help demo test test-slow lint format pages docs bench-speed bench-retention bench-representation bench-generation bench-video bench-cost bench-field clips clean
 
 help:  ## this list
 	@grep -hE '^[a-z%-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/' | expand -t 24
@@ -55,6 +55,9 @@ lint: $(VENV)/.stamp-dev  ## ruff and mypy
 format: $(VENV)/.stamp-dev  ## let ruff put the code in order
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+pages: $(VENV)/.stamp-dev  ## docs/paper_index.md out of the table of methods
+	$(BIN)/hf-efficient methods --paper-index > docs/paper_index.md
 
 docs: $(VENV)/.stamp-dev  ## API pages into docs/api, links of all Markdown pages checked
 	$(BIN)/python -m pytest -q tests/test_docs.py

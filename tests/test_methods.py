@@ -1,10 +1,21 @@
-"""The table of methods, and the refusal of settings that a method does not read, for any dataclass."""
+"""The table of methods, what is made of it, and the refusal of settings that a method does not read."""
 
-from dataclasses import dataclass, field
+import re
+import subprocess
+import sys
+from dataclasses import dataclass, field, fields
+from importlib import import_module
+from typing import Any
 
 import pytest
 
-from hf_efficient.methods import Kind, Method, Only, check_settings
+from hf_efficient import BiDSTConfig, FitSettings, SAMArguments, TokenPrunerConfig
+from hf_efficient.cli import main
+from hf_efficient.methods import KINDS, Kind, Method, Only, check_settings
+from hf_efficient.methods.config_defaults import config_defaults
+from hf_efficient.methods.pages import paper_index
+from hf_efficient.methods.row import NEEDS
+from tests.conftest import ROOT
 
 TREES = Kind(
     budget="shade",
@@ -54,3 +65,87 @@ def test_a_setting_that_another_setting_switches_off_is_refused() -> None:
         Tree("pine", resin=0.5)
     with pytest.raises(ValueError, match="not read by tree='oak'"):
         Tree("oak", resin=0.5)
+
+
+NAMES = [(kind, method) for kind in KINDS for method in kind.methods]
+PAGES = {page: (ROOT / "docs" / page).read_text() for page in {m.page or k.page for k, m in NAMES}}
+
+
+@pytest.mark.parametrize(("kind", "method"), NAMES, ids=lambda part: getattr(part, "name", ""))
+def test_every_row_leads_to_code_and_to_a_page_that_names_it(kind: Kind, method: Method) -> None:
+    assert method.implementation is not None
+    assert re.search(rf"\b{re.escape(method.name)}\b", PAGES[method.page or kind.page]), "its page does not name it"
+    assert set(method.needs) <= set(NEEDS)
+    if kind.config:
+        assert set(method.reads) | set(method.defaults) | set(method.published) <= set(config_defaults(kind.config)) | {
+            "llm_layers"
+        }
+
+
+def test_no_two_methods_have_one_name() -> None:
+    names = [method.name for _, method in NAMES]
+    assert len(set(names)) == len(names)
+
+
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind.config], ids=lambda kind: kind.budget)
+def test_the_defaults_that_a_card_shows_are_those_of_the_configuration(kind: Kind) -> None:
+    module, _, name = kind.config.partition(":")
+    config = getattr(import_module(module), name)
+    real = {field.name: field.default for field in fields(config)}
+    shown = config_defaults(kind.config)
+    assert {name for method in kind.methods for name in method.reads} <= set(shown)
+    assert {name: real[name] for name in shown} == shown
+
+
+def test_the_list_names_every_method(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["methods"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    for kind, method in NAMES:
+        assert f"{kind.budget} ({kind.choice}=...)" in lines
+        assert any(re.fullmatch(rf"  {method.name} +{re.escape(method.line)}", line) for line in lines)
+
+
+@pytest.mark.parametrize(("kind", "method"), NAMES, ids=lambda part: getattr(part, "name", ""))
+def test_a_card_says_what_the_row_says(kind: Kind, method: Method, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["methods", method.name]) == 0
+    card = " ".join(capsys.readouterr().out.split())
+    said = [method.line, f"docs/{method.page or kind.page}", method.where.partition(":")[0], kind.runs, *method.reads]
+    said += [NEEDS[need] for need in method.needs]
+    said += [method.paper.title, method.paper.arxiv or method.paper.venue] if method.paper else []
+    assert [text for text in said if text not in card] == []
+
+
+def test_an_unknown_method_is_one_line_with_the_nearest_name(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["methods", "rigel"]) == 2
+    assert "'rigel' is not a method. Did you mean 'rigl'?" in capsys.readouterr().err
+    assert main(["methods", "itg", "--paper-index"]) == 2
+    assert "--paper-index prints all papers; leave 'itg' out" in capsys.readouterr().err
+
+
+def test_the_command_imports_neither_torch_nor_peft() -> None:
+    code = (
+        "import sys; from hf_efficient.cli import main; main(['methods', 'bidst']); main(['methods', '--paper-index']);"
+        "print([m for m in ('torch', 'transformers', 'numpy', 'peft') if m in sys.modules])"
+    )
+    run = subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, capture_output=True, text=True)
+    assert run.stdout.endswith("\n[]\n")
+
+
+def test_the_paper_index_is_what_the_table_says() -> None:
+    assert (ROOT / "docs/paper_index.md").read_text() == paper_index(KINDS), "run `make pages`"
+
+
+def test_all_arguments_of_the_paper_index_are_accepted() -> None:
+    made: list[Any] = []
+    names = {
+        name: lambda *_, _make=make, **settings: made.append(_make(**settings))
+        for name, make in (("TokenPrunerConfig", TokenPrunerConfig), ("SAMArguments", SAMArguments),
+                           ("BiDSTConfig", BiDSTConfig), ("fit_video", FitSettings))
+    }  # fmt: skip
+    for block in re.findall(r"```python\n(.*?)```", paper_index(KINDS), re.DOTALL):
+        calls = [line for line in block.splitlines() if line and not line.startswith(("#", "from"))]
+        assert calls
+        for call in calls:
+            eval(call, dict(names))
+    papers = sum(method.paper is not None for _, method in NAMES) + sum(len(kind.settings) for kind in KINDS)
+    assert len(made) == papers

@@ -1,4 +1,4 @@
-"""The command line: `hf-efficient demo | prune | stdo | env`.
+"""The command line: `hf-efficient demo | prune | stdo | methods | env`.
 
 The parsers are built without torch, so that `--help` and a mistyped option answer at once; a command's own module is
 imported when it runs.
@@ -126,6 +126,11 @@ def build_parser() -> argparse.ArgumentParser:
     prune.set_defaults(module="hf_efficient.cli.prune")
 
     add_stdo(commands)
+
+    methods = commands.add_parser("methods", help="list all methods, or say more of one")
+    methods.add_argument("name", nargs="?", help="name of one method (default: list all)")
+    methods.add_argument("--paper-index", action="store_true", help="print which arguments are which paper's method")
+    methods.set_defaults(module="hf_efficient.cli.methods")
 
     env = commands.add_parser("env", help="print versions, for a bug report")
     env.set_defaults(module="hf_efficient.cli.env")

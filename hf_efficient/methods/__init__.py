@@ -2,8 +2,8 @@
 
 A method is one file and one row here: `representation.py`, `optimization.py`, `sparsity.py`, `video.py` (methods and
 networks) and `families.py` hold the rows, `row.py` says what a row is. From the rows come the checks of settings
-(`settings.py`), `hf-efficient methods`, and the pages docs/methods.md and docs/paper_index.md (`pages.py`).
-docs/adding.md adds a method of each kind.
+(`settings.py`), `hf-efficient methods`, and the page docs/paper_index.md (`pages.py`). docs/adding.md adds a method of
+each kind.
 """
 
 from .families import FAMILIES

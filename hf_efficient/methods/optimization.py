@@ -11,6 +11,7 @@ OPTIMIZATION = Kind(
     call="SAMArguments({})",
     runs="SAMTrainer, SAMTrainerMixin before any other Trainer, and torch optimizers; CPU and CUDA, DDP and FSDP2",
     page="sam.md",
+    config="hf_efficient.optimization.arguments:SAMArguments",
     methods=(
         Method(
             "sam",

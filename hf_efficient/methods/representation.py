@@ -23,6 +23,7 @@ REPRESENTATION = Kind(
     call="TokenPrunerConfig({})",
     runs="all model families by attach_token_pruner and prune_inputs, any features by reduce_tokens; CPU and CUDA",
     page="baselines.md",
+    config="hf_efficient.representation.config:TokenPrunerConfig",
     methods=(
         Method(
             "id_pruner",

@@ -133,6 +133,7 @@ class Kind:
         methods: the rows. A program may add its own: `REPRESENTATION.methods += (row,)`.
         only: conditions on settings, whatever the method.
         settings: papers whose method is a setting.
+        config: "module:class" of the configuration that has `choice` as a field, or "" where there is none.
     """
 
     budget: str
@@ -143,6 +144,7 @@ class Kind:
     methods: tuple[Method, ...]
     only: tuple[Only, ...] = ()
     settings: tuple[Setting, ...] = ()
+    config: str = ""
 
     @property
     def names(self) -> tuple[str, ...]:

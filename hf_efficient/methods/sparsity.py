@@ -12,6 +12,7 @@ SPARSITY = Kind(
     call="BiDSTConfig({})",
     runs="PEFT models, in any Trainer (BiDSTTrainer, SparsityCallback) or torch loop (train_sparsely); CPU and CUDA",
     page="bidst.md",
+    config="hf_efficient.sparsity.tuner.config:BiDSTConfig",
     methods=(
         Method(
             "bidst",

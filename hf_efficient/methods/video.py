@@ -15,6 +15,7 @@ VIDEO = Kind(
     call='fit_video("in.mp4", "bundle/", {})',
     runs="fit_video and `hf-efficient stdo encode`, one process or several; CPU and CUDA",
     page="stdo.md",
+    config="hf_efficient.video.settings:FitSettings",
     methods=(
         Method(
             "jstdo",
@@ -55,6 +56,7 @@ BACKBONES = Kind(
     call='fit_video("in.mp4", "bundle/", {})',
     runs="fit_video, STDOModel and STDOPipeline; CPU and CUDA",
     page="stdo.md",
+    config="hf_efficient.video.settings:FitSettings",
     methods=(
         Method(
             "wdsr",

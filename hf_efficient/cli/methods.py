@@ -1,0 +1,20 @@
+"""`hf-efficient methods`: what there is to choose from. Imports no torch."""
+
+import argparse
+
+from hf_efficient.methods import KINDS
+from hf_efficient.methods.pages import cards, listing, paper_index
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Print the list of all methods, the card of one, or the paper index as Markdown.
+
+    Raises:
+        ValueError: there is no method of this name, or it is named beside `--paper-index`.
+    """
+    if arguments.paper_index and arguments.name:
+        raise ValueError(f"paper_index=True prints all papers; leave {arguments.name!r} out.")
+    if arguments.paper_index:
+        print(paper_index(KINDS), end="")
+    else:
+        print(cards(KINDS, arguments.name) if arguments.name else listing(KINDS))

@@ -18,6 +18,7 @@ from transformers import (
 )
 
 from benchmarks.harness.memory import resident
+from hf_efficient.compat.transformers import cache_of
 
 
 def build(layers: int, width: int) -> tuple[Any, Any]:
@@ -73,6 +74,6 @@ def prefill_memory(model: Any, inputs: Any, features: Any) -> dict[str, int | No
     before = resident(reset_peak=True)
     out = prefill(model, inputs, features)
     after = resident()
-    layers = out.past_key_values.layers
+    layers = cache_of(out).layers
     held = sum(t.numel() * t.element_size() for layer in layers for t in (layer.keys, layer.values))
     return {"kv_bytes": held, "peak_bytes": None if before is None or after is None else after[1] - before[0]}

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
+import inspect
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 #: "module:name" -> parameters, of what is overridden. Public methods are listed too: stock code calls them.
@@ -129,3 +131,21 @@ def remove_default_callback(callback: Any) -> None:
 
     if callback in trainer.DEFAULT_CALLBACKS:
         trainer.DEFAULT_CALLBACKS.remove(callback)
+
+
+#: The key-value cache among arguments and in outputs: "past_key_values" in 5.23, "cache" since 5.24.
+CACHE_NAMES = ("cache", "past_key_values")
+
+
+def cache_of(values: Any) -> Any:
+    """The cache in a call's arguments or a model's output, by whichever of its names; None where there is none."""
+    read = values.get if isinstance(values, Mapping) else functools.partial(getattr, values)
+    return next((found for name in CACHE_NAMES if (found := read(name, None)) is not None), None)
+
+
+@functools.cache
+def cache_name() -> str:
+    """What the installed transformers calls the argument."""
+    from transformers import LlamaModel
+
+    return next(name for name in CACHE_NAMES if name in inspect.signature(LlamaModel.forward).parameters)

@@ -7,6 +7,7 @@ import pytest
 import torch
 from transformers import LogitsProcessor, LogitsProcessorList
 
+from hf_efficient.compat.transformers import cache_name, cache_of
 from tests.tiny import ROWS, generate, prompts, pruned
 
 SETTINGS: tuple[dict[str, Any], ...] = (
@@ -21,7 +22,7 @@ settings_ids = pytest.mark.parametrize("settings", SETTINGS, ids=lambda s: "-".j
 
 def after(model: Any, cache: Any, tokens: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
     with torch.no_grad():
-        return model(input_ids=tokens, attention_mask=mask, past_key_values=cache, use_cache=True).logits[:, -1]
+        return model(input_ids=tokens, attention_mask=mask, **{cache_name(): cache}, use_cache=True).logits[:, -1]
 
 
 @settings_ids
@@ -33,7 +34,7 @@ def test_rows_of_a_cache_may_be_reordered_picked_and_repeated(name, settings):
 
     def read() -> Any:
         with torch.no_grad():
-            return model(**inputs, use_cache=True).past_key_values
+            return cache_of(model(**inputs, use_cache=True))
 
     expected = after(model, read(), TOKENS, mask)
     assert not torch.allclose(expected[0], expected[1], atol=1e-3)
@@ -67,7 +68,7 @@ def test_the_end_of_a_cache_may_be_cut_off(name, settings):
 
     def read() -> Any:
         with torch.no_grad():
-            return model(**inputs, use_cache=True).past_key_values
+            return cache_of(model(**inputs, use_cache=True))
 
     cache = read()
     expected = after(model, copy.deepcopy(cache), torch.tensor([[5, 6]]))

@@ -4,6 +4,7 @@ import pytest
 import torch
 from transformers import StaticCache
 
+from hf_efficient.compat.transformers import cache_name
 from tests.tiny import ROWS, generate, prompts, pruned
 
 CASES = [("llava", "auto"), ("llava", "original"), ("qwen2_5_vl", "auto"), ("qwen3_vl", "auto")]
@@ -58,14 +59,14 @@ def test_a_decoding_step_is_one_graph(name, positions):
     length = inputs["input_ids"].shape[1]
     cache = StaticCache(model.config.get_text_config(), max_cache_len=length + 4)
     with torch.no_grad():
-        first = model(**inputs, past_key_values=cache, use_cache=True)
+        first = model(**inputs, **{cache_name(): cache}, use_cache=True)
         token = first.logits[:, -1:].argmax(-1)
         axes = (4, 1, 1) if "qwen" in name else (1, 1)
         step = {
             "input_ids": token,
             "position_ids": torch.full(axes, length),
             "attention_mask": torch.ones(1, length + 1, dtype=torch.long),
-            "past_key_values": cache,
+            cache_name(): cache,
         }
         torch.compile(model, backend="eager", fullgraph=True)(**step)
 

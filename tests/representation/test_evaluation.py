@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 
+from hf_efficient.compat.transformers import cache_of
 from hf_efficient.representation.evaluation.questions import (
     EVALUATION_SET,
     answer_questions,
@@ -124,8 +125,8 @@ def test_kv_cache_bytes_is_the_closed_form(vlm: tuple[Any, Any], folder: Path) -
     length = inputs["input_ids"].shape[1]
     text, floats = model.config.text_config, 4
     layers, heads, width = text.num_hidden_layers, text.num_key_value_heads, text.head_dim
-    assert kv_cache_bytes(prefill(model, inputs).past_key_values) == 2 * layers * 3 * heads * length * width * floats
-    half = prefill(model.to(torch.bfloat16), inputs).past_key_values
+    assert kv_cache_bytes(cache_of(prefill(model, inputs))) == 2 * layers * 3 * heads * length * width * floats
+    half = cache_of(prefill(model.to(torch.bfloat16), inputs))
     model.float()
     assert kv_cache_bytes(half) * 2 == 2 * layers * 3 * heads * length * width * floats
     assert kv_cache_bytes(DynamicCache(config=model.config.get_text_config())) == 0

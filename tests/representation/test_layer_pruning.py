@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from hf_efficient import TokenPrunerConfig, attach_token_pruner, detach_token_pruner, token_pruner
+from hf_efficient.compat.transformers import cache_name, cache_of
 from tests.tiny import FAMILIES, MIXED_ROWS, ROWS, generate, language_model, prompts, pruned, stock, video_prompts
 
 NAMES = ["llava", "llava_next", "llava_onevision", "video_llava", "qwen2_vl", "qwen2_5_vl", "smolvlm", "idefics3",
@@ -89,7 +90,7 @@ def test_later_layers_hold_fewer_keys_and_the_output_keeps_its_places():
     with torch.no_grad():
         output = model(**inputs, use_cache=True)
     length = inputs["input_ids"].shape[1]
-    keys = [layer.keys.shape[2] for layer in output.past_key_values.layers]
+    keys = [layer.keys.shape[2] for layer in cache_of(output).layers]
     assert keys == [length, length - 32 + 5]
     assert output.logits.shape[1] == length
 
@@ -116,7 +117,7 @@ def test_several_layers_drop_step_by_step():
             assert left == share * visual[row].sum()
     for row in range(2):
         assert set(second[0][row, second[1][row]].tolist()) < set(first[0][row, first[1][row]].tolist())
-    lengths = [layer.keys.shape[2] for layer in output.past_key_values.layers]
+    lengths = [layer.keys.shape[2] for layer in cache_of(output).layers]
     assert lengths[0] > lengths[1] == lengths[2] > lengths[3]
     expected = generate(model, inputs)
     assert torch.equal(generate(model, inputs, use_cache=False), expected)
@@ -131,7 +132,7 @@ def test_a_second_turn_and_rows_without_images(name):
     kept = model.base_model.token_pruner.layers.kept[1][0].clone()
     more = torch.cat([first.sequences, torch.tensor([[5, 6, 7]])], dim=1)
     longer = {"input_ids": more, "attention_mask": torch.ones_like(more)}
-    turn = model.generate(**longer, past_key_values=first.past_key_values, **settings)
+    turn = model.generate(**longer, **{cache_name(): cache_of(first)}, **settings)
     assert torch.equal(model.base_model.token_pruner.layers.kept[1][0], kept)
     assert torch.stack(turn.logits).isfinite().all()
     mixed = processor(**prompts(name, MIXED_ROWS))

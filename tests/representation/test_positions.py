@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from hf_efficient.compat.transformers import cache_name, cache_of
 from hf_efficient.representation.vlm.prompt import Prompt, restore
 from tests.tiny import FAMILIES, MIXED_ROWS, ROWS, generate, prompts, pruned, recorded, stock, video_prompts
 
@@ -171,7 +172,7 @@ def test_a_second_turn_goes_on_from_the_cache(name, positions):
     whole = model.generate(**longer, **images, **settings)
     model.generate(**inputs, max_new_tokens=1)  # the model is where it was after the first turn
     longer.pop("mm_token_type_ids", None)
-    turn = model.generate(**longer, past_key_values=first.past_key_values, **settings)
+    turn = model.generate(**longer, **{cache_name(): cache_of(first)}, **settings)
     assert torch.allclose(torch.stack(turn.logits), torch.stack(whole.logits), atol=1e-4)
 
 
@@ -185,8 +186,8 @@ def test_new_images_after_a_cache_with_compact_positions():
     both = torch.cat([inputs["pixel_values"], second["pixel_values"]])
     settings = {"max_new_tokens": 4, "do_sample": False, "output_logits": True, "return_dict_in_generate": True}
     whole = model.generate(**longer, pixel_values=both, **settings)
-    cache = first.past_key_values
-    turn = model.generate(**longer, pixel_values=second["pixel_values"], past_key_values=cache, **settings)
+    cache = cache_of(first)
+    turn = model.generate(**longer, pixel_values=second["pixel_values"], **{cache_name(): cache}, **settings)
     assert torch.allclose(torch.stack(turn.logits), torch.stack(whole.logits), atol=1e-4)
 
 
@@ -199,8 +200,8 @@ def test_new_images_after_a_cache_are_refused_where_positions_are_kept(name):
     more = {**inputs, "input_ids": ids, "attention_mask": torch.ones_like(ids)}
     if "mm_token_type_ids" in more:
         more["mm_token_type_ids"] = torch.cat([torch.zeros_like(first.sequences), more["mm_token_type_ids"]], dim=1)
-    with pytest.raises(ValueError, match="without past_key_values"):
-        model.generate(**more, past_key_values=first.past_key_values, max_new_tokens=1)
+    with pytest.raises(ValueError, match="without a cache"):
+        model.generate(**more, **{cache_name(): cache_of(first)}, max_new_tokens=1)
 
 
 @pytest.mark.parametrize("padding_side", ["left", "right"])

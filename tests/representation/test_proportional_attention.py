@@ -7,6 +7,7 @@ import torch
 from transformers import AttentionInterface
 
 from hf_efficient import TokenPrunerConfig, attach_token_pruner, detach_token_pruner, token_pruner
+from hf_efficient.compat.transformers import cache_name, cache_of
 from hf_efficient.representation.vlm import attach
 from hf_efficient.representation.vlm.decoder.proportional_attention import PREFIX, add_log_mass, text_configs
 from hf_efficient.representation.vlm.inputs import prune_inputs
@@ -152,7 +153,7 @@ def test_a_second_turn_and_a_prompt_without_images(name):
         whole["mm_token_type_ids"] = torch.cat([types, types.new_zeros(1, extra)], dim=1)
     expected = model.generate(**whole, **settings)
     again = model.generate(**inputs, **settings)
-    turn = model.generate(**longer, past_key_values=again.past_key_values, **settings)
+    turn = model.generate(**longer, **{cache_name(): cache_of(again)}, **settings)
     assert torch.allclose(torch.stack(turn.logits), torch.stack(expected.logits), atol=1e-4)
     text = {"text": ["w1 w2 w3"], "return_tensors": "pt"}
     stock_model, stock_processor = stock(name)
@@ -172,9 +173,7 @@ def test_new_images_after_a_cache_bring_their_sizes():
     settings = {"max_new_tokens": 4, "do_sample": False, "output_logits": True, "return_dict_in_generate": True}
     whole = model.generate(**longer, pixel_values=both, **settings)
     again = model.generate(**inputs, max_new_tokens=3, do_sample=False, return_dict_in_generate=True)
-    turn = model.generate(
-        **longer, pixel_values=second["pixel_values"], past_key_values=again.past_key_values, **settings
-    )
+    turn = model.generate(**longer, pixel_values=second["pixel_values"], **{cache_name(): cache_of(again)}, **settings)
     assert torch.allclose(torch.stack(turn.logits), torch.stack(whole.logits), atol=1e-4)
 
 

@@ -13,6 +13,7 @@ import torch
 from transformers import TextIteratorStreamer
 
 from hf_efficient import TokenPrunerConfig, remember_images
+from hf_efficient.compat.transformers import cache_name, cache_of
 from hf_efficient.representation.vlm.families import towers
 from hf_efficient.representation.vlm.inputs import prune_inputs
 from tests.tiny import FAMILIES, budget, generate, prompts, pruned, stock, video_prompts
@@ -105,7 +106,7 @@ def by_hand(model: Any, processor: Any, arguments: dict[str, Any]) -> Any:
         for _ in range(3):
             token = output.logits[:, -1:].argmax(-1)
             found.append(output.logits[:, -1])
-            output = model(input_ids=token, past_key_values=output.past_key_values, use_cache=True)
+            output = model(input_ids=token, **{cache_name(): cache_of(output)}, use_cache=True)
     return found
 
 
@@ -117,7 +118,7 @@ def two_turns(model: Any, processor: Any, arguments: dict[str, Any]) -> Any:
     asked = torch.full((len(first.sequences), 3), 7)
     ids = torch.cat([first.sequences, asked], dim=1)
     mask = torch.cat([inputs["attention_mask"], torch.ones(len(ids), 6, dtype=torch.long)], dim=1)
-    more = model.generate(input_ids=ids, attention_mask=mask, past_key_values=first.past_key_values, **settings)
+    more = model.generate(input_ids=ids, attention_mask=mask, **{cache_name(): cache_of(first)}, **settings)
     return more.sequences
 
 
@@ -234,7 +235,7 @@ def test_two_conversations_may_take_turns_in_one_thread(name, method):
             for i, talk in enumerate(talks):
                 assert torch.equal(talk.logits[:, -1], alone[i][step])
                 token = talk.logits[:, -1:].argmax(-1)
-                talks[i] = model(input_ids=token, past_key_values=talk.past_key_values, use_cache=True)
+                talks[i] = model(input_ids=token, **{cache_name(): cache_of(talk)}, use_cache=True)
 
 
 def test_what_was_kept_is_told_to_each_thread_of_its_own_calls():

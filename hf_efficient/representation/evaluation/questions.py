@@ -15,6 +15,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from hf_efficient.compat.transformers import cache_of
 from hf_efficient.extras import extra
 from hf_efficient.files import is_local
 from hf_efficient.reading import Fields, parse_json
@@ -200,7 +201,7 @@ def on_device(model: Any, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
 
 @torch.no_grad()
 def prefill(model: Any, inputs: dict[str, Tensor]) -> Any:
-    """One forward pass over whole prompts, as `generate` starts: the output holds the filled `past_key_values`."""
+    """One forward pass over whole prompts, as `generate` starts: the output holds the filled cache."""
     return model(**on_device(model, inputs), use_cache=True, logits_to_keep=1)
 
 
@@ -279,7 +280,7 @@ def compare_costs(
                 seconds[i].append(prefill_seconds(model, inputs, repeats=1))
                 if not cache[i]:
                     tokens[i] = int((inputs["input_ids"][0] == processor.image_token_id).sum())
-                    cache[i] = kv_cache_bytes(prefill(model, inputs).past_key_values)
+                    cache[i] = kv_cache_bytes(cache_of(prefill(model, inputs)))
     return [Cost(t, statistics.median(s), c) for t, s, c in zip(tokens, seconds, cache, strict=True)]
 
 
@@ -290,7 +291,7 @@ def pruned(model: Any, processor: Any, config: TokenPrunerConfig | None) -> cont
     return contextlib.nullcontext() if config is None else token_pruner(model, processor, config)
 
 
-def kv_cache_bytes(past_key_values: Any) -> int:
+def kv_cache_bytes(cache: Any) -> int:
     """Bytes of the keys and values that a cache holds, over all layers and the whole batch."""
-    held = [tensor for layer in past_key_values.layers for tensor in (layer.keys, layer.values) if tensor is not None]
+    held = [tensor for layer in cache.layers for tensor in (layer.keys, layer.values) if tensor is not None]
     return sum(tensor.numel() * tensor.element_size() for tensor in held)

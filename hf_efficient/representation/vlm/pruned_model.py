@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from transformers import Cache, GenerationMixin
 
+from hf_efficient.compat.transformers import cache_of
 from hf_efficient.representation.config import TokenPrunerConfig
 from hf_efficient.representation.vlm.decoder.caches import call_of, keep_on
 from hf_efficient.representation.vlm.decoder.calls import ARGUMENT, Call, current, under_way
@@ -54,7 +55,7 @@ class PrunedGeneration(Saved):
         call = Call()
         with under_way(self.base_model, call):
             result = stock.generate(*args, **kwargs)
-        for cache in (getattr(result, "past_key_values", None), kwargs.get("past_key_values")):
+        for cache in (cache_of(result), cache_of(kwargs)):
             if isinstance(cache, Cache):
                 keep_on(cache, call)
         self.token_pruner.latest.tell(call)
@@ -86,12 +87,12 @@ class PrunedGeneration(Saved):
         if past and encodes and pruner.keeps_positions:
             raise ValueError(
                 "New images after a cache that is not empty cannot keep their positions. Pass the whole conversation "
-                "and all its images without past_key_values."
+                "and all its images without a cache."
             )
         kept = kept_units(model_kwargs.get("mm_encoder_outputs"))
         plain: Any = functools.partial(GenerationMixin._prepare_position_ids_for_generation, self)
         if past:
-            before = call_of(model_kwargs["past_key_values"])
+            before = call_of(cache_of(model_kwargs))
             call.shift = None if before is None or kept else before.shift
             if call.shift is None or not pruner.keeps_positions:
                 return stock._prepare_position_ids_for_generation(inputs_tensor, model_kwargs)
@@ -128,7 +129,7 @@ class PrunedGeneration(Saved):
         base, past, mask = self.base_model, cached_length(model_kwargs), model_kwargs.get("attention_mask")
         if past and (mask is None or mask.shape[1] == ids.shape[1]):
             ids = ids[:, past:]
-        before = call_of(model_kwargs.get("past_key_values"))
+        before = call_of(cache_of(model_kwargs))
         if before is not None:
             call.log_mass, call.drops = before.log_mass, before.drops
         self.token_pruner.read(base, call, ids, mask, kept_units(model_kwargs.get("mm_encoder_outputs")), past)
@@ -259,8 +260,8 @@ def known_forward(
     call = read_call(base, arguments, kept, call)
     with under_way(base, call):
         output = stock(base, **arguments)
-    parts = output if isinstance(output, tuple) else (output.get("past_key_values"),)
-    for part in (arguments.get("past_key_values"), *parts):
+    parts = output if isinstance(output, tuple) else (cache_of(output),)
+    for part in (cache_of(arguments), *parts):
         if isinstance(part, Cache):
             keep_on(part, call)
     if not call.read:  # generate() tells at its end
@@ -275,7 +276,7 @@ def read_call(base: Any, arguments: dict[str, Any], kept: dict[str, list[KeptUni
     if pruner.reads_prompts:
         check_attention(base)
     if call is None or not call.read:  # generate() knows the whole prompt, of which this may be a part
-        before = call_of(arguments.get("past_key_values")) if past else None
+        before = call_of(cache_of(arguments)) if past else None
         units = None if call is None else call.units
         call = Call() if before is None else before.going_on()
         call.units = units

@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
+from hf_efficient.compat.transformers import cache_of
 from hf_efficient.representation.config import TokenPrunerConfig
 from hf_efficient.representation.vlm.decoder.calls import Call, Latest, current, under_way
 from hf_efficient.representation.vlm.decoder.layer_pruning import Drops, LayerPruning
@@ -135,7 +136,7 @@ class TokenPruner:
 
 def cached_length(call: dict[str, Any]) -> int:
     """Tokens that the call's cache holds."""
-    cache = call.get("past_key_values")
+    cache = cache_of(call)
     return 0 if cache is None else int(cache.get_seq_length())
 
 

@@ -18,6 +18,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from hf_efficient.compat.transformers import cache_of
+
 Keeps = Callable[[int], int]
 
 
@@ -175,7 +177,7 @@ class LayerPruning:
         drops = drops_of(kwargs)
         if drops is None or drops.visual is None:
             return None
-        hidden, (*rest,), cache = args[0], args[1:], kwargs.get("past_key_values")
+        hidden, (*rest,), cache = args[0], args[1:], cache_of(kwargs)
         kwargs = dict(kwargs)
         if cache is not None and cache.get_seq_length(index):
             mask, queries = kwargs.get("attention_mask"), hidden.shape[1]

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from hf_efficient.compat.transformers import cache_of
 from hf_efficient.representation.vlm.kept import KeptUnit
 from hf_efficient.representation.vlm.prompt import MODALITIES, Prompt, restore
 
@@ -65,7 +66,7 @@ def number(base: Any, arguments: dict[str, Any], kept: Kept, past: int, call: Ca
         else:
             _number(base, ids, arguments, kept, past, call)
     positions = arguments.get("position_ids")
-    bare = arguments.get("attention_mask") is None and arguments.get("past_key_values") is None
+    bare = arguments.get("attention_mask") is None and cache_of(arguments) is None
     if not kept or positions is None or not bare or base.token_pruner.family.mrope:
         return
     if not bool((positions.diff(dim=-1) <= 0).any()):

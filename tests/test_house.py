@@ -60,7 +60,6 @@ def test_no_module_imports_itself_through_others() -> None:
     assert circles(import_graph()) == []
 
 
-@pytest.mark.xfail(reason="being furnished")
 def test_no_room_is_entered_from_a_room_that_it_enters() -> None:
     files = modules()
     rooms: dict[str, set[str]] = defaultdict(set)
@@ -86,7 +85,6 @@ def test_files_are_short() -> None:
     assert {path: n for path, n in lengths.items() if n > LONGEST_FILE} == {}
 
 
-@pytest.mark.xfail(reason="being furnished")
 def test_functions_are_short() -> None:
     long = [
         f"{path.relative_to(ROOT)}:{node.lineno} {node.name}"
@@ -98,7 +96,6 @@ def test_functions_are_short() -> None:
     assert long == []
 
 
-@pytest.mark.xfail(reason="being furnished")
 def test_no_block_stands_twice() -> None:
     """Eight lines of code in a row, blank lines, comments and imports left out, in package and benchmarks together."""
     seen: dict[bytes, str] = {}

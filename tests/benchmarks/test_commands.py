@@ -36,8 +36,9 @@ def offered(module: str) -> re.Pattern[str]:
     tree = ast.parse((ROOT / f"{module.replace('.', '/')}.py").read_text(encoding="utf-8"))
     strings = {node.value for node in ast.walk(tree) if isinstance(node, ast.Constant) and isinstance(node.value, str)}
     classes = [node for node in ast.walk(tree) if isinstance(node, ast.ClassDef)]
-    fields = [f for c in classes for f in c.body if isinstance(f, ast.AnnAssign) and isinstance(f.target, ast.Name)]
-    exact = [s for s in strings if s.startswith("--")] + [f"--{f.target.id}" for f in fields]
+    annotated = [f.target for c in classes for f in c.body if isinstance(f, ast.AnnAssign)]
+    fields = [target.id for target in annotated if isinstance(target, ast.Name)]
+    exact = [s for s in strings if s.startswith("--")] + [f"--{name}" for name in fields]
     formatted = [
         "".join(re.escape(str(part.value)) if isinstance(part, ast.Constant) else r"[\w-]+" for part in node.values)
         for node in ast.walk(tree)

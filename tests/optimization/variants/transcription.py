@@ -107,6 +107,33 @@ def shifted(w: Arrays, d: Arrays, rho: float, masks: Arrays, adaptive: bool = Fa
     return [x.copy() for x in w] if length == 0 else [x + rho * t**2 * e / length for x, t, e in zip(w, size, d)]
 
 
+def slopes(
+    w: Arrays, directions: list[Arrays], loss: Callable[[Arrays], float], rho: float, delta: float | None
+) -> Arrays:
+    """Sum of z times the central difference of the loss along z, at a distance of delta |z|; of rho where that is None."""
+    estimate = [np.zeros_like(x) for x in w]
+    for z in directions:
+        step = rho / norm(z) if delta is None else delta
+        plus = loss([a + step * b for a, b in zip(w, z)])
+        minus = loss([a - step * b for a, b in zip(w, z)])
+        estimate = [e + (plus - minus) / (2 * step) * b for e, b in zip(estimate, z)]
+    return estimate
+
+
+def orthonormal(directions: list[Arrays], known: list[Arrays | None], masks: Arrays) -> list[Arrays]:
+    """Gram-Schmidt over the directions, of which those that are known take the first places."""
+    basis: list[Arrays] = []
+    for i, z in enumerate(directions):
+        d = z if i > 1 or known[i] is None else known[i]
+        assert d is not None
+        d = [a * m for a, m in zip(d, masks)]
+        for other in basis:
+            c = sum((a * b).sum() for a, b in zip(d, other))
+            d = [a - c * b for a, b in zip(d, other)]
+        basis.append([a / norm(d) for a in d])
+    return basis
+
+
 def train(
     method: str, w: Arrays, gradient: Gradient, loss: Loss, optimizer: SGD | AdamW, rho: float, steps: int,
     masks: Arrays | None = None, directions: Callable[[int], list[Arrays]] | None = None, delta: float | None = None,
@@ -139,31 +166,13 @@ def train(
                 g = [a + alpha * norm(g) / norm(across) * b for a, b in zip(g, across)]
         elif method == "zosam":
             assert directions is not None
-            estimate = [np.zeros_like(x) for x in w]
-            for z in directions(t):
-                z = [a * m for a, m in zip(z, masks)]
-                step = rho / norm(z) if delta is None else delta
-                plus = loss([a + step * b for a, b in zip(w, z)], t)
-                minus = loss([a - step * b for a, b in zip(w, z)], t)
-                estimate = [e + (plus - minus) / (2 * step) * b for e, b in zip(estimate, z)]
+            asked = [[a * m for a, m in zip(z, masks)] for z in directions(t)]
+            estimate = slopes(w, asked, lambda point: loss(point, t), rho, delta)
             g = gradient(shifted(w, estimate, rho, masks), t)
         elif method == "guided":
             assert directions is not None
-            known = [previous, before]
-            basis: list[Arrays] = []
-            for i, z in enumerate(directions(t)):
-                d = z if i > 1 or known[i] is None else known[i]
-                assert d is not None
-                d = [a * m for a, m in zip(d, masks)]
-                for other in basis:
-                    c = sum((a * b).sum() for a, b in zip(d, other))
-                    d = [a - c * b for a, b in zip(d, other)]
-                basis.append([a / norm(d) for a in d])
-            estimate = [np.zeros_like(x) for x in w]
-            for d in basis:
-                plus = loss([a + rho * b for a, b in zip(w, d)], t)
-                minus = loss([a - rho * b for a, b in zip(w, d)], t)
-                estimate = [e + (plus - minus) / (2 * rho) * b for e, b in zip(estimate, d)]
+            basis = orthonormal(directions(t), [previous, before], masks)
+            estimate = slopes(w, basis, lambda point: loss(point, t), rho, rho)
             g = gradient(shifted(w, estimate, rho, masks), t)
             if previous is not None:
                 before = previous if before is None else [0.9 * a + 0.1 * b for a, b in zip(before, previous)]

@@ -110,7 +110,7 @@ def shifted(w: Arrays, d: Arrays, rho: float, masks: Arrays, adaptive: bool = Fa
 def slopes(
     w: Arrays, directions: list[Arrays], loss: Callable[[Arrays], float], rho: float, delta: float | None
 ) -> Arrays:
-    """Sum of z times the central difference of the loss along z, at a distance of delta |z|; of rho where that is None."""
+    """Sum of z times the central difference of the loss along z, at delta z, or at distance rho without delta."""
     estimate = [np.zeros_like(x) for x in w]
     for z in directions:
         step = rho / norm(z) if delta is None else delta

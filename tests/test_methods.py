@@ -1,5 +1,6 @@
 """The table of methods, what is made of it, and the refusal of settings that a method does not read."""
 
+import ast
 import re
 import subprocess
 import sys
@@ -149,3 +150,62 @@ def test_all_arguments_of_the_paper_index_are_accepted() -> None:
             eval(call, dict(names))
     papers = sum(method.paper is not None for _, method in NAMES) + sum(len(kind.settings) for kind in KINDS)
     assert len(made) == papers
+
+
+CHOICES = {kind.choice: tuple(k.name for kk in KINDS if kk.choice == kind.choice for k in kk.methods) for kind in KINDS}
+# names that are words of English or of the code, too: compared with a setting that chooses a method only
+WORDS = {"random", "uniform", "static", "set", "time", "single", "sam", "stdo"}
+DISTINCT = {method.name for _, method in NAMES} - WORDS
+OF_METHODS = {method.where.partition(":")[0] for _, method in NAMES}
+
+
+def compared_with_methods(source: str) -> list[int]:
+    """Lines in which a value is compared with, or looked up by, the name of a method."""
+    lines = []
+    for node in ast.walk(ast.parse(source)):
+        match node:
+            case ast.Compare():
+                sides: list[ast.AST] = [node.left, *node.comparators]
+            case ast.Match():
+                sides = [node.subject, *(case.pattern for case in node.cases)]
+            case ast.Dict():
+                sides = [key for key in node.keys if key is not None]
+            case _:
+                continue
+        parts = [part for side in sides for part in ast.walk(side)]
+        texts = {part.value for part in parts if isinstance(part, ast.Constant) and isinstance(part.value, str)}
+        words = texts | {getattr(part, "id", getattr(part, "attr", "")) for part in parts}
+        names = {name for choice, of_choice in CHOICES.items() for name in of_choice if choice in words}
+        if isinstance(node, ast.Dict):
+            found = len(texts) > 1 and any(texts <= set(of_choice) for of_choice in CHOICES.values())
+        else:
+            found = bool(texts & (names | DISTINCT))
+        if found:
+            lines.append(node.lineno)
+    return lines
+
+
+def test_shared_code_asks_for_no_method_by_name() -> None:
+    asked = {}
+    for path in sorted((ROOT / "hf_efficient").rglob("*.py")):
+        module = ".".join(path.relative_to(ROOT).with_suffix("").parts)
+        if "methods" not in path.relative_to(ROOT).parts[:2] and module not in OF_METHODS:
+            asked[module] = compared_with_methods(path.read_text())
+    assert {module: lines for module, lines in asked.items() if lines} == {}
+
+
+@pytest.mark.parametrize(
+    ("source", "found"),
+    [
+        ("if config.method == 'itg': pass", True),
+        ("if name in ('rigl', other): pass", True),
+        ("if config.topology != 'static': pass", True),
+        ("match self.method:\n    case 'sam': pass", True),
+        ("TABLE = {'set': SET, 'rigl': RigL}", True),
+        ("if config.init == 'random': pass", False),
+        ("if values['model_type'] != 'stdo': pass", False),
+        ("METHOD = config.method or 'sam'", False),
+    ],
+)
+def test_the_check_finds_what_it_looks_for(source: str, found: bool) -> None:
+    assert bool(compared_with_methods(source)) == found

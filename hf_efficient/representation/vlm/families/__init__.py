@@ -1,44 +1,25 @@
-"""What differs between model families: one short file each, and this table.
-
-To support another family, write `families/<name>.py` with a `Family` subclass called `FAMILY`, and add one line below.
-"""
+"""What differs between model families: a short file each, and a row of `hf_efficient.methods.FAMILIES`."""
 
 from __future__ import annotations
 
-from importlib import import_module
 from typing import Any
 
-from .family import Family
+from hf_efficient.methods import FAMILIES
 
-# config.model_type -> module of this folder
-FAMILIES = {
-    "llava": "llava",
-    "llava_next": "llava_next",
-    "llava_onevision": "llava_onevision",
-    "video_llava": "video_llava",
-    "qwen2_vl": "qwen2_vl",
-    "qwen2_5_vl": "qwen2_5_vl",
-    "qwen3_vl": "qwen3_vl",
-    "smolvlm": "smolvlm",
-    "idefics3": "idefics3",
-    "paligemma": "paligemma",
-    "gemma3": "gemma3",
-    "internvl": "internvl",
-}
+from .family import Family
 
 
 def family_of(model: Any) -> Family:
     """The family of a stock vision-language model.
 
     Raises:
-        ValueError: the model has no `config.model_type` listed in FAMILIES.
+        ValueError: the model has no `config.model_type` of the table.
     """
-    kind = getattr(getattr(model, "config", None), "model_type", None)
-    if kind not in FAMILIES:
+    model_type = getattr(getattr(model, "config", None), "model_type", None)
+    if model_type not in FAMILIES.names:
         raise ValueError(
-            f"Token pruning does not support {type(model).__name__} (model_type={kind!r}); supported are: "
-            f"{', '.join(FAMILIES)}. docs/families.md says how to add a family."
+            f"Token pruning does not support {type(model).__name__} (model_type={model_type!r}); supported are: "
+            f"{', '.join(FAMILIES.names)}. docs/adding.md says how to add a family."
         )
-    module = import_module(f"{__name__}.{FAMILIES[kind]}")
-    family: Family = module.FAMILY
+    family: Family = FAMILIES.row(model_type).implementation
     return family

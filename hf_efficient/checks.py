@@ -18,10 +18,12 @@ def check_whole(name: str, value: object, least: int, most: int | None = None) -
         raise ValueError(f"{name}={shown(value)} is out of range; expected a whole number {bounds}.")
 
 
-def check_bool(name: str, value: object) -> None:
-    """Raise ValueError unless the value is True or False."""
-    if not isinstance(value, bool):
-        raise ValueError(f"{name}={shown(value)} is not allowed; expected True or False.")
+def check_bool(name: str, value: object, left_open: str = "") -> None:
+    """Raise ValueError unless the value is True or False, or None where `left_open` says what that means."""
+    if isinstance(value, bool) or (value is None and left_open):
+        return
+    expected = f"True, False or None ({left_open})" if left_open else "True or False"
+    raise ValueError(f"{name}={shown(value)} is not allowed; expected {expected}.")
 
 
 def check_number(

@@ -10,19 +10,11 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from hf_efficient.checks import check_choice
+from hf_efficient.checks import check_bool, check_choice, check_number, check_whole
 from hf_efficient.methods import REPRESENTATION, check_settings, with_method
 from hf_efficient.reading import naming
 
-from .config_checks import (
-    check_answer,
-    check_budget,
-    check_generator,
-    check_layers,
-    check_power,
-    check_share,
-    check_steps,
-)
+from .config_checks import check_budget, check_generator, check_layers
 from .config_files import CONFIG_NAME as CONFIG_NAME
 from .config_files import files_of, push, read, replaced, save, to_json
 
@@ -138,11 +130,11 @@ class TokenPrunerConfig:
             "merge_static",
             "centroid_share",
         ):
-            check_share(name, getattr(self, name))
-        check_answer("proportional_attention", self.proportional_attention, "by method")
-        check_answer("adaptive", self.adaptive)
-        check_steps("lloyd_steps", self.lloyd_steps)
-        check_power("importance_power", self.importance_power)
+            check_number(name, getattr(self, name), 0, 1, "a number in [0, 1]")
+        check_bool("proportional_attention", self.proportional_attention, "by method")
+        check_bool("adaptive", self.adaptive)
+        check_whole("lloyd_steps", self.lloyd_steps, 0, 1000)  # it ends long before, but a file may ask for any number
+        check_number("importance_power", self.importance_power, 0, math.inf, "a finite number >= 0")
         check_budget("budget", self.budget)
         check_budget("llm_budget", self.llm_budget)
         check_layers("llm_layers", self.llm_layers)

@@ -5,13 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from hf_efficient.methods import REPRESENTATION
-from hf_efficient.reading import is_number, is_whole, shown
-
-
-def check_share(name: str, value: object) -> None:
-    """Raise unless the value is a number in [0, 1]."""
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= 1:
-        raise ValueError(f"{name}={shown(value)} is out of range; expected a number in [0, 1].")
+from hf_efficient.reading import shown
 
 
 def check_generator(generator: object, method: str) -> None:
@@ -39,26 +33,6 @@ def check_budget(name: str, value: object) -> None:
     if isinstance(value, float) and not 0 < value <= 1:
         fix = f" Write {name}={int(value)} to keep that many tokens." if 1 < value < 1e9 and value.is_integer() else ""
         raise ValueError(f"{name}={shown(value)} is not a share; {advice}.{fix}")
-
-
-def check_answer(name: str, value: object, undecided: str | None = None) -> None:
-    """Raise unless the value is True or False, or None where that means something."""
-    if isinstance(value, bool) or (value is None and undecided):
-        return
-    choices = f"True, False or None ({undecided})" if undecided else "True or False"
-    raise ValueError(f"{name}={shown(value)} is not allowed; expected {choices}.")
-
-
-def check_steps(name: str, value: object) -> None:
-    """Raise unless the value is an int from 0 to 1000: it ends long before, but a file may ask for any number."""
-    if not is_whole(value) or not 0 <= value <= 1000:  # type: ignore[operator]
-        raise ValueError(f"{name}={shown(value)} is not a number of steps; expected an int from 0 to 1000.")
-
-
-def check_power(name: str, value: object) -> None:
-    """Raise unless the value is a finite number >= 0."""
-    if not is_number(value) or value < 0:  # type: ignore[operator]
-        raise ValueError(f"{name}={shown(value)} is not a valid power; expected a finite number >= 0.")
 
 
 def check_layers(name: str, value: Any) -> None:

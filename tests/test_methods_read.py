@@ -63,18 +63,20 @@ OF_PASSES = ("batch_norm_pass", "probe_dropout")  # the Trainer hands them to it
 
 @pytest.mark.parametrize(("method", "setting"), [pair for pair in pairs(OPTIMIZATION) if pair[1] not in OF_PASSES])
 def test_a_setting_of_a_variant_reaches_it(method: str, setting: str) -> None:
-    value = {"num_queries": 3, "delta": 0.1, "probe_fraction": 0.5, "guided": True, "direction_seed": 7,
+    value: Any = {"num_queries": 3, "delta": 0.1, "probe_fraction": 0.5, "guided": True, "direction_seed": 7,
              "reuse_interval": 3, "reuse_weight": 0.2}[setting]  # fmt: skip
-    made = [SAMArguments(method, **settings).variant(lambda: None) for settings in ({}, {setting: value})]
+    changes: tuple[dict[str, Any], ...] = ({}, {setting: value})
+    made = [SAMArguments(method, **settings).variant(lambda: None) for settings in changes]
     assert repr(made[0]) != repr(made[1])
 
 
 @pytest.mark.parametrize(("method", "setting"), [pair for pair in pairs(SPARSITY) if pair[1] != "init"])
 def test_a_setting_of_a_topology_reaches_it(method: str, setting: str) -> None:
-    value = {"update_interval": 7, "drop_fraction": 0.1, "stop_fraction": 0.5, "candidates": 2.0, "score_interval": 3,
-             "score_lr": 0.1, "implicit_weight": 0.1}[setting]  # fmt: skip
+    value: Any = {"update_interval": 7, "drop_fraction": 0.1, "stop_fraction": 0.5, "candidates": 2.0,
+                  "score_interval": 3, "score_lr": 0.1, "implicit_weight": 0.1}[setting]  # fmt: skip
+    changes: tuple[dict[str, Any], ...] = ({}, {setting: value})
     topology = SPARSITY.row(method).implementation
-    made = [topology.of(BiDSTConfig(topology=method, **settings), 100) for settings in ({}, {setting: value})]
+    made = [topology.of(BiDSTConfig(topology=method, **settings), 100) for settings in changes]
     assert vars(made[0]) != vars(made[1])
 
 

@@ -72,7 +72,7 @@ def _add_pruner_options(parser: argparse.ArgumentParser, leave_out: Sequence[str
         if setting.name not in (*leave_out, "adaptive", "generator"):
             kind = TokenPrunerConfig.__annotations__[setting.name]  # a field's may be resolved already
             several = kind == "list[int]"
-            default = "none" if several else setting.default
+            default = "none" if several else "by method" if setting.default is None else setting.default
             group.add_argument(
                 f"--{setting.name.replace('_', '-')}",
                 type=int if several else readers.get(kind, str),
@@ -105,17 +105,25 @@ def build_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True, metavar="command")
 
     demo = commands.add_parser(
-        "demo", help="stock against pruned: a vision-language model answers questions about images"
+        "demo", help="compare a pruned vision-language model with the stock one, on questions about images"
     )
-    demo.add_argument("--output", type=Path, default=Path("hf_efficient_demo"), help="folder of images and figures")
+    demo.add_argument("--output", type=Path, default=Path("hf_efficient_demo"), help="folder for table and plots")
     demo.add_argument("--model", help="folder or Hub id of a model and its processor (default: the shipped one)")
     demo.add_argument("--data", type=Path, help="folder of images with metadata.jsonl (default: the shipped set)")
     demo.add_argument(
-        "--budgets", dest="budget", type=budget, nargs="+", default=BUDGETS, metavar="BUDGET", help="tokens or shares"
+        "--budgets",
+        dest="budget",
+        type=budget,
+        nargs="+",
+        default=BUDGETS,
+        metavar="BUDGET",
+        help=f"numbers of tokens, or shares of them (default: {' '.join(map(str, BUDGETS))})",
     )
-    demo.add_argument("--scenes", type=at_least_one, default=96, help="images to ask about (default: 96)")
-    demo.add_argument("--draw", type=at_least_one, default=6, help="images to draw kept tokens on (default: 6)")
-    demo.add_argument("--batch-size", type=at_least_one, default=32, help="prompts at once (default: 32)")
+    demo.add_argument("--scenes", type=at_least_one, default=96, help="number of images to ask about (default: 96)")
+    demo.add_argument(
+        "--draw", type=at_least_one, default=6, help="number of images to draw the kept tokens of (default: 6)"
+    )
+    demo.add_argument("--batch-size", type=at_least_one, default=32, help="number of prompts at once (default: 32)")
     _add_pruner_options(demo, leave_out=["budget"])
     demo.set_defaults(module="hf_efficient.cli.demo")
 

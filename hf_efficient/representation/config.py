@@ -82,7 +82,10 @@ class TokenPrunerConfig:
             names field, value and fix.
     """
 
-    method: str = field(default="id_pruner", metadata={"help": "Selection method.", "choices": REPRESENTATION.names})
+    method: str = field(
+        default="id_pruner",
+        metadata={"help": "What is kept or made; `hf-efficient methods` lists all.", "choices": REPRESENTATION.names},
+    )
     budget: Budget = field(
         default=0.25,
         metadata={"help": "Tokens to keep per image, tile or frame: a count (64) or a share (0.25; 1.0 keeps all)."},
@@ -99,7 +102,7 @@ class TokenPrunerConfig:
     adaptive: bool = field(default=False, metadata={"help": "Share the budget among tiles and frames by content."})
     positions: str = field(default="auto", metadata={"help": "Position ids of kept tokens.", "choices": POSITIONS})
     proportional_attention: bool | None = field(
-        default=None, metadata={"help": "Let attention count a token as often as it stands for one; default: with ITG."}
+        default=None, metadata={"help": "Let attention count each token by how many it stands for."}
     )
     llm_layers: list[int] = field(
         default_factory=list, metadata={"help": "Layers of the language model to drop visual tokens after, if any."}

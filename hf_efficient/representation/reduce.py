@@ -13,9 +13,9 @@ from torch import Tensor
 from hf_efficient.methods import REPRESENTATION
 from hf_efficient.representation.maths.importance import coverage_weights, distinctiveness, norms, relevance, shares
 from hf_efficient.representation.maths.kernel import TokenKernel
+from hf_efficient.representation.maths.kmeans import cluster_weights
 from hf_efficient.representation.maths.mixture import Mixture, mass, nearest
 from hf_efficient.representation.maths.temporal import Runs, static_runs
-from hf_efficient.representation.selection.itg import cluster_weights
 
 from .checks import check_features, check_groups, check_shapes, check_values
 from .config import TokenPrunerConfig
@@ -163,7 +163,7 @@ def nearest_kept(features: Tensor, indices: Tensor) -> Tensor:
 def reconstruction_error(
     features: Tensor, tokens: Tensor, assignment: Tensor, importance: Tensor, valid: Tensor | None
 ) -> Tensor:
-    """sum_i w_i |x_i - z_a(i)|² / sum_i w_i |x_i - mean|² with ITG's weights w: (B,) float32, 0 if all is kept."""
+    """sum_i w_i |x_i - z_a(i)|² / sum_i w_i |x_i - mean|² with `cluster_weights` w: (B,) float32, 0 if all is kept."""
     x, weights = features.float(), cluster_weights(importance, valid)
     weights = weights / weights.sum(1, keepdim=True)
     stand_in = tokens.float().gather(1, assignment.unsqueeze(-1).expand_as(x))

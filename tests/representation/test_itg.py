@@ -9,8 +9,9 @@ from torch import Tensor
 
 import hf_efficient
 from hf_efficient import TokenPrunerConfig
+from hf_efficient.representation.maths import kmeans
 from hf_efficient.representation.maths.mixture import Mixture, nearest
-from hf_efficient.representation.selection import id_pruner, itg
+from hf_efficient.representation.selection import id_pruner
 from tests.representation.units import LargestTensor
 
 # parts that not every method gives are there in what is tested here
@@ -53,7 +54,7 @@ def plain_lloyd(x: Tensor, w: Tensor, initial: list[int], steps: int) -> tuple[T
 def test_tokens_are_those_of_plain_weighted_k_means(steps):
     x, p = units(batch=2, n=40)
     reduced = reduce_tokens(x, config(lloyd_steps=steps, initial_centers="coverage", importance_power=0.5), p)
-    weights = itg.cluster_weights(p, None)
+    weights = kmeans.cluster_weights(p, None)
     initial = id_pruner.select(x, p, 9, config()).sort(dim=1).values
     for row in range(2):
         centres, member = plain_lloyd(x[row], weights[row], initial[row].tolist(), steps)
@@ -72,12 +73,12 @@ def test_tokens_are_those_of_plain_weighted_k_means(steps):
 
 def test_error_falls_with_every_step_and_is_below_that_of_the_initial_centers():
     x, p = units(n=200)
-    w = itg.cluster_weights(p, None)
+    w = kmeans.cluster_weights(p, None)
     initial = id_pruner.select(x, p, 12, config()).sort(dim=1).values
     kept = x.gather(1, initial.unsqueeze(-1).expand(-1, -1, 8))
     errors = [lost(x, kept, w)]
     for steps in range(8):
-        centres, assignment = itg.lloyd(x, w, initial, steps)
+        centres, assignment = kmeans.lloyd(x, w, initial, steps)
         held = centres.gather(1, assignment.unsqueeze(-1).expand_as(x))
         errors.append((w * (x - held).square().sum(-1)).sum(1))
     for before, after in itertools.pairwise(errors):
@@ -88,10 +89,10 @@ def test_error_falls_with_every_step_and_is_below_that_of_the_initial_centers():
 def test_weighted_mean_of_all_tokens_is_kept_and_the_error_is_the_variance_lost():
     """Cov(P) = Cov(Q) + scatter within clusters, so that the error is exactly the lost total variance."""
     x, p = units()
-    w = itg.cluster_weights(p, None)
+    w = kmeans.cluster_weights(p, None)
     w = w / w.sum(1, keepdim=True)
     initial = id_pruner.select(x, p, 9, config()).sort(dim=1).values
-    z, assignment = itg.lloyd(x, w, initial, 5)
+    z, assignment = kmeans.lloyd(x, w, initial, 5)
     mass = torch.zeros(3, 9).scatter_add(1, assignment, w)
     mean = (w.unsqueeze(-1) * x).sum(1)
     torch.testing.assert_close((mass.unsqueeze(-1) * z).sum(1), mean, atol=1e-5, rtol=1e-5)
@@ -118,10 +119,10 @@ def test_error_bounds_the_wasserstein_distance_and_is_close_to_the_best_of_all_c
     ratios = []
     for seed in range(20):
         x, p = units(batch=1, n=10, width=3, seed=seed)
-        w = itg.cluster_weights(p, None)
+        w = kmeans.cluster_weights(p, None)
         w = w / w.sum()
         initial = id_pruner.select(x, p, 3, config()).sort(dim=1).values
-        z, assignment = itg.lloyd(x, w, initial, 10)
+        z, assignment = kmeans.lloyd(x, w, initial, 10)
         held = z.gather(1, assignment.unsqueeze(-1).expand_as(x))
         cost = float((w * (x - held).square().sum(-1)).sum())
         mass = torch.zeros(1, 3).scatter_add(1, assignment, w)[0]
@@ -243,8 +244,8 @@ def test_ten_thousand_tokens_need_no_matrix_of_all_pairs():
     x, p = units(batch=1, n=10_000, width=16)
     initial = torch.arange(0, 10_000, 50)[None]
     with LargestTensor() as largest:
-        z, assignment = itg.lloyd(x, itg.cluster_weights(p, None), initial, 5)
-        anchors = itg.medoids(x, z, assignment, None)
+        z, assignment = kmeans.lloyd(x, kmeans.cluster_weights(p, None), initial, 5)
+        anchors = kmeans.medoids(x, z, assignment, None)
     assert len(set(anchors[0].tolist())) == 200
     assert largest.numbers <= 1024 * 200 * 1.5  # a part of the tokens against all centres
     assert torch.equal(assignment[0, ::50], torch.arange(200))

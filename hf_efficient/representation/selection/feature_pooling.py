@@ -8,10 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from hf_efficient.representation.maths.kmeans import medoids
 from hf_efficient.representation.maths.mixture import Mixture, mass, sum_by
 from hf_efficient.representation.maths.valid_tokens import on_valid_tokens
-
-from .itg import medoids
 
 
 @on_valid_tokens

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from hf_efficient import TokenPrunerConfig, attach_token_pruner, detach_token_pruner
-from hf_efficient.representation.vlm.families import FAMILIES as SUPPORTED
+from hf_efficient.methods import FAMILIES as SUPPORTED
 from tests.tiny import FAMILIES, MIXED_ROWS, ROWS, budget, generate, prompts, pruned, stock, video_prompts
 
 VIDEO = [name for name, family in FAMILIES.items() if family.video]
@@ -22,7 +22,7 @@ def cases(name):
 
 
 def test_the_table_of_families_is_tested_whole():
-    assert set(SUPPORTED) == set(FAMILIES)
+    assert set(SUPPORTED.names) == set(FAMILIES)
 
 
 @pytest.mark.parametrize("name", FAMILIES)

@@ -57,7 +57,7 @@ REPRESENTATION = Kind(
         ),
         Method(
             "cen_prune",
-            "the same on centred tokens, times distinctiveness",
+            "as divprune on centred tokens, times distinctiveness",
             f"{_FOLDER}.cen_prune:select",
             Paper(
                 "Centering before Pruning: Lightweight Geometry Correction for Diversity-Based Visual Token Pruning in "

@@ -13,8 +13,8 @@ from .row import NEEDS, Kind, Method, Paper
 _INTRODUCTION = """\
 # Paper index
 
-Which arguments are which paper's method. Values are those that the paper names, as far as they are settings here; the \
-page of each method says what was left out, changed or measured. `hf-efficient methods NAME` says the same of one \
+Which arguments are which paper's method. A token budget is an example; other values are those that paper or code \
+names, as far as they are settings here. The page of each method says what was left out, changed or measured. `hf-efficient methods NAME` says the same of one \
 method at the command line.
 
 This page is written by `make pages` out of `hf_efficient/methods/`.

@@ -14,8 +14,8 @@ _INTRODUCTION = """\
 # Paper index
 
 Which arguments are which paper's method. A token budget is an example; other values are those that paper or code \
-names, as far as they are settings here. The page of each method says what was left out, changed or measured. `hf-efficient methods NAME` says the same of one \
-method at the command line.
+names, as far as they are settings here. The page of each method says what was left out, changed or measured. \
+`hf-efficient methods NAME` says the same of one method at the command line.
 
 This page is written by `make pages` out of `hf_efficient/methods/`.
 """

@@ -21,12 +21,12 @@ from hf_efficient import (
     token_pruner,
 )
 from tests.local_hub import LocalHub
-from tests.representation.test_threads import faults, greedy, jobs_of, told
+from tests.representation.vlm.test_threads import faults, greedy, jobs_of, told
 from tests.tiny import ROWS, generate, prompts, pruned, stock
 
 peft = pytest.importorskip("peft")
 CONFIG_FILE = "token_pruner_config.json"
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 SETTINGS: list[dict[str, Any]] = [{}, {"method": "itg"}, {"budget": 1.0, "llm_layers": [1], "llm_budget": 5}]
 
 

@@ -12,7 +12,7 @@ from hf_efficient import TokenPrunerConfig, reduce_tokens
 from hf_efficient.methods import REPRESENTATION
 from hf_efficient.representation.reduce import select_order
 from tests.representation.methods import SELECTORS
-from tests.representation.rules import RULES, greedy
+from tests.representation.selection.rules import RULES, greedy
 from tests.representation.units import unit
 
 READERS = REPRESENTATION.readers("min_group_share")

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from hf_efficient.representation.maths.sharing import share_budget
 from tests.representation.methods import SELECTORS
-from tests.representation.rules import RULES, greedy
+from tests.representation.selection.rules import RULES, greedy
 from tests.representation.units import SEEDS, cosines, unit
 
 

@@ -8,7 +8,7 @@ import torch
 from torch.nn.parallel import DataParallel, DistributedDataParallel
 
 from hf_efficient import TokenPrunerConfig, attach_token_pruner, detach_token_pruner
-from tests.representation.test_threads import faults
+from tests.representation.vlm.test_threads import faults
 from tests.tiny import ROWS, generate, prompts, pruned, stock
 
 

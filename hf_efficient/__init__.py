@@ -6,7 +6,7 @@ Public names are resolved when first used (PEP 562): `import hf_efficient` impor
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from hf_efficient.registration import follow
+from hf_efficient.compat.registration import follow
 
 __version__ = "0.1.0"
 

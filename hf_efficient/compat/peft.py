@@ -25,6 +25,7 @@ __all__ = [
     "OVERRIDDEN",
     "READ",
     "add_all_linear",
+    "add_peft_method",
     "check_adapters_to_merge",
     "is_target",
     "peft_type",
@@ -87,8 +88,23 @@ def peft_type(name: str) -> PeftType:
     return PeftType(name)
 
 
+def add_peft_method(name: str, config: type[PeftConfig], model: type) -> None:
+    """Let PEFT load and make a method: `register_peft_method`, if PEFT does not know it yet.
+
+    Args:
+        name: in lower case; its parameters begin with "<name>_".
+        config: its class of configs.
+        model: its tuner.
+    """
+    from peft import mapping
+    from peft.utils import register_peft_method
+
+    if peft_type(name.upper()) not in mapping.PEFT_TYPE_TO_CONFIG_MAPPING:
+        register_peft_method(name=name, config_cls=config, model_cls=model)
+
+
 def remove_peft_method(name: str) -> None:
-    """Undo `peft_type` and PEFT's `register_peft_method`, which has no inverse: PEFT forgets the method.
+    """Undo `peft_type` and `add_peft_method`: PEFT, which has no inverse of its registration, forgets the method.
 
     Its tables are then those of a process that never knew it. Models made before go on working.
     """

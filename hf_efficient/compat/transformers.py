@@ -63,6 +63,9 @@ READ = (
     "transformers.modeling_outputs:ImageSuperResolutionOutput",
     "transformers.pytorch_utils:Conv1D",
     "transformers.trainer:DEFAULT_CALLBACKS",
+    "transformers:AutoModel._model_mapping",
+    "transformers.models.auto.configuration_auto:CONFIG_MAPPING._extra_content",
+    "transformers.models.auto.modeling_auto:MODEL_MAPPING._extra_content",
     "transformers.utils:find_adapter_config_file",
 )
 #: "module:name" -> words in its source, where a name exists on instances alone.
@@ -125,12 +128,24 @@ def add_default_callback(callback: Any) -> None:
         trainer.DEFAULT_CALLBACKS.append(callback)
 
 
-def remove_default_callback(callback: Any) -> None:
-    """Undo `add_default_callback`; nothing happens where the callback was not added."""
-    from transformers import trainer
+def remove_default_callback(name: str) -> None:
+    """Undo `add_default_callback` of the class of this name; nothing happens where it was not added."""
+    trainer: Any = sys.modules.get("transformers.trainer")
+    if trainer is not None:
+        trainer.DEFAULT_CALLBACKS[:] = [callback for callback in trainer.DEFAULT_CALLBACKS if callback.__name__ != name]
 
-    if callback in trainer.DEFAULT_CALLBACKS:
-        trainer.DEFAULT_CALLBACKS.remove(callback)
+
+def unregister_config(model_type: str) -> None:
+    """Undo `AutoConfig.register`, which has no inverse."""
+    from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+
+    CONFIG_MAPPING._extra_content.pop(model_type, None)
+
+
+def unregister_model(config: type, *classes: Any) -> None:
+    """Undo `AutoModel.register` for a class of configs, at each of these Auto classes; it has no inverse."""
+    for cls in classes:
+        cls._model_mapping._extra_content.pop(config, None)
 
 
 #: The key-value cache among arguments and in outputs: "past_key_values" in 5.23, "cache" since 5.24.

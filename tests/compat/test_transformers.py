@@ -19,5 +19,5 @@ def test_a_default_callback_is_added_once_and_can_be_removed(tmp_path: Path) -> 
     add_default_callback(Ours)
     add_default_callback(Ours)
     assert callbacks() == 1
-    remove_default_callback(Ours)
+    remove_default_callback("Ours")
     assert callbacks() == 0

@@ -6,6 +6,8 @@ from typing import Any
 
 from transformers import AutoConfig, PretrainedConfig
 
+from hf_efficient.compat.transformers import unregister_config
+
 from .experts import check_config, network_specs
 from .spec import NetworkSpec
 
@@ -52,4 +54,14 @@ class STDOConfig(PretrainedConfig):
         return network_specs(self)
 
 
-AutoConfig.register(STDOConfig.model_type, STDOConfig, exist_ok=True)
+def register() -> None:
+    """Let `AutoConfig` know STDOConfig."""
+    AutoConfig.register(STDOConfig.model_type, STDOConfig, exist_ok=True)
+
+
+def unregister() -> None:
+    """Undo `register`."""
+    unregister_config(STDOConfig.model_type)
+
+
+register()

@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from transformers import AutoModel, AutoModelForImageToImage, PreTrainedModel
 from transformers.modeling_outputs import ImageSuperResolutionOutput
 
+from hf_efficient.compat.transformers import unregister_model
 from hf_efficient.files import is_local
 from hf_efficient.reading import told_of
 from hf_efficient.video import routing
@@ -168,6 +169,11 @@ def register() -> None:
     options: dict[str, Any] = {"exist_ok": True}
     AutoModel.register(STDOConfig, STDOModel, **options)
     AutoModelForImageToImage.register(STDOConfig, STDOModel, **options)
+
+
+def unregister() -> None:
+    """Undo `register`."""
+    unregister_model(STDOConfig, AutoModel, AutoModelForImageToImage)
 
 
 register()

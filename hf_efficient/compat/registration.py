@@ -3,6 +3,12 @@
 `import hf_efficient` imports neither torch nor PEFT nor transformers. But whoever has imported it may ask any of them
 for one of our models by what its files say (`AutoPeftModelForCausalLM.from_pretrained`, `AutoModel.from_pretrained`),
 and then it must be known there. So the import of a library is followed by that of ours which registers at it.
+
+Process-wide after `follow()`, which `import hf_efficient` calls: a finder at the front of `sys.meta_path`, and what the
+modules of `AFTER` register once their library is imported: PEFT's tables of methods, `PeftModel.save_pretrained` (if
+a token pruner is attached), transformers' Auto classes, its Trainer's default callbacks (once a BiDST model is made).
+`unfollow()` takes all of it back. Not part of it: the components of `STDOPipeline` at diffusers, which
+`compat.diffusers.unregister_component` takes back.
 """
 
 from __future__ import annotations
@@ -17,7 +23,8 @@ from importlib.machinery import ModuleSpec
 from types import ModuleType
 from typing import Any
 
-#: Module of a library -> ours that are imported after it: they register classes at it, or follow what it saves.
+#: Module of a library -> ours that are imported after it: they register classes at it, or follow what it saves. Each
+#: has `register()`, called when it is imported and of no effect a second time, and `unregister()`.
 AFTER = {
     "peft": ("hf_efficient.sparsity.tuner", "hf_efficient.representation.vlm.after_peft"),
     "transformers.models.auto.configuration_auto": ("hf_efficient.video.networks.configuration_stdo",),
@@ -81,8 +88,28 @@ def follow() -> None:
     """Register at the libraries that are there already, and at the others when they come."""
     if not any(isinstance(finder, _Follower) for finder in sys.meta_path):
         sys.meta_path.insert(0, _Follower())
+    for module in _registered():  # again after `unfollow`
+        module.register()
     _waiting.extend(ours for name, those in AFTER.items() if name in sys.modules for ours in those)
     _import_waiting()
+
+
+def unfollow() -> None:
+    """Take back what `follow` did: no import is followed any more, and no library knows our classes.
+
+    Their tables are those of a process that never imported hf_efficient. Models made before go on working; `follow()`
+    registers again.
+    """
+    sys.meta_path[:] = [finder for finder in sys.meta_path if not isinstance(finder, _Follower)]
+    _waiting.clear()
+    for module in _registered():
+        module.unregister()
+
+
+def _registered() -> list[Any]:
+    """The modules of `AFTER` that are there already; one that is half-way through has yet to register."""
+    loaded = (sys.modules.get(ours) for those in AFTER.values() for ours in those)
+    return [module for module in loaded if hasattr(module, "unregister")]
 
 
 def _import_waiting() -> None:

@@ -8,9 +8,10 @@ from setuptools import find_packages, setup
 ROOT = Path(__file__).parent
 VERSION = re.search(r'^__version__ = "([^"]+)"', (ROOT / "hf_efficient" / "__init__.py").read_text(), re.MULTILINE)[1]
 
-# transformers 5.23 is the first release known to have both hooks we stand on: ProcessorMixin.replace_image_token and
-# forward(..., mm_encoder_outputs=...). Upper bounds only where a major release may change a face
-# we subclass.
+# Lower bounds are what the whole test suite has passed with; CONTRIBUTING.md says how a new release is tried. Upper
+# bounds only where a major release may change a face we subclass. transformers 5.23 is the first release known to have
+# both hooks we stand on: ProcessorMixin.replace_image_token and forward(..., mm_encoder_outputs=...). With 5.24 all
+# passes, but its own add_adapter and load_adapter ask for PEFT 0.22; PEFT's get_peft_model and from_pretrained do not.
 INSTALL_REQUIRES = [
     "torch>=2.13",
     "transformers>=5.23,<6",
@@ -24,7 +25,7 @@ INSTALL_REQUIRES = [
 # Not needed by the maths or by LLaVA. torchvision: every video processor, and those of Qwen-VL, SmolVLM and InternVL.
 # num2words: SmolVLM's processor.
 VLM = ["torchvision>=0.28", "num2words>=0.5.14"]
-# imageio-ffmpeg: VMAF; matplotlib: the plots of `stdo evaluate`
+# imageio-ffmpeg: VMAF, which the FFmpeg 7.0 of 0.6 has; matplotlib: the plots of `stdo evaluate`
 VIDEO = ["av>=18,<19", "diffusers>=0.42,<1", "imageio-ffmpeg>=0.6", "matplotlib>=3.9"]
 # The tuner stands on BaseTuner, which PEFT calls internal; 0.21 is the first release whose state dict is structural.
 SPARSITY = ["accelerate>=1.15", "peft>=0.21,<1"]
@@ -32,12 +33,14 @@ TRAINING = ["accelerate>=1.15"]  # transformers' Trainer asks for it
 PLOTS = ["matplotlib>=3.9"]  # of `loss_along`
 SPACES = ["gradio>=6.31,<7", "matplotlib>=3.9", "scikit-learn>=1.6"]
 BENCH = ["matplotlib>=3.9", "onnx>=1.17", "pytorch-optimizer>=4.1", "scikit-image>=0.25", "scipy>=1.13"]
-# bitsandbytes, galore-torch, lion-pytorch, schedulefree: optimizers whose state is read and changed
+# bitsandbytes, galore-torch, lion-pytorch, schedulefree: optimizers whose state is read and changed. imageio-ffmpeg: the
+# tests' reference; the FFmpeg 7.0 of 0.6 can set no chroma location, and reads no titles of streams in MP4.
 DEV = [
     "accelerate>=1.15",
     "bitsandbytes>=0.50",
     "datasets>=5.2",
     "galore-torch>=1.0",
+    "imageio-ffmpeg>=0.8.1",
     "lion-pytorch>=0.2.5",
     "mypy>=2.4",
     "pdoc>=15",

@@ -33,8 +33,8 @@ TRAINING = ["accelerate>=1.15"]  # transformers' Trainer asks for it
 PLOTS = ["matplotlib>=3.9"]  # of `loss_along`
 SPACES = ["gradio>=6.31,<7", "matplotlib>=3.9", "scikit-learn>=1.6"]
 BENCH = ["matplotlib>=3.9", "onnx>=1.17", "pytorch-optimizer>=4.1", "scikit-image>=0.25", "scipy>=1.13"]
-# bitsandbytes, galore-torch, lion-pytorch, schedulefree: optimizers whose state is read and changed. imageio-ffmpeg: the
-# tests' reference; the FFmpeg 7.0 of 0.6 can set no chroma location, and reads no titles of streams in MP4.
+# bitsandbytes, galore-torch, lion-pytorch, schedulefree: optimizers whose state is read and changed.
+# imageio-ffmpeg: the tests' reference; FFmpeg 7.0 (0.6) sets no chroma location and reads no titles of MP4 streams.
 DEV = [
     "accelerate>=1.15",
     "bitsandbytes>=0.50",

@@ -20,6 +20,7 @@ from hf_efficient import (
     remember_images,
     token_pruner,
 )
+from tests.adapters import BY_TRANSFORMERS
 from tests.local_hub import LocalHub
 from tests.representation.vlm.test_threads import faults, greedy, jobs_of, told
 from tests.tiny import ROWS, generate, prompts, pruned, stock
@@ -167,6 +168,7 @@ def test_merged_and_unloaded_models_keep_their_pruner(saved, tmp_path):
     assert torch.allclose(logits(again.eval(), inputs), expected, atol=1e-4)
 
 
+@BY_TRANSFORMERS
 def test_adapters_of_transformers_own_are_saved_with_the_pruner(saved, tmp_path):
     model, processor = loaded(saved)
     attach_token_pruner(model, processor, TokenPrunerConfig(budget=5))

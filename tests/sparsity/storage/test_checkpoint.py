@@ -15,6 +15,7 @@ from transformers import AutoModelForCausalLM
 from hf_efficient import BiDSTConfig, compress, load_sparse, save_sparse
 from hf_efficient.sparsity.csr.linear import CSRLinear
 from hf_efficient.sparsity.storage.checkpoint import FILE_NAME, decode, encode, read_sparse
+from tests.adapters import BY_TRANSFORMERS
 from tests.fuzzing import limited_memory
 from tests.sparsity.csr.test_compress import sparse_llama
 from tests.sparsity.models import disturb, llama, logits
@@ -255,11 +256,15 @@ def test_wrapped_models_are_saved_as_what_is_inside(tmp_path: Path) -> None:
     assert model.config.architectures == ["LlamaForCausalLM"]
 
 
-def test_adapters_inside_and_weights_that_are_not_loaded_are_refused(tmp_path: Path) -> None:
+@BY_TRANSFORMERS
+def test_adapters_inside_are_refused(tmp_path: Path) -> None:
     model = llama()
     model.add_adapter(LoraConfig(target_modules=["q_proj"]))
     with pytest.raises(ValueError, match="merge the adapter first"):
         save_sparse(model, tmp_path)
+
+
+def test_weights_that_are_not_loaded_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"'weight' is not loaded \(device 'meta'\)"):
         save_sparse(nn.Linear(4, 4, device="meta"), tmp_path)
     save_sparse(nn.Linear(4, 4), tmp_path)

@@ -21,6 +21,7 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, HfArgumentParser
 
 from hf_efficient import BiDSTConfig
+from tests.adapters import BY_TRANSFORMERS
 from tests.sparsity.models import (
     DELTA,
     WEIGHT,
@@ -71,6 +72,7 @@ def test_transformers_loads_what_peft_saved(saved: tuple[Path, torch.Tensor]) ->
     assert torch.equal(logits(AutoModelForCausalLM.from_pretrained(folder / "adapter")), expected)
 
 
+@BY_TRANSFORMERS
 def test_transformers_adds_saves_and_loads_an_adapter_itself(tmp_path: Path) -> None:
     model = llama()
     model.add_adapter(config_of(DELTA), adapter_name="a")

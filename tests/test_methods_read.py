@@ -8,6 +8,7 @@ import torch
 
 from hf_efficient import BiDSTConfig, SAMArguments, TokenPrunerConfig, reduce_tokens
 from hf_efficient.methods import BACKBONES, OPTIMIZATION, REPRESENTATION, SPARSITY, VIDEO
+from hf_efficient.optimization.engine.variant import new_variant
 from hf_efficient.representation.generator import TokenGenerator
 from hf_efficient.video.networks.spec import NetworkSpec
 
@@ -66,7 +67,7 @@ def test_a_setting_of_a_variant_reaches_it(method: str, setting: str) -> None:
     value: Any = {"num_queries": 3, "delta": 0.1, "probe_fraction": 0.5, "guided": True, "direction_seed": 7,
              "reuse_interval": 3, "reuse_weight": 0.2}[setting]  # fmt: skip
     changes: tuple[dict[str, Any], ...] = ({}, {setting: value})
-    made = [SAMArguments(method, **settings).variant(lambda: None) for settings in changes]
+    made = [new_variant(SAMArguments(method, **settings), lambda: None) for settings in changes]
     assert repr(made[0]) != repr(made[1])
 
 

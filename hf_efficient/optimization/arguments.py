@@ -4,16 +4,11 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
 
 from hf_efficient.checks import check_bool, check_choice, check_number, check_whole
 from hf_efficient.methods import OPTIMIZATION, check_settings
 from hf_efficient.plain_settings import PlainSettings
-
-if TYPE_CHECKING:
-    from hf_efficient.optimization.engine.variant import Variant
 
 SCHEDULES = ("constant", "inverse_sqrt", "linear", "cosine")
 PASSES = ("first", "second", "both")
@@ -129,12 +124,3 @@ class SAMArguments(PlainSettings):
         decided.method = self.method or own
         check_settings(decided, OPTIMIZATION)
         return decided
-
-    def variant(self, optimizer: Callable[[], Any]) -> Variant:
-        """The method these settings name, new ("sam" where they name none).
-
-        Args:
-            optimizer: called for the optimizer that takes the steps, whose momentum "msam" follows.
-        """
-        variant: Variant = OPTIMIZATION.row(self.method or "sam").implementation.of(self, optimizer)
-        return variant

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -13,8 +13,15 @@ from torch import Tensor, nn
 from hf_efficient.compat.torch import is_replica
 from hf_efficient.reading import shown
 
-if TYPE_CHECKING:
-    from .training.monitor import Monitor
+
+class Monitor(Protocol):
+    """What watches over a weight in training: `training.monitor.Monitor`."""
+
+    has_engine: bool
+    passes: dict[int, int]
+
+    def on_backward(self, weight: SparseWeight) -> None:
+        """Called at every backward pass through the weight."""
 
 
 class SparseWeight(nn.Module):

@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeAlias
 
 from torch import Tensor
 
+from hf_efficient.methods import OPTIMIZATION
+
 from .perturbation import Direction, Weights
 
 if TYPE_CHECKING:
@@ -102,3 +104,14 @@ def move_to_higher_loss(batch: Batch, mirror: Callable[[], None], fraction: floa
     mirror()
     if not batch.loss(fraction) > here:
         mirror()
+
+
+def new_variant(arguments: SAMArguments, optimizer: Callable[[], Any]) -> Variant:
+    """The method that the settings name ("sam" where they name none).
+
+    Args:
+        arguments: the settings.
+        optimizer: called for the optimizer that takes the steps, whose momentum "msam" follows.
+    """
+    variant: Variant = OPTIMIZATION.row(arguments.method or "sam").implementation.of(arguments, optimizer)
+    return variant

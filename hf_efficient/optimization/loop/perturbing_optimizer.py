@@ -14,6 +14,7 @@ from hf_efficient.methods import OPTIMIZATION
 from hf_efficient.optimization.arguments import SAMArguments
 from hf_efficient.optimization.engine.perturbation import Weights
 from hf_efficient.optimization.engine.refusals import refuse_optimizer
+from hf_efficient.optimization.engine.variant import new_variant
 from hf_efficient.optimization.variants.asam import asam_scaling
 
 from .batch import Closure, ClosureBatch
@@ -56,7 +57,7 @@ class PerturbingOptimizer(Optimizer):
         super().__init__(params, {})
         self.base = base_optimizer(self.param_groups, **base_kwargs)
         self.rho, self.adaptive, self.perturb_pruned = rho, adaptive, perturb_pruned
-        self.variant = SAMArguments(self.method, **(_settings or {})).variant(self._base)
+        self.variant = new_variant(SAMArguments(self.method, **(_settings or {})), self._base)
         self._start()
 
     def _base(self) -> Optimizer:  # a method, which a copy of this optimizer binds to itself

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from torch import Tensor
 
 from hf_efficient.optimization.engine.memory import differences
 from hf_efficient.reading import AGAIN, Fields, is_whole, shown
-
-if TYPE_CHECKING:
-    from .perturbing_optimizer import PerturbingOptimizer
 
 WHERE = 'The state "sam" of the optimizer (or checkpoint)'
 
@@ -47,7 +44,7 @@ def check_state(own: object, parameters: Sequence[Tensor]) -> dict[str, Any]:
     return fields.values
 
 
-def saved_state(optimizer: PerturbingOptimizer) -> dict[str, Any]:
+def saved_state(optimizer: Any) -> dict[str, Any]:
     """The step, what the method remembers, and its settings: what `check_state` reads."""
     number = {p: i for i, p in enumerate(optimizer._parameters())}
     memory = optimizer.variant.memory
@@ -55,7 +52,7 @@ def saved_state(optimizer: PerturbingOptimizer) -> dict[str, Any]:
     return {"step": optimizer.variant.step, "memory": numbered, "settings": settings_of(optimizer)}
 
 
-def load_state(optimizer: PerturbingOptimizer, state_dict: dict[str, Any]) -> None:
+def load_state(optimizer: Any, state_dict: dict[str, Any]) -> None:
     """See `PerturbingOptimizer.load_state_dict`."""
     own = check_state(state_dict.get("sam", {"step": 0, "memory": {}}), optimizer._parameters())
     optimizer.base.load_state_dict({key: value for key, value in state_dict.items() if key != "sam"})
@@ -70,7 +67,7 @@ def load_state(optimizer: PerturbingOptimizer, state_dict: dict[str, Any]) -> No
         warnings.warn(f"The state is of {changed}. Of what it remembered, {dropped} is dropped.", stacklevel=3)
 
 
-def settings_of(optimizer: PerturbingOptimizer) -> dict[str, Any]:
+def settings_of(optimizer: Any) -> dict[str, Any]:
     """Plain values: method, distance, and what the variant was made with."""
     own = {**optimizer.variant.settings(), "rho": optimizer.rho, "adaptive": optimizer.adaptive}
     own["perturb_pruned"] = optimizer.perturb_pruned

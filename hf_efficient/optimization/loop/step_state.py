@@ -8,7 +8,7 @@ import warnings
 import weakref
 from contextlib import AbstractContextManager
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from torch import Tensor
 from torch.optim import Optimizer
@@ -20,9 +20,6 @@ from hf_efficient.optimization.engine.monitor import StepMonitor
 from hf_efficient.optimization.engine.perturbation import Weights, global_norm
 
 from .batch import ClosureBatch
-
-if TYPE_CHECKING:
-    from .perturbing_optimizer import PerturbingOptimizer
 
 
 class StepState:
@@ -108,7 +105,7 @@ def _outside() -> int:
 class RestoresOnError:
     """What `perturb` returns: a context manager that brings the weights back after an exception."""
 
-    def __init__(self, optimizer: PerturbingOptimizer) -> None:
+    def __init__(self, optimizer: Any) -> None:
         self.optimizer = optimizer
 
     def __enter__(self) -> None:

@@ -19,7 +19,7 @@ from hf_efficient.optimization.engine.batch_norm import copy_statistics, restore
 from hf_efficient.optimization.engine.memory import MemoryGuard
 from hf_efficient.optimization.engine.perturbation import Weights, local
 from hf_efficient.optimization.engine.refusals import no_step_while_perturbed
-from hf_efficient.optimization.engine.variant import Variant
+from hf_efficient.optimization.engine.variant import Variant, new_variant
 from hf_efficient.optimization.variants.asam import asam_scaling
 
 from . import memory_file
@@ -141,7 +141,7 @@ class SAMTrainerMixin(WholeCheckpoints, _AnyTrainer):
 
     def _current_variant(self) -> Variant:
         if self._variant is None or self._variant_of is not self.state:  # a new training starts from nothing
-            self._variant, self._variant_of = self.sam_args.variant(lambda: self.optimizer), self.state
+            self._variant, self._variant_of = new_variant(self.sam_args, lambda: self.optimizer), self.state
             self._step_check.guard = MemoryGuard()
         return self._variant
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, ClassVar, Self
 import torch
 from torch import Tensor
 
+from hf_efficient.methods import SPARSITY
 from hf_efficient.sparsity.sparse_weight import SparseWeight
 
 if TYPE_CHECKING:
@@ -168,3 +169,9 @@ def by_part(sorted_positions: Tensor, lengths: Sequence[int]) -> list[Tensor]:
         sorted_positions[low:high] - start
         for low, high, start in zip(cuts[0].tolist(), cuts[1].tolist(), starts.tolist(), strict=True)
     ]
+
+
+def new_topology(config: BiDSTConfig, total_steps: int) -> Topology:
+    """The topology that a config names, for a training of `total_steps` optimizer steps."""
+    topology: Topology = SPARSITY.row(config.topology).implementation.of(config, total_steps)
+    return topology

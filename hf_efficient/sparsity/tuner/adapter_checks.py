@@ -12,7 +12,6 @@ from torch import nn
 from hf_efficient.reading import AGAIN, FLOATS, Stored, is_whole, open_tensors, read_json, shown, stored_in
 
 if TYPE_CHECKING:
-    from .config import BiDSTConfig
 
 WEIGHTS_NAME = "adapter_model.safetensors"
 LARGEST_CONFIG = 1 << 24
@@ -35,7 +34,7 @@ def read_config(path: str | os.PathLike[str]) -> dict[str, Any]:
     return values
 
 
-def check_values(config: BiDSTConfig) -> None:
+def check_values(config: Any) -> None:
     """Check the types of fields that are neither plain numbers nor choices.
 
     Raises:
@@ -81,7 +80,7 @@ def check_counts(counts: Mapping[str, int], sizes: Mapping[str, int]) -> None:
             )
 
 
-def read_header(path: Path, config: BiDSTConfig) -> dict[str, Stored]:
+def read_header(path: Path, config: Any) -> dict[str, Stored]:
     """The header of an adapter's weights, compared with its config.
 
     Returns:

@@ -12,7 +12,6 @@ from hf_efficient.extras import extra
 from hf_efficient.files import is_local
 from hf_efficient.methods import SPARSITY, check_settings
 from hf_efficient.reading import Stored, naming
-from hf_efficient.sparsity.topology import Topology
 
 from .adapter_checks import WEIGHTS_NAME, check_values, read_config, read_header
 
@@ -184,8 +183,3 @@ class BiDSTConfig(PeftConfig):
         """Whether weights are chosen or exchanged in training."""
         exchanges: bool = SPARSITY.row(self.topology).implementation.exchanges
         return exchanges or self.resolved_init in ("gradient", "snip")
-
-    def make_topology(self, total_steps: int) -> Topology:
-        """The topology of this config, for a training of `total_steps` optimizer steps."""
-        topology: Topology = SPARSITY.row(self.topology).implementation.of(self, total_steps)
-        return topology

@@ -10,6 +10,7 @@ from torch import nn
 from hf_efficient.compat.torch import steps_inside_backward
 from hf_efficient.optimizer_state import innermost
 from hf_efficient.sparsity.sparse_weight import SparseWeight
+from hf_efficient.sparsity.topology.base import new_topology
 from hf_efficient.sparsity.training.engine import ENGINES, SparseTraining
 from hf_efficient.sparsity.training.monitor import warn_if_nothing_will_move
 
@@ -67,7 +68,7 @@ def make_training(
     weights = {name: layer.sparse_weight(adapter_name) for name, layer in layers.items()}
     _check_trained(layers, weights, optimizer, adapter_name)
     _detach_earlier(weights, optimizer)
-    topology = config.make_topology(total_steps)
+    topology = new_topology(config, total_steps)
     training = SparseTraining(
         weights,
         optimizer,

@@ -15,6 +15,7 @@ from hf_efficient.compat.peft import is_target
 from hf_efficient.compat.transformers import add_default_callback
 from hf_efficient.extras import extra
 from hf_efficient.sparsity.sparse_weight import check_indices
+from hf_efficient.sparsity.topology.base import new_topology
 from hf_efficient.sparsity.topology.distribution import erk, largest, uniform
 from hf_efficient.sparsity.training.monitor import Monitor
 
@@ -72,7 +73,7 @@ class BiDSTModel(BaseTuner):
         depends_on_values = config.distribution in ("nonzero", "global")  # which may be absent while loading
         self._budgets = saved if known and depends_on_values else layer_budgets(config, tensors)
         self._monitor = Monitor("default", config.topology) if config.needs_engine else None
-        start = config.make_topology(1).initial_count
+        start = new_topology(config, 1).initial_count
         self._active_counts = (
             saved if known else {key: start(k, weights[key].numel()) for key, k in self._budgets.items()}
         )

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from hf_efficient import SAMArguments
+from hf_efficient.optimization.engine.variant import new_variant
 from tests.optimization.training.trainers import METHODS, build, trained
 
 
@@ -26,7 +27,7 @@ def test_resuming_with_another_method_says_what_is_dropped(
     names = [METHODS[name].method for name in (before, after)]
     assert said.text.count(f"method={names[0]!r}, now {names[1]!r}") == 1
     dropped = sorted(
-        set(METHODS[before].variant(lambda: None).memory) - set(METHODS[after].variant(lambda: None).memory)
+        set(new_variant(METHODS[before], lambda: None).memory) - set(new_variant(METHODS[after], lambda: None).memory)
     )
     assert (f"What it remembered ({', '.join(dropped)}) is dropped" in said.text) == bool(dropped)
 

@@ -5,13 +5,11 @@ from __future__ import annotations
 import os
 from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from torch import nn
 
 from hf_efficient.reading import AGAIN, FLOATS, Stored, is_whole, open_tensors, read_json, shown, stored_in
-
-if TYPE_CHECKING:
 
 WEIGHTS_NAME = "adapter_model.safetensors"
 LARGEST_CONFIG = 1 << 24

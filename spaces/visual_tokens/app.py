@@ -10,9 +10,9 @@ from gradio.data_classes import ImageData
 from PIL import Image
 
 from hf_efficient import TokenPrunerConfig
+from hf_efficient.images import ImageError, read_image
 from hf_efficient.methods import REPRESENTATION
 from hf_efficient.representation.evaluation.drawing import draw_kept_tokens
-from hf_efficient.representation.evaluation.images import ImageError, read_image
 from hf_efficient.representation.evaluation.questions import (
     TINY_VLM,
     Cost,

@@ -26,7 +26,7 @@ def state():
 
 if json.loads(sys.argv[1]):
     from hf_efficient.compat.registration import follow, unfollow
-    from hf_efficient.representation.vlm.wrapped import follow_peft
+    from hf_efficient.wrapped import follow_peft
     from hf_efficient import BiDSTConfig
     model = transformers.AutoModel.from_config(transformers.LlamaConfig(
         hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=1, vocab_size=8))
@@ -90,7 +90,7 @@ def test_saving_of_peft_and_the_components_of_diffusers_are_as_before() -> None:
     from diffusers.pipelines.pipeline_loading_utils import ALL_IMPORTABLE_CLASSES, LOADABLE_CLASSES
 
     from hf_efficient.compat.diffusers import register_component, unregister_component
-    from hf_efficient.representation.vlm.wrapped import follow_peft, unfollow_peft
+    from hf_efficient.wrapped import follow_peft, unfollow_peft
 
     unfollow_peft()
     stock = peft.PeftModel.save_pretrained

@@ -12,6 +12,7 @@ from transformers.utils import logging
 from hf_efficient.compat.accelerate import refresh_held_forward
 from hf_efficient.representation.config import TokenPrunerConfig
 from hf_efficient.representation.vlm.decoder.proportional_attention import takes_masks
+from hf_efficient.wrapped import check_bare, follow_peft, unwrapped
 
 from .attached import Attached, attached_class
 from .families import family_of
@@ -21,7 +22,6 @@ from .placeholders import PlaceholderPruner, PrunedProcessor
 from .prompt import MODALITIES
 from .pruned_model import PrunedBase, PrunedGeneration
 from .pruner import TokenPruner
-from .wrapped import check_bare, follow_peft, unwrapped
 
 logger = logging.get_logger(__name__)
 

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from hf_efficient.representation.config import TokenPrunerConfig
 from hf_efficient.representation.vlm.decoder.rope import rope_index, text_positions
+from hf_efficient.wrapped import unwrapped
 
 from .families import family_of
 from .families.family import Family, Unit, VisualInputs
@@ -21,7 +22,6 @@ from .features import encode
 from .grouped import check_grouped
 from .kept import KeptUnit
 from .prompt import Prompt, check_placeholders, images_of
-from .wrapped import unwrapped
 
 
 def keeps_positions(family: Family, config: TokenPrunerConfig, proportional_attention: bool = False) -> bool:

@@ -14,8 +14,7 @@ import torch
 from torch import Tensor
 
 from hf_efficient.representation.vlm.families.family import VisualInputs
-
-from .wrapped import unwrapped
+from hf_efficient.wrapped import unwrapped
 
 
 class Seen:

@@ -23,12 +23,12 @@ from hf_efficient.representation.vlm.decoder.proportional_attention import (
     size_own_mask,
 )
 from hf_efficient.representation.vlm.families.family import PIXELS, VisualInputs
+from hf_efficient.wrapped import follow_peft
 
 from .attached import Attached, Saved
 from .kept import KeptUnit
 from .prompt import MODALITIES, Prompt, images_of, restore
 from .pruner import TokenPruner, cached_length, kept_units
-from .wrapped import follow_peft
 
 
 class PrunedGeneration(Saved):

@@ -26,9 +26,9 @@ from hf_efficient.compat.torch import storage_id
 from hf_efficient.files import clear_errors, find, locked, remove_file, scratch_folder, write_text, written_whole
 from hf_efficient.files.interrupted_save import FILE_NAME, MARKER
 from hf_efficient.reading import AGAIN, open_tensors, parse_json, shown, stored_in
-from hf_efficient.representation.vlm.wrapped import pruner_below, unwrapped
 from hf_efficient.sparsity.csr.compress import compress
 from hf_efficient.sparsity.csr.linear import CSRLinear
+from hf_efficient.wrapped import pruner_below, unwrapped
 
 from . import mask_encoding
 from .checkpoint_checks import check_expansion, check_fit, check_layout, maker

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from PIL import Image, PngImagePlugin
 
+from hf_efficient.images import ImageError, read_image
 from hf_efficient.representation.evaluation.drawing import MOST_PIXELS, draw_kept_tokens, enlarge
-from hf_efficient.representation.evaluation.images import ImageError, read_image
 
 
 def png(width: int, height: int, kind: bytes = b"IHDR") -> bytes:

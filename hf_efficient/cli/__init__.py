@@ -32,7 +32,7 @@ class _Parser(argparse.ArgumentParser):
         self.exit(2, f"{self.prog}: error: {message} (see {self.prog} --help)\n")
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
-        """Nothing is left over: what the command does not know, it says itself, and names its own help."""
+        """Nothing is left over: a command reports its own unknown arguments, and names its own help."""
         known, unknown = super().parse_known_args(args, namespace)
         if unknown:
             self.error(f"unrecognized arguments: {' '.join(unknown)}")
@@ -92,7 +92,7 @@ def _metavar(metadata: Mapping[str, Any], kind: str) -> str | None:
 
 
 def pruner_settings(arguments: argparse.Namespace) -> dict[str, object]:
-    """What the options of a command say about the token pruner."""
+    """The token pruner's settings, as given by a command's options."""
     given = vars(arguments)
     return {setting.name: given[setting.name] for setting in fields(TokenPrunerConfig) if setting.name in given}
 
@@ -121,9 +121,9 @@ def build_parser() -> argparse.ArgumentParser:
     )
     demo.add_argument("--scenes", type=at_least_one, default=96, help="number of images to ask about (default: 96)")
     demo.add_argument(
-        "--draw", type=at_least_one, default=6, help="number of images to draw the kept tokens of (default: 6)"
+        "--draw", type=at_least_one, default=6, help="number of images to draw the kept tokens on (default: 6)"
     )
-    demo.add_argument("--batch-size", type=at_least_one, default=32, help="number of prompts at once (default: 32)")
+    demo.add_argument("--batch-size", type=at_least_one, default=32, help="number of prompts in a batch (default: 32)")
     _add_pruner_options(demo, leave_out=["budget"])
     demo.set_defaults(module="hf_efficient.cli.demo")
 
@@ -135,9 +135,11 @@ def build_parser() -> argparse.ArgumentParser:
 
     add_stdo(commands)
 
-    methods = commands.add_parser("methods", help="list all methods, or say more of one")
+    methods = commands.add_parser("methods", help="list all methods, or describe one")
     methods.add_argument("name", nargs="?", help="name of one method (default: list all)")
-    methods.add_argument("--paper-index", action="store_true", help="print which arguments are which paper's method")
+    methods.add_argument(
+        "--paper-index", action="store_true", help="print the paper index: the arguments of each paper's method"
+    )
     methods.set_defaults(module="hf_efficient.cli.methods")
 
     env = commands.add_parser("env", help="print versions, for a bug report")

@@ -161,7 +161,7 @@ def table(rows: Sequence[Row], method: str, questions: int, images: int) -> str:
 
 
 def write_results(path: Path, rows: Sequence[Row], settings: dict[str, object], images: int) -> None:
-    """Everything of the table and what it was measured with."""
+    """Write the table, and the conditions it was measured under."""
     results = {
         "hf_efficient": __version__,
         "torch": version("torch"),

@@ -18,7 +18,7 @@ _SETTINGS = ("CUDA_VISIBLE_DEVICES", "HF_HUB_OFFLINE", "OMP_NUM_THREADS", "MKL_N
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Print one `- name: value` line each, ready to be pasted. Installed versions are read without importing them."""
+    """Print `- name: value` lines, ready to be pasted. Installed versions are read without importing them."""
     lines = {"hf_efficient": __version__, "Python": platform.python_version(), "platform": platform.platform()}
     for name in _PACKAGES:
         try:

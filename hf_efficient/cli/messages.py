@@ -28,7 +28,7 @@ def for_the_shell(message: str, options: dict[str, argparse.Action]) -> str:
 
     Args:
         message: of an error.
-        options: of `options_of`. What is none of them stays as it is.
+        options: of `options_of`. Other names stay as they are.
     """
     line = " ".join(message.split())
     if not options:
@@ -66,7 +66,7 @@ def _option(action: argparse.Action, value: str) -> str:
 
 
 def said(error: BaseException) -> str:
-    """What an error says; of one of the operating system the file and the fault, without its number."""
+    """The text of an error; for one of the operating system, the file and the fault without the error number."""
     if isinstance(error, OSError) and error.strerror and error.filename is not None:
         return f"{error.filename!r}: {error.strerror}"
     return str(error) or type(error).__name__

@@ -10,7 +10,7 @@ def run(arguments: argparse.Namespace) -> None:
     """Print the list of all methods, the card of one, or the paper index as Markdown.
 
     Raises:
-        ValueError: there is no method of this name, or it is named beside `--paper-index`.
+        ValueError: there is no method of this name, or a name is given with `--paper-index`.
     """
     if arguments.paper_index and arguments.name:
         raise ValueError(f"paper_index=True prints all papers; leave {arguments.name!r} out.")

@@ -128,7 +128,7 @@ def evaluate(arguments: argparse.Namespace) -> None:
 
 
 def quality_table(result: dict[str, Any]) -> str:
-    """The figures of `evaluate` as Markdown."""
+    """The results of `evaluate` as a Markdown table."""
     lines = ["| | PSNR, whole frames | mean of frames | paper's metric | SSIM |", "|---|---|---|---|---|"]
     for name in ("stdo", "bicubic", "lanczos"):
         q = result[name]

@@ -30,10 +30,10 @@ def number_or_auto(text: str) -> int | str:
 
 
 def one_or_more(text: str) -> int | list[int]:
-    """A whole number, or several with commas between: one for each network."""
+    """A whole number, or several separated by commas: one for each network."""
     parts = text.split(",")
     if not all(part.strip().isdecimal() for part in parts):
-        raise argparse.ArgumentTypeError(f"{text!r} is neither a whole number nor several of them with commas between")
+        raise argparse.ArgumentTypeError(f"{text!r} is neither a whole number nor several of them separated by commas")
     numbers = [int(part) for part in parts]
     return numbers[0] if len(numbers) == 1 else numbers
 
@@ -53,7 +53,9 @@ def add_stdo(commands: Any) -> None:
     encode.add_argument("source", type=Path, help="video file")
     encode.add_argument("bundle", type=Path, help="new folder")
     encode.add_argument(
-        "--budget", metavar="RATE", help="bits per second in all, as 1.5Mbps; settings that you do not give are chosen"
+        "--budget",
+        metavar="RATE",
+        help="bits per second in all, such as 1.5Mbps; settings that you do not give are chosen",
     )
     encode.add_argument("--overwrite", action="store_true", help="replace an existing output")
     _add_settings(encode)
@@ -71,19 +73,19 @@ def add_stdo(commands: Any) -> None:
 
     evaluate = actions.add_parser("evaluate", help="measure the quality of a bundle against its source")
     evaluate.add_argument("bundle", type=Path, help="folder")
-    evaluate.add_argument("source", type=Path, help="the video it was made of")
+    evaluate.add_argument("source", type=Path, help="the video it was made from")
     evaluate.add_argument("--output", type=Path, help="folder for JSON and plot")
     evaluate.add_argument("--every", type=at_least_one, default=1, metavar="N", help="take every Nth frame")
     evaluate.add_argument("--vmaf", action="store_true", help="also measure VMAF (needs imageio-ffmpeg)")
 
     compare = actions.add_parser("compare", help="compare a bundle with codecs of the same size")
     compare.add_argument("bundle", type=Path, help="folder")
-    compare.add_argument("source", type=Path, help="the video it was made of")
+    compare.add_argument("source", type=Path, help="the video it was made from")
     compare.add_argument("--codecs", nargs="+", default=tuple(CODECS), choices=CODECS, help="encoders (default: all)")
 
     for action in (encode, decode, evaluate, compare):
         action.add_argument("--device", default="auto" if action is encode else "cpu", help="cpu, cuda, ...")
-        action.add_argument("--threads", type=threads, help="number of torch's threads")
+        action.add_argument("--threads", type=threads, help="number of threads for torch")
 
 
 def _add_settings(parser: argparse.ArgumentParser) -> None:

@@ -17,7 +17,7 @@ _COUNTERS = ("_metrics", "_total_train_tokens")
 
 
 def generates_in_training_step(trainer: object) -> bool:
-    """Whether a Trainer generates text inside of its training step, as TRL's GRPO, online DPO and GKD do.
+    """Whether a Trainer generates text inside its training step, as TRL's GRPO, online DPO and GKD do.
 
     No public name says so: they keep `_buffered_inputs`, or their modules import `unwrap_model_for_generation`.
     """
@@ -26,7 +26,7 @@ def generates_in_training_step(trainer: object) -> bool:
 
 
 def counters(trainer: object) -> dict[str, Any]:
-    """A copy of what TRL's Trainers count inside of `compute_loss`: averages of metrics, tokens seen."""
+    """A copy of what TRL's Trainers count inside `compute_loss`: averages of metrics, tokens seen."""
     return {name: copy.deepcopy(getattr(trainer, name)) for name in _COUNTERS if hasattr(trainer, name)}
 
 

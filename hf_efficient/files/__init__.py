@@ -17,7 +17,7 @@ from .folders import (
     remove_drafts,
     replace_folder,
     scratch_folder,
-    settle_folder,
+    set_modes_and_sync,
 )
 from .locks import locked
 from .names import is_draft
@@ -61,7 +61,7 @@ __all__ = [
     "replace_folder",
     "require_space",
     "scratch_folder",
-    "settle_folder",
+    "set_modes_and_sync",
     "write_bytes",
     "write_text",
     "written_whole",

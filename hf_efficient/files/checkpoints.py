@@ -1,4 +1,4 @@
-"""Checkpoints of a transformers Trainer that are whole, or not taken for checkpoints."""
+"""Checkpoints of a transformers Trainer: complete, or not accepted as checkpoints."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ _PREFIX = "checkpoint-"
 
 
 class WholeCheckpoints:
-    """Goes before a Trainer: it resumes from no checkpoint that a kill or a full disk left unfinished.
+    """A mix-in before a Trainer, which then never resumes from an unfinished checkpoint.
 
-    A checkpoint that is written anew stays under another name until the new one is finished.
+    When a checkpoint is written again, the old one stays under another name until the new one is finished.
     """
 
     args: Any
@@ -83,7 +83,7 @@ def _merge(aside: Path, folder: Path) -> None:
 
 
 def recover_checkpoints(folder: Path) -> None:
-    """End what a killed process began with the checkpoints in a folder: a new one that is whole stays, else the old."""
+    """Finish what a killed process began with a folder's checkpoints: a complete new one stays, else the old."""
     for aside in sorted(folder.glob(f".{_PREFIX}*.replaced")):
         target = folder / aside.name.removeprefix(".").removesuffix(".replaced")
         if is_whole(target):
@@ -110,13 +110,13 @@ def check_whole(folder: Path) -> None:
     """
     if not is_whole(folder):
         raise ValueError(
-            f"{str(folder)!r} is no whole checkpoint: its {RECORD}, which is written last, is not there or damaged. "
+            f"{str(folder)!r} is not a whole checkpoint: its {RECORD}, which is written last, is missing or damaged. "
             "Resume from an earlier one, or with resume_from_checkpoint=True from the last that is whole."
         )
 
 
 def last_whole(folder: Path) -> str | bool:
-    """The last whole checkpoint in a folder of the Trainer's; True, which lets it say what it says, where is none.
+    """The last whole checkpoint in a folder of the Trainer's; True, for the Trainer's own error, if there is none.
 
     Raises:
         ValueError: there are only unfinished ones.
@@ -126,6 +126,6 @@ def last_whole(folder: Path) -> str | bool:
     if found and not whole:
         raise ValueError(
             f"{str(folder)!r} has no whole checkpoint, only {found[0].name!r}, which was not finished: delete it and "
-            "train anew."
+            "start again."
         )
     return str(max(whole, key=lambda path: int(path.name.removeprefix(_PREFIX)))) if whole else True

@@ -1,4 +1,4 @@
-"""What folders of ours hold, by which they are told apart from others."""
+"""What this package's folders contain, which tells them from other folders."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Contents:
 
     Args:
         kind: the word for it, "bundle".
-        record: its JSON file that tells what it is.
+        record: its JSON file, which identifies it.
         known: whether a record's content is one of ours.
         names: regular expressions of the paths in it, folders included, with "/".
     """

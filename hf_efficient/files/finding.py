@@ -28,7 +28,7 @@ def find(folder_or_id: str | os.PathLike[str], name: str, missing: str, **hub_kw
 
 
 def is_local(folder_or_id: str | os.PathLike[str]) -> bool:
-    """Whether it names a folder that is here, else an id of the Hub.
+    """Whether it names a local folder; otherwise it is an id of the Hub.
 
     Raises:
         FileNotFoundError: it can be neither.
@@ -37,7 +37,7 @@ def is_local(folder_or_id: str | os.PathLike[str]) -> bool:
     if os.path.isdir(named):
         return True
     if os.path.lexists(named):
-        raise FileNotFoundError(f"{named!r} is no folder: give the folder that holds it, or an id of the Hub.")
+        raise FileNotFoundError(f"{named!r} is not a folder: give the folder that holds it, or an id of the Hub.")
     from huggingface_hub.utils import HFValidationError, validate_repo_id
 
     try:

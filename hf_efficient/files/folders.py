@@ -1,4 +1,4 @@
-"""Folders of ours: told apart from others, replaced whole, deleted without touching what is not ours."""
+"""This package's folders: recognized, replaced as a whole, deleted without touching other files."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from .contents import MODE, Contents, foreign, walk
 from .locks import locked
 from .names import aside_name, draft_name, is_abandoned_draft_of, is_draft
 from .outputs import check_output
-from .whole import clear_errors, settle, sync_folder
+from .whole import clear_errors, set_mode_and_sync, sync_folder
 
 _AT_FDCWD, _RENAME_EXCHANGE = -100, 2
 
@@ -31,13 +31,13 @@ def check_ours(folder: Path, contents: Contents) -> dict[str, Any]:
     record = contents.read(folder)
     if record is None:
         raise FileExistsError(
-            f"{str(folder)!r} is no {contents.kind} ({contents.record} is not there or not ours), so it is neither "
+            f"{str(folder)!r} is not a {contents.kind} ({contents.record} is missing or not ours), so it is neither "
             "replaced nor deleted: name another folder."
         )
     other = foreign(folder, contents)
     if other is not None:
         raise FileExistsError(
-            f"{str(folder)!r} holds {other!r}, which is no part of a {contents.kind}, so it is neither replaced nor "
+            f"{str(folder)!r} holds {other!r}, which is not part of a {contents.kind}, so it is neither replaced nor "
             "deleted: move that file, or name another folder."
         )
     return record
@@ -103,7 +103,7 @@ def _check_replaceable(target: Path, contents: Contents | None) -> None:
 
 
 def recover(target: Path, contents: Contents | None = None) -> None:
-    """End what a killed process began with a folder: bring an old one back that had stepped aside, delete its drafts.
+    """Finish what a killed process began with a folder: bring an old one back, delete its drafts.
 
     Call it under the lock of `target`.
     """
@@ -147,7 +147,7 @@ def folder_written_whole(
             with clear_errors(target, draft):
                 draft.mkdir()
                 yield draft
-                settle_folder(draft)
+                set_modes_and_sync(draft)
                 old = replace_folder(draft, target, contents) or draft
         finally:
             if old != draft and contents is not None:
@@ -157,7 +157,7 @@ def folder_written_whole(
 
 @contextmanager
 def scratch_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """A folder beside `path`, for what a library writes and we take on; nothing is left of it."""
+    """A folder beside `path` for files that a library writes and we move on; it is removed afterwards."""
     target = Path(path)
     _remove_abandoned(target, None)
     draft = draft_name(target)
@@ -184,12 +184,12 @@ def _remove_draft(draft: Path, contents: Contents | None) -> None:
         shutil.rmtree(draft, ignore_errors=True)
 
 
-def settle_folder(folder: Path) -> None:
-    """Give all files below a folder the modes of the umask, and have the disk take them."""
+def set_modes_and_sync(folder: Path) -> None:
+    """Give all files below a folder the modes of the umask, and flush them to the disk."""
     mode = _new_file_mode(folder)
     for path, _ in list(walk(folder)):
         if path.is_file() and not path.is_symlink():
-            settle(path, mode)
+            set_mode_and_sync(path, mode)
     sync_folder(folder)
 
 
@@ -214,7 +214,7 @@ def is_vacant(folder: Path, contents: Contents) -> bool:
 
 
 def remove_drafts(folder: Path, contents: Contents) -> None:
-    """Delete every draft of ours below a folder; for one whose lock is held, so that nobody can be writing them."""
+    """Delete every draft of ours below a folder. Hold its lock, so that no process is writing them."""
     for path, name in list(walk(folder)):
         if is_draft(path.name) and contents.holds(name) and not path.is_symlink():
             if path.is_dir():

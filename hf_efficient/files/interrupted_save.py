@@ -1,7 +1,7 @@
-"""A sparse checkpoint whose saving was interrupted: its configs are read from inside of the weights file.
+"""Sparse checkpoints after an interrupted save: the configs are read from inside the weights file.
 
 `save_sparse` writes weights and configs one after the other; a marker says that the configs beside the weights may be
-older. It stands here, and not in a budget's room, since token pruners save their configs into the same folders.
+older. It is not in `sparsity`, since token pruners save their configs into the same folders.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ MARKER = f".{FILE_NAME}.saving"  # exists until the configs are written too
 
 
 def configs_inside(folder: Path) -> dict[str, str]:
-    """Names and contents of the configs inside of the weights, if saving was interrupted; else none.
+    """Names and contents of the configs inside the weights, if saving was interrupted; else none.
 
     Raises:
         ValueError: the weights are not a complete safetensors file.

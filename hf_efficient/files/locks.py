@@ -23,12 +23,12 @@ else:
 
 @contextmanager
 def locked(output: str | os.PathLike[str]) -> Iterator[None]:
-    """Hold the lock of an output (`.NAME.lock` beside it) for the block; the system frees it if the process dies.
+    """Hold the lock of an output (`.NAME.lock` beside it) for the block; the system frees it if the process ends.
 
     Threads of one process exclude each other as processes do. Of the processes of a launcher, one holds it for all.
 
     Raises:
-        BlockingIOError: somebody else is writing this output.
+        BlockingIOError: another process or thread is writing this output.
         FileExistsError: there is something else under the name of the lock; it is not touched.
         OSError: the folder cannot be written.
     """
@@ -67,7 +67,7 @@ def _taken(path: Path, target: Path) -> int:
                 raise BlockingIOError(
                     f"{str(target)!r} is being written by another process{holder}: wait for it, or name another output."
                 ) from error
-            warnings.warn(f"{str(path.parent)!r} has no locks ({error}): let one process at a time write there.",
+            warnings.warn(f"{str(path.parent)!r} supports no locks ({error}): let one process at a time write there.",
                           stacklevel=4)  # fmt: skip
             _check_ours(handle, path, target)
             return handle
@@ -83,7 +83,7 @@ def _check_ours(handle: int, path: Path, target: Path) -> None:
 
 def _not_ours(path: Path, target: Path) -> FileExistsError:
     return FileExistsError(
-        f"{str(path)!r} is no lock of ours, and the lock of {str(target)!r} has that name: move it, or name another "
+        f"{str(path)!r} is not a lock of ours, and the lock of {str(target)!r} has that name: move it, or name another "
         "output."
     )
 

@@ -1,4 +1,4 @@
-"""Names of what is not finished: they stand beside what is written, and say whose they are."""
+"""Names of drafts and locks: they lie beside the output, and name the process that owns them."""
 
 from __future__ import annotations
 
@@ -13,23 +13,23 @@ _LONGEST = 180  # bytes: a name has at most 255, with all that is put around it
 
 
 def draft_name(target: Path) -> Path:
-    """A new name beside `target`: ends as it does (libraries go by that), says the process, and is met by no other."""
+    """A new, unique name beside `target`, with its suffix (libraries go by that) and the process in it."""
     suffix = target.suffix if len(os.fsencode(target.suffix)) <= 32 else ""
     return target.with_name(f".{_short(target.stem)}.{os.getpid()}-{secrets.token_hex(4)}.partial{suffix}")
 
 
 def lock_name(target: Path) -> Path:
-    """Where the lock of an output stands."""
+    """The path of an output's lock."""
     return target.with_name(f".{_short(target.name)}.lock")
 
 
 def aside_name(target: Path) -> Path:
-    """Where a folder stands while another takes its name."""
+    """The path of a folder while another takes its name."""
     return target.with_name(f".{_short(target.name)}.replaced")
 
 
 def draft_of(name: str) -> str | None:
-    """What a name is that of a draft of, given by `draft_name` now or in an earlier version; None: no draft."""
+    """The name that a draft is for, given by `draft_name` now or in an earlier version; None: not a draft."""
     found = _DRAFT.fullmatch(name)
     return found and found["stem"] + (found["suffix"] or "")
 
@@ -40,7 +40,7 @@ def is_draft(name: str) -> bool:
 
 
 def is_abandoned_draft_of(name: str, target: Path) -> bool:
-    """Whether a name is that of a draft of `target` whose process lives no more."""
+    """Whether a name is that of a draft of `target` whose process has ended."""
     found = _DRAFT.fullmatch(name)
     return found is not None and found["stem"] == _short(target.stem) and not _lives(int(found["pid"]))
 

@@ -1,4 +1,4 @@
-"""Outputs, looked at before any work is done for them."""
+"""Outputs are checked before any work is done for them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ AnyPath = str | os.PathLike[str]
 
 
 def check_output(path: AnyPath, kind: Literal["file", "folder"], sources: Iterable[AnyPath] = ()) -> Path:
-    """Refuse an output that could not be written, or that would cost something of the user's.
+    """Refuse an output that could not be written, or that would overwrite a file of the user.
 
     Args:
         path: the output.
@@ -29,7 +29,7 @@ def check_output(path: AnyPath, kind: Literal["file", "folder"], sources: Iterab
     Raises:
         ValueError: it has no name, or is, holds or lies in what is read for it.
         FileExistsError: there is something of another kind: a folder, a file, a link, a mount point, a device.
-        FileNotFoundError, NotADirectoryError, PermissionError: its folder is not there, is none or cannot be written.
+        FileNotFoundError, NotADirectoryError, PermissionError: its folder is missing, no folder or not writable.
     """
     target, said = Path(path), repr(str(path))
     if target.name in ("", "..") or "\0" in str(target):
@@ -48,11 +48,11 @@ def check_report(folder: AnyPath, record: str, names: Iterable[str], key: str, s
         folder: made if absent; may hold other things.
         record: JSON file of the results, written first.
         names: regular expressions of the other files.
-        key: what a record of ours has.
+        key: a field that every record of ours has.
         sources: files or folders that are read for it.
 
     Raises:
-        FileExistsError: it is no folder, or has a file of such a name, and no record of ours.
+        FileExistsError: it is not a folder, or has a file of such a name, and no record of ours.
         OSError, ValueError: see `check_output`.
     """
     target = Path(folder)
@@ -60,7 +60,7 @@ def check_report(folder: AnyPath, record: str, names: Iterable[str], key: str, s
         return check_output(target, "folder", sources)
     for source in sources:
         if target.resolve().is_relative_to(Path(source).resolve()):
-            raise ValueError(f"{str(folder)!r} lies inside of {str(source)!r}, which is read: name another folder.")
+            raise ValueError(f"{str(folder)!r} lies inside {str(source)!r}, which is an input: name another folder.")
     if not os.access(target, os.W_OK | os.X_OK):
         raise PermissionError(f"There is no permission to write in {str(folder)!r}.")
     patterns = [re.escape(record), *names]
@@ -105,7 +105,7 @@ def _check_parent(target: Path, kind: str, said: str) -> None:
     if not folder.exists():
         raise FileNotFoundError(f"{said} cannot be written: there is no folder {str(folder)!r}; make it first.")
     if not folder.is_dir():
-        raise NotADirectoryError(f"{said} cannot be written: {str(folder)!r} is no folder.")
+        raise NotADirectoryError(f"{said} cannot be written: {str(folder)!r} is not a folder.")
     if not os.access(folder, os.W_OK | os.X_OK):
         raise PermissionError(f"{said} cannot be written: there is no permission to write in {str(folder)!r}.")
 
@@ -115,20 +115,20 @@ def _check_source(target: Path, source: Path, said: str) -> None:
         return  # whoever reads it says so
     output, read = target.resolve(), source.resolve()
     if output == read or (target.exists() and os.path.samefile(target, source)):
-        raise ValueError(f"{said} is what is read, and cannot be the output as well: name another output.")
+        raise ValueError(f"{said} is the input and cannot be the output as well: name another output.")
     if read.is_relative_to(output):
-        raise ValueError(f"{str(source)!r} is read and lies inside of the output {said}: name another output.")
+        raise ValueError(f"{str(source)!r} is an input and lies inside the output {said}: name another output.")
     if output.is_relative_to(read):
-        raise ValueError(f"{said} lies inside of {str(source)!r}, which is read: name an output somewhere else.")
+        raise ValueError(f"{said} lies inside {str(source)!r}, which is an input: name an output somewhere else.")
 
 
 def require_space(folder: AnyPath, needed: int, what: str) -> None:
     """Refuse to begin with what does not fit.
 
     Args:
-        folder: where it is to be written; there already.
+        folder: where it is to be written; it exists.
         needed: bytes.
-        what: it is, for the message.
+        what: what is to be written, for the message.
 
     Raises:
         OSError: ENOSPC.

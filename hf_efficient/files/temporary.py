@@ -1,4 +1,4 @@
-"""Files that nobody keeps: the one folder of a server for uploads, work and results, and how it is emptied."""
+"""Temporary files: a server's one folder for uploads, work and results, and how it is emptied."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def server_folder(parent: str | os.PathLike[str], prefix: str) -> Path:
 
 @contextmanager
 def work_folder(parent: Path) -> Iterator[Path]:
-    """A folder in `parent` for the files of one work, removed with the block; `sweep` leaves it alone until then."""
+    """A folder in `parent` for the files of one request, removed with the block; `sweep` leaves it alone until then."""
     with tempfile.TemporaryDirectory(dir=parent, prefix="work_", ignore_cleanup_errors=True) as folder:
         _AT_WORK.add(folder)
         try:
@@ -40,7 +40,7 @@ def work_folder(parent: Path) -> Iterator[Path]:
 
 
 def sweep(folder: Path, seconds: float, stays: Set[str] = frozenset()) -> None:
-    """Delete files in a folder that did not change for so many seconds, and folders that are empty as long.
+    """Delete files that have not changed for `seconds`, and folders that have been empty as long.
 
     Args:
         folder: one of `server_folder`. Links are not followed.

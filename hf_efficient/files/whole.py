@@ -24,7 +24,7 @@ _FULL_WORDS = re.compile(
 
 
 class DiskFullError(OSError):
-    """A full disk, told in a line that names the file; `errno` is the system's."""
+    """A full disk, reported in a line that names the file; `errno` is the system's."""
 
 
 @contextmanager
@@ -37,7 +37,7 @@ def written_whole(path: str | os.PathLike[str], durable: bool = True) -> Iterato
 
     Args:
         path: the file.
-        durable: wait until the disk has it, so that it outlives a power cut too; not for what is written again soon.
+        durable: wait until the disk has it, so that it survives a power cut too; not for what is written again soon.
 
     Raises:
         OSError: no space is left (the message names `path` and what to do), or `path` cannot be written.
@@ -50,7 +50,7 @@ def written_whole(path: str | os.PathLike[str], durable: bool = True) -> Iterato
             os.close(os.open(draft, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
             mode = draft.stat().st_mode & 0o777
             yield draft
-            settle(draft, mode, durable)
+            set_mode_and_sync(draft, mode, durable)
             os.replace(draft, target)
             if durable:
                 sync_folder(target.parent)
@@ -87,7 +87,7 @@ def rename(path: Path, new: Path) -> None:
 
 
 def remove_leftovers(path: str | os.PathLike[str]) -> None:
-    """Delete the drafts of a file that processes left which live no more."""
+    """Delete the drafts of a file that ended processes left."""
     target = Path(path)
     with suppress(FileNotFoundError, NotADirectoryError), os.scandir(target.parent) as entries:
         found = [e.name for e in entries if is_abandoned_draft_of(e.name, target) and e.is_file(follow_symlinks=False)]
@@ -97,7 +97,7 @@ def remove_leftovers(path: str | os.PathLike[str]) -> None:
 
 @contextmanager
 def clear_errors(target: str | os.PathLike[str], draft: Path | None = None) -> Iterator[None]:
-    """Turn what libraries say of a full disk into one line; errors of a draft name the file it is a draft of.
+    """Turn libraries' errors about a full disk into one line; errors of a draft name the file it is a draft of.
 
     Raises:
         DiskFullError: no space is left.
@@ -132,15 +132,15 @@ def full_disk(error: BaseException) -> int:
 def _advice(code: int, target: Path) -> str:
     said = f"{str(target)!r} cannot be written"
     if code == errno.EFBIG:
-        return f"{said}: it would be larger than files may be there. Name another place."
+        return f"{said}: it would be larger than the file system allows. Choose another folder."
     free = ""
     with suppress(OSError):
         free = f" ({shutil.disk_usage(target.parent).free:,} bytes are free there)"
-    return f"{said}: no space is left{free}. Make room, or name another place; then call again."
+    return f"{said}: no space is left{free}. Make room, or choose another folder; then call again."
 
 
-def settle(draft: Path, mode: int, durable: bool = True) -> None:
-    """Give a finished draft its mode, and have the disk take it."""
+def set_mode_and_sync(draft: Path, mode: int, durable: bool = True) -> None:
+    """Give a finished draft its mode, and flush it to the disk."""
     if draft.stat().st_mode & 0o777 != mode:
         draft.chmod(mode)
     if durable:
@@ -149,7 +149,7 @@ def settle(draft: Path, mode: int, durable: bool = True) -> None:
 
 
 def sync_folder(folder: Path) -> None:
-    """Have the disk take the names in a folder, where the system can."""
+    """Flush the names in a folder to the disk, where the system can."""
     with suppress(OSError):
         handle = os.open(folder, os.O_RDONLY)
         try:
@@ -161,7 +161,7 @@ def sync_folder(folder: Path) -> None:
 class NpyWriter:
     """A .npy file of a known shape, filled from its start; for folders that are drafts themselves.
 
-    A memory map would be allocated page by page as it is filled: on a full disk the process dies of a signal.
+    A memory map would be allocated page by page as it is filled: on a full disk the process is killed by a signal.
 
     Args:
         path: the file.
@@ -182,12 +182,12 @@ class NpyWriter:
         """Append an array (n, *shape[1:]) of the dtype.
 
         Raises:
-            ValueError: other rows than those that were announced.
+            ValueError: the rows do not fit the announced shape or dtype.
             OSError: no space is left.
         """
         if rows.shape[1:] != self.shape[1:] or rows.dtype != self.dtype or self.rows + len(rows) > self.shape[0]:
             raise ValueError(
-                f"{self.path} takes {self.shape} {self.dtype}; {rows.shape} {rows.dtype} do not fit in behind "
+                f"{self.path} takes {self.shape} {self.dtype}; {rows.shape} {rows.dtype} do not fit behind "
                 f"{self.rows} rows."
             )
         with clear_errors(self.path):

@@ -30,7 +30,7 @@ def listing(kinds: Iterable[Kind]) -> str:
     for kind in kinds:
         rows = [f"  {method.name:{width}}  {method.line}" for method in kind.methods]
         parts.append("\n".join([f"{kind.budget} ({kind.choice}=...)", *rows]))
-    return "\n\n".join([*parts, "hf-efficient methods NAME says more of one method."])
+    return "\n\n".join([*parts, "hf-efficient methods NAME describes one method."])
 
 
 def cards(kinds: Iterable[Kind], name: str) -> str:

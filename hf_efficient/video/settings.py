@@ -76,7 +76,7 @@ class FitSettings(PlainSettings):
     warm_start: str = field(default="general", metadata=_help("Where each of several networks starts.", STARTS))
     backbone: str = field(default="wdsr", metadata=_help("Architecture of the networks.", BACKBONES.names))
     num_features: int | list[int] = field(
-        default=16, metadata=_help("Width of the networks; with commas between, one for each chunk.")
+        default=16, metadata=_help("Width of the networks; or one for each chunk, separated by commas.")
     )
     num_blocks: int | list[int] = field(default=2, metadata=_help("Depth of the networks; likewise."))
     expansion: int = field(default=4, metadata=_help("WDSR: width inside a block over width outside."))

@@ -90,7 +90,7 @@ def loss_of(model: nn.Module, batch: Digits) -> Tensor:
 
 
 def make_optimizer(method: str, model: nn.Module, rho: float) -> torch.optim.Optimizer:
-    """SGD with momentum, by itself or inside of a method."""
+    """SGD with momentum, by itself or inside a method."""
     parameters = [p for p in model.parameters() if p.requires_grad]
     settings: dict[str, Any] = {"lr": 0.1, "momentum": 0.9, "weight_decay": 5e-4}
     if method == PLAIN:

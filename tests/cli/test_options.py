@@ -26,7 +26,7 @@ from tests.cli.shell import error_of
         ("prune a b c", "prune: error: unrecognized arguments: c (see hf-efficient prune --help)"),
         ("env --budget 3", "env: error: unrecognized arguments: --budget 3 (see hf-efficient env --help)"),
         ("prune ~/gone {tmp}/out", "'~/gone' is missing: there is no such folder (~ is a shortcut of the shell alone"),
-        ("prune {tmp}/file {tmp}/out", "file' is no folder: give the folder that holds it"),
+        ("prune {tmp}/file {tmp}/out", "file' is not a folder: give the folder that holds it"),
         ("prune --model= {tmp}/out", "prune: error"),
     ],
 )

@@ -119,7 +119,7 @@ def test_an_evaluation_replaces_evaluations_alone(tmp_path: Path, capsys: pytest
     assert main([*run, str(tmp_path / "out")]) == 0
     before = files(tmp_path)
     assert main([*run, str(bundle)]) == 2
-    assert "lies inside of" in capsys.readouterr().err
+    assert "lies inside" in capsys.readouterr().err
     (tmp_path / "evaluation.png").write_text("mine")
     assert main([*run, str(tmp_path)]) == 2
     assert files(tmp_path) == {**before, "evaluation.png": b"mine"}

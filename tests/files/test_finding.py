@@ -43,7 +43,7 @@ def test_an_id_is_no_folder(name: str) -> None:
 
 def test_a_file_is_no_folder(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(FileNotFoundError, match="'file' is no folder"):
+    with pytest.raises(FileNotFoundError, match="'file' is not a folder"):
         is_local("file")
 
 

@@ -42,7 +42,7 @@ def test_what_is_of_another_kind_is_refused(tmp_path: Path) -> None:
         with pytest.raises(FileExistsError, match=said):
             check_output(tmp_path / name, kind)  # type: ignore[arg-type]
     for kind in ("file", "folder"):
-        with pytest.raises(NotADirectoryError, match="is no folder"):
+        with pytest.raises(NotADirectoryError, match="is not a folder"):
             check_output(tmp_path / "file" / "x", kind)  # type: ignore[arg-type]
     with pytest.raises(FileNotFoundError, match="make it first"):
         check_output(tmp_path / "no" / "x.mp4", "file")
@@ -71,15 +71,15 @@ def test_what_is_read_is_no_output(tmp_path: Path) -> None:
     source.write_text("video")
     (tmp_path / "hard.mp4").hardlink_to(source)
     (tmp_path / "other").symlink_to("bundle")
-    with pytest.raises(ValueError, match="is what is read"):
+    with pytest.raises(ValueError, match="is the input"):
         check_output(source, "file", [source])
-    with pytest.raises(ValueError, match="is what is read"):
+    with pytest.raises(ValueError, match="is the input"):
         check_output(tmp_path / "hard.mp4", "file", [source])
-    with pytest.raises(ValueError, match="lies inside of the output"):
+    with pytest.raises(ValueError, match="lies inside the output"):
         check_output(folder, "folder", [source])
-    with pytest.raises(ValueError, match="lies inside of the output"):
+    with pytest.raises(ValueError, match="lies inside the output"):
         check_output(folder, "folder", [tmp_path / "other" / "source.mp4"])
-    with pytest.raises(ValueError, match="which is read"):
+    with pytest.raises(ValueError, match="an input"):
         check_output(tmp_path / "other" / "out.mp4", "file", [folder])
     check_output(tmp_path / "out.mp4", "file", [source, folder])
 
@@ -145,7 +145,7 @@ def test_what_has_the_name_of_a_lock_and_is_none_is_left_alone(tmp_path: Path, k
     else:
         lock.symlink_to("notes.txt" if kind == "link" else "nothing")
     before = lock.lstat()
-    with pytest.raises(FileExistsError, match=r"bundle\.lock' is no lock of ours"), locked(tmp_path / "bundle"):
+    with pytest.raises(FileExistsError, match=r"bundle\.lock' is not a lock of ours"), locked(tmp_path / "bundle"):
         raise AssertionError("nothing is done")
     assert (lock.lstat().st_ino, lock.lstat().st_size) == (before.st_ino, before.st_size)
     assert notes.read_text() == "three years"

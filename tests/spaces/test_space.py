@@ -24,7 +24,7 @@ NO_NUMBER: list[Any] = [None, "8", "", [], [3], {}, True, float("nan"), float("i
 
 @pytest.mark.parametrize("value", [*NO_NUMBER, 2.5, 0, 11, -1])
 def test_whole_numbers_out_of_bounds_or_of_another_type_are_refused(value: object) -> None:
-    with pytest.raises(gr.Error, match=r"Steps: .* is no whole number from 1 to 10\.") as caught:
+    with pytest.raises(gr.Error, match=r"Steps: .* is not a whole number from 1 to 10\.") as caught:
         space.whole("Steps", value, 1, 10)
     assert len(str(caught.value)) < 200
 
@@ -37,13 +37,13 @@ def test_whole_numbers_come_as_int() -> None:
 
 @pytest.mark.parametrize("value", [*NO_NUMBER, -0.1, 1.1, 1e308])
 def test_numbers_out_of_bounds_are_refused(value: object) -> None:
-    with pytest.raises(gr.Error, match=r"ρ: .* is no number from 0 to 1\."):
+    with pytest.raises(gr.Error, match=r"ρ: .* is not a number from 0 to 1\."):
         space.number("ρ", value, 0, 1)
 
 
 @pytest.mark.parametrize("value", [None, "c", [], ["a"], {}, 1, True, "<b>a"])
 def test_what_is_no_choice_is_refused(value: object) -> None:
-    with pytest.raises(gr.Error, match=r"Method: .* is none of a, b\."):
+    with pytest.raises(gr.Error, match=r"Method: .* is not one of a, b\."):
         space.one_of("Method", value, ("a", "b"))
     assert "<b>" not in str(space.refusal(f"{value}"))
 

@@ -196,9 +196,9 @@ def test_bad_uploads_get_a_message(client: Any, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("first", "said"),
     [
-        (5, "has not the form"),
-        ("x", "has not the form"),
-        ({"path": "/etc/passwd", "meta": {"_type": "gradio.FileData"}}, "has not the form"),
+        (5, "does not have the form"),
+        ("x", "does not have the form"),
+        ({"path": "/etc/passwd", "meta": {"_type": "gradio.FileData"}}, "does not have the form"),
         ({"path": "http://127.0.0.1:9/x.png", "meta": {"_type": "gradio.FileData"}}, "the file itself"),
         (None, "Pick an image"),
     ],

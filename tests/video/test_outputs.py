@@ -86,10 +86,10 @@ def _interrupt(*_: object, **__: object) -> None:
 def test_the_source_is_not_deleted(tmp_path: Path, no_work: None) -> None:
     bundle = tmp_path / "bundle"
     source = source_clip(_folder(bundle))
-    with pytest.raises(ValueError, match="lies inside of the output"):
+    with pytest.raises(ValueError, match="lies inside the output"):
         encode(source, bundle, overwrite=True)
     work = source_clip(_folder(tmp_path / "x.partial"))
-    with pytest.raises(ValueError, match="lies inside of the output"):
+    with pytest.raises(ValueError, match="lies inside the output"):
         encode(work, tmp_path / "x", overwrite=True)
     for path in (source, work):
         assert probe(path).width == 96
@@ -209,7 +209,7 @@ def test_decoding_onto_something_else_is_refused(tmp_path: Path) -> None:
         with pytest.raises(OSError, match=r"is a folder|is a link|make it first"):
             decode(bundle.path, output)
     for name in ("out.mp4", "low_resolution.mp4", "model/out.mp4"):
-        with pytest.raises(ValueError, match="which is read"):
+        with pytest.raises(ValueError, match="an input"):
             decode(bundle.path, bundle.path / name)
     assert files(tmp_path) == before
 
@@ -228,7 +228,7 @@ def test_no_room_is_said_and_the_work_goes_on_when_there_is(tmp_path: Path, size
 def test_the_original_is_not_replaced_by_what_is_decoded(tmp_path: Path) -> None:
     bundle, source = quick_bundle(tmp_path, steps=2), tmp_path / "source.mp4"
     before = source.read_bytes()
-    with pytest.raises(ValueError, match="the video that the bundle was made of"):
+    with pytest.raises(ValueError, match="the video that the bundle was made from"):
         decode(bundle.path, source)
     assert source.read_bytes() == before
     source.write_bytes(before + b"\0")  # any other video may be replaced

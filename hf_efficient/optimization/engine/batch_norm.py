@@ -37,7 +37,7 @@ def all_statistics_frozen() -> Iterator[None]:
     frozen: list[AnyBatchNorm] = []
 
     def freeze(module: nn.Module, _: object) -> None:
-        # Layers inside of a compiled model call no hook. By name: the class costs seconds to import.
+        # Layers inside a compiled model call no hook. By name: the class costs seconds to import.
         for m in module.modules() if type(module).__name__ == "OptimizedModule" else (module,):
             if isinstance(m, AnyBatchNorm) and m.track_running_stats:
                 m.track_running_stats = False

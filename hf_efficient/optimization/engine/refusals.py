@@ -16,7 +16,7 @@ from torch.optim.optimizer import register_optimizer_step_pre_hook
 from .perturbation import Weights
 
 STEPS_INSIDE_BACKWARD = (
-    "A layerwise or fused optimizer steps inside of backward, where the weights are perturbed, and its step is lost. "
+    "A layerwise or fused optimizer steps inside backward, where the weights are perturbed, and its step is lost. "
     "Use its plain form, and call step() after training_step."
 )
 
@@ -29,7 +29,7 @@ def refuse_optimizer(optimizer: Any, weights: Weights | None = None) -> None:
         weights: those of the model, some of which it must hold. None: not checked.
 
     Raises:
-        ValueError: it steps inside of backward, needs a closure of its own, perturbs by itself, or is of other weights.
+        ValueError: it steps inside backward, needs a closure of its own, perturbs by itself, or is of other weights.
     """
     inner = getattr(optimizer, "optimizer", optimizer)
     name = inner.__name__ if isinstance(inner, type) else type(inner).__name__

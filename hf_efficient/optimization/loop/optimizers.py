@@ -42,7 +42,7 @@ class S2SAM(PerturbingOptimizer):
 
     Raises:
         TypeError: `base_optimizer` is not a class.
-        ValueError: rho is negative or not finite, or the base optimizer cannot be used (it steps inside of backward,
+        ValueError: rho is negative or not finite, or the base optimizer cannot be used (it steps inside backward,
             needs a closure, or perturbs by itself).
     """
 

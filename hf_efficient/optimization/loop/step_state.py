@@ -82,7 +82,7 @@ class StepState:
                 return
             if generates_in_training_step(trainer := frame.f_locals.get("self")):
                 raise ValueError(
-                    f"{type(trainer).__name__} generates its data inside of the training step, where weights are "
+                    f"{type(trainer).__name__} generates its data inside the training step, where weights are "
                     f"perturbed; use it without {self.monitor.name}."
                 )
             frame = frame.f_back

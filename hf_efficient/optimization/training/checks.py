@@ -53,10 +53,10 @@ class StepCheck(TrainerCallback):
 
 
 def refuse_trainer(trainer: Any) -> None:
-    """Refuse a Trainer that hides its gradients, generates its data, or steps inside of backward.
+    """Refuse a Trainer that hides its gradients, generates its data, or steps inside backward.
 
     Raises:
-        ValueError: DeepSpeed, FSDP1, generation in the training step, or an optimizer that steps inside of backward.
+        ValueError: DeepSpeed, FSDP1, generation in the training step, or an optimizer that steps inside backward.
     """
     if trainer.is_deepspeed_enabled:
         raise ValueError("DeepSpeed keeps gradients where they cannot be read; use DDP or FSDP2.")
@@ -64,7 +64,7 @@ def refuse_trainer(trainer: Any) -> None:
         raise ValueError('FSDP1 hides its parameters in flat pieces; use FSDP2: fsdp_config={"version": 2}, or DDP.')
     if generates_in_training_step(trainer):
         raise ValueError(
-            f"{type(trainer).__name__} generates its data inside of the training step, where weights are perturbed; "
+            f"{type(trainer).__name__} generates its data inside the training step, where weights are perturbed; "
             "use it without SAMTrainerMixin."
         )
     _refuse_steps_inside_backward(trainer)
@@ -77,6 +77,6 @@ def _refuse_steps_inside_backward(trainer: Any) -> None:
     if by_name and trainer.sam_args.rho > 0 and (name.endswith("_layerwise") or name in ("lomo", "adalomo")):
         other = name.removesuffix("_layerwise") if name.endswith("_layerwise") else "adafactor"
         raise ValueError(
-            f"optim={name!r} steps inside of backward, where the weights are perturbed, and its step would be lost; "
+            f"optim={name!r} steps inside backward, where the weights are perturbed, and its step would be lost; "
             f'use optim="{other}".'
         )

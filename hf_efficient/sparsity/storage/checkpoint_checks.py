@@ -14,7 +14,17 @@ from torch import nn
 
 from hf_efficient.compat.transformers import from_config
 from hf_efficient.files.interrupted_save import configs_inside
-from hf_efficient.reading import AGAIN, Fields, Stored, is_whole, open_tensors, parse_json, read_json, shown, told_of
+from hf_efficient.reading import (
+    AGAIN,
+    Fields,
+    Stored,
+    errors_named,
+    is_whole,
+    open_tensors,
+    parse_json,
+    read_json,
+    shown,
+)
 
 FREE, EXPANSION = 2**28, 256  # numbers that any file may expand to, and numbers for each of its bytes
 LARGEST_CONFIG, MOST_LAYERS, MOST_LABELS = 1 << 24, 1024, 1 << 17
@@ -124,7 +134,7 @@ def maker(path: Path, cls: type[Any] | None) -> Callable[..., nn.Module]:
         )
     values = read_json(file, LARGEST_CONFIG) if inside is None else _parsed(inside, path)
     _check_counts(values, file, most)
-    with told_of(file):
+    with errors_named(file):
         if inside is None:
             config = transformers.AutoConfig.from_pretrained(path.parent)
         else:
@@ -141,7 +151,7 @@ def maker(path: Path, cls: type[Any] | None) -> Callable[..., nn.Module]:
     make = from_config(cls)
 
     def made(device: str = "cpu") -> nn.Module:
-        with told_of(file), torch.device(device):
+        with errors_named(file), torch.device(device):
             model: nn.Module = make(config).eval()
         return model
 

@@ -115,7 +115,7 @@ def _check_trained(
         )
     if hasattr(optimizer, "optimizer_dict") or any(steps_inside_backward(w.values) for w in weights.values()):
         raise ValueError(
-            "The optimizer steps inside of backward (layerwise), where a topology cannot read the gradients of a "
+            "The optimizer steps inside backward (layerwise), where a topology cannot read the gradients of a "
             "whole step. Use one that steps after backward, e.g. optim='adamw_torch'."
         )
     trained = {id(p) for group in optimizer.param_groups for p in group["params"]}

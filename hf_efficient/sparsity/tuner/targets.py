@@ -198,7 +198,7 @@ def _can_be_sparse(module: nn.Module) -> bool:
 
 
 def base_of(module: nn.Module) -> nn.Module:
-    """The layer inside of all adapters."""
+    """The layer inside all adapters."""
     return module.get_base_layer() if isinstance(module, BaseTunerLayer) else module
 
 
@@ -210,7 +210,7 @@ def weight_of(module: nn.Module) -> Tensor:
 
 
 def inside_wrapper(key: str, model: nn.Module) -> bool:
-    """Whether a module lies inside of an earlier adapter's layer."""
+    """Whether a module lies inside an earlier adapter's layer."""
     parts = key.split(".")
     outer = (model.get_submodule(".".join(parts[:i])) for i in range(1, len(parts)))
     return any(isinstance(module, (BaseTunerLayer, ModulesToSaveWrapper)) for module in outer)

@@ -33,7 +33,7 @@ def describe(
     Args:
         draft: the folder.
         stream: name of its low-resolution video.
-        source: the video it was made of.
+        source: the video it was made from.
         info: what that is like.
         config: the model's.
         device: where the networks are run to compare them with bicubic enlargement.

@@ -17,7 +17,7 @@ from hf_efficient.files import (
     remove_drafts,
     rename,
     replace_folder,
-    settle_folder,
+    set_modes_and_sync,
     write_text,
 )
 from hf_efficient.reading import shown
@@ -107,7 +107,7 @@ class WorkFolder:
 
     def publish(self, identity: dict[str, Any]) -> None:
         """Move the finished draft to the bundle's name, in place of an old bundle, and delete the work."""
-        settle_folder(self.draft)
+        set_modes_and_sync(self.draft)
         made = sha256(self.draft / MANIFEST_NAME)
         write_text(self.folder / WORK.record, json.dumps({**identity, "made": made}))
         old = replace_folder(self.draft, self.output, BUNDLE)

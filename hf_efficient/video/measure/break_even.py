@@ -47,7 +47,7 @@ def compare_with_bicubic(bundle: Path, source: Path, info: VideoInfo, device: to
 
     Args:
         bundle: the folder.
-        source: the video it was made of.
+        source: the video it was made from.
         info: what that is like.
         device: where the networks run.
 

@@ -103,7 +103,7 @@ def evaluate(
 
     Args:
         bundle: the folder.
-        source: the video it was made of.
+        source: the video it was made from.
         every: take every `every`-th frame.
         vmaf: also measure VMAF of the whole video, by the FFmpeg of the imageio-ffmpeg package.
         device: where the networks run.

@@ -79,7 +79,7 @@ def enlarge_whole(net: nn.Module, spec: NetworkSpec, x: Tensor) -> Tensor:
 
 
 def enlarge_inner(net: nn.Module, spec: NetworkSpec, x: Tensor) -> Tensor:
-    """Enlarge what lies at least r = `spec.receptive_radius` inside of x: (B, 3, H, W) to (B, 3, s(H-2r), s(W-2r))."""
+    """Enlarge what lies at least r = `spec.receptive_radius` inside x: (B, 3, H, W) to (B, 3, s(H-2r), s(W-2r))."""
     return centre(net(x, trim=True), [spec.scale * (side - 2 * spec.receptive_radius) for side in x.shape[-2:]])
 
 

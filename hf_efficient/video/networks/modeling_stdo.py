@@ -16,7 +16,7 @@ from transformers.modeling_outputs import ImageSuperResolutionOutput
 
 from hf_efficient.compat.transformers import unregister_model
 from hf_efficient.files import is_local
-from hf_efficient.reading import told_of
+from hf_efficient.reading import errors_named
 from hf_efficient.video import routing
 
 from .configuration_stdo import STDOConfig
@@ -74,7 +74,7 @@ class STDOModel(PreTrainedModel):
             folder = Path(pretrained_model_name_or_path, kwargs.get("subfolder") or "")
             if (folder / CONFIG_NAME).is_file() and (folder / WEIGHTS_NAME).is_file():
                 check_weights(folder, load_config(folder))
-                with told_of(folder / CONFIG_NAME):
+                with errors_named(folder / CONFIG_NAME):
                     return super().from_pretrained(pretrained_model_name_or_path, *model_args, **kwargs)
         return super().from_pretrained(pretrained_model_name_or_path, *model_args, **kwargs)
 

@@ -69,11 +69,11 @@ def decode(
 
 
 def _check_no_original(target: Path, bundle: Bundle) -> None:
-    """Refuse to overwrite the video that the bundle was made of: what is played is only close to it."""
+    """Refuse to overwrite the video that the bundle was made from: what is played is only close to it."""
     source = bundle.manifest["source"]
     if target.is_file() and target.stat().st_size == source["bytes"] and sha256(target) == source["sha256"]:
         raise ValueError(
-            f"{str(target)!r} is the video that the bundle was made of. It is not replaced by what the bundle plays: "
+            f"{str(target)!r} is the video that the bundle was made from. It is not replaced by what the bundle plays: "
             "name another output."
         )
 

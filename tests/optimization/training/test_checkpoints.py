@@ -78,7 +78,7 @@ def test_an_unfinished_checkpoint_is_named(tmp_path: Path) -> None:
     (tmp_path / "checkpoint-2" / RECORD).write_text("{")
     with pytest.raises(ValueError, match="no whole checkpoint, only 'checkpoint-2'"):
         run(tmp_path, resume=True)
-    with pytest.raises(ValueError, match="is no whole checkpoint"):
+    with pytest.raises(ValueError, match="is not a whole checkpoint"):
         run(tmp_path, resume=str(tmp_path / "checkpoint-2"))
     with pytest.raises(ValueError, match="No valid checkpoint found"):
         run(tmp_path / "nothing", resume=True)

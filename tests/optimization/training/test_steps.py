@@ -88,7 +88,7 @@ def test_an_exception_in_a_step_leaves_the_weights_in_place(
 
 
 class NaNStep(TrainerCallback):
-    """Spoils a step's batch from inside of the model."""
+    """Spoils a step's batch from inside the model."""
 
     def __init__(self, at: int) -> None:
         self.at = at

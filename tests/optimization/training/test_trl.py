@@ -103,5 +103,5 @@ def test_an_optimizer_refuses_such_a_trainer(tmp_path: Path) -> None:
 
     chosen = (S2SAM, {"base_optimizer": torch.optim.SGD, "lr": 0.1})
     trainer = build(tmp_path, None, cls=Mine, build_kwargs={"optimizer_cls_and_kwargs": chosen})
-    with pytest.raises(ValueError, match=r"Mine generates its data inside of the training step.* without S2SAM"):
+    with pytest.raises(ValueError, match=r"Mine generates its data inside the training step.* without S2SAM"):
         trainer.train()

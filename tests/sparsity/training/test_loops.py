@@ -1,4 +1,4 @@
-"""Sparse training inside of torch loops: resuming, accumulation, autocast, scalers, other optimizers."""
+"""Sparse training inside torch loops: resuming, accumulation, autocast, scalers, other optimizers."""
 
 import copy
 import io

@@ -39,7 +39,7 @@ def sgd(model: nn.Module, lr: float = 0.1) -> torch.optim.Optimizer:
 @pytest.mark.parametrize(
     "settings", [{}, {"topology": "rigl"}, {"topology": "gmp"}, {"topology": "static", "init": "snip"}]
 )
-def test_a_plain_loop_is_told_of_train_sparsely(settings: dict[str, Any], backend: str) -> None:
+def test_a_plain_loop_is_pointed_to_train_sparsely(settings: dict[str, Any], backend: str) -> None:
     model = classifier(backend=backend, **settings)
     messages = warnings_of(lambda: run(model, sgd(model), batches(30)))
     assert len(messages) == 1  # once, not once a layer
@@ -210,7 +210,7 @@ def test_of_two_adapters_that_train_the_one_without_an_engine_is_told() -> None:
 
 def test_optimizers_that_step_in_backward_or_are_not_known_are_refused_at_the_start() -> None:
     model = classifier()
-    with pytest.raises(ValueError, match="inside of backward"):
+    with pytest.raises(ValueError, match="inside backward"):
         train_sparsely(model, LayerWiseDummyOptimizer(optimizer_dict={}), 100)
     with pytest.raises(ValueError, match="LBFGS"):
         train_sparsely(model, torch.optim.LBFGS(trainable(model)), 100)

@@ -212,6 +212,28 @@ class TokenPrunerConfig:
             )
         return cls(**values)
 
+    @classmethod
+    def of(
+        cls, config: TokenPrunerConfig | dict[str, Any] | str | os.PathLike[str], **hub_kwargs: Any
+    ) -> TokenPrunerConfig:
+        """The config that is given as itself, as its values, or by where it was saved.
+
+        Args:
+            config: a config, its values as a dict, or a folder or Hub id it was saved to.
+            hub_kwargs: as of `from_pretrained`, read where a Hub id is given.
+
+        Raises:
+            TypeError: it is none of these.
+            ValueError, FileNotFoundError: as `from_dict` and `from_pretrained`.
+        """
+        if isinstance(config, cls):
+            return config
+        if isinstance(config, dict):
+            return cls.from_dict(config)
+        if isinstance(config, (str, os.PathLike)):
+            return cls.from_pretrained(config, **hub_kwargs)
+        raise TypeError(f"config={config!r}; expected a TokenPrunerConfig, its dict, or a folder or Hub id.")
+
     def save_pretrained(self, folder: str | os.PathLike[str]) -> None:
         """Write `token_pruner_config.json`, and the weights of a generator where there is one, into `folder`.
 

@@ -50,6 +50,19 @@ def test_a_saved_pair_comes_back_with_its_pruner(name, tmp_path):
         assert torch.equal(loaded.eval()(**again).logits, model(**inputs).logits)
 
 
+def test_a_pair_is_loaded_with_a_config_of_any_form(tmp_path):
+    model, processor = stock("llava")
+    model.save_pretrained(tmp_path / "stock")
+    processor.save_pretrained(tmp_path / "stock")
+    config = TokenPrunerConfig(budget=3)
+    config.save_pretrained(tmp_path / "pruner")
+    for given in (config, config.to_dict(), tmp_path / "pruner", str(tmp_path / "pruner")):
+        loaded, _ = load_token_pruned(tmp_path / "stock", given)
+        assert loaded.base_model.token_pruner.config == config
+    with pytest.raises(ValueError, match="Unknown token pruner settings"):
+        load_token_pruned(tmp_path / "stock", {"budgets": 3})
+
+
 def test_plain_transformers_loads_an_attached_folder_as_stock(tmp_path):
     model, processor = pruned("llava")
     model.save_pretrained(tmp_path)

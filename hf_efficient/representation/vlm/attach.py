@@ -47,10 +47,7 @@ def attach_token_pruner(
     Raises:
         ValueError: the family is not supported, the processor is not the model's, or the config does not suit both.
     """
-    if isinstance(config, dict):
-        config = TokenPrunerConfig.from_dict(config)
-    elif not isinstance(config, TokenPrunerConfig):
-        config = TokenPrunerConfig.from_pretrained(config)
+    config = TokenPrunerConfig.of(config)
     if config.adaptive:
         raise ValueError(
             "adaptive=True cannot be attached: the processor writes placeholders before an image is looked at. Use "

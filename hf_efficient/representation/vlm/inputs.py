@@ -6,6 +6,7 @@ unpruned prompt is restored to ask the stock model for its positions (`.prompt`)
 
 from __future__ import annotations
 
+import os
 from itertools import accumulate
 from typing import Any
 
@@ -41,13 +42,15 @@ def keeps_positions(family: Family, config: TokenPrunerConfig, proportional_atte
     return family.mrope or config.positions == "original" or (config.positions == "auto" and proportional_attention)
 
 
-def prune_inputs(model: Any, inputs: Any, config: TokenPrunerConfig) -> dict[str, Any]:
+def prune_inputs(
+    model: Any, inputs: Any, config: TokenPrunerConfig | dict[str, Any] | str | os.PathLike[str]
+) -> dict[str, Any]:
     """Prune prepared inputs: encode, choose, drop the placeholders of what is not kept.
 
     Args:
         model: a stock model, no pruner attached.
         inputs: what the stock processor returned, as tensors. Not changed.
-        config: method, budget and their settings.
+        config: a `TokenPrunerConfig`, its values as a dict, or a folder or Hub id it was saved to.
 
     Returns:
         Arguments for one `model(**...)` or `model.generate(**...)`: ids, masks and labels of the pruned prompt, the
@@ -56,6 +59,7 @@ def prune_inputs(model: Any, inputs: Any, config: TokenPrunerConfig) -> dict[str
     Raises:
         ValueError: the model's family is not supported, it has a pruner attached, or prompt and images do not fit.
     """
+    config = TokenPrunerConfig.of(config)
     model = unwrapped(model)
     base, family = model.base_model, family_of(model)
     if hasattr(base, "token_pruner"):

@@ -16,16 +16,19 @@ ACCESS_ARGUMENTS = ("token", "cache_dir", "local_files_only", "force_download")
 
 
 def load_token_pruned(
-    folder_or_id: str | os.PathLike[str], config: TokenPrunerConfig | dict[str, Any] | None = None, **kwargs: Any
+    folder_or_id: str | os.PathLike[str],
+    config: TokenPrunerConfig | dict[str, Any] | str | os.PathLike[str] | None = None,
+    **kwargs: Any,
 ) -> tuple[Any, Any]:
     """Load a model and its processor with a token pruner attached.
 
     Args:
         folder_or_id: what an attached model and processor were saved to, an adapter of PEFT on such a model, or any
             stock folder or Hub id with `config`.
-        config: the pruner's config; None reads `token_pruner_config.json` beside the weights.
+        config: a `TokenPrunerConfig`, its values as a dict, or a folder or Hub id it was saved to; None reads
+            `token_pruner_config.json` beside the weights.
         kwargs: for the model's `from_pretrained`; those about the Hub (`revision`, `token`, `cache_dir`,
-            `local_files_only`, `force_download`) and `subfolder` hold for the processor and the config too.
+            `local_files_only`, `force_download`) and `subfolder` hold for the processor and the saved config too.
 
     Returns:
         Model and processor. Of an adapter's folder a `PeftModel` on the base model that the adapter names, and the
@@ -40,6 +43,8 @@ def load_token_pruned(
 
     is_local(folder_or_id)  # raises if it is neither here nor on the Hub
     hub = {k: v for k, v in kwargs.items() if k in HUB_ARGUMENTS and v is not None}
+    if config is not None:  # checked before the weights are read; `revision` and `subfolder` are those of the model
+        config = TokenPrunerConfig.of(config, **{k: hub[k] for k in ACCESS_ARGUMENTS if k in hub})
     if find_adapter_config_file(os.fspath(folder_or_id), **hub) is not None:
         return _load_adapter(folder_or_id, config, hub, {k: v for k, v in kwargs.items() if k not in HUB_ARGUMENTS})
     if config is None:

@@ -47,6 +47,18 @@ def test_labels_and_padding_follow_their_tokens(name):
     assert ((made["input_ids"] == image).sum(1) == torch.tensor([4, 8])).all()
 
 
+def test_the_config_may_be_its_values_or_the_folder_it_was_saved_to(tmp_path):
+    model, processor = stock("llava")
+    inputs = processor(**prompts("llava", ROWS))
+    config = TokenPrunerConfig(budget=4, method="divprune")
+    config.save_pretrained(tmp_path)
+    expected = prune_inputs(model, inputs, config)
+    for given in (config.to_dict(), tmp_path, str(tmp_path)):
+        assert torch.equal(prune_inputs(model, inputs, given)["input_ids"], expected["input_ids"])
+    with pytest.raises(TypeError, match=r"config=4; expected a TokenPrunerConfig"):
+        prune_inputs(model, inputs, 4)
+
+
 def test_text_alone_passes_through():
     model, processor = stock("llava")
     inputs = processor(text=["w1 w2 w3"], return_tensors="pt")

@@ -1,5 +1,6 @@
 """Every relative link of every Markdown page leads to a file (and to a heading, where it names one)."""
 
+import ast
 import re
 import subprocess
 from pathlib import Path
@@ -48,3 +49,16 @@ def test_the_check_finds_a_broken_link(tmp_path: Path) -> None:
     page = tmp_path / "page.md"
     page.write_text("# A b!\n[ok](page.md#a-b) [ok](https://example.org/x) [bad](gone.md) [bad](#nowhere)\n")
     assert broken_links(page) == ["gone.md", "#nowhere"]
+
+
+@pytest.mark.parametrize("page", ["id_pruner", "itg", "s2_sam", "zo_sam", "sam", "bidst", "stdo"])
+def test_pages_lead_to_the_function_with_the_equation(page: str, repository: Path) -> None:
+    (line,) = [t for t in (repository / f"docs/{page}.md").read_text().splitlines() if t.startswith("Equation in code")]
+    named = re.findall(r"\(\.\./([\w/.]+)\), `(\w+)`", line)
+    assert named
+    for path, name in named:
+        tree = ast.parse((repository / path).read_text())
+        (function,) = [n for n in tree.body if isinstance(n, ast.FunctionDef) and n.name == name]
+        body = [n for n in function.body if not (isinstance(n, ast.Expr) and isinstance(n.value, ast.Constant))]
+        assert (body[-1].end_lineno or 0) - body[0].lineno < 40
+        assert ast.get_docstring(function)

@@ -183,7 +183,7 @@ def select_order(
 ) -> Tensor:
     """The choice of `reduce_tokens` alone, (B, K) long in the order taken. Arguments and errors as there.
 
-    Of methods that generate: the places of their tokens, rising.
+    Of methods that generate: the anchors of their tokens, rising.
     """
     return _choose(features, config, importance, query, groups, valid).order
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 from PIL import Image, ImageChops, ImageDraw, ImageFilter
 
-FOG = (222, 227, 238)  # light, so that a dropped patch of a dark image is told from a kept one
+FOG = (222, 227, 238)  # light, so that a dropped patch of a dark image differs from a kept one
 FOG_SHARE = 0.82
 EDGE = (255, 122, 0)
 SHORT_SIDE = 384

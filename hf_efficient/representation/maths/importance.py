@@ -1,4 +1,4 @@
-"""Stage I: what a token is worth, told without looking at any pair of kept tokens.
+"""Stage I: the importance of a token, computed without looking at any pair of kept tokens.
 
 Every score is per unit (one image, tile or frame): nothing here mixes rows of a batch.
 """

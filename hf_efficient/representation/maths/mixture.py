@@ -16,7 +16,7 @@ class Mixture:
     and so that what became of a token can be looked up.
 
     Args:
-        anchors: (B, K) long, distinct and rising: the tokens whose places the K take in the prompt.
+        anchors: (B, K) long, distinct and rising: the tokens whose positions in the prompt the K take.
         assignment: (B, N) long in [0, K): which of the K stands for each of the N.
         weights: (B, M) float32.
         source: (B, M) long in [0, N), or None: every token once, in order (M = N).
@@ -70,7 +70,7 @@ class Mixture:
         nearest token before it (for none before it: the first).
 
         Args:
-            tokens: (M,) long, places of the M tokens of this mixture among the N of the unit.
+            tokens: (M,) long, indices of the M tokens of this mixture among the N of the unit.
             row: (N,) long, row of every token and line break; -1 outside of rows.
             newline: (N,) bool.
             k: tokens to have, at least those of this mixture.
@@ -80,13 +80,13 @@ class Mixture:
         used = used.index_add(0, row[anchors] + 1, torch.ones_like(anchors))[1:]
         first = used.sort(descending=True, stable=True).indices[: k - len(anchors)]
         every, order = torch.cat([anchors, breaks[first]]).sort()
-        place = order.argsort()  # from a token of this mixture to its place among all k
+        index = order.argsort()  # from a token of this mixture to its index among all k
         target = torch.searchsorted(every, torch.arange(len(row), device=row.device), right=True).sub(1).clamp_min(0)
-        assignment = target.scatter(0, tokens, place[self.assignment[0]])
+        assignment = target.scatter(0, tokens, index[self.assignment[0]])
         into = self.assignment if self.target is None else self.target
         source = torch.arange(len(tokens), device=row.device) if self.source is None else self.source[0]
         source = torch.cat([tokens[source], breaks[first]])
-        target = torch.cat([place[into[0]], place[len(anchors) :]])
+        target = torch.cat([index[into[0]], index[len(anchors) :]])
         weights = torch.cat([self.weights[0], self.weights.new_ones(len(first))])
         return Mixture(every[None], assignment[None], weights[None], source[None], target[None], self.keep_norm)
 

@@ -8,13 +8,13 @@ from torch import Tensor
 from .importance import shares
 
 
-def share_budget(worth: Tensor, most: Tensor, total: int, least: int = 0) -> Tensor:
-    """`total` tokens shared in proportion to worth, between `least` and `most` each; the sum is exact.
+def share_budget(weights: Tensor, most: Tensor, total: int, least: int = 0) -> Tensor:
+    """`total` tokens shared in proportion to `weights`, between `least` and `most` each; the sum is exact.
 
-    Whole parts first; what is left goes one by one to those with most worth that have room.
+    Whole parts first; what is left goes one by one to those with the largest weights that have room.
 
     Args:
-        worth: (B, U) float32 >= 0.
+        weights: (B, U) float32 >= 0.
         most: (U,) long, tokens there are.
         total: tokens to share, U * least <= total <= sum of `most`.
         least: tokens that each gets at least (or all it has).
@@ -22,8 +22,8 @@ def share_budget(worth: Tensor, most: Tensor, total: int, least: int = 0) -> Ten
     Returns:
         (B, U) long, rows sum to `total`.
     """
-    given = (shares(worth) * total + 1e-4).floor().long().clamp_min(least).minimum(most)
-    order = worth.sort(dim=1, descending=True, stable=True).indices
+    given = (shares(weights) * total + 1e-4).floor().long().clamp_min(least).minimum(most)
+    order = weights.sort(dim=1, descending=True, stable=True).indices
     while bool((left := total - given.sum(1, keepdim=True)).any()):
         sorted_given, sorted_most = given.gather(1, order), most.expand_as(given).gather(1, order)
         gains = (sorted_given < sorted_most) & (left > 0)

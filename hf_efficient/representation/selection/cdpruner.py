@@ -1,5 +1,5 @@
 """CDPruner (Zhang et al., NeurIPS 2025, https://arxiv.org/abs/2506.10967): a determinantal point process conditioned
-on what a token is worth."""
+on how relevant a token is."""
 
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ def select(features: Tensor, importance: Tensor, k: int, config: Any = None, quo
     Returns:
         (B, k) long, in the order taken. O(N²·D + N·k²).
     """
-    worth = rescale(importance) + 1e-6
-    kernel = worth.unsqueeze(2) * cosines(features) * worth.unsqueeze(1)
-    left = worth.square() * (features.square().sum(-1) > 0)  # what a token adds to the determinant
+    relevance = rescale(importance) + 1e-6
+    kernel = relevance.unsqueeze(2) * cosines(features) * relevance.unsqueeze(1)
+    left = relevance.square() * (features.square().sum(-1) > 0)  # what a token adds to the determinant
     factors = features.new_zeros(len(features), k, features.shape[1])
     order = torch.zeros(len(features), k, dtype=torch.long, device=features.device)
-    floor = 1e-6 * worth.square().amax(1, keepdim=True)
+    floor = 1e-6 * relevance.square().amax(1, keepdim=True)
     for step in range(k):
-        chosen = take_best(torch.where(left > floor, left, worth - 2), order, step, quota)
+        chosen = take_best(torch.where(left > floor, left, relevance - 2), order, step, quota)
         index = chosen.unsqueeze(1).expand(-1, step, -1)
         known = torch.bmm(factors[:, :step].gather(2, index).transpose(1, 2), factors[:, :step]).squeeze(1)
         rest = left.gather(1, chosen)

@@ -30,12 +30,12 @@ def select(features: Tensor, importance: Tensor, k: int, config: Any = None, quo
     Returns:
         (B, k) long, in the order taken.
     """
-    worth = distinctiveness(features)
+    distinct = distinctiveness(features)
     distance = 1 - cosines(features - features.mean(1, keepdim=True))
     itself = torch.eye(features.shape[1], dtype=torch.bool, device=features.device)
     nearest = distance.masked_fill(itself, torch.inf).amin(-1)
     order = torch.zeros(len(features), k, dtype=torch.long, device=features.device)
     for step in range(k):
-        row = row_of(distance, take_best(nearest * worth if features.shape[1] > 1 else worth, order, step, quota))
+        row = row_of(distance, take_best(nearest * distinct if features.shape[1] > 1 else distinct, order, step, quota))
         nearest = row if step == 0 else torch.minimum(nearest, row)
     return order

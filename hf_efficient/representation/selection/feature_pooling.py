@@ -26,22 +26,22 @@ def generate(features: Tensor, importance: Tensor, k: int, config: Any = None) -
         config: unused.
 
     Returns:
-        The mixture; a token's place is that of the member nearest to the middle of its cell.
+        The mixture; the anchor of a cell is its member nearest to the middle.
     """
     batch, n = features.shape[:2]
     side = math.isqrt(n)
-    places = torch.arange(n, device=features.device)
+    indices = torch.arange(n, device=features.device)
     if side * side == n:
         lines = max(min(side, k, round(math.sqrt(k))), -(-k // side))
-        line = places // side * lines // side
+        line = indices // side * lines // side
         first, share = line * k // lines, (line + 1) * k // lines - line * k // lines
-        cell = first + places % side * share // side
-        spots = torch.stack([places // side, places % side], dim=-1).float()
+        cell = first + indices % side * share // side
+        positions = torch.stack([indices // side, indices % side], dim=-1).float()
     else:
-        cell, spots = places * k // n, places.unsqueeze(-1).float()
+        cell, positions = indices * k // n, indices.unsqueeze(-1).float()
     cell = cell.unsqueeze(0)
-    middle = sum_by(cell, spots.unsqueeze(0), k) / mass(cell, k).unsqueeze(-1)
-    anchors, order = medoids(spots.unsqueeze(0), middle, cell, None).sort(dim=1)
+    middle = sum_by(cell, positions.unsqueeze(0), k) / mass(cell, k).unsqueeze(-1)
+    anchors, order = medoids(positions.unsqueeze(0), middle, cell, None).sort(dim=1)
     cell = order.argsort(dim=1).gather(1, cell)
     weights = 1 / mass(cell, k).gather(1, cell)
     return Mixture(anchors.expand(batch, -1), cell.expand(batch, -1), weights.expand(batch, -1))

@@ -36,8 +36,8 @@ def select(features: Tensor, importance: Tensor, k: int, config: Any = None) -> 
     variety = ((alike - mean.unsqueeze(-1)).square() * same).sum(-1) / size
     score = shares(importance) + VARIETY * shares(variety)
     count = torch.bincount(crop)
-    worth = torch.zeros(len(features), len(count), device=features.device).index_add(1, crop, score) / count
-    given = share_budget(worth, count, k)
+    weights = torch.zeros(len(features), len(count), device=features.device).index_add(1, crop, score) / count
+    given = share_budget(weights, count, k)
     ranked = importance.sort(dim=1, descending=True, stable=True).indices
     by_crop = ranked.gather(1, crop[ranked].sort(dim=1, stable=True).indices)  # crops in order, importance falling
     rank = torch.arange(n, device=features.device) - (count.cumsum(0) - count)[crop]

@@ -27,7 +27,7 @@ def generate(features: Tensor, importance: Tensor, k: int, config: Any = None) -
         config: unused.
 
     Returns:
-        The mixture: plain means; a token's place is that of its first member.
+        The mixture: plain means; the anchor of a group is its first member.
     """
     batch, n, _ = features.shape
     tokens, size = features, features.new_ones(batch, n, 1)
@@ -46,8 +46,8 @@ def generate(features: Tensor, importance: Tensor, k: int, config: Any = None) -
         goal[:, ::2] = even.scatter(1, leaves, partner.gather(1, leaves) + stays.shape[1])
         sums, size = sum_by(goal, tokens * size, count - merge), sum_by(goal, size, count - merge)
         tokens, group = sums / size, goal.gather(1, group)
-    places = torch.arange(n, device=features.device).expand(batch, -1)
-    first = torch.full((batch, k), n, device=features.device).scatter_reduce(1, group, places, "amin")
+    indices = torch.arange(n, device=features.device).expand(batch, -1)
+    first = torch.full((batch, k), n, device=features.device).scatter_reduce(1, group, indices, "amin")
     anchors, order = first.sort(dim=1)
     assignment = order.argsort(dim=1).gather(1, group)
     return Mixture(anchors, assignment, 1 / mass(assignment, k).gather(1, assignment))

@@ -32,7 +32,7 @@ def attach_token_pruner(
     """Let a stock model and its processor work with fewer visual tokens, in place.
 
     Afterwards `processor(...)` emits exactly K placeholders for every image, tile or frame, and the model delivers
-    exactly K features for it; `forward`, `generate`, training and saving go on as before. What was kept is told by
+    exactly K features for it; `forward`, `generate`, training and saving go on as before. What was kept is in
     `model.token_pruner.last`. Attaching again replaces the config.
 
     Args:

@@ -76,9 +76,9 @@ def shared_budgets(features: list[Tensor], rows: list[int], budgets: list[int]) 
     shared = list(budgets)
     for row in set(rows):
         members = [i for i, r in enumerate(rows) if r == row]
-        worth = torch.stack([information(features[i].detach()[None])[0] for i in members])
-        most = torch.tensor([len(features[i]) for i in members], device=worth.device)
-        given = share_budget(worth[None], most, sum(budgets[i] for i in members), least=1)[0].tolist()
+        weights = torch.stack([information(features[i].detach()[None])[0] for i in members])
+        most = torch.tensor([len(features[i]) for i in members], device=weights.device)
+        given = share_budget(weights[None], most, sum(budgets[i] for i in members), least=1)[0].tolist()
         for i, count in zip(members, given, strict=True):
             shared[i] = count
     return shared

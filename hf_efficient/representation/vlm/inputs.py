@@ -134,12 +134,12 @@ def kept_columns(prompt: Prompt, kept: dict[str, list[KeptUnit]]) -> tuple[Tenso
     mask = torch.ones_like(prompt.ids) if prompt.mask is None else prompt.mask
     keep = mask != 0
     for modality, units in kept.items():
-        places = prompt.places(modality)
-        chosen = torch.zeros(len(places), dtype=torch.bool, device=places.device)
+        indices = prompt.placeholder_indices(modality)
+        chosen = torch.zeros(len(indices), dtype=torch.bool, device=indices.device)
         starts = [0, *accumulate(unit.num_tokens for unit in units)]
         for start, unit in zip(starts, units, strict=False):
-            chosen[start + unit.indices.to(places.device)] = True
-        keep.view(-1)[places] = chosen
+            chosen[start + unit.indices.to(indices.device)] = True
+        keep.view(-1)[indices] = chosen
     length = int(keep.sum(1).max())
     if bool(mask[:, -1].all()):  # padding goes to the left, so that every row ends with its last token
         columns = keep.byte().sort(dim=1, stable=True).indices[:, -length:]

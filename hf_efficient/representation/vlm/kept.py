@@ -24,7 +24,7 @@ class KeptUnit:
         assignment: (N,) long, which of the K tokens stands for each of the N; None where nothing is assigned.
         mass: (K,) float32, how many tokens each of the K stands for; None where nothing is assigned.
         mixture: how generated tokens were made, as a batch of one; None where tokens were selected, and `indices` are
-            then those tokens, else the places that the generated ones take.
+            then those tokens, else the anchors of the generated ones.
     """
 
     modality: str

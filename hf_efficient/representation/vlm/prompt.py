@@ -40,8 +40,8 @@ class Prompt:
         usable = mask if isinstance(mask, Tensor) and mask.shape == ids.shape else None
         return cls(ids, usable, {m: token for m, token in tokens.items() if token is not None})
 
-    def places(self, modality: str) -> Tensor:
-        """(P,) flat positions of the placeholders, row by row."""
+    def placeholder_indices(self, modality: str) -> Tensor:
+        """(P,) long: flat indices of the placeholders, row by row."""
         return (self.ids.reshape(-1) == self.tokens[modality]).nonzero().squeeze(1)
 
     def visual(self) -> Tensor:
@@ -63,7 +63,7 @@ class Prompt:
     def rows(self, modality: str, counts: list[int]) -> list[int]:
         """The row of every unit, of units with `counts` placeholders each."""
         starts = torch.tensor([0, *accumulate(counts)][:-1], dtype=torch.long, device=self.ids.device)
-        rows: list[int] = (self.places(modality)[starts] // self.ids.shape[1]).tolist()
+        rows: list[int] = (self.placeholder_indices(modality)[starts] // self.ids.shape[1]).tolist()
         return rows
 
 
@@ -86,18 +86,18 @@ def check_placeholders(prompt: Prompt, modality: str, units: list[Unit], config:
     """
     width = prompt.ids.shape[1]
     expected = [config.tokens_to_keep(unit.n) for unit in units]
-    places = prompt.places(modality).cpu()
+    indices = prompt.placeholder_indices(modality).cpu()
     ends = list(accumulate(expected))
-    if (ends[-1] if ends else 0) == len(places):
+    if (ends[-1] if ends else 0) == len(indices):
         starts = torch.tensor([0, *ends][: len(expected)])
-        first, last = places[starts], places[torch.tensor(ends) - 1] if ends else places
+        first, last = indices[starts], indices[torch.tensor(ends) - 1] if ends else indices
         if bool(((last - first + 1 == torch.tensor(expected)) & (first // width == last // width)).all()):
             return
         found = "in other runs than the units need"
     else:
-        found = f"{len(places)}"
+        found = f"{len(indices)}"
     full = sum(unit.n for unit in units)
-    if len(places) == full:
+    if len(indices) == full:
         fix = (
             "The prompt was made by a processor without the pruner: attach both with "
             "attach_token_pruner(model, processor, config), or detach the model."
@@ -152,11 +152,11 @@ def restore(prompt: Prompt, kept: dict[str, list[KeptUnit]], types: Tensor | Non
     for modality, units in kept.items():
         if not units:
             continue
-        places = prompt.places(modality)
+        indices = prompt.placeholder_indices(modality)
         gaps = [u.indices.diff(prepend=u.indices.new_tensor([-1])) - 1 for u in units]
-        before.view(-1)[places] = torch.cat(gaps).to(ids.device)
+        before.view(-1)[indices] = torch.cat(gaps).to(ids.device)
         tails = [F.pad((u.num_tokens - 1 - u.indices[-1:]), (len(u.indices) - 1, 0)) for u in units]
-        after.view(-1)[places] = torch.cat(tails).to(ids.device)
+        after.view(-1)[indices] = torch.cat(tails).to(ids.device)
     repeats = 1 + before + after
     total = repeats.sum(1)
     mask = torch.ones_like(ids) if prompt.mask is None else prompt.mask

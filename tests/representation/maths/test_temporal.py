@@ -100,15 +100,15 @@ def test_models_take_merged_videos(name, method):
 
 
 def test_shared_budgets_are_exact_proportional_and_within_bounds():
-    worth = torch.tensor([[6.0, 3.0, 1.0], [1.0, 0.0, 0.0], [0.0, 0.0, 0.0]])
+    weights = torch.tensor([[6.0, 3.0, 1.0], [1.0, 0.0, 0.0], [0.0, 0.0, 0.0]])
     most = torch.tensor([10, 10, 10])
-    assert share_budget(worth, most, 10)[0].tolist() == [6, 3, 1]
+    assert share_budget(weights, most, 10)[0].tolist() == [6, 3, 1]
     for total in range(3, 31):
-        given = share_budget(worth, most, total, least=1)
+        given = share_budget(weights, most, total, least=1)
         assert given.sum(1).tolist() == [total] * 3
         assert (given >= 1).all()
         assert (given <= 10).all()
-    assert share_budget(worth, most, 4, least=1)[1].tolist() == [2, 1, 1]
+    assert share_budget(weights, most, 4, least=1)[1].tolist() == [2, 1, 1]
 
 
 def test_information_is_the_spread_of_a_unit():

@@ -98,10 +98,10 @@ def test_holov_gives_crops_their_share_and_takes_the_important_of_each(seed):
 
 
 def test_budgets_are_exact_and_never_more_than_there_is():
-    worth = torch.tensor([[8.0, 1.0, 1.0], [1.0, 1.0, 1.0], [0.0, 0.0, 0.0]])
+    weights = torch.tensor([[8.0, 1.0, 1.0], [1.0, 1.0, 1.0], [0.0, 0.0, 0.0]])
     count = torch.tensor([3, 3, 4])
     for k in range(11):
-        given = share_budget(worth, count, k)
+        given = share_budget(weights, count, k)
         assert given.sum(1).tolist() == [k] * 3
         assert (given <= count).all()
-    assert share_budget(worth, count, 5)[0].tolist() == [3, 1, 1]
+    assert share_budget(weights, count, 5)[0].tolist() == [3, 1, 1]

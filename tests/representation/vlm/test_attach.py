@@ -263,7 +263,7 @@ def test_pixels_and_encoded_images_together_are_refused_as_in_stock():
 )
 @pytest.mark.parametrize("name", ["llava", "qwen2_vl"])
 def test_embeddings_in_place_of_ids_work(name, settings):
-    """Placeholders are told from their embedding, so that sizes, positions and layers are what they are with ids."""
+    """Placeholders are recognised by their embedding, so sizes, positions and layers are as with ids."""
     model, processor = pruned(name, **settings)
     inputs = dict(processor(**prompts(name, ROWS)))
     expected = model(**inputs).logits

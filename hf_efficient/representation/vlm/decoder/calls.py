@@ -91,7 +91,7 @@ def log_mass_under_way() -> Tensor | None:
 class Latest:
     """What was kept latest: of this thread's calls, or of all where this thread has made none.
 
-    Told when a call has ended well; a call that raises changes nothing.
+    Called when a call has ended well; a call that raises changes nothing.
     """
 
     def __init__(self) -> None:

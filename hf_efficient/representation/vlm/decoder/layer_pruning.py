@@ -36,8 +36,8 @@ class Drops:
         self.visual = visual
         self.last: Tensor | None = None
         if visual is not None:
-            places = torch.arange(visual.shape[1], device=visual.device)
-            last = places if mask is None else places.masked_fill(mask == 0, -1)
+            indices = torch.arange(visual.shape[1], device=visual.device)
+            last = indices if mask is None else indices.masked_fill(mask == 0, -1)
             self.last = last.expand(visual.shape).amax(1)
         self.kept: dict[int, tuple[Tensor, Tensor]] = {}
         self.scores: Tensor | None = None
@@ -59,8 +59,8 @@ class Drops:
         asked = query.gather(2, at[:, None, :, None].expand(-1, query.shape[1], -1, query.shape[3]))
         keys = key.repeat_interleave(query.shape[1] // key.shape[1], dim=1)[:, :, : query.shape[2]]
         logits = (asked.float() * keys.float()).sum(-1) * (scaling or query.shape[-1] ** -0.5)
-        places = torch.arange(logits.shape[-1], device=logits.device)
-        logits = logits.masked_fill((places > at).unsqueeze(1), -torch.inf)
+        indices = torch.arange(logits.shape[-1], device=logits.device)
+        logits = logits.masked_fill((indices > at).unsqueeze(1), -torch.inf)
         if mask is not None:
             row = mask.expand(len(query), -1, -1, -1).gather(2, at[:, None, :, None].expand(-1, 1, -1, mask.shape[3]))
             row = row[:, 0, :, : logits.shape[-1]]
@@ -211,7 +211,7 @@ class LayerPruning:
         return (hidden, *rest), kwargs
 
     def _after(self, layer: Any, args: Any, kwargs: dict[str, Any], output: Any) -> Any:
-        """Put the last layer's output back to its places; where tokens were dropped there are zeros."""
+        """Put the last layer's output back to its columns; where tokens were dropped there are zeros."""
         drops = drops_of(kwargs)
         hidden = output[0] if isinstance(output, tuple) else output
         if drops is None or drops.visual is None or not drops.kept:

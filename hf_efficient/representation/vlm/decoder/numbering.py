@@ -20,7 +20,7 @@ Kept = dict[str, list[KeptUnit]]
 def visible_ids(base: Any, arguments: dict[str, Any]) -> Tensor:
     """The ids (B, L) of a forward call; of one with embeddings in their place those of its placeholders, others are -1.
 
-    Placeholders are told from their embedding, as in the stock models.
+    Placeholders are recognised by their embedding, as in the stock models.
     """
     ids: Tensor | None = arguments.get("input_ids")
     if ids is not None:
@@ -50,11 +50,11 @@ def mrope_positions(base: Any, ids: Tensor, arguments: dict[str, Any], kept: Kep
 def going_on(ids: Tensor, mask: Any, past: int, shift: Tensor) -> Tensor:
     """Positions (B, L) of ids behind `past` tokens in the cache, `shift` (B, 1) ahead of their number."""
     if isinstance(mask, Tensor) and mask.dim() == 2 and mask.shape[1] == past + ids.shape[1]:
-        places = (mask.long().cumsum(-1) - 1).masked_fill(mask == 0, 0)[:, past:]
+        positions = (mask.long().cumsum(-1) - 1).masked_fill(mask == 0, 0)[:, past:]
     else:
-        places = torch.arange(past, past + ids.shape[1], device=ids.device)[None]
+        positions = torch.arange(past, past + ids.shape[1], device=ids.device)[None]
     rows = ids.shape[0] // len(shift)
-    return places + shift.repeat_interleave(rows, dim=0).to(ids.device)
+    return positions + shift.repeat_interleave(rows, dim=0).to(ids.device)
 
 
 def number(base: Any, arguments: dict[str, Any], kept: Kept, past: int, call: Call) -> None:

@@ -170,10 +170,10 @@ def log_masses(prompt: Prompt, kept: dict[str, list[KeptUnit]], past: int, befor
     log_mass = torch.zeros(prompt.ids.shape, device=prompt.ids.device)
     for modality, units in kept.items():
         masses = torch.cat([unit.mass for unit in units if unit.mass is not None])
-        places = prompt.places(modality)
-        if len(places) != len(masses):
+        indices = prompt.placeholder_indices(modality)
+        if len(indices) != len(masses):
             return before if past else None  # the stock model will say so
-        log_mass.view(-1)[places] = masses.log().to(log_mass.device)
+        log_mass.view(-1)[indices] = masses.log().to(log_mass.device)
     if not past:
         return log_mass
     before = log_mass.new_zeros(len(log_mass), past) if before is None else before

@@ -107,7 +107,7 @@ class VitWatch(Watch):
 
     @torch.no_grad()
     def result(self) -> Tensor:
-        """(images, tokens) float32; tokens the encoder was told to ignore get 0."""
+        """(images, tokens) float32; tokens that the encoder masks get 0."""
         q, k = (split_heads(self.seen[name], self.module) for name in "qk")
         scale = attribute(self.module, "scale", "scaling")
         if self.source == "cls":

@@ -57,7 +57,7 @@ def missing_library(error: BaseException) -> str | None:
     while current is not None and id(current) not in seen:
         seen.add(id(current))
         root = (getattr(current, "name", None) or "").partition(".")[0]
-        if isinstance(current, ImportError) and root in LIBRARIES:
+        if isinstance(current, ModuleNotFoundError) and root in LIBRARIES:  # not: of another release
             return root
         current = current.__cause__ or current.__context__
     return _named_in(str(error)) if isinstance(error, ImportError) else None

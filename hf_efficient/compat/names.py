@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import inspect
+from contextlib import suppress
 from functools import reduce
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec, module_from_spec
+from types import ModuleType
 from typing import Any
 
 #: Library -> the release in which its names were read. A module of this folder for each.
@@ -30,13 +33,24 @@ def look_up(where: str) -> Any:
     return reduce(getattr, name.split("."), import_module(module))
 
 
+def tables(library: str) -> ModuleType:
+    """The module of a library with its tables, which stand before its imports: what these import may be gone."""
+    spec = find_spec(f"hf_efficient.compat.{library}")
+    assert spec is not None
+    assert spec.loader is not None
+    module = module_from_spec(spec)
+    with suppress(ImportError, AttributeError):
+        spec.loader.exec_module(module)
+    return module
+
+
 def changes(library: str) -> list[str]:
     """What is absent from the installed release of a library, or has other parameters; [] where it is not installed."""
     try:
         installed = version(library)
     except PackageNotFoundError:
         return []
-    table = import_module(f"hf_efficient.compat.{library}")
+    table = tables(library)
     parameters = {**getattr(table, "CALLED", {}), **getattr(table, "OVERRIDDEN", {})}
     found = changed(tuple(getattr(table, "READ", ())), parameters, getattr(table, "IN_SOURCE", {}))
     return [f"{library} {installed} (read in {READ_IN[library]}): {line}" for line in found]
@@ -69,14 +83,24 @@ def changed(
     return lines
 
 
-def count() -> int:
-    """How many names of the installed libraries are listed."""
-    total = 0
-    for library in READ_IN:
+def report() -> tuple[str, bool]:
+    """A line for each library of its releases, then what has changed in it; and whether nothing has, in any."""
+    lines, all_found = [], True
+    for library, read_in in READ_IN.items():
         try:
-            version(library)
+            installed = version(library)
         except PackageNotFoundError:
+            lines.append(f"{library}: not installed (read in {read_in})")
             continue
-        table = import_module(f"hf_efficient.compat.{library}")
-        total += sum(len(getattr(table, kind, ())) for kind in ("READ", "CALLED", "OVERRIDDEN", "IN_SOURCE"))
-    return total
+        listed, changed_names = count(library), changes(library)
+        all_found &= not changed_names
+        result = f"{len(changed_names)} of {listed} names changed" if changed_names else f"all {listed} names found"
+        lines.append(f"{library} {installed} (read in {read_in}): {result}")
+        lines += [f"  {line.partition('): ')[2]}" for line in changed_names]
+    return "\n".join(lines), all_found
+
+
+def count(library: str) -> int:
+    """How many names of a library are listed."""
+    table = tables(library)
+    return len({where for kind in ("READ", "CALLED", "OVERRIDDEN", "IN_SOURCE") for where in getattr(table, kind, ())})

@@ -8,33 +8,9 @@ from torch import nn
 
 from hf_efficient.extras import extra
 
-with extra("sparsity"):
-    from peft.tuners.tuners_utils import (
-        _ExcludedModule,
-        _maybe_include_all_linear_layers,
-        check_adapters_to_merge,
-        check_target_module_exists,
-    )
-    from peft.utils import PeftType, resolve_quantization_backend
-
-if TYPE_CHECKING:
-    from peft import PeftConfig
-
-__all__ = [
-    "CALLED",
-    "OVERRIDDEN",
-    "READ",
-    "add_all_linear",
-    "add_peft_method",
-    "check_adapters_to_merge",
-    "is_target",
-    "peft_type",
-    "remove_peft_method",
-    "resolve_quantization_backend",
-]
-
+# The tables stand before the imports: they are read even where one of these names is gone.
 TUNERS = "peft.tuners.tuners_utils"
-#: "module:name" -> parameters, of what BiDST's tuner overrides.
+#: "module:name" -> parameters, of what is overridden: by BiDST's tuner, but for the last.
 OVERRIDDEN = {
     f"{TUNERS}:BaseTuner._check_new_adapter_config": ("self", "config"),
     f"{TUNERS}:BaseTuner._add_modules_to_save_to_tie": ("self", "peft_config", "tied_weight_keys"),
@@ -47,6 +23,12 @@ OVERRIDDEN = {
     ),
     f"{TUNERS}:BaseTuner._remap_adapter_state_dict_for_load": ("model", "config", "adapter_name", "state_dict"),
     "peft:PeftConfig.from_json_file": ("path_json_file", "kwargs"),
+    "peft:PeftConfig.from_pretrained": ("pretrained_model_name_or_path", "subfolder", "kwargs"),
+    # wrapped where a token pruner is below the adapter
+    "peft:PeftModel.save_pretrained": (
+        "self", "save_directory", "safe_serialization", "selected_adapters", "save_embedding_layers",
+        "is_main_process", "path_initial_model_for_weight_conversion", "kwargs",
+    ),
 }  # fmt: skip
 #: "module:name" -> parameters, of what it calls.
 CALLED = {
@@ -71,8 +53,38 @@ READ = (
     "peft.utils:PeftType._member_map_",
     "peft.utils:PeftType._value2member_map_",
     "peft.utils:PeftType._member_names_",
+    "peft:PeftMixedModel",
+    "peft.tuners.tuners_utils:BaseTuner",
+    "peft.tuners.tuners_utils:BaseTunerLayer",
+    "peft.utils:CONFIG_NAME",
+    "peft.utils:ModulesToSaveWrapper",
     "peft.utils:TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING",
 )
+
+with extra("sparsity"):
+    from peft.tuners.tuners_utils import (
+        _ExcludedModule,
+        _maybe_include_all_linear_layers,
+        check_adapters_to_merge,
+        check_target_module_exists,
+    )
+    from peft.utils import PeftType, resolve_quantization_backend
+
+if TYPE_CHECKING:
+    from peft import PeftConfig
+
+__all__ = [
+    "CALLED",
+    "OVERRIDDEN",
+    "READ",
+    "add_all_linear",
+    "add_peft_method",
+    "check_adapters_to_merge",
+    "is_target",
+    "peft_type",
+    "remove_peft_method",
+    "resolve_quantization_backend",
+]
 
 
 def peft_type(name: str) -> PeftType:

@@ -6,25 +6,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm as AnyBatchNorm
-from torch.nn.modules.conv import _ConvNd as AnyConv
 
-__all__ = [
-    "AnyBatchNorm",
-    "AnyConv",
-    "change_count",
-    "compiled_module",
-    "foreach_add_",
-    "foreach_copy_",
-    "foreach_div_",
-    "foreach_neg_",
-    "foreach_norm",
-    "is_replica",
-    "replicates",
-    "steps_inside_backward",
-    "storage_id",
-]
-
+# The tables stand before the imports: they are read even where one of these names is gone.
 #: "module:name" -> parameters, of what is overridden.
 OVERRIDDEN = {
     "torch.nn:Module._load_from_state_dict": (
@@ -53,6 +36,25 @@ IN_SOURCE = {
     "torch._dynamo.eval_frame:OptimizedModule": ("_orig_mod",),
     "torch.nn:Module._replicate_for_data_parallel": ("_is_replica",),
 }
+
+from torch.nn.modules.batchnorm import _BatchNorm as AnyBatchNorm  # noqa: E402
+from torch.nn.modules.conv import _ConvNd as AnyConv  # noqa: E402
+
+__all__ = [
+    "AnyBatchNorm",
+    "AnyConv",
+    "change_count",
+    "compiled_module",
+    "foreach_add_",
+    "foreach_copy_",
+    "foreach_div_",
+    "foreach_neg_",
+    "foreach_norm",
+    "is_replica",
+    "replicates",
+    "steps_inside_backward",
+    "storage_id",
+]
 
 
 def compiled_module(model: Any) -> Any:

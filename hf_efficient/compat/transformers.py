@@ -14,6 +14,11 @@ OVERRIDDEN = {
     "transformers:Trainer.training_step": ("self", "model", "inputs", "num_items_in_batch"),
     "transformers:Trainer.call_model_init": ("self", "trial"),
     "transformers:Trainer.log": ("self", "logs", "start_time"),
+    "transformers:Trainer.train": ("self", "resume_from_checkpoint", "trial", "ignore_keys_for_eval"),
+    "transformers:Trainer.create_model_card": (
+        "self", "language", "license", "tags", "model_name", "finetuned_from", "tasks", "dataset_tags", "dataset",
+        "dataset_args",
+    ),
     "transformers:Trainer._save_checkpoint": ("self", "model", "trial"),
     "transformers:Trainer._save_optimizer_and_scheduler": ("self", "output_dir"),
     "transformers:Trainer._load_optimizer_and_scheduler": ("self", "checkpoint"),
@@ -44,6 +49,9 @@ CALLED = {
     "transformers:GenerationMixin._prepare_multimodal_encoder_kwargs_for_generation": ("self", "model_kwargs"),
     "transformers:PreTrainedModel._from_config": ("config", "kwargs"),
     "transformers:Adafactor._get_lr": ("param_group", "param_state"),
+    "transformers.utils:find_adapter_config_file": (
+        "model_id", "cache_dir", "force_download", "proxies", "token", "revision", "local_files_only", "subfolder",
+    ),
     "transformers.vision_utils:get_vision_window_index": (
         "grid_thw", "spatial_merge_size", "window_size", "patch_size", "kwargs",
     ),
@@ -61,12 +69,13 @@ READ = (
     "transformers.masking_utils:sdpa_mask",
     "transformers.modeling_utils:ALL_ATTENTION_FUNCTIONS",
     "transformers.modeling_outputs:ImageSuperResolutionOutput",
-    "transformers.pytorch_utils:Conv1D",
     "transformers.trainer:DEFAULT_CALLBACKS",
     "transformers:AutoModel._model_mapping",
     "transformers.models.auto.configuration_auto:CONFIG_MAPPING._extra_content",
     "transformers.models.auto.modeling_auto:MODEL_MAPPING._extra_content",
-    "transformers.utils:find_adapter_config_file",
+    "transformers.pytorch_utils:Conv1D",
+    "transformers:GenerationMixin.generate",  # overridden, and given all arguments; so is the next
+    "transformers:GenerationMixin.prepare_inputs_for_generation",
 )
 #: "module:name" -> words in its source, where a name exists on instances alone.
 IN_SOURCE = {
@@ -107,6 +116,55 @@ def attention_function(name: str, module: Any) -> Callable[..., Any] | None:
         return registered
     files = (sys.modules.get(cls.__module__) for cls in type(module).__mro__)
     return next((f for file in files if (f := getattr(file, "eager_attention_forward", None))), None)
+
+
+def stock_mask(name: str) -> Callable[..., Any]:
+    """What makes the attention mask of "sdpa" or "eager": `masking_utils.sdpa_mask`, `eager_mask`."""
+    from transformers import masking_utils
+
+    mask: Callable[..., Any] = getattr(masking_utils, f"{name}_mask")
+    return mask
+
+
+def window_order(grid_thw: Any, encoder: Any) -> Any:
+    """The order, (merged patches,), in which Qwen2.5-VL's encoder has its merged patches, window by window.
+
+    Args:
+        grid_thw: (images, 3): frames, rows and columns of patches of each image.
+        encoder: the stock encoder, which knows its window.
+    """
+    from transformers.vision_utils import get_vision_window_index
+
+    return get_vision_window_index(
+        grid_thw,
+        spatial_merge_size=encoder.spatial_merge_size,
+        window_size=encoder.window_size,
+        patch_size=encoder.patch_size,
+    )[0]
+
+
+def anyres_tiles(size: Any, config: Any) -> int:
+    """How many tiles LLaVA-NeXT makes of an image, the overview counted.
+
+    Args:
+        size: height and width of the image in pixels.
+        config: of the model.
+    """
+    from transformers.models.llava_next.modeling_llava_next import image_size_to_num_patches
+
+    return int(image_size_to_num_patches(size, config.image_grid_pinpoints, config.vision_config.image_size))
+
+
+def has_adapter(folder_or_id: str, **hub: Any) -> bool:
+    """Whether a folder or repository holds an adapter of PEFT.
+
+    Args:
+        folder_or_id: local, or on the Hub.
+        hub: `revision`, `token`, `cache_dir` and their like.
+    """
+    from transformers.utils import find_adapter_config_file
+
+    return find_adapter_config_file(folder_or_id, **hub) is not None
 
 
 def from_config(cls: Any) -> Any:

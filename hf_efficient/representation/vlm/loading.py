@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from typing import Any
 
+from hf_efficient.compat.transformers import has_adapter
 from hf_efficient.extras import extra
 from hf_efficient.files import is_local
 from hf_efficient.representation.config import TokenPrunerConfig
@@ -39,13 +40,12 @@ def load_token_pruned(
         ValueError: as `attach_token_pruner`, or an adapter that does not say what it was made for.
     """
     from transformers import AutoModelForImageTextToText, AutoProcessor
-    from transformers.utils import find_adapter_config_file
 
     is_local(folder_or_id)  # raises if it is neither here nor on the Hub
     hub = {k: v for k, v in kwargs.items() if k in HUB_ARGUMENTS and v is not None}
     if config is not None:  # checked before the weights are read; `revision` and `subfolder` are those of the model
         config = TokenPrunerConfig.of(config, **{k: hub[k] for k in ACCESS_ARGUMENTS if k in hub})
-    if find_adapter_config_file(os.fspath(folder_or_id), **hub) is not None:
+    if has_adapter(os.fspath(folder_or_id), **hub):
         return _load_adapter(folder_or_id, config, hub, {k: v for k, v in kwargs.items() if k not in HUB_ARGUMENTS})
     if config is None:
         config = TokenPrunerConfig.from_pretrained(folder_or_id, **hub)  # first: it fails before the weights are read

@@ -17,9 +17,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 from transformers import AttentionInterface, AttentionMaskInterface
-from transformers.masking_utils import eager_mask, sdpa_mask
 
-from hf_efficient.compat.transformers import attention_function, attention_name, set_attention_name
+from hf_efficient.compat.transformers import attention_function, attention_name, set_attention_name, stock_mask
 from hf_efficient.representation.vlm.kept import KeptUnit
 from hf_efficient.representation.vlm.prompt import Prompt
 
@@ -27,7 +26,7 @@ from .calls import log_mass_under_way
 from .layer_pruning import drops_of
 
 PREFIX = "token_pruner_"
-STOCK_MASKS: dict[str, Callable[..., Any]] = {"sdpa": sdpa_mask, "eager": eager_mask}
+STOCK_MASKS: dict[str, Callable[..., Any]] = {name: stock_mask(name) for name in ("sdpa", "eager")}
 
 
 def proportional_attention_mask(
@@ -38,7 +37,7 @@ def proportional_attention_mask(
     arguments = {"batch_size": batch_size, "kv_length": kv_length, "kv_offset": kv_offset, **kwargs}
     if log_mass is None:
         return stock(**arguments)
-    return add_log_mass(eager_mask(**arguments), log_mass, kv_offset)
+    return add_log_mass(STOCK_MASKS["eager"](**arguments), log_mass, kv_offset)
 
 
 def add_log_mass(mask: Tensor, log_mass: Tensor, kv_offset: Any = 0) -> Tensor:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from transformers.models.llava_next.modeling_llava_next import image_size_to_num_patches
+
+from hf_efficient.compat.transformers import anyres_tiles
 
 from . import towers
 from .family import Family, Unit, VisualInputs
@@ -29,9 +30,7 @@ class LlavaNext(Family):
 
     def tiles(self, images: VisualInputs) -> list[int]:
         """Tiles of every image, the overview counted."""
-        config = images.base.config
-        size = config.vision_config.image_size
-        return [image_size_to_num_patches(s, config.image_grid_pinpoints, size) for s in image_sizes(images)]
+        return [anyres_tiles(size, images.base.config) for size in image_sizes(images)]
 
     def pack(self, images: VisualInputs, maps: list[Tensor], newline: float) -> list[Tensor]:
         """Maps (tiles, n) of every image as the model packs features: (N,) each, with `newline` for line breaks."""

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from torch import Tensor
-from transformers.vision_utils import get_vision_window_index
+
+from hf_efficient.compat.transformers import window_order
 
 from .family import VisualInputs
 from .qwen2_vl import Qwen2VL
@@ -20,13 +21,7 @@ class Qwen25VL(Qwen2VL):
         return int(max(base.visual.fullatt_block_indexes))
 
     def raster_order(self, images: VisualInputs, merged: Tensor) -> Any:
-        visual = images.base.visual
-        order, _ = get_vision_window_index(
-            images.arguments[f"{images.modality}_grid_thw"],
-            spatial_merge_size=visual.spatial_merge_size,
-            window_size=visual.window_size,
-            patch_size=visual.patch_size,
-        )
+        order = window_order(images.arguments[f"{images.modality}_grid_thw"], images.base.visual)
         return order.argsort().to(merged.device)
 
 

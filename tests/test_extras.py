@@ -117,5 +117,5 @@ def test_other_errors_stay_what_they_are(error: ImportError) -> None:
 def test_a_release_without_a_name_is_not_told_as_missing() -> None:
     """Its own error says which name: "pip install" would help nobody."""
     with pytest.raises(ImportError, match="cannot import name 'no_such_name'") as told, extra("sparsity"):
-        from peft import no_such_name  # noqa: F401
+        from peft import no_such_name  # type: ignore[attr-defined]  # noqa: F401
     assert not isinstance(told.value, MissingExtra)

@@ -1,4 +1,4 @@
-"""A sparse adapter whose places are learned: `python -m examples.sparse_adapter`.
+"""A sparse adapter whose indices are learned: `python -m examples.sparse_adapter`.
 
 MiniLM-L6 learns the sentiment of film reviews with 0.5 % of its weights: BiDST's delta through PEFT and the plain
 Trainer. Then the adapter is saved, loaded by PEFT, and merged. About three minutes on one core.

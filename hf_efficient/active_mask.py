@@ -9,7 +9,7 @@ _ATTRIBUTE = "active_mask"
 
 
 def set_active_mask(parameter: Tensor, mask: Tensor | None) -> None:
-    """Declare which entries of a parameter are active; None takes the declaration back (all are).
+    """Declare which entries of a parameter are active; None withdraws the declaration (all are active).
 
     The mask is kept on the parameter and not copied. Its owner may change it in place; every reader sees the change.
 

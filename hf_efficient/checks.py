@@ -19,7 +19,7 @@ def check_whole(name: str, value: object, least: int, most: int | None = None) -
 
 
 def check_bool(name: str, value: object, left_open: str = "") -> None:
-    """Raise ValueError unless the value is True or False, or None where `left_open` says what that means."""
+    """Raise ValueError unless the value is True or False, or None, where `left_open` says what None means."""
     if isinstance(value, bool) or (value is None and left_open):
         return
     expected = f"True, False or None ({left_open})" if left_open else "True or False"

@@ -236,7 +236,7 @@ def read_tensors(
                 said = "absent" if found is None else f"{found.dtype} {shown(found.shape)}"
                 needed = "no such tensor" if wanted is None else f"{' or '.join(dtypes)} {tuple(wanted)}"
                 raise ValueError(
-                    f"{path} is damaged or of another model: {name[:200]!r} is {said}, expected {needed}. {AGAIN}"
+                    f"{path} is damaged or from another model: {name[:200]!r} is {said}, expected {needed}. {AGAIN}"
                 )
         return {name: file.get_tensor(name) for name in stored}
 
@@ -268,6 +268,6 @@ def read_array(path: str | os.PathLike[str], dtype: str, shape: Sequence[int | N
         wanted_shape = ", ".join("any" if n is None else str(n) for n in shape)
         raise ValueError(
             f"{path} is damaged or belongs to other work: it holds {array.dtype} {array.shape}, expected {dtype} "
-            f"({wanted_shape}). Delete it, and it is made again."
+            f"({wanted_shape}). Delete it: it is made again."
         )
     return array

@@ -1,4 +1,4 @@
-"""Models inside of others: adapters of PEFT, data parallelism, torch.compile. A pruner goes to the innermost."""
+"""Models inside others: adapters of PEFT, data parallelism, torch.compile. A pruner goes to the innermost."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def check_bare(base: nn.Module) -> None:
     """
     if unwrapped(base) is not base:
         raise ValueError(
-            f"The model's base is inside of a {type(base).__name__}: attach the token pruner before it is wrapped."
+            f"The model's base is inside a {type(base).__name__}: attach the token pruner before it is wrapped."
         )
 
 

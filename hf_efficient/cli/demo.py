@@ -218,8 +218,8 @@ def _paste(panels: Sequence[tuple[Image.Image, str]], title: str, answers: Seque
         page.paste(image, (x, text_height + gap // 2))
         y = text_height + height + gap
         pen.text((x, y), caption, (90, 90, 90), font)
-        colour = (20, 120, 50) if exact_match([answer], [right])[0] else (180, 30, 30)
-        pen.text((x, y + text_height - 4), _shortened(answer or "(nothing)", width, font), colour, font)
+        color = (20, 120, 50) if exact_match([answer], [right])[0] else (180, 30, 30)
+        pen.text((x, y + text_height - 4), _shortened(answer or "(nothing)", width, font), color, font)
     return page
 
 

@@ -1,6 +1,6 @@
 """What makes others' loaders know our classes, done when those libraries are imported, before or after us.
 
-`import hf_efficient` imports neither torch nor PEFT nor transformers. But whoever has imported it may ask any of them
+`import hf_efficient` imports neither torch nor PEFT nor transformers. But the program may ask any of them
 for one of our models by what its files say (`AutoPeftModelForCausalLM.from_pretrained`, `AutoModel.from_pretrained`),
 and then it must be known there. So the import of a library is followed by that of ours which registers at it.
 
@@ -85,7 +85,7 @@ class _Followed(Loader):
 
 
 def follow() -> None:
-    """Register at the libraries that are there already, and at the others when they come."""
+    """Register with the libraries that are imported already, and with the others when they are imported."""
     if not any(isinstance(finder, _Follower) for finder in sys.meta_path):
         sys.meta_path.insert(0, _Follower())
     for module in _registered():  # again after `unfollow`

@@ -59,7 +59,7 @@ OPTIMIZATION = Kind(
             needs=("losses",),
             only=(
                 Only("delta", lambda c: not c.guided,
-                     "guided=False: guided directions are asked at the distance of the step"),
+                     "guided=False: guided directions are probed at the distance of the step"),
             ),
             published={"rho": 0.05},
             page="zo_sam.md",

@@ -17,7 +17,7 @@ NEEDS = {
     "losses": "losses on the batch of the step, without a backward pass",
     "momentum": "an optimizer that keeps a momentum",
     "gradient": "gradients of the targeted layers' weights",
-    "scores": "a score of every patch: how hard it is to enlarge",
+    "scores": "a score of every patch: the difficulty of its enlargement",
 }
 
 

@@ -28,7 +28,7 @@ VIDEO = Kind(
         ),
         Method(
             "stdo",
-            "a network for each chunk of like difficulty",
+            "a network for each chunk of similar difficulty",
             "hf_efficient.video.methods.stdo:STDO",
             _STDO,
             reads=(*_LEVELS, "warm_start"),
@@ -39,7 +39,7 @@ VIDEO = Kind(
         Method("single", "one network on all patches", "hf_efficient.video.methods.single:Single"),
         Method(
             "time",
-            "a network for each stretch of time (NAS)",
+            "a network for each time segment (NAS)",
             "hf_efficient.video.methods.time:Time",
             Paper("Neural Adaptive Content-aware Internet Video Delivery", 2018, venue="OSDI"),
             reads=("num_chunks", "warm_start"),

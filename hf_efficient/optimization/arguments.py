@@ -30,16 +30,16 @@ class SAMArguments(PlainSettings):
         rho_schedule: rho_t over steps t = 1, 2, ..., T: "constant", "inverse_sqrt" (rho / sqrt(t); S2-SAM, Remark 1),
             "linear" or "cosine" (down to 0 at T).
         adaptive: measure the distance in units of each weight's size, for any method ("asam" is "sam" with it).
-        perturb_pruned: also perturb entries that are inactive by a sparsity mask, as the published code of S2-SAM does.
+        perturb_pruned: also perturb entries that a sparsity mask makes inactive, as the published code of S2-SAM does.
         num_queries: directions m of "zosam".
-        delta: step of the finite difference of "zosam", per weight. None asks at the distance of the step, `rho`, as
-            guided directions always do; with m = 1 the step then ends at one of the two points asked, which saves a
+        delta: step of the finite difference of "zosam", per weight. None probes at the distance of the step, `rho`, as
+            guided directions always do; with m = 1 the step then ends at one of the two probed points, which saves a
             forward pass.
         probe_fraction: share of each batch that "zosam" takes its losses on; 0.5 makes m = 1 cost a third more than
             plain training.
         probe_dropout: the losses of "zosam" are taken with the dropout masks of the step; False takes them without
-            dropout: cheaper on a CPU, but of a slightly different network. BatchNorm normalises as in training.
-        guided: "zosam" asks along the last gradients instead of random directions.
+            dropout: cheaper on a CPU, but of a slightly different network. BatchNorm normalizes as in training.
+        guided: "zosam" probes along the last gradients instead of random directions.
         direction_seed: of the random directions of "zosam".
         reuse_interval: k of "looksam".
         reuse_weight: alpha of "looksam".
@@ -61,13 +61,13 @@ class SAMArguments(PlainSettings):
     rho_schedule: str = field(default="constant", metadata={"help": f"rho over steps: {', '.join(SCHEDULES)}."})
     adaptive: bool = field(default=False, metadata={"help": "Distance in units of each weight's size (ASAM)."})
     perturb_pruned: bool = field(
-        default=False, metadata={"help": "Also perturb weights that are inactive by a sparsity mask."}
+        default=False, metadata={"help": "Also perturb weights that a sparsity mask makes inactive."}
     )
     num_queries: int = field(default=1, metadata={"help": "Directions of zosam; each costs two forward passes."})
     delta: float | None = field(default=None, metadata={"help": "Step of zosam's finite difference; None is rho."})
     probe_fraction: float = field(default=1.0, metadata={"help": "Share of the batch for zosam's losses, (0, 1]."})
     probe_dropout: bool = field(default=True, metadata={"help": "zosam's losses use the dropout masks of the step."})
-    guided: bool = field(default=False, metadata={"help": "zosam asks along the last gradients."})
+    guided: bool = field(default=False, metadata={"help": "zosam probes along the last gradients."})
     direction_seed: int = field(default=0, metadata={"help": "Seed of zosam's directions."})
     reuse_interval: int = field(default=5, metadata={"help": "k of looksam."})
     reuse_weight: float = field(default=0.7, metadata={"help": "alpha of looksam."})
@@ -107,11 +107,11 @@ class SAMArguments(PlainSettings):
         return self.rho
 
     def for_trainer(self, own: str, fixed: bool, trainer: str) -> SAMArguments:
-        """The arguments with the method decided.
+        """The arguments with the method filled in.
 
         Args:
-            own: the trainer's method, which it has if none is named here.
-            fixed: whether it can have no other.
+            own: the trainer's method, used if none is named here.
+            fixed: whether the trainer allows no other method.
             trainer: its name, for the message.
 
         Raises:

@@ -1,4 +1,4 @@
-"""How flat is the minimum: SAM sharpness, the top Hessian eigenvalue, and the loss along a direction."""
+"""How flat a minimum is: SAM sharpness, the top Hessian eigenvalue, and the loss along a direction."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def sharpness(
 ) -> float:
     """L(w + ρ ∇L(w)/‖∇L(w)‖) - L(w), the first-order SAM sharpness (Foret et al., arXiv 2010.01412, Eq. 1 and 2).
 
-    The gradient and both losses are means over all batches, in evaluation mode. The model is as before afterwards: its
+    The gradient and both losses are means over all batches, in evaluation mode. Afterwards the model is as before: its
     weights to the bit, its gradients, its mode.
 
     Args:
@@ -51,7 +51,7 @@ def top_hessian_eigenvalue(
     model: nn.Module, data: Iterable[Any], *, steps: int = 20, tolerance: float = 1e-3, loss_of: LossOf | None = None,
     seed: int = 0,
 ) -> float:  # fmt: skip
-    """The Hessian eigenvalue of largest size at the present weights, by power iteration with exact products H v.
+    """The Hessian eigenvalue of largest size at the current weights, by power iteration with exact products H v.
 
     Args:
         model: any whose operations can be differentiated twice (attention: `attn_implementation="eager"`).

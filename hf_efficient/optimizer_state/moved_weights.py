@@ -1,6 +1,6 @@
 """Weights that move: what the optimizer remembers of them moves along.
 
-An optimizer whose state is not understood is refused at the start: a moment that is taken for something else makes
+An optimizer whose state is not understood is refused at the start: a moment that is mistaken for something else makes
 steps ten times too long, in silence.
 """
 
@@ -35,7 +35,7 @@ def check(optimizer: Any, parameters: Iterable[Tensor]) -> None:
         if "rank" in group_of(optimizer, parameter):
             raise ValueError(
                 f"{type(optimizer).__name__} projects a parameter of shape {tuple(parameter.shape)} (its group has a "
-                "rank), so that its state belongs to no single weight. Put the active weights (names that end in "
+                "rank), so that its state does not belong to single weights. Put the active weights (names that end in "
                 "'.values') into a group without rank."
             )
         unknown = [name for name in state_names(optimizer, parameter) if name not in roles]

@@ -18,7 +18,7 @@ from hf_efficient.reading import AGAIN, Fields, open_tensors, read_tensors, show
 class TokenGenerator(nn.Module):
     """z <- z + U · decoder(V z, V x): the closed-form tokens z ask all tokens x of their unit.
 
-    V makes `hidden` numbers of normalised tokens; the decoder is the transformer's (the K tokens attend to each other,
+    V makes `hidden` numbers of normalized tokens; the decoder is the transformer's (the K tokens attend to each other,
     then to all N); U starts at zero, so that an untrained generator returns the closed-form tokens bit for bit. One
     generator serves every K. Trained by `examples/train_itg.py`; part of a `TokenPrunerConfig`.
 

@@ -280,7 +280,7 @@ def token_importance(
 
 @torch.no_grad()
 def _report(choice: _Choice, config: TokenPrunerConfig, valid: Tensor | None) -> SelectionReport:
-    """The two normalised meters of the kept tokens."""
+    """The two normalized meters of the kept tokens."""
     with torch.autocast(choice.importance.device.type, enabled=False):
         p, coverage = shares(choice.importance, valid), choice.coverage
         if coverage is None:

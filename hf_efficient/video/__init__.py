@@ -1,6 +1,6 @@
-"""Video as a low-resolution stream and tiny networks that know this very video: STDO and JSTDO (arXiv 2303.08331).
+"""Video as a low-resolution stream and tiny networks overfitted to this one video: STDO and JSTDO (arXiv 2303.08331).
 
-From the bottom up, each importing those before it alone:
+From the bottom up; each imports only those before it:
 
 - `methods`: which patches are learned together: STDO, JSTDO and baselines.
 - `codecs`, `patches`, `routing`: encoders, the grid of patches, and the map of which network enlarges which patch.

@@ -1,4 +1,4 @@
-"""What we know of FFmpeg's video encoders: presets, constant qualities, options. Without torch and PyAV."""
+"""FFmpeg's video encoders: presets, constant qualities, options. Without torch and PyAV."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ class Codec:
 
     Args:
         presets: its speeds.
-        worst: its largest crf; crf runs from 0 (best) to it.
-        visually_lossless: the crf from which one more bit brings nothing that an eye, or the PSNR of networks, notices.
-        slow: the preset for what is sent.
-        fast: the preset for what is played.
+        worst: its largest crf; crf runs from 0 (best) to this value.
+        visually_lossless: the crf at which more bits improve neither what is seen nor the PSNR of networks.
+        slow: the preset for streams that are sent.
+        fast: the preset for decoded videos.
     """
 
     presets: tuple[str, ...]
@@ -40,12 +40,12 @@ LOSSLESS = ("libx264rgb", "rgb24", {"qp": "0", "preset": "veryfast"})
 def check_encoder(
     codec: str, quality: int | None, preset: str | None, names: tuple[str, str] = ("quality", "preset")
 ) -> None:
-    """Refuse a quality or a preset that a codec does not have, before it says so in its own words.
+    """Refuse a quality or a preset that a codec does not have, before FFmpeg fails on it.
 
     Args:
-        codec: FFmpeg's encoder; of one that is not in `CODECS` nothing is known.
+        codec: FFmpeg's encoder; one that is not in `CODECS` is not checked.
         quality: its crf, or None.
-        preset: its preset; None and "" leave it to us.
+        preset: its preset; None and "" mean our default.
         names: what the two settings are called in the message.
 
     Raises:

@@ -9,7 +9,7 @@ from numpy.typing import ArrayLike, DTypeLike
 class GrowingTable:
     """A table that grows at its end, in one piece of memory.
 
-    A list of small arrays would not do: each is made between the large arrays of a frame, lies scattered over the
+    A list of small arrays would not do: each is allocated between the large arrays of a frame, scattered over the
     memory that these leave behind, and so keeps the next frame out of it. Memory then grows by megabytes a frame.
     """
 

@@ -140,7 +140,7 @@ def squared_errors(output: Tensor, target: Tensor, border: int = 0) -> Tensor:
     Args:
         output: (N, 3, H, W) in [0, 1].
         target: the true images, of the same shape.
-        border: pixels to leave out on each side; images too small for that keep their centre.
+        border: pixels to leave out on each side; images too small for that keep their center.
 
     Returns:
         (N,) float32.

@@ -1,4 +1,4 @@
-"""The routing map, which network enlarges which patch, in a few bytes a frame.
+"""The routing map: which network enlarges which patch, in a few bytes per frame.
 
 A frame's map is XORed with the map of the frame before (labels rarely change), cut into bit planes, most significant
 first, each packed eight to a byte, most significant bit first, rows left to right, padded with zeros to whole bytes;
@@ -25,7 +25,7 @@ def planes(num_experts: int) -> int:
 
 
 def pack(labels: np.ndarray, num_experts: int) -> bytes:
-    """Pack a map. With one expert there is nothing to say: the result is empty.
+    """Pack a map. With one expert there is nothing to store: the result is empty.
 
     Args:
         labels: (T, I, J) whole numbers in [0, num_experts).
@@ -47,7 +47,7 @@ def pack(labels: np.ndarray, num_experts: int) -> bytes:
 
 
 def unpack(packed: bytes, rows: int, columns: int, num_experts: int) -> Iterator[np.ndarray]:
-    """The maps of all frames, one at a time: memory does not depend on what the stream claims to hold.
+    """The maps of all frames, one at a time: memory does not depend on the claims of the stream.
 
     Yields:
         (rows, columns) uint8, one for each frame; without end for one expert.
@@ -75,7 +75,7 @@ def unpack(packed: bytes, rows: int, columns: int, num_experts: int) -> Iterator
         if not block and inflate.eof:
             return
         if len(block) < depth * plane_bytes:
-            raise RoutingError("The routing map ends in the middle of a frame: it is damaged or of another grid.")
+            raise RoutingError("The routing map ends in the middle of a frame: it is damaged or from another grid.")
         bits = np.unpackbits(np.frombuffer(block, np.uint8).reshape(depth, plane_bytes), axis=1, count=rows * columns)
         change = np.zeros_like(previous)
         for plane in bits:

@@ -32,12 +32,12 @@ class FitSettings(PlainSettings):
 
     Args:
         scale: 2, 3 or 4.
-        method: "jstdo": one network on the data-aware sample; "stdo": a network for each chunk of like difficulty;
-            "single": one network on all patches; "time": a network for each stretch of time (NAS).
+        method: "jstdo": one network on the data-aware sample; "stdo": a network for each chunk of similar difficulty;
+            "single": one network on all patches; "time": a network for each time segment (NAS).
         num_chunks: k: networks of "stdo" and "time", levels of sampling of "jstdo"; "auto": by the share of the
             error in each chunk and the steps for each network (4 for "jstdo").
         edges: "count": chunks of equally many patches, as published; "error": chunks of equal error.
-        scorer: the general model that scores how hard a patch is: "bicubic" enlargement, or the folder of a bundle or
+        scorer: the general model that scores a patch's difficulty: "bicubic" enlargement, or the folder of a bundle or
             model with one network for this scale, fitted to any video.
         warm_start: where each of several networks starts: "general": from one network that takes half of the steps;
             "previous": from the network of the previous (harder, or earlier) chunk; "none": from its initial weights.

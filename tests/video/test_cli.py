@@ -93,7 +93,7 @@ def test_bad_input_is_one_line(source: Path, tmp_path: Path, capsys: pytest.Capt
     assert "cannot be read as video" in error_of(capsys, "stdo", "encode", tmp_path / "text.mp4", tmp_path / "b")
     assert "no file" in error_of(capsys, "stdo", "encode", tmp_path / "gone.mp4", tmp_path / "b")
     assert "--scale: invalid choice: 7" in error_of(capsys, "stdo", "encode", source, tmp_path / "b", "--scale", "7")
-    assert "no bundle" in error_of(capsys, "stdo", "decode", tmp_path, tmp_path / "out.mp4")
-    assert "no bundle" in error_of(capsys, "stdo", "info", tmp_path)
+    assert "not a bundle" in error_of(capsys, "stdo", "decode", tmp_path, tmp_path / "out.mp4")
+    assert "not a bundle" in error_of(capsys, "stdo", "info", tmp_path)
     assert "invalid" in error_of(capsys, "stdo", "encode", source, tmp_path / "b", "--steps", "many")
     assert sorted(p.name for p in tmp_path.iterdir()) == ["text.mp4"]

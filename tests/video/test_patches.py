@@ -26,9 +26,9 @@ def imresize(image: np.ndarray, scale: int) -> np.ndarray:
         length = x.shape[0] // scale
         result = np.zeros((length, *x.shape[1:]))
         for i in range(length):
-            centre = (i + 0.5) * scale - 0.5
-            taps = np.arange(int(np.floor(centre - 2 * scale)), int(np.ceil(centre + 2 * scale)) + 1)
-            d = np.abs(taps - centre) / scale
+            center = (i + 0.5) * scale - 0.5
+            taps = np.arange(int(np.floor(center - 2 * scale)), int(np.ceil(center + 2 * scale)) + 1)
+            d = np.abs(taps - center) / scale
             near, far = 1.5 * d**3 - 2.5 * d**2 + 1, -0.5 * d**3 + 2.5 * d**2 - 4 * d + 2
             weights = np.where(d <= 1, near, np.where(d < 2, far, 0))
             mirrored = np.where(taps < 0, -taps - 1, np.where(taps >= len(x), 2 * len(x) - taps - 1, taps))
@@ -97,7 +97,7 @@ def test_patch_error_by_hand() -> None:
     torch.testing.assert_close(squared_errors(output, target, 6), expected)
     assert psnr(float(expected[0])) == pytest.approx(48.1308 - 20 + 10 * np.log10(64), abs=1e-3)
     assert psnr(0.0) == float("inf")
-    tiny = squared_errors(torch.ones(1, 3, 5, 4), torch.zeros(1, 3, 5, 4), 6)  # smaller than the border: its centre
+    tiny = squared_errors(torch.ones(1, 3, 5, 4), torch.zeros(1, 3, 5, 4), 6)  # smaller than the border: its center
     torch.testing.assert_close(tiny, torch.ones(1))
 
 

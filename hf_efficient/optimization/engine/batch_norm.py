@@ -1,4 +1,4 @@
-"""Running statistics of BatchNorm, which a perturbed forward pass would falsify."""
+"""Running statistics of BatchNorm, which a perturbed forward pass would distort."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def batch_norms(model: nn.Module) -> list[AnyBatchNorm]:
 
 @contextmanager
 def frozen_statistics(model: nn.Module) -> Iterator[None]:
-    """Forward passes inside the block normalise as in training but leave the running statistics alone."""
+    """Forward passes inside the block normalize as in training but leave the running statistics alone."""
     gathering = [m for m in batch_norms(model) if m.track_running_stats]
     for m in gathering:
         m.track_running_stats = False  # in training mode this is all that the flag does
@@ -33,7 +33,7 @@ def frozen_statistics(model: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def all_statistics_frozen() -> Iterator[None]:
-    """As `frozen_statistics`, for whatever model is called inside the block."""
+    """As `frozen_statistics`, for any model that is called inside the block."""
     frozen: list[AnyBatchNorm] = []
 
     def freeze(module: nn.Module, _: object) -> None:
@@ -66,7 +66,7 @@ def restore_statistics(copied: list[tuple[Tensor, Tensor]]) -> None:
 
 @torch.no_grad()
 def recalibrate_batch_norm(model: nn.Module, batches: Iterable[Any]) -> None:
-    """Gather the running statistics anew, at the present weights.
+    """Compute the running statistics again, at the current weights.
 
     For after training with S2-SAM, before evaluation or saving: its one forward pass runs at perturbed weights.
 

@@ -1,4 +1,4 @@
-"""What a method remembers: kept from optimizers that overwrite gradients, and compared when it is loaded."""
+"""What a method remembers: protected from optimizers that overwrite gradients, and compared when it is loaded."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class MemoryGuard:
         self._copies: list[tuple[dict[Tensor, Tensor], dict[Tensor, Tensor]]] = []
 
     def before_step(self, memory: Memory) -> None:
-        """Copy what is remembered and is the very gradient on a weight."""
+        """Copy what is remembered, where it is the same tensor as the gradient on a weight."""
         shared = [(direction, {p: d for p, d in direction.items() if d is p.grad}) for direction in memory.values()]
         self._versions = [(d, change_count(d)) for _, own in shared for d in own.values()]
         copies = self._probes > 0 or self._overwritten
@@ -58,6 +58,6 @@ def _turned(before: Direction, now: Direction) -> bool:
 
 
 def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
-    """The settings that both sets name and that differ, as words for a warning; empty if there are none."""
+    """The settings that both sets name and that differ, in words, for a warning; empty if there are none."""
     return "; ".join(f"{name}={before[name]!r}, now {now[name]!r}" for name in before if name in now
                      and before[name] != now[name])  # fmt: skip

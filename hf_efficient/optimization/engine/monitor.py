@@ -1,4 +1,4 @@
-"""Whether a method acts: every step is looked at, and a warning says, once, that the weights were not moved.
+"""Whether a method acts: every step is checked, and one warning says if the weights were not moved.
 
 Every variant moves the weights through `Weights`, which notes that it did; every step ends in `StepMonitor.stepped`.
 """
@@ -37,11 +37,11 @@ class StepMonitor:
         return kind in self._warned
 
     def stepped(self, variant: Variant, weights: Weights, norm: float, rho: float) -> None:
-        """Look at a step that was taken.
+        """Check a step that was taken.
 
         Args:
             variant: the method.
-            weights: those it had, which know whether they were moved.
+            weights: the weights of the step, which know whether they were moved.
             norm: of the gradient of the step, finite.
             rho: its distance; with 0 nothing is to be moved.
         """
@@ -51,12 +51,12 @@ class StepMonitor:
         if self._idle < self.PATIENCE:
             return
         if not weights.gradients():
-            why = ("no gradient is on any of its weights. Are they those of the model, do they require gradients, and "
-                   "does backward run between perturb() and step()?")  # fmt: skip
+            why = ("there is no gradient on any of its weights. Are they those of the model, do they require gradients "
+                   "and does backward run between perturb() and step()?")  # fmt: skip
         else:
             why = variant.idle_reason if norm > 0 else "the gradient is zero."
             if weights.scaling is not None:
-                why += " Distances are in sizes of weights (adaptive), and weights of zero have none."
+                why += " Distances are relative to the size of each weight (adaptive), so weights of zero do not move."
         self.warn_once(
-            "idle", f"{self.name} has moved no weight in the last {self._idle} steps, which train plainly: {why}"
+            "idle", f"{self.name} has moved no weight in the last {self._idle} steps, which are plain training: {why}"
         )

@@ -29,7 +29,7 @@ class Weights:
     Args:
         parameters: those with requires_grad are moved; one that several modules share counts once.
         scaling: how distances are measured, as `asam_scaling`; None is ε = ρ d / ‖d‖₂.
-        active_only: move only the entries that are active by a sparsity mask.
+        active_only: move only the entries that a sparsity mask leaves active.
     """
 
     def __init__(self, parameters: Iterable[Tensor], scaling: Scaling | None = None, active_only: bool = True) -> None:
@@ -50,7 +50,7 @@ class Weights:
         return {p: g.to_dense() if g.is_sparse else g for p, g in self.gradients().items()}
 
     def take_gradients(self) -> dict[Tensor, Tensor]:
-        """The gradients, and none left behind: the next backward starts from nothing."""
+        """Return the gradients and clear them: the next backward starts from none."""
         taken = self.gradients()
         for p in taken:
             p.grad = None

@@ -26,7 +26,7 @@ def set_random_state(states: list[Tensor]) -> None:
 
 @contextmanager
 def without_dropout(model: nn.Module) -> Iterator[None]:
-    """Modules behave as in evaluation inside the block, but for BatchNorm, which normalises as it did."""
+    """Modules behave as in evaluation inside the block, but for BatchNorm, which normalizes as before."""
     training = [m for m in model.modules() if m.training and not isinstance(m, AnyBatchNorm)]
     for m in training:
         m.training = False

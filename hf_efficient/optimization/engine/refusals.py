@@ -1,6 +1,6 @@
-"""What sharpness-aware training cannot work with, refused before it does harm: by kind, or by what it does.
+"""What sharpness-aware training cannot work with is refused before it does harm: by type, or by behavior.
 
-Whatever is not recognised here and still leaves the weights where they are is reported by `monitor.py`.
+Whatever is not recognized here and still leaves the weights where they are is reported by `monitor.py`.
 """
 
 from __future__ import annotations
@@ -29,16 +29,16 @@ def refuse_optimizer(optimizer: Any, weights: Weights | None = None) -> None:
         weights: those of the model, some of which it must hold. None: not checked.
 
     Raises:
-        ValueError: it steps inside backward, needs a closure of its own, perturbs by itself, or is of other weights.
+        ValueError: it steps inside backward, needs a closure of its own, perturbs by itself, or has other weights.
     """
     inner = getattr(optimizer, "optimizer", optimizer)
     name = inner.__name__ if isinstance(inner, type) else type(inner).__name__
     if hasattr(inner, "fused_backward"):
         raise ValueError(f"{name}: {STEPS_INSIDE_BACKWARD}")
     if hasattr(inner, "perturb") or hasattr(inner, "first_step"):
-        raise ValueError(f"{name} perturbs by itself; give the optimizer below it, as torch.optim.AdamW.")
+        raise ValueError(f"{name} perturbs the weights itself; give the optimizer below it, such as torch.optim.AdamW.")
     if _needs_closure(inner):
-        raise ValueError(f"{name}.step() runs a closure of its own, several times, at weights that it moves by itself; "
+        raise ValueError(f"{name}.step() runs a closure of its own, several times, at weights that it moves itself; "
                          "take an optimizer whose step() needs none, as torch.optim.SGD or AdamW.")  # fmt: skip
     if weights is None:
         return

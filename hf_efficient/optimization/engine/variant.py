@@ -29,15 +29,15 @@ class Batch(Protocol):
     """The data of one optimizer step (all its micro-batches), as a function of the weights as they are now."""
 
     def gradient(self) -> Direction:
-        """∇L at the present weights, by a forward and a backward pass. Leaves no gradient on the weights."""
+        """∇L at the current weights, by a forward and a backward pass. Leaves no gradient on the weights."""
 
     def loss(self, fraction: float) -> float:
-        """L at the present weights on this share of each micro-batch: no graph, the same dropout in every call."""
+        """L at the current weights on this share of each micro-batch: no graph, the same dropout in every call."""
 
     def at_higher_loss(self, mirror: Callable[[], None], fraction: float) -> AbstractContextManager[None]:
-        """Inside the block the step's gradient is taken where L is higher: at the present weights or at their mirror.
+        """Inside the block the step's gradient is taken where L is higher: at the current weights or at their mirror.
 
-        `mirror` goes from one point to the other. Where the data allows it, the forward pass that asks the first point
+        `mirror` goes from one point to the other. Where the data allows it, the pass that probes the first point
         is that of the step: two or three forward passes in all instead of three.
         """
 
@@ -46,14 +46,14 @@ class Batch(Protocol):
 
 
 class Variant(ABC):
-    """A method of sharpness-aware training. A subclass says where the weights go, and what it needs for that.
+    """A method of sharpness-aware training. A subclass says where the weights move, and what it needs for that.
 
     Attributes:
         memory: what it carries to the next step.
         step: number of the optimizer step, set by the caller.
-        adaptive: whether distances are always ASAM's.
+        adaptive: whether distances are always measured as in ASAM.
         needs_batch: whether the direction comes from the batch of the step.
-        needs_loss: whether it also has to evaluate the loss by itself.
+        needs_loss: whether it also evaluates the loss itself.
         idle_reason: why it may move nothing although there is a gradient, and what to do.
     """
 
@@ -99,7 +99,7 @@ class Variant(ABC):
 
 
 def move_to_higher_loss(batch: Batch, mirror: Callable[[], None], fraction: float) -> None:
-    """Two losses, without graph; then the weights are where the larger one was."""
+    """Evaluate two losses without a graph, and leave the weights where the loss is larger."""
     here = batch.loss(fraction)
     mirror()
     if not batch.loss(fraction) > here:

@@ -1,4 +1,4 @@
-"""The batch of a plain training loop, as a method sees it."""
+"""The batch of a plain training loop, as seen by a method."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class ClosureBatch:
 
     Args:
         weights: those of the optimizer.
-        closure: returns the loss, without backward; None where the method asks for none.
+        closure: returns the loss, without backward; None where the method needs none.
     """
 
     def __init__(self, weights: Weights, closure: Closure | None) -> None:

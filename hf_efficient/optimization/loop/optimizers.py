@@ -9,9 +9,9 @@
 
 `with opt.perturb():` around forward and backward does the same and also brings the weights back after an exception.
 `step()` without `perturb()` since the last step is refused. Where `step(closure)` runs forward and backward, as in
-Lightning, S2SAM and MSAM perturb by themselves; the others need Lightning's manual optimization.
+Lightning, S2SAM and MSAM perturb automatically; the others need Lightning's manual optimization.
 After `opt = accelerator.prepare(opt)` write `opt.train()` instead of `opt.perturb()` (S2SAM, MSAM), or
-`opt.optimizer.perturb(...)`. `Trainer(optimizer_cls_and_kwargs=(S2SAM, {...}))` does it by itself.
+`opt.optimizer.perturb(...)`. `Trainer(optimizer_cls_and_kwargs=(S2SAM, {...}))` does so automatically.
 """
 
 from __future__ import annotations
@@ -37,20 +37,20 @@ class S2SAM(PerturbingOptimizer):
         base_optimizer: class of the optimizer that updates the weights.
         rho: distance of the perturbation over all parameters, or a function of the step (0, 1, ...).
         adaptive: measure it in units of each weight's size.
-        perturb_pruned: also move entries that are inactive by a sparsity mask.
+        perturb_pruned: also move entries that a sparsity mask makes inactive.
         base_kwargs: for the base optimizer (lr, momentum, weight_decay, ...).
 
     Raises:
         TypeError: `base_optimizer` is not a class.
         ValueError: rho is negative or not finite, or the base optimizer cannot be used (it steps inside backward,
-            needs a closure, or perturbs by itself).
+            needs a closure, or perturbs the weights itself).
     """
 
     method = "s2sam"
 
 
 class SAM(PerturbingOptimizer):
-    """SAM: `perturb(closure)` runs the first forward and backward pass by itself.
+    """SAM: `perturb(closure)` runs the first forward and backward pass.
 
     Without a closure it uses the gradients that are on the parameters: `loss.backward(); opt.perturb();
     loss_again.backward(); opt.step()`. Source: Foret et al., 2021, arXiv 2010.01412.
@@ -84,9 +84,9 @@ class ZOSAM(PerturbingOptimizer):
     Args:
         params, base_optimizer, rho: as for `S2SAM`.
         num_queries: directions m.
-        delta: step of the finite difference, per weight; None asks at the distance of the step, as guided directions
+        delta: step of the finite difference, per weight; None probes at the distance of the step, as guided directions
             always do.
-        guided: ask along the last gradients instead of at random.
+        guided: probe along the last gradients instead of at random.
         seed: of the directions.
         kwargs: adaptive, perturb_pruned and what the base optimizer takes, as for `S2SAM`.
 
@@ -113,7 +113,7 @@ class LookSAM(PerturbingOptimizer):
     Args:
         params, base_optimizer, rho: as for `S2SAM`.
         reuse_interval: k.
-        reuse_weight: alpha, length of what is reused, in lengths of the gradient.
+        reuse_weight: alpha, length of the reused part relative to the gradient.
         kwargs: adaptive, perturb_pruned and what the base optimizer takes, as for `S2SAM`.
 
     Raises:
@@ -138,7 +138,7 @@ class MSAM(PerturbingOptimizer):
     Args: as for `S2SAM`.
 
     Raises:
-        ValueError: as `S2SAM`; or the base optimizer has no momentum, or it is not known where.
+        ValueError: as `S2SAM`; or the base optimizer has no momentum, or none that is known.
     """
 
     method = "msam"

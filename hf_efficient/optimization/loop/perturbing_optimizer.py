@@ -27,7 +27,7 @@ RhoSchedule = Callable[[int], float]
 class PerturbingOptimizer(Optimizer):
     """A base optimizer, and a method that says where the weights are while the gradient of a step is taken.
 
-    `param_groups`, `state` and `defaults` are those of the base optimizer, the very objects: learning-rate schedulers
+    `param_groups`, `state` and `defaults` are the base optimizer's own objects: learning-rate schedulers
     see and change the real ones.
     """
 
@@ -81,7 +81,7 @@ class PerturbingOptimizer(Optimizer):
             A context manager that brings the weights back after an exception.
 
         Raises:
-            ValueError: no closure, where one is needed; one that runs backward by itself; or no gradient to follow.
+            ValueError: no closure, where one is needed; one that runs backward itself; or no gradient to follow.
         """
         now = self._step_state
         if now.perturbation is None:
@@ -95,7 +95,7 @@ class PerturbingOptimizer(Optimizer):
             weights = Weights(self._parameters(), scaling, not self.perturb_pruned)
             if closure is None and self.variant.needs_batch and not weights.gradients():
                 raise ValueError(
-                    "perturb(): there is no gradient on the parameters to follow. Run backward first, or pass a "
+                    "perturb(): no parameter has a gradient to follow. Run backward first, or pass a "
                     "function that returns the loss: opt.perturb(lambda: loss_of(model(x), y))."
                 )
             if closure is not None or not self.variant.needs_batch:
@@ -132,7 +132,7 @@ class PerturbingOptimizer(Optimizer):
         if closure is not None and self.variant.needs_batch and now.perturbation is None:
             raise ValueError(f"{name}.step(closure): call opt.perturb(lambda: loss_of(model(x), y)) first, then "
                              "loss.backward(), then step(). In Lightning this needs manual optimization "
-                             f"(self.automatic_optimization = False); {_without_batch()} do without.")  # fmt: skip
+                             f"(self.automatic_optimization = False); {_without_batch()} need no closure.")  # fmt: skip
         result = self._run(closure) if closure is not None else None
         perturbation, now.perturbation = now.perturbation, None
         if perturbation is not None:
@@ -168,7 +168,7 @@ class PerturbingOptimizer(Optimizer):
             now.end(weights)
             if found_inf is None:
                 now.monitor.warn_once(
-                    "dropped", "The gradient is not finite; the step is dropped, as others like it will be."
+                    "dropped", "The gradient is not finite; the step is dropped, and so are later ones like it."
                 )
             return
         rho = self._distance()
@@ -199,7 +199,7 @@ class PerturbingOptimizer(Optimizer):
             "optimization or self.optimizers().perturb()."
         )  # fmt: skip
         raise ValueError(
-            f"{type(self).__name__}: {how} was not called since the last step, so this gradient is that of plain "
+            f"{type(self).__name__}: {how} was not called since the last step, so this gradient is one of plain "
             f"training. Call it before forward and backward. {instead}"
         )
 
@@ -222,7 +222,7 @@ class PerturbingOptimizer(Optimizer):
         super().zero_grad(set_to_none)
 
     def train(self) -> None:
-        """The Trainer and accelerate call this at the start of a step: perturb, unless the batch is needed for it.
+        """The Trainer and accelerate call this at the start of a step: perturb, unless that needs the batch.
 
         Raises:
             ValueError: a Trainer calls it that would generate with perturbed weights.
@@ -260,7 +260,7 @@ class PerturbingOptimizer(Optimizer):
         """
         if self._step_state.perturbation is not None:
             raise ValueError(
-                f"{type(self).__name__} is copied or pickled while the weights are perturbed: call step() or "
+                f"{type(self).__name__} cannot be copied or pickled while the weights are perturbed: call step() or "
                 "restore() first."
             )
         return {name: getattr(self, name) for name in ("base", "rho", "adaptive", "perturb_pruned", "variant")}
@@ -278,10 +278,10 @@ class PerturbingOptimizer(Optimizer):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Continue from what `state_dict` returned (or from a plain base optimizer's).
 
-        Of another method nothing is continued but the base optimizer; a warning says what is dropped.
+        If it is from another method, only the base optimizer continues; a warning says what is dropped.
 
         Raises:
-            ValueError: what the variant remembers is damaged, or of another model; nothing is loaded then.
+            ValueError: what the variant remembers is damaged, or belongs to another model; then nothing is loaded.
         """
         self.restore()
         load_state(self, state_dict)

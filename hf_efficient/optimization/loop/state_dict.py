@@ -35,7 +35,7 @@ def check_state(own: object, parameters: Sequence[Tensor]) -> dict[str, Any]:
                 wanted = f"floats {tuple(parameters[number].shape)}" if known else f"0 to {len(parameters) - 1}"
                 raise ValueError(
                     f"{WHERE}: memory: {shown(name)}: parameter {shown(number)}: {shown(direction)}, expected "
-                    f"{wanted}. It is damaged or of another model. {AGAIN}"
+                    f"{wanted}. It is damaged or belongs to another model. {AGAIN}"
                 )
     if "settings" in fields.values:
         for name, value in fields.fields("settings").values.items():
@@ -64,7 +64,7 @@ def load_state(optimizer: Any, state_dict: dict[str, Any]) -> None:
             memory[name] = {parameters[i]: d.to(parameters[i].device) for i, d in direction.items()}
     if changed := differences(own.get("settings", {}), settings_of(optimizer)):
         dropped = ", ".join(sorted(set(own["memory"]) - set(memory))) or "nothing"
-        warnings.warn(f"The state is of {changed}. Of what it remembered, {dropped} is dropped.", stacklevel=3)
+        warnings.warn(f"The state was saved with {changed}. From its memory, {dropped} is dropped.", stacklevel=3)
 
 
 def settings_of(optimizer: Any) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""The state of a step in a plain loop: whether the weights are perturbed, and were when they had to be."""
+"""The state of a step in a plain loop: whether the weights are perturbed, and were so in time."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from .batch import ClosureBatch
 class StepState:
     """Where one optimizer is in its step.
 
-    An object of its own: Lightning's wrapper reads our attributes, but sets its own.
+    A separate object, since Lightning's wrapper reads our attributes but sets its own.
 
     Args:
         name: of the optimizer.
@@ -119,7 +119,7 @@ class RestoresOnError:
 
 
 class StepAborted(Exception):
-    """Thrown into a method to say that its step will not be finished."""
+    """Raised inside a method when its step will not be finished."""
 
 
 def end_perturbation(perturbation: AbstractContextManager[None], error: Exception | None = None) -> None:

@@ -1,4 +1,4 @@
-"""All micro-batches of one optimizer step of a Trainer, as a function of the weights: what a method sees."""
+"""All micro-batches of one optimizer step of a Trainer, as a function of the weights, for a method to evaluate."""
 
 from __future__ import annotations
 
@@ -106,9 +106,9 @@ class AccumulatedBatch:
 
     @contextmanager
     def at_higher_loss(self, mirror: Callable[[], None], fraction: float) -> Iterator[None]:
-        """See `Batch`. One micro-batch, asked whole and with the masks of the step: its own pass is one of the two.
+        """See `Batch`. A single micro-batch, evaluated whole and with the step's masks, needs one pass less.
 
-        The Trainer's `training_step` then meets a `compute_loss` that asks and chooses before it returns.
+        The Trainer's `training_step` then calls a `compute_loss` that compares both points before it returns.
         """
         sharded = any(isinstance(module, FSDPModule) for module in self.model.modules())
         if len(self.micro_batches) > 1 or fraction < 1 or not self.probe_dropout or sharded:
@@ -177,8 +177,8 @@ class AccumulatedBatch:
         yield
         if len(self.weights.gradients()) != before:
             raise ValueError(
-                "compute_loss runs backward by itself, where only the loss is asked for: return the loss and leave "
-                "backward to training_step, or use a method without probes, as s2sam."
+                "compute_loss runs backward itself, where only the loss is asked for: return the loss and leave "
+                "backward to training_step, or use a method without probes, such as s2sam."
             )
 
     def _reused_buckets(self) -> bool:
@@ -202,7 +202,7 @@ class AccumulatedBatch:
 
 
 def share(inputs: Inputs, fraction: float) -> Inputs:
-    """The first `fraction` of the rows (at least one) of everything in a batch that has one entry per row."""
+    """The first `fraction` of the rows (at least one) of every tensor or list in a batch that has one entry per row."""
     rows = next((len(value) for value in inputs.values() if isinstance(value, Tensor) and value.ndim), 1)
     kept = max(1, round(fraction * rows))
 

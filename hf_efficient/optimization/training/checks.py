@@ -1,4 +1,4 @@
-"""What the Trainer checks: that it can work at all, and in every step that it acts."""
+"""Checks of the Trainer: that it can work with the method, and that every step was perturbed."""
 
 from __future__ import annotations
 

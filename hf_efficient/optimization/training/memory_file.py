@@ -22,12 +22,12 @@ _WITHOUT_EFFECT = ("diagnostics_steps", "upcast")  # on what a step does
 
 
 def path_in(folder: str | Path, model: nn.Module, rank: int) -> Path:
-    """Where it is, in a checkpoint's folder: one file, or one a process where the model is sharded."""
+    """Its path in a checkpoint's folder: one file, or one per process if the model is sharded."""
     return Path(folder) / (f"{NAME}_{rank}.safetensors" if is_sharded(model) else f"{NAME}.safetensors")
 
 
 def is_sharded(model: nn.Module) -> bool:
-    """Whether each process has a part of the weights only."""
+    """Whether each process has only a part of the weights."""
     return any(local(p) is not p for p in model.parameters())
 
 
@@ -76,7 +76,7 @@ def load(path: Path, model: nn.Module, memory: Memory, arguments: SAMArguments) 
     lost = f" What it remembered ({', '.join(sorted(dropped))}) is dropped." if dropped else ""
     lacking = [name for name, direction in memory.items() if not direction]
     return f"{path.parent} was trained with {changed}.{lost}" + (
-        f" There is no {', '.join(lacking)} to go on from: {arguments.method} begins anew." if lacking else ""
+        f" There is no {', '.join(lacking)} to continue from: {arguments.method} starts again." if lacking else ""
     )
 
 
@@ -90,5 +90,5 @@ def _saved_settings(metadata: dict[str, str] | None) -> dict[str, Any]:
     except (ValueError, RecursionError):
         settings = None
     if not isinstance(settings, dict):
-        raise ValueError(f"its {_SETTINGS} are no JSON object. {AGAIN}")
+        raise ValueError(f"its {_SETTINGS} are not a JSON object. {AGAIN}")
     return settings

@@ -37,11 +37,11 @@ _AnyTrainer: Any = Trainer if TYPE_CHECKING else object
 
 
 class SAMTrainerMixin(WholeCheckpoints, _AnyTrainer):
-    """Goes before any Trainer: `class MyTrainer(SAMTrainerMixin, SFTTrainer)`, with `sam_args=SAMArguments(...)`.
+    """A mix-in before any Trainer: `class MyTrainer(SAMTrainerMixin, SFTTrainer)`, with `sam_args=SAMArguments(...)`.
 
     It works in `training_step` alone, which leaves the weights bit for bit as it found them: evaluation, saving,
-    logging, generation, an exception or Ctrl-C never meet perturbed weights. With gradient accumulation the
-    micro-batches of a step are collected and run together at its end, so that all of them stand at one point.
+    logging, generation, an exception or Ctrl-C never find perturbed weights. With gradient accumulation the
+    micro-batches of a step are collected and run together at its end, so that all of them use the same point.
 
     A step whose loss or gradient is not finite is dropped: weights, optimizer state, what the method remembers and
     BatchNorm statistics stay as they were. (With a GradScaler, the scaler drops it and lowers its scale.)
@@ -61,7 +61,7 @@ class SAMTrainerMixin(WholeCheckpoints, _AnyTrainer):
         if Trainer in before:
             others = [c for c in before if issubclass(c, Trainer) and not issubclass(c, SAMTrainerMixin)]
             order = f"class {cls.__name__}(SAMTrainerMixin, {others[0].__name__})"
-            raise TypeError(f"{cls.__name__}: {others[0].__name__} stands before SAMTrainerMixin, which would not act. "
+            raise TypeError(f"{cls.__name__}: {others[0].__name__} comes before SAMTrainerMixin, which would not act. "
                             f"Write {order}.")  # fmt: skip
 
     def __init__(self, *args: Any, sam_args: SAMArguments | None = None, **kwargs: Any) -> None:

@@ -1,4 +1,4 @@
-"""LookSAM (Liu et al., CVPR 2022, arXiv 2203.02714): SAM every k steps; what it changed is reused in between."""
+"""LookSAM (Liu et al., CVPR 2022, arXiv 2203.02714): SAM every k steps, its gradient change reused in between."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 @torch.no_grad()
 def across(g_s: Direction, g: Direction) -> dict[Tensor, Tensor]:
-    """g_v = g_s - (⟨g_s, g⟩ / ⟨g, g⟩) g: the part of SAM's gradient g_s = ∇L(w + ε) across g = ∇L(w) (Algorithm 1)."""
+    """g_v = g_s - (⟨g_s, g⟩ / ⟨g, g⟩) g: SAM's gradient g_s = ∇L(w + ε) orthogonal to g = ∇L(w) (Algorithm 1)."""
     along = dot(g_s, g) / max(dot(g, g), 1e-30)
     return {p: g_s[p] - along * g[p] for p in g_s if p in g}
 

@@ -60,7 +60,7 @@ def check_momentum(optimizer: Any) -> None:
     try:
         kept = any(keeps_momentum(optimizer, group) for group in innermost(optimizer).param_groups)
     except ValueError as error:
-        raise ValueError(f"MSAM follows the momentum, which it does not find in this optimizer. {error}") from error
+        raise ValueError(f"MSAM follows the momentum, which was not found in this optimizer. {error}") from error
     if not kept:
         raise ValueError(
             f"MSAM follows the momentum, and {type(innermost(optimizer)).__name__} has none as it is set; use SGD with "

@@ -1,6 +1,6 @@
 """ZO-SAM (CVPR 2026, arXiv 2603.13115): the ascent direction is estimated from losses alone, without a backward pass.
 
-And a guided form of it, our own: the same number of losses, asked where the last gradients point.
+It also has a guided form, our own: the same number of losses, evaluated along the last gradients.
 """
 
 from __future__ import annotations
@@ -56,22 +56,22 @@ def directional_derivative(
 class ZOSAMVariant(Variant):
     """2m forward passes without graph, then one forward and one backward pass at w + ε.
 
-    Directions live on active entries only and come from a generator of their own, seeded by (seed, step, i): the same
+    Directions have active entries only and come from a generator of their own, seeded by (seed, step, i): the same
     on every process, and never stored.
 
-    With m = 1 the step can only go to w + ρ z/‖z‖ or to w - ρ z/‖z‖. If δ is left open these two points are asked, and
-    the pass that asks one of them can be the step's own (`Batch.at_higher_loss`).
+    With m = 1 the step can only go to w + ρ z/‖z‖ or to w - ρ z/‖z‖. If δ is None these two points are probed, and
+    the pass that probes one of them can be the step's own (`Batch.at_higher_loss`).
 
     Args:
         num_queries: m.
-        delta: δ; None asks at the distance of the step, δ_i = ρ/‖z_i‖.
+        delta: δ; None probes at the distance of the step, δ_i = ρ/‖z_i‖.
         probe_fraction: share of the batch that the losses are taken on.
         seed: of the directions.
     """
 
     needs_batch = needs_loss = True
     idle_reason = (
-        "the losses on both sides of the weights are equal in every direction asked, as 16-bit losses often are. Use "
+        "the losses on both sides of the weights are equal in every probed direction, as 16-bit losses often are. Use "
         "float32 weights (in a Trainer upcast=True), or a larger delta or rho."
     )
 
@@ -128,7 +128,7 @@ class GuidedZOSAMVariant(ZOSAMVariant):
     """ZO-SAM whose m directions start with what is known: the last gradient, then an average of those before it.
 
     The directions d_1 ... d_m are made orthonormal (random ones fill up). Losses at w ± ρ d_i give the slopes s_i, and
-    ĝ = Σ_i s_i d_i is the projection of the batch's gradient on their span. With m = 1 it is S2-SAM that asks, by two
+    ĝ = Σ_i s_i d_i is the projection of the batch's gradient on their span. With m = 1 it is S2-SAM that finds, by two
     losses, on which side of w the loss is higher.
     """
 
@@ -147,7 +147,7 @@ class GuidedZOSAMVariant(ZOSAMVariant):
 
     @torch.no_grad()
     def directions(self, weights: Weights) -> Iterator[dict[Tensor, Tensor]]:
-        """d_1 ... d_m, packed, each new; fewer where one lies in the span of those before it."""
+        """d_1 ... d_m, packed, each new; fewer where one lies in the span of the earlier ones."""
         basis: list[dict[Tensor, Tensor]] = []
         for i in range(self.num_queries):
             d = self._candidate(weights, i)

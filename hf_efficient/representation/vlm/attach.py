@@ -36,7 +36,7 @@ def attach_token_pruner(
     `model.token_pruner.last`. Attaching again replaces the config.
 
     Args:
-        model: a stock vision-language model with a language head, of a supported family; or one inside of an adapter of
+        model: a stock vision-language model with a language head, of a supported family; or one inside an adapter of
             PEFT, data parallelism or torch.compile, which then gets the pruner.
         processor: its stock processor.
         config: a `TokenPrunerConfig`, its values as a dict, or a folder or Hub id it was saved to.

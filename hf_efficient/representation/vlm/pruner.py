@@ -26,7 +26,7 @@ class TokenPruner:
     Attributes:
         config: the `TokenPrunerConfig` in force.
         proportional_attention: whether the language model's attention counts tokens by what they stand for.
-        layers: the stage inside of the language model, None without `config.llm_layers`.
+        layers: the stage inside the language model, None without `config.llm_layers`.
     """
 
     def __init__(self, config: TokenPrunerConfig, family: Family, proportional_attention: bool) -> None:

@@ -16,7 +16,7 @@ class CSRLinear(nn.Module):
     """A linear layer for inference that holds its active weights only, as CSR.
 
     CSR products do not check where they read. So indices are checked before they are used: when a state dict is loaded,
-    and when the tensors or their content were changed in any other way. The checked matrix is kept for all forwards.
+    and when the tensors or their content were changed in any other way. The checked matrix is kept for later forwards.
 
     Args:
         weight: (out, in) float32, most of it zero.
@@ -39,7 +39,7 @@ class CSRLinear(nn.Module):
         self._checked: _Checked | None = None
 
     def matrix(self) -> Tensor:
-        """(out, in) CSR, of the memory of `values`.
+        """(out, in) CSR, sharing the memory of `values`.
 
         Raises:
             ValueError: `starts`, `columns` and `values` do not make such a matrix.
@@ -94,7 +94,7 @@ class _Checked(NamedTuple):
 
 
 def check_csr(starts: Tensor, columns: Tensor, values: Tensor, shape: tuple[int, int], name: str) -> None:
-    """Check that these are a CSR matrix of this shape: a product with any other would read foreign memory.
+    """Check that these are a CSR matrix of this shape: a product with any other would read outside its memory.
 
     Raises:
         ValueError: a length, a dtype or an index is wrong.

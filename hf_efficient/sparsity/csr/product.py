@@ -30,7 +30,7 @@ SMALLEST, DENSEST = 2**14, 0.3  # smaller or denser layers are not timed: they s
 
 
 class Pattern:
-    """Where the active weights of a (rows, columns) matrix are, sorted for products with it and with its transpose.
+    """Positions of the active weights of a (rows, columns) matrix, sorted for products with it and with its transpose.
 
     Args:
         indices: (k,) integer: flat row-major indices, in the order of the values.
@@ -216,7 +216,7 @@ def example(shape: torch.Size, k: int, tokens: int) -> tuple[SparseWeight, Tenso
 
 
 def time_alternately(*calls: Callable[[], object], seconds: float = 0.3) -> list[float]:
-    """Shortest time of each call, in seconds; they take turns, so that a busy machine affects all alike."""
+    """Shortest time of each call, in seconds; they take turns, so that other load affects all equally."""
     for call in calls:
         call()
     best = [float("inf")] * len(calls)

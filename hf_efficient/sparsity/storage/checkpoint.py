@@ -2,7 +2,7 @@
 
 A tensor `w` that is smaller this way is stored as `w:values` and either `w:bitmap` (a bit per entry) or `w:gaps` (a
 byte per nonzero entry); all others as they are. Shapes, dtypes and a checksum of every stored tensor are in the file's
-metadata. None of it is trusted: all is compared with the file's header and with the model to be filled, before any
+metadata. Nothing is trusted: everything is compared with the file's header and with the model to be filled, before any
 memory is allocated.
 """
 
@@ -115,7 +115,7 @@ def load_sparse(
     compressed: bool = False,
     **hub_kwargs: Any,
 ) -> nn.Module:
-    """Load what `save_sparse` wrote. No code is run but transformers' own or the given model's.
+    """Load what `save_sparse` wrote. No code runs except that of transformers or of the given model.
 
     Args:
         folder_or_id: folder, file, or id of a Hub repository.

@@ -1,4 +1,4 @@
-"""What all topologies share: when weights are exchanged, how many, and the exact exchange of worst for best."""
+"""What all topologies share: when weights are exchanged, how many, and the exchange of lowest scores for highest."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Move = tuple[Tensor, Tensor]  # slots of the dropped weights, (d,) int64; indice
 
 @dataclass
 class Topology:
-    """Decides which weights are active. A method gives drop scores to active weights, grow scores to inactive ones.
+    """Decides which weights are active: drop scores for active weights, grow scores for inactive ones.
 
     Args:
         total_steps: T, optimizer steps of the whole training.
@@ -47,7 +47,7 @@ class Topology:
         return cls(total_steps, config.update_interval, config.drop_fraction, config.stop_fraction)
 
     def drop_fraction_at(self, step: int) -> float:
-        """drop_fraction/2 * (1 + cos(pi * t / t_stop)): share of the active weights exchanged at most at `step`."""
+        """drop_fraction/2 * (1 + cos(pi * t / t_stop)): the largest share of active weights exchanged at `step`."""
         stop = self.stop_fraction * self.total_steps
         return self.drop_fraction / 2 * (1 + math.cos(math.pi * min(1.0, step / stop)))
 
@@ -75,7 +75,7 @@ class Topology:
         return n if self.dense_first else k
 
     def begin(self, weight: SparseWeight) -> None:
-        """Called for each weight before the first step, to fill `weight.memory`."""
+        """Called for each weight before the first step, to initialize `weight.memory`."""
 
     def check_memory(self, weight: SparseWeight, memory: Mapping[str, Tensor]) -> None:
         """Check what a checkpoint holds of `weight.memory`, before it is used.
@@ -110,7 +110,7 @@ class Topology:
         """Exchange the active weights with the lowest scores for the inactive ones with the highest.
 
         Args:
-            weights: one weight, or all that share a global budget; then a layer may lose what another gains.
+            weights: one weight, or all that share a global budget; then one layer may lose weights that another gains.
             step: optimizer steps done.
             generator: source of randomness.
 
@@ -145,7 +145,7 @@ def expect(memory: Mapping[str, Tensor], name: str, dtype: torch.dtype, *shape: 
     """The tensor `name` of a saved memory, of this dtype and shape.
 
     Raises:
-        ValueError: it is absent or another.
+        ValueError: it is absent or different.
     """
     value = memory.get(name)
     if value is None or value.dtype != dtype or tuple(value.shape) != shape:

@@ -110,7 +110,7 @@ class BiDST(Topology):
         return step < self.stop_fraction * self.total_steps and (step % self.score_interval == 0 or self.due(step))
 
     def gradient_indices(self, weight: SparseWeight, step: int) -> Tensor | None:
-        """Those with a score; all where new candidates are chosen."""
+        """The indices with a score; all indices where new candidates are chosen."""
         candidates = weight.memory["candidates"]
         if self.due(step) or not len(candidates):
             return None
@@ -183,7 +183,7 @@ class BiDST(Topology):
         return weight.memory["candidates"], self.scores(weight)[1]
 
     def accepts(self, drop: Tensor, grow: Tensor) -> Tensor:
-        """Those that make the mask the exact top-k of all scores; none if they would be few (the paper's flag F)."""
+        """Those that make the mask the top-k of all scores; none if they would be too few (the paper's flag F)."""
         better = grow > drop
         return better & (better.sum() >= LEAST_CHANGE * len(drop) / max(self.drop_fraction, 1e-9))
 

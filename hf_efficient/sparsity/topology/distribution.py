@@ -22,7 +22,7 @@ def uniform(shapes: Sequence[Sequence[int]], density: float) -> list[int]:
 def erk(shapes: Sequence[Sequence[int]], density: float) -> list[int]:
     """Erdős-Rényi-Kernel: density_l is proportional to sum(shape_l) / prod(shape_l): small layers are denser.
 
-    Layers that would get more than all of their weights are dense, and the others share what is left (Evci et al.,
+    Layers that would get more weights than they have are dense, and the others share the rest (Evci et al.,
     Rigging the Lottery, 2020, section 3; Mocanu et al. 2018). The sum of all k_l is round(density * sum n_l), exactly.
 
     Args:
@@ -46,7 +46,7 @@ def erk(shapes: Sequence[Sequence[int]], density: float) -> list[int]:
 
 
 def largest(weights: Sequence[Tensor], density: float) -> list[int]:
-    """How many of the largest |w| of all layers together each layer has; at least one. They sum to round(density * n).
+    """How many of the largest |w| over all layers each layer has; at least one. They sum to round(density * n).
 
     Args:
         weights: of the layers, any shapes.

@@ -17,7 +17,7 @@ class MEST(Topology):
     """Elastic mutation: drop score |w| + lambda |dL/dw|, grow score uniform random.
 
     Args:
-        gradient_weight: lambda. The paper's soft memory bound, which trains more than k weights for a time, is left
+        gradient_weight: lambda. The paper's soft memory bound, which trains more than k weights for some time, is left
             out: the budget here is exact.
     """
 

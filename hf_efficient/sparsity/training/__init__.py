@@ -1,1 +1,1 @@
-"""Training with a sparse topology: the engine behind an optimizer, its state, its ranks, and what it warns of."""
+"""Training with a sparse topology: the engine behind an optimizer, its state, its ranks, and its warnings."""

@@ -16,7 +16,7 @@ def refuse_shards(weights: Mapping[str, SparseWeight], ranks: int, resizes: bool
     """Refuse sharded weights, and weights that would change their size under DDP.
 
     Raises:
-        ValueError: values are sharded, or there are several ranks and `resizes`.
+        ValueError: values are sharded, or there are several ranks and weights change their size.
     """
     for name, weight in weights.items():
         if type(weight.values.data) is not Tensor or weight.values.shape != weight.indices.shape:

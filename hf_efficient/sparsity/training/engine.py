@@ -18,7 +18,7 @@ from hf_efficient.sparsity.topology import Topology
 
 from . import initial_mask
 from .distributed import compare_masks, refuse_shards
-from .monitor import warn_that_nothing_moved
+from .monitor import warn_that_no_exchange_came
 from .state_checks import check_state, fingerprint
 
 #: All engines in use. Each optimizer has at most one.
@@ -127,7 +127,7 @@ class SparseTraining:
 
     @torch.no_grad()
     def step(self) -> None:
-        """Read gradients and exchange weights where the topology wants it; cheap at all other steps."""
+        """Read gradients and exchange weights when the topology asks for it; cheap at all other steps."""
         began = time.perf_counter()
         self._adopt_state()
         self.state["steps"] += 1
@@ -145,13 +145,13 @@ class SparseTraining:
         for monitor in self._monitors:
             monitor.passes.clear()
         if self.steps == self.last_exchange and not self.state["updates"]:
-            warn_that_nothing_moved(self.steps)
+            warn_that_no_exchange_came(self.steps)
         self.seconds += time.perf_counter() - began
 
     def report(self) -> dict[str, float]:
-        """What to log.
+        """Metrics to log.
 
-        sparsity: inactive share of the targeted layers. model_sparsity: the same of all weights of the model (of a
+        sparsity: inactive share of the targeted layers. model_sparsity: the same for all weights of the model (for a
         delta: the share that it leaves unchanged). mask_updates: exchanges so far. share_changed, mask_iou: of the last
         one. itop_rate: share of entries that were ever active. mask_time_share: of the time since training began.
         """

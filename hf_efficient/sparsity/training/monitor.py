@@ -1,4 +1,4 @@
-"""Warnings where a topology never exchanges a weight: no engine, no optimizer step, or no exchange planned."""
+"""Warnings if a topology never exchanges a weight: no engine, no optimizer step, or no exchange planned."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def _gradient_was_cleared(weight: SparseWeight) -> bool:
     return gradient is None or not bool(gradient.any())
 
 
-def warn_if_nothing_will_move(topology: Topology, name: str, init_steps: int) -> None:
+def warn_if_no_exchange_will_come(topology: Topology, name: str, init_steps: int) -> None:
     """Warn at the start of a training that will exchange no weight, or whose initial mask is never chosen."""
     total = topology.total_steps
     if init_steps >= total:
@@ -90,7 +90,7 @@ def warn_if_nothing_will_move(topology: Topology, name: str, init_steps: int) ->
     )
 
 
-def warn_that_nothing_moved(steps: int, of: int | None = None) -> None:
+def warn_that_no_exchange_came(steps: int, of: int | None = None) -> None:
     """Warn at the end that no weight was ever exchanged.
 
     Args:

@@ -14,14 +14,14 @@ from hf_efficient.sparsity.topology import Topology
 from hf_efficient.sparsity.topology.base import expect
 
 WHERE = "The state of sparse training in the optimizer (or checkpoint)"
-ADVICE = "It is damaged or of another model: resume from another checkpoint, or start over."
+ADVICE = "It is damaged or from another model: resume from another checkpoint, or start over."
 
 
 def check_state(state: object, weights: Mapping[str, SparseWeight], topology: Topology) -> None:
     """Check that a state belongs to a training of these weights.
 
     Args:
-        state: what lies under "sparsity" in the optimizer's first parameter group.
+        state: the entry "sparsity" of the optimizer's first parameter group.
         weights: name -> weight.
         topology: whose memory it is.
 

@@ -65,16 +65,16 @@ def check_values(config: Any) -> None:
 
 
 def check_counts(counts: Mapping[str, int], sizes: Mapping[str, int]) -> None:
-    """Check that no layer has more active weights than weights.
+    """Check that no layer has more active weights than entries.
 
     Raises:
-        ValueError: one has.
+        ValueError: a layer has.
     """
     for layer, count in counts.items():
         if count > sizes.get(layer, count):
             raise ValueError(
                 f"adapter_config.json: counts: {layer!r}={count} is out of range; the layer has {sizes[layer]} "
-                "weights. The file is damaged or of another model: fetch it again, or empty counts to start over."
+                "weights. The file is damaged or from another model: fetch it again, or empty counts to start over."
             )
 
 
@@ -130,6 +130,6 @@ def check_others(stored: Mapping[str, Stored], names: Collection[str], modules: 
         for name in original.state_dict():
             if f"base_model.model.{key}.{name}" not in stored:
                 raise ValueError(
-                    f"{WEIGHTS_NAME} is damaged or of another model: the tensor {name!r} of {key!r}, which "
+                    f"{WEIGHTS_NAME} is damaged or from another model: the tensor {name!r} of {key!r}, which "
                     "modules_to_save lists, is missing. Fetch it again."
                 )

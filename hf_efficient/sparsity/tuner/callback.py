@@ -9,7 +9,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 from hf_efficient.optimizer_state import innermost
 from hf_efficient.sparsity.training.engine import ENGINES, SparseTraining
-from hf_efficient.sparsity.training.monitor import warn_that_nothing_moved
+from hf_efficient.sparsity.training.monitor import warn_that_no_exchange_came
 
 from .layer import BiDSTLayer
 from .loop import ONE_DEVICE, make_training
@@ -18,9 +18,9 @@ from .loop import ONE_DEVICE, make_training
 class SparsityCallback(TrainerCallback):
     """Exchanges the weights of a BiDST model in the HF Trainer. Trainers made after such a model have one by default.
 
-    All settings are read from the model's config. Weights are exchanged in `on_optimizer_step`, while gradients still
+    All settings come from the model's config. Weights are exchanged in `on_optimizer_step`, while gradients still
     exist. Metrics are added to every log entry. A Trainer's checkpoint resumes bit for bit. An unfinished one, or one
-    whose model and optimizer are of different steps, raises (`BiDSTTrainer` goes back to the last whole checkpoint).
+    whose model and optimizer are of different steps, raises (`BiDSTTrainer` returns to the last whole checkpoint).
 
     Args:
         adapter_name: of the adapter that trains, if it is not the active one: `callbacks=[SparsityCallback("b")]`.
@@ -64,7 +64,7 @@ class SparsityCallback(TrainerCallback):
         """Warn if no weight was exchanged, though exchanges were planned."""
         training = self.training
         if training is not None and 0 < training.last_exchange != training.steps and not training.state["updates"]:
-            warn_that_nothing_moved(training.steps, state.global_step)
+            warn_that_no_exchange_came(training.steps, state.global_step)
 
     def on_log(
         self,

@@ -42,7 +42,7 @@ class BiDSTConfig(PeftConfig):
             layers exchange weights in training), "nonzero" (target="weight": exactly the weights that are not zero now,
             so that a pruned model stays pruned; `sparsity` is not read).
         update_interval: optimizer steps between two exchanges.
-        drop_fraction: share of a layer's active weights exchanged at most at the first exchange, in [0, 1]; falls to 0
+        drop_fraction: the largest share of a layer's active weights in the first exchange, in [0, 1]; falls to 0
             along a cosine.
         stop_fraction: share of training after which no weight is exchanged, in [0, 1].
         init: the initial mask. "random"; "magnitude" (largest |w|); "gradient" and "snip" (largest |dL/dw| and
@@ -57,7 +57,7 @@ class BiDSTConfig(PeftConfig):
         backend: how Linear layers are computed in training: "dense" (whole tensor), "csr" (sparse products, CPU only),
             "auto" (the faster one of the two, timed once per layer size).
         target_modules: names, or a regular expression, of the layers; or "all-linear". None takes, for "weight", all
-            linear and convolutional layers and fused experts but embeddings, norms and heads; for "delta", what LoRA
+            linear and convolutional layers and fused experts except embeddings, norms and heads; for "delta", what LoRA
             targets in this model type. A name matches every module whose name ends with it, as for LoRA; fused experts
             (parameters of three dimensions) are named by their module, e.g. "experts".
         exclude_modules: names, or a regular expression, of layers to leave out.
@@ -104,7 +104,7 @@ class BiDSTConfig(PeftConfig):
     counts: dict[str, int] = field(
         default_factory=dict, metadata={"help": "Active weights per layer (written by saving)."}
     )
-    checksum: int | None = field(default=None, metadata={"help": "Of the saved tensors (written by saving)."})
+    checksum: int | None = field(default=None, metadata={"help": "Checksum of the saved tensors (written by saving)."})
 
     @classmethod
     def from_json_file(cls, path_json_file: str, **kwargs: Any) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from hf_efficient.optimizer_state import innermost
 from hf_efficient.sparsity.sparse_weight import SparseWeight
 from hf_efficient.sparsity.topology.base import new_topology
 from hf_efficient.sparsity.training.engine import ENGINES, SparseTraining
-from hf_efficient.sparsity.training.monitor import warn_if_nothing_will_move
+from hf_efficient.sparsity.training.monitor import warn_if_no_exchange_will_come
 
 from .config import BiDSTConfig
 from .layer import BiDSTLayer
@@ -81,7 +81,7 @@ def make_training(
         seed=config.seed,
         model_weights=weights_of_model(model),
     )
-    warn_if_nothing_will_move(topology, config.topology, training.init_steps)
+    warn_if_no_exchange_will_come(topology, config.topology, training.init_steps)
     return training
 
 

@@ -1,4 +1,4 @@
-"""BiDST's tuner: wraps the targeted layers, gives each its budget, and checks adapters that are loaded."""
+"""BiDST's tuner: wraps the targeted layers, gives each layer its budget, and checks loaded adapters."""
 
 from __future__ import annotations
 
@@ -105,7 +105,7 @@ class BiDSTModel(BaseTuner):
             if alike or not is_target(config, key):
                 raise ValueError(
                     f"train_others wants to save {', '.join(map(repr, alike or names[:3]))}, but PEFT would take "
-                    f"{key!r}, whose name is alike, for the same module. Give the modules other names, or set "
+                    f"{key!r}, which has a similar name, for the same module. Give the modules other names, or set "
                     "train_others=False and list modules_to_save."
                 )
         config.ensure_weight_tying = config.ensure_weight_tying or bool(tied)

@@ -55,7 +55,7 @@ def resolve_targets(config: BiDSTConfig, modules: Mapping[str, nn.Module], model
 
 
 def default_targets(modules: Mapping[str, nn.Module]) -> list[str]:
-    """Linear and convolutional layers and fused experts whose name contains no word for embedding, norm or head."""
+    """Linear and convolutional layers and fused experts without a word for embedding, norm or head in their names."""
     return [
         key
         for key, module in modules.items()
@@ -182,7 +182,7 @@ def _warn_about_left_out(
     if ends:
         fix = f"Add them by name, target_modules=[..., {', '.join(map(repr, ends))}]"
     warnings.warn(
-        f"target_modules={asked!r} leaves out {share:.0%} of the model's weights, of {len(left)} modules, the largest "
+        f"target_modules={asked!r} leaves out {share:.0%} of the model's weights, in {len(left)} modules, the largest "
         f"being {', '.join(map(repr, largest))}. They stay as they are, and `sparsity` counts the other layers only. "
         f"{fix}; `model_sparsity` in the log counts all weights.",
         stacklevel=2,

@@ -30,7 +30,7 @@ class BiDSTTrainer(WholeCheckpoints, Trainer):
         kwargs: further arguments of `Trainer`.
 
     Raises:
-        ValueError: no model, neither a config nor an adapter, or both.
+        ValueError: no model, neither a config nor an adapter, or both of them.
     """
 
     def __init__(
@@ -47,7 +47,7 @@ class BiDSTTrainer(WholeCheckpoints, Trainer):
         if adapted == (sparsity_config is not None):
             found = "already has a BiDST adapter" if adapted else "has no BiDST adapter"
             raise ValueError(
-                f"The model {found}. Pass sparsity_config=BiDSTConfig(...) with a plain model, and only then."
+                f"The model {found}. Pass sparsity_config=BiDSTConfig(...) with a plain model, and only with one."
             )
         if sparsity_config is not None:
             model = get_peft_model(model, sparsity_config)

@@ -1,4 +1,4 @@
-"""What a finished bundle says of itself: bundle.json, and the model card."""
+"""The description of a finished bundle: bundle.json and the model card."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def describe(
         draft: the folder.
         stream: name of its low-resolution video.
         source: the video it was made from.
-        info: what that is like.
+        info: its properties.
         config: the model's.
         device: where the networks are run to compare them with bicubic enlargement.
         frames: how many the source has.

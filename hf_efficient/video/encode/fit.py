@@ -67,7 +67,7 @@ def fit_video(
         source: a video file.
         output: folder of the bundle. It appears at the end, whole.
         settings: how the video becomes a bundle; None: the defaults of FitSettings.
-        overwrite: replace an existing bundle, and discard unfinished work of other settings.
+        overwrite: replace an existing bundle, and discard unfinished work with other settings.
         progress_bar: show progress and the time left.
         device: where to train: "cpu", "cuda", ...; "auto" takes a GPU if there is one.
         progress: called with 1 for each frame that is read and for each training step. An exception that it raises ends
@@ -79,7 +79,7 @@ def fit_video(
 
     Raises:
         MediaError: the source cannot be used; see `files.reader.probe`.
-        FileExistsError: `output` exists, or beside it lies unfinished work of other settings.
+        FileExistsError: `output` exists, or beside it lies unfinished work with other settings.
         ValueError: a setting is out of range, or the device does not exist.
     """
     chosen = FitSettings(**{**(asdict(settings) if settings else {}), **changes})
@@ -106,7 +106,7 @@ class Fit:
         self.progress = Progress(progress_bar and self.processes.first, progress, self.info.frames)
         if self.info.bits > 8:
             warnings.warn(
-                f"{str(source)!r} has {self.info.bits} bits a colour; it is fitted and played at 8.", stacklevel=3
+                f"{str(source)!r} has {self.info.bits} bits per color; it is fitted and played at 8.", stacklevel=3
             )
         if self.info.dropped:
             warnings.warn(
@@ -168,7 +168,7 @@ class Fit:
         self.folder.begin(self.source, self.identity, overwrite)
 
     def make_low_resolution(self) -> None:
-        """Encode the low-resolution stream. Networks are trained on what its decoder gives."""
+        """Encode the low-resolution stream. Networks are trained on its decoded frames."""
         if not self.low_resolution.exists():
             with self.progress.frames(read_frames(self.source, self.info), "low resolution") as frames:
                 small = downscaled(frames, self.geometry)
@@ -196,7 +196,7 @@ class Fit:
         errors = np.array(read_array(path, "float32", (None, self.geometry.rows * self.geometry.columns)))
         if not (np.isfinite(errors) & (errors >= 0)).all():
             raise ValueError(
-                f"{path} is damaged: it holds numbers that are not errors of patches. Delete it, and it is made again."
+                f"{path} is damaged: it holds numbers that are not errors of patches. Delete it: it is made again."
             )
         return self.plan_class(self.settings, errors)
 

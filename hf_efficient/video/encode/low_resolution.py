@@ -1,4 +1,4 @@
-"""The low-resolution stream, which is sent, and from whose decoded frames the networks learn."""
+"""The low-resolution stream: it is sent, and the networks learn from its decoded frames."""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from hf_efficient.files import write_bytes
 from hf_efficient.reading import AGAIN, FLOATS, open_tensors, read_tensors
-from hf_efficient.video.networks.backbones.backbone import centre
+from hf_efficient.video.networks.backbones.backbone import center
 from hf_efficient.video.patches import squared_errors
 
 from .patch_store import PatchStore
@@ -59,7 +59,7 @@ class Recipe:
 
 def on_patches(net: nn.Module, lr: Tensor, hr: Tensor, trim: bool) -> Tensor:
     """The enlargement of patches with context, (B, 3, h, w), cropped to the true patches `hr`."""
-    return centre(net(lr, trim), hr.shape[-2:])
+    return center(net(lr, trim), hr.shape[-2:])
 
 
 def overfit(

@@ -1,4 +1,4 @@
-"""Progress of a fit: bars on the terminal, and a function of the caller."""
+"""Progress of a fit: bars on the terminal, and the caller's callback."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Progress:
 
     @contextmanager
     def frames(self, frames: Iterator[Any], what: str) -> Iterator[Iterator[Any]]:
-        """The same frames, counted as they are taken; `what` stands before the bar."""
+        """The same frames, counted as they are taken; `what` is the label of the bar."""
         # closed at once after an error too; else its lines would surround the message
         with tqdm(frames, desc=what, total=self.total or None, unit="frame", disable=not self.shown) as bar:
             yield self._counted(bar)
@@ -36,7 +36,7 @@ class Progress:
 
     @contextmanager
     def training(self, steps: int) -> Iterator[Callable[[str, int], None]]:
-        """A bar of all training steps, as a function of a network's name and how many more of its steps are done."""
+        """A bar of all training steps, as a function of a network's name and the number of its steps just done."""
         with tqdm(total=steps, desc="training", unit="step", disable=not self.shown) as bar:
 
             def count(name: str, more: int) -> None:

@@ -57,7 +57,7 @@ def settings_for_rate(
     """Choose settings so that low-resolution stream, networks, map and copied sound fit into a bit rate.
 
     For each scale, the networks take at most NETWORK_SHARE of the bits, and the stream gets the best constant quality
-    that fits the rest, by bisection. The scale is taken whose stream, enlarged by bicubic, is nearest to the source; in
+    that fits the rest, by bisection. It takes the scale whose stream, enlarged by bicubic, is nearest to the source; in
     benchmarks/video/stdo_rate.py that is the scale that is best after training. Nothing is trained.
 
     Args:

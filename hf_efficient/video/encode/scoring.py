@@ -1,4 +1,4 @@
-"""The general model f0, which scores how hard a patch is: bicubic enlargement, or a network."""
+"""The general model f0, which scores the difficulty of a patch: bicubic enlargement, or a network."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The work folder of a fit: what is done so far, how it is told from other folders, and how it becomes the bundle."""
+"""The work folder of a fit: what is done so far, how it is recognized, and how it becomes the bundle."""
 
 from __future__ import annotations
 
@@ -71,12 +71,12 @@ class WorkFolder:
             check_ours(self.output, BUNDLE)
 
     def is_finished(self) -> bool:
-        """Whether the bundle has its name, and a kill left only the deletion of the work to be done."""
+        """Whether the bundle has its final name, and only the work is left to delete, after a kill."""
         record, manifest = WORK.read(self.folder) or DELETED.read(self.folder) or {}, self.output / MANIFEST_NAME
         return "made" in record and manifest.is_file() and sha256(manifest) == record["made"]
 
     def begun_with(self, identity: dict[str, Any]) -> bool:
-        """Whether the work in the folder, or what is left of it, belongs to these settings and this source."""
+        """Whether the work in the folder, or the rest of it, belongs to these settings and this source."""
         record = WORK.read(self.folder) or DELETED.read(self.folder) or {}
         return all(record.get(name) == value for name, value in identity.items())
 
@@ -84,7 +84,7 @@ class WorkFolder:
         """Make the folder. If it exists, remove files that a killed process was writing, or work of other settings.
 
         Raises:
-            FileExistsError: there is unfinished work of other settings and `overwrite` is False.
+            FileExistsError: there is unfinished work with other settings and `overwrite` is False.
             OSError, ValueError: see `check`.
         """
         self.recover()
@@ -94,7 +94,7 @@ class WorkFolder:
         if different and not overwrite:
             changes = ", ".join(_change(name, known.get(name), identity[name]) for name in different)
             raise FileExistsError(
-                f"{str(self.folder)!r} holds unfinished work of other settings ({changes}): call with those "
+                f"{str(self.folder)!r} holds unfinished work with other settings ({changes}): call with those "
                 "to go on, or with overwrite=True to start again."
             )
         if different:

@@ -1,4 +1,4 @@
-"""The bundle: one folder with everything that is sent of a video. docs/stdo.md specifies it for other players."""
+"""The bundle: one folder with everything that is sent for a video. docs/stdo.md specifies it for other players."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ class Bundle:
             BundleError: `path` is another video.
         """
         if sha256(Path(path)) != self.manifest["source"]["sha256"]:
-            raise BundleError(f"{str(path)!r} is not the video that {str(self.path)!r} was made of.")
+            raise BundleError(f"{str(path)!r} is not the video that {str(self.path)!r} was made from.")
         fit = self.manifest.get("fit", {})
         return probe(path, str(fit.get("alpha", REFUSE)), str(fit.get("interlaced", REFUSE)))
 

@@ -2,7 +2,7 @@
 
 FFmpeg's swscale converts where it is right, with flags that are not its defaults (the tests compare it with zimg and
 with floats). What it gets wrong is computed here: full range and RGB above 8 bits (it reads white as 1020 of 1023),
-grey of limited range (it reads it as full), chroma in full range (it rounds down).
+gray of limited range (it reads it as full), chroma in full range (it rounds down).
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ LUMA = {1: (0.2126, 0.0722), 4: (0.30, 0.11), 5: (0.299, 0.114), 7: (0.212, 0.08
 
 @dataclass(frozen=True)
 class ColorTags:
-    """Colour description as numbers of ITU-T H.273 (range: 0 unspecified, 1 limited, 2 full)."""
+    """Color description as numbers of ITU-T H.273 (range: 0 unspecified, 1 limited, 2 full)."""
 
     space: int = UNSPECIFIED
     primaries: int = UNSPECIFIED
@@ -54,7 +54,7 @@ class Relabelled:
 
     Args:
         labels: "chroma_location=left": the siting of chroma; "field_mode=prog": that frames are progressive. swscale
-            uses both: it takes the chroma of each field of an interlaced frame by itself.
+            uses both: it takes the chroma of each field of an interlaced frame separately.
     """
 
     def __init__(self, labels: str) -> None:
@@ -75,11 +75,11 @@ class Relabelled:
         return self._graphs[kind].pull()
 
 
-def chroma_is_centred(frame: Any) -> bool:
-    """Whether swscale takes chroma to be sited between two columns, as it does where neither file nor codec says.
+def chroma_is_centered(frame: Any) -> bool:
+    """Whether swscale takes chroma to be sited between two columns, as it does where neither file nor codec gives it.
 
     PyAV does not show this label of a frame, so a small frame with the same labels is converted: one chroma sample of
-    another colour then appears in two columns alike, or around one.
+    another color then appears in two columns equally, or around one.
     """
     if frame.format.chroma_width(64) == 64:
         return False
@@ -97,7 +97,7 @@ def chroma_is_centred(frame: Any) -> bool:
 class CorrectLabels:
     """Corrects the labels of one stream's decoded frames where they are wrong or missing.
 
-    Where neither file nor codec gives the siting of chroma, it is left, as players and zimg have it. A frame that is
+    Where neither file nor codec gives the siting of chroma, it is left-sited, as in players and zimg. A frame that is
     flagged as interlaced is progressive here: it was deinterlaced before, or its flag is wrong (interlaced="keep").
     """
 
@@ -107,7 +107,7 @@ class CorrectLabels:
 
     def __call__(self, frame: Any) -> Any:
         if self._silent is None:
-            self._silent = self._in_question and chroma_is_centred(frame)
+            self._silent = self._in_question and chroma_is_centered(frame)
             self._relabelled = Relabelled("field_mode=prog" + ":chroma_location=left" * self._silent)
         return self._relabelled(frame) if self._silent or frame.interlaced_frame else frame
 
@@ -118,9 +118,9 @@ def to_rgb(frame: Any, matrix: int, color_range: int) -> np.ndarray:
     bits = component_bits(pixels)
     full = color_range == FULL_RANGE or pixels.name.startswith("yuvj")
     packed = pixels.is_rgb or pixels.has_palette or pixels.is_bayer
-    grey = sum(not component.is_alpha for component in pixels.components) < 3 and not packed and bits >= 8
-    if (bits > 8 and (full or pixels.is_rgb)) or (grey and not full):
-        return _by_float(frame, matrix, bits, limited=grey and not full)
+    gray = sum(not component.is_alpha for component in pixels.components) < 3 and not packed and bits >= 8
+    if (bits > 8 and (full or pixels.is_rgb)) or (gray and not full):
+        return _by_float(frame, matrix, bits, limited=gray and not full)
     settings = {"src_colorspace": matrix, "src_color_range": FULL_RANGE if full else LIMITED_RANGE}
     if not packed:  # planes first: to packed RGB swscale has no fast and exact way
         frame = frame.reformat(format="gbrp", interpolation=EXACT, threads=1, **settings)
@@ -128,7 +128,7 @@ def to_rgb(frame: Any, matrix: int, color_range: int) -> np.ndarray:
 
 
 def _by_float(frame: Any, matrix: int, bits: int, limited: bool) -> np.ndarray:
-    """The same in floats, where swscale takes white for a shifted 255, or grey for full range."""
+    """The same in floats, where swscale takes white for a shifted 255, or gray for full range."""
     deep = frame.reformat(
         format="gbrp16le", src_colorspace=matrix, src_color_range=FULL_RANGE, interpolation=EXACT, threads=1
     ).to_ndarray()

@@ -11,8 +11,8 @@ from hf_efficient.extras import extra
 with extra("video"):
     import av
 
-# Codecs whose standard sites chroma in the centre, though Matroska's header may not say so.
-CENTRED = ("theora", "vp3", "vp4", "mjpeg", "mjpegb", "amv", "thp", "sp5x", "webp")
+# Codecs whose standard sites chroma in the center, though Matroska's header may not say so.
+CENTERED = ("theora", "vp3", "vp4", "mjpeg", "mjpegb", "amv", "thp", "sp5x", "webp")
 SITING = re.compile(rb"\x55\xb7\x81.\x55\xb8\x81.", re.DOTALL)  # ChromaSitingHorz and Vert
 CROPPING = re.compile(rb"(\x54[\xaa\xbb\xcc\xdd][\x81-\x84].{1,4}){1,4}", re.DOTALL)  # PixelCropBottom, Top, ...
 
@@ -31,7 +31,7 @@ def matroska_header(stream: Any) -> bytes:
 
 def gives_chroma_siting(stream: Any) -> bool:
     """Whether a stream's container or codec gives the siting of its chroma."""
-    if stream.container.format.name == "yuv4mpegpipe" or stream.codec_context.codec.canonical_name in CENTRED:
+    if stream.container.format.name == "yuv4mpegpipe" or stream.codec_context.codec.canonical_name in CENTERED:
         return True
     return SITING.search(matroska_header(stream)) is not None
 

@@ -43,7 +43,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         raise BundleError(f"{str(folder)!r} {what}.")
     if not path.is_file():
         raise BundleError(
-            f"{str(folder)!r} is no bundle: it has no {MANIFEST_NAME}. Make one with hf-efficient stdo encode."
+            f"{str(folder)!r} is not a bundle: it has no {MANIFEST_NAME}. Make one with hf-efficient stdo encode."
         )
     try:
         manifest = read_json(path, LARGEST_MANIFEST)

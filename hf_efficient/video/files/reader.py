@@ -36,18 +36,18 @@ class VideoInfo:
         width: in stored pixels, before rotation and pixel aspect.
         height: likewise.
         pixel_format: FFmpeg's name, "yuv420p".
-        rate: mean frames per second, for encoders; exact are the time stamps alone. 25 if there is one frame.
+        rate: mean frames per second, for encoders; only the time stamps are exact. 25 if there is one frame.
         time_base: seconds of one unit of a time stamp.
         pixel_aspect: width of a pixel over its height; 0 if the file does not give it, and then it is not written.
-        color: colour tags.
+        color: color tags.
         rotation: degrees by which a player turns frames, counter-clockwise.
         frames: by the header; counted (`measure_extent`) if it does not give them.
         seconds: likewise.
         container: FFmpeg's names, "mov,mp4,m4a,3gp,3g2,mj2".
         other_streams: codec names of audio and subtitles.
         deinterlace: whether frames are deinterlaced when they are read.
-        side: what frames carry beside their pixels.
-        dropped: names of what they carry and is not kept.
+        side: side data of the frames.
+        dropped: names of the side data that is not kept.
     """
 
     width: int
@@ -68,7 +68,7 @@ class VideoInfo:
 
     @property
     def bits(self) -> int:
-        """Bits of a colour component as stored; frames are read as 8."""
+        """Bits of a color component as stored; frames are read as 8."""
         return component_bits(av.VideoFormat(self.pixel_format))
 
 
@@ -112,7 +112,7 @@ def probe(path: StrPath, alpha: str = REFUSE, interlaced: str = REFUSE, most_fra
             )
         if int(first.colorspace) in OTHER_MATRICES and not first.format.is_rgb:
             raise MediaError(
-                f"{str(path)!r} has the colour matrix {OTHER_MATRICES[int(first.colorspace)]}, which is not supported; "
+                f"{str(path)!r} has the color matrix {OTHER_MATRICES[int(first.colorspace)]}, which is not supported; "
                 "convert it to BT.709 first (FFmpeg's zscale filter does: -vf zscale=matrix=709)."
             )
         side, dropped = side_data(first)
@@ -178,7 +178,7 @@ def _length(container: Any, stream: Any, path: StrPath, most_frames: int | None)
 
 
 def read_frames(path: StrPath, info: VideoInfo | None = None) -> Iterator[Frame]:
-    """All frames of a video in order of display, flat memory. Time stamps rise strictly.
+    """All frames of a video in order of display, with constant memory. Time stamps rise strictly.
 
     Args:
         path: the file.

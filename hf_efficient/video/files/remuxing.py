@@ -1,4 +1,4 @@
-"""Remuxing: sound, subtitles, fonts, covers, flags, tags and chapters are copied; and what could not be is found."""
+"""Remuxing: sound, subtitles, fonts, covers, flags, tags and chapters are copied; what could not be copied is found."""
 
 from __future__ import annotations
 
@@ -123,7 +123,7 @@ class Remuxer:
 
 
 def tags(metadata: dict[str, str]) -> dict[str, str]:
-    """The tags that describe the film, not the file."""
+    """The tags that describe the content, not the file."""
     return {
         k: v
         for k, v in metadata.items()
@@ -140,7 +140,7 @@ def track_tags(stream: Any) -> dict[str, str]:
 
 
 def not_kept(source: StrPath, output: StrPath) -> list[str]:
-    """What a source carries beside its frames and an output does not, in words."""
+    """What a source carries besides its frames and an output does not, in words."""
     with open_media(source) as container:
         before = dict(_carried(container, source))
     with open_media(output) as container:

@@ -28,7 +28,7 @@ class SideData:
         mastering: red, green, blue and white point (x, y in units of 1/50000), then the brightest and the darkest
             luminance (1/10000 cd/m²), of the display that the video was graded on (SMPTE ST 2086).
         light: the brightest pixel and the brightest mean of a frame, cd/m² (CTA-861.3).
-        stereo: FFmpeg's number of how two views lie in a frame; 0 is one view.
+        stereo: FFmpeg's number for the layout of two views in a frame; 0 is one view.
     """
 
     display_matrix: tuple[int, ...] = ()
@@ -76,7 +76,7 @@ class SideData:
         return {option: ":".join(parts)} if option and parts else {}
 
     def missing(self, kept: SideData) -> list[str]:
-        """What a file that should carry this does not carry, in words."""
+        """The parts of this side data that a file lacks, in words."""
         names = {"display_matrix": "how frames are turned", "mastering": "mastering display",
                  "light": "content light level", "stereo": "two views in a frame"}  # fmt: skip
         # encoders round the numbers of a display; a matrix is written or not

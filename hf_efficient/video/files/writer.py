@@ -30,7 +30,7 @@ class VideoWriter:
 
     Args:
         path: the new file; its suffix chooses the container.
-        like: the video whose rate, time base, pixel aspect, colour tags and rotation are kept.
+        like: the video whose rate, time base, pixel aspect, color tags and rotation are kept.
         size: (width, height) of the frames written.
         codec: FFmpeg's encoder.
         pixel_format: of the frames that the encoder gets.
@@ -169,7 +169,7 @@ class VideoWriter:
             raise
         self._draft.__exit__(None, None, None)
         if missing:
-            warnings.warn(f"{str(self.path)!r} does not keep of its source: {'; '.join(missing)}.", stacklevel=2)
+            warnings.warn(f"{str(self.path)!r} does not keep from its source: {'; '.join(missing)}.", stacklevel=2)
         return None
 
     def _abandon(self, error: BaseException) -> None:

@@ -24,7 +24,7 @@ def warn_before(source: Path, info: VideoInfo, steps: int, network_bytes: int) -
 
     Args:
         source: the video.
-        info: what it is like.
+        info: its properties.
         steps: of training.
         network_bytes: of all networks on disk.
     """
@@ -43,12 +43,12 @@ def warn_before(source: Path, info: VideoInfo, steps: int, network_bytes: int) -
 
 
 def compare_with_bicubic(bundle: Path, source: Path, info: VideoInfo, device: torch.device) -> dict[str, Any]:
-    """PSNR of some frames from all over the video, pooled: as the bundle plays them, and its stream by bicubic.
+    """PSNR of some frames from all over the video, pooled: as played by the bundle, and by bicubic enlargement.
 
     Args:
         bundle: the folder.
         source: the video it was made from.
-        info: what that is like.
+        info: its properties.
         device: where the networks run.
 
     Returns:

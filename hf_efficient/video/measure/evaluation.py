@@ -1,4 +1,4 @@
-"""Quality of a bundle: PSNR of whole frames and by the paper's metric, SSIM and VMAF, beside plain enlargement."""
+"""Quality of a bundle: PSNR of whole frames and by the paper's metric, SSIM, VMAF, against plain enlargement."""
 
 from __future__ import annotations
 
@@ -114,7 +114,7 @@ def evaluate(
         "bytes"; "frame_psnr": curve; "patch_gain": (I, J) dB over bicubic for each patch; "vmaf" if asked for.
 
     Raises:
-        BundleError: the bundle was made of another source, or is damaged.
+        BundleError: the bundle was made from another source, or is damaged.
     """
     player = Player(bundle, device)
     info, low = player.bundle.probe_source(source), player.bundle.low_resolution

@@ -58,11 +58,11 @@ def error_shares(errors: np.ndarray, labels: np.ndarray, k: int) -> np.ndarray:
 
 
 def choose_num_chunks(errors: np.ndarray, steps: int, most: int = MOST_CHUNKS) -> int:
-    """k="auto": as many networks as there are chunks' worth of error, and as get `STEPS_EACH` steps. Ours.
+    """k="auto": as many networks as there are equally loaded chunks, each with at least `STEPS_EACH` steps. Ours.
 
     A network costs the same bytes whatever error it removes. With e the error shares of `most` equal-count chunks,
     exp(H(e)) = exp(-Σ e_m ln e_m) is the number of equally loaded networks with the same entropy: `most` when all
-    chunks matter alike, 1 when one carries everything. Rounded down. With few of the `steps` for each, one network on
+    chunks matter alike, 1 when one carries everything. Rounded down. With few `steps` for each network, one network on
     everything was better wherever it was measured.
     """
     most = min(most, len(errors))
@@ -73,7 +73,7 @@ def choose_num_chunks(errors: np.ndarray, steps: int, most: int = MOST_CHUNKS) -
 
 
 class STDO(Assignment):
-    """A network for each chunk of like difficulty, and a map that says which patch is in which chunk."""
+    """A network for each chunk of similar difficulty, and a map that says which patch is in which chunk."""
 
     sample_suffices = True
 

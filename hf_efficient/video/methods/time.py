@@ -1,4 +1,4 @@
-"""A network for each stretch of time: NAS (Yeo et al., OSDI 2018), the baseline of STDO."""
+"""A network for each time segment: NAS (Yeo et al., OSDI 2018), the baseline of STDO."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from .stdo import choose_num_chunks
 
 
 def time_chunks(frames: int, patches: int, k: int) -> np.ndarray:
-    """k equal stretches of time: (frames·patches,) labels in order t, i, j.
+    """k equal time segments: (frames·patches,) labels in order t, i, j.
 
     Raises:
-        ValueError: there are fewer frames than stretches.
+        ValueError: there are fewer frames than segments.
     """
     if not 1 <= k <= frames:
-        raise ValueError(f"{frames} frames cannot be split into {k} stretches of time; expected 1 to {frames}.")
+        raise ValueError(f"{frames} frames cannot be split into {k} time segments; expected 1 to {frames}.")
     return np.repeat(np.arange(frames) * k // frames, patches)
 
 
 class Time(Assignment):
-    """A chunk is a stretch of time."""
+    """A chunk is a segment of time."""
 
     def auto_chunks(self, errors: np.ndarray, steps: int) -> int:
         """As many as STDO would have."""

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from hf_efficient.video.patches import replicate_border
 
-from .backbones.backbone import centre
+from .backbones.backbone import center
 from .spec import NetworkSpec
 
 Rectangle = tuple[int, int, int, int]  # top, left, bottom, right
@@ -80,7 +80,7 @@ def enlarge_whole(net: nn.Module, spec: NetworkSpec, x: Tensor) -> Tensor:
 
 def enlarge_inner(net: nn.Module, spec: NetworkSpec, x: Tensor) -> Tensor:
     """Enlarge what lies at least r = `spec.receptive_radius` inside x: (B, 3, H, W) to (B, 3, s(H-2r), s(W-2r))."""
-    return centre(net(x, trim=True), [spec.scale * (side - 2 * spec.receptive_radius) for side in x.shape[-2:]])
+    return center(net(x, trim=True), [spec.scale * (side - 2 * spec.receptive_radius) for side in x.shape[-2:]])
 
 
 def best_tile(spec: NetworkSpec, device: torch.device) -> int:
@@ -93,7 +93,7 @@ def best_tile(spec: NetworkSpec, device: torch.device) -> int:
 def merge_patches(mask: np.ndarray, patch_size: tuple[int, int], frame_size: tuple[int, int]) -> list[Rectangle]:
     """A few rectangles of pixels that cover the marked patches, each patch by exactly one.
 
-    Neighbours in a row are joined to runs, then equal runs of consecutive rows to rectangles. The fewer rectangles, the
+    Neighbors in a row are joined to runs, then equal runs of consecutive rows to rectangles. The fewer rectangles, the
     less halo is computed twice.
 
     Args:
@@ -116,7 +116,7 @@ def merge_patches(mask: np.ndarray, patch_size: tuple[int, int], frame_size: tup
 
 
 def join_boxes(areas: list[Rectangle], halo: int, pixels: int) -> list[tuple[Rectangle, list[Rectangle]]]:
-    """Join areas to boxes where a common box is less to compute than the areas by themselves.
+    """Join areas to boxes where a common box is less to compute than the separate areas.
 
     Greedy: the pair that saves most is joined, as long as one saves.
 

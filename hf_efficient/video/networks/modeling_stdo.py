@@ -79,7 +79,7 @@ class STDOModel(PreTrainedModel):
         return super().from_pretrained(pretrained_model_name_or_path, *model_args, **kwargs)
 
     def _init_weights(self, module: nn.Module) -> None:
-        """Do nothing: the networks initialise themselves, as published."""
+        """Do nothing: the networks initialize themselves, as published."""
 
     def forward(
         self,
@@ -165,7 +165,7 @@ class STDOModel(PreTrainedModel):
 
 
 def register() -> None:
-    """Register STDOModel at the Auto classes of transformers."""
+    """Register STDOModel with the Auto classes of transformers."""
     options: dict[str, Any] = {"exist_ok": True}
     AutoModel.register(STDOConfig, STDOModel, **options)
     AutoModelForImageToImage.register(STDOConfig, STDOModel, **options)

@@ -45,7 +45,7 @@ class NetworkSpec:
             check_whole(name, getattr(self, name), 1, most)
 
     def build(self) -> Backbone:
-        """A new network, randomly initialised as published, without weight norm."""
+        """A new network, randomly initialized as published, without weight norm."""
         network: Backbone = self._backbone(self.scale, self.num_features, self.num_blocks, self.expansion)
         return network
 

@@ -16,7 +16,7 @@ Net = TypeVar("Net", bound=nn.Module)
 
 
 def add_weight_norm(net: Net) -> Net:
-    """Train direction and length of every filter apart (Salimans & Kingma, 2016). In place; outputs do not change."""
+    """Train direction and length of every filter separately (Salimans & Kingma, 2016). In place; outputs stay."""
     for layer in [m for m in net.modules() if isinstance(m, nn.Conv2d)]:
         weight_norm(layer)
     return net
@@ -75,7 +75,7 @@ def to_int8(net: Net) -> Net:
 
 
 def as_stored(net: Net, weight_dtype: str) -> Net:
-    """Make `net` what its weights on disk are: folded, rounded to `weight_dtype`, computing in float32. In place.
+    """Make `net` equal to its weights on disk: folded, rounded to `weight_dtype`, computing in float32. In place.
 
     Raises:
         ValueError: `weight_dtype` is not one of WEIGHT_DTYPES.

@@ -51,7 +51,7 @@ class STDOPipelineOutput(BaseOutput):
 
 
 class STDOPipeline(DiffusionPipeline):
-    """From low to high resolution, by networks that were overfitted to this very video.
+    """From low to high resolution, by networks that were overfitted to this one video.
 
     `fit_video` makes the bundle. There is no diffusion in it: as a pipeline it has the `from_pretrained`,
     `save_pretrained`, `push_to_hub`, dtype, device, progress bar and output types that users of diffusers know. Weights
@@ -189,8 +189,8 @@ class STDOPipeline(DiffusionPipeline):
             for t, frame in enumerate(islice(frames, max_frames)):
                 if frame.shape != (geometry.lr_height, geometry.lr_width, 3):
                     raise BundleError(
-                        f"Frame {t} is {frame.shape}; the networks know a video of {geometry.lr_width}x"
-                        f"{geometry.lr_height} in colour, the bundle's {player.bundle.low_resolution.name}."
+                        f"Frame {t} is {frame.shape}; the networks fit a video of {geometry.lr_width}x"
+                        f"{geometry.lr_height} in color, the bundle's {player.bundle.low_resolution.name}."
                     )
                 mine = next(labels, None)
                 if mine is None:

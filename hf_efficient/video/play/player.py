@@ -73,7 +73,7 @@ class Player:
         return to_rgb8(output.cpu()[..., : source.height, : source.width])
 
     def frames(self, every: int = 1) -> Iterator[PlayedFrame]:
-        """The frames in order, with flat memory.
+        """The frames in order, with constant memory.
 
         Args:
             every: yield every `every`-th frame, from the first.

@@ -175,7 +175,7 @@ def test_msam_refuses_what_has_no_momentum_or_keeps_it_unknown_to_us(tmp_path: P
         MSAM(net.parameters(), torch.optim.SGD, lr=0.1)
     with pytest.raises(ValueError, match="has none"):
         MSAM(net.parameters(), schedule_free())
-    with pytest.raises(ValueError, match=r"does not find in this optimizer.*declare\("):
+    with pytest.raises(ValueError, match=r"was not found in this optimizer.*declare\("):
         MSAM(net.parameters(), Own)
     MSAM(net.parameters(), torch.optim.SGD, rho=0.0, lr=0.1)  # plain training
     for optim in ("sgd", "adafactor"):

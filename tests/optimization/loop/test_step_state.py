@@ -110,7 +110,7 @@ def test_probes_take_a_number_for_a_loss() -> None:
 def test_sam_by_the_gradients_that_stand_needs_some() -> None:
     net = network()
     opt = SAM(net.parameters(), torch.optim.SGD, lr=0.1)
-    with pytest.raises(ValueError, match="there is no gradient"):
+    with pytest.raises(ValueError, match="no parameter has a gradient"):
         opt.perturb()
 
 
@@ -184,7 +184,7 @@ def test_bases_that_cannot_work_are_refused_when_the_optimizer_is_made() -> None
     net = network()
     with pytest.raises(ValueError, match=r"LBFGS.*closure"):
         S2SAM(net.parameters(), torch.optim.LBFGS)
-    with pytest.raises(ValueError, match="SAM perturbs by itself"):
+    with pytest.raises(ValueError, match="SAM perturbs the weights itself"):
         S2SAM(net.parameters(), SAM)
     with pytest.raises(TypeError, match=r"class of an optimizer.*torch\.optim\.SGD, lr"):
         S2SAM(net.parameters(), torch.optim.SGD(net.parameters(), lr=0.1))  # type: ignore[arg-type]

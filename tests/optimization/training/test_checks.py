@@ -123,7 +123,7 @@ class Doubled:
 @pytest.mark.parametrize(
     ("other", "message"),
     [(InBackward, "none of the model's"), (KeepsGradients, "none of the model's"), (Fused, "no gradient"),
-     (Foreign, "none of the model's"), (Doubled, "S2SAM perturbs by itself")],
+     (Foreign, "none of the model's"), (Doubled, "S2SAM perturbs the weights itself")],
 )  # fmt: skip
 def test_optimizers_that_cannot_work_stop_the_first_step(method: str, other: Any, message: str, tmp_path: Path) -> None:
     trainer = build(tmp_path, METHODS[method], bert(0.0), mixin=other)

@@ -125,7 +125,7 @@ def test_a_changed_or_missing_file_is_reported(bundle: Bundle, tmp_path: Path) -
             Bundle.open(folder)
         path.write_bytes(data)
     assert Bundle.open(folder).sizes() == bundle.sizes()
-    with pytest.raises(BundleError, match="no bundle"):
+    with pytest.raises(BundleError, match="not a bundle"):
         Bundle.open(tmp_path)
 
 

@@ -245,26 +245,26 @@ def test_files_mean_to_zimg_what_they_mean_to_us(tmp_path: Path, codec: str, col
 
 def test_a_matrix_that_is_not_known_is_refused(tmp_path: Path) -> None:
     path = make_clip(tmp_path / "a.mkv", moving_frames(2, 64, 48), pixel_format="yuv444p", color=(8, 1, 1, 1))
-    with pytest.raises(MediaError, match=r"colour matrix YCgCo.*zscale"):
+    with pytest.raises(MediaError, match=r"color matrix YCgCo.*zscale"):
         probe(path)
 
 
 PLACES = {
     "vp9, not said": ("webm", ["-c:v", "libvpx-vp9", "-lossless", "1"], "", "left"),
     "ffv1, not said": ("avi", ["-c:v", "ffv1"], "", "left"),
-    "vp9, centre": ("webm", ["-c:v", "libvpx-vp9", "-lossless", "1"], "center", "center"),
-    "ffv1, centre": ("mkv", ["-c:v", "ffv1"], "center", "center"),
+    "vp9, center": ("webm", ["-c:v", "libvpx-vp9", "-lossless", "1"], "center", "center"),
+    "ffv1, center": ("mkv", ["-c:v", "ffv1"], "center", "center"),
     "ffv1, not said, mkv": ("mkv", ["-c:v", "ffv1"], "", "left"),
     "flv": ("flv", ["-c:v", "flv", "-qscale:v", "1"], "", "left"),
     "wmv": ("wmv", ["-c:v", "wmv2", "-qscale:v", "1"], "", "left"),
     "raw, 4:2:0": ("nut", ["-c:v", "rawvideo", "-pix_fmt", "nv12"], "", "left"),
     "raw, 4:2:2": ("mov", ["-c:v", "rawvideo", "-pix_fmt", "uyvy422"], "", "left"),
-    "y4m, centre": ("y4m", [], "center", "center"),
+    "y4m, center": ("y4m", [], "center", "center"),
     "y4m, left": ("y4m", [], "left", "left"),
     "theora": ("ogv", ["-c:v", "libtheora", "-qscale:v", "10"], "", "center"),
     "h264, not said": ("mkv", ["-c:v", "libx264", "-qp", "0"], "", "left"),
     "h264, left": ("mkv", ["-c:v", "libx264", "-qp", "0"], "left", "left"),
-    "h264, centre": ("mkv", ["-c:v", "libx264", "-qp", "0"], "center", "center"),
+    "h264, center": ("mkv", ["-c:v", "libx264", "-qp", "0"], "center", "center"),
     "h264, top left": ("mkv", ["-c:v", "libx264", "-qp", "0"], "topleft", "topleft"),
     "mpeg1": ("mpg", ["-c:v", "mpeg1video", "-qscale:v", "1"], "", "center"),
 }

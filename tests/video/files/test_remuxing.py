@@ -107,7 +107,9 @@ def test_what_a_container_cannot_carry_is_said(tmp_path: Path) -> None:
     source = tmp_path / "no_text.mkv"
     ffmpeg("-i", full, "-map", "0:v:0", "-map", "0:a", "-map", "0:t", "-c", "copy", source)
     bundle = fit_video(source, tmp_path / "bundle", **QUICK)
-    with pytest.warns(UserWarning, match=r"out.mp4' does not keep of its source: .*attached file 1 \(font.ttf") as said:
+    with pytest.warns(
+        UserWarning, match=r"out.mp4' does not keep from its source: .*attached file 1 \(font.ttf"
+    ) as said:
         decode(bundle.path, tmp_path / "out.mp4", codec="libx264", preset="ultrafast")
     assert not any("handler_name" in str(warning.message) for warning in said)  # which muxers make up
 
@@ -171,7 +173,7 @@ def hdr_clip(path: Path) -> Path:
     return path
 
 
-@pytest.mark.filterwarnings("ignore:.*10 bits a colour")
+@pytest.mark.filterwarnings("ignore:.*10 bits per color")
 @pytest.mark.parametrize("codec", ["libx264", "libx265", "libsvtav1"])
 def test_the_display_of_hdr_is_kept(tmp_path: Path, codec: str) -> None:
     source = hdr_clip(tmp_path / "a.mkv")
@@ -189,7 +191,7 @@ def test_the_display_of_hdr_is_kept(tmp_path: Path, codec: str) -> None:
     assert "MaxCLL=1000" in log.replace(" ", "") or "Content light level" in log
 
 
-@pytest.mark.filterwarnings("ignore:.*10 bits a colour")
+@pytest.mark.filterwarnings("ignore:.*10 bits per color")
 def test_what_a_codec_cannot_say_of_hdr_is_said(tmp_path: Path) -> None:
     bundle = fit_video(hdr_clip(tmp_path / "a.mkv"), tmp_path / "bundle", **QUICK)
     with pytest.warns(UserWarning, match="mastering display; content light level"):

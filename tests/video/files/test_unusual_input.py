@@ -47,7 +47,7 @@ def test_ten_bits_are_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
         tmp_path / "a.mkv", moving_frames(4, 96, 80), codec="libx265", pixel_format="yuv420p10le",
         options={"x265-params": "log-level=error"},
     )  # fmt: skip
-    with pytest.warns(UserWarning, match="10 bits a colour"):
+    with pytest.warns(UserWarning, match="10 bits per color"):
         bundle = fit_video(source, tmp_path / "bundle", **QUICK)
     assert len(list(Player(bundle).frames())) == 4
     command = ["stdo", "encode", str(source), str(tmp_path / "other"), "--steps", "2", "--num-features", "4"]

@@ -108,5 +108,5 @@ def test_impossible_chunks(k: int) -> None:
             split(np.ones(5), k)
     with pytest.raises(ValueError, match="numbers >= 0"):
         equal_count(np.array([1.0, np.nan]), 1)
-    with pytest.raises(ValueError, match="stretches"):
+    with pytest.raises(ValueError, match="time segments"):
         time_chunks(5, 2, k)

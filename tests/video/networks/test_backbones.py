@@ -5,7 +5,7 @@ import torch
 from torch.nn import functional as F
 
 from hf_efficient.methods import BACKBONES
-from hf_efficient.video.networks.backbones.backbone import centre, upsample_bicubic
+from hf_efficient.video.networks.backbones.backbone import center, upsample_bicubic
 from hf_efficient.video.networks.backbones.wdsr import WDSR
 from hf_efficient.video.networks.spec import NetworkSpec
 from hf_efficient.video.networks.weights import Int8Conv2d, add_weight_norm, as_stored, fold_weight_norm, stored_bytes
@@ -57,8 +57,8 @@ def test_radius_is_the_receptive_radius(name: str, scale: int) -> None:
     x = torch.rand(1, 3, side, side, dtype=torch.float64, requires_grad=True)
     y = net(x)
     assert y.shape == (1, 3, scale * side, scale * side)
-    centre = slice(scale * (side // 2), scale * (side // 2 + 1))
-    (gradient,) = torch.autograd.grad(y[..., centre, centre].abs().sum(), x)
+    center = slice(scale * (side // 2), scale * (side // 2 + 1))
+    (gradient,) = torch.autograd.grad(y[..., center, center].abs().sum(), x)
     touched = gradient[0].abs().sum(0).nonzero()
     reach = (touched - side // 2).abs().max().item()
     # never more, and not much less: ReLUs may cut a few paths, HR layers round up
@@ -79,7 +79,7 @@ def test_trimmed_is_the_middle_of_the_whole(name: str, scale: int) -> None:
         whole, part = net(x), net(x, trim=True)
     middle = whole[..., far:-far, far:-far]
     assert middle.shape[2:] == (9 * scale, 13 * scale)
-    torch.testing.assert_close(centre(part, middle.shape[2:]), middle, atol=1e-12, rtol=0)
+    torch.testing.assert_close(center(part, middle.shape[2:]), middle, atol=1e-12, rtol=0)
 
 
 @pytest.mark.parametrize("name", BACKBONES.names)

@@ -112,7 +112,7 @@ def test_pipeline_is_the_player(bundles: dict[str, Bundle], dtype: str, tmp_path
 
 def test_pipeline_says_what_does_not_fit(bundles: dict[str, Bundle]) -> None:
     pipe = STDOPipeline.from_pretrained(bundles["float32"].path)
-    with pytest.raises(BundleError, match=r"know a video of 48x40"):
+    with pytest.raises(BundleError, match=r"fit a video of 48x40"):
         pipe(np.zeros((2, 20, 20, 3), np.uint8))
     with pytest.raises(BundleError, match="more than the bundle's 12 frames"):
         pipe(np.zeros((13, 40, 48, 3), np.uint8))

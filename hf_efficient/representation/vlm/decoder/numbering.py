@@ -20,7 +20,7 @@ Kept = dict[str, list[KeptUnit]]
 def visible_ids(base: Any, arguments: dict[str, Any]) -> Tensor:
     """The ids (B, L) of a forward call; of one with embeddings in their place those of its placeholders, others are -1.
 
-    Placeholders are recognised by their embedding, as in the stock models.
+    Placeholders are recognized by their embedding, as in the stock models.
     """
     ids: Tensor | None = arguments.get("input_ids")
     if ids is not None:

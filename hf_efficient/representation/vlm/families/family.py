@@ -72,7 +72,7 @@ class Family:
     mrope = False
     #: position id that the stock forward gives to the first token
     first_position = 0
-    #: settings about tiles or frames inside of a unit that can act: those of `GROUPED`, where units hold several
+    #: settings about tiles or frames inside a unit that can act: those of `GROUPED`, where units hold several
     grouped: tuple[str, ...] = ()
 
     # the model
@@ -97,7 +97,7 @@ class Family:
         return towers.choose_source(wanted, towers.offers(tower), type(tower).__name__)
 
     def attention(self, images: VisualInputs, source: str) -> towers.AttentionWatch:
-        """A context that learns the attention of what the encoder runs inside of it."""
+        """A context that learns the attention of what the encoder runs inside it."""
         layer = images.setting("vision_feature_layer")
         tower = self.tower(images.base, images.modality)
         return towers.VitWatch(tower, -1 if layer is None else layer, source)

@@ -49,8 +49,8 @@ class Conv(nn.Conv2d):
         return F.conv2d(x, self.weight, self.bias, padding=0 if trim else self.padding)
 
 
-def centre(x: Tensor, size: Sequence[int]) -> Tensor:
-    """The (height, width) in the middle of x: what layers that trim have left of its surroundings."""
+def center(x: Tensor, size: Sequence[int]) -> Tensor:
+    """The (height, width) in the middle of x: the part that trimming layers leave."""
     height, width = size
     top, left = (x.shape[-2] - height) // 2, (x.shape[-1] - width) // 2
     return x[..., top : top + height, left : left + width]

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .backbone import Backbone, Conv, centre
+from .backbone import Backbone, Conv, center
 
 
 class EDSR(Backbone):
@@ -30,7 +30,7 @@ class EDSR(Backbone):
         for block in self.blocks:
             y = block(y, trim)
         y = self.body(y, trim)
-        y = y.add_(centre(x, y.shape[-2:]))
+        y = y.add_(center(x, y.shape[-2:]))
         for layer, factor in zip(self.up, self.factors, strict=True):
             y = F.pixel_shuffle(layer(y, trim), factor)
         return self.tail(y, trim).add_(self.mean)
@@ -54,4 +54,4 @@ class PlainBlock(nn.Module):
 
     def forward(self, x: Tensor, trim: bool = False) -> Tensor:
         y = self.second(self.first(x, trim).relu_(), trim)
-        return y.add_(centre(x, y.shape[-2:]))
+        return y.add_(center(x, y.shape[-2:]))

@@ -6,7 +6,7 @@ import math
 
 from torch import Tensor, nn
 
-from .backbone import Backbone, Conv, centre, upsample_bicubic
+from .backbone import Backbone, Conv, center, upsample_bicubic
 
 
 class VDSR(Backbone):
@@ -23,7 +23,7 @@ class VDSR(Backbone):
         for layer in self.layers[:-1]:
             y = layer(y, trim).relu_()
         y = self.layers[-1](y, trim)
-        return y.add_(centre(x, y.shape[-2:]))
+        return y.add_(center(x, y.shape[-2:]))
 
     @staticmethod
     def receptive_radius(scale: int, num_blocks: int) -> int:

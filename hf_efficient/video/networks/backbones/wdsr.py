@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .backbone import Backbone, Conv, centre, set_length
+from .backbone import Backbone, Conv, center, set_length
 
 
 class WDSR(Backbone):
@@ -34,14 +34,14 @@ class WDSR(Backbone):
         for block in self.blocks:
             y = block(y, trim)
         y = self.tail(y, trim)
-        return F.pixel_shuffle(y.add_(centre(self.skip(x, trim), y.shape[-2:])), self.scale).add_(0.5)
+        return F.pixel_shuffle(y.add_(center(self.skip(x, trim), y.shape[-2:])), self.scale).add_(0.5)
 
     @torch.no_grad()
     def start_from_bicubic(self) -> None:
         """The skip layer gets the bicubic weights, and the tail a tenth of its initial ones.
 
         The 5x5 skip spans the four taps of every sub-pixel position, so its result is exact away from the frame's
-        border. Ours, not the paper's: a short training need not learn what is known.
+        border. Ours, not the paper's: a short training does not have to learn it.
         """
         s = self.scale
         positions = (torch.arange(s, dtype=torch.float64) + 0.5) / s - 0.5
@@ -70,7 +70,7 @@ class WideBlock(nn.Module):
 
     def forward(self, x: Tensor, trim: bool = False) -> Tensor:
         y = self.project(self.expand(x, trim).relu_(), trim)
-        return y.add_(centre(x, y.shape[-2:]))
+        return y.add_(center(x, y.shape[-2:]))
 
 
 def cubic(x: Tensor, a: float = -0.5) -> Tensor:

@@ -11,6 +11,7 @@ import torch
 from hf_efficient import SAMArguments, TokenPrunerConfig, reduce_tokens
 from hf_efficient.methods import OPTIMIZATION, REPRESENTATION, SPARSITY, VIDEO
 from hf_efficient.optimization.engine.perturbation import Weights
+from hf_efficient.optimization.engine.variant import new_variant
 from hf_efficient.sparsity.topology.base import Topology
 
 
@@ -55,7 +56,7 @@ class Asked:
 def test_a_variant_asks_for_what_its_row_says_and_for_nothing_else(method: str) -> None:
     parameter = torch.nn.Parameter(torch.ones(4))
     batch = Asked(parameter)
-    variant = SAMArguments(method).variant(batch.optimizer)
+    variant = new_variant(SAMArguments(method), batch.optimizer)
     for step in range(2):
         variant.step = step
         with variant.perturbed(Weights([parameter]), batch, 0.1):

@@ -7,9 +7,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from torch import nn
 from transformers.utils import logging
 
 from hf_efficient.compat.accelerate import refresh_held_forward
+from hf_efficient.reading import shown
 from hf_efficient.representation.config import TokenPrunerConfig
 from hf_efficient.representation.vlm.decoder.proportional_attention import takes_masks
 from hf_efficient.wrapped import check_bare, follow_peft, unwrapped
@@ -45,9 +47,12 @@ def attach_token_pruner(
         The same model and processor.
 
     Raises:
+        TypeError: `model` is no torch module.
         ValueError: the family is not supported, the processor is not the model's, or the config does not suit both.
     """
     config = TokenPrunerConfig.of(config)
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"model={shown(model)} is no model; expected a vision-language model of transformers, loaded.")
     if config.adaptive:
         raise ValueError(
             "adaptive=True cannot be attached: the processor writes placeholders before an image is looked at. Use "

@@ -270,3 +270,9 @@ def test_embeddings_in_place_of_ids_work(name, settings):
     embeds = model.get_input_embeddings()(inputs.pop("input_ids"))
     with recorded(model):
         assert torch.allclose(model(**inputs, inputs_embeds=embeds).logits, expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("model", [None, "llava-hf/llava-1.5-7b-hf"])
+def test_what_is_no_model_is_refused(model):
+    with pytest.raises(TypeError, match="expected a vision-language model of transformers"):
+        attach_token_pruner(model, None, TokenPrunerConfig())

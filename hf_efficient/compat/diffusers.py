@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 #: "module:name" -> parameters, of what is overridden.
 OVERRIDDEN = {
     "diffusers:DiffusionPipeline.from_pretrained": ("pretrained_model_name_or_path", "kwargs"),
@@ -39,8 +41,6 @@ def register_component(library: str, name: str) -> None:
 
 def unregister_component(library: str, name: str) -> None:
     """Undo `register_component`; nothing happens where diffusers, or the component in it, is absent."""
-    import sys
-
     tables = sys.modules.get("diffusers.pipelines.pipeline_loading_utils")
     if tables is not None:
         tables.LOADABLE_CLASSES.pop(library, None)

@@ -50,10 +50,13 @@ def changes(library: str) -> list[str]:
         installed = version(library)
     except PackageNotFoundError:
         return []
-    table = tables(library)
+    return [f"{library} {installed} (read in {READ_IN[library]}): {line}" for line in changed_in(tables(library))]
+
+
+def changed_in(table: ModuleType) -> list[str]:
+    """One line for each name of a module's tables that is gone or has changed."""
     parameters = {**getattr(table, "CALLED", {}), **getattr(table, "OVERRIDDEN", {})}
-    found = changed(tuple(getattr(table, "READ", ())), parameters, getattr(table, "IN_SOURCE", {}))
-    return [f"{library} {installed} (read in {READ_IN[library]}): {line}" for line in found]
+    return changed(tuple(getattr(table, "READ", ())), parameters, getattr(table, "IN_SOURCE", {}))
 
 
 def changed(
@@ -92,15 +95,15 @@ def report() -> tuple[str, bool]:
         except PackageNotFoundError:
             lines.append(f"{library}: not installed (read in {read_in})")
             continue
-        listed, changed_names = count(library), changes(library)
+        table = tables(library)
+        listed, changed_names = count(table), changed_in(table)
         all_found &= not changed_names
         result = f"{len(changed_names)} of {listed} names changed" if changed_names else f"all {listed} names found"
         lines.append(f"{library} {installed} (read in {read_in}): {result}")
-        lines += [f"  {line.partition('): ')[2]}" for line in changed_names]
+        lines += [f"  {line}" for line in changed_names]
     return "\n".join(lines), all_found
 
 
-def count(library: str) -> int:
-    """How many names of a library are listed."""
-    table = tables(library)
+def count(table: ModuleType) -> int:
+    """How many names a module's tables list."""
     return len({where for kind in ("READ", "CALLED", "OVERRIDDEN", "IN_SOURCE") for where in getattr(table, kind, ())})

@@ -8,7 +8,7 @@ from functools import cached_property
 from importlib import import_module
 from typing import Any, NamedTuple
 
-from hf_efficient.reading import shown
+from hf_efficient.checks import check_choice
 
 #: What a method may need, and the words for it.
 NEEDS = {
@@ -162,11 +162,8 @@ class Kind:
         Raises:
             ValueError: there is none.
         """
-        for method in self.methods:
-            if method.name == name:
-                return method
-        known = ", ".join(map(repr, self.names))
-        raise ValueError(f"{self.choice}={shown(name)} is not known; expected one of {known}.")
+        check_choice(self.choice, name, self.names)
+        return next(method for method in self.methods if method.name == name)
 
     def readers(self, setting: str) -> tuple[str, ...]:
         """The methods that read a setting: those that declare it, or all if none does."""

@@ -13,6 +13,9 @@ from hf_efficient.representation.maths.quota import Quota
 from hf_efficient.representation.maths.steps import cosines, row_of, take_best
 from hf_efficient.representation.maths.valid_tokens import on_valid_tokens
 
+#: Share of a token's own r² below which what is left of it may be float32's rounding: it counts as spanned.
+ROUNDING = 2e-6
+
 
 @on_valid_tokens
 def select(features: Tensor, importance: Tensor, k: int, config: Any = None, quota: Quota | None = None) -> Tensor:
@@ -35,15 +38,16 @@ def select(features: Tensor, importance: Tensor, k: int, config: Any = None, quo
     relevance = rescale(importance) + 1e-6
     kernel = relevance.unsqueeze(2) * cosines(features) * relevance.unsqueeze(1)
     left = relevance.square() * (features.square().sum(-1) > 0)  # what a token adds to the determinant
+    floor = ROUNDING * relevance.square()  # own, not the largest: of little relevance is not the same as spanned
     factors = features.new_zeros(len(features), k, features.shape[1])
     order = torch.zeros(len(features), k, dtype=torch.long, device=features.device)
-    floor = 1e-6 * relevance.square().amax(1, keepdim=True)
     for step in range(k):
-        chosen = take_best(torch.where(left > floor, left, relevance - 2), order, step, quota)
+        adds = left > floor
+        chosen = take_best(torch.where(adds, left, relevance - 2), order, step, quota)
         index = chosen.unsqueeze(1).expand(-1, step, -1)
         known = torch.bmm(factors[:, :step].gather(2, index).transpose(1, 2), factors[:, :step]).squeeze(1)
         rest = left.gather(1, chosen)
-        row = (row_of(kernel, chosen) - known) / rest.clamp_min(1e-12).sqrt()
-        factors[:, step] = torch.where(rest > floor, row, 0)
+        row = (row_of(kernel, chosen) - known) / rest.sqrt()
+        factors[:, step] = torch.where(adds.gather(1, chosen), row, 0)
         left = left - factors[:, step].square()
     return order

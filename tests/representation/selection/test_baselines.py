@@ -29,8 +29,26 @@ def test_cdpruner_is_the_greedy_maximum_of_the_determinant(seed):
     assert take("cdpruner", x, p, 8) == greedy(8, 20, RULES["cdpruner"](x, p))
 
 
-def test_cdpruner_goes_on_by_importance_where_the_rank_ends():
-    x, p = unit(0, n=30, width=4)
+@pytest.mark.parametrize("seed", SEEDS)
+def test_cdpruner_asks_for_the_determinant_where_relevance_is_small(seed):
+    """Relevance from 1 down to 1e-4: what such tokens add is tiny beside the largest, and still decides."""
+    x, p = unit(seed, n=24, width=32)
+    p = 10 ** (-4 * p.sqrt())
+    assert take("cdpruner", x, p, 23) == greedy(23, 24, RULES["cdpruner"](x, p))
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_cdpruner_tells_apart_tokens_that_are_much_alike(seed):
+    """Cosines above 0.999, as behind some projectors: the residuals are small and not yet rounding."""
+    x, p = unit(seed, n=24, width=32)
+    x = x.mean(0) + 0.005 * x
+    assert cosines(x).min() > 0.999
+    assert take("cdpruner", x, p, 12) == greedy(12, 24, RULES["cdpruner"](x, p))
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_cdpruner_goes_on_by_importance_where_the_rank_ends(seed):
+    x, p = unit(seed, n=30, width=4)
     order = take("cdpruner", x, p, 30)
     assert sorted(order) == list(range(30))
     assert order[4:] == sorted(order[4:], key=lambda j: -float(p[j]))

@@ -24,6 +24,7 @@ OTHER: dict[str, tuple[Any, dict[str, Any]]] = {
     "centroid_share": (0.0, {}),
     "initial_centers": ("coverage", {}),
     "importance_power": (0.0, {}),
+    "kept_by": ("divprune", {}),
 }
 
 

@@ -217,6 +217,19 @@ REPRESENTATION = Kind(
             Paper("Token Merging: Your ViT But Faster", 2023, "2210.09461", "ICLR"),
             published={"proportional_attention": True},
         ),
+        Method(
+            "restore",
+            "half kept by another method, the rest merged into distinct anchors",
+            f"{_FOLDER}.restore:generate",
+            Paper(
+                "Improving Visual Token Reduction via Rectifying Distortions for Efficient Multimodal LLM Inference",
+                2026, "2606.01711", "ICML",
+            ),
+            reads=("kept_by",),
+            needs=("importance",),
+            defaults={"proportional_attention": True},
+            published={"budget": 64, "importance": "cls"},
+        ),
     ),
     only=(Only("llm_budget", lambda c: bool(c.llm_layers), "llm_layers that are named"),),
     settings=(

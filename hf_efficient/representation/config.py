@@ -14,7 +14,7 @@ from hf_efficient.checks import check_bool, check_choice, check_number, check_wh
 from hf_efficient.methods import REPRESENTATION, check_settings, with_method
 from hf_efficient.reading import naming
 
-from .config_checks import check_budget, check_generator, check_layers
+from .config_checks import check_budget, check_generator, check_layers, kept_of
 from .config_files import CONFIG_NAME as CONFIG_NAME
 from .config_files import files_of, push, read, replaced, save, to_json
 
@@ -22,6 +22,7 @@ IMPORTANCES = ("auto", "cls", "received", "distinct", "norm")
 KERNELS = ("rbf", "cosine")
 POSITIONS = ("auto", "compact", "original")
 INITIAL_CENTERS = ("coverage", "farthest_first")
+KEPT_BY = ("holov", "divprune", "vispruner")
 
 if TYPE_CHECKING:
     from .generator import TokenGenerator
@@ -74,6 +75,7 @@ class TokenPrunerConfig:
             that mean.
         initial_centers: the tokens that ITG's clusters start from. "farthest_first": important tokens far apart (as
             k-means++, but always the largest); "coverage": what ID-Pruner keeps.
+        kept_by: the method that chooses the half of the tokens that RESTORE keeps as they are.
         importance_power: eta of ITG's weights w = (p / mean p)^eta, >= 0.
         generator: a trained `TokenGenerator` that refines ITG's tokens, or None. Saved beside the config.
 
@@ -114,6 +116,7 @@ class TokenPrunerConfig:
         default="farthest_first",
         metadata={"help": "Tokens that ITG's clusters start from.", "choices": INITIAL_CENTERS},
     )
+    kept_by: str = field(default="holov", metadata={"help": "Who chooses what RESTORE keeps.", "choices": KEPT_BY})
     importance_power: float = field(default=1.0, metadata={"help": "Power of importance in ITG's weights."})
     generator: TokenGenerator | None = field(
         default=None, repr=False, compare=False, metadata={"help": "Trained refinement of ITG's tokens."}
@@ -125,6 +128,7 @@ class TokenPrunerConfig:
         check_choice("kernel", self.kernel, KERNELS)
         check_choice("positions", self.positions, POSITIONS)
         check_choice("initial_centers", self.initial_centers, INITIAL_CENTERS)
+        check_choice("kept_by", self.kept_by, KEPT_BY)
         for name in (
             "importance_weight",
             "coverage_mix",
@@ -181,11 +185,11 @@ class TokenPrunerConfig:
         Returns:
             min(n, budget) for a count; max(1, round(budget * n)) for a share (halves round up).
         """
-        return _kept(n, self.budget)
+        return kept_of(n, self.budget)
 
     def tokens_to_keep_in_llm(self, n: int) -> int:
         """Number of visual tokens of a prompt kept of `n` at a layer of `llm_layers`: as `tokens_to_keep`."""
-        return _kept(n, self.llm_budget)
+        return kept_of(n, self.llm_budget)
 
     def to_dict(self) -> dict[str, Any]:
         """All fields as plain JSON values; of the generator its settings, without weights."""
@@ -291,9 +295,3 @@ class TokenPrunerConfig:
         return push(
             files_of(self.to_dict(), self._weights()), repo_id, commit_message, private, token, revision, create_pr
         )
-
-
-def _kept(n: int, budget: int | float) -> int:
-    if n < 1:
-        raise ValueError(f"A unit of {n} tokens cannot be pruned; expected at least 1.")
-    return min(n, budget) if isinstance(budget, int) else max(1, min(n, math.floor(budget * n + 0.5)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from hf_efficient.methods import REPRESENTATION
@@ -43,3 +44,10 @@ def check_layers(name: str, value: Any) -> None:
         or len(set(value)) != len(value)
     ):
         raise ValueError(f"{name}={shown(value)} is not a list of layers; expected distinct ints >= 1, such as [2].")
+
+
+def kept_of(n: int, budget: int | float) -> int:
+    """Tokens that a budget keeps of `n`; raises where there is none."""
+    if n < 1:
+        raise ValueError(f"A unit of {n} tokens cannot be pruned; expected at least 1.")
+    return min(n, budget) if isinstance(budget, int) else max(1, min(n, math.floor(budget * n + 0.5)))

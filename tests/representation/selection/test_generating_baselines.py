@@ -9,7 +9,7 @@ from torch import Tensor
 
 import hf_efficient
 from hf_efficient import TokenPrunerConfig
-from tests.representation.methods import GENERATORS
+from tests.representation.methods import GENERATORS, SELECTORS
 from tests.representation.units import SEEDS, cosines, unit
 
 # parts that not every method gives are there in what is tested here
@@ -88,6 +88,31 @@ def test_tome_merges_the_best_pairs_by_weighted_mean(seed, k):
     torch.testing.assert_close(tokens, torch.stack([x[g].mean(0) for g in groups]), atol=1e-5, rtol=1e-5)
     assert anchors == [g[0] for g in groups]
     assert all(assignment[j] == place for place, g in enumerate(groups) for j in g)
+
+
+@pytest.mark.parametrize("kept_by", ["holov", "divprune", "vispruner"])
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("k", [13, 2, 1])
+def test_restore_merges_what_another_method_drops_into_dense_places_that_differ(seed, k, kept_by):
+    x, p = unit(seed)
+    c = cosines(x)
+    kept = SELECTORS[kept_by](x[None], p[None], k // 2)[0].tolist() if k > 1 else []
+    rest = [j for j in range(40) if j not in kept]
+    density = {i: sum(float(c[i, j]) for j in rest) for i in rest}
+
+    def worth(i: int) -> float:
+        return density[i] * (1 - max((float(c[i, j]) for j in rest if density[j] > density[i]), default=0.0))
+
+    centers = sorted(rest, key=worth, reverse=True)[: k - len(kept)]
+    groups = {i: [i] for i in [*kept, *centers]}
+    for j in set(rest) - set(centers):
+        groups[max(centers, key=lambda i, j=j: float(c[i, j]))].append(j)  # type: ignore[misc]
+    members = sorted((sorted(g) for g in groups.values()), key=lambda g: g[(len(g) - 1) // 2])  # by lower median
+    reduced = reduce_tokens(x[None], TokenPrunerConfig("restore", k, kept_by=kept_by), p[None])
+    assert reduced.indices[0].tolist() == [g[(len(g) - 1) // 2] for g in members]
+    torch.testing.assert_close(reduced.tokens[0], torch.stack([x[g].mean(0) for g in members]), atol=1e-5, rtol=1e-5)
+    assert reduced.mass[0].tolist() == [len(g) for g in members]
+    assert all(reduced.assignment[0, j] == place for place, g in enumerate(members) for j in g)
 
 
 @pytest.mark.parametrize("method", GENERATORS)

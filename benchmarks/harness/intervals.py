@@ -1,4 +1,4 @@
-"""How sure a mean is: intervals over seeds by Student's t, standard errors, and the bootstrap over scenes and seeds."""
+"""How sure a mean is: intervals over seeds by Student's t, standard errors, the bootstrap over scenes and seeds."""
 
 import math
 from collections.abc import Sequence
@@ -23,25 +23,53 @@ def standard_error(values: Sequence[float]) -> float:
 
 
 class Bootstrap:
-    """Resamples scenes, and training seeds where there are several, alike for all methods: differences are paired.
+    """Resamples photographs, scenes on them, and training seeds, alike for all methods: differences are paired.
+
+    Photographs are drawn with replacement, then of every drawn one as many scenes as were made on it, with replacement.
+    A scene of which no photograph is known stands alone: where none is, this is the plain bootstrap over scenes.
 
     Args:
         questions: number of questions about each scene.
+        photographs: what each scene was made on, where that is known.
+
+    Attributes:
+        counts: (BOOTSTRAP_SAMPLES, scenes), how often each scene is in each sample.
     """
 
-    def __init__(self, questions: Sequence[int]) -> None:
-        rng = np.random.default_rng(0)
-        self.picks = rng.integers(0, len(questions), (BOOTSTRAP_SAMPLES, len(questions)))
+    def __init__(self, questions: Sequence[int], photographs: Sequence[str | None] | None = None) -> None:
         self.questions = np.array(questions)
+        groups: dict[object, list[int]] = {}
+        for scene, photograph in enumerate(photographs or [None] * len(questions)):
+            groups.setdefault(scene if photograph is None else photograph, []).append(scene)
+        self.counts = _draw(list(groups.values()), len(questions))
+
+    def ratios(self, parts: np.ndarray, wholes: np.ndarray) -> np.ndarray:
+        """(BOOTSTRAP_SAMPLES,) sums of `parts` over sums of `wholes`, both (models, scenes), over what is drawn.
+
+        Where there are several models, as many are drawn with replacement. A sample whose whole is 0 is nan.
+        """
+        models = len(parts)
+        drawn = np.random.default_rng(1).multinomial(models, [1 / models] * models, BOOTSTRAP_SAMPLES)
+        part, whole = ((drawn * (self.counts @ np.asarray(side, float).T)).sum(1) for side in (parts, wholes))
+        return np.divide(part, whole, out=np.full(BOOTSTRAP_SAMPLES, np.nan), where=whole > 0)
 
     def samples(self, graded: Sequence[Grades]) -> np.ndarray:
         """(BOOTSTRAP_SAMPLES,) accuracies: means over models drawn with replacement from those in `graded`."""
         right = np.array([[sum(row) for row in grades] for grades in graded])
-        count, total = len(graded), self.questions[self.picks].sum(1)
-        drawn = np.random.default_rng(1).multinomial(count, [1 / count] * count, BOOTSTRAP_SAMPLES) / count
-        return sum(share * one[self.picks].sum(1) for share, one in zip(drawn.T, right, strict=True)) / total
+        return self.ratios(right, np.broadcast_to(self.questions, right.shape))
+
+
+def _draw(groups: list[list[int]], scenes: int) -> np.ndarray:
+    """How often each scene is drawn: groups with replacement, then in each of those its scenes."""
+    rng = np.random.default_rng(0)
+    counts = np.zeros((BOOTSTRAP_SAMPLES, scenes), np.int64)
+    times = rng.multinomial(len(groups), [1 / len(groups)] * len(groups), BOOTSTRAP_SAMPLES)
+    for group, drawn in zip(groups, times.T, strict=True):
+        # one draw of n scenes, t times over, is one draw of t n scenes
+        counts[:, group] = rng.multinomial(drawn * len(group), [1 / len(group)] * len(group))
+    return counts
 
 
 def interval(samples: np.ndarray) -> list[float]:
-    """The 95 % interval of bootstrap samples."""
-    return [round(float(value), 4) for value in np.percentile(samples, [2.5, 97.5])]
+    """The 95 % interval of bootstrap samples, of which those that are nan count for nothing."""
+    return [round(float(value), 4) for value in np.nanpercentile(samples, [2.5, 97.5])]

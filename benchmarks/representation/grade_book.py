@@ -18,11 +18,16 @@ class GradeBook:
         self.path, self.counts = path, [len(scene.questions) for scene in scenes]
         self.books: dict[str, str] = read_json(path, {})
 
+    def forget(self, methods: Sequence[str]) -> None:
+        """Drop the grades of rows of these methods, whose rule has changed: of names with "METHOD" as a word."""
+        self.books = {name: bits for name, bits in self.books.items() if not set(methods) & set(name.split())}
+
     def __call__(self, name: str, measure: Any) -> Grades:
         """The grades of this name, measured if they are not in the file yet."""
         if name not in self.books:
             bits = "".join(str(int(right)) for row in measure() for right in row)
             self.books[name] = f"{int('1' + bits, 2):x}"
+            self.path.parent.mkdir(parents=True, exist_ok=True)
             write_text(self.path, json.dumps(self.books, indent=0) + "\n")
         rights = iter(bin(int(self.books[name], 16))[3:])
         grades = [[next(rights) == "1" for _ in range(count)] for count in self.counts]

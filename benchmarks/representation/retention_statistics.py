@@ -13,8 +13,8 @@ from hf_efficient.representation.evaluation.questions import Scene
 
 
 def bootstrap_of(scenes: Sequence[Scene]) -> Bootstrap:
-    """The bootstrap over scenes."""
-    return Bootstrap([len(scene.questions) for scene in scenes])
+    """The bootstrap over photographs and scenes."""
+    return Bootstrap([len(scene.questions) for scene in scenes], [scene.photograph for scene in scenes])
 
 
 def accuracy(graded: Sequence[Grades]) -> float:

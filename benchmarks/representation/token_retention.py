@@ -12,41 +12,22 @@ it was: grades are written as they are made, and read again.
 """
 
 import argparse
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, fields, replace
+from collections.abc import Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
-from PIL import Image
-from torch import Tensor
-from tqdm import tqdm
-
-from benchmarks.harness.intervals import Grades
 from benchmarks.harness.options import common_parser
 from benchmarks.harness.plots import plt, save
 from benchmarks.harness.results import record_run, write_json, write_table
-from benchmarks.representation.grade_book import GradeBook
+from benchmarks.representation.grading import grade_models, scenes_of
 from benchmarks.representation.packed_turns import grade_scenes
 from benchmarks.representation.retention_statistics import compare, curves, table
 from benchmarks.representation.token_generation import COVERAGE
-from hf_efficient import TokenPrunerConfig, remember_images, token_pruner
+from hf_efficient import TokenPrunerConfig, token_pruner
 from hf_efficient.methods import REPRESENTATION
 from hf_efficient.representation.evaluation.drawing import draw_kept_tokens
-from hf_efficient.representation.evaluation.questions import (
-    EVALUATION_SET,
-    TINY_VLM,
-    Question,
-    Scene,
-    answer_questions,
-    encode_prompts,
-    exact_match,
-    load_evaluation_set,
-    load_vlm,
-)
-from hf_efficient.representation.vlm.decoder.calls import Call, under_way
-from hf_efficient.representation.vlm.prompt import Prompt
+from hf_efficient.representation.evaluation.questions import EVALUATION_SET, TINY_VLM, Scene, load_vlm
 
 RESIZED = "resized_image"
 OTHERS = [name for name in REPRESENTATION.names if name not in ("id_pruner", "itg")]
@@ -97,93 +78,6 @@ DRAWN = (
 )
 
 
-def resized(tokens: int) -> Any:
-    """The image shrunk until the vision tower makes at most `tokens` visual tokens of it, nearly square."""
-
-    def vision_inputs(model: Any, pixel_values: Tensor, scenes: Sequence[Scene]) -> tuple[Any, int]:
-        patch = model.config.vision_config.patch_size
-        rows = int(tokens**0.5)
-        columns = tokens // rows if tokens // rows <= rows * 1.5 else rows
-        small = torch.nn.functional.interpolate(
-            pixel_values, size=(rows * patch, columns * patch), mode="bicubic", antialias=True, align_corners=False
-        )
-        encoded = model.base_model.get_image_features(small, interpolate_pos_encoding=True, return_dict=True)
-        return encoded, rows * columns
-
-    return vision_inputs
-
-
-def asked(processor: Any) -> Any:
-    """Images pruned with a view to the one question of their scene; the answer behind it is not looked at."""
-
-    def vision_inputs(model: Any, pixel_values: Tensor, scenes: Sequence[Scene]) -> tuple[Any, int]:
-        base, questions = model.base_model, [scene.questions[0].question for scene in scenes]
-        inputs = encode_prompts(processor, [scene.image for scene in scenes], questions)
-        call = Call()
-        call.prompt = Prompt.of(base, inputs["input_ids"], inputs["attention_mask"])
-        with under_way(base, call):
-            encoded = base.get_image_features(pixel_values, return_dict=True)
-        return encoded, len(encoded.kept[0].indices)
-
-    return vision_inputs
-
-
-def grade(
-    model: Any, processor: Any, scenes: Sequence[Scene], settings: dict[str, Any] | None, budget: float
-) -> Grades:
-    """Grades of all questions with one variant (None: the resized image) at one budget."""
-    config = TokenPrunerConfig(**{**(settings or {}), "budget": budget})
-    if config.llm_layers:
-        first, second = (1.0, budget) if config.method == "id_pruner" else (min(1.0, 2 * budget), config.llm_budget)
-        return grade_answers(model, processor, scenes, replace(config, budget=first, llm_budget=second))
-    if settings is None:
-        return grade_scenes(
-            model, processor, scenes, vision_inputs=resized(config.tokens_to_keep(visual_tokens(model)))
-        )
-    with token_pruner(model, processor, config):
-        if not config.question_weight:
-            return grade_scenes(model, processor, scenes)
-        single = [Scene(scene.name, scene.image, (question,)) for scene in scenes for question in scene.questions]
-        graded = iter(grade_scenes(model, processor, single, vision_inputs=asked(processor)))
-        return [[next(graded)[0] for _ in scene.questions] for scene in scenes]
-
-
-def grade_answers(model: Any, processor: Any, scenes: Sequence[Scene], config: TokenPrunerConfig) -> Grades:
-    """Grades of questions asked one by one: what the last word attends to differs from question to question."""
-    asked = [(scene.image, question.question, question.answer) for scene in scenes for question in scene.questions]
-    images, questions, answers = zip(*asked, strict=True)
-    with token_pruner(model, processor, config):
-        given = answer_questions(model, processor, images, questions, batch_size=128)
-    rights = iter(exact_match(given, answers))
-    return [[next(rights) for _ in scene.questions] for scene in scenes]
-
-
-def visual_tokens(model: Any) -> int:
-    """Visual tokens of one image, unpruned."""
-    return model.config.image_seq_length
-
-
-def shown_noise(scenes: Sequence[Scene]) -> list[Scene]:
-    """The same questions about images of noise: what can be guessed."""
-    rng = np.random.default_rng(0)
-    noise = [Image.fromarray(rng.integers(0, 256, (*scene.image.size[::-1], 3), np.uint8)) for scene in scenes]
-    return [Scene(scene.name, image, scene.questions) for scene, image in zip(scenes, noise, strict=True)]
-
-
-def composed(seed: int, layout: str, count: int) -> Iterator[Scene]:
-    """Held-out scenes of Fashion-MNIST's test images, as `examples/make_tiny_vlm_evaluation.py` writes them."""
-    from examples.tiny_vlm.questions import FAMILIES
-    from examples.tiny_vlm.scenes import LAYOUTS, compose_scene, load_fashion_mnist
-
-    images = load_fashion_mnist("t10k")
-    for number in range(count):
-        rng = np.random.default_rng((seed, number))
-        scene = compose_scene(rng, images, LAYOUTS[layout])
-        turns = {family: ask(rng, scene) for family, ask in FAMILIES.items()}
-        questions = tuple(Question(turn[0], turn[1], family) for family, turn in turns.items() if turn is not None)
-        yield Scene(f"{layout} {seed} {number}", scene.image().convert("L").convert("RGB"), questions)
-
-
 def draw_kept(
     model: Any, processor: Any, scenes: Sequence[Scene], names: Sequence[str], budget: float, path: Path
 ) -> None:
@@ -231,11 +125,11 @@ def main() -> None:
         VARIANTS[f"{saved.method}, {folder.name}"] = {f.name: getattr(saved, f.name) for f in fields(saved)}
         arguments.methods.append(f"{saved.method}, {folder.name}")
 
-    if arguments.seed is None:
-        scenes = load_evaluation_set(arguments.evaluation_set, arguments.scenes)
-    else:
-        scenes = list(composed(arguments.seed, arguments.layout, arguments.scenes or 512))
-    grades = grade_models(arguments, scenes)
+    composed = arguments.seed is not None
+    named = f"{arguments.layout}:{arguments.seed}" if composed else str(arguments.evaluation_set)
+    scenes = scenes_of(named, arguments.scenes)
+    rows = {name: VARIANTS.get(name) for name in arguments.methods}
+    grades = grade_models(arguments.model, scenes, rows, arguments.budgets, arguments.output / "grades.json")
     tokens = {
         b: TokenPrunerConfig(budget=b).tokens_to_keep(grades.tokens) for b in sorted(arguments.budgets, reverse=True)
     }
@@ -246,45 +140,13 @@ def main() -> None:
         "models": grades.labels,
         "scenes": len(scenes),
         "questions": sum(len(scene.questions) for scene in scenes),
-        "set": arguments.evaluation_set.name
-        if arguments.seed is None
-        else f"{arguments.layout}, seed {arguments.seed}",
+        "set": f"{arguments.layout}, seed {arguments.seed}" if composed else arguments.evaluation_set.name,
     }
     write_json(arguments.output / "results.json", result)
     curves(result, arguments.output / "accuracy.png", ("id_pruner", "itg"), PANELS)
     drawn = [name for name in DRAWN if name in arguments.methods]
     draw_kept(*load_vlm(arguments.model[-1]), scenes[:4], drawn, 0.0625, arguments.output / "kept.png")
     write_table(arguments.output / "table.md", table(result))
-
-
-@dataclass
-class ModelGrades:
-    """Grades of every model: with all tokens, shown noise, and by (method, budget); tokens of an image, unpruned."""
-
-    labels: list[str]
-    whole: list[Grades]
-    blind: list[Grades]
-    pruned: dict[tuple[str, float], list[Grades]]
-    tokens: int = 0
-
-
-def grade_models(arguments: argparse.Namespace, scenes: Sequence[Scene]) -> ModelGrades:
-    """Grade every model with every method at every budget."""
-    book = GradeBook(arguments.output / "grades.json", scenes)
-    names = [Path(folder).name for folder in arguments.model]  # those of train_tiny_vlm.py are all called "model"
-    labels = [name if name not in names[:i] else f"{name} {i}" for i, name in enumerate(names)]
-    made = ModelGrades(labels, [], [], {})
-    for label, folder in zip(labels, arguments.model, strict=True):
-        model, processor = load_vlm(folder)
-        with remember_images(model, size=24):  # the tower runs once, not once per method and budget
-            made.whole.append(book(f"{label} all", lambda: grade_scenes(model, processor, scenes)))
-            made.blind.append(book(f"{label} blind", lambda: grade_scenes(model, processor, shown_noise(scenes))))
-            for budget in tqdm(arguments.budgets, desc=label):
-                for name in tqdm(arguments.methods, desc=f"{budget:.1%}", leave=False):
-                    measure = lambda: grade(model, processor, scenes, VARIANTS.get(name), budget)  # noqa: E731
-                    made.pruned.setdefault((name, budget), []).append(book(f"{label} {name} {budget}", measure))
-        made.tokens = visual_tokens(model)
-    return made
 
 
 if __name__ == "__main__":

@@ -65,6 +65,7 @@ LAYOUTS = {
     "sizes": Layout(items=(2, 5), clear_largest=0.8),
     "crowded": Layout(items=(4, 7)),
     "small": Layout(sides=(16, 20)),
+    "dense": Layout(items=(4, 5), sides=(16, 20), noise=(10, 40), clutter=(8, 16), clear_largest=0),
     "noisy": Layout(noise=(30, 60), clutter=(6, 12)),
     "photographs": Layout(photographs=photographs.HELD_OUT),
 }

@@ -22,8 +22,9 @@ def grades(scenes: list[Scene], chance: float, seed: int) -> list[list[bool]]:
 
 def test_one_model_is_the_plain_bootstrap_over_scenes(scenes):
     bootstrap, given = bootstrap_of(scenes), grades(scenes, 0.7, 0)
-    for sample, picks in zip(bootstrap.samples([given])[:20], bootstrap.picks, strict=False):
-        answers = [right for scene in picks for right in given[scene]]
+    for sample, counts in zip(bootstrap.samples([given])[:20], bootstrap.counts, strict=False):
+        assert counts.sum() == len(scenes)
+        answers = [right for scene, times in enumerate(counts) for right in given[scene] * times]
         assert sample == pytest.approx(np.mean(answers))
 
 
@@ -46,7 +47,7 @@ def test_differences_are_paired_over_seeds(scenes):
     better = [[[True, True] if t else [True] for t in two], [[True, False] if t else [False] for t in two]]
     worse = [[[True, False] if t else [True] for t in two], [[False, False] if t else [False] for t in two]]
     gap = bootstrap.samples(better) - bootstrap.samples(worse)
-    drawn = [[two[scene] for scene in picks] for picks in bootstrap.picks]
+    drawn = [[t for t, times in zip(two, counts, strict=True) for _ in range(times)] for counts in bootstrap.counts]
     np.testing.assert_allclose(gap, [sum(ahead) / (len(ahead) + sum(ahead)) for ahead in drawn])
     assert np.std(bootstrap.samples(better)) > 2 * np.std(gap)
 

@@ -60,11 +60,12 @@ class Question:
 
 @dataclass(frozen=True)
 class Scene:
-    """An image (RGB) and what is asked about it."""
+    """An image (RGB), what is asked about it, and the photograph it was made on, where that is known."""
 
     name: str
     image: Image.Image
     questions: tuple[Question, ...]
+    photograph: str | None = None
 
 
 def load_evaluation_set(folder: str | os.PathLike[str] = EVALUATION_SET, limit: int | None = None) -> list[Scene]:
@@ -72,7 +73,7 @@ def load_evaluation_set(folder: str | os.PathLike[str] = EVALUATION_SET, limit: 
 
     Args:
         folder: holds `metadata.jsonl`, a line `{"file_name": ..., "questions": [{"question", "answer", "family"}]}` per
-            image, and the images.
+            image, and the images. A line may name the `photograph` that the image was made on.
         limit: read only the first so many.
 
     Returns:
@@ -92,21 +93,22 @@ def load_evaluation_set(folder: str | os.PathLike[str] = EVALUATION_SET, limit: 
         for number, line in enumerate(file, 1):
             if limit is not None and len(scenes) == limit:
                 break
-            name, questions = _entry(line, f"{path}, line {number} is not a scene")
-            scenes.append(Scene(name, _image(path.parent / name), questions))
+            name, questions, photograph = _entry(line, f"{path}, line {number} is not a scene")
+            scenes.append(Scene(name, _image(path.parent / name), questions, photograph))
     if not any(scene.questions for scene in scenes):
         raise ValueError(f"{path} asks nothing; expected at least one image with a question.")
     return scenes
 
 
-def _entry(line: bytes, where: str) -> tuple[str, tuple[Question, ...]]:
-    """The image's name and the questions of a line of metadata.jsonl."""
+def _entry(line: bytes, where: str) -> tuple[str, tuple[Question, ...], str | None]:
+    """The image's name, the questions, and the photograph if one is named, of a line of metadata.jsonl."""
     fields = Fields(parse_json(line, where), where)
     name = fields.text("file_name")
     if PurePath(name).is_absolute() or ".." in PurePath(name).parts:
         raise fields.wrong("file_name", "the path of an image in the folder")
     asked = [Fields(question, f"{where}: questions") for question in fields.items("questions", 10_000)]
-    return name, tuple(Question(q.text("question"), q.text("answer"), q.text("family")) for q in asked)
+    questions = tuple(Question(q.text("question"), q.text("answer"), q.text("family")) for q in asked)
+    return name, questions, fields.text("photograph") if fields.values.get("photograph") is not None else None
 
 
 def _image(path: Path) -> Image.Image:

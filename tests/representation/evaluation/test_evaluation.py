@@ -40,6 +40,16 @@ def test_load_evaluation_set_reads_what_was_written(folder: Path) -> None:
     assert [[vars(q) for q in s.questions] for s in scenes] == [line["questions"] for line in lines]
     assert all(s.image.mode == "RGB" and s.image.size == (96, 96) for s in scenes)
     assert len(load_evaluation_set(folder, limit=3)) == 3
+    assert {scene.photograph for scene in scenes} == {None}
+
+
+def test_the_photograph_of_a_scene_is_read_where_it_is_named(folder: Path, tmp_path: Path) -> None:
+    shutil.copytree(folder, tmp_path / "set")
+    path = tmp_path / "set/metadata.jsonl"
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    lines[0]["photograph"], lines[2]["photograph"] = "lake", None
+    path.write_text("\n".join(map(json.dumps, lines)))
+    assert [scene.photograph for scene in load_evaluation_set(tmp_path / "set")] == ["lake", None, None, None]
 
 
 def test_load_evaluation_set_names_the_broken_line(folder: Path, tmp_path: Path) -> None:
@@ -50,6 +60,7 @@ def test_load_evaluation_set_names_the_broken_line(folder: Path, tmp_path: Path)
     asked = good["questions"][0]
     bad: tuple[Any, ...] = (
         "no json", "[" * 100_000, "\udcff", [], {}, {**good, "file_name": ["x.png"]}, {**good, "questions": asked},
+        {**good, "photograph": 7},
         {"file_name": "x.png", "questions": [{"question": "?"}]}, {**good, "questions": [asked, "?"]},
         {**good, "questions": [{**asked, "answer": 3}]}, {**good, "file_name": f"{folder}/{good['file_name']}"},
         {**good, "file_name": f"../{folder.name}/{good['file_name']}"},

@@ -166,6 +166,16 @@ REPRESENTATION = Kind(
             published={"budget": 64},
         ),
         Method(
+            "v_cast",
+            "frames share the budget by how sharply a video turns",
+            f"{_FOLDER}.v_cast:select",
+            Paper(
+                "V-CAST: Video Curvature-Aware Spatio-Temporal Pruning for Efficient Video Large Language Models",
+                2026, "2603.27650",
+            ),
+            published={"budget": 0.25},
+        ),
+        Method(
             "itg",
             "importance-weighted k-means from centers far apart",
             f"{_FOLDER}.itg:generate",

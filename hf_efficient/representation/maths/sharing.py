@@ -8,15 +8,15 @@ from torch import Tensor
 from .importance import shares
 
 
-def share_budget(weights: Tensor, most: Tensor, total: int, least: int = 0) -> Tensor:
+def share_budget(weights: Tensor, most: Tensor, total: int | Tensor, least: int = 0) -> Tensor:
     """`total` tokens shared in proportion to `weights`, between `least` and `most` each; the sum is exact.
 
     Whole parts first; what is left goes one by one to those with the largest weights that have room.
 
     Args:
         weights: (B, U) float32 >= 0.
-        most: (U,) long, tokens there are.
-        total: tokens to share, U * least <= total <= sum of `most`.
+        most: (U,) or (B, U) long, tokens there are.
+        total: tokens to share, one number or (B, 1) long, U * least <= total <= sum of `most`.
         least: tokens that each gets at least (or all it has).
 
     Returns:

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from hf_efficient import TokenPrunerConfig, reduce_tokens
 from hf_efficient.representation.maths.sharing import share_budget
 from tests.representation.methods import SELECTORS
 from tests.representation.selection.rules import RULES, greedy
@@ -113,6 +114,50 @@ def test_holov_gives_crops_their_share_and_takes_the_important_of_each(seed):
                 given[i] += 1
     expected = [j for crop, g in zip(crops, given, strict=True) for j in sorted(crop, key=lambda j: -float(p[j]))[:g]]
     assert take("holov", x, p, 20) == expected
+
+
+@pytest.mark.parametrize(
+    ("seed", "k", "frames"), [(0, 24, 6), (1, 24, 6), (2, 4, 6), (3, 9, 2), (4, 24, 1), (5, 44, 6)]
+)
+def test_v_cast_shares_by_curvature_and_takes_the_unlike_and_long_of_each_frame(seed, k, frames):
+    x, p = unit(seed, n=48)
+    cosine = torch.nn.functional.cosine_similarity
+    size = 48 // frames
+    cut = [range(size * t, size * t + size) for t in range(frames)]
+    mean = [torch.nn.functional.normalize(x[list(f)].double().mean(0), dim=0) for f in cut]
+    turn = [
+        1 - float(cosine(mean[t] - mean[t - 1], mean[t + 1] - mean[t], dim=0)) if 0 < t < frames - 1 else 1.0
+        for t in range(frames)
+    ]
+    part = [math.exp(c / 0.7) / sum(math.exp(c / 0.7) for c in turn) for c in turn]
+    least = int(k >= frames)
+    given = [min(size, least + math.floor(part[t] * (k - least * frames))) for t in range(frames)]
+    while sum(given) < k:
+        for t in sorted(range(frames), key=lambda t: -part[t]):
+            given[t] += int(sum(given) < k and given[t] < size)
+    expected = []
+    for f, r, g in zip(cut, mean, given, strict=True):
+        long = {j: float(x[j].norm()) for j in f}
+        low, high = min(long.values()), max(long.values())
+        score = {j: 1 - float(cosine(x[j].double(), r, dim=0)) + (long[j] - low) / (high - low) for j in f}
+        expected += sorted(f, key=lambda j, score=score: -score[j])[:g]
+    groups = torch.arange(48)[None] // size
+    assert SELECTORS["v_cast"](x[None], p[None], k, groups=groups if frames > 1 else None)[0].tolist() == expected
+
+
+def test_v_cast_gives_more_to_a_turn_and_knows_nothing_of_invalid_tokens():
+    steps = [[1.0, 0.0, 0.2], [0.8, 0.2, 0.2], [0.6, 0.4, 0.2], [0.8, 0.2, 0.2], [1.0, 0.0, 0.2]]  # there and back
+    generator = torch.Generator().manual_seed(0)
+    x = torch.tensor(steps).repeat_interleave(12, 0) + 1e-3 * torch.randn(60, 3, generator=generator)
+    groups = torch.arange(60) // 12
+    config = TokenPrunerConfig("v_cast", 20)
+    counts = torch.bincount(groups[reduce_tokens(x[None], config, groups=groups).indices[0]]).tolist()
+    assert counts.index(max(counts)) == 2
+    assert min(counts) >= 1
+    valid = (torch.arange(60) % 6 != 1)[None]
+    masked = reduce_tokens(torch.where(valid[..., None], x, 9.0), config, groups=groups, valid=valid).indices[0]
+    alone = reduce_tokens(x[None, valid[0]], config, groups=groups[valid[0]]).indices[0]
+    assert masked.tolist() == valid[0].nonzero()[:, 0][alone].tolist()
 
 
 def test_budgets_are_exact_and_never_more_than_there_is():

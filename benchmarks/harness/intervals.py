@@ -43,15 +43,20 @@ class Bootstrap:
             groups.setdefault(scene if photograph is None else photograph, []).append(scene)
         self.counts = _draw(list(groups.values()), len(questions))
 
-    def ratios(self, parts: np.ndarray, wholes: np.ndarray) -> np.ndarray:
-        """(BOOTSTRAP_SAMPLES,) sums of `parts` over sums of `wholes`, both (models, scenes), over what is drawn.
+    def sums(self, values: np.ndarray) -> np.ndarray:
+        """(BOOTSTRAP_SAMPLES,) sums of values (models, scenes) over what is drawn.
 
-        Where there are several models, as many are drawn with replacement. A sample whose whole is 0 is nan.
+        Where there are several models, as many are drawn with replacement.
         """
-        models = len(parts)
+        models = len(values)
         drawn = np.random.default_rng(1).multinomial(models, [1 / models] * models, BOOTSTRAP_SAMPLES)
-        part, whole = ((drawn * (self.counts @ np.asarray(side, float).T)).sum(1) for side in (parts, wholes))
-        return np.divide(part, whole, out=np.full(BOOTSTRAP_SAMPLES, np.nan), where=whole > 0)
+        total: np.ndarray = (drawn * (self.counts @ np.asarray(values, float).T)).sum(1)
+        return total
+
+    def ratios(self, parts: np.ndarray, wholes: np.ndarray) -> np.ndarray:
+        """(BOOTSTRAP_SAMPLES,) sums of `parts` over sums of `wholes`; a sample whose whole is 0 is nan."""
+        whole = self.sums(wholes)
+        return np.divide(self.sums(parts), whole, out=np.full(BOOTSTRAP_SAMPLES, np.nan), where=whole > 0)
 
     def samples(self, graded: Sequence[Grades]) -> np.ndarray:
         """(BOOTSTRAP_SAMPLES,) accuracies: means over models drawn with replacement from those in `graded`."""

@@ -138,8 +138,10 @@ def _read(model: Any, prefix: Tensor, encoded: Any, turns: list[list[Turn]]) -> 
     if pruner is not None and pruner.keeps_text_positions:
         packed["position_ids"] = _original_positions(packed["position_ids"], encoded.kept)
     logits = model(**packed, mm_encoder_outputs={"image": encoded}).logits
+    total = logits.logsumexp(-1)
+    logits[..., model.config.image_token_id] = -torch.inf  # read again, it would ask for an image
     likeliest = logits.max(-1)
-    probabilities = (likeliest.values - logits.logsumexp(-1)).exp()
+    probabilities = (likeliest.values - total).exp()
     for row, words, chances in zip(turns, likeliest.indices, probabilities, strict=True):
         at = prefix.shape[1]
         for turn in row:

@@ -241,7 +241,9 @@ REPRESENTATION = Kind(
             published={"budget": 64, "importance": "cls"},
         ),
     ),
-    only=(Only("llm_budget", lambda c: bool(c.llm_layers), "llm_layers that are named"),),
+    only=tuple(
+        Only(name, lambda c: bool(c.llm_layers), "llm_layers that are named") for name in ("llm_budget", "llm_choice")
+    ),
     settings=(
         Setting(
             Paper(
@@ -259,6 +261,20 @@ REPRESENTATION = Kind(
             ),
             "PyramidDrop: a share of the tokens at each of several layers of the language model",
             {"budget": 1.0, "llm_layers": [8, 16, 24], "llm_budget": 0.5},
+            "baselines.md",
+        ),
+        Setting(
+            Paper("When Token Pruning is Worse than Random: Understanding Visual Token Information in VLLMs",
+                  2025, "2512.07580"),
+            "Random tail: DivPrune before the language model, a random draw in its late layers",
+            {"method": "divprune", "llm_layers": [20], "llm_choice": "random", "llm_budget": 0.5},
+            "baselines.md",
+        ),
+        Setting(
+            Paper("IVC-Prune: Revealing the Implicit Visual Coordinates in LVLMs for Vision Token Pruning",
+                  2026, "2602.03060", "ICLR"),
+            "IVC-Prune: after layer 16, tokens like the question by their values, and landmarks of the positions",
+            {"budget": 1.0, "llm_layers": [16], "llm_choice": "ivc", "llm_budget": 0.3},
             "baselines.md",
         ),
     ),

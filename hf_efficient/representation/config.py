@@ -22,6 +22,7 @@ IMPORTANCES = ("auto", "cls", "received", "distinct", "norm")
 KERNELS = ("rbf", "cosine")
 POSITIONS = ("auto", "compact", "original")
 INITIAL_CENTERS = ("coverage", "farthest_first")
+LLM_CHOICES = ("attention", "random", "ivc")
 KEPT_BY = ("holov", "divprune", "vispruner")
 
 if TYPE_CHECKING:
@@ -67,8 +68,9 @@ class TokenPrunerConfig:
         proportional_attention: whether a token that stands for n tokens counts as n in the language model's attention
             (ToMe), which must then be sdpa or eager. None: with ITG where the model's attention can, with no other
             method.
-        llm_layers: layers of the language model after which visual tokens are dropped once more, by the attention that
-            the last token of the prompt pays them in that layer (one: FastV; several: PyramidDrop). Counted from 1.
+        llm_layers: layers of the language model after which visual tokens are dropped once more, counted from 1.
+        llm_choice: by what: "attention" that the prompt's last token pays them in that layer (FastV, PyramidDrop),
+            "random", or "ivc": likeness of values to the question's, and landmarks of the positions (IVC-Prune).
         llm_budget: visual tokens of a prompt kept at each of these layers, an int or a share as `budget`.
         lloyd_steps: steps of ITG's clustering, 0 to 1000; 0 merges every token into its nearest initial center.
         centroid_share: beta of ITG, in [0, 1]: 1 makes each token the mean of its cluster, 0 the real token nearest to
@@ -110,6 +112,7 @@ class TokenPrunerConfig:
         default_factory=list, metadata={"help": "Layers of the language model to drop visual tokens after, if any."}
     )
     llm_budget: Budget = field(default=0.5, metadata={"help": "Visual tokens of a prompt to keep at each such layer."})
+    llm_choice: str = field(default="attention", metadata={"help": "How to choose there.", "choices": LLM_CHOICES})
     lloyd_steps: int = field(default=3, metadata={"help": "Steps of ITG's clustering."})
     centroid_share: float = field(default=0.75, metadata={"help": "Share of the mean in ITG's tokens, 0 to 1."})
     initial_centers: str = field(
@@ -129,14 +132,9 @@ class TokenPrunerConfig:
         check_choice("positions", self.positions, POSITIONS)
         check_choice("initial_centers", self.initial_centers, INITIAL_CENTERS)
         check_choice("kept_by", self.kept_by, KEPT_BY)
-        for name in (
-            "importance_weight",
-            "coverage_mix",
-            "question_weight",
-            "min_group_share",
-            "merge_static",
-            "centroid_share",
-        ):
+        check_choice("llm_choice", self.llm_choice, LLM_CHOICES)
+        for name in ("importance_weight", "coverage_mix", "question_weight", "min_group_share", "merge_static",
+                     "centroid_share"):  # fmt: skip
             check_number(name, getattr(self, name), 0, 1, "a number in [0, 1]")
         check_bool("proportional_attention", self.proportional_attention, "by method")
         check_bool("adaptive", self.adaptive)

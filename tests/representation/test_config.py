@@ -194,6 +194,7 @@ def test_itg_takes_distinctiveness_where_others_take_attention():
             "merge_static=0.5 is read only with other methods than 'prumerge'",
         ),
         ({"llm_budget": 3}, "llm_budget=3 is read only with llm_layers that are named"),
+        ({"llm_choice": "random"}, "llm_choice='random' is read only with llm_layers that are named"),
     ],
 )
 def test_a_setting_that_will_not_be_read_is_refused(settings: dict[str, Any], said: str) -> None:

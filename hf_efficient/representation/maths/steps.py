@@ -1,4 +1,4 @@
-"""What methods that take one token after the other share: cosines, and one step."""
+"""What methods that take one token after the other share: cosines, one step, and a draw."""
 
 from __future__ import annotations
 
@@ -31,3 +31,11 @@ def take_best(scores: Tensor, order: Tensor, step: int, quota: Quota | None = No
 def row_of(matrix: Tensor, chosen: Tensor) -> Tensor:
     """Row `chosen` (B, 1) of every matrix (B, N, N): (B, N)."""
     return matrix.gather(1, chosen.unsqueeze(-1).expand(-1, -1, matrix.shape[2])).squeeze(1)
+
+
+SEED = 20260  # one constant, so that a draw depends neither on a config nor on the rest of the batch
+
+
+def fixed_draw(n: int, device: torch.device | None = None) -> Tensor:
+    """The same permutation of n tokens whenever it is asked for, (n,) long; torch's own generator is not touched."""
+    return torch.randperm(n, generator=torch.Generator().manual_seed(SEED), device="cpu").to(device)

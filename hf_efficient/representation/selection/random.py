@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from torch import Tensor
 
-SEED = 20260  # one constant, so that a result depends neither on the config nor on the rest of the batch
+from hf_efficient.representation.maths.steps import fixed_draw
 
 
 def select(
@@ -26,10 +25,7 @@ def select(
     Returns:
         (B, k) long, in the order taken.
     """
-    order = torch.randperm(features.shape[1], generator=torch.Generator().manual_seed(SEED), device="cpu").to(
-        features.device
-    )
-    order = order.expand(features.shape[0], -1)
+    order = fixed_draw(features.shape[1], features.device).expand(features.shape[0], -1)
     if valid is not None:
         barred = ~valid.gather(1, order)
         order = order.gather(1, barred.byte().sort(dim=1, stable=True).indices)

@@ -36,7 +36,7 @@ class TokenPruner:
         self.keeps_positions = keeps_positions(family, config, proportional_attention)
         self.latest = Latest()
         stages, keeps = config.llm_layers, config.tokens_to_keep_in_llm
-        self.layers = LayerPruning(stages, keeps, self.latest) if stages else None
+        self.layers = LayerPruning(stages, keeps, self.latest, config.llm_choice) if stages else None
 
     def __repr__(self) -> str:
         c = self.config
@@ -89,7 +89,7 @@ class TokenPruner:
             return  # or images of what is in the cache already, as a helper of assisted decoding is given them
         if past:
             raise ValueError("New images after a cache cannot be pruned in llm_layers. Pass the whole conversation.")
-        call.drops = Drops(prompt.visual() if kept else None, prompt.mask)
+        call.drops = Drops(prompt.visual() if kept else None, prompt.mask, self.config.llm_choice)
 
     def encode(self, stock: Callable[..., Any], images: VisualInputs, call: Call) -> Any:
         """A stock feature function's output, pruned."""

@@ -1,9 +1,9 @@
-"""Pruning inside the language model: after some layers, visual tokens the last word does not attend to are dropped.
+"""Pruning inside the language model: after some layers, visual tokens are dropped, by a rule of `layer_choice`.
 
-One layer, early, is FastV (Chen et al., ECCV 2024); several, each keeping a share, is PyramidDrop (Xing et al., CVPR
-2025). Tokens are really dropped: later layers run on shorter sequences and hold fewer keys and values. Positions stay
-what they were, since queries and keys are rotated by what the model passes to its layers. The choice is made once, when
-the prompt is read, and holds for what is generated after it.
+By attention of the last word after one layer, early, it is FastV (Chen et al., ECCV 2024); after several, each keeping
+a share, PyramidDrop (Xing et al., CVPR 2025). Tokens are really dropped: later layers run on shorter sequences and hold
+fewer keys and values. Positions stay what they were, since queries and keys are rotated by what the model passes to its
+layers. The choice is made once, when the prompt is read, and holds for what is generated after it.
 
 Public FastV code keeps the attention map of a whole layer for its scores; here one row of it is computed.
 """
@@ -20,6 +20,8 @@ from torch import Tensor, nn
 
 from hf_efficient.compat.transformers import cache_of
 
+from .layer_choice import attention_paid, drawn, landmarks, likeness_of_values
+
 Keeps = Callable[[int], int]
 
 
@@ -31,9 +33,10 @@ class Drops:
         kept: layer -> columns (B, M) of the prompt that are left after it, and which of them count.
     """
 
-    def __init__(self, visual: Tensor | None, mask: Tensor | None) -> None:
-        """`visual` as above, `mask` (B, L) the prompt's padding."""
-        self.visual = visual
+    def __init__(self, visual: Tensor | None, mask: Tensor | None, rule: str = "attention") -> None:
+        """`visual` as above, `mask` (B, L) the prompt's padding, `rule` as `TokenPrunerConfig.llm_choice`."""
+        self.visual, self.rule = visual, rule
+        self.real = None if mask is None else mask != 0
         self.last: Tensor | None = None
         if visual is not None:
             indices = torch.arange(visual.shape[1], device=visual.device)
@@ -44,8 +47,10 @@ class Drops:
         self.total = 0
 
     @torch.no_grad()
-    def watch(self, module: Any, query: Tensor, key: Tensor, mask: Tensor | None, scaling: float | None) -> None:
-        """Attention of the last token of every prompt, mean of heads, in the layer before a stage that is to come."""
+    def watch(
+        self, module: Any, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scaling: float | None
+    ) -> None:
+        """Scores of the tokens in the layer before a stage that is to come, by what its attention is called with."""
         if self.visual is None or module.layer_idx + 1 in self.kept:
             return
         if query.shape[2] < self.columns(module.layer_idx, self.visual.shape[1])[0].shape[1]:
@@ -56,28 +61,33 @@ class Drops:
         at = self.last.unsqueeze(1)
         if self.kept:  # where it stands among the columns that are left
             at = (self.columns(module.layer_idx, self.visual.shape[1])[0] == at).byte().argmax(1, keepdim=True)
-        asked = query.gather(2, at[:, None, :, None].expand(-1, query.shape[1], -1, query.shape[3]))
-        keys = key.repeat_interleave(query.shape[1] // key.shape[1], dim=1)[:, :, : query.shape[2]]
-        logits = (asked.float() * keys.float()).sum(-1) * (scaling or query.shape[-1] ** -0.5)
-        indices = torch.arange(logits.shape[-1], device=logits.device)
-        logits = logits.masked_fill((indices > at).unsqueeze(1), -torch.inf)
-        if mask is not None:
-            row = mask.expand(len(query), -1, -1, -1).gather(2, at[:, None, :, None].expand(-1, 1, -1, mask.shape[3]))
-            row = row[:, 0, :, : logits.shape[-1]]
-            logits = logits.masked_fill(~row, -torch.inf) if row.dtype == torch.bool else logits + row.float()
-        self.scores = logits.softmax(-1).mean(1)
+        if self.rule == "ivc":
+            columns, counts = self.columns(module.layer_idx, self.visual.shape[1])
+            real = counts if self.real is None else counts & self.real.gather(1, columns)
+            self.scores = likeness_of_values(value, real, self.visual.gather(1, columns), at)
+        else:
+            self.scores = attention_paid(query, key, mask, at, scaling)
 
-    def choose(self, stage: int, keeps: Keeps) -> None:
-        """Keep the visual tokens that are attended to most; every row drops what its own budget says."""
+    def choose(self, stage: int, keeps: Keeps, rotary: tuple[Tensor, ...]) -> None:
+        """Keep the visual tokens with the largest scores; every row drops what its own budget says.
+
+        `rotary`: cosines and sines of all positions.
+        """
         assert self.visual is not None
-        assert self.scores is not None
         length = self.visual.shape[1]
         columns, counts = self.columns(stage - 1, length)
         alive = torch.zeros_like(self.visual).scatter(1, columns, counts)
-        scores = self.scores.new_full(self.visual.shape, -1.0).scatter(1, columns, self.scores[:, : columns.shape[1]])
-        scores = scores.masked_fill(~(self.visual & alive), -1)
-        here = (self.visual & alive).sum(1)
-        quota = torch.tensor([keeps(n) if n else 0 for n in here.tolist()], device=scores.device)
+        candidates = self.visual & alive
+        quota = torch.tensor([keeps(n) if n else 0 for n in candidates.sum(1).tolist()], device=columns.device)
+        if self.rule == "random":
+            scores = drawn(self.visual)
+        else:
+            assert self.scores is not None
+            scores = torch.zeros(self.visual.shape, device=columns.device)
+            scores = scores.scatter(1, columns, self.scores[:, : columns.shape[1]])
+        if self.rule == "ivc":
+            scores = scores + 2 * landmarks(rotary, candidates, quota)
+        scores = scores.masked_fill(~candidates, -1)
         rank = scores.argsort(dim=1, descending=True, stable=True).argsort(dim=1)
         keep = alive & (~self.visual | (rank < quota.unsqueeze(1)))
         most = int(keep.sum(1).max())
@@ -103,6 +113,7 @@ class Drops:
         after.kept = {s: (picked(c, indices, rows), picked(n, indices, rows)) for s, (c, n) in self.kept.items()}
         if self.visual is not None and self.last is not None:
             after.visual, after.last = picked(self.visual, indices, rows), picked(self.last, indices, rows)
+            after.real = None if self.real is None else picked(self.real, indices, rows)
         return after
 
     def first(self, total: int) -> Drops:
@@ -134,9 +145,9 @@ def picked(values: Tensor, indices: Tensor, rows: int) -> Tensor:
 class LayerPruning:
     """Hooks on a language model's layers, which cut what their call's `Drops` say."""
 
-    def __init__(self, layers: list[int], keeps: Keeps, latest: Any = None) -> None:
+    def __init__(self, layers: list[int], keeps: Keeps, latest: Any = None, rule: str = "attention") -> None:
         """`layers` counts from 1: the first to run on fewer tokens is the one after; `keeps`: tokens kept of n."""
-        self.stages, self.keeps, self.latest = sorted(layers), keeps, latest
+        self.stages, self.keeps, self.latest, self.rule = sorted(layers), keeps, latest, rule
         self.handles: list[Any] = []
 
     @property
@@ -162,7 +173,7 @@ class LayerPruning:
             hook = functools.partial(self._before, index)
             self.handles.append(layers[index].register_forward_pre_hook(hook, with_kwargs=True))
         self.handles.append(layers[-1].register_forward_hook(self._after, with_kwargs=True))
-        for stage in self.stages:
+        for stage in self.stages if self.rule != "random" else ():
             layers[stage - 1].self_attn.attention_watched = True
 
     def remove(self, model: nn.Module) -> None:
@@ -192,7 +203,7 @@ class LayerPruning:
         if index in self.stages:
             before = drops.columns(index - 1, drops.total)[0]
             if index not in drops.kept:
-                drops.choose(index, self.keeps)
+                drops.choose(index, self.keeps, kwargs["position_embeddings"])
             columns = drops.columns(index, drops.total)[0]
             place = torch.zeros(len(columns), drops.total, dtype=torch.long, device=columns.device)
             place = place.scatter(1, before, torch.arange(before.shape[1], device=columns.device).expand_as(before))

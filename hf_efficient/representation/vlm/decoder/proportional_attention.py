@@ -65,7 +65,7 @@ def watched_attention(
     if getattr(module, "attention_watched", False):
         drops = drops_of(kwargs)
         if drops is not None:
-            drops.watch(module, query, key, attention_mask, kwargs.get("scaling"))
+            drops.watch(module, query, key, value, attention_mask, kwargs.get("scaling"))
     return stock_attention(name, module)(module, query, key, value, attention_mask, **kwargs)
 
 

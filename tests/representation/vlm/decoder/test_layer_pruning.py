@@ -5,9 +5,11 @@ from typing import Any
 
 import pytest
 import torch
+import transformers
 
 from hf_efficient import TokenPrunerConfig, attach_token_pruner, detach_token_pruner, token_pruner
 from hf_efficient.compat.transformers import cache_name, cache_of
+from hf_efficient.representation.vlm.decoder.layer_choice import drawn
 from tests.tiny import FAMILIES, MIXED_ROWS, ROWS, generate, language_model, prompts, pruned, stock, video_prompts
 
 NAMES = ["llava", "llava_next", "llava_onevision", "video_llava", "qwen2_vl", "qwen2_5_vl", "smolvlm", "idefics3",
@@ -17,9 +19,21 @@ CAUSAL = [
 ]  # whose prompt looks both ways: its last word is like any other
 
 
-def deep(name, layers=2, attention="sdpa", **settings):
+def deep(name, attention="sdpa", **settings):
     """A model with a pruner that drops tokens after a layer, and all tokens kept before it."""
     return pruned(name, attention, **{"budget": 1.0, "llm_layers": [1], "llm_budget": 5, **settings})
+
+
+def four_layers(**settings):
+    """As `deep`, of four layers."""
+    model, processor = stock("llava")
+    config = copy.deepcopy(model.config)
+    config.text_config.num_hidden_layers = 4
+    torch.manual_seed(0)
+    model = transformers.LlavaForConditionalGeneration(config).eval()
+    model.generation_config.eos_token_id = None
+    attach_token_pruner(model, processor, TokenPrunerConfig(budget=1.0, **settings))
+    return model, processor
 
 
 @pytest.mark.parametrize("name", CAUSAL)
@@ -40,11 +54,86 @@ def test_what_the_last_token_attends_to_is_kept(name):
         assert kept - set(best) == set((~visual[row]).nonzero()[:, 0].tolist())
 
 
+def whole_pass(name, inputs):
+    """Values (B, L, h, d) of a stock model's first layer, and the cosines and sines that its layers are given."""
+    model, _ = stock(name, "eager")
+    seen: dict[str, Any] = {}
+    layers = language_model(model).layers
+    attention = layers[0].self_attn
+    attention.v_proj.register_forward_hook(lambda module, args, out: seen.update(values=out))
+    layers[1].register_forward_pre_hook(
+        lambda module, args, kwargs: seen.update(rotary=kwargs["position_embeddings"]), with_kwargs=True
+    )
+    with torch.no_grad():
+        model(**inputs)
+    return seen["values"].unflatten(-1, (-1, attention.head_dim)), seen["rotary"]
+
+
+@pytest.mark.parametrize("name", CAUSAL)
+def test_ivc_keeps_landmarks_of_the_positions_and_what_is_like_the_question(name):
+    """The rule of IVC-Prune's public code, row by row, at a fixed number of tokens."""
+    model, processor = deep(name, llm_choice="ivc", llm_budget=7)
+    inputs = processor(**prompts(name, ROWS))
+    with torch.no_grad():
+        model(**inputs)
+    columns, counts = model.base_model.token_pruner.layers.kept[1]
+    values, rotary = whole_pass(name, inputs)
+    for row in range(2):
+        real = inputs["attention_mask"][row].nonzero()[:, 0].tolist()
+        visual = (inputs["input_ids"][row] == model.config.image_token_id).nonzero()[:, 0].tolist()
+        asked = [i for i in real if i > max(visual)]
+
+        def like(rows: list[int], j: int, values: Any = values[row], real: Any = real) -> float:
+            """Mean over heads and rows of the softmax over all real tokens."""
+            total = 0.0
+            for i in rows:
+                for head in range(values.shape[1]):
+                    logits = values[real, head] @ values[i, head] / values.shape[2] ** 0.5
+                    total += float(logits.softmax(0)[real.index(j)])
+            return total / len(rows) / values.shape[1]
+
+        seeds = [max(visual, key=lambda j: like(asked, j))]  # 1 % of so few is one
+        marks: set[int] = set()
+        for part in rotary:
+            angles = part[row if len(part) > 1 else 0].mean(-1)
+            marks |= set(sorted(visual, key=lambda j: -float(angles[j]))[:1])  # a sixth of seven, rounded
+        rest = [j for j in visual if j not in marks | set(seeds)]
+        rest.sort(key=lambda j: -like([*asked, *seeds], j))
+        best = [*marks, *(s for s in seeds if s not in marks), *rest][:7]
+        kept = columns[row, counts[row]].tolist()
+        assert {c for c in kept if c in visual} == set(best)
+        assert set(kept) - set(visual) == set(range(inputs["input_ids"].shape[1])) - set(visual)
+
+
+def test_a_random_draw_is_the_same_for_every_prompt_with_as_many_tokens_and_looks_at_nothing():
+    model, processor = four_layers(llm_choice="random", llm_layers=[1, 3], llm_budget=0.5)
+    layers = language_model(model).layers
+    assert not any(hasattr(layer.self_attn, "attention_watched") for layer in layers)
+    places = []
+    for rows in ([ROWS[0]], [ROWS[1]], ROWS):
+        inputs = processor(**prompts("llava", rows))
+        with torch.no_grad():
+            model(**inputs)
+        kept = model.base_model.token_pruner.layers.kept
+        for row in range(len(rows)):
+            visual = (inputs["input_ids"][row] == model.config.image_token_id).nonzero()[:, 0].tolist()
+            stages = [set(c[row, n[row]].tolist()) & set(visual) for c, n in (kept[1], kept[3])]
+            assert stages[1] < stages[0]
+            assert [len(s) for s in stages] == [(len(visual) + 1) // 2, (len(visual) + 3) // 4]
+            places.append([sorted(visual.index(c) for c in s) for s in stages])
+    assert places[0] == places[2]
+    assert places[1] == places[3]
+    halves = [drawn(torch.ones(1, n, dtype=torch.bool))[0].topk(n // 2).indices for n in range(20, 120)]
+    means = [float(half.float().mean()) / (2 * len(half) - 1) for half in halves]  # place in the row, 0 to 1
+    assert abs(sum(means) / 100 - 0.5) < 0.02
+
+
+@pytest.mark.parametrize("rule", ["attention", "random", "ivc"])
 @pytest.mark.parametrize("method", ["id_pruner", "itg"])
 @pytest.mark.parametrize("name", CAUSAL)
-def test_logits_are_those_of_a_model_that_cannot_see_what_was_dropped(name, method):
+def test_logits_are_those_of_a_model_that_cannot_see_what_was_dropped(name, method, rule):
     """Positions are right, and composition with every first stage: the tokens that are left are as they would be."""
-    settings = {"method": method, "budget": 4, "llm_budget": 3}
+    settings = {"method": method, "budget": 4, "llm_budget": 3, "llm_choice": rule}
     model, processor = deep(name, **settings)
     inputs = processor(**prompts(name, ROWS))
     with torch.no_grad():
@@ -97,15 +186,7 @@ def test_later_layers_hold_fewer_keys_and_the_output_keeps_its_places():
 
 def test_several_layers_drop_step_by_step():
     """PyramidDrop: each stage keeps its share of what the one before left."""
-    import transformers
-
-    model, processor = stock("llava")
-    config = copy.deepcopy(model.config)
-    config.text_config.num_hidden_layers = 4
-    torch.manual_seed(0)
-    model = transformers.LlavaForConditionalGeneration(config).eval()
-    model.generation_config.eos_token_id = None
-    attach_token_pruner(model, processor, TokenPrunerConfig(budget=1.0, llm_layers=[1, 3], llm_budget=0.5))
+    model, processor = four_layers(llm_layers=[1, 3], llm_budget=0.5)
     inputs = processor(**prompts("llava", ROWS))
     with torch.no_grad():
         output = model(**inputs, use_cache=True)

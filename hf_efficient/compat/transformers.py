@@ -55,6 +55,13 @@ CALLED = {
     "transformers.vision_utils:get_vision_window_index": (
         "grid_thw", "spatial_merge_size", "window_size", "patch_size", "kwargs",
     ),
+    "transformers.vision_utils:get_vision_position_ids": (
+        "grid_thw", "spatial_merge_size", "include_temporal", "kwargs",
+    ),
+    "transformers.vision_utils:get_vision_cu_seqlens": ("grid_thw", "merge_temporal", "kwargs"),
+    "transformers.vision_utils:get_vision_interpolation_indices_and_weights": (
+        "grid_thw", "num_grid_per_side", "mode", "align_corners", "spatial_merge_size", "padding", "kwargs",
+    ),
     "transformers.models.llava_next.modeling_llava_next:image_size_to_num_patches": (
         "image_size", "grid_pinpoints", "patch_size",
     ),
@@ -126,21 +133,55 @@ def stock_mask(name: str) -> Callable[..., Any]:
     return mask
 
 
-def window_order(grid_thw: Any, encoder: Any) -> Any:
-    """The order, (merged patches,), in which Qwen2.5-VL's encoder has its merged patches, window by window.
+def windows_of(grid_thw: Any, encoder: Any) -> tuple[Any, Any]:
+    """The windows of Qwen2.5-VL's encoder.
 
     Args:
         grid_thw: (images, 3): frames, rows and columns of patches of each image.
         encoder: the stock encoder, which knows its window.
+
+    Returns:
+        The order, (merged patches,), in which the encoder has its merged patches, window by window; and where the
+        windows begin and end, (windows + 1,), in patches.
     """
     from transformers.vision_utils import get_vision_window_index
 
-    return get_vision_window_index(
+    order, bounds = get_vision_window_index(
         grid_thw,
         spatial_merge_size=encoder.spatial_merge_size,
         window_size=encoder.window_size,
         patch_size=encoder.patch_size,
-    )[0]
+    )
+    return order, bounds
+
+
+def raster_of(grid_thw: Any, encoder: Any) -> tuple[Any, dict[str, Any]]:
+    """What an encoder of the Qwen families computes from the rasters of images, before it looks at a patch.
+
+    Args:
+        grid_thw: as of `windows_of`.
+        encoder: the stock encoder.
+
+    Returns:
+        Where the images or frames begin and end, (frames + 1,), in patches; and by the names of arguments by which the
+        encoder takes it ready made, what belongs to each patch: positions and, of encoders with learned positions, how
+        these are interpolated.
+    """
+    from transformers import vision_utils
+
+    side = encoder.spatial_merge_size
+    patches = {"position_ids": vision_utils.get_vision_position_ids(grid_thw, side)}
+    if hasattr(encoder, "num_grid_per_side"):
+        patches["interp_indices"], patches["interp_weights"] = (
+            vision_utils.get_vision_interpolation_indices_and_weights(
+                grid_thw,
+                num_grid_per_side=encoder.num_grid_per_side,
+                mode=encoder.interpolation_mode,
+                align_corners=encoder.interpolation_align_corners,
+                spatial_merge_size=side,
+            )
+        )
+    return vision_utils.get_vision_cu_seqlens(grid_thw), patches
 
 
 def anyres_tiles(size: Any, config: Any) -> int:

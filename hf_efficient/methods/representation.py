@@ -277,5 +277,11 @@ REPRESENTATION = Kind(
             {"budget": 1.0, "llm_layers": [16], "llm_choice": "ivc", "llm_budget": 0.3},
             "baselines.md",
         ),
+        Setting(
+            Paper("PixelPrune: Pixel-Level Adaptive Visual Token Reduction via Predictive Coding", 2026, "2604.00886"),
+            "PixelPrune: patches that are copies of those beside them are not encoded",
+            {"budget": 1.0, "merge_copies": 0.0},
+            "families.md",
+        ),
     ),
 )  # fmt: skip

@@ -31,15 +31,7 @@ if TYPE_CHECKING:
     Budget: TypeAlias = int | float
 else:
     TokenGenerator = Any  # the module imports torch
-
-    class Budget:
-        """`int | float` for argument parsers, which call one type on the text: "64" is a count, "1.0" a share."""
-
-        def __new__(cls, text: str) -> int | float:
-            try:
-                return int(text)
-            except ValueError:
-                return float(text)
+    from .config_checks import Budget  # a type that argument parsers call
 
 
 @dataclass
@@ -61,6 +53,8 @@ class TokenPrunerConfig:
         min_group_share: rho of the quotas of tiles or frames inside one unit, in [0, 1]; 0 is no quota.
         merge_static: cosine from which a token of a video counts as unchanged since the frame before, in [0, 1]; such
             tokens are merged before the choice. 0 is off. Only for units that hold several frames.
+        merge_copies: difference of pixel values, in [0, 1), up to which patches of an image count as copies of those
+            beside them (PixelPrune) and are not encoded; 0.0: exact copies alone. None is off. Only Qwen families.
         adaptive: share the budget of all units of a prompt (tiles, frames) by what there is to see in each; their sum
             stays what it is. Only with `prune_inputs`, since a processor writes placeholders before it is known.
         positions: position ids of the kept tokens: "compact" (renumbered), "original" (gaps kept), "auto" (what suits
@@ -103,6 +97,9 @@ class TokenPrunerConfig:
     question_weight: float = field(default=0.0, metadata={"help": "Share of question relevance in importance, 0 to 1."})
     min_group_share: float = field(default=0.0, metadata={"help": "Share of the budget guaranteed to tiles or frames."})
     merge_static: float = field(default=0.0, metadata={"help": "Cosine of tokens of a video that count as unchanged."})
+    merge_copies: float | None = field(
+        default=None, metadata={"help": "Difference of pixels at which cells are copies, not encoded (0.0: exact)."}
+    )
     adaptive: bool = field(default=False, metadata={"help": "Share the budget among tiles and frames by content."})
     positions: str = field(default="auto", metadata={"help": "Position ids of kept tokens.", "choices": POSITIONS})
     proportional_attention: bool | None = field(
@@ -136,6 +133,8 @@ class TokenPrunerConfig:
         for name in ("importance_weight", "coverage_mix", "question_weight", "min_group_share", "merge_static",
                      "centroid_share"):  # fmt: skip
             check_number(name, getattr(self, name), 0, 1, "a number in [0, 1]")
+        if self.merge_copies is not None:
+            check_number("merge_copies", self.merge_copies, 0, 1, "None or a number in [0, 1)", below=True)
         check_bool("proportional_attention", self.proportional_attention, "by method")
         check_bool("adaptive", self.adaptive)
         check_whole("lloyd_steps", self.lloyd_steps, 0, 1000)  # it ends long before, but a file may ask for any number

@@ -9,6 +9,16 @@ from hf_efficient.methods import REPRESENTATION
 from hf_efficient.reading import shown
 
 
+class Budget:
+    """`int | float` for argument parsers, which call one type on the text: "64" is a count, "1.0" a share."""
+
+    def __new__(cls, text: str) -> int | float:
+        try:
+            return int(text)
+        except ValueError:
+            return float(text)
+
+
 def check_generator(generator: object, method: str) -> None:
     """Raise unless the generator has weights, and the method takes them."""
     from .generator import TokenGenerator

@@ -17,6 +17,7 @@ from hf_efficient.representation.vlm.decoder.proportional_attention import takes
 from hf_efficient.wrapped import check_bare, follow_peft, unwrapped
 
 from .attached import Attached, attached_class
+from .copies import check_copies
 from .families import family_of
 from .families.family import Family
 from .grouped import check_grouped
@@ -68,6 +69,7 @@ def attach_token_pruner(
     pruner = TokenPruner(config, family, proportional_attention)
     _warn_of_positions(config, family, proportional_attention)
     check_grouped(config, model.config.model_type, family.grouped)
+    check_copies(config, model.config.model_type, family)
     family.source(base, "image", config.importance_source)  # raises if the encoder has no such importance
     _exchange(base, pruner)
     mixins: Any = ((base, PrunedBase), (model, PrunedGeneration), (processor, PrunedProcessor))

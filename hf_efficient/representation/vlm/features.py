@@ -16,6 +16,7 @@ from hf_efficient.representation.maths.sharing import information, share_budget
 from hf_efficient.representation.reduce import reduce_tokens
 from hf_efficient.representation.vlm.families.family import Family, Unit, VisualInputs
 
+from .copies import among_all, encoded, units_of
 from .grouped import warn_ungrouped
 from .kept import KeptUnit
 from .line_breaks import choose_with_breaks
@@ -44,8 +45,11 @@ def encode(
         The stock output, with `pooler_output` (and `deepstack_features`) reduced in the same container, and a list of
         `KeptUnit` as its attribute `kept`.
     """
-    units = family.units(images)
-    prunes = any(config.tokens_to_keep(unit.n) < unit.n for unit in units)
+    whole = units_of(family, images, config)
+    units, budgets = [encoded(unit) for unit in whole], [unit.budget(config) for unit in whole]
+    if any(unit.copies is not None for unit in whole):
+        images = family.without_copies(images, whole)
+    prunes = any(budget < unit.n for unit, budget in zip(units, budgets, strict=True))
     source = family.source(images.base, images.modality, config.importance_source) if prunes else None
 
     def look() -> tuple[Any, list[Tensor] | None]:
@@ -58,16 +62,16 @@ def encode(
 
     memory = memory_of(images.base)
     output, scores = look() if memory is None else memory.recall(images, source, look)
-    query = question(units) if question is not None and prunes else None
+    query = question(whole) if question is not None and prunes else None
     features = split(output.pooler_output, units)
-    budgets = [config.tokens_to_keep(unit.n) for unit in units]
     if config.adaptive and rows is not None:
         budgets = shared_budgets(features, rows, budgets)
-    output.kept = choose(features, units, scores, query, config, images.modality, budgets)
-    output.pooler_output = repack(output.pooler_output, units, features, output.kept, config.generator)
+    kept = choose(features, units, scores, query, config, images.modality, budgets)
+    output.pooler_output = repack(output.pooler_output, units, features, kept, config.generator)
     levels = getattr(output, "deepstack_features", None)
     if levels is not None:
-        output.deepstack_features = [repack(level, units, split(level, units), output.kept) for level in levels]
+        output.deepstack_features = [repack(level, units, split(level, units), kept) for level in levels]
+    output.kept = [among_all(one, unit) for one, unit in zip(kept, whole, strict=True)]
     return output
 
 
@@ -145,7 +149,8 @@ def choose(
         stack = torch.stack([features[i].detach() for i in members])
         weights = None if scores is None else torch.stack([scores[i] for i in members]).to(stack.device)
         asked = None if query is None else query[members].to(stack.device)
-        exact = replace(config, budget=budgets[members[0]], generator=None)  # which has no part in the choice
+        # settings that have no part in the choice are left out
+        exact = replace(config, budget=budgets[members[0]], generator=None, merge_copies=None)
         if modality == "image":  # its tiles show different places
             exact = replace(exact, merge_static=0.0)
         for i, one in zip(members, choose_alike(stack, unit, weights, asked, exact, modality), strict=True):

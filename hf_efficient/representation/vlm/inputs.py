@@ -17,6 +17,7 @@ from hf_efficient.representation.config import TokenPrunerConfig
 from hf_efficient.representation.vlm.decoder.rope import rope_index, text_positions
 from hf_efficient.wrapped import unwrapped
 
+from .copies import check_copies, marked
 from .families import family_of
 from .families.family import Family, Unit, VisualInputs
 from .features import encode
@@ -64,13 +65,7 @@ def prune_inputs(
     base, family = model.base_model, family_of(model)
     if hasattr(base, "token_pruner"):
         raise ValueError("The model has a token pruner attached and prunes by itself; detach it, or call it directly.")
-    for name in ("proportional_attention", "llm_layers"):
-        if value := getattr(config, name):
-            raise ValueError(
-                f"{name}={value} changes the model, not its inputs alone: use attach_token_pruner(model, processor, "
-                f"config), or leave {name} out."
-            )
-    check_grouped(config, model.config.model_type, family.grouped)
+    _check_config(config, model.config.model_type, family)
     keeps = keeps_positions(family, config)
     inputs = {k: v for k, v in inputs.items() if v is not None}
     prompt = Prompt.of(base, inputs["input_ids"], inputs.get("attention_mask"))
@@ -86,7 +81,9 @@ def prune_inputs(
 
         asked = question if config.question_weight else None
         rows = prompt.rows(images.modality, [unit.n for unit in family.units(images)])
-        outputs[images.modality] = encode(images.function(), family, config, images, asked, rows)
+        outputs[images.modality] = encode(
+            images.function(), family, config, marked(family, images, config), asked, rows
+        )
     kept = {modality: output.kept for modality, output in outputs.items()}
     columns, mask = kept_columns(prompt, kept)
     used = {name for images in calls for name in images.arguments}
@@ -102,6 +99,18 @@ def prune_inputs(
     if keeps:
         pruned["position_ids"] = _kept_positions(model, family, prompt, inputs, columns, mask)
     return pruned
+
+
+def _check_config(config: TokenPrunerConfig, kind: str, family: Family) -> None:
+    """Raise on settings that need an attached pair, or another family than that of `model_type` kind."""
+    for name in ("proportional_attention", "llm_layers"):
+        if value := getattr(config, name):
+            raise ValueError(
+                f"{name}={value} changes the model, not its inputs alone: use attach_token_pruner(model, processor, "
+                f"config), or leave {name} out."
+            )
+    check_grouped(config, kind, family.grouped)
+    check_copies(config, kind, family)
 
 
 def _kept_positions(

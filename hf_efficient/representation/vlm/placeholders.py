@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import weakref
 from typing import Any
@@ -10,6 +11,7 @@ from hf_efficient.representation.config import TokenPrunerConfig
 from hf_efficient.representation.vlm.families.family import Family
 
 from .attached import Saved
+from .copies import mark_image
 from .prompt import MODALITIES
 
 
@@ -48,11 +50,14 @@ class PlaceholderPruner:
     def shrink(self, processor: Any, text: str, modality: str, inputs: Any, index: int) -> str:
         """The text of one image or video with K placeholders per unit in place of N."""
         token = self.family.placeholder(processor, modality)
+        tolerance, encoded = self.config.merge_copies, math.inf
+        if tolerance is not None and modality == "image":
+            encoded = mark_image(self.family, processor, inputs, index, tolerance)
 
         def fewer(run: re.Match[str]) -> str:
             length = len(run.group()) // len(token)
             sizes = self.family.run_units(processor, length, modality, inputs, index)
-            return token * sum(map(self.config.tokens_to_keep, sizes))
+            return token * sum(int(min(self.config.tokens_to_keep(size), encoded)) for size in sizes)
 
         return re.sub(f"(?:{re.escape(token)})+", fewer, text)
 
@@ -82,6 +87,11 @@ class PrunedProcessor(Saved):
 
     def _get_num_multimodal_tokens(self, image_sizes: Any = None, *args: Any, **kwargs: Any) -> Any:
         stock: Any = super()
+        if self.token_pruner.config.merge_copies is not None and image_sizes is not None:
+            raise ValueError(
+                "With merge_copies an image has as many tokens as it has cells that differ, which its size does not "
+                "tell. Process the image itself, or set merge_copies=None."
+            )
         data = stock._get_num_multimodal_tokens(image_sizes, *args, **kwargs)
         sizes = {"image": image_sizes, "video": args[0] if args else kwargs.get("video_sizes")}
         for modality in MODALITIES:

@@ -85,7 +85,7 @@ def check_placeholders(prompt: Prompt, modality: str, units: list[Unit], config:
         ValueError: what was found, what was expected, and the likely fix.
     """
     width = prompt.ids.shape[1]
-    expected = [config.tokens_to_keep(unit.n) for unit in units]
+    expected = [unit.budget(config) for unit in units]
     indices = prompt.placeholder_indices(modality).cpu()
     ends = list(accumulate(expected))
     if (ends[-1] if ends else 0) == len(indices):

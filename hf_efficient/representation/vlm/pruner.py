@@ -14,6 +14,7 @@ from hf_efficient.representation.vlm.decoder.layer_pruning import Drops, LayerPr
 from hf_efficient.representation.vlm.decoder.proportional_attention import language_model, log_masses, set_attention
 from hf_efficient.representation.vlm.families.family import Family, Unit, VisualInputs
 
+from .copies import units_of
 from .features import encode
 from .inputs import keeps_positions
 from .kept import KeptUnit
@@ -103,7 +104,7 @@ class TokenPruner:
                 )
 
             def question(units: list[Unit]) -> Tensor:
-                counts = [self.config.tokens_to_keep(unit.n) for unit in units]
+                counts = [unit.budget(self.config) for unit in units]
                 return prompt.question(images, counts)
 
         call.encoding = True  # some families encode videos with their function for images
@@ -131,7 +132,7 @@ class TokenPruner:
     def check(self, base: Any, prompt: Prompt, inputs: dict[str, Any]) -> None:
         """Raise, before anything is encoded, unless prompt and pixels fit."""
         for images in images_of(base, inputs):
-            check_placeholders(prompt, images.modality, self.family.units(images), self.config)
+            check_placeholders(prompt, images.modality, units_of(self.family, images, self.config), self.config)
 
 
 def cached_length(call: dict[str, Any]) -> int:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
+
+from hf_efficient.representation.config import TokenPrunerConfig
+from hf_efficient.representation.maths.copies import Copies
 
 from . import towers
 
@@ -24,6 +28,7 @@ class Unit:
         row: (n,) long or None: for families that end rows of the raster with a line-break token, the row of every
             token, -1 for tokens outside of such rows.
         newline: (n,) bool or None: which tokens are line breaks.
+        copies: the tokens that are not encoded, since their patches are copies; None where there are none.
     """
 
     n: int
@@ -31,6 +36,16 @@ class Unit:
     groups: Tensor | None = None
     row: Tensor | None = None
     newline: Tensor | None = None
+    copies: Copies | None = None
+
+    @property
+    def encoded(self) -> int:
+        """How many of its tokens the encoder makes."""
+        return self.n if self.copies is None else len(self.copies.cells)
+
+    def budget(self, config: TokenPrunerConfig) -> int:
+        """How many of its tokens are kept: as many as of all of them, or all that are encoded, if these are fewer."""
+        return min(config.tokens_to_keep(self.n), self.encoded)
 
 
 @dataclass
@@ -74,6 +89,10 @@ class Family:
     first_position = 0
     #: settings about tiles or frames inside a unit that can act: those of `GROUPED`, where units hold several
     grouped: tuple[str, ...] = ()
+    #: whether copies of patches can be dropped before the encoder
+    merges_copies = False
+    #: by which the stock processor divides pixel values, red, green and blue; of families that merge copies
+    pixel_std: tuple[float, float, float]
 
     # the model
 
@@ -106,6 +125,14 @@ class Family:
         """Importance (N_u,) of the tokens of every unit, from `attention` (images, tokens of the encoder)."""
         return list(attention[:, self.dropped(images) :])
 
+    def with_copies(self, images: VisualInputs, units: list[Unit]) -> list[Unit]:
+        """These units of a call, with the copies that `mark_copies` has marked in its pixels."""
+        raise NotImplementedError
+
+    def without_copies(self, images: VisualInputs, units: list[Unit]) -> VisualInputs:
+        """The call without the pixels of the copies of its units, everything else of it where it was."""
+        raise NotImplementedError
+
     def patch_grid(self, images: VisualInputs) -> tuple[int, int]:
         """Rows and columns of patches of an image."""
         patch = images.base.config.vision_config.patch_size
@@ -129,6 +156,18 @@ class Family:
         `inputs` is what the processor made of all images or videos, `index` says which of them the run belongs to.
         """
         return [run]
+
+    def mark_copies(self, pixels: Tensor, grid: list[int], side: int, tolerance: float, std: Sequence[float]) -> int:
+        """Mark the copies among the cells of one image, in place; how many cells are no copies.
+
+        Args:
+            pixels: (patches, values) of the image, the patches of a cell one after the other.
+            grid: its frames, rows and columns of patches.
+            side: rows and columns of patches of a cell, which makes one token.
+            tolerance: `TokenPrunerConfig.merge_copies`.
+            std: what pixel values were divided by, of every channel.
+        """
+        raise NotImplementedError
 
     def counted_units(self, processor: Any, modality: str, tokens: int, patches: int, size: Any) -> list[int]:
         """Sizes of the units behind one entry of the processor's `_get_num_multimodal_tokens`.

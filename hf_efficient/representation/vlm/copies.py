@@ -1,0 +1,75 @@
+"""Units whose copies are not encoded: as the encoder sees them, and what is kept of them among all their tokens."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import torch
+
+from hf_efficient.methods import FAMILIES
+from hf_efficient.representation.config import TokenPrunerConfig
+from hf_efficient.representation.maths.mixture import mass
+from hf_efficient.representation.vlm.families.family import Family, Unit, VisualInputs
+
+from .kept import KeptUnit
+
+
+def check_copies(config: TokenPrunerConfig, kind: str, family: Family) -> None:
+    """Raise where copies are to be dropped in a family (`model_type` kind) whose encoder wants whole rasters."""
+    if config.merge_copies is None or family.merges_copies:
+        return
+    able = [row.name for row in FAMILIES.methods if row.implementation.merges_copies]
+    raise ValueError(
+        f"merge_copies={config.merge_copies} drops patches before the encoder, and that of {kind!r} takes only whole "
+        f"rasters; families that can: {', '.join(able)}. Set merge_copies=None."
+    )
+
+
+def units_of(family: Family, images: VisualInputs, config: TokenPrunerConfig) -> list[Unit]:
+    """The units of a call, with their copies where the config wants these dropped."""
+    units = family.units(images)
+    return units if config.merge_copies is None else family.with_copies(images, units)
+
+
+def marked(family: Family, images: VisualInputs, config: TokenPrunerConfig) -> VisualInputs:
+    """The call with the copies in its images marked, for pixels that no attached processor has seen."""
+    grids = images.arguments.get("image_grid_thw")
+    if config.merge_copies is None or images.modality != "image" or grids is None:
+        return images
+    pixels, side = images.pixels.clone(), images.base.visual.spatial_merge_size
+    rows = pixels.split([time * height * width for time, height, width in grids.tolist()])
+    for image, grid in zip(rows, grids.tolist(), strict=True):
+        family.mark_copies(image, grid, side, config.merge_copies, family.pixel_std)
+    return replace(images, arguments={**images.arguments, "pixel_values": pixels})
+
+
+def mark_image(family: Family, processor: Any, inputs: Any, index: int, tolerance: float) -> int:
+    """Mark the copies of one image in what a processor made of several, in place; how many cells are none."""
+    grids = torch.as_tensor(inputs["image_grid_thw"])
+    counts = grids.prod(-1)
+    start, length = int(counts[:index].sum()), int(counts[index])
+    pixels = torch.as_tensor(inputs["pixel_values"])[start : start + length]  # a view, of an array as well
+    about = processor.image_processor
+    return family.mark_copies(pixels, grids[index].tolist(), about.merge_size, tolerance, about.image_std)
+
+
+def encoded(unit: Unit) -> Unit:
+    """A unit as the encoder sees it: the tokens alone that are no copies."""
+    if unit.copies is None:
+        return unit
+    return Unit(unit.encoded)  # no raster any more; an image has no groups and no line breaks
+
+
+def among_all(kept: KeptUnit, unit: Unit) -> KeptUnit:
+    """What was kept of the encoded tokens of a unit, said of all its tokens; copies count for what stands for them."""
+    if unit.copies is None:
+        return kept
+    places, stand_in = (x.to(kept.indices.device) for x in (unit.copies.cells, unit.copies.stand_in))
+    assignment = counts = None
+    if kept.assignment is not None:
+        assignment = kept.assignment[stand_in]
+        counts = mass(assignment[None], len(kept.indices))[0]
+    return replace(
+        kept, num_tokens=unit.n, indices=places[kept.indices], grid=unit.grid, assignment=assignment, mass=counts
+    )

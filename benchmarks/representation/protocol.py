@@ -4,7 +4,7 @@ Every method gets every setting that it supports (`grid`), the validation scenes
 class (`choose`), the same at all budgets, and `COMPARISONS` says beforehand what will be read off the test set.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 from statistics import fmean
@@ -12,6 +12,7 @@ from typing import Any
 
 from hf_efficient.methods import REPRESENTATION
 from hf_efficient.methods.row import Method
+from hf_efficient.representation.config import KEPT_BY
 
 OURS = ("id_pruner", "itg")
 BUDGETS = (0.5, 0.25, 0.125, 0.0625, 0.03, 0.015)
@@ -24,6 +25,7 @@ VALIDATION_SCENES = 64
 GRID: dict[str, tuple[Any, ...]] = {
     "importance": ("cls", "received", "distinct", "norm"),
     "positions": ("original", "compact"),
+    "kept_by": KEPT_BY,
 }
 #: Name of a class -> whether the language model's attention counts tokens by what they stand for.
 CLASSES = {"with sizes": True, "without sizes": False}
@@ -121,14 +123,15 @@ def default_name(method: str, class_name: str) -> str:
     return f"{method} (default), {class_name}"
 
 
-def choose(settings: Iterable[Mapping[str, Any]], accuracies: Mapping[str, Accuracies]) -> dict[str, Any]:
+def choose(settings: Sequence[Mapping[str, Any]], accuracies: Mapping[str, Accuracies]) -> dict[str, Any]:
     """The one whose mean accuracy over the budgets it was measured at is the highest, of equals the first.
 
     Args:
         settings: of one method and class.
         accuracies: `setting_name` -> accuracy by budget, on validation scenes.
     """
-    return dict(max(settings, key=lambda one: fmean(accuracies[setting_name(one)].values())))
+    means = [fmean(accuracies[setting_name(one)].values()) for one in settings]
+    return dict(settings[means.index(max(means))])
 
 
 def best(names: Iterable[str], accuracies: Mapping[str, Accuracies], budget: float) -> str:

@@ -31,6 +31,8 @@ from hf_efficient.representation.evaluation.questions import EVALUATION_SET, TIN
 
 RESIZED = "resized_image"
 OTHERS = [name for name in REPRESENTATION.names if name not in ("id_pruner", "itg")]
+#: Methods whose authors compare tokens before the projector.
+ENCODER = ("vispruner", "scope", "visionzip", "prumerge")
 #: Settings by the name of the row. Methods come with their defaults; what belongs to one method follows it.
 VARIANTS: dict[str, dict[str, Any]] = {
     "id_pruner": {},
@@ -49,10 +51,13 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "cdpruner, question": {"method": "cdpruner", "question_weight": 1.0},
     "id_pruner, question": {"question_weight": 0.3},
     "itg, question": {"method": "itg", "question_weight": 0.3},
+    **{f"{name}, encoder features": {"method": name, "features": "encoder"} for name in ENCODER},
     "fastv": {"llm_layers": [2]},  # all tokens up to layer 2, the budget's from there on
+    "random in the language model": {"llm_layers": [2], "llm_choice": "random"},
+    "ivc in the language model": {"llm_layers": [2], "llm_choice": "ivc"},
     "itg, then fastv": {"method": "itg", "llm_layers": [2], "llm_budget": 0.5},  # twice the budget up to layer 2
 }
-ONE_STAGE = [name for name, row in VARIANTS.items() if not {"llm_layers", "question_weight"} & row.keys()]
+ONE_STAGE = [name for name, row in VARIANTS.items() if not {"llm_layers", "question_weight", "features"} & row.keys()]
 #: Like beside like: nobody counts sizes, or everybody does.
 PANELS = {
     "every kept token counts once": {

@@ -8,6 +8,7 @@ from .row import Kind, Method, Only, Paper, Setting
 
 _FOLDER = "hf_efficient.representation.selection"
 _GROUPS = ("min_group_share", "coverage_mix")  # of methods that choose one token after the other: quotas of groups
+_IN_LLM = ("llm_budget", "llm_choice")
 _ASKED = ("question_weight",)  # of methods in whose choice importance has a part
 _QUOTA_ONLY = (
     Only(
@@ -116,7 +117,7 @@ REPRESENTATION = Kind(
             ),
             reads=_ASKED,
             needs=("importance",),
-            published={"budget": 64, "importance": "cls"},
+            published={"budget": 64, "importance": "cls", "features": "encoder"},
         ),
         Method(
             "holov",
@@ -141,7 +142,7 @@ REPRESENTATION = Kind(
             reads=(*_ASKED, *_GROUPS),
             needs=("importance",),
             only=_QUOTA_ONLY,
-            published={"budget": 64, "importance": "cls"},
+            published={"budget": 64, "importance": "cls", "features": "encoder"},
         ),
         Method(
             "dart",
@@ -202,7 +203,7 @@ REPRESENTATION = Kind(
             ),
             reads=_ASKED,
             needs=("importance",),
-            published={"budget": 64, "importance": "cls"},
+            published={"budget": 64, "importance": "cls", "features": "encoder"},
         ),
         Method(
             "prumerge",
@@ -218,7 +219,7 @@ REPRESENTATION = Kind(
                 Only("merge_static", lambda c: False,
                      "other methods than 'prumerge', which takes tokens in more than once"),
             ),
-            published={"budget": 0.25, "importance": "cls"},
+            published={"budget": 0.25, "importance": "cls", "features": "encoder"},
         ),
         Method(
             "tome",
@@ -241,8 +242,10 @@ REPRESENTATION = Kind(
             published={"budget": 64, "importance": "cls"},
         ),
     ),
-    only=tuple(
-        Only(name, lambda c: bool(c.llm_layers), "llm_layers that are named") for name in ("llm_budget", "llm_choice")
+    only=(
+        *(Only(name, lambda c: bool(c.llm_layers), "llm_layers that are named") for name in _IN_LLM),
+        # words of the question are compared with projected features
+        Only("features", lambda c: c.question_weight == 0, "question_weight=0"),
     ),
     settings=(
         Setting(

@@ -19,6 +19,7 @@ from .config_files import CONFIG_NAME as CONFIG_NAME
 from .config_files import files_of, push, read, replaced, save, to_json
 
 IMPORTANCES = ("auto", "cls", "received", "distinct", "norm")
+FEATURES = ("projected", "encoder")
 KERNELS = ("rbf", "cosine")
 POSITIONS = ("auto", "compact", "original")
 INITIAL_CENTERS = ("coverage", "farthest_first")
@@ -46,6 +47,8 @@ class TokenPrunerConfig:
             come from; "received": attention received from all tokens of the unit; "distinct": attention-free, distance
             from the unit's mean direction; "norm": length of the feature; "auto": "distinct" with ITG, and with other
             methods the best attention that the model offers.
+        features: what tokens are compared by: "projected", as the language model gets them, or "encoder", as the
+            projector does, in LLaVA and PaliGemma. Tokens that are made are made of projected features either way.
         importance_weight: lambda of F(S), in [0, 1]: 0 is pure coverage, 1 is plain top-importance.
         coverage_mix: how far important tokens weigh more in coverage, in [0, 1]: 0 weighs all tokens alike.
         kernel: similarity of two tokens in coverage, "rbf" or "cosine" (of centred features).
@@ -89,6 +92,7 @@ class TokenPrunerConfig:
         metadata={"help": "Tokens to keep per image, tile or frame: a count (64) or a share (0.25; 1.0 keeps all)."},
     )
     importance: str = field(default="auto", metadata={"help": "Source of token importance.", "choices": IMPORTANCES})
+    features: str = field(default="projected", metadata={"help": "What tokens are compared by.", "choices": FEATURES})
     importance_weight: float = field(default=0.0, metadata={"help": "Weight of importance against coverage, 0 to 1."})
     coverage_mix: float = field(
         default=0.5, metadata={"help": "How far important tokens weigh more in coverage, 0 to 1."}
@@ -124,12 +128,9 @@ class TokenPrunerConfig:
 
     def __post_init__(self) -> None:
         check_choice("method", self.method, REPRESENTATION.names)
-        check_choice("importance", self.importance, IMPORTANCES)
-        check_choice("kernel", self.kernel, KERNELS)
-        check_choice("positions", self.positions, POSITIONS)
-        check_choice("initial_centers", self.initial_centers, INITIAL_CENTERS)
-        check_choice("kept_by", self.kept_by, KEPT_BY)
-        check_choice("llm_choice", self.llm_choice, LLM_CHOICES)
+        for one in fields(self):
+            if "choices" in one.metadata and one.name != "method":  # of which a program may have added some
+                check_choice(one.name, getattr(self, one.name), one.metadata["choices"])
         for name in ("importance_weight", "coverage_mix", "question_weight", "min_group_share", "merge_static",
                      "centroid_share"):  # fmt: skip
             check_number(name, getattr(self, name), 0, 1, "a number in [0, 1]")

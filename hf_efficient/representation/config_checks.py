@@ -12,7 +12,7 @@ from hf_efficient.reading import shown
 class Budget:
     """`int | float` for argument parsers, which call one type on the text: "64" is a count, "1.0" a share."""
 
-    def __new__(cls, text: str) -> int | float:
+    def __new__(cls, text: str) -> int | float:  # type: ignore[misc]
         try:
             return int(text)
         except ValueError:

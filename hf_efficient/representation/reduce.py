@@ -112,7 +112,7 @@ def reduce_tokens(
     The choice is made in float32 whatever the dtype, without gradient, and independently for every row.
 
     Args:
-        features: (B, N, D), any float dtype.
+        features: (B, N, D), any float dtype; tokens are compared by them, whatever `config.features` says of a model's.
         config: method, budget and their settings.
         importance: (B, N) >= 0, or None to compute what `config.importance` says.
         query: (B, T, D) question tokens in the space of the features, needed if `config.question_weight` > 0.

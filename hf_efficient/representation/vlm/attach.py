@@ -17,10 +17,9 @@ from hf_efficient.representation.vlm.decoder.proportional_attention import takes
 from hf_efficient.wrapped import check_bare, follow_peft, unwrapped
 
 from .attached import Attached, attached_class
-from .copies import check_copies
 from .families import family_of
 from .families.family import Family
-from .grouped import check_grouped
+from .inputs import check_config
 from .placeholders import PlaceholderPruner, PrunedProcessor
 from .prompt import MODALITIES
 from .pruned_model import PrunedBase, PrunedGeneration
@@ -68,8 +67,7 @@ def attach_token_pruner(
     proportional_attention = bool(config.proportional_attention) or (config.wants_sizes and takes_masks(base))
     pruner = TokenPruner(config, family, proportional_attention)
     _warn_of_positions(config, family, proportional_attention)
-    check_grouped(config, model.config.model_type, family.grouped)
-    check_copies(config, model.config.model_type, family)
+    check_config(config, model.config.model_type, family)
     family.source(base, "image", config.importance_source)  # raises if the encoder has no such importance
     _exchange(base, pruner)
     mixins: Any = ((base, PrunedBase), (model, PrunedGeneration), (processor, PrunedProcessor))

@@ -66,7 +66,8 @@ def encode(
     features = split(output.pooler_output, units)
     if config.adaptive and rows is not None:
         budgets = shared_budgets(features, rows, budgets)
-    kept = choose(features, units, scores, query, config, images.modality, budgets)
+    compared = features if config.features == "projected" else list(family.encoded(images, output))
+    kept = choose(compared, units, scores, query, config, images.modality, budgets)
     output.pooler_output = repack(output.pooler_output, units, features, kept, config.generator)
     levels = getattr(output, "deepstack_features", None)
     if levels is not None:
@@ -129,7 +130,7 @@ def choose(
     """What to keep of every unit; units laid out alike, with equal budgets, are chosen in one batch.
 
     Args:
-        features: (N_u, D) of every unit.
+        features: (N_u, D) of every unit, what its tokens are compared by.
         units: their layout.
         scores: (N_u,) importance of every unit, or None for what `config.importance` computes from features.
         query: (U, 1, D) or None.

@@ -43,6 +43,17 @@ def keeps_positions(family: Family, config: TokenPrunerConfig, proportional_atte
     return family.mrope or config.positions == "original" or (config.positions == "auto" and proportional_attention)
 
 
+def check_config(config: TokenPrunerConfig, kind: str, family: Family) -> None:
+    """Raise where settings can never act in a family; `kind`: the model's `model_type`."""
+    check_grouped(config, kind, family.grouped)
+    check_copies(config, kind, family)
+    if config.features not in family.features:
+        raise ValueError(
+            f"features={config.features!r} needs a projector that keeps tokens and their order, as that of 'llava' and "
+            f"'paligemma' does; {kind!r} folds or rearranges them. Set features='projected'."
+        )
+
+
 def prune_inputs(
     model: Any, inputs: Any, config: TokenPrunerConfig | dict[str, Any] | str | os.PathLike[str]
 ) -> dict[str, Any]:
@@ -65,7 +76,7 @@ def prune_inputs(
     base, family = model.base_model, family_of(model)
     if hasattr(base, "token_pruner"):
         raise ValueError("The model has a token pruner attached and prunes by itself; detach it, or call it directly.")
-    _check_config(config, model.config.model_type, family)
+    _check_inputs_alone(config, model.config.model_type, family)
     keeps = keeps_positions(family, config)
     inputs = {k: v for k, v in inputs.items() if v is not None}
     prompt = Prompt.of(base, inputs["input_ids"], inputs.get("attention_mask"))
@@ -101,7 +112,7 @@ def prune_inputs(
     return pruned
 
 
-def _check_config(config: TokenPrunerConfig, kind: str, family: Family) -> None:
+def _check_inputs_alone(config: TokenPrunerConfig, kind: str, family: Family) -> None:
     """Raise on settings that need an attached pair, or another family than that of `model_type` kind."""
     for name in ("proportional_attention", "llm_layers"):
         if value := getattr(config, name):
@@ -109,8 +120,7 @@ def _check_config(config: TokenPrunerConfig, kind: str, family: Family) -> None:
                 f"{name}={value} changes the model, not its inputs alone: use attach_token_pruner(model, processor, "
                 f"config), or leave {name} out."
             )
-    check_grouped(config, kind, family.grouped)
-    check_copies(config, kind, family)
+    check_config(config, kind, family)
 
 
 def _kept_positions(

@@ -93,6 +93,8 @@ class Family:
     merges_copies = False
     #: by which the stock processor divides pixel values, red, green and blue; of families that merge copies
     pixel_std: tuple[float, float, float]
+    #: what a choice can be made by: "encoder" too, where the projector keeps tokens and their order
+    features: tuple[str, ...] = ("projected",)
 
     # the model
 
@@ -132,6 +134,15 @@ class Family:
     def without_copies(self, images: VisualInputs, units: list[Unit]) -> VisualInputs:
         """The call without the pixels of the copies of its units, everything else of it where it was."""
         raise NotImplementedError
+
+    def encoded(self, images: VisualInputs, output: Any) -> Tensor:
+        """Features (U, N, D) as the projector was given them, of the output of the stock feature function.
+
+        Asked only of families that list "encoder" in `features`.
+        """
+        layer = images.setting("vision_feature_layer")
+        states = [output.hidden_states[i] for i in ([layer] if isinstance(layer, int) else layer)]
+        return torch.cat(states, dim=-1)[:, self.dropped(images) :]
 
     def patch_grid(self, images: VisualInputs) -> tuple[int, int]:
         """Rows and columns of patches of an image."""

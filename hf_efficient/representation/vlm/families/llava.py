@@ -4,4 +4,11 @@ from __future__ import annotations
 
 from .family import Family
 
-FAMILY = Family()
+
+class Llava(Family):
+    """The answers of `Family`."""
+
+    features: tuple[str, ...] = ("projected", "encoder")
+
+
+FAMILY = Llava()

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from .family import Family
+from typing import Any
+
+from torch import Tensor
+
+from .family import Family, VisualInputs
 
 
 class PaliGemma(Family):
@@ -10,6 +14,11 @@ class PaliGemma(Family):
 
     processor = "PaliGemmaProcessor"
     first_position = 1
+    features: tuple[str, ...] = ("projected", "encoder")
+
+    def encoded(self, images: VisualInputs, output: Any) -> Tensor:
+        states: Tensor = output.last_hidden_state
+        return states
 
 
 FAMILY = PaliGemma()

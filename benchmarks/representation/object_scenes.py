@@ -1,0 +1,69 @@
+"""Scenes of which it is known what every patch shows: what `where_tokens_know` asks about."""
+
+import importlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.ndimage import distance_transform_cdt
+
+from hf_efficient.representation.evaluation.questions import Question, Scene
+
+Longs = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class ObjectScene:
+    """An image with questions, and where its objects are.
+
+    Args:
+        scene: the image and what is asked.
+        owner: (rows, columns) int, the object that each patch shows, -1 for background. A (rows, columns) bool mask of
+            objects will do as well, as `mask.astype(int) - 1`, where `words` is empty.
+        words: what each object is; empty where that is not known, then no probe is asked for it.
+    """
+
+    scene: Scene
+    owner: Longs
+    words: tuple[str, ...] = ()
+
+    @property
+    def distance(self) -> Longs:
+        """(rows * columns,) patches from each patch to the nearest that shows an object, diagonal steps as one."""
+        return np.asarray(distance_transform_cdt(self.owner < 0, "chessboard"), np.int64).ravel()
+
+    @property
+    def nearest(self) -> Longs:
+        """(rows * columns,) the object nearest to each patch; one of several as near."""
+        at = distance_transform_cdt(self.owner < 0, "chessboard", return_distances=False, return_indices=True)
+        return self.owner[tuple(at)].ravel()
+
+
+def tiny_scenes(seed: int, layout: str, count: int) -> Iterator[ObjectScene]:
+    """Held-out scenes of the tiny VLM (needs Fashion-MNIST); `layout` is one of `examples.tiny_vlm.scenes.LAYOUTS`."""
+    from examples.tiny_vlm.questions import FAMILIES
+    from examples.tiny_vlm.scenes import GRID, LAYOUTS, compose_scene, load_fashion_mnist
+
+    images = load_fashion_mnist("t10k")
+    for number in range(count):
+        rng = np.random.default_rng((seed, number))
+        made = compose_scene(rng, images, LAYOUTS[layout])
+        asked = [(family, ask(rng, made)) for family, ask in FAMILIES.items()]
+        questions = tuple(Question(*turn, family) for family, turn in asked if turn is not None)
+        scene = Scene(f"{layout} {seed} {number}", made.image(), questions)
+        yield ObjectScene(scene, made.owner.reshape(GRID, GRID), tuple(item.word for item in made.items))
+
+
+def scenes_of(source: str, seed: int, layout: str, count: int) -> list[ObjectScene]:
+    """`count` scenes of the generator "module:function", called like `tiny_scenes`.
+
+    Raises:
+        ValueError: there is a scene without any object, whose distances would mean nothing.
+    """
+    module, _, function = source.partition(":")
+    made: Sequence[ObjectScene] = list(getattr(importlib.import_module(module), function)(seed, layout, count))
+    empty = [one.scene.name for one in made if (one.owner < 0).all()]
+    if empty:
+        raise ValueError(f"{len(empty)} scenes of {source} show no object, {empty[0]!r} first; expected one in each.")
+    return list(made)

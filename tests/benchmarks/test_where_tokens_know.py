@@ -120,7 +120,7 @@ def without_objects(seed: int, layout: str, count: int) -> list[ObjectScene]:
 
 
 def test_scenes_without_objects_are_refused() -> None:
-    with pytest.raises(ValueError, match="2 scenes of .* show no object, 'drawn' first"):
+    with pytest.raises(ValueError, match=r"2 scenes of .* show no object, 'drawn' first"):
         scenes_of(f"{__name__}:without_objects", 0, "standard", 2)
 
 
@@ -132,7 +132,8 @@ def test_a_probe_reads_what_is_there_and_nothing_else() -> None:
     groups = torch.arange(50).expand(40, -1) // 20  # the third is not asked
     tokens[:, 20:40] = torch.randn(40, 20, 12, generator=generator)
     told, untold = by_group(tokens, labels, groups, 2)
-    assert told is not None and untold is not None
+    assert told is not None
+    assert untold is not None
     assert told[0] > 0.95
     assert abs(untold[0] - 1 / 3) < 0.1
     assert told[1] == pytest.approx(1 / 3, abs=0.06)

@@ -32,7 +32,7 @@ def generate(features: Tensor, importance: Tensor, k: int, config: Any = None) -
     side = math.isqrt(n)
     indices = torch.arange(n, device=features.device)
     if side * side == n:
-        lines = max(min(side, k, round(math.sqrt(k))), -(-k // side))
+        lines = round(math.sqrt(k))  # never above the side, nor are more cells in a line
         line = indices // side * lines // side
         first, share = line * k // lines, (line + 1) * k // lines - line * k // lines
         cell = first + indices % side * share // side

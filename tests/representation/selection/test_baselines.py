@@ -47,6 +47,12 @@ def test_cdpruner_tells_apart_tokens_that_are_much_alike(seed):
     assert take("cdpruner", x, p, 12) == greedy(12, 24, RULES["cdpruner"](x, p))
 
 
+def test_cdpruner_gains_nothing_by_a_token_of_zeros():
+    x, p = unit(0, n=20, width=12)
+    x[3], p[3] = 0, 2 * p.max()
+    assert 3 not in take("cdpruner", x, p, 12)
+
+
 @pytest.mark.parametrize("seed", SEEDS)
 def test_cdpruner_goes_on_by_importance_where_the_rank_ends(seed):
     x, p = unit(seed, n=30, width=4)
@@ -158,6 +164,14 @@ def test_v_cast_gives_more_to_a_turn_and_knows_nothing_of_invalid_tokens():
     masked = reduce_tokens(torch.where(valid[..., None], x, 9.0), config, groups=groups, valid=valid).indices[0]
     alone = reduce_tokens(x[None, valid[0]], config, groups=groups[valid[0]]).indices[0]
     assert masked.tolist() == valid[0].nonzero()[:, 0][alone].tolist()
+
+
+@pytest.mark.parametrize("n", [5, 10])
+def test_holov_takes_the_important_where_every_crop_is_one_token(n):
+    """No other token is in the crop, so there is no variety to measure."""
+    x, p = unit(3, n=max(n, 4))
+    x, p = x[:n], p[:n]
+    assert sorted(take("holov", x, p, 4)) == sorted(p.topk(4).indices.tolist())
 
 
 def test_budgets_are_exact_and_never_more_than_there_is():

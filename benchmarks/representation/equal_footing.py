@@ -13,7 +13,7 @@ An interrupted run goes on where it was. After a change of a method's rule, `--a
 """
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,7 @@ from benchmarks.representation.footing_statistics import (
     sizes_table,
     worth_of_sizes,
 )
-from benchmarks.representation.grading import ModelGrades, Settings, grade_models, scenes_of
+from benchmarks.representation.grading import ModelGrades, Settings, grade_models, labels_of, scenes_of
 from benchmarks.representation.protocol import BUDGETS, CHOICE_BUDGETS, CLASSES, COMPARISONS, OURS, RESIZED
 from benchmarks.representation.retention_statistics import accuracy, bootstrap_of, curves, row_of
 from hf_efficient import TokenPrunerConfig
@@ -61,13 +61,18 @@ def choose(arguments: argparse.Namespace) -> None:
     taken: dict[str, Settings] = {**chosen, **defaults(), RESIZED: None}
     rest = validate(arguments, {key_of(name, s): s for name, s in taken.items()}, BUDGETS)
     content = {
-        "models": arguments.model,
-        "validation": arguments.validation,
+        "models": labels_of(arguments.model),
+        "validation": [Path(named).name for named in arguments.validation],
         "scenes": arguments.validation_scenes,
-        "rows": {n: {"settings": s, "accuracy": rest[key_of(n, s)]} for n, s in taken.items()},
-        "grid": {name: {str(b): round(v, 4) for b, v in by.items()} for name, by in measured.items()},
+        "rows": {n: {"settings": s, "accuracy": rounded(rest[key_of(n, s)])} for n, s in taken.items()},
+        "grid": {name: rounded(by) for name, by in measured.items()},
     }
     write_json(arguments.output / "chosen.json", content)
+
+
+def rounded(accuracies: Mapping[float, float]) -> dict[float, float]:
+    """To four digits, for a file."""
+    return {budget: round(value, 4) for budget, value in accuracies.items()}
 
 
 def defaults() -> dict[str, dict[str, Any]]:

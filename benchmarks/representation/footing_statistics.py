@@ -80,7 +80,7 @@ def short_table(
             names = {budget: best(rivals, by, budget) for budget in tokens}
             cells = [f"{100 * accuracies[name][budget]:.1f} {name}" for budget, name in names.items()]
             rows.append([f"{comparison.title}: {what}", *cells])
-    return markdown(["accuracy, %, at tokens kept", *tokens.values()], rows)
+    return markdown(["accuracy, %, at tokens kept", *map(str, tokens.values())], rows)
 
 
 def accuracy_table(
@@ -89,10 +89,10 @@ def accuracy_table(
     """One row a configuration, by the mean over the budgets."""
     ranked = sorted(names, key=lambda name: -sum(accuracies[name].values()))
     rows = [[name, words[name], *(f"{100 * accuracies[name][b]:.1f}" for b in tokens)] for name in ranked]
-    return markdown(["row", "settings", *tokens.values()], rows)
+    return markdown(["row", "settings", *map(str, tokens.values())], rows)
 
 
 def sizes_table(worth: Mapping[float, Mapping[str, Any]], tokens: Mapping[float, int]) -> str:
     """What counting sizes adds, method by method."""
     rows = [[method, *(signed(worth[b][method]) for b in tokens)] for method in next(iter(worth.values()))]
-    return markdown(["points that counting sizes adds", *tokens.values()], rows)
+    return markdown(["points that counting sizes adds", *map(str, tokens.values())], rows)

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -175,7 +176,7 @@ def test_a_run_on_a_random_vlm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 
 def test_pointing_shows_both_kinds_of_positions(scenes: list[Scene], sheet: Sheet) -> None:
     rows = rows_of(["itg"], None)
-    keys = [("all tokens", 1.0, 1), ("all tokens", 1.0, 2), ("resized image", 0.25, 1)]
+    keys: list[Any] = [("all tokens", 1.0, 1), ("all tokens", 1.0, 2), ("resized image", 0.25, 1)]
     keys += [(row, 0.25, pictures) for row in rows for pictures in (1, 2)]
     answers = {key: said(sheet, seed) for seed, key in enumerate(keys)}
     measured = failures.measure(sheet, answers, list(rows), [0.25])

@@ -1,5 +1,7 @@
 """Words of packed turns are those of generate, whatever is pruned; boxes are right by their overlap."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -83,7 +85,7 @@ def test_overlap_is_that_of_counted_cells():
     several = 0
     for number in range(300):
         corners = rng.integers(0, 9, (2, 2, 2))  # of two boxes; of every third pair as they fall, which may be empty
-        boxes = [tuple(map(int, (box if number % 3 == 0 else np.sort(box, 0)).ravel())) for box in corners]
+        boxes: list[Any] = [tuple(map(int, (box if number % 3 == 0 else np.sort(box, 0)).ravel())) for box in corners]
         filled = []
         for left, top, right, bottom in boxes:
             cells = np.zeros((9, 9), bool)

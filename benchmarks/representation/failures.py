@@ -24,7 +24,7 @@ from benchmarks.harness.tables import markdown
 from benchmarks.representation.failure_statistics import Said, Sheet
 from benchmarks.representation.grading import labels_of, resized, scenes_of, visual_tokens
 from benchmarks.representation.packed_turns import Answer, answer_scenes
-from benchmarks.representation.protocol import CLASSES, OURS, RESIZED, chosen_name, default
+from benchmarks.representation.protocol import CLASSES, OURS, RESIZED, chosen_name, default, setting_name
 from hf_efficient import TokenPrunerConfig, remember_images
 from hf_efficient.methods import REPRESENTATION
 from hf_efficient.representation.evaluation.questions import EVALUATION_SET, TINY_VLM, Scene, load_vlm, pruned
@@ -103,7 +103,7 @@ def ask(arguments: argparse.Namespace, scenes: Sequence[Scene], rows: dict[Row, 
 
         def note(key: Any, settings: dict[str, Any] | None, vision_inputs: Any = None) -> None:
             row, budget, pictures = key
-            name = " ".join([label, *([row] if isinstance(row, str) else row), str(budget), str(pictures)])
+            name = " ".join([label, row if settings is None else setting_name(settings), str(budget), str(pictures)])
             config = None if settings is None else TokenPrunerConfig(**{**settings, "budget": budget})
             with pruned(model, processor, config):
                 said = book(name, lambda: answer_scenes(

@@ -12,7 +12,7 @@ from typing import Any
 
 from hf_efficient.methods import REPRESENTATION
 from hf_efficient.methods.row import Method
-from hf_efficient.representation.config import KEPT_BY
+from hf_efficient.representation.config import FEATURES, KEPT_BY
 
 OURS = ("id_pruner", "itg")
 BUDGETS = (0.5, 0.25, 0.125, 0.0625, 0.03, 0.015)
@@ -26,6 +26,7 @@ GRID: dict[str, tuple[Any, ...]] = {
     "importance": ("cls", "received", "distinct", "norm"),
     "positions": ("original", "compact"),
     "kept_by": KEPT_BY,
+    "features": FEATURES,
 }
 #: Name of a class -> whether the language model's attention counts tokens by what they stand for.
 CLASSES = {"with sizes": True, "without sizes": False}
@@ -88,7 +89,9 @@ def keeps_real_tokens(row: Method) -> bool:
 
 
 def supports(row: Method, setting: str) -> bool:
-    """Whether the method reads a setting of `GRID`; all methods have positions."""
+    """Whether a setting of `GRID` is varied for a method: all have positions; features, where its authors differ."""
+    if setting == "features":
+        return "features" in row.published
     return setting == "positions" or setting in row.needs or setting in row.reads
 
 

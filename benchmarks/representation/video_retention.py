@@ -40,6 +40,8 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "itg, static merged": {"method": "itg", "merge_static": 0.8},
     "divprune": {"method": "divprune"},
     "scope": {"method": "scope"},
+    "v_cast": {"method": "v_cast"},
+    "restore": {"method": "restore"},
     "tome": {"method": "tome"},
     "top_importance": {"method": "top_importance"},
     "uniform": {"method": "uniform"},

@@ -4,9 +4,6 @@ import gc
 from typing import Any
 
 import torch
-from tokenizers import Tokenizer
-from tokenizers.models import WordLevel
-from tokenizers.pre_tokenizers import Whitespace
 from transformers import (
     CLIPImageProcessor,
     CLIPVisionConfig,
@@ -14,20 +11,16 @@ from transformers import (
     LlavaConfig,
     LlavaForConditionalGeneration,
     LlavaProcessor,
-    PreTrainedTokenizerFast,
 )
 
 from benchmarks.harness.memory import resident
+from benchmarks.models.words import word_tokenizer
 from hf_efficient.compat.transformers import cache_of
 
 
 def build(layers: int, width: int) -> tuple[Any, Any]:
     """A LLaVA-1.5-shaped model with random weights, and its processor with a home-made tokenizer."""
-    words = {word: i for i, word in enumerate(["<pad>", "<image>", "<unk>", *(f"w{i}" for i in range(100))])}
-    backend = Tokenizer(WordLevel(words, unk_token="<unk>"))
-    backend.pre_tokenizer = Whitespace()
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, pad_token="<pad>", unk_token="<unk>")
-    tokenizer.add_special_tokens({"additional_special_tokens": ["<image>"]})
+    tokenizer = word_tokenizer(["<image>"])
     processor = LlavaProcessor(
         CLIPImageProcessor(size={"shortest_edge": 336}, crop_size=336),
         tokenizer,

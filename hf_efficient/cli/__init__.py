@@ -66,13 +66,15 @@ def _add_pruner_options(parser: argparse.ArgumentParser, leave_out: Sequence[str
         "bool": yes_or_no,
         "bool | None": yes_or_no,
         "float": float,
+        "float | None": float,
         "int": int,
     }
     for setting in fields(TokenPrunerConfig):
         if setting.name not in (*leave_out, "adaptive", "generator"):
             kind = TokenPrunerConfig.__annotations__[setting.name]  # a field's may be resolved already
             several = kind == "list[int]"
-            default = "none" if several else "by method" if setting.default is None else setting.default
+            unset = "off" if kind == "float | None" else "by method"
+            default = "none" if several else unset if setting.default is None else setting.default
             group.add_argument(
                 f"--{setting.name.replace('_', '-')}",
                 type=int if several else readers.get(kind, str),

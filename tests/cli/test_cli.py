@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 import hf_efficient
-from hf_efficient.cli import main
+from hf_efficient.cli import build_parser, main
 from hf_efficient.representation.evaluation.questions import TINY_VLM
 from tests.conftest import ROOT
 from tests.scene_vlm import make_scene_vlm, make_scenes
@@ -93,6 +93,13 @@ def test_settings_of_every_type_reach_the_config(vlm: Path, tmp_path: Path) -> N
     assert hf_efficient.TokenPrunerConfig.from_pretrained(tmp_path / "out") == hf_efficient.TokenPrunerConfig(
         method="itg", proportional_attention=False, llm_layers=[1, 2], lloyd_steps=4, question_weight=0.5
     )
+
+
+def test_a_number_that_may_be_left_out_is_a_number(capsys: pytest.CaptureFixture[str]) -> None:
+    assert build_parser().parse_args(["prune", "a", "b", "--merge-copies", "0.0"]).merge_copies == 0.0
+    with pytest.raises(SystemExit):
+        main(["prune", "--help"])
+    assert re.search(r"--merge-copies VALUE\s[^()]*\(0.0:\s+exact\)\.\s+\(default:\s+off\)", capsys.readouterr().out)
 
 
 def test_demo_writes_table_figures_and_images(

@@ -1,7 +1,7 @@
 """What dropping copies of patches before the encoder saves, and changes.
 
 `python -m benchmarks.representation.copied_patches`; `--quick` takes a minute. On a busy machine `--clock cpu` with
-OMP_NUM_THREADS=1 counts the process's own time instead of the wall's.
+OMP_NUM_THREADS=1 counts the process's own time instead of the wall's. A run that was stopped goes on where it was.
 
 `TokenPrunerConfig(merge_copies=...)`, the rule of PixelPrune, on drawn pages, tables and screens, on pages as JPEG and
 sensors spoil them, and on photographs. Three parts:
@@ -29,7 +29,7 @@ from PIL import Image
 
 from benchmarks.harness.options import common_parser
 from benchmarks.harness.plots import plt, save
-from benchmarks.harness.results import record_run, write_json, write_table
+from benchmarks.harness.results import read_json, record_run, write_json, write_table
 from benchmarks.harness.tables import markdown
 from benchmarks.harness.timing import CLOCKS, Around, Clock, Job, median_ms, ratio, time_in_turns
 from benchmarks.models.scaled_qwen import IMAGE, KINDS, build
@@ -252,17 +252,20 @@ def main() -> None:
         "clock": arguments.clock,
         **dict(zip(names, shape, strict=True)),
     }
-    results: dict[str, Any] = {"setting": setting, "shares": shares(list(PICTURES), pictures), "speed": []}
-    stem = "quick" if arguments.quick else "results"
+    stem, table = ("quick", "quick.md") if arguments.quick else ("results", "table.md")
+    results: dict[str, Any] = read_json(arguments.output / f"{stem}.json", {})
+    if results.get("setting") != setting:
+        results = {"setting": setting, "shares": shares(list(PICTURES), pictures), "speed": []}
+    known = {(row["family"], row["picture"]) for row in results["speed"]}
     for family in families:
-        model, processor = build(family, *shape)
-        for kind in kinds:
+        missing = [kind for kind in kinds if (family, kind) not in known]
+        model, processor = build(family, *shape) if missing else (None, None)
+        for kind in missing:
             image = PICTURES[kind](0)
             row = {"family": family, "picture": kind, **speed(model, processor, image, arguments.rounds, clock)}
             results["speed"].append({**row, "moved": outputs(model, processor, image)})
-            print(results["speed"][-1])
             write_json(arguments.output / f"{stem}.json", results)
-    write_table(arguments.output / ("quick.md" if arguments.quick else "table.md"), tables(results))
+    write_table(arguments.output / table, tables(results))
     plot(results, arguments.output / f"{stem}.png")
 
 

@@ -34,9 +34,9 @@ CHAT_TEMPLATE = (
 )
 
 
-def make_tokenizer() -> PreTrainedTokenizerFast:
+def make_tokenizer(vocabulary: Sequence[str] = tuple(vocabulary())) -> PreTrainedTokenizerFast:
     """One token per word; a sequence starts with <s> and pads on the left, as generation needs."""
-    words = ["<pad>", "<unk>", "<s>", "</s>", IMAGE, *vocabulary()]
+    words = ["<pad>", "<unk>", "<s>", "</s>", IMAGE, *vocabulary]
     tokenizer = Tokenizer(WordLevel({word: number for number, word in enumerate(words)}, unk_token="<unk>"))
     tokenizer.pre_tokenizer = WhitespaceSplit()
     tokenizer.post_processor = TemplateProcessing(single="<s> $A", special_tokens=[("<s>", words.index("<s>"))])

@@ -1,6 +1,8 @@
 """Training data made on the fly: scene number n is the same in every run, so that training resumes exactly."""
 
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -81,27 +83,10 @@ class TurnData(Dataset):
     def __getitem__(self, index: int) -> dict[str, Tensor]:
         rng = np.random.default_rng((self.seed, index))
         scene, shown = self._look(rng, index)
-        prefix = [self._ids["<s>"], *[self._ids[IMAGE]] * VISUAL_TOKENS]
-        start = [0, *visual_positions(rng)]
-        ids, turn, positions, labels = (
-            list(prefix),
-            [0] * len(prefix),
-            list(start),
-            [IGNORED] * len(prefix),
-        )
-        if self.name_patches:
-            labels[2:] = self._names(rng, scene)[:-1]
-        for number, (question, answer) in enumerate(sample_turns(rng, scene, self.turns, self.first), start=1):
-            asked = [self._ids[word] for word in question.split()]
-            told = [*(self._ids[word] for word in answer.split()), self._ids["</s>"]]
-            ids += asked + told
-            turn += [number] * (len(asked) + len(told))
-            positions += range(start[-1] + 1, start[-1] + 1 + len(asked) + len(told))
-            labels += [IGNORED] * len(asked) + told
-        return {
-            "pixel_values": shown, "input_ids": torch.tensor(ids), "turn": torch.tensor(turn),
-            "position_ids": torch.tensor(positions), "labels": torch.tensor(labels),
-        }  # fmt: skip
+        start = [0, *visual_positions(rng, VISUAL_TOKENS)]
+        names = self._names(rng, scene) if self.name_patches else None
+        turns = sample_turns(rng, scene, self.turns, self.first)
+        return {"pixel_values": shown, **pack_turns(self._ids, start, turns, names)}
 
     def _look(self, rng: np.random.Generator, index: int) -> tuple[Scene, Tensor]:
         """The scene of this index and what the model gets to see of it."""
@@ -114,25 +99,60 @@ class TurnData(Dataset):
         return np.where(scene.owner >= 0, words[scene.owner, rng.integers(0, 2, VISUAL_TOKENS)], IGNORED).tolist()
 
 
-def visual_positions(rng: np.random.Generator) -> list[int]:
-    """Positions of the visual tokens: 1 to 144, or, half of the time, a random rise to between about 6 and 216."""
+def pack_turns(
+    ids_of: Mapping[str, int], start: list[int], turns: Sequence[tuple[str, str]], names: list[int] | None = None
+) -> dict[str, Tensor]:
+    """A sequence of <s>, the visual tokens and all turns, each a question and its answer.
+
+    Args:
+        ids_of: id of every word.
+        start: positions of <s> and of the visual tokens.
+        turns: questions and answers.
+        names: what each visual token is trained to say, or None.
+
+    Returns:
+        `input_ids`, `turn` (0 for what all turns see, then 1, 2, ...), `position_ids` and `labels`, each (L,) long.
+    """
+    ids = [ids_of["<s>"], *[ids_of[IMAGE]] * (len(start) - 1)]
+    turn, positions, labels = [0] * len(ids), list(start), [IGNORED] * len(ids)
+    if names is not None:
+        labels[2:] = names[:-1]
+    for number, (question, answer) in enumerate(turns, start=1):
+        asked = [ids_of[word] for word in question.split()]
+        told = [*(ids_of[word] for word in answer.split()), ids_of["</s>"]]
+        ids += asked + told
+        turn += [number] * (len(asked) + len(told))
+        positions += range(start[-1] + 1, start[-1] + 1 + len(asked) + len(told))
+        labels += [IGNORED] * len(asked) + told
+    return {
+        "input_ids": torch.tensor(ids), "turn": torch.tensor(turn), "position_ids": torch.tensor(positions),
+        "labels": torch.tensor(labels),
+    }  # fmt: skip
+
+
+def visual_positions(rng: np.random.Generator, count: int) -> list[int]:
+    """Positions of `count` visual tokens: 1 to `count`, or, half of the time, a random rise to 1/24 to 3/2 of it."""
     if rng.random() < 0.5:
-        return list(range(1, VISUAL_TOKENS + 1))
+        return list(range(1, count + 1))
     pace = np.exp(rng.uniform(np.log(1 / 24), np.log(1.5)))
-    return (1 + np.floor(rng.exponential(pace, VISUAL_TOKENS).cumsum())).astype(int).tolist()
+    return (1 + np.floor(rng.exponential(pace, count).cumsum())).astype(int).tolist()
 
 
 def sample_turns(
-    rng: np.random.Generator, scene: Scene, turns: int, first: tuple[str, ...] = ()
+    rng: np.random.Generator,
+    scene: Any,
+    turns: int,
+    first: tuple[str, ...] = (),
+    ask: Mapping[str, Callable[[np.random.Generator, Any], tuple[str, str] | None]] = FAMILIES,
 ) -> list[tuple[str, str]]:
-    """Distinct questions about `scene`: one of each family in `first` that fits it, the rest of families drawn equally
-    often; fewer than `turns` where no more are found.
+    """Distinct questions about `scene`: one of each family in `first` that fits it, the rest of the families `ask` drawn
+    equally often; fewer than `turns` where no more are found.
     """
-    families, asked = list(FAMILIES.values()), {}
-    wanted = [FAMILIES[family] for family in first]
+    families, asked = list(ask.values()), {}
+    wanted = [ask[family] for family in first]
     for number in range(2 * turns):
-        ask = wanted[number] if number < len(wanted) else families[rng.integers(len(families))]
-        turn = ask(rng, scene)
+        family = wanted[number] if number < len(wanted) else families[rng.integers(len(families))]
+        turn = family(rng, scene)
         if turn is not None:
             asked[turn[0]] = turn[1]
         if len(asked) == turns:

@@ -1,0 +1,122 @@
+"""Training data behind the frozen tower: features of all scenes, made once, and questions drawn anew each time."""
+
+import json
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+from tqdm import trange
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
+
+from examples.tiny_vlm.data import IGNORED, pack_turns, sample_turns, visual_positions
+from examples.tiny_vlm.scenes import PLACES
+from hf_efficient.files import NpyWriter, write_text, written_whole
+
+from .questions import FAMILIES
+from .scenes import IMAGE_SIDE, Item, Scene
+
+BATCH = 32
+
+
+@torch.no_grad()
+def encode_scenes(
+    tower: PreTrainedModel, image_processor: Any, compose: Callable[[int], Scene], count: int, folder: Path
+) -> None:
+    """What the tower says of `count` scenes, into `folder`, unless it is there.
+
+    Writes `features.npy`, (S, 1 + N, D) float16, the last hidden states before the final norm, and `scenes.jsonl`, what
+    the scenes show.
+    """
+    if (folder / "scenes.jsonl").exists():
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    lines = []
+    with written_whole(folder / "features.npy") as draft, ExitStack() as stack:
+        for start in trange(0, count, BATCH, desc=f"{folder.name}: scenes of {BATCH}"):
+            scenes = [compose(number) for number in range(start, min(start + BATCH, count))]
+            lines += [json.dumps(told(scene)) for scene in scenes]
+            pixels = image_processor([scene.image() for scene in scenes], return_tensors="pt")["pixel_values"]
+            hidden = tower(pixels.to(tower.device, tower.dtype), output_hidden_states=True).hidden_states[-1]
+            if start == 0:
+                made = stack.enter_context(NpyWriter(draft, np.float16, (count, *hidden.shape[1:])))
+            made.add(hidden.half().cpu().numpy())
+    write_text(folder / "scenes.jsonl", "\n".join(lines) + "\n")
+
+
+def told(scene: Scene) -> dict[str, Any]:
+    """A scene without its pixels, for JSON."""
+    return {
+        "photograph": scene.photograph, "owner": scene.owner.tolist(), "items": [asdict(item) for item in scene.items],
+    }  # fmt: skip
+
+
+def retold(values: dict[str, Any]) -> Scene:
+    """The scene that `told` told of; its image is empty."""
+    items = tuple(Item(**{**item, "box": tuple(item["box"])}) for item in values["items"])
+    empty = np.zeros((IMAGE_SIDE, IMAGE_SIDE, 0), np.uint8)
+    return Scene(empty, items, np.array(values["owner"]), values["photograph"])
+
+
+def load_encoded(folder: Path) -> tuple[np.ndarray, list[Scene]]:
+    """Features (S, 1 + N, D) float16, mapped from the file, and the scenes without pixels."""
+    features = np.load(folder / "features.npy", mmap_mode="r")
+    return features, list(_scenes(folder / "scenes.jsonl"))
+
+
+def _scenes(path: Path) -> Iterator[Scene]:
+    with path.open() as file:
+        for line in file:
+            yield retold(json.loads(line))
+
+
+@dataclass
+class PhotoTurns(Dataset):
+    """Scenes with many question-answer turns each, packed as `examples.tiny_vlm.data.TurnData` packs them.
+
+    With `name_patches`, a visual token that shows an object is also trained to say what it is, what is written there,
+    or its place.
+    """
+
+    features: np.ndarray
+    scenes: list[Scene]
+    tokenizer: PreTrainedTokenizerFast
+    length: int
+    seed: int
+    turns: int = 24
+    name_patches: bool = True
+
+    def __post_init__(self) -> None:
+        self._ids = self.tokenizer.get_vocab()
+        self._order = np.random.default_rng(self.seed)
+
+    def __len__(self) -> int:
+        return self.length
+
+    def __getitem__(self, index: int) -> dict[str, Tensor]:
+        epoch, at = divmod(index, len(self.scenes))
+        number = int(np.random.default_rng((self.seed, epoch)).permutation(len(self.scenes))[at])
+        rng, scene = np.random.default_rng((self.seed, index, 1)), self.scenes[number]
+        start = [0, *visual_positions(rng, len(scene.owner))]
+        names = self._names(rng, scene) if self.name_patches else None
+        turns = sample_turns(rng, scene, self.turns, ask=FAMILIES)
+        shown = torch.from_numpy(self.features[number].astype(np.float32))
+        return {"pixel_values": shown, **pack_turns(self._ids, start, turns, names)}
+
+    def _names(self, rng: np.random.Generator, scene: Scene) -> list[int]:
+        """What each visual token is trained to say: ids of words, `IGNORED` for the photograph."""
+        column = np.arange(len(scene.owner)) % int(len(scene.owner) ** 0.5)
+        said = np.full((3, len(scene.owner)), IGNORED)
+        for index, item in enumerate(scene.items):
+            shown = scene.owner == index
+            text = list(item.facts["text"]) if item.name == "number" else [item.facts.get("text", item.name)]
+            half = column > column[shown].mean() if shown.any() else column > 0
+            said[0][shown] = np.where(half, self._ids[text[-1]], self._ids[text[0]])[shown]
+            said[1][shown] = self._ids[item.name if rng.random() < 0.5 else text[0]]
+            said[2][shown] = self._ids[PLACES[item.place]]
+        return said[rng.integers(0, 3, len(scene.owner)), np.arange(len(scene.owner))].tolist()

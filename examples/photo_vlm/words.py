@@ -1,0 +1,43 @@
+"""Names of what scenes show: 200 emoji, garments, words to read, colors of charts."""
+
+import unicodedata
+
+#: Emoji by the one word of their Unicode name; chosen to look unlike one another.
+EMOJI = tuple(
+    """
+    hourglass keyboard umbrella snowman comet shamrock anchor alembic coffin baseball church fountain sailboat tent
+    airplane envelope pencil snowflake cyclone rainbow volcano thermometer taco chestnut cactus tulip rose hibiscus
+    sunflower mushroom tomato aubergine grapes watermelon tangerine lemon banana pineapple pear cherries strawberry
+    hamburger spaghetti bread oden sushi doughnut cookie candy lollipop popcorn ribbon balloon microphone headphone
+    ticket billiards bowling saxophone guitar trumpet violin trophy stadium hotel factory amphora rat mouse ox cow tiger
+    leopard rabbit cat dragon crocodile whale snail snake horse ram goat sheep monkey rooster chicken dog pig elephant
+    octopus bug ant honeybee blowfish turtle penguin koala poodle dolphin chipmunk eyes ear nose tongue crown eyeglasses
+    necktie kimono bikini princess skull guardsman lipstick syringe pill ring bouquet bomb droplet seat
+    briefcase minidisc calendar clipboard pushpin books package postbox newspaper camera television radio key lock bell
+    fire wrench hammer pistol microscope telescope candle spider joystick printer trackball rocket helicopter ambulance
+    taxi tractor monorail rowboat bicycle door toilet bathtub shield satellite scooter canoe skateboard spoon croissant
+    avocado cucumber bacon carrot pancakes dumpling coconut broccoli pretzel sandwich mango crab scorpion turkey eagle
+    duck bat shark owl butterfly gorilla lizard rhinoceros shrimp squid hedgehog kangaroo llama peacock hippopotamus
+    parrot raccoon lobster swan mammoth sloth flamingo
+    """.split()  # fmt: skip
+)[:200]
+#: Fashion-MNIST's numbers of the classes that are told apart.
+GARMENTS = {"trousers": 1, "pullover": 2, "sandal": 5, "bag": 8, "boot": 9}
+WORDS = tuple(
+    """
+    apple stop exit open close sale water music paper river tower gate park shop milk coffee sugar salt wine beer pizza
+    cake lunch book news post bank phone bus train plane port beach lake hill road bridge king queen star
+    """.split()
+)
+COLORS = {
+    "red": (214, 39, 40), "blue": (31, 90, 200), "green": (30, 150, 60), "yellow": (250, 205, 40),
+    "purple": (140, 60, 180), "black": (25, 25, 25),
+}  # fmt: skip
+TEXT_KINDS = ("word", "number")
+CHARTS = ("bars", "pie")
+NAMED = (*EMOJI, *GARMENTS)
+
+
+def character(name: str) -> str:
+    """The emoji of this name."""
+    return unicodedata.lookup(name.upper())

@@ -53,7 +53,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--features", type=Path, help="folder of encoded scenes; default OUTPUT/features")
     made.add_argument("--fashion-mnist", type=Path, default=FASHION_MNIST, help="folder of the four .gz files")
     made.add_argument("--scenes", type=int, default=12000, help="different scenes")
-    made.add_argument("--steps", type=int, default=6000)
+    made.add_argument("--steps", type=int, default=5000)
     made.add_argument("--batch", type=int, default=16)
     made.add_argument("--learning-rate", type=float, default=1e-3)
     made.add_argument("--seed", type=int, default=0, help="another seed trains another model on the same scenes")

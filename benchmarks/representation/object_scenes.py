@@ -55,6 +55,18 @@ def tiny_scenes(seed: int, layout: str, count: int) -> Iterator[ObjectScene]:
         yield ObjectScene(scene, made.owner.reshape(GRID, GRID), tuple(item.word for item in made.items))
 
 
+def photo_scenes(seed: int, layout: str, count: int) -> Iterator[ObjectScene]:
+    """Validation scenes of the VLM behind DINOv2; `layout` is one of `examples.photo_vlm.scenes.LAYOUTS`."""
+    from examples.photo_vlm.evaluation import held_out
+    from examples.photo_vlm.scenes import GRID
+    from examples.tiny_vlm.scenes import load_fashion_mnist
+
+    scenes = held_out("validation", layout, seed, count, load_fashion_mnist("t10k"))
+    for number, (made, questions) in enumerate(scenes):
+        scene = Scene(f"{layout} {seed} {number}", made.image(), questions, made.photograph)
+        yield ObjectScene(scene, made.owner.reshape(GRID, GRID), tuple(item.name for item in made.items))
+
+
 def scenes_of(source: str, seed: int, layout: str, count: int) -> list[ObjectScene]:
     """`count` scenes of the generator "module:function", called like `tiny_scenes`.
 

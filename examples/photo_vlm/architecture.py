@@ -27,7 +27,11 @@ def make_processor() -> LlavaProcessor:
     """Images to 16 x 16 patches, questions to tokens, 256 placeholders for the visual tokens."""
     size = {"height": IMAGE_SIDE, "width": IMAGE_SIDE}
     image_processor = BitImageProcessor(
-        size=size, do_center_crop=False, crop_size=size, image_mean=IMAGENET_DEFAULT_MEAN, image_std=IMAGENET_DEFAULT_STD
+        size=size,
+        do_center_crop=False,
+        crop_size=size,
+        image_mean=IMAGENET_DEFAULT_MEAN,
+        image_std=IMAGENET_DEFAULT_STD,
     )
     return LlavaProcessor(
         image_processor=image_processor, tokenizer=make_tokenizer(vocabulary()), patch_size=PATCH_SIDE,

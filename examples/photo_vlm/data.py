@@ -19,7 +19,7 @@ from examples.tiny_vlm.scenes import PLACES
 from hf_efficient.files import NpyWriter, write_text, written_whole
 
 from .questions import FAMILIES
-from .scenes import IMAGE_SIDE, Item, Scene
+from .scenes import GRID, IMAGE_SIDE, PATCH_SIDE, Item, Scene
 
 BATCH = 32
 
@@ -79,8 +79,8 @@ def _scenes(path: Path) -> Iterator[Scene]:
 class PhotoTurns(Dataset):
     """Scenes with many question-answer turns each, packed as `examples.tiny_vlm.data.TurnData` packs them.
 
-    With `name_patches`, a visual token that shows an object is also trained to say what it is, what is written there,
-    or its place.
+    With `name_patches`, a visual token that shows an object is also trained to say what it is, the letter or digit
+    there, or its place.
     """
 
     features: np.ndarray
@@ -88,12 +88,11 @@ class PhotoTurns(Dataset):
     tokenizer: PreTrainedTokenizerFast
     length: int
     seed: int
-    turns: int = 24
+    turns: int = 36
     name_patches: bool = True
 
     def __post_init__(self) -> None:
         self._ids = self.tokenizer.get_vocab()
-        self._order = np.random.default_rng(self.seed)
 
     def __len__(self) -> int:
         return self.length
@@ -110,13 +109,14 @@ class PhotoTurns(Dataset):
 
     def _names(self, rng: np.random.Generator, scene: Scene) -> list[int]:
         """What each visual token is trained to say: ids of words, `IGNORED` for the photograph."""
-        column = np.arange(len(scene.owner)) % int(len(scene.owner) ** 0.5)
+        column = np.arange(len(scene.owner)) % GRID
         said = np.full((3, len(scene.owner)), IGNORED)
         for index, item in enumerate(scene.items):
-            shown = scene.owner == index
-            text = list(item.facts["text"]) if item.name == "number" else [item.facts.get("text", item.name)]
-            half = column > column[shown].mean() if shown.any() else column > 0
-            said[0][shown] = np.where(half, self._ids[text[-1]], self._ids[text[0]])[shown]
-            said[1][shown] = self._ids[item.name if rng.random() < 0.5 else text[0]]
+            shown = np.flatnonzero(scene.owner == index)
+            written = item.facts.get("text", "")
+            across = (PATCH_SIDE * (column[shown] + 0.5) - item.box[0]) / (item.box[2] - item.box[0])
+            under = np.clip((across * len(written)).astype(int), 0, max(0, len(written) - 1))  # letter or digit there
+            said[0][shown] = [self._ids[written[at] if written else item.name] for at in under]
+            said[1][shown] = self._ids[written if item.name == "word" else item.name]
             said[2][shown] = self._ids[PLACES[item.place]]
         return said[rng.integers(0, 3, len(scene.owner)), np.arange(len(scene.owner))].tolist()

@@ -82,8 +82,8 @@ def _text(rng: np.random.Generator, kind: str, side: int, fonts: tuple[str, ...]
     ink, plate = (dark, light) if rng.random() < 0.6 else (light, dark)
     big = font(face, 96)
     left, top, right, bottom = big.getbbox(text)
-    image = Image.new("RGBA", (right - left + 40, bottom - top + 40), (*map(int, plate), 255))
-    ImageDraw.Draw(image).text((20 - left, 20 - top), text, font=big, fill=(*map(int, ink), 255))
+    image = Image.new("RGBA", (right - left + 24, bottom - top + 24), (*map(int, plate), 255))
+    ImageDraw.Draw(image).text((12 - left, 12 - top), text, font=big, fill=(*map(int, ink), 255))
     return Drawn(kind, _fit(image, side), {"text": text})
 
 

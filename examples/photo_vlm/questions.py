@@ -5,7 +5,7 @@ from collections import Counter
 import numpy as np
 
 from .scenes import BINS, IMAGE_SIDE, PLACES, Item, Scene
-from .words import CHARTS, COLORS, EMOJI, GARMENTS, NAMED, TEXT_KINDS, WORDS
+from .words import CHARTS, COLORS, EMOJI, GARMENTS, LETTERS, NAMED, TEXT_KINDS, WORDS
 
 NOTHING = "nothing"
 COUNTS = tuple(str(number) for number in range(10))
@@ -128,7 +128,7 @@ def vocabulary() -> list[str]:
     asked = """what is at where the how many objects there a left right of above below which largest larger , or read .
     point to tiny thing highest lowest number parts in word ?""".split()
     answers = ["yes", "no", NOTHING, *PLACES, *COUNTS, *X, *COLORS, *WORDS, *TEXT_KINDS, *CHARTS]
-    return list(dict.fromkeys([*asked, *answers, *EMOJI, *GARMENTS]))
+    return list(dict.fromkeys([*asked, *answers, *EMOJI, *GARMENTS, *LETTERS]))
 
 
 def _pick(rng: np.random.Generator, options: list):

@@ -48,11 +48,11 @@ class Layout:
     items: tuple[int, int] = (3, 7)
     sides: tuple[int, int] = (30, 74)
     text: tuple[float, float] = (0.8, 0.6)
-    text_sides: tuple[int, int] = (54, 74)
+    text_sides: tuple[int, int] = (64, 74)
     chart: float = 0.4
     chart_sides: tuple[int, int] = (52, 74)
     tiny: float = 0.5
-    tiny_sides: tuple[int, int] = (16, 24)
+    tiny_sides: tuple[int, int] = (20, 28)
     leads: float = 0.35
     repeats: float = 0.4
     photographs: tuple[str, ...] = SPLITS["training"]
@@ -113,7 +113,8 @@ def compose_scene(rng: np.random.Generator, garments: Images, layout: Layout) ->
     sides = [_side(rng, word, layout, s) for word, s in zip(names, small, strict=True)]
     if rng.random() < layout.leads:
         lead = rng.integers(len(names))
-        sides = [LEAD if index == lead else min(side, REST) for index, side in enumerate(sides)]
+        shrunk = [side if word in TEXT_KINDS else min(side, REST) for word, side in zip(names, sides, strict=True)]
+        sides = [LEAD if index == lead else side for index, side in enumerate(shrunk)]
         small[lead] = False
     items, owned = [], np.zeros((len(names), GRID * GRID), np.float32)
     for index, (word, place) in enumerate(zip(names, places, strict=True)):

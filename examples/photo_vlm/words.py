@@ -14,8 +14,8 @@ EMOJI = tuple(
     octopus bug ant honeybee blowfish turtle penguin koala poodle dolphin chipmunk eyes ear nose tongue crown eyeglasses
     necktie kimono bikini princess skull guardsman lipstick syringe pill ring bouquet bomb droplet seat
     briefcase minidisc calendar clipboard pushpin books package postbox newspaper camera television radio key lock bell
-    fire wrench hammer pistol microscope telescope candle spider joystick printer trackball rocket helicopter ambulance
-    taxi tractor monorail rowboat bicycle door toilet bathtub shield satellite scooter canoe skateboard spoon croissant
+    wrench hammer pistol microscope telescope candle spider joystick printer trackball rocket helicopter ambulance
+    tractor monorail rowboat bicycle door toilet bathtub shield satellite scooter canoe skateboard spoon croissant
     avocado cucumber bacon carrot pancakes dumpling coconut broccoli pretzel sandwich mango crab scorpion turkey eagle
     duck bat shark owl butterfly gorilla lizard rhinoceros shrimp squid hedgehog kangaroo llama peacock hippopotamus
     parrot raccoon lobster swan mammoth sloth flamingo
@@ -25,10 +25,11 @@ EMOJI = tuple(
 GARMENTS = {"trousers": 1, "pullover": 2, "sandal": 5, "bag": 8, "boot": 9}
 WORDS = tuple(
     """
-    apple stop exit open close sale water music paper river tower gate park shop milk coffee sugar salt wine beer pizza
-    cake lunch book news post bank phone bus train plane port beach lake hill road bridge king queen star
+    stop exit open sale park gate shop milk salt wine beer cake book news post bank bus port lake hill road king star
+    sun moon tea bar zoo gym spa inn map pub oil gas fire taxi city farm club
     """.split()
 )
+LETTERS = tuple("abcdefghijklmnopqrstuvwxyz")
 COLORS = {
     "red": (214, 39, 40), "blue": (31, 90, 200), "green": (30, 150, 60), "yellow": (250, 205, 40),
     "purple": (140, 60, 180), "black": (25, 25, 25),

@@ -53,7 +53,7 @@ def test_training_pixels_are_those_of_the_processor(images):
 
 
 def test_visual_positions_rise_and_are_often_the_plain_ones():
-    drawn = [visual_positions(np.random.default_rng(seed)) for seed in range(200)]
+    drawn = [visual_positions(np.random.default_rng(seed), 144) for seed in range(200)]
     assert all(len(p) == 144 and p[0] >= 1 and np.all(np.diff(p) >= 0) for p in drawn)
     plain = sum(p == list(range(1, 145)) for p in drawn)
     assert 70 < plain < 130

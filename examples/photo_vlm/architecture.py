@@ -1,4 +1,4 @@
-"""The VLM behind DINOv2: stock `LlavaForConditionalGeneration` and `LlavaProcessor`; tower frozen, the rest from scratch."""
+"""The VLM behind DINOv2: stock `LlavaForConditionalGeneration` and `LlavaProcessor`, the tower frozen."""
 
 from transformers import (
     BitImageProcessor,
@@ -27,12 +27,9 @@ def make_processor() -> LlavaProcessor:
     """Images to 16 x 16 patches, questions to tokens, 256 placeholders for the visual tokens."""
     size = {"height": IMAGE_SIDE, "width": IMAGE_SIDE}
     image_processor = BitImageProcessor(
-        size=size,
-        do_center_crop=False,
-        crop_size=size,
-        image_mean=IMAGENET_DEFAULT_MEAN,
+        size=size, do_center_crop=False, crop_size=size, image_mean=IMAGENET_DEFAULT_MEAN,
         image_std=IMAGENET_DEFAULT_STD,
-    )
+    )  # fmt: skip
     return LlavaProcessor(
         image_processor=image_processor, tokenizer=make_tokenizer(vocabulary()), patch_size=PATCH_SIDE,
         vision_feature_select_strategy="default", num_additional_image_tokens=1, chat_template=CHAT_TEMPLATE,

@@ -82,7 +82,7 @@ def _text(rng: np.random.Generator, kind: str, side: int, fonts: tuple[str, ...]
     ink, plate = (dark, light) if rng.random() < 0.6 else (light, dark)
     big = font(face, 96)
     left, top, right, bottom = big.getbbox(text)
-    image = Image.new("RGBA", (right - left + 24, bottom - top + 24), (*map(int, plate), 255))
+    image = Image.new("RGBA", (int(right - left) + 24, int(bottom - top) + 24), (*map(int, plate), 255))
     ImageDraw.Draw(image).text((12 - left, 12 - top), text, font=big, fill=(*map(int, ink), 255))
     return Drawn(kind, _fit(image, side), {"text": text})
 

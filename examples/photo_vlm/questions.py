@@ -49,7 +49,7 @@ def exists(rng: np.random.Generator, scene: Scene) -> Question:
 
 
 def relation(rng: np.random.Generator, scene: Scene) -> Question | None:
-    """The next object on the left, right, above or below, in the same row or column; one time in eight there is none."""
+    """The next object on one side, in the same row or column; one time in eight there is none."""
     side, step, row = _pick(
         rng, [("left of", -1, True), ("right of", 1, True), ("above", -3, False), ("below", 3, False)]
     )

@@ -24,7 +24,7 @@ BINS = 32
 #: Longer side of an object made clearly larger, and the longest of the others then.
 LEAD, REST = 74, 54
 
-__all__ = ["PLACES", "Item", "Layout", "LAYOUTS", "Scene", "compose_scene"]
+__all__ = ["LAYOUTS", "PLACES", "Item", "Layout", "Scene", "compose_scene"]
 
 
 @dataclass(frozen=True)
@@ -166,4 +166,4 @@ def _side(rng: np.random.Generator, word: str, layout: Layout, tiny: bool) -> in
         low, high = layout.chart_sides
     else:
         low, high = layout.tiny_sides if tiny else layout.sides
-    return int(round(np.exp(rng.uniform(np.log(low), np.log(high)))))
+    return round(float(np.exp(rng.uniform(np.log(low), np.log(high)))))

@@ -19,7 +19,7 @@ EMOJI = tuple(
     avocado cucumber bacon carrot pancakes dumpling coconut broccoli pretzel sandwich mango crab scorpion turkey eagle
     duck bat shark owl butterfly gorilla lizard rhinoceros shrimp squid hedgehog kangaroo llama peacock hippopotamus
     parrot raccoon lobster swan mammoth sloth flamingo
-    """.split()  # fmt: skip
+    """.split()
 )[:200]
 #: Fashion-MNIST's numbers of the classes that are told apart.
 GARMENTS = {"trousers": 1, "pullover": 2, "sandal": 5, "bag": 8, "boot": 9}

@@ -145,8 +145,8 @@ def sample_turns(
     first: tuple[str, ...] = (),
     ask: Mapping[str, Callable[[np.random.Generator, Any], tuple[str, str] | None]] = FAMILIES,
 ) -> list[tuple[str, str]]:
-    """Distinct questions about `scene`: one of each family in `first` that fits it, the rest of the families `ask` drawn
-    equally often; fewer than `turns` where no more are found.
+    """Distinct questions about `scene`: one of each family in `first` that fits it, the rest of the families `ask`
+    drawn equally often; fewer than `turns` where no more are found.
     """
     families, asked = list(ask.values()), {}
     wanted = [ask[family] for family in first]

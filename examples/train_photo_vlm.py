@@ -1,4 +1,4 @@
-"""Train the VLM behind DINOv2 that reads, points and counts.
+"""Train a VLM behind DINOv2 on scenes that ask it to read, to point and to count.
 
 `python -m examples.train_photo_vlm --output-dir runs/photo`
 

@@ -17,6 +17,8 @@ TOKENS, WIDTH, K = 48, 16, 12
 OTHER: dict[str, tuple[Any, dict[str, Any]]] = {
     "importance_weight": (0.9, {"initial_centers": "coverage"}),
     "kernel": ("rbf", {"initial_centers": "coverage"}),
+    "coverage_power": (3.0, {"initial_centers": "coverage"}),
+    "exchange_passes": (1, {"initial_centers": "coverage"}),
     "question_weight": (1.0, {}),
     "min_group_share": (1.0, {}),
     "coverage_mix": (0.0, {"initial_centers": "coverage", "min_group_share": 1.0}),

@@ -26,6 +26,8 @@ from benchmarks.representation.token_representation import PHOTOGRAPHS, SPLIT, c
 from hf_efficient import TokenPrunerConfig, reduce_tokens
 
 COVERAGE = {"method": "itg", "importance": "cls", "initial_centers": "coverage", "importance_power": 0.5}
+#: The most distinct tokens count nearly alone in coverage, and the background enough to be stood for.
+SHARP: dict[str, Any] = {"coverage_power": 3.0, "coverage_mix": 0.9, "exchange_passes": 1}
 VARIANTS: dict[str, dict[str, Any]] = {
     "itg": {"method": "itg"},
     "itg, means (beta 1)": {"method": "itg", "centroid_share": 1.0},

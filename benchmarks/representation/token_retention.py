@@ -23,7 +23,7 @@ from benchmarks.harness.results import record_run, write_json, write_table
 from benchmarks.representation.grading import grade_models, scenes_of
 from benchmarks.representation.packed_turns import grade_scenes
 from benchmarks.representation.retention_statistics import compare, curves, table
-from benchmarks.representation.token_generation import COVERAGE
+from benchmarks.representation.token_generation import COVERAGE, SHARP
 from hf_efficient import TokenPrunerConfig, token_pruner
 from hf_efficient.methods import REPRESENTATION
 from hf_efficient.representation.evaluation.drawing import draw_kept_tokens
@@ -43,7 +43,10 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "itg, plain attention": {"method": "itg", "proportional_attention": False},
     "itg, by attention": {"method": "itg", "importance": "cls"},
     "itg, by attention, on coverage": COVERAGE,
+    "itg, on sharp coverage": {"method": "itg", "initial_centers": "coverage", **SHARP},
     "id_pruner, distinct": {"importance": "distinct"},
+    "id_pruner, sharp": {"importance": "distinct", **SHARP},
+    "id_pruner, sharp, proportional attention": {"importance": "distinct", "proportional_attention": True, **SHARP},
     **{name: {"method": name} for name in OTHERS},
     **{
         f"{name}, proportional attention": {"method": name, "proportional_attention": True} for name in OTHERS

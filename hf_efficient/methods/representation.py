@@ -8,6 +8,7 @@ from .row import Kind, Method, Only, Paper, Setting
 
 _FOLDER = "hf_efficient.representation.selection"
 _GROUPS = ("min_group_share", "coverage_mix")  # of methods that choose one token after the other: quotas of groups
+_COVERAGE = ("kernel", "coverage_power", "exchange_passes")  # of ID-Pruner, and of ITG from its tokens
 _IN_LLM = ("llm_budget", "llm_choice")
 _ASKED = ("question_weight",)  # of methods in whose choice importance has a part
 _QUOTA_ONLY = (
@@ -30,7 +31,7 @@ REPRESENTATION = Kind(
             "id_pruner",
             "importance and coverage in one submodular objective",
             f"{_FOLDER}.id_pruner:choose",
-            reads=("importance_weight", "kernel", *_ASKED, *_GROUPS),
+            reads=("importance_weight", *_COVERAGE, *_ASKED, *_GROUPS),
             needs=("importance",),
             page="id_pruner.md",
         ),
@@ -181,13 +182,14 @@ REPRESENTATION = Kind(
             "importance-weighted k-means from centers far apart",
             f"{_FOLDER}.itg:generate",
             reads=("lloyd_steps", "centroid_share", "initial_centers", "importance_power", "generator",
-                   "importance_weight", "kernel", *_ASKED, *_GROUPS),
+                   "importance_weight", *_COVERAGE, *_ASKED, *_GROUPS),
             needs=("importance",),
             # with these initial centers distinctiveness did better than attention (docs/itg.md, measured)
             defaults={"importance": "distinct", "proportional_attention": True},
             only=(
                 Only("importance_weight", lambda c: c.initial_centers == "coverage", "initial_centers='coverage'"),
-                Only("kernel", lambda c: c.initial_centers == "coverage", "initial_centers='coverage'"),
+                *(Only(name, lambda c: c.initial_centers == "coverage", "initial_centers='coverage'")
+                  for name in _COVERAGE),
                 Only("coverage_mix", lambda c: c.initial_centers == "coverage" or c.min_group_share > 0,
                      "initial_centers='coverage' or min_group_share above 0"),
             ),

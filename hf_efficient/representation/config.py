@@ -50,7 +50,9 @@ class TokenPrunerConfig:
         features: what tokens are compared by: "projected", as the language model gets them, or "encoder", as the
             projector does, in LLaVA and PaliGemma. Tokens that are made are made of projected features either way.
         importance_weight: lambda of F(S), in [0, 1]: 0 is pure coverage, 1 is plain top-importance.
-        coverage_mix: how far important tokens weigh more in coverage, in [0, 1]: 0 weighs all tokens alike.
+        coverage_mix: a, how far important tokens weigh more in coverage, in [0, 1]: 0 weighs all tokens alike.
+        coverage_power: gamma, the power of importance in coverage, >= 0: with 3 the most important count nearly alone.
+        exchange_passes: passes, 0 to 100, in which every kept token may give way to one that covers more.
         kernel: similarity of two tokens in coverage, "rbf" or "cosine" (of centred features).
         question_weight: share of relevance to the question in importance, in [0, 1]; 0 is question-agnostic.
         min_group_share: rho of the quotas of tiles or frames inside one unit, in [0, 1]; 0 is no quota.
@@ -94,9 +96,9 @@ class TokenPrunerConfig:
     importance: str = field(default="auto", metadata={"help": "Source of token importance.", "choices": IMPORTANCES})
     features: str = field(default="projected", metadata={"help": "What tokens are compared by.", "choices": FEATURES})
     importance_weight: float = field(default=0.0, metadata={"help": "Weight of importance against coverage, 0 to 1."})
-    coverage_mix: float = field(
-        default=0.5, metadata={"help": "How far important tokens weigh more in coverage, 0 to 1."}
-    )
+    coverage_mix: float = field(default=0.5, metadata={"help": "How far importance weighs in coverage, 0 to 1."})
+    coverage_power: float = field(default=1.0, metadata={"help": "Power of importance in coverage."})
+    exchange_passes: int = field(default=0, metadata={"help": "Passes of exchanges that raise the coverage kept."})
     kernel: str = field(default="cosine", metadata={"help": "Similarity of two tokens.", "choices": KERNELS})
     question_weight: float = field(default=0.0, metadata={"help": "Share of question relevance in importance, 0 to 1."})
     min_group_share: float = field(default=0.0, metadata={"help": "Share of the budget guaranteed to tiles or frames."})
@@ -139,7 +141,9 @@ class TokenPrunerConfig:
         check_bool("proportional_attention", self.proportional_attention, "by method")
         check_bool("adaptive", self.adaptive)
         check_whole("lloyd_steps", self.lloyd_steps, 0, 1000)  # it ends long before, but a file may ask for any number
-        check_number("importance_power", self.importance_power, 0, math.inf, "a finite number >= 0")
+        check_whole("exchange_passes", self.exchange_passes, 0, 100)
+        for name in ("importance_power", "coverage_power"):
+            check_number(name, getattr(self, name), 0, math.inf, "a finite number >= 0")
         check_budget("budget", self.budget)
         check_budget("llm_budget", self.llm_budget)
         check_layers("llm_layers", self.llm_layers)

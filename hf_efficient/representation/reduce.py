@@ -287,6 +287,6 @@ def _report(choice: _Choice, config: TokenPrunerConfig, valid: Tensor | None) ->
             nearest = torch.zeros_like(p)
             for part in choice.order.split(512, dim=1):
                 nearest = torch.maximum(nearest, choice.kernel.rows(part).amax(1))
-            coverage = (coverage_weights(p, config.coverage_mix, valid) * nearest).sum(1)
+            coverage = (coverage_weights(p, config.coverage_mix, valid, config.coverage_power) * nearest).sum(1)
         retained = p.gather(1, choice.order).sum(1)
     return SelectionReport(retained.clamp(0, 1), coverage.clamp(0, 1), p.shape[1], choice.order.shape[1])

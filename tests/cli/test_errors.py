@@ -68,7 +68,7 @@ WRONG: dict[str, Any] = {
     "checkpoint_every": 0, "num_chunks": 999, "num_features": 9999, "num_blocks": 9999, "expansion": 0,
     "budget": 0, "importance_weight": 2.0, "coverage_mix": 2.0, "question_weight": 2.0, "min_group_share": 2.0,
     "merge_static": 2.0, "llm_layers": 0, "llm_budget": 0, "lloyd_steps": -1, "centroid_share": 2.0,
-    "importance_power": -1.0, "scorer": "/nowhere",
+    "importance_power": -1.0, "coverage_power": -1.0, "exchange_passes": -1, "scorer": "/nowhere",
 }  # fmt: skip
 
 

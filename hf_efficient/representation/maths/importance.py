@@ -119,8 +119,20 @@ def shares(scores: Tensor, valid: Tensor | None = None) -> Tensor:
     return scores / scores.sum(1, keepdim=True)
 
 
-def coverage_weights(p: Tensor, mix: float, valid: Tensor | None) -> Tensor:
-    """pi_i = a p_i + (1 - a) / N over the valid tokens: (B, N), each row sums to 1. `p`: (B, N) shares; `mix`: a."""
+def coverage_weights(p: Tensor, mix: float, valid: Tensor | None, power: float = 1.0) -> Tensor:
+    """pi_i = a p_i^gamma / sum p^gamma + (1 - a) / N over the valid tokens: (B, N), each row sums to 1.
+
+    With a large gamma alone nothing would stand for what is everywhere, the background, and what attention gives it
+    would go to a token of something else. (1 - a) / N makes it worth a token.
+
+    Args:
+        p: (B, N) float32 shares.
+        mix: a.
+        valid: (B, N) bool or None.
+        power: gamma.
+    """
+    if power != 1:
+        p = shares((p / p.amax(1, keepdim=True)).pow(power), valid)
     return mix * p + (1 - mix) * shares(torch.ones_like(p), valid)
 
 

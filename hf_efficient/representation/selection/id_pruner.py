@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from hf_efficient.representation.config import TokenPrunerConfig
+from hf_efficient.representation.maths.exchange import exchange
 from hf_efficient.representation.maths.greedy import greedy_dense, greedy_lazy
 from hf_efficient.representation.maths.importance import coverage_weights, shares
 from hf_efficient.representation.maths.kernel import TokenKernel
@@ -15,6 +16,8 @@ from hf_efficient.representation.maths.quota import Quota
 
 from . import Covered
 
+Rows = Callable[[Tensor], Tensor]
+Gains = Callable[[Tensor | None], Tensor]
 MAX_STORED = 2**26  # numbers of similarity matrices held at once: 256 MiB, one unit of 8192 tokens or 202 of 576
 
 
@@ -43,13 +46,15 @@ def choose(
 ) -> Covered:
     """Greedy maximiser of F(S) = l * sum_S p / sum_TopK p + (1 - l) * sum_i pi_i max_{j in S} k_ij under |S| = k.
 
-    F is monotone and submodular, so greedy reaches at least 1 - 1/e of the optimum (1/2 with quotas).
+    F is monotone and submodular, so greedy reaches at least 1 - 1/e of the optimum (1/2 with quotas), and exchanges
+    after it only raise F.
 
     Args:
         features: (B, N, D) float32.
         importance: (B, N) float32, >= 0: p.
         k: tokens to take, 1 <= k <= N.
-        config: gives l (`importance_weight`), a of pi (`coverage_mix`), `kernel` and rho (`min_group_share`).
+        config: gives l (`importance_weight`), a and gamma of pi (`coverage_mix`, `coverage_power`), `kernel`, rho
+            (`min_group_share`) and `exchange_passes`.
         groups: (B, N) long or None: tile or frame of every token, for the quotas.
         valid: (B, N) bool or None; tokens marked False are neither taken nor covered.
         kernel: of the features, if it is made already.
@@ -86,21 +91,27 @@ def greedy_order(
         results = [greedy_order(x, p, k, config, groups=g, valid=v) for x, p, g, v in inputs]
         return torch.cat([order for order, _ in results]), torch.cat([covered for _, covered in results])
     p = shares(importance, valid)
-    pi = coverage_weights(p, config.coverage_mix, valid)
+    pi = coverage_weights(p, config.coverage_mix, valid, config.coverage_power)
     bonus = config.importance_weight * p / p.topk(k, dim=1).values.sum(1, keepdim=True)
     if valid is not None:
         bonus = bonus.masked_fill(~valid, -torch.inf)
-    quota = Quota.of(importance, k, config, groups, valid)
+    allowed, quota = bonus, Quota.of(importance, k, config, groups, valid)
+    owed = None if quota is None else quota.owed  # `take` replaces it, and does not write into it
     if quota is not None:
         bonus = bonus.masked_fill(quota.closed(), -torch.inf)
     weights = (1 - config.importance_weight) * pi
     if n**2 > MAX_STORED:
-        rows = lambda at: kernel.rows(at).mul_(weights.unsqueeze(1))  # noqa: E731
-        return greedy_lazy(rows, lambda covered: kernel.gains(weights, covered), bonus, k, quota)
-    matrix = kernel.weighted(weights)
-    if matrix.device.type == "cpu":
-        return greedy_lazy(row_taker(matrix), lambda c: row_gains(matrix, c), bonus, k, quota)
-    return greedy_dense(matrix, bonus, k, quota)
+        rows: Rows = lambda at: kernel.rows(at).mul_(weights.unsqueeze(1))  # noqa: E731
+        gains: Gains = lambda covered: kernel.gains(weights, covered)  # noqa: E731
+        order, covered = greedy_lazy(rows, gains, bonus, k, quota)
+    else:
+        matrix = kernel.weighted(weights)
+        rows, gains = row_taker(matrix), lambda covered: row_gains(matrix, covered)
+        lazy = matrix.device.type == "cpu"
+        order, covered = greedy_lazy(rows, gains, bonus, k, quota) if lazy else greedy_dense(matrix, bonus, k, quota)
+    if config.exchange_passes:
+        order, covered = exchange(rows, gains, allowed, order, config.exchange_passes, groups, owed)
+    return order, covered
 
 
 def row_taker(matrix: Tensor) -> Callable[[Tensor], Tensor]:

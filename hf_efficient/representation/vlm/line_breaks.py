@@ -74,7 +74,7 @@ def meters(features: Tensor, kept: Tensor, importance: Tensor, config: TokenPrun
     order = kept.byte().sort(dim=1, descending=True, stable=True).indices[:, : int(kept.sum(1).max())]
     order = torch.where(kept.gather(1, order), order, order[:, :1])  # repeating a token leaves coverage as it is
     nearest = TokenKernel(features, config.kernel, None).rows(order).amax(1)
-    coverage = (coverage_weights(p, config.coverage_mix, None) * nearest).sum(1)
+    coverage = (coverage_weights(p, config.coverage_mix, None, config.coverage_power) * nearest).sum(1)
     return (p * kept).sum(1).clamp(0, 1), coverage.clamp(0, 1)
 
 

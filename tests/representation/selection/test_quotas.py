@@ -95,6 +95,7 @@ def test_methods_that_cannot_keep_a_share_refuse_it(method: str) -> None:
 CHANGED: dict[str, Any] = {
     "importance_weight": 0.5, "coverage_mix": 0.1, "kernel": "rbf", "question_weight": 0.9, "min_group_share": 0.9,
     "lloyd_steps": 0, "centroid_share": 0.1, "initial_centers": "coverage", "importance_power": 3.0,
+    "coverage_power": 3.0, "exchange_passes": 1,
 }  # fmt: skip
 
 
@@ -104,6 +105,7 @@ def test_a_setting_changes_the_tokens_or_is_refused(method: str, setting: str) -
     """The table says what the code does: nothing is accepted that changes no token, in any of these draws."""
     needs: dict[str, dict[str, Any]] = {
         "importance_weight": {"initial_centers": "coverage"}, "kernel": {"initial_centers": "coverage"},
+        "coverage_power": {"initial_centers": "coverage"}, "exchange_passes": {"initial_centers": "coverage"},
         "coverage_mix": {"initial_centers": "coverage"} if method == "itg" else {"min_group_share": 1.0},
     }  # fmt: skip
     given = {k: v for k, v in needs.get(setting, {}).items() if method in REPRESENTATION.readers(k)}

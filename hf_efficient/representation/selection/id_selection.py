@@ -31,7 +31,7 @@ def select(features: Tensor, importance: Tensor, k: int, config: Any = None, quo
     Returns:
         (B, k) long, in the order taken. O(N²·D + k·N).
     """
-    suppression = (-SHARPNESS * (1 - cosines(features)).clamp_min(0).square()).exp()
+    suppression = (-SHARPNESS * (1 - cosines(features)).square()).exp()
     scores = rescale(importance)
     order = torch.zeros(len(features), k, dtype=torch.long, device=features.device)
     for step in range(k):

@@ -81,6 +81,7 @@ def test_norms_of_16_bit_features_do_not_overflow() -> None:
 def test_rescale_is_per_unit_and_flat_units_become_zero() -> None:
     scores = torch.tensor([[1.0, 2, 3], [100, 300, 200], [7, 7, 7]])
     assert rescale(scores).tolist() == [[0, 0.5, 1], [0, 1, 0.5], [0, 0, 0]]
+    torch.testing.assert_close(rescale(2**-20 * scores), rescale(scores))  # attention may differ by so little
     valid = torch.tensor([[True, True, False]]).expand(3, 3)
     assert rescale(scores, valid).tolist() == [[0, 1, 0], [0, 1, 0], [0, 0, 0]]
 

@@ -33,18 +33,19 @@ def test_feature_pooling_averages_the_cells_of_a_raster():
     assert anchors == list(range(2, 50, 5))
 
 
-@pytest.mark.parametrize("seed", SEEDS)
-def test_visionzip_adds_to_each_target_the_mean_of_what_is_like_it(seed):
+@pytest.mark.parametrize(("seed", "k", "merged"), [*((seed, 13, 2) for seed in SEEDS), (0, 32, 5)])
+def test_visionzip_adds_to_each_target_the_mean_of_what_is_like_it(seed, k, merged):
+    """Of k tokens 10 in 64 are merged: of 13 two, of 32 five."""
     x, p = unit(seed)
     c = cosines(x)
-    dominant = p.sort(descending=True).indices[:11].tolist()  # 13 tokens, 13 * 10 / 64 of them contextual
+    dominant = p.sort(descending=True).indices[: k - merged].tolist()
     rest = [j for j in range(40) if j not in dominant]
-    targets = rest[:: len(rest) // 2][:2]
+    targets = rest[:: len(rest) // merged][:merged]
     joins: dict[int, list[int]] = {t: [] for t in targets}
     for j in set(rest) - set(targets):
         joins[targets[int(c[j, targets].argmax())]].append(j)
     expected = {j: x[j] for j in dominant} | {t: x[t] + x[joins[t]].mean(0) for t in targets if joins[t]}
-    tokens, anchors, assignment = made("visionzip", x, p, 13)
+    tokens, anchors, assignment = made("visionzip", x, p, k)
     assert anchors == sorted([*dominant, *targets])
     for place, (token, anchor) in enumerate(zip(tokens, anchors, strict=True)):
         torch.testing.assert_close(token, expected.get(anchor, x[anchor]))
@@ -55,14 +56,15 @@ def test_visionzip_adds_to_each_target_the_mean_of_what_is_like_it(seed):
     torch.testing.assert_close(tokens[0], x[anchors[0]])
 
 
-@pytest.mark.parametrize("seed", SEEDS)
-def test_prumerge_adds_the_nearest_by_attention(seed):
+@pytest.mark.parametrize(("seed", "k", "by_attention"), [*((seed, 8, 2) for seed in SEEDS), (0, 20, 5)])
+def test_prumerge_adds_the_nearest_by_attention(seed, k, by_attention):
     x, p = unit(seed, n=60)
     c, attention = cosines(x), p / p.sum()
-    top = p.sort(descending=True).indices[:2].tolist()
+    top = p.sort(descending=True).indices[:by_attention].tolist()
     rest = [j for j in range(60) if j not in top]
-    kept = sorted(top + [rest[(2 * i + 1) * 58 // 12] for i in range(6)])
-    tokens, anchors, _ = made("prumerge", x, p, 8)
+    spaced = k - by_attention
+    kept = sorted(top + [rest[(2 * i + 1) * len(rest) // (2 * spaced)] for i in range(spaced)])
+    tokens, anchors, _ = made("prumerge", x, p, k)
     assert anchors == kept
     for token, i in zip(tokens, kept, strict=True):
         near = sorted((j for j in range(60) if j != i), key=lambda j: -float(c[i, j]))[:32]

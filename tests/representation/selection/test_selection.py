@@ -235,7 +235,8 @@ def test_divprune_is_farthest_point_on_cosine_distance() -> None:
 
 def test_uniform_spreads_over_rows_and_columns() -> None:
     assert grid_points(4, 4, 4) == [5, 7, 13, 15]
-    for rows, columns, k in [(12, 12, 14), (24, 24, 64), (7, 7, 49), (3, 20, 12), (20, 3, 12), (5, 5, 7)]:
+    assert grid_points(2, 8, 4) == [9, 11, 13, 15]  # one line: what is between is then as wide as high
+    for rows, columns, k in [(12, 12, 14), (24, 24, 64), (7, 7, 49), (3, 20, 12), (20, 3, 12), (5, 5, 7), (2, 9, 10)]:
         points = grid_points(rows, columns, k)
         assert len(set(points)) == k
         assert points == sorted(points)
@@ -245,6 +246,9 @@ def test_uniform_spreads_over_rows_and_columns() -> None:
     x, p = unit(0, 50)  # not a square: evenly over the sequence
     steps = METHODS["uniform"](x, p, 10, TokenPrunerConfig())[0].diff()
     assert steps.tolist() == [5] * 9
+    valid = torch.ones(1, 50, dtype=torch.bool)
+    valid[:, :29] = False  # 21 are left: the middles of three times seven
+    assert METHODS["uniform"](x, p, 3, TokenPrunerConfig(), valid=valid)[0].tolist() == [29 + 3, 29 + 10, 29 + 17]
 
 
 # --- memory

@@ -3,11 +3,13 @@
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
+from types import SimpleNamespace
 from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import AttentionInterface
+from transformers import AttentionInterface, AutoImageProcessor, AutoModel
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from benchmarks.representation.object_scenes import ObjectScene
@@ -64,6 +66,30 @@ def grades_of(
     asked = [one.scene for one in scenes]
     seen = LimitedSight(model, features, visible, [scene.name for scene in asked], compact)
     return grade_scenes(seen, processor, asked, vision_inputs=seen.look)
+
+
+def tower_alone(folder: str, layer: int, grid: tuple[int, int]) -> tuple[Any, Any]:
+    """An encoder without a language model, as far as `look` needs it, and its image processor.
+
+    Args:
+        folder: folder or id of the encoder.
+        layer: its hidden states that are read; they stand for what is behind the projector.
+        grid: rows and columns of patches that images are scaled to.
+    """
+    tower = AutoModel.from_pretrained(folder).eval()
+    side = tower.config.patch_size
+    size = {"height": grid[0] * side, "width": grid[1] * side}
+    prepare = partial(AutoImageProcessor.from_pretrained(folder), size=size, do_center_crop=False)
+
+    def features(pixels: Tensor, return_dict: bool) -> Any:
+        states = tower(pixels, output_hidden_states=True).hidden_states[layer]
+        return SimpleNamespace(pooler_output=states[:, -grid[0] * grid[1] :])
+
+    base = SimpleNamespace(vision_tower=tower, get_image_features=features)
+    config = SimpleNamespace(vision_feature_layer=layer)
+    return SimpleNamespace(base_model=base, config=config, device=tower.device), SimpleNamespace(
+        image_processor=prepare
+    )
 
 
 @dataclass

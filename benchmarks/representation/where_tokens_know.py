@@ -16,6 +16,8 @@ need Fashion-MNIST; others by `--source module:function`, see `object_scenes`):
 3. Where the tower's tokens attend to, layer by layer, and what is left of 1. with some of that attention cut.
 4. Registers: do background tokens of large norm hold more than others? Their norms, and accuracy from them alone.
 
+`--tower` asks what can be asked of an encoder alone: probes, attention and norms.
+
 Writes a table, a JSON and a plot; grades are written as they are made, and an interrupted run goes on.
 """
 
@@ -33,7 +35,7 @@ from benchmarks.harness.plots import plt, save
 from benchmarks.harness.results import record_run, write_json, write_table
 from benchmarks.harness.tables import markdown
 from benchmarks.representation.grade_book import GradeBook
-from benchmarks.representation.limited_sight import CUTS, Looks, grades_of, look
+from benchmarks.representation.limited_sight import CUTS, Looks, grades_of, look, tower_alone
 from benchmarks.representation.object_scenes import ObjectScene, scenes_of
 from benchmarks.representation.retention_statistics import bootstrap_of, row_of
 from benchmarks.representation.token_probes import by_group
@@ -70,7 +72,10 @@ class Study:
     def __init__(self, arguments: argparse.Namespace) -> None:
         self.scenes = scenes_of(arguments.source, arguments.seed, arguments.layout, arguments.scenes)
         self.asked = [one.scene for one in self.scenes]
-        self.model, self.processor = load_vlm(arguments.model)
+        if arguments.tower:
+            self.model, self.processor = tower_alone(arguments.tower, arguments.layer, self.scenes[0].owner.shape)
+        else:
+            self.model, self.processor = load_vlm(arguments.model)
         self.distance = np.stack([one.distance for one in self.scenes])
         self.book = GradeBook(arguments.output / "grades.json", self.asked)
         self.bootstrap = bootstrap_of(self.asked)
@@ -109,7 +114,7 @@ def by_distance(study: Study, features: Tensor) -> list[dict[str, Any]]:
     return rows
 
 
-def probes(scenes: Sequence[ObjectScene], looks: Looks, untrained: Looks) -> dict[str, Any]:
+def probes(scenes: Sequence[ObjectScene], looks: Looks, untrained: Tensor) -> dict[str, Any]:
     """Part 2: for each layer and distance the share read rightly, and that of the most frequent answer."""
     n = looks.features.shape[1]
     distance = torch.from_numpy(np.stack([one.distance for one in scenes])).clamp_max(FARTHEST)
@@ -120,17 +125,22 @@ def probes(scenes: Sequence[ObjectScene], looks: Looks, untrained: Looks) -> dic
         of = [torch.tensor([number[word] for word in one.words]) for one in scenes]
         labels["word"] = torch.stack([words[at] for words, at in zip(of, nearest, strict=True)])
     levels = [(f"layer {at}", looks.hidden[:, at, -n:]) for at in range(looks.hidden.shape[1])]
-    levels += [("projected", looks.features), ("random weights", untrained.hidden[:, -1, -n:])]
+    levels += [("projected", looks.features), ("random weights", untrained)]
     return {
         what: {level: by_group(tokens, label, distance, FARTHEST + 1) for level, tokens in levels}
         for what, label in labels.items()
     }
 
 
-def without_training(model: Any) -> Any:
-    """A model of the same configuration with random weights."""
+def untrained_layer(study: Study) -> Tensor:
+    """(S, N, D) what the last layer of the same tower says with random weights."""
+    model, seen = study.model, study.scenes[0].owner.size
+    trained = model.base_model.vision_tower
     torch.manual_seed(0)
-    return type(model)(model.config).eval()
+    model.base_model.vision_tower = type(trained)(trained.config).eval()
+    hidden = look(model, study.processor, study.scenes).hidden[:, -1, -seen:]
+    model.base_model.vision_tower = trained
+    return hidden
 
 
 def _places(one: ObjectScene) -> Tensor:
@@ -147,19 +157,30 @@ def cuts(study: Study, features: Tensor) -> list[dict[str, Any]]:
     """Part 3: accuracy in `CUT_VIEWS` with each of `CUTS` in all layers of the tower."""
     rows = []
     for cut in CUTS:
-        made = features if cut == "nothing" else look(study.model, study.processor, study.scenes, cut).features
-        for view in CUT_VIEWS:
-            name = view if cut == "nothing" else f"{view}, cut {cut}"
+        names = {view: view if cut == "nothing" else f"{view}, cut {cut}" for view in CUT_VIEWS}
+        graded = cut == "nothing" or study.book.books.keys() >= set(names.values())  # then no look is needed
+        made = features if graded else look(study.model, study.processor, study.scenes, cut).features
+        for view, name in names.items():
             rows.append({"cut": cut, "view": view, **study.row(name, made, VIEWS[view](study.distance))})
     return rows
 
 
-def registers(study: Study, looks: Looks) -> dict[str, Any]:
-    """Part 4: norms in the layer that is read, and accuracy from background tokens of large norm."""
-    n = looks.features.shape[1]
-    norm = looks.hidden[:, study.model.config.vision_feature_layer, -n:].float().norm(dim=-1).numpy()
-    background, count = study.distance > 0, n // 16
+def norms(study: Study, looks: Looks) -> NDArray[np.float32]:
+    """(S, N) lengths of tokens in the layer that is read."""
+    layer, n = study.model.config.vision_feature_layer, looks.features.shape[1]
+    return np.asarray(looks.hidden[:, layer, -n:].float().norm(dim=-1))
+
+
+def ratios(norm: NDArray[np.float32]) -> dict[str, float]:
+    """Part 4: how far the largest norms of an image are above its median."""
     ratio = norm / np.median(norm, axis=1, keepdims=True)
+    shares = {f"above {times} medians": round(float((ratio > times).mean()), 4) for times in (1.5, 2, 4)}
+    return {"largest norm over median": round(float(ratio.max(1).mean()), 3), **shares}
+
+
+def registers(study: Study, looks: Looks, norm: NDArray[np.float32]) -> dict[str, Any]:
+    """Part 4: accuracy from background tokens of large norm alone, and without them."""
+    background, count = study.distance > 0, norm.shape[1] // 16
     rng = np.random.default_rng(0)
     chosen = {
         "of largest norm": np.where(background, norm, -1).argsort(1)[:, -count:],
@@ -171,22 +192,23 @@ def registers(study: Study, looks: Looks) -> dict[str, Any]:
         np.put_along_axis(mask, at, True, axis=1)
         rows[f"{count} background tokens {name}"] = study.row(f"registers, {name}", looks.features, mask)
         rows[f"all but {count} background tokens {name}"] = study.row(f"no registers, {name}", looks.features, ~mask)
-    shares = {f"above {times} medians": round(float((ratio > times).mean()), 4) for times in (1.5, 2, 4)}
-    return {"largest norm over median": round(float(ratio.max(1).mean()), 3), **shares, "rows": rows}
+    return rows
 
 
 def table(result: dict[str, Any]) -> str:
     """The measurements as Markdown."""
     percent = lambda value: "" if value is None else f"{value:.1%}"  # noqa: E731
-    families = list(result["views"][0]["families"])
-    views = []
-    for row in result["views"]:
-        low, high = row["interval"]
-        cells = [row["view"], row["tokens"], percent(row["accuracy"]), f"{low:.1%} to {high:.1%}"]
-        cells += [percent(row.get(key)) for key in ("compact", "as many at random")]
-        views.append(cells + [percent(row["families"][family]) for family in families])
-    head = ["seen", "tokens", "accuracy", "95 % interval", "compact", "as many at random", *families]
-    parts = ["What the language model sees, by distance to objects", markdown(head, views)]
+    parts = []
+    if "views" in result:
+        families = list(result["views"][0]["families"])
+        views = []
+        for row in result["views"]:
+            low, high = row["interval"]
+            cells = [row["view"], row["tokens"], percent(row["accuracy"]), f"{low:.1%} to {high:.1%}"]
+            cells += [percent(row.get(key)) for key in ("compact", "as many at random")]
+            views.append(cells + [percent(row["families"][family]) for family in families])
+        head = ["seen", "tokens", "accuracy", "95 % interval", "compact", "as many at random", *families]
+        parts += ["What the language model sees, by distance to objects", markdown(head, views)]
     for what, levels in result["probes"].items():
         read = [[name, *(percent(cell and cell[0]) for cell in row)] for name, row in levels.items()]
         last = next(reversed(levels.values()))
@@ -198,27 +220,29 @@ def table(result: dict[str, Any]) -> str:
     head = [f"{a} to {b}" for a in kinds[1:] for b in kinds]
     shown = f"Attention of the tower (objects are {result['object share']:.1%} of the patches)"
     parts += [shown, markdown(["layer", *head], flow)]
-    accuracy = {(row["cut"], row["view"]): percent(row["accuracy"]) for row in result["cuts"]}
-    cut = [[name, *(accuracy[name, view] for view in CUT_VIEWS)] for name in CUTS]
-    parts += ["Accuracy with attention cut in the tower, by what is seen", markdown(["cut", *CUT_VIEWS], cut)]
-    found = result["registers"]
-    norms = ", ".join(f"{key} {value}" for key, value in found.items() if key != "rows")
-    rows = [[name, row["tokens"], percent(row["accuracy"])] for name, row in found["rows"].items()]
-    parts += [f"Norms: {norms}", markdown(["seen", "tokens", "accuracy"], rows)]
+    if "cuts" in result:
+        accuracy = {(row["cut"], row["view"]): percent(row["accuracy"]) for row in result["cuts"]}
+        cut = [[name, *(accuracy[name, view] for view in CUT_VIEWS)] for name in CUTS]
+        parts += ["Accuracy with attention cut in the tower, by what is seen", markdown(["cut", *CUT_VIEWS], cut)]
+    parts.append("Norms: " + ", ".join(f"{key} {value}" for key, value in result["norms"].items()))
+    if "registers" in result:
+        rows = [[name, row["tokens"], percent(row["accuracy"])] for name, row in result["registers"].items()]
+        parts.append(markdown(["seen", "tokens", "accuracy"], rows))
     return "\n\n".join(parts)
 
 
 def plot(result: dict[str, Any], path: Any) -> None:
     """Accuracy of the views, and the probes by distance."""
-    figure, axes = plt.subplots(1, 1 + len(result["probes"]), figsize=(5 + 5 * len(result["probes"]), 4.5),
-                                layout="constrained")  # fmt: skip
-    rows = [row for row in result["views"] if "compact" in row][::-1]
-    axes = np.atleast_1d(axes)
-    axes[0].barh([row["view"] for row in rows], [row["accuracy"] for row in rows], color="lightsteelblue")
-    axes[0].plot([row["as many at random"] for row in rows], range(len(rows)), "k|", label="as many at random")
-    axes[0].set(title="tokens the language model sees, by distance", xlabel="accuracy", xlim=(0, 1))
-    axes[0].legend(fontsize=8)
-    for axis, (what, levels) in zip(axes[1:], result["probes"].items(), strict=True):
+    panels = ("views" in result) + len(result["probes"])
+    figure, grid = plt.subplots(1, panels, figsize=(5 * panels, 4.5), layout="constrained", squeeze=False)
+    axes = list(grid[0])
+    if "views" in result:
+        first, rows = axes.pop(0), [row for row in result["views"] if "compact" in row][::-1]
+        first.barh([row["view"] for row in rows], [row["accuracy"] for row in rows], color="lightsteelblue")
+        first.plot([row["as many at random"] for row in rows], range(len(rows)), "k|", label="as many at random")
+        first.set(title="tokens the language model sees, by distance", xlabel="accuracy", xlim=(0, 1))
+        first.legend(fontsize=8)
+    for axis, (what, levels) in zip(axes, result["probes"].items(), strict=True):
         for name, cells in levels.items():
             axis.plot(DISTANCES, [np.nan if cell is None else cell[0] for cell in cells], marker="o", label=name)
         last = next(reversed(levels.values()))
@@ -232,6 +256,8 @@ def parser() -> argparse.ArgumentParser:
     """The options."""
     made = common_parser(__doc__, "where_tokens_know")
     made.add_argument("--model", default=str(TINY_VLM), help="folder or id of a LLaVA")
+    made.add_argument("--tower", help="folder or id of an encoder alone, instead of a model")
+    made.add_argument("--layer", type=int, default=-6, help="its hidden states that are read")
     made.add_argument("--source", default="benchmarks.representation.object_scenes:tiny_scenes")
     made.add_argument("--layout", default="standard", help="what the scenes look like, a word of the source")
     made.add_argument("--seed", type=int, default=123, help="of the scenes")
@@ -244,17 +270,21 @@ def main() -> None:
     record_run(arguments.output)
     study = Study(arguments)
     looks = look(study.model, study.processor, study.scenes)
-    untrained = look(without_training(study.model), study.processor, study.scenes)
+    norm = norms(study, looks)
     result = {
         "scenes": len(study.scenes),
         "source": f"{arguments.source}, {arguments.layout}, seed {arguments.seed}",
         "object share": round(float((study.distance == 0).mean()), 4),
-        "views": by_distance(study, looks.features),
-        "probes": probes(study.scenes, looks, untrained),
+        "probes": probes(study.scenes, looks, untrained_layer(study)),
         "flow": [[[round(float(x), 4) for x in row] for row in layer] for layer in looks.flow],
-        "cuts": cuts(study, looks.features),
-        "registers": registers(study, looks),
+        "norms": ratios(norm),
     }
+    if not arguments.tower:
+        result |= {
+            "views": by_distance(study, looks.features),
+            "cuts": cuts(study, looks.features),
+            "registers": registers(study, looks, norm),
+        }
     write_json(arguments.output / "results.json", result)
     plot(result, arguments.output / "plot.png")
     write_table(arguments.output / "table.md", table(result))

@@ -41,6 +41,14 @@ def test_kernel_does_not_move_with_the_tokens_nor_with_their_scale(kind: str) ->
     assert here.max() <= 1
 
 
+@pytest.mark.parametrize(("kind", "alike"), [("rbf", 1.0), ("cosine", 0.5)])
+def test_tokens_that_differ_by_rounding_alone_are_all_alike(kind: str, alike: float) -> None:
+    """The last bit of float32 at 1000 is 2^-14: blown up to structure it would decide what is kept."""
+    x = 1000 + 2.0**-14 * torch.randint(0, 2, (1, 60, 8), generator=torch.Generator().manual_seed(0))
+    made = TokenKernel(x, kind).weighted(torch.ones(1, 60))
+    torch.testing.assert_close(made, torch.full_like(made, alike), atol=1e-5, rtol=0)
+
+
 # --- two ways to one sequence
 
 

@@ -16,6 +16,11 @@ from tests.imports import PACKAGE, circles, import_graph, modules, room
 ROOT = PACKAGE.parent
 FOLDERS = ("hf_efficient", "benchmarks", "examples", "spaces", "tests")
 LONGEST_FILE, LONGEST_FUNCTION, LONGEST_REPEAT = 300, 60, 8
+#: What stands at the top of the repository; a tool that writes where it should not is noticed by it.
+KEPT = {
+    *FOLDERS, ".ci", ".gitignore", ".pre-commit-config.yaml", "CHANGELOG.md", "CITATION.cff", "CONTRIBUTING.md",
+    "LICENSE", "Makefile", "README.md", "constraints.txt", "docs", "model_cards", "pyproject.toml", "setup.py",
+}  # fmt: skip
 
 # Imports each module in a process in which none of ours was imported; the libraries were, so that it takes no time.
 FRESH = """
@@ -123,3 +128,12 @@ def code_lines(path: Path) -> list[tuple[int, str]]:
         for number, line in enumerate(source.splitlines(), 1)
         if number not in imports and line.strip(" ()[]{},") and not line.strip().startswith("#")
     ]
+
+
+def test_nothing_stray_is_kept() -> None:
+    if not (ROOT / ".git").exists():
+        pytest.skip("not a checkout: what is kept is not known")
+    listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    files = [name for name in listed.split("\0") if name]
+    assert {name.split("/")[0] for name in files} <= KEPT
+    assert [name for name in files if (ROOT / name).exists() and (ROOT / name).stat().st_size > 12_000_000] == []

@@ -68,7 +68,11 @@ def test_settled_words_and_their_probabilities_are_those_of_generate(scenes, con
 def test_a_family_with_a_rule_is_graded_by_it_on_settled_words(scenes, monkeypatch):
     model, processor = make_scene_vlm()
     asked = []
-    rule = lambda given, right: asked.append((given, right)) or True
+
+    def rule(given: str, right: str) -> bool:
+        asked.append((given, right))
+        return True
+
     monkeypatch.setitem(packed_turns.RULES, "list", rule)
     graded = answer_scenes(model, processor, scenes, settle=("list",))
     assert all(row[2].right for row in graded)

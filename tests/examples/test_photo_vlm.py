@@ -109,7 +109,7 @@ def test_tokens_say_what_they_show():
     tokenizer = make_processor().tokenizer
     features = np.zeros((1, 1 + VISUAL_TOKENS, 384), np.float16)
     data = PhotoTurns(features, [SCENE], tokenizer, 20, seed=0)
-    words = {index: set() for index in range(-1, len(ITEMS))}
+    words: dict[int, set[str]] = {index: set() for index in range(-1, len(ITEMS))}
     for number in range(20):
         labels = data[number]["labels"][1 : 1 + VISUAL_TOKENS]  # the token at i is trained to say the label at i + 1
         for patch in range(VISUAL_TOKENS - 1):
@@ -125,7 +125,9 @@ def test_a_token_says_the_letter_over_its_middle():
     tokenizer = make_processor().tokenizer
     features = np.zeros((1, 1 + VISUAL_TOKENS, 384), np.float16)
     data = PhotoTurns(features, [SCENE], tokenizer, 40, seed=1)
-    letters = {at: set() for at in range(5, 10)}  # columns of the word's plate, 80 to 140: a letter every 15 pixels
+    letters: dict[int, set[str]] = {
+        at: set() for at in range(5, 10)
+    }  # columns of the word's plate, 80 to 140: a letter every 15 pixels
     for number in range(40):
         labels = data[number]["labels"][1 : 1 + VISUAL_TOKENS]
         for column in letters:

@@ -146,7 +146,7 @@ def test_v_cast_shares_by_curvature_and_takes_the_unlike_and_long_of_each_frame(
         long = {j: float(x[j].norm()) for j in f}
         low, high = min(long.values()), max(long.values())
         score = {j: 1 - float(cosine(x[j].double(), r, dim=0)) + (long[j] - low) / (high - low) for j in f}
-        expected += sorted(f, key=lambda j, score=score: -score[j])[:g]
+        expected += [j for _, j in sorted((-score[j], j) for j in f)][:g]
     groups = torch.arange(48)[None] // size
     assert SELECTORS["v_cast"](x[None], p[None], k, groups=groups if frames > 1 else None)[0].tolist() == expected
 

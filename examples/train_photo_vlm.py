@@ -11,6 +11,7 @@ Needs Fashion-MNIST (Debian: `apt-get install dataset-fashion-mnist`) and the pa
 """
 
 import argparse
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -21,10 +22,13 @@ from transformers.trainer_utils import get_last_checkpoint
 from benchmarks.models.dinov2_from_wheel import load_dinov2
 from examples.photo_vlm.architecture import make_processor, make_vlm
 from examples.photo_vlm.data import PhotoTurns, encode_scenes, load_encoded
-from examples.photo_vlm.scenes import LAYOUTS, compose_scene
+from examples.photo_vlm.scenes import LAYOUTS, Scene, compose_scene
 from examples.tiny_vlm.data import collate_turns
 from examples.tiny_vlm.encoded import FromFile, standardize
-from examples.tiny_vlm.scenes import FASHION_MNIST, load_fashion_mnist
+from examples.tiny_vlm.scenes import FASHION_MNIST, Images, load_fashion_mnist
+
+#: Different scenes of each layout: documents are full of words, numbers and charts, which are learned last.
+SCENES = {"standard": 12000, "documents": 6000}
 
 
 def training_arguments(arguments: argparse.Namespace) -> TrainingArguments:
@@ -53,8 +57,9 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--output-dir", type=Path, required=True)
     made.add_argument("--features", type=Path, help="folder of encoded scenes; default OUTPUT/features")
     made.add_argument("--fashion-mnist", type=Path, default=FASHION_MNIST, help="folder of the four .gz files")
-    made.add_argument("--scenes", type=int, default=12000, help="different scenes")
-    made.add_argument("--steps", type=int, default=5000)
+    made.add_argument("--layouts", nargs="+", choices=LAYOUTS, default=list(SCENES), help="of the scenes")
+    made.add_argument("--scenes", nargs="+", type=int, default=list(SCENES.values()), help="how many of each layout")
+    made.add_argument("--steps", type=int, default=6000)
     made.add_argument("--batch", type=int, default=16)
     made.add_argument("--learning-rate", type=float, default=1e-3)
     made.add_argument("--seed", type=int, default=0, help="another seed trains another model on the same scenes")
@@ -70,14 +75,16 @@ def main() -> None:
     processor = make_processor()
     model = with_tower(make_vlm(processor.tokenizer))
     tower = model.model.vision_tower
-    compose = lambda n: compose_scene(training_rng(n), garments, LAYOUTS["standard"])  # noqa: E731
-    encode_scenes(tower.bfloat16(), processor.image_processor, compose, arguments.scenes, folder)
+    tower.bfloat16()
+    for number, (name, count) in enumerate(zip(arguments.layouts, arguments.scenes, strict=True)):
+        compose = composer(garments, name, number)
+        encode_scenes(tower, processor.image_processor, compose, count, folder / name)
     tower.float()
     if arguments.only_encode:
         return
-    features, scenes = load_encoded(folder)
-    data = PhotoTurns(features, scenes, processor.tokenizer, arguments.steps * arguments.batch, arguments.seed)
-    standardize(model.model.multi_modal_projector.linear_1, features)
+    pools = [load_encoded(folder / name) for name in arguments.layouts]
+    data = PhotoTurns(pools, processor.tokenizer, arguments.steps * arguments.batch, arguments.seed)
+    standardize(model.model.multi_modal_projector.linear_1, pools[0][0])
     model.model.vision_tower = FromFile(tower.config.num_hidden_layers + 1)
     trainer = Trainer(model, training_arguments(arguments), train_dataset=data, data_collator=collate_turns)
     trainer.train(resume_from_checkpoint=get_last_checkpoint(str(arguments.output_dir)))
@@ -86,9 +93,9 @@ def main() -> None:
     processor.save_pretrained(arguments.output_dir / "model")
 
 
-def training_rng(number: int) -> np.random.Generator:
-    """Of training scene `number`."""
-    return np.random.default_rng((0, number))
+def composer(garments: Images, layout: str, seed: int) -> Callable[[int], Scene]:
+    """From a number to the training scene of a layout."""
+    return lambda number: compose_scene(np.random.default_rng((seed, number)), garments, LAYOUTS[layout])
 
 
 if __name__ == "__main__":

@@ -79,12 +79,12 @@ def _scenes(path: Path) -> Iterator[Scene]:
 class PhotoTurns(Dataset):
     """Scenes with many question-answer turns each, packed as `examples.tiny_vlm.data.TurnData` packs them.
 
-    With `name_patches`, a visual token that shows an object is also trained to say what it is, the letter or digit
+    `pools`: features (S, 1 + N, D) and what the scenes show, of each layout, as `load_encoded` gives them. With
+    `name_patches`, a visual token that shows an object is also trained to say what it is, the letter or digit
     there, or its place.
     """
 
-    features: np.ndarray
-    scenes: list[Scene]
+    pools: list[tuple[np.ndarray, list[Scene]]]
     tokenizer: PreTrainedTokenizerFast
     length: int
     seed: int
@@ -93,18 +93,20 @@ class PhotoTurns(Dataset):
 
     def __post_init__(self) -> None:
         self._ids = self.tokenizer.get_vocab()
+        self._places = [(features, at, scene) for features, scenes in self.pools for at, scene in enumerate(scenes)]
 
     def __len__(self) -> int:
         return self.length
 
     def __getitem__(self, index: int) -> dict[str, Tensor]:
-        epoch, at = divmod(index, len(self.scenes))
-        number = int(np.random.default_rng((self.seed, epoch)).permutation(len(self.scenes))[at])
-        rng, scene = np.random.default_rng((self.seed, index, 1)), self.scenes[number]
+        epoch, at = divmod(index, len(self._places))
+        number = int(np.random.default_rng((self.seed, epoch)).permutation(len(self._places))[at])
+        features, row, scene = self._places[number]
+        rng = np.random.default_rng((self.seed, index, 1))
         start = [0, *visual_positions(rng, len(scene.owner))]
         names = self._names(rng, scene) if self.name_patches else None
         turns = sample_turns(rng, scene, self.turns, ask=FAMILIES)
-        shown = torch.from_numpy(self.features[number].astype(np.float32))
+        shown = torch.from_numpy(features[row].astype(np.float32))
         return {"pixel_values": shown, **pack_turns(self._ids, start, turns, names)}
 
     def _names(self, rng: np.random.Generator, scene: Scene) -> list[int]:

@@ -108,7 +108,7 @@ def test_no_photograph_is_in_two_splits():
 def test_tokens_say_what_they_show():
     tokenizer = make_processor().tokenizer
     features = np.zeros((1, 1 + VISUAL_TOKENS, 384), np.float16)
-    data = PhotoTurns(features, [SCENE], tokenizer, 20, seed=0)
+    data = PhotoTurns([(features, [SCENE])], tokenizer, 20, seed=0)
     words: dict[int, set[str]] = {index: set() for index in range(-1, len(ITEMS))}
     for number in range(20):
         labels = data[number]["labels"][1 : 1 + VISUAL_TOKENS]  # the token at i is trained to say the label at i + 1
@@ -121,10 +121,21 @@ def test_tokens_say_what_they_show():
     assert words[4] == {"4", "7", "number", "bottom-left"}
 
 
+def test_every_scene_of_every_pool_comes_once_in_a_round_with_its_own_features():
+    tokenizer = make_processor().tokenizer
+    pools = [(np.full((n, 1 + VISUAL_TOKENS, 384), 0, np.float16), [SCENE] * n) for n in (3, 2)]
+    for at, features in enumerate((pools[0][0], pools[1][0])):
+        features += (10 * at + np.arange(len(features)))[:, None, None].astype(np.float16)
+    data = PhotoTurns(pools, tokenizer, 10, seed=0)
+    seen = [data[number]["pixel_values"][0, 0].item() for number in range(10)]
+    assert sorted(seen[:5]) == sorted(seen[5:]) == [0, 1, 2, 10, 11]
+    assert seen[:5] != seen[5:]
+
+
 def test_a_token_says_the_letter_over_its_middle():
     tokenizer = make_processor().tokenizer
     features = np.zeros((1, 1 + VISUAL_TOKENS, 384), np.float16)
-    data = PhotoTurns(features, [SCENE], tokenizer, 40, seed=1)
+    data = PhotoTurns([(features, [SCENE])], tokenizer, 40, seed=1)
     letters: dict[int, set[str]] = {
         at: set() for at in range(5, 10)
     }  # columns of the word's plate, 80 to 140: a letter every 15 pixels

@@ -17,14 +17,13 @@ from pathlib import Path
 import numpy as np
 import torch
 from transformers import LlavaForConditionalGeneration, Trainer, TrainingArguments, set_seed
-from transformers.trainer_utils import get_last_checkpoint
 
 from benchmarks.models.dinov2_from_wheel import load_dinov2
 from examples.photo_vlm.architecture import make_processor, make_vlm
 from examples.photo_vlm.data import PhotoTurns, encode_scenes, load_encoded
 from examples.photo_vlm.scenes import LAYOUTS, Scene, compose_scene
 from examples.tiny_vlm.data import collate_turns
-from examples.tiny_vlm.encoded import FromFile, standardize
+from examples.tiny_vlm.encoded import FromFile, standardize, train_on
 from examples.tiny_vlm.scenes import FASHION_MNIST, Images, load_fashion_mnist
 
 #: Different scenes of each layout: documents are full of words, numbers and charts, which are learned last.
@@ -87,7 +86,7 @@ def main() -> None:
     standardize(model.model.multi_modal_projector.linear_1, pools[0][0])
     model.model.vision_tower = FromFile(tower.config.num_hidden_layers + 1)
     trainer = Trainer(model, training_arguments(arguments), train_dataset=data, data_collator=collate_turns)
-    trainer.train(resume_from_checkpoint=get_last_checkpoint(str(arguments.output_dir)))
+    train_on(trainer)
     model.model.vision_tower = tower
     with_tower(model).save_pretrained(arguments.output_dir / "model")
     processor.save_pretrained(arguments.output_dir / "model")

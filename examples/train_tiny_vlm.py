@@ -33,12 +33,11 @@ from transformers import (
     TrainingArguments,
     set_seed,
 )
-from transformers.trainer_utils import get_last_checkpoint
 
 from examples.tiny_vlm import photographs
 from examples.tiny_vlm.architecture import PatchReader, make_processor, make_vlm
 from examples.tiny_vlm.data import PatchData, TurnData, collate_turns
-from examples.tiny_vlm.encoded import EncodedTurns, FromFile, encode_scenes, standardize
+from examples.tiny_vlm.encoded import EncodedTurns, FromFile, encode_scenes, standardize, train_on
 from examples.tiny_vlm.scenes import FASHION_MNIST, LAYOUTS, Images, load_fashion_mnist
 
 
@@ -76,11 +75,6 @@ def training_arguments(folder: Path, stage: Stage, seed: int) -> TrainingArgumen
     )  # fmt: skip
 
 
-def run(trainer: Trainer) -> None:
-    """Train from the last checkpoint if there is one."""
-    trainer.train(resume_from_checkpoint=get_last_checkpoint(trainer.args.output_dir))
-
-
 def train_tower(images: Images, stages: dict[str, Stage], folders: dict[str, Path], seed: int) -> Path:
     """The stages `vision` and `full`; returns the folder of the tower."""
     reader = PatchReader()
@@ -90,7 +84,7 @@ def train_tower(images: Images, stages: dict[str, Stage], folders: dict[str, Pat
         if not finished.exists():
             stage = stages[name]
             data = PatchData(images, stage.steps * stage.batch, 1000 * number + seed, LAYOUTS[stage.layout])
-            run(Trainer(reader, training_arguments(folders[name], stage, seed), train_dataset=data))
+            train_on(Trainer(reader, training_arguments(folders[name], stage, seed), train_dataset=data))
             save_model(reader, str(finished))
         load_model(reader, finished)
     tower = folders["full"] / "tower"
@@ -133,7 +127,7 @@ def train_language(
                 standardize(model.model.multi_modal_projector.linear_1, data.features)
             model.model.vision_tower = FromFile(tower.config.num_hidden_layers + 1)
         arguments = training_arguments(folders[name], stage, seed)
-        run(Trainer(model, arguments, train_dataset=data, data_collator=collate_turns))
+        train_on(Trainer(model, arguments, train_dataset=data, data_collator=collate_turns))
         model.model.vision_tower = tower
         model.save_pretrained(finished)
         processor.save_pretrained(finished)

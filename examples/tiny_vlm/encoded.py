@@ -10,8 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from tqdm import trange
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, Trainer
 from transformers.modeling_outputs import BaseModelOutput
+from transformers.trainer_utils import get_last_checkpoint
 
 from hf_efficient.files import NpyWriter, written_whole
 
@@ -70,6 +71,19 @@ def encode_scenes(
                     made = stack.enter_context(NpyWriter(draft, np.float16, (len(scenes), *hidden.shape[1:])))
                 made.add(hidden.numpy())
     return np.load(path, mmap_mode="r")
+
+
+def train_on(trainer: Trainer) -> None:
+    """Train from the last checkpoint if there is one.
+
+    A checkpoint of a LLaVA has the names of weights that `save_pretrained` writes, which the Trainer does not find in
+    the model: it would go on with fresh weights and a warning. So they are loaded here, by `from_pretrained`.
+    """
+    last = get_last_checkpoint(trainer.args.output_dir)
+    if last is not None and isinstance(trainer.model, PreTrainedModel):
+        stored = type(trainer.model).from_pretrained(last).state_dict()
+        trainer.model.load_state_dict({name: stored[name] for name in trainer.model.state_dict()})
+    trainer.train(resume_from_checkpoint=last)
 
 
 @torch.no_grad()

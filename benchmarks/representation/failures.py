@@ -210,6 +210,8 @@ def main() -> None:
     arguments = parser().parse_args()
     record_run(arguments.output)
     scenes = scenes_of(arguments.evaluation_set, arguments.scenes)
+    if arguments.chosen and not arguments.chosen.is_file():
+        raise SystemExit(f"--chosen {arguments.chosen} is missing; `equal_footing.py choose` writes it.")
     rows = rows_of(arguments.methods, read_json(arguments.chosen, None) if arguments.chosen else None)
     sheet = Sheet(scenes)
     said = ask(arguments, scenes, rows)

@@ -29,8 +29,8 @@ class GradeBook:
             self.books[name] = f"{int('1' + bits, 2):x}"
             self.path.parent.mkdir(parents=True, exist_ok=True)
             write_text(self.path, json.dumps(self.books, indent=0) + "\n")
-        rights = iter(bin(int(self.books[name], 16))[3:])
-        grades = [[next(rights) == "1" for _ in range(count)] for count in self.counts]
-        if next(rights, None) is not None:
+        stored = bin(int(self.books[name], 16))[3:]
+        if len(stored) != sum(self.counts):
             raise SystemExit(f"{self.path} was written for other scenes; remove it, or choose another --output.")
-        return grades
+        rights = iter(stored)
+        return [[next(rights) == "1" for _ in range(count)] for count in self.counts]

@@ -107,6 +107,8 @@ def composed(seed: int, layout: str, count: int) -> Iterator[Scene]:
     from examples.tiny_vlm.questions import FAMILIES
     from examples.tiny_vlm.scenes import LAYOUTS, compose_scene, load_fashion_mnist
 
+    if layout not in LAYOUTS:
+        raise SystemExit(f"{layout!r} is not a layout of scenes; expected one of {', '.join(map(repr, LAYOUTS))}.")
     images = load_fashion_mnist("t10k")
     for number in range(count):
         rng = np.random.default_rng((seed, number))

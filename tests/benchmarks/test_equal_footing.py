@@ -14,6 +14,7 @@ from benchmarks.representation import equal_footing, protocol
 from benchmarks.representation.equal_footing import parser, setting_words, trained_rows
 from benchmarks.representation.footing_statistics import decide, verdict, worth_of_sizes
 from benchmarks.representation.grade_book import GradeBook
+from benchmarks.representation.grading import scenes_of
 from benchmarks.representation.protocol import COMPARISONS, RESIZED, Comparison
 from hf_efficient import TokenPrunerConfig
 from hf_efficient.methods import REPRESENTATION
@@ -102,6 +103,19 @@ def test_grades_of_a_method_whose_rule_changed_are_measured_again(tmp_path: Path
     again.forget(["itg", "spare"])
     assert again("m id_pruner default sized 0.5", lambda: [[False]]) == [[True]]
     assert again("m itg cls compact plain 0.5", lambda: [[False]]) == [[False]]
+
+
+@pytest.mark.parametrize("questions", [1, 3])
+def test_grades_of_fewer_or_more_questions_are_refused(tmp_path: Path, questions: int) -> None:
+    asked = [Scene("s", Image.new("RGB", (1, 1)), (Question("q", "a", "f"),) * n) for n in (2, questions)]
+    GradeBook(tmp_path / "g.json", asked[:1])("m", lambda: [[True, False]])
+    with pytest.raises(SystemExit, match="written for other scenes"):
+        GradeBook(tmp_path / "g.json", asked[1:])("m", lambda: [[True] * questions])
+
+
+def test_a_layout_that_there_is_not_is_named() -> None:
+    with pytest.raises(SystemExit, match=r"'standrd' .* 'standard'"):
+        scenes_of("standrd:1", 1)
 
 
 def test_choose_then_test(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

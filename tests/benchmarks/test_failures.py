@@ -149,6 +149,14 @@ def test_rows_are_ours_as_they_come_and_others_as_chosen() -> None:
     assert [row[2] for row in rows if usual(row)] == ["original", "compact"] * 2
 
 
+def test_chosen_settings_that_are_missing_are_not_passed_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    argv = ["failures", "--scenes", "1", "--chosen", str(tmp_path / "no.json"), "--output", str(tmp_path)]
+    monkeypatch.setattr("sys.argv", argv)
+    monkeypatch.setattr(failures, "ask", lambda *_: pytest.fail("asked as they come"))
+    with pytest.raises(SystemExit, match=r"no\.json is missing"):
+        failures.main()
+
+
 def test_a_run_on_a_random_vlm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model, processor = make_scene_vlm()
     model.save_pretrained(tmp_path / "vlm")

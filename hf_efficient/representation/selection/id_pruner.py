@@ -62,7 +62,7 @@ def choose(
     Returns:
         Tokens (B, k) in the order taken, equal gains by rising index, and their coverage. O(B·N²·D) time; memory
         O(B·N²) up to `MAX_STORED`, beyond which units go one after the other, and a unit too large by itself takes
-        O(N·(D + 128)).
+        O(N·(D + 128)), and with exchanges O(N·(D + k)).
     """
     kernel = kernel or TokenKernel(features, config.kernel, valid)
     order, covered = greedy_order(kernel, importance, k, config, groups=groups, valid=valid)

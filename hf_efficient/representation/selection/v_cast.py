@@ -43,15 +43,15 @@ def select(
         (B, k) long, frame after frame, by falling score.
     """
     batch, n, _ = features.shape
-    frame = torch.zeros(batch, n, dtype=torch.long, device=features.device) if groups is None else groups
     counts = torch.ones(batch, n, device=features.device) if valid is None else valid.float()
+    frame = torch.zeros_like(counts, dtype=torch.long) if groups is None else numbered(groups, counts > 0)
     frames = int(frame.max()) + 1
     size = sum_by(frame, counts.unsqueeze(-1), frames).squeeze(-1)
     mean = F.normalize(sum_by(frame, features * counts.unsqueeze(-1), frames), dim=-1)
-    there, least = size > 0, (size > 0).long()
-    if k < int(least.sum(1).max()):
-        least = torch.zeros_like(least)
-    parts = (curvature(mean) / TEMPERATURE).masked_fill(~there, -torch.inf).softmax(-1)
+    there = size > 0
+    number = there.sum(1, keepdim=True)
+    least = (there & (number <= k)).long()
+    parts = (curvature(mean, number) / TEMPERATURE).masked_fill(~there, -torch.inf).softmax(-1)
     given = least + share_budget(parts, size.long() - least, k - least.sum(1, keepdim=True))
     here = mean.gather(1, frame.unsqueeze(-1).expand_as(features))
     length = torch.linalg.vector_norm(features, dim=-1)
@@ -64,11 +64,25 @@ def select(
     return by_frame[rank < given.gather(1, order)].view(batch, k)
 
 
-def curvature(frames: Tensor) -> Tensor:
-    """How sharply the way through frames (B, T, D) turns at each, (B, T) in [0, 2]; both ends 1."""
+def numbered(groups: Tensor, counts: Tensor) -> Tensor:
+    """Groups (B, N) long numbered from 0 in every row, those alone that hold tokens that count (B, N) bool; else 0."""
+    lowest = groups.masked_fill(~counts, torch.iinfo(groups.dtype).max).amin(1, keepdim=True)
+    ranked, order = groups.where(counts, lowest).sort(dim=1)
+    rank = F.pad(ranked.diff(dim=1) != 0, (1, 0)).cumsum(1)
+    return torch.zeros_like(groups).scatter(1, order, rank)
+
+
+def curvature(frames: Tensor, number: Tensor) -> Tensor:
+    """How sharply the way through frames turns at each, (B, T) in [0, 2]; both ends 1.
+
+    Args:
+        frames: (B, T, D).
+        number: (B, 1) long, how many there are; those after are of no meaning.
+    """
     steps = frames.diff(dim=1)
     turns = 1 - F.cosine_similarity(steps[:, :-1], steps[:, 1:], dim=-1)
-    return F.pad(turns, (1, 1), value=1.0) if frames.shape[1] > 1 else torch.ones_like(frames[..., 0])
+    turns = F.pad(turns, (1, 1), value=1.0)[:, : frames.shape[1]]
+    return turns.masked_fill(torch.arange(frames.shape[1], device=frames.device) == number - 1, 1.0)
 
 
 def scaled(values: Tensor, frame: Tensor, frames: int, counts: Tensor) -> Tensor:

@@ -166,6 +166,23 @@ def test_v_cast_gives_more_to_a_turn_and_knows_nothing_of_invalid_tokens():
     assert masked.tolist() == valid[0].nonzero()[:, 0][alone].tolist()
 
 
+@pytest.mark.parametrize("k", [3, 4, 6, 8])
+def test_v_cast_looks_at_the_frames_of_its_own_row_alone_whatever_their_numbers(k):
+    """Rows of two and of six frames in one batch; numbers with gaps; frames that hold no valid token."""
+    config = TokenPrunerConfig("v_cast", k)
+    for seed in range(20):
+        x = torch.randn(2, 12, 5, generator=torch.Generator().manual_seed(seed))
+        groups = torch.stack([torch.arange(12) // 6, torch.arange(12) // 2])
+        alone = [reduce_tokens(x[b : b + 1], config, groups=groups[b]).indices for b in range(2)]
+        assert torch.equal(reduce_tokens(x, config, groups=groups).indices, torch.cat(alone))
+        assert torch.equal(reduce_tokens(x, config, groups=groups * 1_000_000_000_000).indices, torch.cat(alone))
+        valid = (groups[1:] != 2) & (groups[1:] != 5)
+        inner = valid[0].nonzero()[:, 0]
+        masked = reduce_tokens(x[1:], config, groups=groups[1:], valid=valid).indices[0]
+        rest = reduce_tokens(x[1:, inner], config, groups=groups[1:, inner]).indices[0]
+        assert torch.equal(masked, inner[rest])
+
+
 @pytest.mark.parametrize("n", [5, 10])
 def test_holov_takes_the_important_where_every_crop_is_one_token(n):
     """No other token is in the crop, so there is no variety to measure."""

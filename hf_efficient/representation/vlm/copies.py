@@ -27,9 +27,22 @@ def check_copies(config: TokenPrunerConfig, kind: str, family: Family) -> None:
 
 
 def units_of(family: Family, images: VisualInputs, config: TokenPrunerConfig) -> list[Unit]:
-    """The units of a call, with their copies where the config wants these dropped."""
+    """The units of a call, with their copies where the config wants these dropped.
+
+    Raises:
+        ValueError: copies are marked in the pixels, and the config wants all of an image encoded.
+    """
     units = family.units(images)
-    return units if config.merge_copies is None else family.with_copies(images, units)
+    if not family.merges_copies:
+        return units
+    found = family.with_copies(images, units)
+    if config.merge_copies is None and any(unit.copies is not None for unit in found):
+        raise ValueError(
+            "The pixels have copies marked by a processor with merge_copies, and the model prunes with "
+            "merge_copies=None. Attach both with attach_token_pruner(model, processor, config), and process the images "
+            "again."
+        )
+    return found
 
 
 def marked(family: Family, images: VisualInputs, config: TokenPrunerConfig) -> VisualInputs:
@@ -44,14 +57,21 @@ def marked(family: Family, images: VisualInputs, config: TokenPrunerConfig) -> V
     return replace(images, arguments={**images.arguments, "pixel_values": pixels})
 
 
-def mark_image(family: Family, processor: Any, inputs: Any, index: int, tolerance: float) -> int:
-    """Mark the copies of one image in what a processor made of several, in place; how many cells are none."""
+def mark_image(
+    family: Family, processor: Any, inputs: Any, index: int, tolerance: float, settings: dict[str, Any]
+) -> int:
+    """Mark the copies of one image in what a processor made of several, in place; how many cells are none.
+
+    `settings` are those of the processor's call, which go before its own.
+    """
     grids = torch.as_tensor(inputs["image_grid_thw"])
     counts = grids.prod(-1)
     start, length = int(counts[:index].sum()), int(counts[index])
     pixels = torch.as_tensor(inputs["pixel_values"])[start : start + length]  # a view, of an array as well
     about = processor.image_processor
-    return family.mark_copies(pixels, grids[index].tolist(), about.merge_size, tolerance, about.image_std)
+    normalized, std = (settings.get(name, getattr(about, name)) for name in ("do_normalize", "image_std"))
+    divisors = (1.0,) if not normalized else (std,) if isinstance(std, (int, float)) else std
+    return family.mark_copies(pixels, grids[index].tolist(), about.merge_size, tolerance, divisors)
 
 
 def encoded(unit: Unit) -> Unit:

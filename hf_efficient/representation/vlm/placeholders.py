@@ -47,12 +47,14 @@ class PlaceholderPruner:
                 "with attach_token_pruner(model, processor, config)."
             )
 
-    def shrink(self, processor: Any, text: str, modality: str, inputs: Any, index: int) -> str:
-        """The text of one image or video with K placeholders per unit in place of N."""
+    def shrink(
+        self, processor: Any, text: str, modality: str, inputs: Any, index: int, settings: dict[str, Any]
+    ) -> str:
+        """The text of one image or video with K placeholders per unit in place of N; `settings`: of the call."""
         token = self.family.placeholder(processor, modality)
         tolerance, encoded = self.config.merge_copies, math.inf
         if tolerance is not None and modality == "image":
-            encoded = mark_image(self.family, processor, inputs, index, tolerance)
+            encoded = mark_image(self.family, processor, inputs, index, tolerance, settings)
 
         def fewer(run: re.Match[str]) -> str:
             length = len(run.group()) // len(token)
@@ -77,17 +79,17 @@ class PrunedProcessor(Saved):
         stock: Any = super()
         self.token_pruner.check()
         text = stock.replace_image_token(image_inputs, image_idx, **kwargs)
-        return self.token_pruner.shrink(self, text, "image", image_inputs, image_idx)
+        return self.token_pruner.shrink(self, text, "image", image_inputs, image_idx, kwargs)
 
     def replace_video_token(self, video_inputs: Any, video_idx: int, **kwargs: Any) -> str:
         stock: Any = super()
         self.token_pruner.check()
         text = stock.replace_video_token(video_inputs, video_idx, **kwargs)
-        return self.token_pruner.shrink(self, text, "video", video_inputs, video_idx)
+        return self.token_pruner.shrink(self, text, "video", video_inputs, video_idx, kwargs)
 
     def _get_num_multimodal_tokens(self, image_sizes: Any = None, *args: Any, **kwargs: Any) -> Any:
         stock: Any = super()
-        if self.token_pruner.config.merge_copies is not None and image_sizes is not None:
+        if self.token_pruner.config.merge_copies is not None and image_sizes:
             raise ValueError(
                 "With merge_copies an image has as many tokens as it has cells that differ, which its size does not "
                 "tell. Process the image itself, or set merge_copies=None."

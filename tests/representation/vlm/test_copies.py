@@ -12,7 +12,7 @@ from transformers.models.qwen2_vl.modeling_qwen2_vl import eager_attention_forwa
 from transformers.vision_utils import get_vision_window_index
 
 from hf_efficient import TokenPrunerConfig, attach_token_pruner, prune_inputs, remember_images
-from tests.tiny import FAMILIES, IMAGES, ROWS, generate, image, prompts, pruned, recorded, stock, video_prompts
+from tests.tiny import FAMILIES, ROWS, generate, image, prompts, pruned, recorded, stock, video_prompts
 
 QWEN = ["qwen2_vl", "qwen2_5_vl", "qwen3_vl"]
 # rows and columns of the cells of a page that hold something else than white, of pages of 8 x 5, 3 x 4 and 4 x 5 cells
@@ -281,12 +281,6 @@ def test_other_families_are_refused(name: str) -> None:
     assert not hasattr(model.base_model, "token_pruner")
     with pytest.raises(ValueError, match=refused):
         prune_inputs(model, processor(**prompts(name, ROWS)), config)
-
-
-def test_sizes_alone_do_not_tell_the_number_of_tokens() -> None:
-    _, processor = merging("qwen2_vl")
-    with pytest.raises(ValueError, match="which its size does not tell"):
-        processor._get_num_multimodal_tokens(image_sizes=[IMAGES[0][1:]])
 
 
 @pytest.mark.parametrize("value", [-0.1, 1.0, True, "exact"])

@@ -176,7 +176,7 @@ class Family:
             grid: its frames, rows and columns of patches.
             side: rows and columns of patches of a cell, which makes one token.
             tolerance: `TokenPrunerConfig.merge_copies`.
-            std: what pixel values were divided by, of every channel.
+            std: what pixel values were divided by, of every channel, or one number for all.
         """
         raise NotImplementedError
 

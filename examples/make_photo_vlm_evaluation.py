@@ -8,13 +8,13 @@ The folder loads with `datasets.load_dataset("imagefolder", data_dir=OUTPUT)`.
 
 import argparse
 import hashlib
-import json
 from pathlib import Path
 
 from tqdm import tqdm
 
 from examples.photo_vlm.evaluation import held_out
 from examples.photo_vlm.scenes import LAYOUTS
+from examples.tiny_vlm.evaluation import line_of
 from examples.tiny_vlm.scenes import FASHION_MNIST, load_fashion_mnist
 
 SEEDS = {"test": 2026, "validation": 411}
@@ -46,8 +46,7 @@ def main() -> None:
     for number, (scene, questions) in enumerate(tqdm(scenes, desc="scenes", total=count)):
         name = f"images/{number:05d}.png"
         scene.image().save(arguments.output / name)
-        asked = [{"question": q.question, "answer": q.answer, "family": q.family} for q in questions]
-        lines.append(json.dumps({"file_name": name, "questions": asked, "photograph": scene.photograph}))
+        lines.append(line_of(name, questions, photograph=scene.photograph))
         digest.update(scene.pixels.tobytes() + lines[-1].encode())
     (arguments.output / "metadata.jsonl").write_text("\n".join(lines) + "\n")
     fixed = (seed, count, arguments.layout) == (SEEDS[arguments.split], COUNTS[arguments.split], "standard")

@@ -5,14 +5,12 @@ Scenes are composed of Fashion-MNIST's test images, which no training scene cont
 """
 
 import argparse
-import json
 from pathlib import Path
 
-import numpy as np
 from tqdm import tqdm
 
-from examples.tiny_vlm.questions import FAMILIES
-from examples.tiny_vlm.scenes import FASHION_MNIST, LAYOUTS, compose_scene, load_fashion_mnist
+from examples.tiny_vlm.evaluation import held_out, line_of
+from examples.tiny_vlm.scenes import FASHION_MNIST, LAYOUTS, load_fashion_mnist
 
 
 def main() -> None:
@@ -27,14 +25,11 @@ def main() -> None:
     images = load_fashion_mnist("t10k", arguments.fashion_mnist)
     (arguments.output / "images").mkdir(parents=True)
     lines = []
-    for number in tqdm(range(arguments.scenes), desc="scenes"):
-        rng = np.random.default_rng((arguments.seed, number))
-        scene = compose_scene(rng, images, LAYOUTS[arguments.layout])
+    scenes = held_out(arguments.layout, arguments.seed, arguments.scenes, images)
+    for number, (scene, questions) in enumerate(tqdm(scenes, desc="scenes", total=arguments.scenes)):
         name = f"images/{number:05d}.png"
         scene.image().convert("L").save(arguments.output / name, optimize=True)
-        turns = {family: ask(rng, scene) for family, ask in FAMILIES.items()}
-        asked = [{"question": t[0], "answer": t[1], "family": family} for family, t in turns.items() if t is not None]
-        lines.append(json.dumps({"file_name": name, "questions": asked}))
+        lines.append(line_of(name, questions))
     (arguments.output / "metadata.jsonl").write_text("\n".join(lines) + "\n")
 
 

@@ -15,30 +15,19 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-import torch
-from transformers import LlavaForConditionalGeneration, Trainer, TrainingArguments, set_seed
+from transformers import LlavaForConditionalGeneration, Trainer, set_seed
 
 from benchmarks.models.dinov2_from_wheel import load_dinov2
 from examples.photo_vlm.architecture import make_processor, make_vlm
 from examples.photo_vlm.data import PhotoTurns, encode_scenes, load_encoded
 from examples.photo_vlm.scenes import LAYOUTS, Scene, compose_scene
 from examples.tiny_vlm.data import collate_turns
-from examples.tiny_vlm.encoded import FromFile, standardize, train_on
+from examples.tiny_vlm.encoded import FromFile, standardize
 from examples.tiny_vlm.scenes import FASHION_MNIST, Images, load_fashion_mnist
+from examples.tiny_vlm.training import train_on, training_arguments
 
 #: Different scenes of each layout: documents are full of words, numbers and charts, which are learned last.
 SCENES = {"standard": 12000, "documents": 6000}
-
-
-def training_arguments(arguments: argparse.Namespace) -> TrainingArguments:
-    """AdamW, warm-up, cosine; a checkpoint every few minutes."""
-    return TrainingArguments(
-        output_dir=str(arguments.output_dir), max_steps=arguments.steps, per_device_train_batch_size=arguments.batch,
-        learning_rate=arguments.learning_rate, warmup_steps=200, lr_scheduler_type="cosine", weight_decay=0.05,
-        adam_beta2=0.98, max_grad_norm=1.0, bf16=True, seed=arguments.seed, data_seed=arguments.seed, logging_steps=25,
-        save_steps=250, save_total_limit=2, remove_unused_columns=False, dataloader_num_workers=1, report_to="none",
-        disable_tqdm=True, train_sampling_strategy="sequential", use_cpu=not torch.cuda.is_available(),
-    )  # fmt: skip
 
 
 def with_tower(model: LlavaForConditionalGeneration) -> LlavaForConditionalGeneration:
@@ -74,21 +63,21 @@ def main() -> None:
     processor = make_processor()
     model = with_tower(make_vlm(processor.tokenizer))
     tower = model.model.vision_tower
-    tower.bfloat16()
     for number, (name, count) in enumerate(zip(arguments.layouts, arguments.scenes, strict=True)):
         compose = composer(garments, name, number)
         encode_scenes(tower, processor.image_processor, compose, count, folder / name)
-    tower.float()
     if arguments.only_encode:
         return
     pools = [load_encoded(folder / name) for name in arguments.layouts]
     data = PhotoTurns(pools, processor.tokenizer, arguments.steps * arguments.batch, arguments.seed)
     standardize(model.model.multi_modal_projector.linear_1, pools[0][0])
     model.model.vision_tower = FromFile(tower.config.num_hidden_layers + 1)
-    trainer = Trainer(model, training_arguments(arguments), train_dataset=data, data_collator=collate_turns)
-    train_on(trainer)
+    training = training_arguments(
+        arguments.output_dir, arguments.steps, arguments.batch, arguments.learning_rate, arguments.seed
+    )
+    train_on(Trainer(model, training, train_dataset=data, data_collator=collate_turns))
     model.model.vision_tower = tower
-    with_tower(model).save_pretrained(arguments.output_dir / "model")
+    model.save_pretrained(arguments.output_dir / "model")
     processor.save_pretrained(arguments.output_dir / "model")
 
 

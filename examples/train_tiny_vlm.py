@@ -21,7 +21,6 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors.torch import load_model, save_model
 from transformers import (
     AutoImageProcessor,
@@ -37,8 +36,9 @@ from transformers import (
 from examples.tiny_vlm import photographs
 from examples.tiny_vlm.architecture import PatchReader, make_processor, make_vlm
 from examples.tiny_vlm.data import PatchData, TurnData, collate_turns
-from examples.tiny_vlm.encoded import EncodedTurns, FromFile, encode_scenes, standardize, train_on
+from examples.tiny_vlm.encoded import EncodedTurns, FromFile, encode_scenes, standardize
 from examples.tiny_vlm.scenes import FASHION_MNIST, LAYOUTS, Images, load_fashion_mnist
+from examples.tiny_vlm.training import train_on, training_arguments
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,6 +49,10 @@ class Stage:
     batch: int
     learning_rate: float
     layout: str
+
+    def arguments(self, folder: Path, seed: int) -> TrainingArguments:
+        """For the Trainer, which writes into the folder."""
+        return training_arguments(folder, self.steps, self.batch, self.learning_rate, seed)
 
 
 STAGES = {
@@ -64,17 +68,6 @@ TURNS: dict[str, dict[str, Any]] = {
 }
 
 
-def training_arguments(folder: Path, stage: Stage, seed: int) -> TrainingArguments:
-    """AdamW, warm-up, cosine; a checkpoint every few minutes."""
-    return TrainingArguments(
-        output_dir=str(folder), max_steps=stage.steps, per_device_train_batch_size=stage.batch,
-        learning_rate=stage.learning_rate, warmup_steps=200, lr_scheduler_type="cosine", weight_decay=0.05,
-        adam_beta2=0.98, max_grad_norm=1.0, bf16=True, seed=seed, data_seed=seed, logging_steps=50, save_steps=250,
-        save_total_limit=2, remove_unused_columns=False, dataloader_num_workers=1, report_to="none", disable_tqdm=True,
-        train_sampling_strategy="sequential", use_cpu=not torch.cuda.is_available(),
-    )  # fmt: skip
-
-
 def train_tower(images: Images, stages: dict[str, Stage], folders: dict[str, Path], seed: int) -> Path:
     """The stages `vision` and `full`; returns the folder of the tower."""
     reader = PatchReader()
@@ -84,7 +77,8 @@ def train_tower(images: Images, stages: dict[str, Stage], folders: dict[str, Pat
         if not finished.exists():
             stage = stages[name]
             data = PatchData(images, stage.steps * stage.batch, 1000 * number + seed, LAYOUTS[stage.layout])
-            train_on(Trainer(reader, training_arguments(folders[name], stage, seed), train_dataset=data))
+            arguments = stage.arguments(folders[name], seed)
+            train_on(Trainer(reader, arguments, train_dataset=data))
             save_model(reader, str(finished))
         load_model(reader, finished)
     tower = folders["full"] / "tower"
@@ -126,7 +120,7 @@ def train_language(
             if name == "decoder":
                 standardize(model.model.multi_modal_projector.linear_1, data.features)
             model.model.vision_tower = FromFile(tower.config.num_hidden_layers + 1)
-        arguments = training_arguments(folders[name], stage, seed)
+        arguments = stage.arguments(folders[name], seed)
         train_on(Trainer(model, arguments, train_dataset=data, data_collator=collate_turns))
         model.model.vision_tower = tower
         model.save_pretrained(finished)

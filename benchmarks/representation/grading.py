@@ -1,6 +1,6 @@
 """Grade models with rows of settings at several budgets; an interrupted run goes on where it was."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -13,10 +13,10 @@ from tqdm import tqdm
 
 from benchmarks.harness.intervals import Grades
 from benchmarks.representation.grade_book import GradeBook
+from benchmarks.representation.object_scenes import tiny_scenes
 from benchmarks.representation.packed_turns import grade_scenes
 from hf_efficient import TokenPrunerConfig, remember_images, token_pruner
 from hf_efficient.representation.evaluation.questions import (
-    Question,
     Scene,
     answer_questions,
     encode_prompts,
@@ -102,27 +102,11 @@ def shown_noise(scenes: Sequence[Scene]) -> list[Scene]:
     return [Scene(scene.name, image, scene.questions) for scene, image in zip(scenes, noise, strict=True)]
 
 
-def composed(seed: int, layout: str, count: int) -> Iterator[Scene]:
-    """Held-out scenes of Fashion-MNIST's test images, as `examples/make_tiny_vlm_evaluation.py` writes them."""
-    from examples.tiny_vlm.questions import FAMILIES
-    from examples.tiny_vlm.scenes import LAYOUTS, compose_scene, load_fashion_mnist
-
-    if layout not in LAYOUTS:
-        raise SystemExit(f"{layout!r} is not a layout of scenes; expected one of {', '.join(map(repr, LAYOUTS))}.")
-    images = load_fashion_mnist("t10k")
-    for number in range(count):
-        rng = np.random.default_rng((seed, number))
-        scene = compose_scene(rng, images, LAYOUTS[layout])
-        turns = {family: ask(rng, scene) for family, ask in FAMILIES.items()}
-        questions = tuple(Question(turn[0], turn[1], family) for family, turn in turns.items() if turn is not None)
-        yield Scene(f"{layout} {seed} {number}", scene.image().convert("L").convert("RGB"), questions)
-
-
 def scenes_of(named: str, limit: int | None = None) -> list[Scene]:
     """Scenes of a folder, or composed: "standard:2027" are those of a layout and a seed, 512 without a limit."""
     layout, colon, seed = named.rpartition(":")
     if colon and seed.isdigit() and not Path(named).exists():
-        return list(composed(int(seed), layout, limit or 512))
+        return [one.scene for one in tiny_scenes(int(seed), layout, limit or 512)]
     return load_evaluation_set(named, limit)
 
 

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import distance_transform_cdt
 
-from hf_efficient.representation.evaluation.questions import Question, Scene
+from hf_efficient.representation.evaluation.questions import Scene
 
 Longs = NDArray[np.int64]
 
@@ -42,15 +42,13 @@ class ObjectScene:
 
 def tiny_scenes(seed: int, layout: str, count: int) -> Iterator[ObjectScene]:
     """Held-out scenes of the tiny VLM (needs Fashion-MNIST); `layout` is one of `examples.tiny_vlm.scenes.LAYOUTS`."""
-    from examples.tiny_vlm.questions import FAMILIES
-    from examples.tiny_vlm.scenes import GRID, LAYOUTS, compose_scene, load_fashion_mnist
+    from examples.tiny_vlm.evaluation import held_out
+    from examples.tiny_vlm.scenes import GRID, LAYOUTS, load_fashion_mnist
 
-    images = load_fashion_mnist("t10k")
-    for number in range(count):
-        rng = np.random.default_rng((seed, number))
-        made = compose_scene(rng, images, LAYOUTS[layout])
-        asked = [(family, ask(rng, made)) for family, ask in FAMILIES.items()]
-        questions = tuple(Question(*turn, family) for family, turn in asked if turn is not None)
+    if layout not in LAYOUTS:
+        raise SystemExit(f"{layout!r} is not a layout of scenes; expected one of {', '.join(map(repr, LAYOUTS))}.")
+    scenes = held_out(layout, seed, count, load_fashion_mnist("t10k"))
+    for number, (made, questions) in enumerate(scenes):
         scene = Scene(f"{layout} {seed} {number}", made.image(), questions)
         yield ObjectScene(scene, made.owner.reshape(GRID, GRID), tuple(item.word for item in made.items))
 

@@ -3,15 +3,13 @@
 from transformers import (
     BitImageProcessor,
     Dinov2Config,
-    LlamaConfig,
-    LlavaConfig,
     LlavaForConditionalGeneration,
     LlavaProcessor,
     PreTrainedTokenizerFast,
 )
 from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
-from examples.tiny_vlm.architecture import CHAT_TEMPLATE, IMAGE, make_tokenizer
+from examples.tiny_vlm.architecture import llava, llava_processor, make_tokenizer
 
 from .questions import vocabulary
 from .scenes import GRID, IMAGE_SIDE, PATCH_SIDE
@@ -30,10 +28,7 @@ def make_processor() -> LlavaProcessor:
         size=size, do_center_crop=False, crop_size=size, image_mean=IMAGENET_DEFAULT_MEAN,
         image_std=IMAGENET_DEFAULT_STD,
     )  # fmt: skip
-    return LlavaProcessor(
-        image_processor=image_processor, tokenizer=make_tokenizer(vocabulary()), patch_size=PATCH_SIDE,
-        vision_feature_select_strategy="default", num_additional_image_tokens=1, chat_template=CHAT_TEMPLATE,
-    )  # fmt: skip
+    return llava_processor(image_processor, make_tokenizer(vocabulary()), PATCH_SIDE)
 
 
 def make_tower_config() -> Dinov2Config:
@@ -46,16 +41,5 @@ def make_tower_config() -> Dinov2Config:
 
 def make_vlm(tokenizer: PreTrainedTokenizerFast) -> LlavaForConditionalGeneration:
     """The untrained VLM: tower, two-layer projector, and a Llama of 4 layers, 256 wide."""
-    text = LlamaConfig(
-        vocab_size=len(tokenizer), hidden_size=256, intermediate_size=640, num_hidden_layers=4, num_attention_heads=4,
-        num_key_value_heads=4, max_position_embeddings=1024, tie_word_embeddings=False,
-        pad_token_id=tokenizer.pad_token_id, bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id,
-    )  # fmt: skip
-    config = LlavaConfig(
-        vision_config=make_tower_config(), text_config=text, image_token_index=tokenizer.convert_tokens_to_ids(IMAGE),
-        image_seq_length=VISUAL_TOKENS, vision_feature_layer=-1, vision_feature_select_strategy="default",
-        tie_word_embeddings=False,
-    )  # fmt: skip
-    model = LlavaForConditionalGeneration(config)
-    model.generation_config.max_new_tokens = 8
-    return model
+    sizes = {"hidden_size": 256, "intermediate_size": 640, "num_attention_heads": 4, "max_position_embeddings": 1024}
+    return llava(tokenizer, make_tower_config(), -1, VISUAL_TOKENS, sizes)

@@ -2,29 +2,26 @@
 
 import json
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
-from tqdm import trange
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from examples.tiny_vlm.data import IGNORED, pack_turns, sample_turns, visual_positions
+from examples.tiny_vlm.encoded import encode_images
 from examples.tiny_vlm.scenes import PLACES
-from hf_efficient.files import NpyWriter, write_text, written_whole
+from hf_efficient.files import write_text
 
 from .questions import FAMILIES
 from .scenes import GRID, IMAGE_SIDE, PATCH_SIDE, Item, Scene
 
-BATCH = 32
 
-
-@torch.no_grad()
 def encode_scenes(
     tower: PreTrainedModel, image_processor: Any, compose: Callable[[int], Scene], count: int, folder: Path
 ) -> None:
@@ -36,16 +33,14 @@ def encode_scenes(
     if (folder / "scenes.jsonl").exists():
         return
     folder.mkdir(parents=True, exist_ok=True)
-    lines = []
-    with written_whole(folder / "features.npy") as draft, ExitStack() as stack:
-        for start in trange(0, count, BATCH, desc=f"{folder.name}: scenes of {BATCH}"):
-            scenes = [compose(number) for number in range(start, min(start + BATCH, count))]
-            lines += [json.dumps(told(scene)) for scene in scenes]
-            pixels = image_processor([scene.image() for scene in scenes], return_tensors="pt")["pixel_values"]
-            hidden = tower(pixels.to(tower.device, tower.dtype), output_hidden_states=True).hidden_states[-1]
-            if start == 0:
-                made = stack.enter_context(NpyWriter(draft, np.float16, (count, *hidden.shape[1:])))
-            made.add(hidden.half().cpu().numpy())
+    lines: list[str] = []
+
+    def image(number: int) -> Image.Image:
+        scene = compose(number)
+        lines.append(json.dumps(told(scene)))
+        return scene.image()
+
+    encode_images(tower, -1, image_processor, image, count, folder / "features.npy")
     write_text(folder / "scenes.jsonl", "\n".join(lines) + "\n")
 
 

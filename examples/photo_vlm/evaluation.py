@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from examples.tiny_vlm.evaluation import questions_of
 from examples.tiny_vlm.scenes import Images
 from hf_efficient.representation.evaluation.questions import Question
 
@@ -29,5 +30,4 @@ def held_out(
     for number in range(count):
         rng = np.random.default_rng((seed, number))
         scene = compose_scene(rng, garments, replace(LAYOUTS[layout], photographs=(names[number % len(names)],)))
-        turns = {family: ask(rng, scene) for family, ask in FAMILIES.items()}
-        yield scene, tuple(Question(*turn, family) for family, turn in turns.items() if turn is not None)
+        yield scene, questions_of(rng, scene, FAMILIES)

@@ -6,14 +6,12 @@ from functools import cache
 import numpy as np
 from PIL import Image, ImageDraw
 
-from examples.tiny_vlm.scenes import GARMENTS as TINY_GARMENTS
 from examples.tiny_vlm.scenes import Images
 
 from .sources import font
-from .words import CHARTS, COLORS, EMOJI, GARMENTS, TEXT_KINDS, WORDS, character
+from .words import CHARTS, COLORS, GARMENTS, TEXT_KINDS, WORDS, character
 
 _EMOJI_SIZE = 109  # the one size of the bitmaps in NotoColorEmoji
-_TINY = {number: word for word, number in TINY_GARMENTS.items()}
 
 
 @dataclass(frozen=True)
@@ -54,7 +52,7 @@ def draw(rng: np.random.Generator, name: str, side: int, garments: Images, fonts
         return _text(rng, name, side, fonts)
     if name in CHARTS:
         return (_bars if name == "bars" else _pie)(rng, side)
-    image = _garment(rng, garments[_TINY[GARMENTS[name]]]) if name in GARMENTS else emoji_image(name)
+    image = _garment(rng, garments[GARMENTS[name]]) if name in GARMENTS else emoji_image(name)
     return Drawn(name, _fit(image, side), {})
 
 
@@ -88,12 +86,12 @@ def _text(rng: np.random.Generator, kind: str, side: int, fonts: tuple[str, ...]
 
 
 def _heights(rng: np.random.Generator, count: int) -> np.ndarray:
-    """Shares of the longest, apart enough to be told apart."""
+    """Two or more shares of the longest, apart enough to be told apart."""
     while True:
         heights = rng.uniform(0.2, 1.0, count)
         heights = heights / heights.max()
         ranked = np.sort(heights)
-        if count == 1 or (ranked[-1] - ranked[-2] >= 0.2 and ranked[1] - ranked[0] >= 0.12):
+        if ranked[-1] - ranked[-2] >= 0.2 and ranked[1] - ranked[0] >= 0.12:
             return heights
 
 
@@ -130,6 +128,3 @@ def _pie(rng: np.random.Generator, side: int) -> Drawn:
         pen.pieslice([12, 12, 244, 244], angle, angle + 360 * share, fill=(*COLORS[color], 255))
         angle += 360 * share
     return Drawn("pie", _fit(image, side), facts)
-
-
-ALL_NAMES = (*EMOJI, *GARMENTS, *TEXT_KINDS, *CHARTS)

@@ -4,6 +4,8 @@ from collections import Counter
 
 import numpy as np
 
+from examples.tiny_vlm.questions import pick
+
 from .scenes import BINS, IMAGE_SIDE, PLACES, Item, Scene
 from .words import CHARTS, COLORS, EMOJI, GARMENTS, LETTERS, NAMED, TEXT_KINDS, WORDS
 
@@ -20,14 +22,14 @@ def what(rng: np.random.Generator, scene: Scene) -> Question:
     """What is at a place; one time in eight a free place."""
     by_place = {item.place: item.name for item in scene.items}
     free = [place for place in range(9) if place not in by_place]
-    place = _pick(rng, free) if free and rng.random() < 1 / 8 else _pick(rng, list(by_place))
+    place = pick(rng, free) if free and rng.random() < 1 / 8 else pick(rng, list(by_place))
     return f"what is at {PLACES[place]} ?", by_place.get(place, NOTHING)
 
 
 def where(rng: np.random.Generator, scene: Scene) -> Question | None:
     """Where the only object of its kind is."""
     unique = _unique(scene)
-    return (f"where is the {(item := _pick(rng, unique)).name} ?", PLACES[item.place]) if unique else None
+    return (f"where is the {(item := pick(rng, unique)).name} ?", PLACES[item.place]) if unique else None
 
 
 def count(rng: np.random.Generator, scene: Scene) -> Question:
@@ -35,22 +37,22 @@ def count(rng: np.random.Generator, scene: Scene) -> Question:
     if rng.random() < 0.25:
         return "how many objects ?", COUNTS[len(scene.items)]
     numbers = Counter(item.name for item in scene.items if item.name in NAMED)
-    number = _pick(rng, sorted({0, *numbers.values()}))
+    number = pick(rng, sorted({0, *numbers.values()}))
     words = [word for word in numbers if numbers[word] == number] or _absent(scene)
-    return f"how many {_pick(rng, words)} ?", COUNTS[number]
+    return f"how many {pick(rng, words)} ?", COUNTS[number]
 
 
 def exists(rng: np.random.Generator, scene: Scene) -> Question:
     """Is there an object of a kind: yes and no equally often."""
     there = sorted({item.name for item in scene.items})
     if rng.random() < 0.5:
-        return f"is there a {_pick(rng, there)} ?", "yes"
-    return f"is there a {_pick(rng, _absent(scene))} ?", "no"
+        return f"is there a {pick(rng, there)} ?", "yes"
+    return f"is there a {pick(rng, _absent(scene))} ?", "no"
 
 
 def relation(rng: np.random.Generator, scene: Scene) -> Question | None:
     """The next object on one side, in the same row or column; one time in eight there is none."""
-    side, step, row = _pick(
+    side, step, row = pick(
         rng, [("left of", -1, True), ("right of", 1, True), ("above", -3, False), ("below", 3, False)]
     )
     found = {item: _neighbour(scene, item, step, row) for item in _unique(scene)}
@@ -58,7 +60,7 @@ def relation(rng: np.random.Generator, scene: Scene) -> Question | None:
     candidates = [item for item, other in found.items() if (other is None) == empty]
     if not candidates:
         return None
-    other = found[item := _pick(rng, candidates)]
+    other = found[item := pick(rng, candidates)]
     return f"what is {side} the {item.name} ?", other.name if other else NOTHING
 
 
@@ -75,7 +77,7 @@ def compare(rng: np.random.Generator, scene: Scene) -> Question | None:
     pairs = [(a, b) for a in _unique(scene) for b in _unique(scene) if a.side >= CLEARLY * b.side]
     if not pairs:
         return None
-    larger, smaller = _pick(rng, pairs)
+    larger, smaller = pick(rng, pairs)
     first, second = (larger, smaller) if rng.random() < 0.5 else (smaller, larger)
     return f"which is larger , the {first.name} or the {second.name} ?", larger.name
 
@@ -85,7 +87,7 @@ def read(rng: np.random.Generator, scene: Scene) -> Question | None:
     texts = [item for item in scene.items if item.name in TEXT_KINDS]
     if not texts:
         return None
-    item = _pick(rng, texts)
+    item = pick(rng, texts)
     text = item.facts["text"]
     return f"read what is at {PLACES[item.place]} .", text if item.name == "word" else " ".join(text)
 
@@ -93,7 +95,7 @@ def read(rng: np.random.Generator, scene: Scene) -> Question | None:
 def point(rng: np.random.Generator, scene: Scene) -> Question | None:
     """The box of the only object of its kind: left, top, right, bottom in steps of 7 pixels."""
     unique = [item for item in _unique(scene) if not item.tiny]
-    return (f"point to the {(item := _pick(rng, unique)).name} .", box_words(item)) if unique else None
+    return (f"point to the {(item := pick(rng, unique)).name} .", box_words(item)) if unique else None
 
 
 def detail(rng: np.random.Generator, scene: Scene) -> Question | None:
@@ -107,7 +109,7 @@ def chart(rng: np.random.Generator, scene: Scene) -> Question | None:
     charts = [item for item in scene.items if item.name in CHARTS]
     if not charts:
         return None
-    asked, fact = _pick(rng, [("highest", "highest"), ("lowest", "lowest"), ("number of parts", "parts")])
+    asked, fact = pick(rng, [("highest", "highest"), ("lowest", "lowest"), ("number of parts", "parts")])
     return f"what is the {asked} in the {charts[0].name} ?", charts[0].facts[fact]
 
 
@@ -129,10 +131,6 @@ def vocabulary() -> list[str]:
     point to tiny thing highest lowest number parts in word ?""".split()
     answers = ["yes", "no", NOTHING, *PLACES, *COUNTS, *X, *COLORS, *WORDS, *TEXT_KINDS, *CHARTS]
     return list(dict.fromkeys([*asked, *answers, *EMOJI, *GARMENTS, *LETTERS]))
-
-
-def _pick(rng: np.random.Generator, options: list):
-    return options[rng.integers(len(options))]
 
 
 def _absent(scene: Scene) -> list[str]:

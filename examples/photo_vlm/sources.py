@@ -93,12 +93,9 @@ def fetch(cache_folder: Path = CACHE) -> Path:
         if list(cache_folder.glob(f"{package}_*.done")):
             continue
         unpacked.mkdir(parents=True, exist_ok=True)
-        commands: list[list[str]] = []
-        if not list(cache_folder.glob(f"{package}_*.deb")):
-            commands.append(["apt-get", "download", package])
-        for command in commands:
-            if subprocess.run(command, cwd=cache_folder).returncode:
-                raise SystemExit(f"{package} could not be fetched. Put its .deb file into {cache_folder}.")
+        there = list(cache_folder.glob(f"{package}_*.deb"))
+        if not there and subprocess.run(["apt-get", "download", package], cwd=cache_folder).returncode:
+            raise SystemExit(f"{package} could not be fetched. Put its .deb file into {cache_folder}.")
         file = next(cache_folder.glob(f"{package}_*.deb"))
         if subprocess.run(["dpkg-deb", "-x", str(file), str(unpacked)]).returncode:
             raise SystemExit(f"{file} could not be unpacked. Remove it and start again.")

@@ -20,9 +20,9 @@ EMOJI = tuple(
     duck bat shark owl butterfly gorilla lizard rhinoceros shrimp squid hedgehog kangaroo llama peacock hippopotamus
     parrot raccoon lobster swan mammoth sloth flamingo
     """.split()
-)[:200]
-#: Fashion-MNIST's numbers of the classes that are told apart.
-GARMENTS = {"trousers": 1, "pullover": 2, "sandal": 5, "bag": 8, "boot": 9}
+)
+#: Garments that are told apart, and the words of `load_fashion_mnist` for them.
+GARMENTS = {"trousers": "trouser", "pullover": "pullover", "sandal": "sandal", "bag": "bag", "boot": "boot"}
 WORDS = tuple(
     """
     stop exit open sale park gate shop milk salt wine beer cake book news post bank bus port lake hill road king star

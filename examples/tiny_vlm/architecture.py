@@ -9,6 +9,7 @@ from tokenizers.pre_tokenizers import WhitespaceSplit
 from tokenizers.processors import TemplateProcessing
 from torch import Tensor, nn
 from transformers import (
+    BaseImageProcessor,
     CLIPImageProcessor,
     CLIPVisionConfig,
     CLIPVisionModel,
@@ -54,8 +55,15 @@ def make_processor(
     image_processor = CLIPImageProcessor(
         size=image, do_center_crop=False, crop_size=image, image_mean=mean, image_std=std
     )
+    return llava_processor(image_processor, make_tokenizer(), patch_side)
+
+
+def llava_processor(
+    image_processor: BaseImageProcessor, tokenizer: PreTrainedTokenizerFast, patch_side: int
+) -> LlavaProcessor:
+    """A processor for towers with a [CLS] token, which is not shown to the language model."""
     return LlavaProcessor(
-        image_processor=image_processor, tokenizer=make_tokenizer(), patch_size=patch_side,
+        image_processor=image_processor, tokenizer=tokenizer, patch_size=patch_side,
         vision_feature_select_strategy="default", num_additional_image_tokens=1, chat_template=CHAT_TEMPLATE,
     )  # fmt: skip
 
@@ -75,15 +83,30 @@ def make_vlm(
 
     Its tower is the tiny CLIP, or that of the config `vision`; its hidden states `layer` are what is projected.
     """
+    sizes = {"hidden_size": 192, "intermediate_size": 512, "num_attention_heads": 6, "max_position_embeddings": 512}
+    return llava(tokenizer, vision or make_vision_config(), layer, GRID * GRID, sizes)
+
+
+def llava(
+    tokenizer: PreTrainedTokenizerFast, vision: PreTrainedConfig, layer: int, tokens: int, sizes: dict[str, int]
+) -> LlavaForConditionalGeneration:
+    """An untrained LLaVA whose Llama has 4 layers.
+
+    Args:
+        tokenizer: of `make_tokenizer`.
+        vision: config of the tower.
+        layer: its hidden states that are projected.
+        tokens: visual tokens of an image.
+        sizes: of the Llama: `hidden_size`, `intermediate_size`, `num_attention_heads`, `max_position_embeddings`.
+    """
     text = LlamaConfig(
-        vocab_size=len(tokenizer), hidden_size=192, intermediate_size=512, num_hidden_layers=4, num_attention_heads=6,
-        num_key_value_heads=6, max_position_embeddings=512, tie_word_embeddings=False,
-        pad_token_id=tokenizer.pad_token_id, bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id,
+        vocab_size=len(tokenizer), num_hidden_layers=4, num_key_value_heads=sizes["num_attention_heads"],
+        tie_word_embeddings=False, pad_token_id=tokenizer.pad_token_id, bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id, **sizes,
     )  # fmt: skip
     config = LlavaConfig(
-        vision_config=vision or make_vision_config(), text_config=text,
-        image_token_index=tokenizer.convert_tokens_to_ids(IMAGE),
-        image_seq_length=GRID * GRID, vision_feature_layer=layer, vision_feature_select_strategy="default",
+        vision_config=vision, text_config=text, image_token_index=tokenizer.convert_tokens_to_ids(IMAGE),
+        image_seq_length=tokens, vision_feature_layer=layer, vision_feature_select_strategy="default",
         tie_word_embeddings=False,
     )  # fmt: skip
     model = LlavaForConditionalGeneration(config)

@@ -1,6 +1,6 @@
 """Training behind a large frozen encoder: its features of all scenes are made once and read from a file."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -8,11 +8,11 @@ from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor, nn
 from tqdm import trange
-from transformers import PreTrainedModel, Trainer
+from transformers import PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutput
-from transformers.trainer_utils import get_last_checkpoint
 
 from hf_efficient.files import NpyWriter, written_whole
 
@@ -55,35 +55,34 @@ class FromFile(nn.Module):
         return BaseModelOutput(last_hidden_state=hidden_states, hidden_states=(hidden_states,) * self.layers)
 
 
-@torch.no_grad()
 def encode_scenes(
     tower: PreTrainedModel, layer: int, image_processor: Any, scenes: Sequence[Scene], path: Path
 ) -> np.ndarray:
     """The tower's hidden states `layer` of all scenes, (S, 1 + N, D) float16, kept in the file `path` (.npy)."""
     if not path.exists():
-        with written_whole(path) as draft, ExitStack() as stack:
-            for start in trange(0, len(scenes), BATCH, desc=f"{path.stem}: scenes of {BATCH}"):
-                batch = [scenes[number].image() for number in range(start, min(start + BATCH, len(scenes)))]
-                pixels = image_processor(batch, return_tensors="pt")["pixel_values"]
-                with torch.autocast(tower.device.type, torch.bfloat16):
-                    hidden = tower(pixels.to(tower.device), output_hidden_states=True).hidden_states[layer].half().cpu()
-                if start == 0:
-                    made = stack.enter_context(NpyWriter(draft, np.float16, (len(scenes), *hidden.shape[1:])))
-                made.add(hidden.numpy())
+        encode_images(tower, layer, image_processor, lambda number: scenes[number].image(), len(scenes), path)
     return np.load(path, mmap_mode="r")
 
 
-def train_on(trainer: Trainer) -> None:
-    """Train from the last checkpoint if there is one.
-
-    A checkpoint of a LLaVA has the names of weights that `save_pretrained` writes, which the Trainer does not find in
-    the model: it would go on with fresh weights and a warning. So they are loaded here, by `from_pretrained`.
-    """
-    last = get_last_checkpoint(trainer.args.output_dir)
-    if last is not None and isinstance(trainer.model, PreTrainedModel):
-        stored = type(trainer.model).from_pretrained(last).state_dict()
-        trainer.model.load_state_dict({name: stored[name] for name in trainer.model.state_dict()})
-    trainer.train(resume_from_checkpoint=last)
+@torch.no_grad()
+def encode_images(
+    tower: PreTrainedModel,
+    layer: int,
+    image_processor: Any,
+    image: Callable[[int], Image.Image],
+    count: int,
+    path: Path,
+) -> None:
+    """Write the tower's hidden states `layer` of the images `image(0)`, `image(1)`, ... as `encode_scenes` does."""
+    with written_whole(path) as draft, ExitStack() as stack:
+        for start in trange(0, count, BATCH, desc=f"{path}: images, {BATCH} at a time"):
+            batch = [image(number) for number in range(start, min(start + BATCH, count))]
+            pixels = image_processor(batch, return_tensors="pt")["pixel_values"]
+            with torch.autocast(tower.device.type, torch.bfloat16):
+                hidden = tower(pixels.to(tower.device), output_hidden_states=True).hidden_states[layer].half().cpu()
+            if start == 0:
+                made = stack.enter_context(NpyWriter(draft, np.float16, (count, *hidden.shape[1:])))
+            made.add(hidden.numpy())
 
 
 @torch.no_grad()

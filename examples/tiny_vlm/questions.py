@@ -1,6 +1,7 @@
 """Seven families of questions about a scene, each with answers balanced so that guessing scores low."""
 
 from collections import Counter
+from typing import Any
 
 import numpy as np
 
@@ -20,7 +21,7 @@ def at(rng: np.random.Generator, scene: Scene) -> Question:
     """What is at a place; one time in six a free place."""
     by_place = {item.place: item.word for item in scene.items}
     free = [place for place in range(9) if place not in by_place]
-    place = _pick(rng, free) if rng.random() < 1 / 6 else _pick(rng, list(by_place))
+    place = pick(rng, free) if rng.random() < 1 / 6 else pick(rng, list(by_place))
     return f"what is at {PLACES[place]} ?", by_place.get(place, NOTHING)
 
 
@@ -29,8 +30,8 @@ def count(rng: np.random.Generator, scene: Scene) -> Question:
     if rng.random() < 0.3:
         return "how many garments ?", COUNTS[len(scene.items)]
     numbers = _numbers(scene)
-    number = _pick(rng, sorted({numbers[word] for word in KINDS}))
-    word = _pick(rng, [word for word in KINDS if numbers[word] == number])
+    number = pick(rng, sorted({numbers[word] for word in KINDS}))
+    word = pick(rng, [word for word in KINDS if numbers[word] == number])
     return f"how many {PLURALS[word]} ?", COUNTS[number]
 
 
@@ -39,7 +40,7 @@ def exists(rng: np.random.Generator, scene: Scene) -> Question | None:
     numbers = _numbers(scene)
     present = rng.random() < 0.5
     words = [word for word in KINDS if (numbers[word] > 0) == present]
-    return (f"is there a {_pick(rng, words)} ?", "yes" if present else "no") if words else None
+    return (f"is there a {pick(rng, words)} ?", "yes" if present else "no") if words else None
 
 
 def where(rng: np.random.Generator, scene: Scene) -> Question | None:
@@ -47,7 +48,7 @@ def where(rng: np.random.Generator, scene: Scene) -> Question | None:
     unique = _unique(scene)
     if not unique:
         return None
-    item = _pick(rng, unique)
+    item = pick(rng, unique)
     return f"where is the {item.word} ?", PLACES[item.place]
 
 
@@ -58,7 +59,7 @@ def left_of(rng: np.random.Generator, scene: Scene) -> Question | None:
     candidates = [item for item, neighbour in neighbours.items() if (neighbour is None) == empty]
     if not candidates:
         return None
-    item = _pick(rng, candidates)
+    item = pick(rng, candidates)
     neighbour = neighbours[item]
     return f"what is left of the {item.word} ?", neighbour.word if neighbour else NOTHING
 
@@ -88,7 +89,8 @@ def vocabulary() -> list[str]:
     return list(dict.fromkeys([*asked, *KINDS, *PLURALS.values(), *PLACES, *COUNTS, "yes", "no", NOTHING]))
 
 
-def _pick(rng: np.random.Generator, options: list):
+def pick(rng: np.random.Generator, options: list) -> Any:
+    """One of the options, each as likely."""
     return options[rng.integers(len(options))]
 
 

@@ -7,8 +7,9 @@ from transformers import Trainer, TrainingArguments, set_seed
 
 from examples.tiny_vlm.architecture import make_processor, make_vlm
 from examples.tiny_vlm.data import TurnData, collate_turns
-from examples.tiny_vlm.encoded import FromFile, train_on
+from examples.tiny_vlm.encoded import FromFile
 from examples.tiny_vlm.scenes import GARMENTS
+from examples.tiny_vlm.training import train_on
 
 
 def trained(folder, data, steps, tokenizer, from_file):

@@ -36,6 +36,7 @@ from benchmarks.models.scaled_qwen import IMAGE, KINDS, build
 from benchmarks.representation.drawn_pages import PICTURES
 from hf_efficient import TokenPrunerConfig, token_pruner
 from hf_efficient.representation.maths.copies import NOTHING, copied_from
+from hf_efficient.representation.vlm.families.qwen2_vl import ROUNDING
 
 LEVEL = 1 / 255
 TOLERANCES = (0.0, 4 * LEVEL, 16 * LEVEL)
@@ -65,7 +66,7 @@ def cells_of(processor: Any, image: Image.Image) -> torch.Tensor:
 
 def dropped(cells: torch.Tensor, tolerance: float) -> float:
     """Share of the cells that are copies."""
-    limit = torch.full(cells.shape[-1:], tolerance + 1e-5) if tolerance else None
+    limit = torch.full(cells.shape[-1:], tolerance + ROUNDING) if tolerance else None
     return float((copied_from(cells, limit) != NOTHING).float().mean())
 
 

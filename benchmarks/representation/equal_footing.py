@@ -102,14 +102,13 @@ def test(arguments: argparse.Namespace) -> None:
     rows = {name: row["settings"] for name, row in chosen["rows"].items()}
     validation = {n: {float(b): v for b, v in row["accuracy"].items()} for n, row in chosen["rows"].items()}
     trained = trained_rows(arguments.trained)
-    keys = {name: key_of(name, settings) for name, settings in {**rows, **trained}.items()}
+    measured = {**rows, **trained}
+    keys = {name: key_of(name, settings) for name, settings in measured.items()}
     scenes = scenes_of(str(arguments.test_set), arguments.scenes)
-    measured = {keys[name]: settings for name, settings in {**rows, **trained}.items()}
-    grades = grade_models(
-        arguments.model, scenes, measured, BUDGETS, arguments.output / "grades.json", arguments.again
-    )  # fmt: skip
+    by_key = {keys[name]: settings for name, settings in measured.items()}
+    grades = grade_models(arguments.model, scenes, by_key, BUDGETS, arguments.output / "grades.json", arguments.again)
     result = judge(grades, keys, validation, list(trained), scenes)
-    result["settings"] = {name: setting_words(settings) for name, settings in {**rows, **trained}.items()}
+    result["settings"] = {name: setting_words(settings) for name, settings in measured.items()}
     result |= {"test set": Path(arguments.test_set).name, "models": grades.labels, "validation": chosen["validation"]}
     write_json(arguments.output / "results.json", result)
     write_table(arguments.output / "table.md", report(result, validation))

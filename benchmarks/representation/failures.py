@@ -22,6 +22,7 @@ from benchmarks.harness.options import common_parser
 from benchmarks.harness.results import read_json, record_run, write_json, write_table
 from benchmarks.harness.tables import markdown
 from benchmarks.representation.failure_statistics import Said, Sheet
+from benchmarks.representation.grade_book import Book
 from benchmarks.representation.grading import labels_of, resized, scenes_of, visual_tokens
 from benchmarks.representation.packed_turns import Answer, answer_scenes
 from benchmarks.representation.protocol import CLASSES, OURS, RESIZED, chosen_name, default, setting_name
@@ -60,28 +61,28 @@ def usual(row: Row) -> bool:
     return (row[2] == "original") == CLASSES[row[1]]
 
 
-class AnswerBook:
-    """What was said, by name, in a file: a bit or two bytes a question."""
+class AnswerBook(Book):
+    """What was said, by name: a bit or two bytes a question."""
 
     def __init__(self, path: Path, questions: int) -> None:
-        self.path, self.questions = path, questions
-        self.books: dict[str, list[str]] = read_json(path, {})
+        super().__init__(path)
+        self.questions = questions
 
     def __call__(self, name: str, ask: Callable[[], list[list[Answer]]]) -> Said:
         """The answers of this name, (1, questions), asked for if they are not in the file yet."""
-        if name not in self.books:
+
+        def columns() -> list[str]:
             answers = [answer for row in ask() for answer in row]
-            columns = (
+            made = (
                 np.packbits([answer.right for answer in answers]),
                 np.packbits([answer.words == "yes" for answer in answers]),
                 np.array([answer.probability for answer in answers], "<f2"),
             )
-            self.books[name] = [base64.b64encode(column.tobytes()).decode() for column in columns]
-            write_json(self.path, self.books)
-        right, yes, confidence = (base64.b64decode(column) for column in self.books[name])
+            return [base64.b64encode(column.tobytes()).decode() for column in made]
+
+        right, yes, confidence = (base64.b64decode(column) for column in self.recall(name, columns))
         chances = np.frombuffer(confidence, "<f2")
-        if len(chances) != self.questions:
-            raise SystemExit(f"{self.path} was written for other scenes; remove it, or choose another --output.")
+        self.check(len(chances), self.questions)
         bits = [np.unpackbits(np.frombuffer(c, np.uint8), count=self.questions).astype(bool) for c in (right, yes)]
         return Said(bits[0][None], bits[1][None], chances.astype(float)[None])
 
@@ -91,13 +92,15 @@ def joined(said: Sequence[Said]) -> Said:
     return Said(*(np.concatenate([getattr(one, name) for one in said]) for name in ("right", "yes", "confidence")))
 
 
-def ask(arguments: argparse.Namespace, scenes: Sequence[Scene], rows: dict[Row, dict[str, Any]]) -> dict[Any, Said]:
-    """(row or anchor, budget, pictures) -> what all models said."""
-    sheet_length = sum(len(scene.questions) for scene in scenes)
-    book = AnswerBook(arguments.output / "answers.json", sheet_length)
+def ask(
+    arguments: argparse.Namespace, scenes: Sequence[Scene], rows: dict[Row, dict[str, Any]]
+) -> tuple[dict[Any, Said], dict[float, int]]:
+    """(row or anchor, budget, pictures) -> what all models said; and budget -> tokens that it keeps."""
+    book = AnswerBook(arguments.output / "answers.json", sum(len(scene.questions) for scene in scenes))
     every = {question.family for scene in scenes for question in scene.questions}
     before = [scene.image for scene in [*scenes[1:], scenes[0]]]
     found: dict[Any, list[Said]] = {}
+    tokens: dict[float, int] = {}
     for label, folder in zip(labels_of(arguments.model), arguments.model, strict=True):
         model, processor = load_vlm(folder)
 
@@ -116,12 +119,12 @@ def ask(arguments: argparse.Namespace, scenes: Sequence[Scene], rows: dict[Row, 
             for pictures in (1, 2):
                 note((WHOLE, 1.0, pictures), None)
             for budget in arguments.budgets:
-                kept = TokenPrunerConfig(budget=budget).tokens_to_keep(visual_tokens(model))
-                note((RESIZED, budget, 1), None, resized(kept))
+                tokens[budget] = TokenPrunerConfig(budget=budget).tokens_to_keep(visual_tokens(model))
+                note((RESIZED, budget, 1), None, resized(tokens[budget]))
                 for row, settings in tqdm(rows.items(), desc=f"{label}, {budget:.1%}"):
                     for pictures in (1, 2) if usual(row) else (1,):
                         note((row, budget, pictures), settings)
-    return {key: joined(said) for key, said in found.items()}
+    return {key: joined(said) for key, said in found.items()}, tokens
 
 
 def measure(sheet: Sheet, said: dict[Any, Said], rows: Sequence[Row], budgets: Sequence[float]) -> dict[str, Any]:
@@ -214,10 +217,8 @@ def main() -> None:
         raise SystemExit(f"--chosen {arguments.chosen} is missing; `equal_footing.py choose` writes it.")
     rows = rows_of(arguments.methods, read_json(arguments.chosen, None) if arguments.chosen else None)
     sheet = Sheet(scenes)
-    said = ask(arguments, scenes, rows)
+    said, tokens = ask(arguments, scenes, rows)
     measured = measure(sheet, said, list(rows), arguments.budgets)
-    total = load_vlm(arguments.model[0])[0].config.image_seq_length
-    tokens = {budget: TokenPrunerConfig(budget=budget).tokens_to_keep(total) for budget in arguments.budgets}
     write_json(arguments.output / "results.json", {
         "set": Path(arguments.evaluation_set).name, "scenes": len(scenes), "questions": len(sheet.family),
         "models": labels_of(arguments.model), "tokens": tokens, "failures": measured,

@@ -31,9 +31,7 @@ def build(kind: str, vision_layers: int, vision_width: int, layers: int, width: 
         vision |= {"embed_dim": vision_width, "hidden_size": width, "patch_size": 14}
     elif kind == "qwen2_5_vl":
         # the middle block and the last see all
-        every = range(
-            vision_layers // 2 - 1, vision_layers, vision_layers // 2
-        )
+        every = range(vision_layers // 2 - 1, vision_layers, vision_layers // 2)
         vision |= {"hidden_size": vision_width, "intermediate_size": 8 * vision_width // 3, "out_hidden_size": width,
                    "patch_size": 14, "window_size": 112, "fullatt_block_indexes": list(every)}  # fmt: skip
     else:

@@ -20,6 +20,7 @@ from hf_efficient.files import write_text
 
 from .questions import FAMILIES
 from .scenes import GRID, IMAGE_SIDE, PATCH_SIDE, Item, Scene
+from .words import COLORS
 
 
 def encode_scenes(
@@ -47,7 +48,8 @@ def encode_scenes(
 def told(scene: Scene) -> dict[str, Any]:
     """A scene without its pixels, for JSON."""
     return {
-        "photograph": scene.photograph, "owner": scene.owner.tolist(), "items": [asdict(item) for item in scene.items],
+        "photograph": scene.photograph, "owner": scene.owner.tolist(), "colors": scene.colors.tolist(),
+        "items": [asdict(item) for item in scene.items],
     }  # fmt: skip
 
 
@@ -55,7 +57,7 @@ def retold(values: dict[str, Any]) -> Scene:
     """The scene that `told` told of; its image is empty."""
     items = tuple(Item(**{**item, "box": tuple(item["box"])}) for item in values["items"])
     empty = np.zeros((IMAGE_SIDE, IMAGE_SIDE, 0), np.uint8)
-    return Scene(empty, items, np.array(values["owner"]), values["photograph"])
+    return Scene(empty, items, np.array(values["owner"]), values["photograph"], np.array(values["colors"]))
 
 
 def load_encoded(folder: Path) -> tuple[np.ndarray, list[Scene]]:
@@ -75,8 +77,9 @@ class PhotoTurns(Dataset):
     """Scenes with many question-answer turns each, packed as `examples.tiny_vlm.data.TurnData` packs them.
 
     `pools`: features (S, 1 + N, D) and what the scenes show, of each layout, as `load_encoded` gives them. With
-    `name_patches`, a visual token that shows an object is also trained to say what it is, the letter or digit
-    there, or its place.
+    `name_patches`, a visual token that shows an object is also trained to say one of four things: what is there (the
+    object, the letter or digit, the color of the part of a chart), all that is written, its place, or what is asked
+    about it as a whole (the highest part of a chart, that it is tiny).
     """
 
     pools: list[tuple[np.ndarray, list[Scene]]]
@@ -107,7 +110,7 @@ class PhotoTurns(Dataset):
     def _names(self, rng: np.random.Generator, scene: Scene) -> list[int]:
         """What each visual token is trained to say: ids of words, `IGNORED` for the photograph."""
         column = np.arange(len(scene.owner)) % GRID
-        said = np.full((3, len(scene.owner)), IGNORED)
+        said = np.full((4, len(scene.owner)), IGNORED)
         for index, item in enumerate(scene.items):
             shown = np.flatnonzero(scene.owner == index)
             written = item.facts.get("text", "")
@@ -116,4 +119,7 @@ class PhotoTurns(Dataset):
             said[0][shown] = [self._ids[written[at] if written else item.name] for at in under]
             said[1][shown] = self._ids[written if item.name == "word" else item.name]
             said[2][shown] = self._ids[PLACES[item.place]]
-        return said[rng.integers(0, 3, len(scene.owner)), np.arange(len(scene.owner))].tolist()
+            said[3][shown] = self._ids["tiny" if item.tiny else item.facts.get("highest", item.name)]
+        colored = np.flatnonzero(scene.colors >= 0)
+        said[0][colored] = [self._ids[list(COLORS)[color]] for color in scene.colors[colored]]
+        return said[rng.integers(0, 4, len(scene.owner)), np.arange(len(scene.owner))].tolist()

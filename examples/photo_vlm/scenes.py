@@ -13,7 +13,7 @@ from examples.tiny_vlm.scenes import PLACES, Images
 
 from .objects import draw
 from .sources import FONTS, SMALLEST_CROP, SPLITS, photograph
-from .words import CHARTS, EMOJI, GARMENTS, TEXT_KINDS
+from .words import CHARTS, COLORS, EMOJI, GARMENTS, TEXT_KINDS
 
 IMAGE_SIDE = 224
 PATCH_SIDE = 14
@@ -23,6 +23,8 @@ PLACE_SIDE = IMAGE_SIDE // 3
 BINS = 32
 #: Longer side of an object made clearly larger, and the longest of the others then.
 LEAD, REST = 74, 54
+#: Pixels this near to a color of charts, in each channel, show it.
+SAME_COLOR = 30
 
 __all__ = ["LAYOUTS", "PLACES", "Item", "Layout", "Scene", "compose_scene"]
 
@@ -90,12 +92,14 @@ class Scene:
     """An image (224, 224, 3) uint8, its objects in reading order, and the object each patch shows.
 
     `owner` is (256,) int: index into `items`, or -1 for the photograph. `photograph` is the name of the background.
+    `colors` is (256,) int: index into `COLORS` of the part of a chart that the patch shows most of, -1 for none.
     """
 
     pixels: np.ndarray
     items: tuple[Item, ...]
     owner: np.ndarray
     photograph: str
+    colors: np.ndarray
 
     def image(self) -> Image.Image:
         """The scene as an RGB image."""
@@ -129,7 +133,17 @@ def compose_scene(rng: np.random.Generator, garments: Images, layout: Layout) ->
         owned[index, (top + height // 2) // PATCH_SIDE * GRID + (left + width // 2) // PATCH_SIDE] += 1
         items.append(Item(word, int(place), (left, top, left + width, top + height), drawn.facts, small[index]))
     owner = np.where(owned.max(0) >= 0.2, owned.argmax(0), -1)
-    return Scene(np.asarray(canvas), tuple(items), owner, name)
+    pixels = np.asarray(canvas)
+    on_chart = np.isin(owner, [index for index, item in enumerate(items) if item.name in CHARTS])
+    return Scene(pixels, tuple(items), owner, name, np.where(on_chart, patch_colors(pixels), -1))
+
+
+def patch_colors(pixels: np.ndarray) -> np.ndarray:
+    """(256,) int: which of `COLORS` covers the most of each patch, -1 where none covers a quarter."""
+    patches = pixels.reshape(GRID, PATCH_SIDE, GRID, PATCH_SIDE, 3).transpose(0, 2, 1, 3, 4).reshape(GRID**2, -1, 3)
+    palette = np.array(list(COLORS.values()), np.int16)
+    covered = np.stack([(np.abs(patches - color).max(-1) < SAME_COLOR).mean(-1) for color in palette])
+    return np.where(covered.max(0) >= 0.25, covered.argmax(0), -1)
 
 
 def _background(rng: np.random.Generator, name: str) -> Image.Image:

@@ -10,8 +10,8 @@ from examples.photo_vlm import sources
 from examples.photo_vlm.architecture import TOWER_LAYERS, VISUAL_TOKENS, make_processor, make_vlm
 from examples.photo_vlm.data import PhotoTurns, retold, told
 from examples.photo_vlm.questions import FAMILIES, box_words, vocabulary
-from examples.photo_vlm.scenes import GRID, LAYOUTS, PATCH_SIDE, Item, Scene, compose_scene
-from examples.photo_vlm.words import EMOJI, GARMENTS, WORDS
+from examples.photo_vlm.scenes import GRID, LAYOUTS, PATCH_SIDE, Item, Scene, compose_scene, patch_colors
+from examples.photo_vlm.words import CHARTS, COLORS, EMOJI, GARMENTS, WORDS
 from examples.tiny_vlm.data import IGNORED
 
 ITEMS = (
@@ -36,7 +36,10 @@ def owner_of(items: tuple[Item, ...]) -> np.ndarray:
     return found
 
 
-SCENE = Scene(np.zeros((224, 224, 3), np.uint8), ITEMS, owner_of(ITEMS), "moon")
+OWNER = owner_of(ITEMS)
+#: The upper half of the chart shows black, the lower red.
+COLORED = np.where(OWNER != 5, -1, np.where(np.arange(GRID * GRID) // GRID < 13, list(COLORS).index("black"), 0))
+SCENE = Scene(np.zeros((224, 224, 3), np.uint8), ITEMS, OWNER, "moon", COLORED)
 RIGHT = {
     "what is at top-left ?": "cat", "what is at center ?": "rocket", "what is at left ?": "nothing",
     "what is at bottom-left ?": "number", "where is the rocket ?": "center", "where is the dog ?": "bottom-right",
@@ -97,6 +100,7 @@ def test_a_scene_is_told_and_retold():
     assert (again.items, again.photograph) == (SCENE.items, "moon")
     assert [item.facts for item in again.items] == [item.facts for item in ITEMS]
     np.testing.assert_array_equal(again.owner, SCENE.owner)
+    np.testing.assert_array_equal(again.colors, SCENE.colors)
 
 
 def test_no_photograph_is_in_two_splits():
@@ -117,8 +121,21 @@ def test_tokens_say_what_they_show():
             words[SCENE.owner[patch]].add("" if said == IGNORED else tokenizer.convert_ids_to_tokens(said))
     assert words[-1] == {""}
     assert words[0] == {"cat", "top-left"}
-    assert words[1] == {"p", "a", "r", "k", "park", "top"}
+    assert words[1] == {"p", "a", "r", "k", "park", "word", "top"}
     assert words[4] == {"4", "7", "number", "bottom-left"}
+    assert words[5] == {"black", "red", "bars", "bottom"}  # red is also the highest
+    assert words[6] == {"dog", "tiny", "bottom-right"}
+
+
+def test_the_color_of_a_patch_is_that_of_the_part_of_a_chart_over_it():
+    pixels = np.zeros((224, 224, 3), np.uint8)
+    pixels[:14, :14], pixels[:14, 14:18], pixels[:14, 28:30] = (
+        np.array(COLORS[name]) + 9 for name in ("red", "blue", "green")
+    )
+    found = patch_colors(pixels[..., :3])
+    assert [list(COLORS)[at] if at >= 0 else None for at in found[:3]] == ["red", "black", "black"]
+    pixels[:14, 18:] = 255
+    assert [list(COLORS)[at] if at >= 0 else None for at in patch_colors(pixels)[:3]] == ["red", "blue", None]
 
 
 def test_every_scene_of_every_pool_comes_once_in_a_round_with_its_own_features():
@@ -179,3 +196,4 @@ def test_composed_scenes_hold_what_they_say(layout):
             assert row <= top < bottom <= row + 74
             middle = (top + bottom) // 2 // PATCH_SIDE * GRID + (left + right) // 2 // PATCH_SIDE
             assert scene.owner[middle] == index
+            assert (scene.colors[scene.owner == index] >= 0).any() == (item.name in CHARTS)

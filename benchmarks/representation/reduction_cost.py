@@ -3,11 +3,12 @@
 A LLaVA-1.5-shaped model with random weights (576 visual tokens, a scaled Llama): time of the choice (importance given,
 tokens and report made) for each method, of the prefill with K tokens, and KV-cache bytes. Whatever is compared runs in
 turn, again and again, in one process; figures are medians over rounds of ratios within a round. "Largest tensor" tells
-which methods make a matrix of all pairs (576 · 576 = 331,776).
+which methods make a matrix of all pairs (576 · 576 = 331,776). `--exchange-passes 1 5` adds rows of ID-Pruner with so
+many passes of exchanges at most; they end with the first that changes nothing.
 """
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
@@ -39,14 +40,16 @@ class LargestTensor(TorchDispatchMode):
 
 
 @torch.no_grad()
-def measure(methods: Sequence[str], k: int, layers: int, width: int, words: int, rounds: int) -> dict[str, Any]:
-    """Times of the methods and of the prefill with k tokens, in one race."""
+def measure(
+    methods: Mapping[str, dict[str, Any]], k: int, layers: int, width: int, words: int, rounds: int
+) -> dict[str, Any]:
+    """Times of the methods (settings by name) and of the prefill with k tokens, in one race."""
     torch.manual_seed(0)
     model, processor = build(layers, width)
     features, importance = clustered(576, width), torch.rand(1, 576)
     prompt = "<image> " + " ".join(f"w{i % 100}" for i in range(words))
     image = torch.rand(3, 336, 336)
-    configs = {name: TokenPrunerConfig(method=name, budget=k) for name in methods}
+    configs = {name: TokenPrunerConfig(**settings, budget=k) for name, settings in methods.items()}
     jobs: dict[str, Any] = {name: partial(reduce_tokens, features, c, importance) for name, c in configs.items()}
     with token_pruner(model, processor, TokenPrunerConfig(budget=k)):
         inputs = processor(images=image, text=prompt, do_rescale=False, return_tensors="pt")
@@ -86,6 +89,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--budgets", type=int, nargs="+", default=[64, 32])
     names = REPRESENTATION.names
     made.add_argument("--methods", nargs="+", choices=names, default=list(names), help="id_pruner among them")
+    made.add_argument("--exchange-passes", type=int, nargs="+", default=[], help="rows of ID-Pruner with as many")
     made.add_argument("--layers", type=int, default=16, help="layers of the language model")
     made.add_argument("--width", type=int, default=2048, help="its hidden size, and that of the features")
     made.add_argument("--words", type=int, default=40, help="text tokens in the prompt")
@@ -96,8 +100,11 @@ def parser() -> argparse.ArgumentParser:
 def main() -> None:
     arguments = parser().parse_args()
     record_run(arguments.output)
+    methods: dict[str, dict[str, Any]] = {name: {"method": name} for name in arguments.methods}
+    for passes in arguments.exchange_passes:
+        methods[f"id_pruner, {passes} passes"] = {"method": "id_pruner", "exchange_passes": passes}
     parts = [
-        measure(arguments.methods, k, arguments.layers, arguments.width, arguments.words, arguments.rounds)
+        measure(methods, k, arguments.layers, arguments.width, arguments.words, arguments.rounds)
         for k in tqdm(arguments.budgets, desc="budgets")
     ]
     result = {

@@ -23,14 +23,15 @@ def exchange(
 
     F(S) = sum_i max_{j in S} W_ji + sum_{j in S} bonus_j never falls, so greedy's bound of 1 - 1/e (1/2 with quotas)
     stays. Of equal gains the lowest index comes in, and none where the present one is as good. What the others cover is
-    a running maximum from both sides, so that a token costs one look at all gains: O(B·passes·k·N²).
+    a running maximum from both sides, so that a token costs one look at all gains: O(B·passes·k·N²). A pass in which
+    no token of the whole batch gives way is the last, as every other would be the same.
 
     Args:
         rows: tokens (B, M) long -> their rows of W, (B, M, N) float32, W >= 0.
         gains: c (B, N) -> sum_i relu(W_ji - c_i) of all tokens j, (B, N) float32.
         bonus: (B, N) float32, -inf for tokens that must not be taken.
         order: (B, k) long, distinct tokens.
-        passes: how often all are looked at.
+        passes: how often all are looked at, at most.
         groups: (B, N) long or None: group of every token.
         owed: (B, G) float32 or None: tokens that every group has to keep; `order` holds as many.
 
@@ -39,7 +40,8 @@ def exchange(
     """
     order, held, k = order.clone(), rows(order), order.shape[1]
     behind = torch.zeros_like(held)  # of place t: what the tokens after it cover
-    for _ in range(passes):
+    for left in reversed(range(passes)):
+        start = order.clone()
         behind[:, -1] = 0
         for t in range(k - 1, 0, -1):
             torch.maximum(behind[:, t], held[:, t], out=behind[:, t - 1])
@@ -53,6 +55,8 @@ def exchange(
             order[:, t : t + 1] = torch.where(gain.gather(1, best) > gain.gather(1, present), best, present)
             held[:, t] = rows(order[:, t : t + 1])[:, 0]
             before = torch.maximum(before, held[:, t])
+        if left and torch.equal(order, start):
+            break
     within, covered = greedy_dense(held, bonus.gather(1, order), k)
     return order.gather(1, within), covered
 

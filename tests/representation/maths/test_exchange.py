@@ -1,12 +1,15 @@
 """Exchanges against a slow pass written with the objective itself, and against the optimum of all subsets."""
 
 import math
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
 from hf_efficient.representation.config import TokenPrunerConfig
+from hf_efficient.representation.maths.exchange import exchange
+from hf_efficient.representation.maths.greedy import greedy_dense
 from hf_efficient.representation.maths.importance import coverage_weights, shares
 from hf_efficient.representation.selection import id_pruner
 from tests.representation.objective import Objective, unit
@@ -103,6 +106,44 @@ def test_exchanges_see_valid_tokens_alone_and_do_not_depend_on_the_batch_or_on_m
         assert torch.equal(inner[alone[0]], made[b])
     monkeypatch.setattr(id_pruner, "MAX_STORED", 100)
     assert torch.equal(id_pruner.select(x, p, 8, config, valid=valid), made)
+
+
+def every_pass(rows: Any, gains: Any, bonus: Tensor, order: Tensor, passes: int) -> tuple[Tensor, Tensor]:
+    """All passes, whether or not they change anything; what the other tokens cover is found anew at every place."""
+    order = order.clone()
+    for _ in range(passes):
+        for t in range(order.shape[1]):
+            others = torch.cat([order[:, :t], order[:, t + 1 :]], dim=1)
+            gain = (gains(rows(others).amax(1)) + bonus).scatter(1, others, -torch.inf)
+            for b in range(len(order)):
+                best = gain[b].argmax()
+                if gain[b, best] > gain[b, order[b, t]]:
+                    order[b, t] = best
+    within, covered = greedy_dense(rows(order), bonus.gather(1, order), order.shape[1])
+    return order.gather(1, within), covered
+
+
+@pytest.mark.parametrize("passes", [1, 2, 3, 12])
+def test_passes_end_with_one_that_changes_no_unit_and_nothing_else_changes(passes: int) -> None:
+    generator = torch.Generator().manual_seed(7)
+    matrix = torch.rand(6, 60, 60, generator=generator).pow(3)
+    bonus = 0.1 * torch.rand(6, 60, generator=generator)
+    order = torch.rand(6, 60, generator=generator).argsort(1)[:, :9]  # far from greedy: units need several passes
+    looks = []
+
+    def gains(covered: Tensor) -> Tensor:
+        looks.append(covered)
+        return id_pruner.row_gains(matrix, covered)
+
+    made = exchange(id_pruner.row_taker(matrix), gains, bonus, order, passes)
+    taken, looks[:] = len(looks) // 9, []
+    expected = every_pass(id_pruner.row_taker(matrix), gains, bonus, order, passes)
+    assert torch.equal(made[0], expected[0])
+    assert torch.equal(made[1], expected[1])
+    alone = [exchange(id_pruner.row_taker(matrix), gains, bonus, order, count)[0] for count in range(13)]
+    needed = next(count for count in range(12) if torch.equal(alone[count], alone[count + 1]))
+    assert 2 <= needed < 11
+    assert taken == min(passes, needed + 1)
 
 
 def test_the_first_tokens_after_exchanges_are_a_greedy_choice_among_them() -> None:

@@ -25,6 +25,13 @@ def make_scene_vlm(seed: int = 0) -> tuple[Any, Any]:
     return model, processor
 
 
+def save_vlm(folder: Path, seed: int = 0) -> str:
+    """The model and processor of `make_scene_vlm` in a folder."""
+    for part in make_scene_vlm(seed):
+        part.save_pretrained(folder)
+    return str(folder)
+
+
 def make_scenes(folder: Path, scenes: int = 4, seed: int = 0) -> Path:
     """An evaluation set: grey images of rectangles on noise, three questions each."""
     chance = random.Random(seed)

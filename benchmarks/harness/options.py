@@ -3,6 +3,8 @@
 import argparse
 from pathlib import Path
 
+from hf_efficient.cli.stdo_options import at_least_one as at_least_one
+
 RESULTS = Path(__file__).parents[1] / "results"
 
 

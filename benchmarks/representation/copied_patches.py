@@ -27,7 +27,7 @@ from typing import Any
 import torch
 from PIL import Image
 
-from benchmarks.harness.options import common_parser
+from benchmarks.harness.options import at_least_one, common_parser
 from benchmarks.harness.plots import plt, save
 from benchmarks.harness.results import read_json, record_run, write_json, write_table
 from benchmarks.harness.tables import markdown
@@ -227,8 +227,8 @@ def parser() -> argparse.ArgumentParser:
     made = common_parser(__doc__, "copied_patches", threads=True)
     made.add_argument("--quick", action="store_true", help="one family, two pictures, small models")
     made.add_argument("--families", nargs="+", choices=KINDS, default=list(KINDS))
-    made.add_argument("--pictures", type=int, default=6, help="pictures of each kind whose shares are averaged")
-    made.add_argument("--rounds", type=int, default=3, help="rounds of the timing")
+    made.add_argument("--pictures", type=at_least_one, default=6, help="of each kind; shares are averaged")
+    made.add_argument("--rounds", type=at_least_one, default=3, help="rounds of the timing")
     made.add_argument("--clock", choices=CLOCKS, default="wall", help="wall time, or CPU time of the process")
     made.add_argument("--vision-layers", type=int, default=2)
     made.add_argument("--vision-width", type=int, default=640)

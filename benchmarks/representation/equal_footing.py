@@ -17,7 +17,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.harness.options import common_parser
+from benchmarks.harness.options import at_least_one, common_parser
 from benchmarks.harness.results import read_json, record_run, write_json, write_table
 from benchmarks.representation import protocol
 from benchmarks.representation.footing_statistics import (
@@ -28,7 +28,8 @@ from benchmarks.representation.footing_statistics import (
     sizes_table,
     worth_of_sizes,
 )
-from benchmarks.representation.grading import ModelGrades, Settings, grade_models, labels_of, scenes_of
+from benchmarks.representation.grading import ModelGrades, Settings, grade_models, scenes_of
+from benchmarks.representation.identity import models_of
 from benchmarks.representation.protocol import BUDGETS, CHOICE_BUDGETS, CLASSES, COMPARISONS, OURS, RESIZED
 from benchmarks.representation.retention_statistics import accuracy, bootstrap_of, curves, row_of
 from hf_efficient import TokenPrunerConfig
@@ -61,7 +62,7 @@ def choose(arguments: argparse.Namespace) -> None:
     taken: dict[str, Settings] = {**chosen, **defaults(), RESIZED: None}
     rest = validate(arguments, {key_of(name, s): s for name, s in taken.items()}, BUDGETS)
     content = {
-        "models": labels_of(arguments.model),
+        "models": models_of(arguments.model),
         "validation": [Path(named).name for named in arguments.validation],
         "scenes": arguments.validation_scenes,
         "rows": {n: {"settings": s, "accuracy": rounded(rest[key_of(n, s)])} for n, s in taken.items()},
@@ -99,6 +100,11 @@ def test(arguments: argparse.Namespace) -> None:
     chosen = read_json(path, None)
     if chosen is None:
         raise SystemExit(f"{path} is missing: run the step `choose` first, on validation scenes.")
+    if chosen["models"] != (asked := models_of(arguments.model)):
+        raise SystemExit(
+            f"The settings in {path} were chosen with other models: {chosen['models']} (name and digest), and --model "
+            f"says {asked}. Test those, or run the step `choose` with these, with another --output."
+        )
     rows = {name: row["settings"] for name, row in chosen["rows"].items()}
     validation = {n: {float(b): v for b, v in row["accuracy"].items()} for n, row in chosen["rows"].items()}
     trained = trained_rows(arguments.trained)
@@ -189,9 +195,9 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("step", choices=("choose", "test"))
     made.add_argument("--model", nargs="+", default=[str(TINY_VLM)], help="folders or ids of LLaVAs: training seeds")
     made.add_argument("--validation", nargs="+", default=list(protocol.VALIDATION), help="LAYOUT:SEED, or folders")
-    made.add_argument("--validation-scenes", type=int, default=protocol.VALIDATION_SCENES, help="at most, of each")
+    made.add_argument("--validation-scenes", type=at_least_one, default=protocol.VALIDATION_SCENES, help="of each")
     made.add_argument("--test-set", default=str(EVALUATION_SET), help="a folder, or LAYOUT:SEED")
-    made.add_argument("--scenes", type=int, help="at most this many of the test set")
+    made.add_argument("--scenes", type=at_least_one, help="at most this many of the test set")
     made.add_argument("--trained", nargs="*", type=Path, default=[], help="folders of trained generators' configs")
     made.add_argument("--again", nargs="+", default=[], help="methods whose stored grades are measured anew")
     return made

@@ -11,19 +11,20 @@ chose for `equal_footing.py`; ours are as they come. An interrupted run goes on 
 
 import argparse
 import base64
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from tqdm import tqdm
 
-from benchmarks.harness.options import common_parser
+from benchmarks.harness.options import at_least_one, common_parser
 from benchmarks.harness.results import read_json, record_run, write_json, write_table
 from benchmarks.harness.tables import markdown
 from benchmarks.representation.failure_statistics import Said, Sheet
-from benchmarks.representation.grade_book import Book
-from benchmarks.representation.grading import labels_of, resized, scenes_of, visual_tokens
+from benchmarks.representation.grade_book import Book, with_scenes
+from benchmarks.representation.grading import resized, scenes_of, visual_tokens
+from benchmarks.representation.identity import labels_of, made_with, models_of
 from benchmarks.representation.packed_turns import Answer, answer_scenes
 from benchmarks.representation.protocol import CLASSES, OURS, RESIZED, chosen_name, default, setting_name
 from hf_efficient import TokenPrunerConfig, remember_images
@@ -62,11 +63,11 @@ def usual(row: Row) -> bool:
 
 
 class AnswerBook(Book):
-    """What was said, by name: a bit or two bytes a question."""
+    """What was said, by name: a bit or two bytes a question; arguments as of `GradeBook`."""
 
-    def __init__(self, path: Path, questions: int) -> None:
-        super().__init__(path)
-        self.questions = questions
+    def __init__(self, path: Path, scenes: Sequence[Scene], made_with: Mapping[str, str]) -> None:
+        super().__init__(path, with_scenes(scenes, made_with))
+        self.questions = sum(len(scene.questions) for scene in scenes)
 
     def __call__(self, name: str, ask: Callable[[], list[list[Answer]]]) -> Said:
         """The answers of this name, (1, questions), asked for if they are not in the file yet."""
@@ -82,7 +83,6 @@ class AnswerBook(Book):
 
         right, yes, confidence = (base64.b64decode(column) for column in self.recall(name, columns))
         chances = np.frombuffer(confidence, "<f2")
-        self.check(len(chances), self.questions)
         bits = [np.unpackbits(np.frombuffer(c, np.uint8), count=self.questions).astype(bool) for c in (right, yes)]
         return Said(bits[0][None], bits[1][None], chances.astype(float)[None])
 
@@ -96,7 +96,7 @@ def ask(
     arguments: argparse.Namespace, scenes: Sequence[Scene], rows: dict[Row, dict[str, Any]]
 ) -> tuple[dict[Any, Said], dict[float, int]]:
     """(row or anchor, budget, pictures) -> what all models said; and budget -> tokens that it keeps."""
-    book = AnswerBook(arguments.output / "answers.json", sum(len(scene.questions) for scene in scenes))
+    book = AnswerBook(arguments.output / "answers.json", scenes, made_with(models_of(arguments.model)))
     every = {question.family for scene in scenes for question in scene.questions}
     before = [scene.image for scene in [*scenes[1:], scenes[0]]]
     found: dict[Any, list[Said]] = {}
@@ -202,7 +202,7 @@ def parser() -> argparse.ArgumentParser:
     made = common_parser(__doc__, "failures")
     made.add_argument("--model", nargs="+", default=[str(TINY_VLM)], help="folders or ids of LLaVAs: training seeds")
     made.add_argument("--evaluation-set", default=str(EVALUATION_SET), help="a folder, or LAYOUT:SEED")
-    made.add_argument("--scenes", type=int, help="at most this many")
+    made.add_argument("--scenes", type=at_least_one, help="at most this many")
     made.add_argument("--methods", nargs="+", choices=REPRESENTATION.names, metavar="METHOD", default=METHODS)
     made.add_argument("--budgets", nargs="+", type=float, default=BUDGETS, help="shares of the visual tokens")
     made.add_argument("--chosen", type=Path, help="chosen.json of equal_footing.py")

@@ -13,19 +13,23 @@ import argparse
 import contextlib
 import json
 import statistics
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from tqdm import tqdm
 
-from benchmarks.harness.options import common_parser
-from benchmarks.harness.results import read_json, record_run, write_json, write_table
+from benchmarks.harness.options import at_least_one, common_parser
+from benchmarks.harness.results import record_run, write_json, write_table
 from benchmarks.harness.tables import markdown
 from benchmarks.representation.field_tasks import TASKS, Item, with_images_of_gqa
+from benchmarks.representation.grade_book import Book
+from benchmarks.representation.identity import model_digest
+from examples.tiny_vlm.evaluation import digest_of
 from hf_efficient import TokenPrunerConfig, token_pruner
-from hf_efficient.representation.evaluation.questions import on_device
+from hf_efficient.representation.evaluation.questions import Question, Scene, on_device
 
 PUBLISHED = Path(__file__).parents[1] / "published"
 BUDGETS = {"llava": (192, 128, 64, 32), "qwen2_5_vl": (0.25, 0.1)}
@@ -68,22 +72,29 @@ def rows_of(task: str) -> Any:
     return with_images_of_gqa(load_dataset(name, configuration, split=split), images)
 
 
+def digests_of(items: dict[str, list[Item]]) -> dict[str, str]:
+    """What tells the questions of a task from others of their number: images, prompts, and what is compared with."""
+
+    def scenes(task: str) -> Iterator[Scene]:
+        for item in items[task]:
+            right = repr((item.answers, item.part, item.group))
+            yield Scene(task, item.image.convert("RGB"), (Question(item.prompt, right, task),))
+
+    return {f"set of {len(asked)} questions of {task}": digest_of(scenes(task)) for task, asked in items.items()}
+
+
 def measure(
     model: Any, processor: Any, items: dict[str, list[Item]], configs: dict[str, TokenPrunerConfig | None],
-    output: Path, batch_size: int = 16,
+    book: Book, batch_size: int = 16,
 ) -> dict[str, dict[str, float]]:  # fmt: skip
-    """Scores: row -> task -> score. Answers go to `output`/answers.json, and are taken from there if they are in it."""
-    book = output / "answers.json"
-    known: dict[str, list[str]] = read_json(book, {})
+    """Scores: row -> task -> score. Answers go into the book, and are taken from there if they are in it."""
     scores: dict[str, dict[str, float]] = {}
     for name, config in configs.items():
         with contextlib.nullcontext() if config is None else token_pruner(model, processor, config):
             for task, asked in items.items():
-                key = f"{name} | {task} | {len(asked)}"
-                if key not in known:
-                    known[key] = answers(model, processor, asked, batch_size)
-                    write_json(book, known)
-                scores.setdefault(name, {})[task] = TASKS[task].score(asked, known[key])
+                ask = partial(answers, model, processor, asked, batch_size)
+                said = book.recall(f"{name} | {task} | {len(asked)}", ask)
+                scores.setdefault(name, {})[task] = TASKS[task].score(asked, said)
     return scores
 
 
@@ -116,7 +127,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--methods", nargs="+", default=["itg", "id_pruner"])
     made.add_argument("--budgets", nargs="+", type=lambda t: float(t) if "." in t else int(t), help="counts or shares")
     made.add_argument("--tasks", nargs="+", choices=TASKS, default=list(TASKS))
-    made.add_argument("--limit", type=int, help="at most this many questions of each task")
+    made.add_argument("--limit", type=at_least_one, help="at most this many questions of each task")
     made.add_argument("--batch-size", type=int, default=16)
     return made
 
@@ -135,7 +146,9 @@ def main() -> None:
     for method in arguments.methods:
         configs |= {f"{method}, {budget}": TokenPrunerConfig(method=method, budget=budget) for budget in budgets}
     items = {task: list(TASKS[task].items(rows_of(task), arguments.limit)) for task in arguments.tasks}
-    scores = measure(model, processor, items, configs, arguments.output, arguments.batch_size)
+    made_with = {"model": model_digest(arguments.model), **digests_of(items)}
+    book = Book(arguments.output / "answers.json", made_with)
+    scores = measure(model, processor, items, configs, book, arguments.batch_size)
     published = json.loads((PUBLISHED / TABLES[kind]).read_text()) if kind in TABLES else None
     write_json(arguments.output / "results.json", {"model": arguments.model, "scores": scores})
     write_table(arguments.output / "table.md", table(scores, published))

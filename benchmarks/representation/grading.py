@@ -13,6 +13,7 @@ from tqdm import tqdm
 
 from benchmarks.harness.intervals import Grades
 from benchmarks.representation.grade_book import GradeBook
+from benchmarks.representation.identity import labels_of, made_with, models_of
 from benchmarks.representation.object_scenes import tiny_scenes
 from benchmarks.representation.packed_turns import grade_scenes
 from hf_efficient import TokenPrunerConfig, remember_images, token_pruner
@@ -103,11 +104,18 @@ def shown_noise(scenes: Sequence[Scene]) -> list[Scene]:
 
 
 def scenes_of(named: str, limit: int | None = None) -> list[Scene]:
-    """Scenes of a folder, or composed: "standard:2027" are those of a layout and a seed, 512 without a limit."""
+    """Scenes of a folder, or composed: "standard:2027" are those of a layout and a seed, 512 without a limit.
+
+    Raises:
+        SystemExit: there is neither such a folder nor such a layout, or the folder holds no scenes.
+    """
     layout, colon, seed = named.rpartition(":")
-    if colon and seed.isdigit() and not Path(named).exists():
-        return [one.scene for one in tiny_scenes(int(seed), layout, limit or 512)]
-    return load_evaluation_set(named, limit)
+    try:
+        if colon and seed.isdigit() and not Path(named).exists():
+            return [one.scene for one in tiny_scenes(int(seed), layout, limit or 512)]
+        return load_evaluation_set(named, limit)
+    except (ValueError, FileNotFoundError) as error:
+        raise SystemExit(str(error)) from error
 
 
 @dataclass
@@ -119,12 +127,6 @@ class ModelGrades:
     blind: list[Grades]
     pruned: dict[tuple[str, float], list[Grades]]
     tokens: int = 0
-
-
-def labels_of(models: Sequence[str]) -> list[str]:
-    """A name for each folder: its last part, numbered where that has come before (training calls all "model")."""
-    names = [Path(folder).name for folder in models]
-    return [name if name not in names[:i] else f"{name} {i}" for i, name in enumerate(names)]
 
 
 def grade_models(
@@ -144,8 +146,12 @@ def grade_models(
         budgets: shares of the visual tokens.
         book: file of grades; what is in it is not measured again,
         again: but for these methods.
+
+    Raises:
+        SystemExit: the grades in the file are of other scenes, or other models of these names.
     """
-    grades_of, made = GradeBook(book, scenes), ModelGrades(labels_of(models), [], [], {})
+    grades_of = GradeBook(book, scenes, made_with(models_of(models), rows))
+    made = ModelGrades(labels_of(models), [], [], {})
     grades_of.forget(again)
     for label, folder in zip(made.labels, models, strict=True):
         model, processor = load_vlm(folder)

@@ -14,6 +14,7 @@ from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from benchmarks.representation.object_scenes import ObjectScene
 from benchmarks.representation.packed_turns import grade_scenes
+from hf_efficient.representation.evaluation.questions import load_vlm
 
 BATCH = 32
 WATCHED = "watched"  # name of the tower's attention while it is looked at
@@ -68,6 +69,23 @@ def grades_of(
     return grade_scenes(seen, processor, asked, vision_inputs=seen.look)
 
 
+def vlm_of(folder: str, patches: int) -> tuple[Any, Any]:
+    """A model and its processor, for scenes that say what each of so many patches shows.
+
+    Raises:
+        ValueError: it makes another number of tokens of an image.
+        FileNotFoundError, OSError: as `load_vlm`.
+    """
+    model, processor = load_vlm(folder)
+    tokens = getattr(model.config, "image_seq_length", None)
+    if tokens != patches:
+        raise ValueError(
+            f"model {folder!r} makes {tokens} tokens of an image, and the scenes say what {patches} patches show; "
+            "expected as many. Choose the --source of scenes that belongs to the model."
+        )
+    return model, processor
+
+
 def tower_alone(folder: str, layer: int, grid: tuple[int, int]) -> tuple[Any, Any]:
     """An encoder without a language model, as far as `look` needs it, and its image processor.
 
@@ -75,11 +93,29 @@ def tower_alone(folder: str, layer: int, grid: tuple[int, int]) -> tuple[Any, An
         folder: folder or id of the encoder.
         layer: its hidden states that are read; they stand for what is behind the projector.
         grid: rows and columns of patches that images are scaled to.
+
+    Raises:
+        ValueError: it cannot be loaded, is no encoder of images of this grid, or has no such layer.
     """
-    tower = AutoModel.from_pretrained(folder).eval()
-    side = tower.config.patch_size
+    try:
+        tower, prepare = AutoModel.from_pretrained(folder).eval(), AutoImageProcessor.from_pretrained(folder)
+    except (OSError, ValueError) as error:
+        raise ValueError(f"tower {folder!r} cannot be loaded: {error}") from error
+    side = getattr(tower.config, "patch_size", None)
+    if not isinstance(side, int):
+        raise ValueError(
+            f"tower {folder!r} is a {type(tower).__name__}; expected an encoder of images alone, with square patches."
+        )
+    depth = tower.config.num_hidden_layers
+    if not -depth - 1 <= layer <= depth:
+        raise ValueError(f"layer {layer} is not one of {folder!r}; expected a number from {-depth - 1} to {depth}.")
     size = {"height": grid[0] * side, "width": grid[1] * side}
-    prepare = partial(AutoImageProcessor.from_pretrained(folder), size=size, do_center_crop=False)
+    try:
+        with torch.no_grad():
+            tower(torch.zeros(1, 3, size["height"], size["width"]), output_hidden_states=True)
+    except (ValueError, RuntimeError) as error:
+        raise ValueError(f"tower {folder!r} takes no images of {grid[0]} x {grid[1]} patches: {error}") from error
+    prepare = partial(prepare, size=size, do_center_crop=False)
 
     def features(pixels: Tensor, return_dict: bool) -> Any:
         states = tower(pixels, output_hidden_states=True).hidden_states[layer]

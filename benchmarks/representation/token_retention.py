@@ -17,7 +17,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from benchmarks.harness.options import common_parser
+from benchmarks.harness.options import at_least_one, common_parser
 from benchmarks.harness.plots import plt, save
 from benchmarks.harness.results import record_run, write_json, write_table
 from benchmarks.representation.grading import grade_models, scenes_of
@@ -110,7 +110,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--evaluation-set", type=Path, default=EVALUATION_SET)
     made.add_argument("--seed", type=int, help="compose held-out scenes from this seed instead")
     made.add_argument("--layout", default="standard", help="layout of composed scenes")
-    made.add_argument("--scenes", type=int, help="at most this many scenes (composed: this many, default 512)")
+    made.add_argument("--scenes", type=at_least_one, help="at most this many scenes (composed: this many, default 512)")
     made.add_argument(
         "--methods",
         nargs="+",

@@ -21,7 +21,7 @@ from tqdm import tqdm
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from benchmarks.harness.intervals import interval
-from benchmarks.harness.options import common_parser
+from benchmarks.harness.options import at_least_one, common_parser
 from benchmarks.harness.results import record_run, write_json, write_table
 from benchmarks.representation.packed_turns import grade_scenes
 from benchmarks.representation.retention_statistics import accuracy, bootstrap_of, curves, leads_of, row_of, table
@@ -119,8 +119,8 @@ def parser() -> argparse.ArgumentParser:
     made = common_parser(__doc__, "video_retention")
     made.add_argument("--model", default=str(TINY_VLM), help="folder or id of a LLaVA")
     made.add_argument("--seed", type=int, default=2027)
-    made.add_argument("--clips", type=int, default=256)
-    made.add_argument("--frames", type=int, default=4)
+    made.add_argument("--clips", type=at_least_one, default=256)
+    made.add_argument("--frames", type=at_least_one, default=4)
     made.add_argument("--methods", nargs="+", default=list(VARIANTS), help="the first is compared with")
     made.add_argument("--budgets", nargs="+", type=int, default=BUDGETS, help="tokens of a clip")
     return made

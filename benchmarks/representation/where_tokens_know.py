@@ -30,16 +30,17 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from benchmarks.harness.options import common_parser
+from benchmarks.harness.options import at_least_one, common_parser
 from benchmarks.harness.plots import plt, save
 from benchmarks.harness.results import record_run, write_json, write_table
 from benchmarks.harness.tables import markdown
 from benchmarks.representation.grade_book import GradeBook
-from benchmarks.representation.limited_sight import CUTS, Looks, grades_of, look, tower_alone
+from benchmarks.representation.identity import model_digest
+from benchmarks.representation.limited_sight import CUTS, Looks, grades_of, look, tower_alone, vlm_of
 from benchmarks.representation.object_scenes import ObjectScene, scenes_of
 from benchmarks.representation.retention_statistics import bootstrap_of, row_of
 from benchmarks.representation.token_probes import by_group
-from hf_efficient.representation.evaluation.questions import TINY_VLM, load_vlm
+from hf_efficient.representation.evaluation.questions import TINY_VLM
 
 Distances = NDArray[np.int64]
 #: Which tokens the language model sees, by their distances.
@@ -67,6 +68,10 @@ class Study:
 
     Args:
         arguments: of the command line.
+
+    Raises:
+        ValueError, OSError: no scenes, or no model, of these arguments.
+        SystemExit: the grades in `--output` are of others.
     """
 
     def __init__(self, arguments: argparse.Namespace) -> None:
@@ -75,9 +80,10 @@ class Study:
         if arguments.tower:
             self.model, self.processor = tower_alone(arguments.tower, arguments.layer, self.scenes[0].owner.shape)
         else:
-            self.model, self.processor = load_vlm(arguments.model)
+            self.model, self.processor = vlm_of(arguments.model, self.scenes[0].owner.size)
         self.distance = np.stack([one.distance for one in self.scenes])
-        self.book = GradeBook(arguments.output / "grades.json", self.asked)
+        made_with = {"model": model_digest(arguments.tower or arguments.model)}
+        self.book = GradeBook(arguments.output / "grades.json", self.asked, made_with)
         self.bootstrap = bootstrap_of(self.asked)
 
     def row(self, label: str, features: Tensor, visible: NDArray[np.bool_], compact: bool = False) -> dict[str, Any]:
@@ -119,7 +125,7 @@ def probes(scenes: Sequence[ObjectScene], looks: Looks, untrained: Tensor) -> di
     n = looks.features.shape[1]
     distance = torch.from_numpy(np.stack([one.distance for one in scenes])).clamp_max(FARTHEST)
     nearest = [torch.from_numpy(one.nearest) for one in scenes]
-    labels = {"place": torch.stack([_places(one)[at] for one, at in zip(scenes, nearest, strict=True)])}
+    labels = {"place": torch.stack([torch.tensor(one.places)[at] for one, at in zip(scenes, nearest, strict=True)])}
     if all(one.words for one in scenes):
         number = {word: at for at, word in enumerate(sorted({word for one in scenes for word in one.words}))}
         of = [torch.tensor([number[word] for word in one.words]) for one in scenes]
@@ -141,16 +147,6 @@ def untrained_layer(study: Study) -> Tensor:
     hidden = look(model, study.processor, study.scenes).hidden[:, -1, -seen:]
     model.base_model.vision_tower = trained
     return hidden
-
-
-def _places(one: ObjectScene) -> Tensor:
-    """Place of each object, 0 to 8 in reading order: that of its middle on a raster of 3 x 3."""
-    rows, columns = one.owner.shape
-    places = []
-    for item in range(int(one.owner.max()) + 1):
-        down, right = (float(at.mean()) if len(at) else 0.0 for at in np.nonzero(one.owner == item))
-        places.append(int((down + 0.5) * 3 / rows) * 3 + int((right + 0.5) * 3 / columns))
-    return torch.tensor(places)
 
 
 def cuts(study: Study, features: Tensor) -> list[dict[str, Any]]:
@@ -261,14 +257,17 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--source", default="benchmarks.representation.object_scenes:tiny_scenes")
     made.add_argument("--layout", default="standard", help="what the scenes look like, a word of the source")
     made.add_argument("--seed", type=int, default=123, help="of the scenes")
-    made.add_argument("--scenes", type=int, default=256)
+    made.add_argument("--scenes", type=at_least_one, default=256)
     return made
 
 
 def main() -> None:
-    arguments = parser().parse_args()
+    arguments = (options := parser()).parse_args()
+    try:
+        study = Study(arguments)
+    except (ValueError, OSError) as error:
+        options.error(" ".join(str(error).split()))
     record_run(arguments.output)
-    study = Study(arguments)
     looks = look(study.model, study.processor, study.scenes)
     norm = norms(study, looks)
     result = {

@@ -63,6 +63,25 @@ def test_commands_of_the_benchmarks_parse(capsys: pytest.CaptureFixture[str]) ->
     assert wrong == []
 
 
+COUNTS = [
+    ("equal_footing", "choose --scenes"), ("equal_footing", "choose --validation-scenes"), ("failures", "--scenes"),
+    ("token_retention", "--scenes"), ("where_tokens_know", "--scenes"), ("video_retention", "--clips"),
+    ("video_retention", "--frames"), ("copied_patches", "--pictures"), ("field_retention", "--limit"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("value", ["0", "-1", "many"])
+@pytest.mark.parametrize(("module", "words"), COUNTS)
+def test_counts_of_scenes_that_mean_nothing_are_refused_at_once(
+    module: str, words: str, value: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = importlib.import_module(f"benchmarks.representation.{module}").parser()
+    with pytest.raises(SystemExit):
+        options.parse_args([*words.split(), value])
+    assert f"{words.split()[-1]}: {value!r} is not a whole number >= 1" in capsys.readouterr().err
+    assert options.parse_args([*words.split(), "3"])
+
+
 def test_commands_of_the_examples_name_options_that_exist() -> None:
     from transformers import TrainingArguments
 

@@ -19,7 +19,7 @@ from benchmarks.representation.protocol import COMPARISONS, RESIZED, Comparison
 from hf_efficient import TokenPrunerConfig
 from hf_efficient.methods import REPRESENTATION
 from hf_efficient.representation.evaluation.questions import TINY_VLM, Question, Scene
-from tests.scene_vlm import make_scene_vlm, make_scenes
+from tests.scene_vlm import make_scenes, save_vlm
 
 PAGE = Path(protocol.__file__).with_name("protocol.md")
 ATTENTION_READERS = {"id_pruner", "itg", "top_importance", "cdpruner", "idpruner_mmr", "id_selection", "vispruner",
@@ -96,21 +96,13 @@ def test_what_sizes_are_worth_is_paired() -> None:
 
 def test_grades_of_a_method_whose_rule_changed_are_measured_again(tmp_path: Path) -> None:
     scenes = [Scene("s", Image.new("RGB", (1, 1)), (Question("q", "a", "f"),))]
-    book = GradeBook(tmp_path / "g.json", scenes)
+    book = GradeBook(tmp_path / "g.json", scenes, {})
     for name in ("m itg cls compact plain 0.5", "m id_pruner default sized 0.5"):
         assert book(name, lambda: [[True]]) == [[True]]
-    again = GradeBook(tmp_path / "g.json", scenes)
+    again = GradeBook(tmp_path / "g.json", scenes, {})
     again.forget(["itg", "spare"])
     assert again("m id_pruner default sized 0.5", lambda: [[False]]) == [[True]]
     assert again("m itg cls compact plain 0.5", lambda: [[False]]) == [[False]]
-
-
-@pytest.mark.parametrize("questions", [1, 3])
-def test_grades_of_fewer_or_more_questions_are_refused(tmp_path: Path, questions: int) -> None:
-    asked = [Scene("s", Image.new("RGB", (1, 1)), (Question("q", "a", "f"),) * n) for n in (2, questions)]
-    GradeBook(tmp_path / "g.json", asked[:1])("m", lambda: [[True, False]])
-    with pytest.raises(SystemExit, match="written for other scenes"):
-        GradeBook(tmp_path / "g.json", asked[1:])("m", lambda: [[True] * questions])
 
 
 def test_a_layout_that_there_is_not_is_named() -> None:
@@ -125,9 +117,7 @@ def test_choose_then_test(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setitem(protocol.GRID, "importance", ("distinct", "norm"))
     for name, budgets in (("CHOICE_BUDGETS", (0.25,)), ("BUDGETS", (0.5, 0.25))):
         monkeypatch.setattr(equal_footing, name, budgets)
-    model, processor = make_scene_vlm()
-    model.save_pretrained(tmp_path / "vlm")
-    processor.save_pretrained(tmp_path / "vlm")
+    save_vlm(tmp_path / "vlm")
     folders = [str(make_scenes(tmp_path / name, scenes=2, seed=i)) for i, name in enumerate(("v", "w", "t"))]
     options = ["--model", str(tmp_path / "vlm"), "--validation", *folders[:2], "--output", str(tmp_path / "out")]
     choose, test = (
@@ -148,6 +138,12 @@ def test_choose_then_test(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     books = {path: path.read_bytes() for path in (tmp_path / "out").glob("validation_*.json")}
     equal_footing.choose(choose)
     assert books == {path: path.read_bytes() for path in books}
+    save_vlm(tmp_path / "other/vlm", seed=1)
+    test.model = [str(tmp_path / "other/vlm")]
+    with pytest.raises(SystemExit, match=r"chosen with other models: \{'vlm': '\w{16}'\} .* says \{'vlm': '\w{16}'\}"):
+        equal_footing.test(test)
+    assert not (tmp_path / "out/grades.json").exists()
+    test.model = choose.model
     equal_footing.test(test)
     result = json.loads((tmp_path / "out/results.json").read_text())
     assert len(result["leads"]) == 2 * len(COMPARISONS)

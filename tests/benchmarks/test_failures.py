@@ -14,7 +14,7 @@ from benchmarks.representation.failures import AnswerBook, joined, parser, repor
 from benchmarks.representation.packed_turns import Answer
 from hf_efficient import TokenPrunerConfig
 from hf_efficient.representation.evaluation.questions import Question, Scene
-from tests.scene_vlm import make_scene_vlm, make_scenes
+from tests.scene_vlm import make_scenes, save_vlm
 
 MODELS = 2
 
@@ -124,15 +124,18 @@ def test_calibration_where_it_is_known(sheet: Sheet) -> None:
 
 def test_answers_on_disk_are_what_was_said(tmp_path: Path) -> None:
     rows = [[Answer("yes", True, 1.0, 0.25)], [Answer("no", False, 1.0, 0.5), Answer("yes", False, 1.0, 0.125)]]
-    first = AnswerBook(tmp_path / "a.json", 3)("m", lambda: rows)
-    again = AnswerBook(tmp_path / "a.json", 3)("m", lambda: pytest.fail("asked again"))
+    asked = [Scene("s", Image.new("RGB", (1, 1)), (Question("q", "a", "f"),) * n) for n in (1, 2)]
+    first = AnswerBook(tmp_path / "a.json", asked, {"model": "m"})("m", lambda: rows)
+    again = AnswerBook(tmp_path / "a.json", asked, {"model": "m"})("m", lambda: pytest.fail("asked again"))
     for found in (first, again):
         assert found.right.tolist() == [[True, False, False]]
         assert found.yes.tolist() == [[True, False, True]]
         assert found.confidence.tolist() == [[0.25, 0.5, 0.125]]
     assert joined([first, again]).yes.shape == (2, 3)
-    with pytest.raises(SystemExit, match="other scenes"):
-        AnswerBook(tmp_path / "a.json", 4)("m", lambda: rows)
+    with pytest.raises(SystemExit, match="another set of scenes"):
+        AnswerBook(tmp_path / "a.json", asked[::-1], {"model": "m"})
+    with pytest.raises(SystemExit, match="another model"):
+        AnswerBook(tmp_path / "a.json", asked, {"model": "n"})
 
 
 def test_rows_are_ours_as_they_come_and_others_as_chosen() -> None:
@@ -158,9 +161,7 @@ def test_chosen_settings_that_are_missing_are_not_passed_over(tmp_path: Path, mo
 
 
 def test_a_run_on_a_random_vlm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    model, processor = make_scene_vlm()
-    model.save_pretrained(tmp_path / "vlm")
-    processor.save_pretrained(tmp_path / "vlm")
+    save_vlm(tmp_path / "vlm")
     folder = make_scenes(tmp_path / "set", scenes=3)
     options = ["--model", str(tmp_path / "vlm"), "--evaluation-set", str(folder), "--output", str(tmp_path / "out")]
     words = ["failures", *options, "--methods", "itg", "--budgets", "0.125"]

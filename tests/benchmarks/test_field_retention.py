@@ -9,6 +9,7 @@ from PIL import Image
 from benchmarks.representation import field_retention
 from benchmarks.representation.field_retention import PUBLISHED, TABLES, answers, measure, table
 from benchmarks.representation.field_tasks import TASKS, Item, plain, with_images_of_gqa
+from benchmarks.representation.grade_book import Book
 from hf_efficient import TokenPrunerConfig
 from tests.scene_vlm import make_scene_vlm
 
@@ -80,14 +81,14 @@ def test_a_model_is_asked_with_every_config_and_an_interrupted_run_goes_on(tmp_p
     model, processor = make_scene_vlm()
     asked = {name: list(TASKS[name].items([row] * 3)) for name, row in ROWS.items()}
     configs = {"all tokens": None, "itg, 9": TokenPrunerConfig(method="itg", budget=9)}
-    scores = measure(model, processor, asked, configs, tmp_path, batch_size=2)
+    scores = measure(model, processor, asked, configs, Book(tmp_path / "answers.json", {}), batch_size=2)
     assert set(scores) == set(configs)
     assert set(scores["itg, 9"]) == set(TASKS)
-    said = json.loads((tmp_path / "answers.json").read_text())
+    said = json.loads((tmp_path / "answers.json").read_text())["stored"]
     assert len(said) == 10
     assert said["itg, 9 | gqa | 3"] == answers_with(model, processor, asked["gqa"], configs["itg, 9"])
-    monkeypatch.setattr(field_retention, "answers", None)  # would fail if anything were asked again
-    assert measure(model, processor, asked, configs, tmp_path) == scores
+    monkeypatch.setattr(field_retention, "answers", lambda *_: pytest.fail("asked again"))
+    assert measure(model, processor, asked, configs, Book(tmp_path / "answers.json", {})) == scores
 
 
 def answers_with(model, processor, asked, config):

@@ -1,5 +1,7 @@
 """Seeing some tokens only is the same as having no others; attention that is cut carries nothing; probes read."""
 
+import re
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -7,14 +9,16 @@ import pytest
 import torch
 from PIL import Image
 from torch import Tensor
+from transformers import CLIPImageProcessor, CLIPVisionConfig, CLIPVisionModel
 
+from benchmarks.representation import where_tokens_know
 from benchmarks.representation.limited_sight import CUTS, LimitedSight, Watch, look, watched
 from benchmarks.representation.object_scenes import ObjectScene, scenes_of
 from benchmarks.representation.packed_turns import grade_scenes
 from benchmarks.representation.token_probes import by_group, probe
 from benchmarks.representation.where_tokens_know import VIEWS
 from hf_efficient import TokenPrunerConfig, token_pruner
-from hf_efficient.representation.evaluation.questions import load_evaluation_set, load_vlm
+from hf_efficient.representation.evaluation.questions import TINY_VLM, load_evaluation_set, load_vlm
 
 
 @pytest.fixture(scope="module")
@@ -122,6 +126,66 @@ def without_objects(seed: int, layout: str, count: int) -> list[ObjectScene]:
 def test_scenes_without_objects_are_refused() -> None:
     with pytest.raises(ValueError, match=r"2 scenes of .* show no object, 'drawn' first"):
         scenes_of(f"{__name__}:without_objects", 0, "standard", 2)
+
+
+def with_objects(seed: int, layout: str, count: int) -> list[ObjectScene]:
+    return [scene(np.random.default_rng(seed), np.arange(144).reshape(12, 12) % 5 - 1) for _ in range(count)]
+
+
+def coarse(seed: int, layout: str, count: int) -> list[ObjectScene]:
+    return [scene(np.random.default_rng(seed), np.arange(16).reshape(4, 4) - 1) for _ in range(count)]
+
+
+def save_tower(folder: Path, side: int) -> str:
+    """A CLIP encoder with random weights, of images of so many pixels alone."""
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
+    CLIPVisionModel(CLIPVisionConfig(image_size=side, patch_size=8, **sizes)).save_pretrained(folder)
+    CLIPImageProcessor().save_pretrained(folder)
+    return str(folder)
+
+
+HERE = f"--source {__name__}:with_objects --scenes 2"
+PHOTOS = "benchmarks.representation.object_scenes:photo_scenes"
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("--source object_scenes", "source 'object_scenes': No module named .* expected MODULE:FUNCTION, such as"),
+        ("--source nowhere:scenes", "source 'nowhere:scenes': No module named 'nowhere'; expected MODULE:FUNCTION"),
+        (f"--source {__name__}:none", "source .*:none': module .* has no attribute 'none'; expected MODULE:FUNCTION"),
+        ("--scenes 0", "--scenes: '0' is not a whole number >= 1"),
+        ("--scenes -1", "--scenes: '-1' is not a whole number >= 1"),
+        ("--layout standrd", "'standrd' is not a layout of scenes; expected one of 'standard'"),
+        (f"--source {PHOTOS} --layout crowd", "'crowd' is not a layout of scenes; expected one of 'standard'"),
+        (f"--source {__name__}:without_objects --scenes 2", "2 scenes of .* show no object"),
+        (f"{HERE} --model {{tmp}}/none", "none"),
+        (f"--source {__name__}:coarse --scenes 2", "makes 144 tokens of an image, and the scenes say what 16 patches"),
+        (f"{HERE} --tower {{tmp}}/none", "tower '.*none' cannot be loaded: "),
+        (f"{HERE} --tower {TINY_VLM}", "tower '.*tiny_vlm' is a LlavaModel; expected an encoder of images alone"),
+        (f"{HERE} --tower {{tmp}}/small --layer -1", "tower '.*small' takes no images of 12 x 12 patches: "),
+        (f"{HERE} --tower {{tmp}}/right", r"layer -6 is not one of '.*right'; expected a number from -3 to 2\."),
+    ],
+)
+def test_what_cannot_be_asked_is_said_in_a_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], words: str, said: str
+) -> None:
+    save_tower(tmp_path / "small", 32)
+    save_tower(tmp_path / "right", 96)
+    given = words.replace("{tmp}", str(tmp_path)).split()
+    monkeypatch.setattr("sys.argv", ["where_tokens_know", *given, "--output", str(tmp_path / "out")])
+    with pytest.raises(SystemExit) as ended:
+        where_tokens_know.main()
+    assert ended.value.code == 2
+    assert re.search(said, capsys.readouterr().err.splitlines()[-1])
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_encoder_alone_is_looked_at(tmp_path: Path) -> None:
+    words = [*HERE.split(), "--tower", save_tower(tmp_path / "right", 96), "--layer", "-1", "--output", str(tmp_path)]
+    study = where_tokens_know.Study(where_tokens_know.parser().parse_args(words))
+    assert look(study.model, study.processor, study.scenes).features.shape == (2, 144, 16)
 
 
 def test_a_probe_reads_what_is_there_and_nothing_else() -> None:

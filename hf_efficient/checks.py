@@ -2,7 +2,23 @@
 
 from __future__ import annotations
 
+import numbers
+from dataclasses import fields
+from typing import Any
+
 from hf_efficient.reading import is_number, is_whole, shown
+
+
+def plain_numbers(settings: Any) -> None:
+    """Make every number among a dataclass's fields Python's own, in place: float32 of numpy, a fraction, and the like.
+
+    So that checks, JSON files and messages know int and float alone.
+    """
+    for one in fields(settings):
+        value = getattr(settings, one.name)
+        if isinstance(value, numbers.Real) and type(value) not in (bool, int, float):
+            plain = int if isinstance(value, numbers.Integral) else float
+            setattr(settings, one.name, plain(value))
 
 
 def check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:

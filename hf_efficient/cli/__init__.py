@@ -18,6 +18,7 @@ from typing import Any, NoReturn
 from hf_efficient import __version__
 from hf_efficient.extras import extra
 from hf_efficient.representation.config import TokenPrunerConfig
+from hf_efficient.representation.config_checks import Difference
 
 from .messages import for_the_shell, options_of, said
 from .stdo_options import add_stdo, at_least_one
@@ -66,14 +67,14 @@ def _add_pruner_options(parser: argparse.ArgumentParser, leave_out: Sequence[str
         "bool": yes_or_no,
         "bool | None": yes_or_no,
         "float": float,
-        "float | None": float,
+        "Difference | None": Difference,
         "int": int,
     }
     for setting in fields(TokenPrunerConfig):
         if setting.name not in (*leave_out, "adaptive", "generator"):
             kind = TokenPrunerConfig.__annotations__[setting.name]  # a field's may be resolved already
             several = kind == "list[int]"
-            unset = "off" if kind == "float | None" else "by method"
+            unset = "off" if kind == "Difference | None" else "by method"
             default = "none" if several else unset if setting.default is None else setting.default
             group.add_argument(
                 f"--{setting.name.replace('_', '-')}",

@@ -6,7 +6,7 @@ import copy
 import math
 from dataclasses import dataclass, field
 
-from hf_efficient.checks import check_bool, check_choice, check_number, check_whole
+from hf_efficient.checks import check_bool, check_choice, check_number, check_whole, plain_numbers
 from hf_efficient.methods import OPTIMIZATION, check_settings
 from hf_efficient.plain_settings import PlainSettings
 
@@ -78,6 +78,7 @@ class SAMArguments(PlainSettings):
     diagnostics_steps: int = field(default=0, metadata={"help": "Log rho and cosine every n steps; 0 is never."})
 
     def __post_init__(self) -> None:
+        plain_numbers(self)
         if self.method is not None:
             check_choice("method", self.method, OPTIMIZATION.names)
         check_number("rho", self.rho, 0, math.inf, "a finite number >= 0")

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from hf_efficient.checks import check_bool, check_choice, check_number, check_whole
+from hf_efficient.checks import check_bool, check_choice, check_number, check_whole, plain_numbers
 from hf_efficient.methods import REPRESENTATION, check_settings, with_method
 from hf_efficient.reading import naming
 
@@ -30,9 +30,10 @@ if TYPE_CHECKING:
     from .generator import TokenGenerator
 
     Budget: TypeAlias = int | float
+    Difference: TypeAlias = float
 else:
     TokenGenerator = Any  # the module imports torch
-    from .config_checks import Budget  # a type that argument parsers call
+    from .config_checks import Budget, Difference  # types that argument parsers call
 
 
 @dataclass
@@ -103,9 +104,7 @@ class TokenPrunerConfig:
     question_weight: float = field(default=0.0, metadata={"help": "Share of question relevance in importance, 0 to 1."})
     min_group_share: float = field(default=0.0, metadata={"help": "Share of the budget guaranteed to tiles or frames."})
     merge_static: float = field(default=0.0, metadata={"help": "Cosine of tokens of a video that count as unchanged."})
-    merge_copies: float | None = field(
-        default=None, metadata={"help": "Difference of pixels at which cells are copies, not encoded (0.0: exact)."}
-    )
+    merge_copies: Difference | None = field(default=None, metadata={"help": "Pixel difference of copies (0.0: exact)."})
     adaptive: bool = field(default=False, metadata={"help": "Share the budget among tiles and frames by content."})
     positions: str = field(default="auto", metadata={"help": "Position ids of kept tokens.", "choices": POSITIONS})
     proportional_attention: bool | None = field(
@@ -129,6 +128,7 @@ class TokenPrunerConfig:
     )
 
     def __post_init__(self) -> None:
+        plain_numbers(self)
         check_choice("method", self.method, REPRESENTATION.names)
         for one in fields(self):
             if "choices" in one.metadata and one.name != "method":  # of which a program may have added some

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import argparse
 import math
+from fractions import Fraction
 from typing import Any
 
 from hf_efficient.methods import REPRESENTATION
@@ -17,6 +19,16 @@ class Budget:
             return int(text)
         except ValueError:
             return float(text)
+
+
+class Difference:
+    """`float` for argument parsers, which call one type on the text: a difference of pixel values is often "4/255"."""
+
+    def __new__(cls, text: str) -> float:  # type: ignore[misc]
+        try:
+            return float(Fraction(text)) if "/" in text else float(text)
+        except (ValueError, ZeroDivisionError) as error:
+            raise argparse.ArgumentTypeError(f"{text!r} is neither a number nor a fraction such as 4/255") from error
 
 
 def check_generator(generator: object, method: str) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from hf_efficient.checks import check_choice, check_number, check_whole
+from hf_efficient.checks import check_choice, check_number, check_whole, plain_numbers
 from hf_efficient.methods import BACKBONES, VIDEO, check_settings
 from hf_efficient.plain_settings import PlainSettings
 from hf_efficient.reading import shown
@@ -95,6 +95,7 @@ class FitSettings(PlainSettings):
     checkpoint_every: int = field(default=100, metadata=_help("Steps between saved states."))
 
     def __post_init__(self) -> None:
+        plain_numbers(self)
         for name, choices in (("method", VIDEO.names), ("edges", EDGES), ("weight_dtype", WEIGHT_DTYPES),
                               ("lr_codec", LR_CODECS), ("warm_start", STARTS), ("alpha", ALPHA),
                               ("interlaced", INTERLACED)):  # fmt: skip

@@ -97,6 +97,7 @@ def test_settings_of_every_type_reach_the_config(vlm: Path, tmp_path: Path) -> N
 
 def test_a_number_that_may_be_left_out_is_a_number(capsys: pytest.CaptureFixture[str]) -> None:
     assert build_parser().parse_args(["prune", "a", "b", "--merge-copies", "0.0"]).merge_copies == 0.0
+    assert build_parser().parse_args(["prune", "a", "b", "--merge-copies", "4/255"]).merge_copies == 4 / 255
     with pytest.raises(SystemExit):
         main(["prune", "--help"])
     assert re.search(r"--merge-copies VALUE\s[^()]*\(0.0:\s+exact\)\.\s+\(default:\s+off\)", capsys.readouterr().out)

@@ -5,9 +5,11 @@ import os
 import re
 import subprocess
 import sys
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from transformers import HfArgumentParser
 
@@ -142,6 +144,49 @@ def test_command_line_keeps_count_and_share_apart(text: str, budget: int | float
     )
     assert config == TokenPrunerConfig(budget=budget, method="id_pruner", importance_weight=0.4)
     assert type(config.budget) is type(budget)
+
+
+@pytest.mark.parametrize(("text", "value"), [("4/255", 4 / 255), ("0.0", 0.0), ("1e-3", 1e-3)])
+def test_a_difference_of_pixels_may_be_a_fraction(text: str, value: float) -> None:
+    words = ["--merge_copies", text]
+    (config,) = HfArgumentParser(TokenPrunerConfig).parse_args_into_dataclasses(words)
+    assert config.merge_copies == value
+
+
+@pytest.mark.parametrize("text", ["4/0", "4:255", "a/255", "4/255/2"])
+def test_what_is_no_fraction_is_said(text: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        HfArgumentParser(TokenPrunerConfig).parse_args_into_dataclasses(["--merge_copies", text])
+    assert f"{text!r} is neither a number nor a fraction such as 4/255" in capsys.readouterr().err
+
+
+NUMBERS = {
+    "importance_weight": 0.25, "coverage_mix": 0.75, "question_weight": 0.5, "min_group_share": 0.125,
+    "merge_static": 0.5, "centroid_share": 0.5, "merge_copies": 0.0625, "importance_power": 2.0, "coverage_power": 3.0,
+    "budget": 0.5, "llm_budget": 0.25,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", [np.float32, np.float64, np.float16, Fraction])
+@pytest.mark.parametrize("name", NUMBERS)
+def test_real_numbers_of_other_libraries_are_floats(name: str, kind: Any, tmp_path: Path) -> None:
+    method = {"importance_power": "itg", "centroid_share": "itg"}.get(name, "id_pruner")
+    rest: dict[str, Any] = {"llm_layers": [1]} if name == "llm_budget" else {}
+    config = TokenPrunerConfig(method, **{name: kind(NUMBERS[name])}, **rest)
+    assert type(getattr(config, name)) is float
+    assert config == TokenPrunerConfig(method, **{name: NUMBERS[name]}, **rest)
+    config.save_pretrained(tmp_path)
+    assert TokenPrunerConfig.from_pretrained(tmp_path) == config
+
+
+@pytest.mark.parametrize("value", [np.float32("nan"), np.float32(1.5), np.bool_(True), np.complex64(0.5)])
+def test_numbers_out_of_range_and_what_is_no_real_number_stay_refused(value: Any) -> None:
+    with pytest.raises(ValueError, match=r"importance_weight=.* expected a number in"):
+        TokenPrunerConfig(importance_weight=value)
+    for budget in (np.float32(1.5), np.int64(0), np.bool_(True)):
+        with pytest.raises(ValueError, match="budget="):
+            TokenPrunerConfig(budget=budget)
+    assert TokenPrunerConfig(budget=np.int64(7)).tokens_to_keep(9) == 7
 
 
 def test_command_line_refuses_what_is_no_number(capsys: pytest.CaptureFixture[str]) -> None:

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
 import torch
+from transformers.utils import logging
 
 from hf_efficient.methods import FAMILIES
 from hf_efficient.representation.config import TokenPrunerConfig
+from hf_efficient.representation.maths.copies import copied_from
 from hf_efficient.representation.maths.mixture import mass
 from hf_efficient.representation.vlm.families.family import Family, Unit, VisualInputs
 
 from .kept import KeptUnit
+
+logger = logging.get_logger(__name__)
 
 
 def check_copies(config: TokenPrunerConfig, kind: str, family: Family) -> None:
@@ -36,6 +41,8 @@ def units_of(family: Family, images: VisualInputs, config: TokenPrunerConfig) ->
     if not family.merges_copies:
         return units
     found = family.with_copies(images, units)
+    if config.merge_copies is not None and images.modality == "image":
+        warn_unmarked(images, found)
     if config.merge_copies is None and any(unit.copies is not None for unit in found):
         raise ValueError(
             "The pixels have copies marked by a processor with merge_copies, and the model prunes with "
@@ -45,15 +52,39 @@ def units_of(family: Family, images: VisualInputs, config: TokenPrunerConfig) ->
     return found
 
 
-def marked(family: Family, images: VisualInputs, config: TokenPrunerConfig) -> VisualInputs:
-    """The call with the copies in its images marked, for pixels that no attached processor has seen."""
+def warn_unmarked(images: VisualInputs, units: list[Unit]) -> None:
+    """Say once that images repeat their cells and no processor has marked that, so that nothing of them is merged.
+
+    It is no error: cells that differed when the processor looked can be equal after a cast to 16 bits.
+    """
+    cells = images.pixels.reshape(sum(unit.n for unit in units), -1)
+    for unit, own in zip(units, cells.split([unit.n for unit in units]), strict=True):
+        if unit.copies is None and unit.grid is not None and bool(copied_from(own.view(*unit.grid, -1)).any()):
+            logger.warning_once(
+                "merge_copies merges nothing of an image whose cells repeat: no copies are marked in its pixels. Make "
+                "them by the processor that was attached with the model, or use prune_inputs on a stock model."
+            )
+
+
+def marked(family: Family, images: VisualInputs, config: TokenPrunerConfig, processor: Any) -> VisualInputs:
+    """The call with the copies in its images marked, for pixels that no attached processor has seen.
+
+    Raises:
+        ValueError: the config asks for near copies, and there is no processor to say how pixels were normalised.
+    """
     grids = images.arguments.get("image_grid_thw")
     if config.merge_copies is None or images.modality != "image" or grids is None:
         return images
+    if config.merge_copies and processor is None:
+        raise ValueError(
+            f"merge_copies={config.merge_copies} is a difference of pixel values, and the inputs hold them as the "
+            "processor normalised them: pass it too, as prune_inputs(model, inputs, config, processor)."
+        )
+    divisors = divisors_of(processor.image_processor, {}) if config.merge_copies else (1.0,)
     pixels, side = images.pixels.clone(), images.base.visual.spatial_merge_size
     rows = pixels.split([time * height * width for time, height, width in grids.tolist()])
     for image, grid in zip(rows, grids.tolist(), strict=True):
-        family.mark_copies(image, grid, side, config.merge_copies, family.pixel_std)
+        family.mark_copies(image, grid, side, config.merge_copies, divisors)
     return replace(images, arguments={**images.arguments, "pixel_values": pixels})
 
 
@@ -69,9 +100,13 @@ def mark_image(
     start, length = int(counts[:index].sum()), int(counts[index])
     pixels = torch.as_tensor(inputs["pixel_values"])[start : start + length]  # a view, of an array as well
     about = processor.image_processor
-    normalized, std = (settings.get(name, getattr(about, name)) for name in ("do_normalize", "image_std"))
-    divisors = (1.0,) if not normalized else (std,) if isinstance(std, (int, float)) else std
-    return family.mark_copies(pixels, grids[index].tolist(), about.merge_size, tolerance, divisors)
+    return family.mark_copies(pixels, grids[index].tolist(), about.merge_size, tolerance, divisors_of(about, settings))
+
+
+def divisors_of(image_processor: Any, settings: dict[str, Any]) -> Sequence[float]:
+    """What pixel values are divided by, of every channel or one number for all; `settings` of the call go first."""
+    normalized, std = (settings.get(name, getattr(image_processor, name)) for name in ("do_normalize", "image_std"))
+    return (1.0,) if not normalized else (std,) if isinstance(std, (int, float)) else std
 
 
 def encoded(unit: Unit) -> Unit:

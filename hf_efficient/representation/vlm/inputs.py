@@ -55,7 +55,10 @@ def check_config(config: TokenPrunerConfig, kind: str, family: Family) -> None:
 
 
 def prune_inputs(
-    model: Any, inputs: Any, config: TokenPrunerConfig | dict[str, Any] | str | os.PathLike[str]
+    model: Any,
+    inputs: Any,
+    config: TokenPrunerConfig | dict[str, Any] | str | os.PathLike[str],
+    processor: Any = None,
 ) -> dict[str, Any]:
     """Prune prepared inputs: encode, choose, drop the placeholders of what is not kept.
 
@@ -63,13 +66,16 @@ def prune_inputs(
         model: a stock model, no pruner attached.
         inputs: what the stock processor returned, as tensors. Not changed.
         config: a `TokenPrunerConfig`, its values as a dict, or a folder or Hub id it was saved to.
+        processor: the stock processor, which is asked only for what it divides pixels by: near copies need that
+            (`merge_copies` above 0).
 
     Returns:
         Arguments for one `model(**...)` or `model.generate(**...)`: ids, masks and labels of the pruned prompt, the
         encoded images in `mm_encoder_outputs`, and `position_ids` where positions are kept.
 
     Raises:
-        ValueError: the model's family is not supported, it has a pruner attached, or prompt and images do not fit.
+        ValueError: the model's family is not supported, it has a pruner attached, or prompt and images do not fit;
+            or near copies are to be merged, and no processor is given.
     """
     config = TokenPrunerConfig.of(config)
     model = unwrapped(model)
@@ -93,7 +99,7 @@ def prune_inputs(
         asked = question if config.question_weight else None
         rows = prompt.rows(images.modality, [unit.n for unit in family.units(images)])
         outputs[images.modality] = encode(
-            images.function(), family, config, marked(family, images, config), asked, rows
+            images.function(), family, config, marked(family, images, config, processor), asked, rows
         )
     kept = {modality: output.kept for modality, output in outputs.items()}
     columns, mask = kept_columns(prompt, kept)

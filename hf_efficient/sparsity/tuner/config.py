@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from hf_efficient.checks import check_choice, check_number, check_whole
+from hf_efficient.checks import check_choice, check_number, check_whole, plain_numbers
 from hf_efficient.compat.peft import peft_type
 from hf_efficient.extras import extra
 from hf_efficient.files import is_local
@@ -129,6 +129,7 @@ class BiDSTConfig(PeftConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        plain_numbers(self)
         check_values(self)
         self.stored: dict[str, Stored] = {}  # the header of the weights file beside the config
         self.peft_type = BIDST

@@ -235,7 +235,11 @@ def test_near_copies_are_within_the_tolerance_of_what_stands_for_them(name: str)
 def test_prepared_inputs_are_measured_by_the_stock_processors_colours() -> None:
     config = TokenPrunerConfig(budget=1.0, merge_copies=4 / 255)
     model, processor = stock("qwen2_vl")
-    made = prune_inputs(model, processor(**pages("qwen2_vl", draw=lambda i: page(i, noise=2))), config)
+    processor.image_processor.image_std = [0.4, 0.2, 0.3]  # of another model than the family's usual one
+    inputs = processor(**pages("qwen2_vl", draw=lambda i: page(i, noise=2)))
+    with pytest.raises(ValueError, match=r"merge_copies=0\.0156.* difference of pixel values.* config, processor\)"):
+        prune_inputs(model, inputs, config)
+    made = prune_inputs(model, inputs, config, processor)
     model, processor = attach_token_pruner(model, processor, config)
     inputs = processor(**pages("qwen2_vl", draw=lambda i: page(i, noise=2)))
     assert torch.equal(made["input_ids"], inputs["input_ids"])

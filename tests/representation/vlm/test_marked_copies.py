@@ -6,8 +6,9 @@ import pytest
 import torch
 
 from hf_efficient import TokenPrunerConfig, attach_token_pruner
+from hf_efficient.representation.vlm.copies import logger
 from tests.representation.vlm.test_copies import merging, page, pages
-from tests.tiny import IMAGES, stock
+from tests.tiny import IMAGES, ROWS, prompts, stock, video_prompts
 
 
 @pytest.mark.parametrize(
@@ -36,6 +37,29 @@ def test_pixels_with_marked_copies_are_refused_by_a_pruner_that_keeps_copies(met
     for call in (lambda: model(**inputs), lambda: model.get_image_features(inputs["pixel_values"], **grids)):
         with pytest.raises(ValueError, match=r"copies marked .* merge_copies=None"):
             call()
+
+
+@pytest.mark.parametrize("tolerance", [0.0, 4 / 255])
+def test_cells_that_repeat_unmarked_are_said_once_and_photographs_are_not(
+    tolerance: float, caplog: pytest.LogCaptureFixture
+) -> None:
+    type(logger).warning_once.cache_clear()  # type: ignore[attr-defined]
+    logger.propagate = True
+    caplog.set_level("WARNING", logger.name)
+    arguments = pages("qwen2_vl")
+    unmarked = stock("qwen2_vl")[1](**arguments)
+    model, processor = merging("qwen2_vl", merge_copies=tolerance)
+    photographs = {**arguments, "images": prompts("qwen2_vl", ROWS)["images"]}
+    with torch.no_grad():
+        model(**processor(**arguments))
+        model(**processor(**photographs))
+        model(**processor(**video_prompts("qwen2_vl")))
+        assert not [record for record in caplog.records if record.name == logger.name]
+        model(**unmarked)
+        model.get_image_features(unmarked["pixel_values"], unmarked["image_grid_thw"])
+    said = [record.getMessage() for record in caplog.records if record.name == logger.name]
+    assert len(said) == 1
+    assert "merge_copies merges nothing of an image whose cells repeat" in said[0]
 
 
 def test_sizes_alone_do_not_tell_the_number_of_tokens() -> None:

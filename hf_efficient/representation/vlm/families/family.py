@@ -91,8 +91,6 @@ class Family:
     grouped: tuple[str, ...] = ()
     #: whether copies of patches can be dropped before the encoder
     merges_copies = False
-    #: by which the stock processor divides pixel values, red, green and blue; of families that merge copies
-    pixel_std: tuple[float, float, float]
     #: what a choice can be made by: "encoder" too, where the projector keeps tokens and their order
     features: tuple[str, ...] = ("projected",)
 

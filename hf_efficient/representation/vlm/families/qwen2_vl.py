@@ -28,7 +28,6 @@ class Qwen2VL(Family):
     mrope = True
     grouped: tuple[str, ...] = ("min_group_share", "merge_static")
     merges_copies = True
-    pixel_std = (0.26862954, 0.26130258, 0.27577711)
 
     def tower(self, base: Any, modality: str) -> Any:
         return base.visual

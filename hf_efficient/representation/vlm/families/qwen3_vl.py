@@ -13,7 +13,6 @@ class Qwen3VL(Qwen2VL):
 
     processor = "Qwen3VLProcessor"
     grouped: tuple[str, ...] = ()
-    pixel_std = (0.5, 0.5, 0.5)
 
     def units(self, images: VisualInputs) -> list[Unit]:
         if images.modality == "image":

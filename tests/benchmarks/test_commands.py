@@ -48,8 +48,9 @@ def offered(module: str) -> re.Pattern[str]:
 
 
 def test_commands_of_the_benchmarks_parse(capsys: pytest.CaptureFixture[str]) -> None:
-    wrong = []
-    for (module, options), where in commands().items():
+    wrong, named = [], commands()
+    assert sum(module.startswith("benchmarks.") for module, _ in named) > 30
+    for (module, options), where in named.items():
         if not module.startswith("benchmarks."):
             continue
         words = shlex.split(options, comments=True)
@@ -90,6 +91,7 @@ def test_commands_of_the_examples_name_options_that_exist() -> None:
     classes = (TrainingArguments, SAMArguments)  # which some examples parse beside their own
     inherited = {f"--{name}" for of in classes for name in of.__dataclass_fields__}
     named = {key: where for key, where in commands().items() if key[0].startswith("examples.")}
+    assert len(named) > 5
     missing = [module for module, _ in named if not (ROOT / f"{module.replace('.', '/')}.py").is_file()]
     assert missing == []
     unknown = []
@@ -111,6 +113,7 @@ def test_targets_exist() -> None:
 def test_every_benchmark_is_in_the_table_and_shows_its_parser() -> None:
     table = (ROOT / "benchmarks/README.md").read_text(encoding="utf-8")
     runnable = [p for p in sorted(ROOT.glob("benchmarks/*/*.py")) if "__main__" in p.read_text(encoding="utf-8")]
+    assert len(runnable) > 20
     for path in runnable:
         if path.parent.name != "harness":
             assert f"benchmarks.{path.parent.name}.{path.stem}" in table, path

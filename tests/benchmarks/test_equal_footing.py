@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from benchmarks.harness.intervals import Bootstrap
-from benchmarks.representation import equal_footing, protocol
+from benchmarks.representation import equal_footing, grading, protocol
 from benchmarks.representation.equal_footing import parser, setting_words, trained_rows
 from benchmarks.representation.footing_statistics import decide, verdict, worth_of_sizes
 from benchmarks.representation.grade_book import GradeBook
@@ -136,7 +136,9 @@ def test_choose_then_test(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     }
     assert set(chosen["rows"]["tome, with sizes"]["accuracy"]) == {"0.5", "0.25"}
     books = {path: path.read_bytes() for path in (tmp_path / "out").glob("validation_*.json")}
-    equal_footing.choose(choose)
+    with monkeypatch.context() as patched:
+        patched.setattr(grading, "grade", lambda *_: pytest.fail("measured again"))
+        equal_footing.choose(choose)
     assert books == {path: path.read_bytes() for path in books}
     save_vlm(tmp_path / "other/vlm", seed=1)
     test.model = [str(tmp_path / "other/vlm")]

@@ -70,7 +70,7 @@ def marked(family: Family, images: VisualInputs, config: TokenPrunerConfig, proc
     """The call with the copies in its images marked, for pixels that no attached processor has seen.
 
     Raises:
-        ValueError: the config asks for near copies, and there is no processor to say how pixels were normalised.
+        ValueError: the config asks for near copies, and there is no processor to say how pixels were normalized.
     """
     grids = images.arguments.get("image_grid_thw")
     if config.merge_copies is None or images.modality != "image" or grids is None:
@@ -78,7 +78,7 @@ def marked(family: Family, images: VisualInputs, config: TokenPrunerConfig, proc
     if config.merge_copies and processor is None:
         raise ValueError(
             f"merge_copies={config.merge_copies} is a difference of pixel values, and the inputs hold them as the "
-            "processor normalised them: pass it too, as prune_inputs(model, inputs, config, processor)."
+            "processor normalized them: pass it too, as prune_inputs(model, inputs, config, processor)."
         )
     divisors = divisors_of(processor.image_processor, {}) if config.merge_copies else (1.0,)
     pixels, side = images.pixels.clone(), images.base.visual.spatial_merge_size

@@ -66,19 +66,17 @@ def prune_inputs(
         model: a stock model, no pruner attached.
         inputs: what the stock processor returned, as tensors. Not changed.
         config: a `TokenPrunerConfig`, its values as a dict, or a folder or Hub id it was saved to.
-        processor: the stock processor, which is asked only for what it divides pixels by: near copies need that
-            (`merge_copies` above 0).
+        processor: the stock processor; near copies (`merge_copies` above 0) are measured by what it divides pixels by.
 
     Returns:
         Arguments for one `model(**...)` or `model.generate(**...)`: ids, masks and labels of the pruned prompt, the
         encoded images in `mm_encoder_outputs`, and `position_ids` where positions are kept.
 
     Raises:
-        ValueError: the model's family is not supported, it has a pruner attached, or prompt and images do not fit;
-            or near copies are to be merged, and no processor is given.
+        ValueError: the model's family is not supported, or it has a pruner attached; prompt and images do not fit; or
+            near copies are to be merged without a processor.
     """
-    config = TokenPrunerConfig.of(config)
-    model = unwrapped(model)
+    config, model = TokenPrunerConfig.of(config), unwrapped(model)
     base, family = model.base_model, family_of(model)
     if hasattr(base, "token_pruner"):
         raise ValueError("The model has a token pruner attached and prunes by itself; detach it, or call it directly.")

@@ -16,9 +16,12 @@ def plain_numbers(settings: Any) -> None:
     """
     for one in fields(settings):
         value = getattr(settings, one.name)
-        if isinstance(value, numbers.Real) and type(value) not in (bool, int, float):
-            plain = int if isinstance(value, numbers.Integral) else float
-            setattr(settings, one.name, plain(value))
+        if type(value) in (bool, int, float):
+            continue
+        if isinstance(value, numbers.Integral):
+            setattr(settings, one.name, int(value))
+        elif isinstance(value, numbers.Real):
+            setattr(settings, one.name, float(value))
 
 
 def check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:

@@ -160,7 +160,7 @@ def test_what_is_no_fraction_is_said(text: str, capsys: pytest.CaptureFixture[st
     assert f"{text!r} is neither a number nor a fraction such as 4/255" in capsys.readouterr().err
 
 
-NUMBERS = {
+NUMBERS: dict[str, Any] = {
     "importance_weight": 0.25, "coverage_mix": 0.75, "question_weight": 0.5, "min_group_share": 0.125,
     "merge_static": 0.5, "centroid_share": 0.5, "merge_copies": 0.0625, "importance_power": 2.0, "coverage_power": 3.0,
     "budget": 0.5, "llm_budget": 0.25,
@@ -183,10 +183,12 @@ def test_real_numbers_of_other_libraries_are_floats(name: str, kind: Any, tmp_pa
 def test_numbers_out_of_range_and_what_is_no_real_number_stay_refused(value: Any) -> None:
     with pytest.raises(ValueError, match=r"importance_weight=.* expected a number in"):
         TokenPrunerConfig(importance_weight=value)
-    for budget in (np.float32(1.5), np.int64(0), np.bool_(True)):
+    budgets: list[Any] = [np.float32(1.5), np.int64(0), np.bool_(True)]
+    for budget in budgets:
         with pytest.raises(ValueError, match="budget="):
             TokenPrunerConfig(budget=budget)
-    assert TokenPrunerConfig(budget=np.int64(7)).tokens_to_keep(9) == 7
+    count: Any = np.int64(7)
+    assert TokenPrunerConfig(budget=count).tokens_to_keep(9) == 7
 
 
 def test_command_line_refuses_what_is_no_number(capsys: pytest.CaptureFixture[str]) -> None:

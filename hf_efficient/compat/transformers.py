@@ -110,19 +110,32 @@ def set_attention_name(config: Any, name: str | None) -> None:
     config._attn_implementation_internal = name
 
 
-def attention_function(name: str, module: Any) -> Callable[..., Any] | None:
+def attention_function(name: str | None, module: Any) -> Callable[..., Any] | None:
     """The attention function that a module would call by a stock name, None where it has none.
 
     Registered ones stand in `modeling_utils.ALL_ATTENTION_FUNCTIONS`. "eager" is not registered: each model file has
-    `eager_attention_forward` (soft caps, sinks) beside the class of its layers.
+    `eager_attention_forward` (soft caps, sinks) beside the class of its layers, under a longer name where it has two.
     """
     from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-    if name != "eager":
+    if name not in (None, "eager"):
         registered: Callable[..., Any] | None = ALL_ATTENTION_FUNCTIONS.get(name)
         return registered
-    files = (sys.modules.get(cls.__module__) for cls in type(module).__mro__)
-    return next((f for file in files if (f := getattr(file, "eager_attention_forward", None))), None)
+    forward = dispatching_forward(module)
+    longer = () if forward is None else (n for n in forward.__code__.co_names if n.endswith("_eager_attention_forward"))
+    names = (*longer, "eager_attention_forward")
+    files = [sys.modules.get(cls.__module__) for cls in type(module).__mro__]
+    return next((f for file in files for one in names if (f := getattr(file, one, None))), None)
+
+
+def dispatching_forward(module: Any) -> Any:
+    """The plain `forward` of an attention module that looks its attention function up in `ALL_ATTENTION_FUNCTIONS`.
+
+    It does so by the name in its own `config`. None for any other module.
+    """
+    forward: Any = inspect.unwrap(type(module).forward)
+    names = getattr(getattr(forward, "__code__", None), "co_names", ())
+    return forward if "ALL_ATTENTION_FUNCTIONS" in names and hasattr(module, "config") else None
 
 
 def stock_mask(name: str) -> Callable[..., Any]:

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 
-def cls_attention(query: Tensor, keys: Tensor, scale: float | None = None) -> Tensor:
+def cls_attention(query: Tensor, keys: Tensor, scale: float | None = None, bias: Tensor | None = None) -> Tensor:
     """Attention that one query, the [CLS] token, pays to every key: p_i = mean_h softmax_i(q^h . k_i^h * scale).
 
     One row of the attention map, so the map itself is never made and the model may go on using fused attention.
@@ -19,33 +19,43 @@ def cls_attention(query: Tensor, keys: Tensor, scale: float | None = None) -> Te
         query: (B, H, d) the [CLS] query of every head, as it enters the dot product.
         keys: (B, H, N, d) all keys of the layer, the [CLS] key among them; drop its column from the result.
         scale: factor of the dot product; None is 1/sqrt(d).
+        bias: (B or 1, H or 1, N) float32 added to the logits, -inf for keys the query does not see; None is 0.
 
     Returns:
         (B, N) float32, each row sums to 1.
     """
     scale = query.shape[-1] ** -0.5 if scale is None else scale
     logits = _dot(keys.float(), query.float().unsqueeze(-2)) * scale
-    return logits.softmax(-1).mean(1)
+    return (logits if bias is None else logits + bias).softmax(-1).mean(1)
 
 
-def received_attention(queries: Tensor, keys: Tensor, scale: float | None = None, chunk: int = 256) -> Tensor:
-    """Attention every key receives, averaged over queries and heads: p_j = mean_h mean_i A^h_ij.
+def received_attention(
+    queries: Tensor, keys: Tensor, scale: float | None = None, chunk: int = 256, bias: Tensor | None = None
+) -> Tensor:
+    """Attention every key receives, averaged over heads and the queries that see it: p_j = mean_h mean_i A^h_ij.
 
     Args:
         queries: (B, H, N, d).
         keys: (B, H, N, d).
         scale: factor of the dot product; None is 1/sqrt(d).
         chunk: queries handled at once, so that memory is O(B·H·chunk·N) and not O(B·H·N²).
+        bias: (B or 1, H or 1, N, N) float32 added to the logits, -inf where a query does not see a key; None is 0.
+            Every query sees a key at least.
 
     Returns:
-        (B, N) float32, each row sums to 1.
+        (B, N) float32. Each row sums to 1; where images stand in one sequence and see themselves alone, each image.
+        0 for keys that no query sees.
     """
     scale = queries.shape[-1] ** -0.5 if scale is None else scale
     keys_t = keys.float().transpose(-1, -2)
     received = keys_t.new_zeros(keys.shape[0], keys.shape[2])
-    for rows in queries.split(chunk, dim=2):
-        received += (torch.matmul(rows.float() * scale, keys_t)).softmax(-1).sum(2).mean(1)
-    return received / queries.shape[2]
+    rows = queries.split(chunk, dim=2)
+    for part, added in zip(rows, [None] * len(rows) if bias is None else bias.split(chunk, dim=2), strict=True):
+        logits = torch.matmul(part.float() * scale, keys_t)
+        received += (logits if added is None else logits + added).softmax(-1).sum(2).mean(1)
+    if bias is None:
+        return received / queries.shape[2]
+    return received / (bias > -torch.inf).float().mean(1).sum(1).clamp_min(1)
 
 
 def distinctiveness(features: Tensor, valid: Tensor | None = None) -> Tensor:

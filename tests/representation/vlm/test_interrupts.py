@@ -8,7 +8,7 @@ from transformers import LogitsProcessor, LogitsProcessorList
 
 from hf_efficient import remember_images
 from hf_efficient.representation.vlm.decoder import calls
-from hf_efficient.representation.vlm.families import towers
+from hf_efficient.representation.vlm.families import watch
 from tests.tiny import FAMILIES, ROWS, generate, language_model, prompts, pruned, video_prompts
 
 SETTINGS: dict[str, dict[str, Any]] = {
@@ -32,7 +32,7 @@ def traces(model: Any) -> Any:
     state = {k: id(v) for k, v in vars(pruner).items()} | {k: id(v) for k, v in vars(model.base_model).items()}
     attention = [c._attn_implementation for c in (model.config, model.config.get_text_config())]
     last = [unit.indices.tolist() for unit in pruner.last]
-    return modules, state, attention, last, calls._UNDER_WAY.get(), towers._WATCH.get(), len(towers._HOOKS)
+    return modules, state, attention, last, calls._UNDER_WAY.get(), watch._WATCH.get(), len(watch._WATCHED)
 
 
 def places(model: Any) -> dict[str, torch.nn.Module]:

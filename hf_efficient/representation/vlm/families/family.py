@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import inspect
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -12,7 +14,8 @@ from torch import Tensor
 from hf_efficient.representation.config import TokenPrunerConfig
 from hf_efficient.representation.maths.copies import Copies
 
-from . import towers
+from . import towers, trial
+from .watch import SOURCES, Watch
 
 PIXELS = {"image": ("pixel_values", "pixel_values_images"), "video": ("pixel_values_videos",)}
 
@@ -112,14 +115,34 @@ class Family:
 
         `wanted` is `TokenPrunerConfig.importance`; raises a ValueError if the encoder cannot give it.
         """
+        if wanted not in ("auto", *SOURCES):
+            return None
         tower = self.tower(base, modality)
-        return towers.choose_source(wanted, towers.offers(tower), type(tower).__name__)
+        run = functools.partial(self.try_encoder, base)
+        return towers.choose_source(wanted, *trial.offers(tower, self.layer(base), run), type(tower).__name__)
 
-    def attention(self, images: VisualInputs, source: str) -> towers.AttentionWatch:
+    def layer(self, base: Any, asked: Any = None) -> int:
+        """Which of `towers.attention_layers` importance comes from: the one that features come from.
+
+        `asked` is the call's `vision_feature_layer`, None for that of the model's config.
+        """
+        return towers.layer_of(getattr(base.config, "vision_feature_layer", None) if asked is None else asked)
+
+    def try_encoder(self, base: Any, encoder: Any) -> None:
+        """Run `encoder`, the vision encoder or its twin, on two pictures of noise as small as it takes them."""
+        config = base.config.vision_config
+        patch, full = (
+            (side, side) if isinstance(side, int) else side for side in (config.patch_size, config.image_size)
+        )
+        any_size = "interpolate_pos_encoding" in inspect.signature(encoder.forward).parameters
+        high, wide = (4 * side for side in patch) if any_size else full
+        pixels = trial.noise(encoder, 2, getattr(config, "num_channels", 3), high, wide)
+        encoder(pixels, **({"interpolate_pos_encoding": True} if any_size else {}))
+
+    def attention(self, images: VisualInputs, source: str) -> Watch:
         """A context that learns the attention of what the encoder runs inside it."""
-        layer = images.setting("vision_feature_layer")
-        tower = self.tower(images.base, images.modality)
-        return towers.VitWatch(tower, -1 if layer is None else layer, source)
+        layers = towers.attention_layers(self.tower(images.base, images.modality))
+        return Watch(layers[self.layer(images.base, images.arguments.get("vision_feature_layer"))], source)
 
     def scores(self, images: VisualInputs, attention: Tensor, units: list[Unit]) -> list[Tensor]:
         """Importance (N_u,) of the tokens of every unit, from `attention` (images, tokens of the encoder)."""

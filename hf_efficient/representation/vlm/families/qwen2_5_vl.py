@@ -18,7 +18,7 @@ class Qwen25VL(Qwen2VL):
 
     processor = "Qwen2_5_VLProcessor"
 
-    def block(self, base: Any) -> int:
+    def layer(self, base: Any, asked: Any = None) -> int:
         return int(max(base.visual.fullatt_block_indexes))
 
     def raster_order(self, images: VisualInputs, merged: Tensor) -> Any:

@@ -12,10 +12,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from hf_efficient.compat.transformers import raster_of
-from hf_efficient.representation.maths import importance
 from hf_efficient.representation.maths.copies import LEFT, NOTHING, UP, Copies, copied_from
 
-from . import towers
+from . import trial
 from .family import Family, Unit, VisualInputs, frames
 
 ROUNDING = 1e-5  # of pixel values in [0, 1], of which a level of 255 is 0.0039
@@ -41,16 +40,16 @@ class Qwen2VL(Family):
             units.append(Unit(n, grid if time == 1 else None, frames(n, time)))
         return units
 
-    def source(self, base: Any, modality: str, wanted: str) -> str | None:
-        return towers.choose_source(wanted, ("received",), type(base.visual).__name__)
-
-    def attention(self, images: VisualInputs, source: str) -> towers.AttentionWatch:
-        base = images.base
-        return QwenWatch(base.visual.blocks[self.block(base)].attn)
-
-    def block(self, base: Any) -> int:
-        """The encoder block whose attention counts: the last in which an image sees all of itself."""
+    def layer(self, base: Any, asked: Any = None) -> int:
+        """The block whose attention counts: the last in which an image sees all of itself."""
         return len(base.visual.blocks) - 1
+
+    def try_encoder(self, base: Any, encoder: Any) -> None:
+        side, config = encoder.spatial_merge_size, base.config.vision_config
+        grid = torch.tensor([[1, side, 2 * side], [1, 2 * side, 2 * side]])
+        values = getattr(config, "in_channels", 3) * config.temporal_patch_size * config.patch_size**2
+        pixels = trial.noise(encoder, int(grid.prod(1).sum()), values)
+        encoder(pixels, grid_thw=grid.to(pixels.device))
 
     def scores(self, images: VisualInputs, attention: Tensor, units: list[Unit]) -> list[Tensor]:
         merged = attention.view(-1, images.base.visual.spatial_merge_size**2).sum(-1)
@@ -111,35 +110,6 @@ class Qwen2VL(Family):
 def fewer(bounds: Tensor, keep: Tensor) -> Tensor:
     """Bounds of stretches of patches, (stretches + 1,) int32, where of the patches only those of `keep` (N,) stay."""
     return F.pad(keep.cumsum(0, dtype=bounds.dtype), (1, 0))[bounds.long()]
-
-
-class QwenWatch(towers.Watch):
-    """Attention received in one block with a fused `qkv` and rotary positions, image by image."""
-
-    def __init__(self, module: Any) -> None:
-        super().__init__({"qkv": module.qkv}, module)
-        self.module = module
-
-    def called(self, kwargs: dict[str, Any]) -> None:
-        self.seen["lengths"] = kwargs["cu_seqlens"].diff().tolist()
-        self.seen["rotary"] = kwargs["position_embeddings"]
-
-    @torch.no_grad()
-    def result(self) -> Tensor:
-        """(patches,) float32, in the order the encoder holds them; sums to 1 over every image or frame."""
-        qkv = self.seen["qkv"]
-        q, k, _ = qkv.view(len(qkv), 3, self.module.num_heads, -1).unbind(1)
-        q, k = (rotate(x, *self.seen["rotary"]).transpose(0, 1) for x in (q, k))
-        parts = zip(q.split(self.seen["lengths"], 1), k.split(self.seen["lengths"], 1), strict=True)
-        scale = float(self.module.scaling)
-        return torch.cat([importance.received_attention(a[None], b[None], scale)[0] for a, b in parts])
-
-
-def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Rotary embedding of (patches, heads, d), halves of d paired; cos and sin (patches, d)."""
-    first, second = x.float().chunk(2, dim=-1)
-    turned = torch.cat([-second, first], dim=-1)
-    return (x.float() * cos.float().unsqueeze(1) + turned * sin.float().unsqueeze(1)).to(x.dtype)
 
 
 def grids(images: VisualInputs) -> list[list[int]]:

@@ -1,5 +1,6 @@
 """Importance learned by hooks equals the attention that the stock encoder computes in eager mode."""
 
+import logging
 import sys
 from contextlib import contextmanager
 from typing import Any
@@ -210,13 +211,18 @@ def test_llava_works_on_other_encoders(tower, offers):
         assert torch.allclose(torch.stack(scores[0]), expected, atol=1e-5)
 
 
-def test_an_encoder_of_unknown_make_falls_back_to_distinct_tokens(monkeypatch):
+def test_an_encoder_of_unknown_make_falls_back_to_distinct_tokens(monkeypatch, caplog):
     monkeypatch.setattr(towers, "attention_layers", lambda tower: [])
+    monkeypatch.setattr(logging.getLogger("hf_efficient"), "propagate", True)
     model, processor = pruned("llava")
     with chosen_scores() as scores:
         model(**processor(**prompts("llava", ROWS)))
     assert scores == [None]
-    with pytest.raises(ValueError, match="it offers: distinct, norm"):
+    assert [r.message for r in caplog.records] == [
+        "CLIPVisionModel offers no attention to take importance from: its layers do not call attention through the "
+        "interface of transformers. Importance is distinctiveness instead (importance='distinct')."
+    ]
+    with pytest.raises(ValueError, match="interface of transformers; it offers: distinct, norm"):
         attach_token_pruner(model, processor, TokenPrunerConfig(importance="cls"))
 
 

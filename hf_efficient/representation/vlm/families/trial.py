@@ -139,10 +139,11 @@ def twin(tower: nn.Module, attention: str) -> nn.Module:
                 value = configs.setdefault(id(value), copy.copy(value))
             elif isinstance(value, types.MethodType) and value.__self__ is module:
                 value = types.MethodType(value.__func__, twins[id(module)])
-            elif isinstance(value, functools.partial) and module in value.args:
+            elif isinstance(value, functools.partial) and any(one is module for one in value.args):
                 value = functools.partial(value.func, *(twins[id(module)] if a is module else a for a in value.args))
+            elif name == "_modules":
+                value = {part: twins.get(id(child)) for part, child in value.items()}
             values[name] = value
-        values["_modules"] = {name: twins.get(id(child)) for name, child in module._modules.items()}
         values["training"] = False
         values.pop("_output_capturing_hooks_installed", None)  # which are hooks: installed again when asked for
     for config in configs.values():

@@ -134,7 +134,7 @@ class Family:
         patch, full = (
             (side, side) if isinstance(side, int) else side for side in (config.patch_size, config.image_size)
         )
-        any_size = "interpolate_pos_encoding" in inspect.signature(encoder.forward).parameters
+        any_size = "interpolate_pos_encoding" in inspect.signature(type(encoder).forward).parameters
         high, wide = (4 * side for side in patch) if any_size else full
         pixels = trial.noise(encoder, 2, getattr(config, "num_channels", 3), high, wide)
         encoder(pixels, **({"interpolate_pos_encoding": True} if any_size else {}))

@@ -77,6 +77,8 @@ def tried(tower: nn.Module, layer: int, name: str, run: Callable[[nn.Module], An
             eager, stock = twin(tower, "eager"), twin(tower, name)
             with Comparison(towers.attention_layers(eager)[layer], "received") as watch:
                 run(eager)
+            if not watch.given:
+                return f"attention of its layer {layer} was not called when it ran"
             if watch.fault is not None or name == "eager":
                 return watch.fault
             with Watch(towers.attention_layers(stock)[layer], "received") as other:

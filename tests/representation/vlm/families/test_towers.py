@@ -1,9 +1,7 @@
 """Importance learned by hooks equals the attention that the stock encoder computes in eager mode."""
 
 import logging
-import sys
 from contextlib import contextmanager
-from typing import Any
 
 import pytest
 import torch
@@ -11,6 +9,7 @@ import torch
 from hf_efficient import TokenPrunerConfig, attach_token_pruner
 from hf_efficient.representation.vlm import features
 from hf_efficient.representation.vlm.families import towers
+from tests.representation.vlm.families.encoders import eager_attention
 from tests.tiny import FAMILIES, ROWS, prompts, pruned, video_prompts
 from tests.tiny_models import llava
 
@@ -29,25 +28,6 @@ LAYERS = {
     "gemma3": ("vision_tower", -1, "received"),
     "internvl": ("vision_tower", -1, "cls"),
 }
-
-
-@contextmanager
-def eager_attention(module):
-    """Collects the weights that the stock eager attention computes for one attention module."""
-    source: Any = sys.modules[type(module).__module__]
-    stock, seen = source.eager_attention_forward, []
-
-    def record(self, *args, **kwargs):
-        output, weights = stock(self, *args, **kwargs)
-        if self is module:
-            seen.append(weights.detach())
-        return output, weights
-
-    source.eager_attention_forward = record
-    try:
-        yield seen
-    finally:
-        source.eager_attention_forward = stock
 
 
 @contextmanager

@@ -17,11 +17,10 @@ from hf_efficient.representation.vlm.decoder.proportional_attention import takes
 from hf_efficient.wrapped import check_bare, follow_peft, unwrapped
 
 from .attached import Attached, attached_class
-from .families import family_of
 from .families.family import Family
 from .inputs import check_config
 from .placeholders import PlaceholderPruner, PrunedProcessor
-from .prompt import MODALITIES
+from .proof import family_for, written_for
 from .pruned_model import PrunedBase, PrunedGeneration
 from .pruner import TokenPruner
 
@@ -59,7 +58,7 @@ def attach_token_pruner(
             "prune_inputs(model, inputs, config) on inputs of the stock processor, or min_group_share."
         )
     given, model = model, unwrapped(model)
-    family = family_of(model)
+    family = family_for(model, processor)
     _check_pair(model, processor, family)
     _check_generator(model, config)
     base = model.base_model
@@ -185,11 +184,11 @@ def _check_pair(model: Any, processor: Any, family: Any) -> None:
             f"{type(model).__name__} has no language head; pass the whole model (...ForConditionalGeneration), whose "
             "base model gets the pruner."
         )
-    if family.processor not in [cls.__name__ for cls in type(processor).__mro__]:
+    if not written_for(family, processor):
         raise ValueError(
             f"{type(processor).__name__} is not the processor of {type(model).__name__}; expected {family.processor}."
         )
-    for modality in MODALITIES:
+    for modality in family.modalities:
         expected = getattr(model.config, f"{modality}_token_id", None)
         if expected is None or not hasattr(model.base_model, f"get_{modality}_features"):
             continue

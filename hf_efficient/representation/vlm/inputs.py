@@ -18,12 +18,12 @@ from hf_efficient.representation.vlm.decoder.rope import rope_index, text_positi
 from hf_efficient.wrapped import unwrapped
 
 from .copies import check_copies, marked
-from .families import family_of
 from .families.family import Family, Unit, VisualInputs
 from .features import encode
 from .grouped import check_grouped
 from .kept import KeptUnit
 from .prompt import Prompt, check_placeholders, images_of
+from .proof import family_for
 
 
 def keeps_positions(family: Family, config: TokenPrunerConfig, proportional_attention: bool = False) -> bool:
@@ -33,13 +33,21 @@ def keeps_positions(family: Family, config: TokenPrunerConfig, proportional_atte
     2026), so "auto" takes those pairs.
 
     Raises:
-        ValueError: the config asks for compact positions in a family that has none.
+        ValueError: the config asks for compact positions in a family that has none, or for original ones where a
+            pruned prompt cannot tell them.
     """
     if family.mrope and config.positions == "compact":
         raise ValueError(
             f"positions='compact' has no meaning for {family.processor[: -len('Processor')]}: its positions are (time, "
             "height, width) of the image, and are kept. Use positions='auto' or 'original'."
         )
+    if not family.one_run and config.positions == "original":
+        raise ValueError(
+            f"positions='original' has no meaning for {family.processor[: -len('Processor')]}: it ends rows of an "
+            "image with tokens of the text, which a pruned prompt has not. Use positions='auto' or 'compact'."
+        )
+    if not family.one_run:
+        return False
     return family.mrope or config.positions == "original" or (config.positions == "auto" and proportional_attention)
 
 
@@ -77,7 +85,7 @@ def prune_inputs(
             near copies are to be merged without a processor.
     """
     config, model = TokenPrunerConfig.of(config), unwrapped(model)
-    base, family = model.base_model, family_of(model)
+    base, family = model.base_model, family_for(model)
     if hasattr(base, "token_pruner"):
         raise ValueError("The model has a token pruner attached and prunes by itself; detach it, or call it directly.")
     _check_inputs_alone(config, model.config.model_type, family)
@@ -153,7 +161,10 @@ def _per_token(value: Any, prompt: Prompt) -> bool:
 
 
 def kept_columns(prompt: Prompt, kept: dict[str, list[KeptUnit]]) -> tuple[Tensor, Tensor]:
-    """Columns (B, L') of a full prompt that stay, and their mask (B, L'); rows are padded on the side they were."""
+    """Columns (B, L') of a full prompt that stay, and their mask (B, L'); rows are padded on the side they were.
+
+    What the prompt says between the placeholders of a unit, at the ends of its rows, goes where tokens of it go.
+    """
     mask = torch.ones_like(prompt.ids) if prompt.mask is None else prompt.mask
     keep = mask != 0
     for modality, units in kept.items():
@@ -162,6 +173,8 @@ def kept_columns(prompt: Prompt, kept: dict[str, list[KeptUnit]]) -> tuple[Tenso
         starts = [0, *accumulate(unit.num_tokens for unit in units)]
         for start, unit in zip(starts, units, strict=False):
             chosen[start + unit.indices.to(indices.device)] = True
+            if len(unit.indices) < unit.num_tokens:
+                keep.view(-1)[indices[start] : indices[start + unit.num_tokens - 1]] = False
         keep.view(-1)[indices] = chosen
     length = int(keep.sum(1).max())
     if bool(mask[:, -1].all()):  # padding goes to the left, so that every row ends with its last token

@@ -8,7 +8,7 @@ import weakref
 from typing import Any
 
 from hf_efficient.representation.config import TokenPrunerConfig
-from hf_efficient.representation.vlm.families.family import Family
+from hf_efficient.representation.vlm.families.family import Family, check_modality
 
 from .attached import Saved
 from .copies import mark_image
@@ -51,6 +51,7 @@ class PlaceholderPruner:
         self, processor: Any, text: str, modality: str, inputs: Any, index: int, settings: dict[str, Any]
     ) -> str:
         """The text of one image or video with K placeholders per unit in place of N; `settings`: of the call."""
+        check_modality(self.family, modality, type(processor).__name__)
         token = self.family.placeholder(processor, modality)
         tolerance, encoded = self.config.merge_copies, math.inf
         if tolerance is not None and modality == "image":
@@ -61,7 +62,16 @@ class PlaceholderPruner:
             sizes = self.family.run_units(processor, length, modality, inputs, index)
             return token * sum(int(min(self.config.tokens_to_keep(size), encoded)) for size in sizes)
 
+        if not self.family.one_run:
+            text = self.in_one_run(text, token)
         return re.sub(f"(?:{re.escape(token)})+", fewer, text)
+
+    def in_one_run(self, text: str, token: str) -> str:
+        """The text of one image without the line breaks between its rows, unless all of it is kept."""
+        count = text.count(token)
+        if self.config.tokens_to_keep(count) == count:
+            return text
+        return text[: text.index(token)] + token * count + text[text.rindex(token) + len(token) :]
 
 
 class PrunedProcessor(Saved):

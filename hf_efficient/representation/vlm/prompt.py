@@ -91,7 +91,9 @@ def check_placeholders(prompt: Prompt, modality: str, units: list[Unit], config:
     if (ends[-1] if ends else 0) == len(indices):
         starts = torch.tensor([0, *ends][: len(expected)])
         first, last = indices[starts], indices[torch.tensor(ends) - 1] if ends else indices
-        if bool(((last - first + 1 == torch.tensor(expected)) & (first // width == last // width)).all()):
+        rows = torch.tensor([not unit.one_run and k == unit.n for unit, k in zip(units, expected, strict=True)])
+        unbroken = (last - first + 1 == torch.tensor(expected)) | rows
+        if bool((unbroken & (first // width == last // width)).all()):
             return
         found = "in other runs than the units need"
     else:

@@ -32,6 +32,7 @@ class Unit:
             token, -1 for tokens outside of such rows.
         newline: (n,) bool or None: which tokens are line breaks.
         copies: the tokens that are not encoded, since their patches are copies; None where there are none.
+        one_run: whether its placeholders stand side by side in the stock prompt, with no token of the text among them.
     """
 
     n: int
@@ -40,6 +41,7 @@ class Unit:
     row: Tensor | None = None
     newline: Tensor | None = None
     copies: Copies | None = None
+    one_run: bool = True
 
     @property
     def encoded(self) -> int:
@@ -86,10 +88,14 @@ class Family:
 
     #: name of the stock processor
     processor = "LlavaProcessor"
+    #: what of it can be pruned
+    modalities: tuple[str, ...] = ("image", "video")
     #: positions have axes (time, height, width): they are always kept
     mrope = False
     #: position id that the stock forward gives to the first token
     first_position = 0
+    #: whether a unit's placeholders stand side by side in the stock prompt; else they do once it is pruned
+    one_run = True
     #: settings about tiles or frames inside a unit that can act: those of `GROUPED`, where units hold several
     grouped: tuple[str, ...] = ()
     #: whether copies of patches can be dropped before the encoder
@@ -213,3 +219,12 @@ class Family:
 def frames(n: int, count: int) -> Tensor | None:
     """(n,) long: frame of every token of a video of `count` equal frames, None for a single one."""
     return torch.arange(n) // (n // count) if count > 1 else None
+
+
+def check_modality(family: Family, modality: str, name: str) -> None:
+    """Raise where images or videos of a class `name`, of a model or a processor, cannot be pruned."""
+    if modality not in family.modalities:
+        raise ValueError(
+            f"Every {modality} of {name} would have to stay whole: how its tokens divide is known of "
+            f"{' and '.join(family.modalities)}s only. Show frames as images, or detach the pruner for {modality}s."
+        )

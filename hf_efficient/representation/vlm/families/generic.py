@@ -1,0 +1,130 @@
+"""Any model that keeps the common rules of transformers, as it proves when a pruner is attached (`.proof`)."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor
+from transformers.utils import logging
+
+from . import towers
+from .family import Family, Unit, VisualInputs, check_modality
+
+logger = logging.get_logger(__name__)
+REMEMBERED = 256  # shapes of calls
+
+
+@dataclass(frozen=True)
+class Layout:
+    """What divides both the features of a call and the placeholders of an image.
+
+    Args:
+        tile: tokens of every unit, where all have the same number; None where a unit is a piece of the features.
+        one_run: whether a unit's placeholders stand side by side in the prompt. Else other tokens of the prompt stand
+            among them, at the ends of rows, and an image is one unit.
+    """
+
+    tile: int | None
+    one_run: bool = True
+
+    def of_features(self, pieces: list[int]) -> list[int]:
+        """Sizes of the units of a call whose features come in these pieces."""
+        return pieces if self.tile is None else [self.tile] * (sum(pieces) // self.tile)
+
+    def of_run(self, run: int) -> list[int]:
+        """Sizes of the units that an unbroken run of placeholders stands for."""
+        return [run] if self.tile is None else [self.tile] * (run // self.tile)
+
+
+class Generic(Family):
+    """A unit is a piece of the features, or a tile of one size; the encoder is asked what pieces a call has."""
+
+    modalities: tuple[str, ...] = ("image",)
+
+    def __init__(self, processor: str, image_token_id: int, layout: Layout, first_position: int | None) -> None:
+        """`first_position`: of a prompt's first token; None where positions have axes (M-RoPE)."""
+        self.processor = processor
+        self.image_token_id = image_token_id
+        self.layout = layout
+        self.one_run = layout.one_run
+        self.mrope = first_position is None
+        self.first_position = first_position or 0
+        self.known: dict[Any, list[int]] = {}
+
+    def units(self, images: VisualInputs) -> list[Unit]:
+        check_modality(self, images.modality, type(images.base).__name__)
+        key = geometry(images)
+        if key not in self.known:
+            if len(self.known) >= REMEMBERED:
+                self.known.clear()
+            with torch.no_grad():
+                self.known[key] = self.layout.of_features(pieces_of(encoded(images).pooler_output))
+        return [Unit(n, one_run=self.one_run) for n in self.known[key]]
+
+    def source(self, base: Any, modality: str, wanted: str) -> str | None:
+        source = towers.choose_source(wanted, (), type(base).__name__)
+        if wanted == "auto":
+            logger.warning_once(
+                f"{type(base).__name__}: where its encoder's attention falls is not known, so that importance='auto' "
+                "is 'distinct', what sets a token apart from the others."
+            )
+        return source
+
+    def placeholder(self, processor: Any, modality: str) -> str:
+        token: str = processor.tokenizer.convert_ids_to_tokens(self.image_token_id)
+        return token
+
+    def run_units(self, processor: Any, run: int, modality: str, inputs: Any, index: int) -> list[int]:
+        return self.layout.of_run(run)
+
+    def counted_units(self, processor: Any, modality: str, tokens: int, patches: int, size: Any) -> list[int]:
+        if not self.one_run:
+            raise ValueError(
+                f"How many tokens a pruned image has among the text of {type(processor).__name__} cannot be told from "
+                "its size: the ends of its rows go where tokens go. Process the image itself."
+            )
+        stock, token = getattr(type(processor), "stock_class", type(processor)), self.placeholder(processor, modality)
+        height, width = size
+        made = processor.image_processor([Image.new("RGB", (width, height))], return_tensors="pt")
+        runs = re.findall(f"(?:{re.escape(token)})+", stock.replace_image_token(processor, made, image_idx=0))
+        return [n for run in runs for n in self.layout.of_run(len(run) // len(token))]
+
+
+def encoded(images: VisualInputs) -> Any:
+    """What the stock feature function returns, of a model with or without a pruner."""
+    cls = getattr(type(images.base), "stock_class", type(images.base))
+    function = getattr(cls, f"get_{images.modality}_features")
+    return function(images.base, **{**images.arguments, "return_dict": True})
+
+
+def pieces_of(container: Any) -> list[int]:
+    """Tokens of every piece of a `pooler_output`: along its first axis, or as one where it has two.
+
+    Raises:
+        ValueError: it is no container of features.
+    """
+    if isinstance(container, Tensor):
+        container = container if container.dim() > 2 else [container]
+    if not isinstance(container, (Tensor, list, tuple)) or not all(isinstance(x, Tensor) for x in container):
+        raise ValueError(f"pooler_output holds {type(container).__name__}, expected tensors.")
+    return [piece.shape[:-1].numel() for piece in container]
+
+
+def geometry(images: VisualInputs) -> tuple[Any, ...]:
+    """All that the number of tokens can depend on: shapes, whole numbers, and which pictures are black throughout."""
+    return tuple((name, *_described(value)) for name, value in sorted(images.arguments.items()))
+
+
+def _described(value: Any) -> tuple[Any, ...]:
+    if isinstance(value, (list, tuple)):
+        return tuple(map(_described, value))
+    if not isinstance(value, Tensor):
+        return (repr(value),)
+    if value.is_floating_point():
+        black = (value != 0).flatten(-3).any(-1) if value.dim() > 4 else value.new_zeros(0)
+        return (tuple(value.shape), black.cpu().numpy().tobytes())
+    return (tuple(value.shape), value.cpu().numpy().tobytes())

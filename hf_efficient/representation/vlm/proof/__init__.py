@@ -1,0 +1,68 @@
+"""A pair of model and processor that has no file of its own proves on dummy pictures that it keeps the common rules.
+
+Nothing of it depends on the weights: what is proven holds for all models of this class and config, with processors of
+this class and these settings. The language model is not run.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from hf_efficient.methods import FAMILIES
+from hf_efficient.representation.vlm.families import family_of
+from hf_efficient.representation.vlm.families.family import Family
+from hf_efficient.representation.vlm.families.generic import Generic
+
+from .prove import prove
+from .refusal import RULES, Unproven
+
+__all__ = ["RULES", "Unproven", "family_for", "prove"]
+
+_PROVEN: dict[tuple[type, str], dict[tuple[type, str], Generic]] = {}
+
+
+def family_for(model: Any, processor: Any = None) -> Family:
+    """The family of a stock model and its processor: that of a file, or else what the pair proves of itself.
+
+    Args:
+        model: with its head, with or without a pruner.
+        processor: its processor; None for one that a pruner was attached with before.
+
+    Raises:
+        ValueError: the model is none for images and text, or does not keep the rules (`Unproven`).
+    """
+    attached = vars(getattr(model, "base_model", model)).get("token_pruner")
+    known = getattr(getattr(model, "config", None), "model_type", None) in FAMILIES.names
+    if known and processor is not None and written_for(family_of(model), processor):
+        return family_of(model)
+    if attached is not None and written_for(attached.family, processor):
+        return attached.family
+    proven = _PROVEN.setdefault(_identity(model, model.config), {})
+    if processor is None:
+        if not known and not proven:
+            raise ValueError(
+                f"{type(model).__name__} has no family of its own, and what can be proven of it needs its processor: "
+                "attach_token_pruner(model, processor, config) and detach_token_pruner(model, processor) once before."
+            )
+        return next(iter(proven.values()), None) or family_of(model)
+    key = _identity(processor, processor)
+    if key not in proven:
+        try:
+            proven[key] = prove(model, processor)
+        except Unproven as error:
+            pair = (
+                f"Token pruning does not support {type(model).__name__} (model_type={model.config.model_type!r}) with "
+                f"{type(processor).__name__}. It has files for {', '.join(FAMILIES.names)}. Others must keep rules, of "
+                "which this is one: "
+            )
+            raise Unproven(error.rule, error.found, pair) from error
+    return proven[key]
+
+
+def written_for(family: Family, processor: Any) -> bool:
+    """Whether a processor is that of a family, or made of it."""
+    return family.processor in [cls.__name__ for cls in type(processor).__mro__]
+
+
+def _identity(thing: Any, settings: Any) -> tuple[type, str]:
+    return getattr(type(thing), "stock_class", type(thing)), settings.to_json_string()

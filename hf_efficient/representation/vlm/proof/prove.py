@@ -1,0 +1,47 @@
+"""The proof: all rules, in their order, on pictures alone and then together."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from hf_efficient.representation.vlm.families.generic import Generic
+
+from .layout import layout_of
+from .rules import (
+    check_batch,
+    check_contract,
+    check_levels,
+    check_one_way,
+    check_order,
+    first_position,
+    look_at,
+)
+from .samples import samples, to_model
+
+
+@torch.no_grad()
+def prove(model: Any, processor: Any) -> Generic:
+    """The family of a stock model with its head and its stock processor, neither with a pruner.
+
+    Raises:
+        Unproven: the first rule that the pair does not keep, and what was found.
+    """
+    language_model = check_contract(model, processor)
+    base, token, training = model.base_model, model.config.image_token_id, model.training
+    deltas = getattr(base, "rope_deltas", None)
+    model.eval()
+    try:
+        looks = [look_at(model, language_model, *sample) for sample in samples(processor, to_model(model))]
+        for look in looks:
+            check_order(look, token)
+            check_one_way(model, language_model, look)
+            check_levels(look)
+    finally:
+        model.train(training)
+        if deltas is not None:
+            base.rope_deltas = deltas
+    layout = layout_of([(look.pieces, look.runs, len(look.pictures)) for look in looks])
+    check_batch(looks[:-1], looks[-1], layout.of_features)
+    return Generic(type(processor).__name__, token, layout, first_position(model, looks))

@@ -1,0 +1,39 @@
+"""Why a pair is refused."""
+
+
+class Unproven(ValueError):
+    """A rule that a pair of model and processor was not found to keep.
+
+    Attributes:
+        rule: the name of the rule, a key of `RULES`.
+        found: what was found in its place.
+    """
+
+    def __init__(self, rule: str, found: str, pair: str = "") -> None:
+        """`pair`: what comes before in the message."""
+        super().__init__(f"{pair}{RULES[rule]}; but {found}")
+        self.rule, self.found, self.pair = rule, found, pair
+
+    def __reduce__(self) -> tuple[type, tuple[str, str, str]]:
+        return type(self), (self.rule, self.found, self.pair)
+
+
+#: What a pair must keep, in the order in which it is looked at.
+RULES = {
+    "base": "the model has a base model under its head, and that a language model",
+    "features": "the base model has get_image_features",
+    "pre-encoded": "the base model's forward takes mm_encoder_outputs",
+    "token": "the config has an image_token_id, which the processor writes",
+    "placeholders": "the processor writes placeholders by replace_image_token",
+    "processor": "the processor takes pictures of different shapes, alone and in a batch",
+    "runs": "the model runs on what the processor makes",
+    "pixels": "the pixels that the processor makes are those that get_image_features takes",
+    "pooler_output": "get_image_features puts the features into pooler_output",
+    "counts": "there are as many placeholders as features",
+    "layout": "runs of placeholders and pieces of pooler_output tell each other's sizes",
+    "same bits": "pixels and features encoded before give the language model the same",
+    "order": "placeholders hold the features as they are, in their order",
+    "one way": "no feature reaches the language model but by pooler_output (and deepstack_features)",
+    "positions": "positions can be counted without the model's forward",
+    "batch": "pictures in a batch give the features, in the order, that they give alone",
+}

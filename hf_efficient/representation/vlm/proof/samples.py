@@ -1,0 +1,76 @@
+"""What a pair is tried on: dummy pictures of different shapes, one to a prompt, then a ragged batch of them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from .refusal import Unproven
+
+SHAPES = ((112, 140), (84, 112), (140, 56))  # height and width in pixels
+BATCHES = (((0,), (1, 2)), ((0,), (1,), (2,)))  # pictures of every row; the second for processors of one a prompt
+
+
+def picture(seed: int, height: int, width: int) -> Image.Image:
+    """Random blobs, so that no patch is like another."""
+    noise = np.random.default_rng(seed).integers(0, 255, (height // 7 + 1, width // 7 + 1, 3), dtype=np.uint8)
+    return Image.fromarray(noise).resize((width, height), Image.Resampling.NEAREST)
+
+
+def samples(processor: Any, placed: Any) -> list[tuple[list[int], dict[str, Any]]]:
+    """Which of the pictures of `SHAPES` are shown, and the processor's arguments for the model; the batch comes last.
+
+    Args:
+        processor: without a pruner.
+        placed: brings what a processor returns to the model.
+
+    Raises:
+        Unproven: the processor takes neither form of a batch.
+    """
+    pictures = [picture(i, *shape) for i, shape in enumerate(SHAPES)]
+    shown = [([i], placed(processed(processor, [[one]]))) for i, one in enumerate(pictures)]
+    for rows in BATCHES:
+        try:
+            batch = processed(processor, [[pictures[i] for i in row] for row in rows])
+        except Unproven as error:
+            refused = error
+            continue
+        return [*shown, ([i for row in rows for i in row], placed(batch))]
+    raise refused
+
+
+def processed(processor: Any, rows: list[list[Image.Image]]) -> dict[str, Any]:
+    """What the processor makes of prompts with these pictures, later ones longer; given flat, or else nested.
+
+    Raises:
+        Unproven: it takes neither.
+    """
+    mark = processor.image_token
+    texts = [mark + "".join(f" a {mark}" for _ in row[1:]) + " b" * (1 + 2 * i) for i, row in enumerate(rows)]
+    for images in ([one for row in rows for one in row], rows):
+        try:
+            return dict(processor(text=texts, images=images, return_tensors="pt", padding=True))
+        except Exception as error:  # whatever a processor of any make raises on a form it does not take
+            refused = error
+    raise Unproven("processor", f"it does not take {sum(map(len, rows))} pictures in {len(rows)} prompts: {refused}")
+
+
+def to_model(model: Any) -> Any:
+    """Brings tensors to the device of a model's embeddings, and pixels to its dtype."""
+    device = model.get_input_embeddings().weight.device
+
+    def placed(inputs: dict[str, Any]) -> dict[str, Any]:
+        return {name: _placed(value, device, model.dtype) for name, value in inputs.items() if value is not None}
+
+    return placed
+
+
+def _placed(value: Any, device: torch.device, dtype: torch.dtype) -> Any:
+    if isinstance(value, (list, tuple)):
+        return type(value)(_placed(one, device, dtype) for one in value)
+    if not isinstance(value, torch.Tensor):
+        return value
+    return value.to(device, dtype) if value.is_floating_point() else value.to(device)

@@ -1,0 +1,135 @@
+"""Types without a file: what must hold of those that prove themselves."""
+
+import pytest
+import torch
+
+from hf_efficient import TokenPrunerConfig, attach_token_pruner, detach_token_pruner, load_token_pruned, prune_inputs
+from tests.tiny import IMAGES, ROWS, generate, recorded
+from tests.zoo import ZOO, shown, stock
+
+BUDGET = 3
+ROWS_APART = ("mistral3", "pixtral", "lighton_ocr")  # tokens of the text end the rows of an image
+
+
+def pruned(name, **settings):
+    config = TokenPrunerConfig(**{"budget": BUDGET, "importance": "distinct", **settings})
+    return attach_token_pruner(*stock(name), config)
+
+
+@pytest.mark.parametrize("name", ZOO)
+def test_keeping_all_tokens_is_the_stock_model_bit_for_bit(name):
+    model, processor = stock(name)
+    inputs = shown(processor, ROWS)
+    whole, whole_processor = pruned(name, budget=1.0)
+    again = shown(whole_processor, ROWS)
+    for key, value in inputs.items():
+        assert torch.equal(torch.as_tensor(value), torch.as_tensor(again[key])), key
+    assert torch.equal(model(**inputs).logits, whole(**again).logits)
+    assert torch.equal(generate(model, inputs), generate(whole, again))
+
+
+@pytest.mark.parametrize("method", ["id_pruner", "itg", "tome"])
+@pytest.mark.parametrize("name", ZOO)
+def test_k_is_exact_and_a_batch_is_its_rows_and_generate_goes_on_from_forward(name, method):
+    _, full_processor = stock(name)
+    model, processor = pruned(name, method=method)
+    inputs, token = shown(processor, ROWS), model.config.image_token_id
+    with torch.no_grad():
+        logits = model(**inputs).logits[:, -1]
+        last = model.base_model.token_pruner.last
+        step = model.generate(**inputs, max_new_tokens=1, output_logits=True, return_dict_in_generate=True).logits[0]
+        assert torch.allclose(logits, step, atol=1e-4)
+        for row, one in enumerate(ROWS):
+            assert torch.allclose(model(**shown(processor, [one])).logits[0, -1], logits[row], atol=1e-4)
+    assert sum(unit.num_tokens for unit in last) == int((shown(full_processor, ROWS)["input_ids"] == token).sum())
+    assert [len(unit.indices) for unit in last] == [min(BUDGET, unit.num_tokens) for unit in last]
+    assert sum(len(unit.indices) for unit in last) == int((inputs["input_ids"] == token).sum())
+
+
+def kept_columns(ids, token, last):
+    """Columns of a full prompt that stay: no placeholder of a token dropped, no text within a unit in several runs."""
+    flags = iter([i in unit.indices.tolist() for unit in last for i in range(unit.num_tokens)])
+    ends = iter([i in (0, unit.num_tokens - 1) for unit in last for i in range(unit.num_tokens)])
+    rows = []
+    for row in ids.tolist():
+        kept, inside = [], False
+        for column, one in enumerate(row):
+            if one == token:
+                if next(ends):
+                    inside = not inside
+                kept += [column] if next(flags) else []
+            elif not inside:
+                kept.append(column)
+        rows.append(kept)
+    return rows
+
+
+@pytest.mark.parametrize("positions", ["auto", "original"])
+@pytest.mark.parametrize("name", ZOO)
+def test_the_language_model_sees_what_it_would_have_seen_of_the_kept_tokens(name, positions):
+    model, processor = stock(name)
+    full = shown(processor, ROWS[1:])
+    with recorded(model) as stock_calls:
+        generate(model, full)
+    if positions == "original" and name in ROWS_APART:
+        with pytest.raises(ValueError, match="positions='original' has no meaning"):
+            pruned(name, positions=positions)
+        return
+    model, processor = pruned(name, positions=positions)
+    inputs = shown(processor, ROWS[1:])
+    with recorded(model) as calls:
+        generate(model, inputs)
+    (columns,) = kept_columns(full["input_ids"], model.config.image_token_id, model.base_model.token_pruner.last)
+    first, ours = stock_calls[0], calls[0]
+    assert torch.allclose(first["inputs_embeds"][:, columns], ours["inputs_embeds"], atol=1e-5)
+    mrope = first["position_ids"].dim() > 2
+    expected = first["position_ids"][..., columns][-3:] if mrope or positions == "original" else None
+    if expected is None:
+        expected = first["position_ids"][..., : len(columns)]
+    assert torch.equal(expected, ours["position_ids"][-3:])
+    if positions == "original" or mrope:
+        for now, then in zip(calls[1:], stock_calls[1:], strict=True):
+            assert torch.equal(now["position_ids"][-3:], then["position_ids"][-3:])
+
+
+@pytest.mark.parametrize("name", ZOO)
+def test_inputs_are_pruned_as_an_attached_pair_does(name):
+    model, processor = pruned(name)
+    expected = model(**shown(processor, ROWS)).logits[:, -1]
+    detach_token_pruner(model, processor)
+    config = TokenPrunerConfig(budget=BUDGET, importance="distinct")
+    inputs = prune_inputs(model, shown(processor, ROWS), config)
+    assert torch.allclose(model(**inputs).logits[:, -1], expected, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", ZOO)
+def test_a_saved_pair_comes_back_with_its_pruner(name, tmp_path):
+    model, saved = pruned(name)
+    inputs = shown(saved, ROWS)
+    expected = model(**inputs).logits
+    model.save_pretrained(tmp_path)
+    saved.save_pretrained(tmp_path)
+    again, processor = load_token_pruned(tmp_path)
+    token = model.config.image_token_id  # other tokens may come back as others: stock picks tokenizers by model type
+    counts = [(shown(one, ROWS)["input_ids"] == token).sum(1).tolist() for one in (processor, saved)]
+    assert counts[0] == counts[1]
+    assert torch.allclose(again(**inputs).logits, expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ZOO)
+def test_counts_for_serving_are_those_of_the_prompt(name):
+    _, full_processor = stock(name)
+    sizes = [(height, width) for _, height, width in IMAGES]
+    try:
+        full = full_processor._get_num_multimodal_tokens(image_sizes=sizes).num_image_tokens
+    except (AttributeError, NotImplementedError):
+        pytest.skip("the stock processor does not count")
+    _, processor = pruned(name)
+    if name in ROWS_APART:
+        with pytest.raises(ValueError, match="cannot be told from its size"):
+            processor._get_num_multimodal_tokens(image_sizes=sizes)
+        return
+    counted = processor._get_num_multimodal_tokens(image_sizes=sizes).num_image_tokens
+    for i, (before, after) in enumerate(zip(full, counted, strict=True)):
+        lengths = [shown(one, [[i]])["input_ids"].shape[1] for one in (full_processor, processor)]
+        assert before - after == lengths[0] - lengths[1]

@@ -1,0 +1,44 @@
+"""Tiny models with random weights, and their real processors, of types that have no file of their own."""
+
+import copy
+import functools
+from collections.abc import Callable
+from typing import Any
+
+from tests.tiny import IMAGES, image
+
+from . import llava_kin, qwen_kin, tiled
+
+#: name of a case, the model's type but for combinations of parts, -> builder of (model, processor)
+ZOO: dict[str, Callable[[], Any]] = {
+    builder.__name__: builder
+    for builder in (
+        llava_kin.mistral3, llava_kin.pixtral, llava_kin.lighton_ocr, llava_kin.vipllava, llava_kin.llava_next_video,
+        llava_kin.deepseek_vl, llava_kin.janus, tiled.aya_vision, tiled.cohere2_vision, tiled.lfm2_vl, tiled.gemma4,
+        tiled.minicpmv4_6, qwen_kin.qwen3_vl_moe, qwen_kin.qwen3_5, qwen_kin.qwen3_5_moe, qwen_kin.glm4v,
+        qwen_kin.exaone4_5, qwen_kin.video_llama_3, qwen_kin.kimi_k25,
+    )
+}  # fmt: skip
+
+
+@functools.cache
+def _built(name: str) -> Any:
+    return ZOO[name]()
+
+
+def stock(name: str) -> tuple[Any, Any]:
+    """A fresh (model, processor), without a pruner."""
+    model, processor = copy.deepcopy(_built(name))
+    return model, processor
+
+
+def shown(processor: Any, rows: list[list[int]]) -> Any:
+    """What a processor makes of a prompt for each of `rows`, which name pictures of `tests.tiny.IMAGES`."""
+    texts, pictures = [], [[image(*IMAGES[i]) for i in row] for row in rows]
+    for row in rows:
+        marks = [f"w{3 + max(row)} w4 {processor.image_token} w2" for _ in row]
+        texts.append(" ".join([*marks, "w7 w3 w5 w9"[: 5 + 3 * max(row)]]))
+    try:
+        return processor(text=texts, images=[one for row in pictures for one in row], return_tensors="pt", padding=True)
+    except (ValueError, IndexError):  # it wants a list for every prompt
+        return processor(text=texts, images=pictures, return_tensors="pt", padding=True)

@@ -31,10 +31,13 @@ def family_for(model: Any, processor: Any = None) -> Family:
     Raises:
         ValueError: the model is none for images and text, or does not keep the rules (`Unproven`).
     """
-    attached = vars(getattr(model, "base_model", model)).get("token_pruner")
+    base = getattr(model, "base_model", model)
+    attached = vars(base).get("token_pruner")
     known = getattr(getattr(model, "config", None), "model_type", None) in FAMILIES.names
-    if known and processor is not None and written_for(family_of(model), processor):
-        return family_of(model)
+    if not known and not hasattr(base, "get_image_features"):
+        return family_of(model)  # raises
+    if known and processor is not None and any(written_for(row.implementation, processor) for row in FAMILIES.methods):
+        return family_of(model)  # even if it is that of another one: a mistake, which attaching refuses
     if attached is not None and written_for(attached.family, processor):
         return attached.family
     proven = _PROVEN.setdefault(_identity(model, model.config), {})

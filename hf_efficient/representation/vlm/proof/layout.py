@@ -17,9 +17,9 @@ def layout_of(seen: list[tuple[list[int], list[int], int]]) -> Layout:
     runs = {size for _, sizes, _ in seen for size in sizes}
     if all(sizes == lengths for sizes, lengths, _ in seen):
         return Layout(None)
-    for sizes in (pieces, runs):
-        if len(sizes) == 1 and not any(size % tile for size in (pieces | runs) for tile in sizes):
-            return Layout(min(sizes))
+    for alike in (pieces, runs):
+        if len(alike) == 1 and not any(size % min(alike) for size in pieces | runs):
+            return Layout(min(alike))
     if all(len(sizes) == shown for sizes, _, shown in seen):  # an image is a piece, and has several runs
         return Layout(None, one_run=False)
     sizes, lengths, shown = next(one for one in seen if one[0] != one[1])

@@ -8,7 +8,7 @@ from tests.tiny import IMAGES, ROWS, generate, recorded
 from tests.zoo import ZOO, shown, stock
 
 BUDGET = 3
-ROWS_APART = ("mistral3", "pixtral", "lighton_ocr")  # tokens of the text end the rows of an image
+ROWS_APART = ("mistral3", "pixtral")  # tokens of the text end the rows of an image
 
 
 def pruned(name, **settings):

@@ -1,0 +1,191 @@
+"""Pairs that must be refused: each is made of one that is proven by one thing gone wrong."""
+
+import pytest
+import torch
+import transformers as hf
+
+from hf_efficient import TokenPrunerConfig, attach_token_pruner
+from hf_efficient.representation.vlm.proof import Unproven, prove
+from tests.zoo import stock
+
+
+def sabotaged(name, **methods):
+    """A pair whose base model has these methods, each a function of the stock class and the stock arguments."""
+    model, processor = stock(name)
+    base = model.base_model
+    cls = type(base)
+
+    def bound(change):
+        return lambda self, *args, **kwargs: change(self, cls, *args, **kwargs)
+
+    base.__class__ = type(cls.__name__, (cls,), {name: bound(change) for name, change in methods.items()})
+    for function, change in methods.items():  # signatures are looked at
+        getattr(type(base), function).__wrapped__ = getattr(cls, function)
+        assert change is not None
+    return model, processor
+
+
+def of_features(change):
+    """A feature function whose features are changed."""
+
+    def changed(self, cls, *args, **kwargs):
+        output = cls.get_image_features(self, *args, **kwargs)
+        output.pooler_output = change(output.pooler_output)
+        return output
+
+    return changed
+
+
+def merged(change):
+    """A forward that changes the features between the feature function and the placeholders."""
+
+    def forward(self, cls, *args, **kwargs):
+        given = kwargs.get("mm_encoder_outputs")
+        if kwargs.get("pixel_values") is not None:
+            given = {"image": self.get_image_features(kwargs.pop("pixel_values"), return_dict=True)}
+        if given:
+            one = type(given["image"])(**given["image"])
+            one.pooler_output = change(one.pooler_output, one)
+            kwargs["mm_encoder_outputs"] = {"image": one}
+        return cls.forward(self, *args, **kwargs)
+
+    return forward
+
+
+def refused(pair):
+    with pytest.raises(Unproven) as error:
+        prove(*pair)
+    return error.value.rule
+
+
+def test_the_pair_is_proven_as_it_is():
+    prove(*stock("deepseek_vl"))
+    same = sabotaged("deepseek_vl", forward=merged(lambda x, _: x), get_image_features=of_features(lambda x: x))
+    prove(*same)
+
+
+@pytest.mark.parametrize(
+    ("change", "rule"),
+    [
+        (lambda x, _: x * 2, "order"),  # scaled
+        (lambda x, _: x.flip(1), "order"),  # in another order than the placeholders
+        (lambda x, _: x.roll(1, 1), "order"),
+        (lambda x, _: x + x.mean(1, keepdim=True), "order"),  # each holds something of all
+        (lambda x, one: x + one.last_hidden_state.mean(), "order"),  # a second way in, by the placeholders
+    ],
+)
+def test_features_that_are_changed_on_their_way_are_refused(change, rule):
+    assert refused(sabotaged("deepseek_vl", forward=merged(change))) == rule
+
+
+def test_pictures_in_another_order_than_in_the_prompt_are_refused():
+    pair = sabotaged("deepseek_vl", get_image_features=of_features(lambda x: x.flip(0)))
+    assert refused(pair) == "batch"
+
+
+def test_pictures_that_change_each_others_features_are_refused():
+    pair = sabotaged("deepseek_vl", get_image_features=of_features(lambda x: x - x.mean(0) * (len(x) > 1)))
+    assert refused(pair) == "batch"
+
+
+def test_fewer_features_than_placeholders_are_refused():
+    pair = sabotaged("deepseek_vl", get_image_features=of_features(lambda x: x[:, 1:]))
+    assert refused(pair) in ("runs", "counts")  # most stock models raise by themselves
+
+
+def test_a_way_around_the_language_model_is_refused():
+    def forward(self, cls, *args, **kwargs):
+        given = kwargs.get("mm_encoder_outputs")
+        if kwargs.get("pixel_values") is not None:
+            given = {"image": self.get_image_features(kwargs.pop("pixel_values"), return_dict=True)}
+            kwargs["mm_encoder_outputs"] = given
+        output = cls.forward(self, *args, **kwargs)
+        if given:
+            output["last_hidden_state"] = output["last_hidden_state"] + given["image"].last_hidden_state.mean()
+        return output
+
+    assert refused(sabotaged("deepseek_vl", forward=forward)) == "one way"
+
+
+def test_features_that_differ_when_encoded_before_are_refused():
+    def forward(self, cls, *args, **kwargs):
+        if kwargs.get("mm_encoder_outputs"):
+            one = kwargs["mm_encoder_outputs"]["image"]
+            kwargs["mm_encoder_outputs"] = {"image": type(one)(**{**one, "pooler_output": one.pooler_output + 1})}
+        return cls.forward(self, *args, **kwargs)
+
+    assert refused(sabotaged("deepseek_vl", forward=forward)) == "same bits"
+
+
+def test_a_level_in_another_order_is_refused():
+    def features(self, cls, *args, **kwargs):
+        output = cls.get_image_features(self, *args, **kwargs)
+        output.deepstack_features = [level[1:] for level in output.deepstack_features]
+        return output
+
+    assert refused(sabotaged("qwen3_vl_moe", get_image_features=features)) in ("runs", "one way")
+
+
+def test_positions_with_gaps_are_refused():
+    def forward(self, cls, *args, **kwargs):
+        kwargs["position_ids"] = 2 * torch.arange(kwargs["input_ids"].shape[1])[None]
+        return cls.forward(self, *args, **kwargs)
+
+    assert refused(sabotaged("deepseek_vl", forward=forward)) == "positions"
+
+
+def test_a_processor_that_counts_otherwise_is_refused():
+    model, processor = stock("deepseek_vl")
+    processor.num_image_tokens = 15
+    assert refused((model, processor)) in ("runs", "counts")
+
+
+def test_a_processor_that_merges_otherwise_is_refused():
+    model, processor = stock("mistral3")
+    processor.spatial_merge_size = 1
+    assert refused((model, processor)) in ("runs", "counts")
+
+
+def test_a_processor_with_tiles_of_another_size_is_refused():
+    model, processor = stock("aya_vision")
+    processor.image_processor.size = {"height": 28, "width": 28}
+    assert refused((model, processor)) in ("runs", "counts", "layout")
+
+
+def test_a_processor_of_another_make_is_refused():
+    model, _ = stock("vipllava")
+    _, processor = stock("video_llama_3")
+    assert refused((model, processor)) in ("pixels", "runs", "processor")
+
+
+def test_a_processor_without_placeholders_is_refused():
+    model, processor = stock("deepseek_vl")
+    processor.__class__ = type(
+        "Bare", (type(processor),), {"replace_image_token": hf.ProcessorMixin.replace_image_token}
+    )
+    assert refused((model, processor)) == "placeholders"
+
+
+def test_the_refusal_names_the_pair_and_the_one_rule():
+    model, processor = sabotaged("deepseek_vl", forward=merged(lambda x, _: x * 2))
+    with pytest.raises(
+        ValueError, match=r"DeepseekVLForCond.*deepseek_vl.*DeepseekVLProcessor.*in their order; but .* 2 "
+    ):
+        attach_token_pruner(model, processor, TokenPrunerConfig())
+    assert not hasattr(model.base_model, "token_pruner")
+
+
+def test_a_proof_leaves_the_model_as_it_was():
+    model, processor = stock("glm4v")
+    model.train()
+    model.base_model.rope_deltas = kept = torch.ones(1, 1)
+    prove(model, processor)
+    assert model.training
+    assert model.base_model.rope_deltas is kept
+    assert "forward" not in vars(model.base_model.language_model)
+
+
+def test_videos_are_refused_with_the_reason():
+    model, processor = attach_token_pruner(*stock("glm4v"), TokenPrunerConfig(importance="distinct"))
+    with pytest.raises(ValueError, match="video of Glm4vModel would have to stay whole"):
+        model.base_model.get_video_features(torch.zeros(1, 1), torch.ones(1, 3, dtype=torch.long))

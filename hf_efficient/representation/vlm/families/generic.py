@@ -9,12 +9,10 @@ from typing import Any
 import torch
 from PIL import Image
 from torch import Tensor
-from transformers.utils import logging
 
 from . import towers
 from .family import Family, Unit, VisualInputs, check_modality
 
-logger = logging.get_logger(__name__)
 REMEMBERED = 256  # shapes of calls
 
 
@@ -66,13 +64,8 @@ class Generic(Family):
         return [Unit(n, one_run=self.one_run) for n in self.known[key]]
 
     def source(self, base: Any, modality: str, wanted: str) -> str | None:
-        source = towers.choose_source(wanted, (), type(base).__name__)
-        if wanted == "auto":
-            logger.warning_once(
-                f"{type(base).__name__}: where its encoder's attention falls is not known, so that importance='auto' "
-                "is 'distinct', what sets a token apart from the others."
-            )
-        return source
+        fault = "it has no file of its own, which would say which patches make a token"
+        return towers.choose_source(wanted, (), fault, type(base).__name__)
 
     def placeholder(self, processor: Any, modality: str) -> str:
         token: str = processor.tokenizer.convert_ids_to_tokens(self.image_token_id)

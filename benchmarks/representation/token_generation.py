@@ -25,9 +25,9 @@ from benchmarks.models.dinov2_from_wheel import CACHE, load_dinov2
 from benchmarks.representation.token_representation import PHOTOGRAPHS, SPLIT, consume, encode, given, summary, views
 from hf_efficient import TokenPrunerConfig, reduce_tokens
 
-COVERAGE = {"method": "itg", "importance": "cls", "initial_centers": "coverage", "importance_power": 0.5}
-#: The most distinct tokens count nearly alone in coverage, and the background enough to be stood for.
-SHARP: dict[str, Any] = {"coverage_power": 3.0, "coverage_mix": 0.9, "exchange_passes": 1}
+COVERAGE: dict[str, Any] = {
+    "method": "itg", "importance": "cls", "initial_centers": "coverage", "coverage_mix": 0.5, "importance_power": 0.5,
+}  # fmt: skip
 VARIANTS: dict[str, dict[str, Any]] = {
     "itg": {"method": "itg"},
     "itg, means (beta 1)": {"method": "itg", "centroid_share": 1.0},
@@ -36,7 +36,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "itg, by attention": {"method": "itg", "importance": "cls"},
     "itg, by attention, on coverage": COVERAGE,
     "itg, anchors, on coverage": {**COVERAGE, "centroid_share": 0.0},
-    "id_pruner": {},
+    "id_pruner, by attention": {"importance": "cls"},
     "id_pruner, coverage alone": {"coverage_mix": 0.0},
     **{
         name: {"method": name}

@@ -106,10 +106,8 @@ def measure(model: Any, hidden: Tensor, importance: Tensor, whole: Tensor, confi
     gram = gram + 1e-3 * gram.diagonal().mean() * torch.eye(len(kept))
     residual = ((x - torch.linalg.solve(gram, kept @ x.T).T @ kept) ** 2).sum(1)
     retained = importance.gather(1, reduced.indices).sum() / importance.sum()
-    # coverage as all methods are held to it: with the settings of the default ID-Pruner
-    standard = TokenPrunerConfig(budget=config.budget, method="top_importance")
     chosen = torch.zeros_like(importance).scatter(1, reduced.indices, 1.0)
-    coverage = standard_coverage(tokens, importance, chosen, standard)
+    coverage = standard_coverage(tokens, importance, chosen)
     final = consume(model, torch.cat([hidden[:, :1], reduced.tokens], dim=1))
     change = 1 - torch.cosine_similarity(final, whole)
     plain = squared.sum() / ((x - x.mean(0)) ** 2).sum()
@@ -117,10 +115,10 @@ def measure(model: Any, hidden: Tensor, importance: Tensor, whole: Tensor, confi
     return [float(value) for value in values]
 
 
-def standard_coverage(tokens: Tensor, importance: Tensor, chosen: Tensor, config: TokenPrunerConfig) -> Tensor:
-    """sum_i pi_i max_{j chosen} k_ij with the default kernel and mix, whatever the method."""
+def standard_coverage(tokens: Tensor, importance: Tensor, chosen: Tensor) -> Tensor:
+    """sum_i pi_i max_{j chosen} k_ij with the kernel "rbf" and a = 1/2, whatever the method."""
     p = importance / importance.sum()
-    pi = config.coverage_mix * p + (1 - config.coverage_mix) / p.shape[1]
+    pi = 0.5 * p + 0.5 / p.shape[1]
     distance = torch.cdist(tokens, tokens).square()
     similarity = torch.exp(-2 * distance / distance.mean()) * chosen.unsqueeze(1)
     return (pi * similarity.amax(-1)).sum()
@@ -129,7 +127,7 @@ def standard_coverage(tokens: Tensor, importance: Tensor, chosen: Tensor, config
 def variants(sweep: bool) -> dict[str, dict[str, Any]]:
     """What is compared: name -> settings of the config."""
     if not sweep:
-        return {method: {"method": method} for method in METHODS}
+        return {method: {"method": method, "importance": "cls"} for method in METHODS}
     grid = itertools.product(("cls", "distinct"), ("rbf", "cosine"), (0.0, 0.5, 1.0), (0.0, 0.02, 0.1, 0.3))
     return {
         f"{importance} {kernel} mix={mix} weight={weight}": {

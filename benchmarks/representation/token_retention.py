@@ -23,7 +23,7 @@ from benchmarks.harness.results import record_run, write_json, write_table
 from benchmarks.representation.grading import grade_models, scenes_of
 from benchmarks.representation.packed_turns import grade_scenes
 from benchmarks.representation.retention_statistics import compare, curves, table
-from benchmarks.representation.token_generation import COVERAGE, SHARP
+from benchmarks.representation.token_generation import COVERAGE
 from hf_efficient import TokenPrunerConfig, token_pruner
 from hf_efficient.methods import REPRESENTATION
 from hf_efficient.representation.evaluation.drawing import draw_kept_tokens
@@ -43,10 +43,21 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "itg, plain attention": {"method": "itg", "proportional_attention": False},
     "itg, by attention": {"method": "itg", "importance": "cls"},
     "itg, by attention, on coverage": COVERAGE,
-    "itg, on sharp coverage": {"method": "itg", "initial_centers": "coverage", **SHARP},
-    "id_pruner, distinct": {"importance": "distinct"},
-    "id_pruner, sharp": {"importance": "distinct", **SHARP},
-    "id_pruner, sharp, proportional attention": {"importance": "distinct", "proportional_attention": True, **SHARP},
+    "itg, on coverage": {"method": "itg", "initial_centers": "coverage"},
+    "itg, far apart, plain attention": {
+        "method": "itg",
+        "initial_centers": "farthest_first",
+        "proportional_attention": False,
+    },
+    "id_pruner, by attention": {"importance": "cls"},
+    "id_pruner, power 1": {"coverage_power": 1.0},
+    "id_pruner, coverage alone": {"coverage_mix": 0.0},
+    "id_pruner, importance alone": {"coverage_mix": 1.0},
+    "id_pruner, exchanges": {"exchange_passes": 1},
+    "id_pruner, proportional attention, half for the background": {
+        "proportional_attention": True,
+        "coverage_mix": 0.5,
+    },
     **{name: {"method": name} for name in OTHERS},
     **{
         f"{name}, proportional attention": {"method": name, "proportional_attention": True} for name in OTHERS

@@ -26,6 +26,7 @@ REPRESENTATION = Kind(
     runs="all model families by attach_token_pruner and prune_inputs, any features by reduce_tokens; CPU and CUDA",
     page="baselines.md",
     config="hf_efficient.representation.config:TokenPrunerConfig",
+    formerly={"coverage_mix": 0.5, "coverage_power": 1.0, "initial_centers": "farthest_first"},
     methods=(
         Method(
             "id_pruner",
@@ -33,6 +34,8 @@ REPRESENTATION = Kind(
             f"{_FOLDER}.id_pruner:choose",
             reads=("importance_weight", *_COVERAGE, *_ASKED, *_GROUPS),
             needs=("importance",),
+            # distinctiveness cubed did better than attention on both VLMs (docs/id_pruner.md, measured)
+            defaults={"importance": "distinct"},
             page="id_pruner.md",
         ),
         Method("random", "the same fixed draw for every image", f"{_FOLDER}.random:select"),
@@ -187,10 +190,10 @@ REPRESENTATION = Kind(
             # with these initial centers distinctiveness did better than attention (docs/itg.md, measured)
             defaults={"importance": "distinct", "proportional_attention": True},
             only=(
-                Only("importance_weight", lambda c: c.initial_centers == "coverage", "initial_centers='coverage'"),
-                *(Only(name, lambda c: c.initial_centers == "coverage", "initial_centers='coverage'")
+                Only("importance_weight", lambda c: c.centers_source == "coverage", "initial_centers='coverage'"),
+                *(Only(name, lambda c: c.centers_source == "coverage", "initial_centers='coverage'")
                   for name in _COVERAGE),
-                Only("coverage_mix", lambda c: c.initial_centers == "coverage" or c.min_group_share > 0,
+                Only("coverage_mix", lambda c: c.centers_source == "coverage" or c.min_group_share > 0,
                      "initial_centers='coverage' or min_group_share above 0"),
             ),
             page="itg.md",

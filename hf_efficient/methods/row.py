@@ -134,6 +134,7 @@ class Kind:
         only: conditions on settings, whatever the method.
         settings: papers whose method is a setting.
         config: "module:class" of the configuration that has `choice` as a field, or "" where there is none.
+        formerly: setting -> its default in older versions, which wrote it into every file.
     """
 
     budget: str
@@ -145,6 +146,7 @@ class Kind:
     only: tuple[Only, ...] = ()
     settings: tuple[Setting, ...] = ()
     config: str = ""
+    formerly: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def names(self) -> tuple[str, ...]:

@@ -18,7 +18,8 @@ def check_settings(config: Any, *kinds: Kind) -> None:
     """Refuse settings that will not be read.
 
     Args:
-        config: a dataclass. A value equal to its field's default counts as not set.
+        config: a dataclass. A value equal to its field's default counts as not set, and so does one that was the
+            default (`kind.formerly`).
         kinds: what the configuration chooses among. Where `kind.choice` is None no method has been chosen, and nothing
             is checked.
 
@@ -41,7 +42,7 @@ def unread(config: Any, kind: Kind) -> dict[str, str]:
     ignored: dict[str, str] = {}
     for field in fields(config):
         value = getattr(config, field.name)
-        if value == _default(field):
+        if value in (_default(field), kind.formerly.get(field.name, _default(field))):
             continue
         readers = kind.readers(field.name)
         if chosen not in readers:

@@ -17,12 +17,13 @@ from hf_efficient.reading import naming
 from .config_checks import check_budget, check_generator, check_layers, kept_of
 from .config_files import CONFIG_NAME as CONFIG_NAME
 from .config_files import files_of, push, read, replaced, save, to_json
+from .left_open import LeftOpen
 
 IMPORTANCES = ("auto", "cls", "received", "distinct", "norm")
 FEATURES = ("projected", "encoder")
 KERNELS = ("rbf", "cosine")
 POSITIONS = ("auto", "compact", "original")
-INITIAL_CENTERS = ("coverage", "farthest_first")
+INITIAL_CENTERS = ("auto", "coverage", "farthest_first")
 LLM_CHOICES = ("attention", "random", "ivc")
 KEPT_BY = ("holov", "divprune", "vispruner")
 
@@ -37,7 +38,7 @@ else:
 
 
 @dataclass
-class TokenPrunerConfig:
+class TokenPrunerConfig(LeftOpen):
     """How many visual tokens to keep, and how they are chosen.
 
     Args:
@@ -46,13 +47,15 @@ class TokenPrunerConfig:
             or frame). `1` keeps one token, `1.0` keeps all.
         importance: where token importance comes from. "cls": attention of the [CLS] token in the layer the features
             come from; "received": attention received from all tokens of the unit; "distinct": attention-free, distance
-            from the unit's mean direction; "norm": length of the feature; "auto": "distinct" with ITG, and with other
-            methods the best attention that the model offers.
+            from the unit's mean direction; "norm": length of the feature; "auto": "distinct" with ID-Pruner and ITG,
+            and with other methods the best attention that the model offers.
         features: what tokens are compared by: "projected", as the language model gets them, or "encoder", as the
             projector does, in LLaVA and PaliGemma. Tokens that are made are made of projected features either way.
         importance_weight: lambda of F(S), in [0, 1]: 0 is pure coverage, 1 is plain top-importance.
-        coverage_mix: a, how far important tokens weigh more in coverage, in [0, 1]: 0 weighs all tokens alike.
-        coverage_power: gamma, the power of importance in coverage, >= 0: with 3 the most important count nearly alone.
+        coverage_mix: a, how far important tokens weigh more in coverage, in [0, 1]: 0 weighs all tokens alike. None:
+            as `coverage_weights_of` says.
+        coverage_power: gamma, the power of importance in coverage, >= 0. None: 3 of distinctiveness, with which the
+            most distinct count nearly alone, and 1 of attention, which is uneven by itself.
         exchange_passes: passes, 0 to 100, in which every kept token may give way to one that covers more.
         kernel: similarity of two tokens in coverage, "rbf" or "cosine" (of centred features).
         question_weight: share of relevance to the question in importance, in [0, 1]; 0 is question-agnostic.
@@ -76,7 +79,8 @@ class TokenPrunerConfig:
         centroid_share: beta of ITG, in [0, 1]: 1 makes each token the mean of its cluster, 0 the real token nearest to
             that mean.
         initial_centers: the tokens that ITG's clusters start from. "farthest_first": important tokens far apart (as
-            k-means++, but always the largest); "coverage": what ID-Pruner keeps.
+            k-means++, but always the largest); "coverage": what ID-Pruner keeps; "auto": far apart where sizes count,
+            else coverage, since a center that stands alone then weighs as much as any other.
         kept_by: the method that chooses the half of the tokens that RESTORE keeps as they are.
         importance_power: eta of ITG's weights w = (p / mean p)^eta, >= 0.
         generator: a trained `TokenGenerator` that refines ITG's tokens, or None. Saved beside the config.
@@ -97,8 +101,10 @@ class TokenPrunerConfig:
     importance: str = field(default="auto", metadata={"help": "Source of token importance.", "choices": IMPORTANCES})
     features: str = field(default="projected", metadata={"help": "What tokens are compared by.", "choices": FEATURES})
     importance_weight: float = field(default=0.0, metadata={"help": "Weight of importance against coverage, 0 to 1."})
-    coverage_mix: float = field(default=0.5, metadata={"help": "How far importance weighs in coverage, 0 to 1."})
-    coverage_power: float = field(default=1.0, metadata={"help": "Power of importance in coverage."})
+    coverage_mix: float | None = field(
+        default=None, metadata={"help": "How far importance weighs in coverage, 0 to 1."}
+    )
+    coverage_power: float | None = field(default=None, metadata={"help": "Power of importance in coverage."})
     exchange_passes: int = field(default=0, metadata={"help": "Passes of exchanges that raise the coverage kept."})
     kernel: str = field(default="cosine", metadata={"help": "Similarity of two tokens.", "choices": KERNELS})
     question_weight: float = field(default=0.0, metadata={"help": "Share of question relevance in importance, 0 to 1."})
@@ -118,7 +124,7 @@ class TokenPrunerConfig:
     lloyd_steps: int = field(default=3, metadata={"help": "Steps of ITG's clustering."})
     centroid_share: float = field(default=0.75, metadata={"help": "Share of the mean in ITG's tokens, 0 to 1."})
     initial_centers: str = field(
-        default="farthest_first",
+        default="auto",
         metadata={"help": "Tokens that ITG's clusters start from.", "choices": INITIAL_CENTERS},
     )
     kept_by: str = field(default="holov", metadata={"help": "Who chooses what RESTORE keeps.", "choices": KEPT_BY})
@@ -133,7 +139,7 @@ class TokenPrunerConfig:
         for one in fields(self):
             if "choices" in one.metadata and one.name != "method":  # of which a program may have added some
                 check_choice(one.name, getattr(self, one.name), one.metadata["choices"])
-        for name in ("importance_weight", "coverage_mix", "question_weight", "min_group_share", "merge_static",
+        for name in ("importance_weight", "question_weight", "min_group_share", "merge_static",
                      "centroid_share"):  # fmt: skip
             check_number(name, getattr(self, name), 0, 1, "a number in [0, 1]")
         if self.merge_copies is not None:
@@ -142,8 +148,11 @@ class TokenPrunerConfig:
         check_bool("adaptive", self.adaptive)
         check_whole("lloyd_steps", self.lloyd_steps, 0, 1000)  # it ends long before, but a file may ask for any number
         check_whole("exchange_passes", self.exchange_passes, 0, 100)
-        for name in ("importance_power", "coverage_power"):
-            check_number(name, getattr(self, name), 0, math.inf, "a finite number >= 0")
+        check_number("importance_power", self.importance_power, 0, math.inf, "a finite number >= 0")
+        if self.coverage_mix is not None:
+            check_number("coverage_mix", self.coverage_mix, 0, 1, "None or a number in [0, 1]")
+        if self.coverage_power is not None:
+            check_number("coverage_power", self.coverage_power, 0, math.inf, "None or a finite number >= 0")
         check_budget("budget", self.budget)
         check_budget("llm_budget", self.llm_budget)
         check_layers("llm_layers", self.llm_layers)
@@ -163,20 +172,6 @@ class TokenPrunerConfig:
         """
         changed: TokenPrunerConfig = with_method(self, REPRESENTATION, method, **changes)
         return changed
-
-    @property
-    def importance_source(self) -> str:
-        """`importance`; where that is "auto", what the method's row of the table takes for it, if it takes anything."""
-        if self.importance != "auto":
-            return self.importance
-        return str(REPRESENTATION.row(self.method).defaults.get("importance", "auto"))
-
-    @property
-    def wants_sizes(self) -> bool:
-        """Whether attention shall count tokens by what they stand for, if it can. None: as the method's row says."""
-        if self.proportional_attention is not None:
-            return self.proportional_attention
-        return bool(REPRESENTATION.row(self.method).defaults.get("proportional_attention", False))
 
     def tokens_to_keep(self, n: int) -> int:
         """Number of tokens K kept of a unit of `n`: the one place where it is computed.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from typing import NamedTuple
 
@@ -127,6 +127,7 @@ def reduce_tokens(
         ValueError: shapes do not fit, values are not finite, importance is negative or missing, or fewer valid tokens
             than the budget.
     """
+    config = _told(config, importance)
     choice = _choose(features, config, importance, query, groups, valid, in_order=False)
     k, n, width = choice.order.shape[1], *features.shape[1:]
     if choice.mixture is not None:
@@ -185,7 +186,7 @@ def select_order(
 
     Of methods that generate: the anchors of their tokens, rising.
     """
-    return _choose(features, config, importance, query, groups, valid).order
+    return _choose(features, _told(config, importance), importance, query, groups, valid).order
 
 
 class _Choice(NamedTuple):
@@ -204,6 +205,11 @@ class _Choice(NamedTuple):
             return cls(made.anchors, importance, None, kernel, made)
         order, coverage = made if isinstance(made, Covered) else (made, None)
         return cls(order, importance, coverage, kernel)
+
+
+def _told(config: TokenPrunerConfig, importance: Tensor | None) -> TokenPrunerConfig:
+    """The config for an importance that is given: not the distinctiveness which "auto" may stand for."""
+    return replace(config, importance="cls") if importance is not None and config.importance == "auto" else config
 
 
 @torch.no_grad()
@@ -287,6 +293,6 @@ def _report(choice: _Choice, config: TokenPrunerConfig, valid: Tensor | None) ->
             nearest = torch.zeros_like(p)
             for part in choice.order.split(512, dim=1):
                 nearest = torch.maximum(nearest, choice.kernel.rows(part).amax(1))
-            coverage = (coverage_weights(p, config.coverage_mix, valid, config.coverage_power) * nearest).sum(1)
+            coverage = (coverage_weights(p, *config.coverage_weights_of(choice.order.shape[1]), valid) * nearest).sum(1)
         retained = p.gather(1, choice.order).sum(1)
     return SelectionReport(retained.clamp(0, 1), coverage.clamp(0, 1), p.shape[1], choice.order.shape[1])

@@ -5,6 +5,8 @@ from itertools import combinations
 import torch
 from torch import Tensor
 
+from hf_efficient.representation.config import TokenPrunerConfig
+
 
 def kernel(x: Tensor, kind: str = "rbf") -> Tensor:
     """k_ij of tokens (N, D), pair by pair."""
@@ -28,11 +30,13 @@ def unit(seed: int, n: int, width: int = 6) -> tuple[Tensor, Tensor]:
 class Objective:
     """F(S) = l sum_S p / sum_TopK p + (1 - l) sum_i pi_i max_{j in S} k_ij of one unit."""
 
-    def __init__(self, x: Tensor, p: Tensor, k: int, weight: float = 0.1, mix: float = 0.5, kind: str = "rbf") -> None:
+    def __init__(
+        self, x: Tensor, p: Tensor, k: int, weight: float = 0.1, mix: float = 0.5, kind: str = "rbf", power: float = 1
+    ) -> None:
         p = p.double()
         self.n, self.k, self.weight = len(x), k, weight
         self.similarity = kernel(x, kind)
-        self.pi = mix * p / p.sum() + (1 - mix) / len(x)
+        self.pi = mix * p**power / (p**power).sum() + (1 - mix) / len(x)
         self.share = p / p.topk(k).values.sum()
 
     def __call__(self, chosen: list[int]) -> float:
@@ -58,3 +62,9 @@ class Objective:
             values = self.values(chosen)
             chosen.append(values.index(max(values)))
         return chosen
+
+
+def objective_of(x: Tensor, p: Tensor, k: int, config: TokenPrunerConfig) -> Objective:
+    """What ID-Pruner maximises for the first unit of x (B, N, D) and p (B, N)."""
+    mix, power = config.coverage_weights_of(k)
+    return Objective(x[0], p[0], k, config.importance_weight, mix, config.kernel, power)

@@ -204,12 +204,6 @@ def test_argument_parser_reads_the_saved_file(tmp_path: Path) -> None:
     assert type(config.budget) is float
 
 
-def test_itg_takes_distinctiveness_where_others_take_attention():
-    assert TokenPrunerConfig(method="itg").importance_source == "distinct"
-    assert TokenPrunerConfig(method="itg", importance="cls").importance_source == "cls"
-    assert TokenPrunerConfig().importance_source == "auto"
-
-
 @pytest.mark.parametrize(
     ("settings", "said"),
     [

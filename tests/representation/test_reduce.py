@@ -45,7 +45,8 @@ def test_report_is_its_definition(method: str, kernel: str, features: Tensor, im
     reduced = reduce_tokens(features, config, importance)
     for row in range(3):
         kept = reduced.indices[row].tolist()
-        f = Objective(features[row], importance[row], 9, weight=0.0, mix=config.coverage_mix, kind=config.kernel)
+        mix = 0.5 if config.coverage_mix is None else config.coverage_mix
+        f = Objective(features[row], importance[row], 9, weight=0.0, mix=mix, kind=config.kernel)
         assert float(reduced.report.coverage[row]) == pytest.approx(f(kept), abs=1e-5)
         share = float(importance[row, kept].sum() / importance[row].sum())
         assert float(reduced.report.importance_retained[row]) == pytest.approx(share, abs=1e-5)

@@ -129,7 +129,7 @@ def shares(scores: Tensor, valid: Tensor | None = None) -> Tensor:
     return scores / scores.sum(1, keepdim=True)
 
 
-def coverage_weights(p: Tensor, mix: float, valid: Tensor | None, power: float = 1.0) -> Tensor:
+def coverage_weights(p: Tensor, mix: float, power: float, valid: Tensor | None) -> Tensor:
     """pi_i = a p_i^gamma / sum p^gamma + (1 - a) / N over the valid tokens: (B, N), each row sums to 1.
 
     With a large gamma alone nothing would stand for what is everywhere, the background, and what attention gives it
@@ -138,8 +138,8 @@ def coverage_weights(p: Tensor, mix: float, valid: Tensor | None, power: float =
     Args:
         p: (B, N) float32 shares.
         mix: a.
-        valid: (B, N) bool or None.
         power: gamma.
+        valid: (B, N) bool or None.
     """
     if power != 1:
         p = shares((p / p.amax(1, keepdim=True)).pow(power), valid)

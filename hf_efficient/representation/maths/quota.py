@@ -42,7 +42,7 @@ class Quota:
         """What `config.min_group_share` of a choice of k tokens guarantees, or None: importance (B, N) >= 0."""
         if groups is None or config is None or not config.min_group_share:
             return None
-        pi = coverage_weights(shares(importance, valid), config.coverage_mix, valid, config.coverage_power)
+        pi = coverage_weights(shares(importance, valid), *config.coverage_weights_of(k), valid)
         return cls(pi, k, config.min_group_share, groups, valid)
 
     def closed(self) -> Tensor:

@@ -91,7 +91,7 @@ def greedy_order(
         results = [greedy_order(x, p, k, config, groups=g, valid=v) for x, p, g, v in inputs]
         return torch.cat([order for order, _ in results]), torch.cat([covered for _, covered in results])
     p = shares(importance, valid)
-    pi = coverage_weights(p, config.coverage_mix, valid, config.coverage_power)
+    pi = coverage_weights(p, *config.coverage_weights_of(k), valid)
     bonus = config.importance_weight * p / p.topk(k, dim=1).values.sum(1, keepdim=True)
     if valid is not None:
         bonus = bonus.masked_fill(~valid, -torch.inf)

@@ -29,7 +29,7 @@ def generate(
     groups: Tensor | None = None,
     valid: Tensor | None = None,
 ) -> Mixture:
-    """Importance-weighted k-means from `config.initial_centers`: min over Z of sum_i w_i min_k |x_i - z_k|².
+    """Importance-weighted k-means from `config.centers_source`: min over Z of sum_i w_i min_k |x_i - z_k|².
 
     That minimum is the squared Wasserstein-2 distance from the weighted tokens to the nearest distribution on K atoms.
     The steps keep every initial center in its own cluster, so that none is ever empty and the K anchors are distinct.
@@ -49,7 +49,7 @@ def generate(
         its members are in the weighted mean. O(N·K·D) per step; memory O(N·(D + K)) and that of the initial centers.
     """
     weights = cluster_weights(importance, valid, config.importance_power)
-    if config.initial_centers == "farthest_first":
+    if config.centers_source == "farthest_first":
         initial = farthest_first(features, importance, k, config, groups=groups, valid=valid)
     else:
         chosen = id_pruner.choose(features, importance, k, config, groups=groups, valid=valid, kernel=kernel)

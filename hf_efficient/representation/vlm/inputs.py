@@ -7,6 +7,7 @@ unpruned prompt is restored to ask the stock model for its positions (`.prompt`)
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from itertools import accumulate
 from typing import Any
 
@@ -90,6 +91,7 @@ def prune_inputs(
         raise ValueError("The model has a token pruner attached and prunes by itself; detach it, or call it directly.")
     _check_inputs_alone(config, model.config.model_type, family)
     keeps = keeps_positions(family, config)
+    config = replace(config, proportional_attention=False)  # no call of the model will count sizes
     inputs = {k: v for k, v in inputs.items() if v is not None}
     prompt = Prompt.of(base, inputs["input_ids"], inputs.get("attention_mask"))
     whole = TokenPrunerConfig(budget=1.0)
@@ -110,8 +112,7 @@ def prune_inputs(
     kept = {modality: output.kept for modality, output in outputs.items()}
     columns, mask = kept_columns(prompt, kept)
     used = {name for images in calls for name in images.arguments}
-    rest = {k: v for k, v in inputs.items() if k not in used}
-    pruned = {k: v.gather(1, columns) if _per_token(v, prompt) else v for k, v in rest.items()}
+    pruned = {k: v.gather(1, columns) if _per_token(v, prompt) else v for k, v in inputs.items() if k not in used}
     pad = getattr(model.config.get_text_config(), "pad_token_id", None)
     pruned["input_ids"] = pruned["input_ids"].masked_fill(mask == 0, pad or 0)
     pruned["attention_mask"] = mask

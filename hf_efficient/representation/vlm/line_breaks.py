@@ -39,7 +39,8 @@ def choose_with_breaks(
     merges = generates(config.method) or (config.merge_static > 0 and groups is not None)
     # how many tokens each row gets is decided by a method that selects, by the default one where tokens are generated
     selector = TokenPrunerConfig().method if generates(config.method) else config.method
-    selecting = config.with_method(selector, merge_static=0.0, budget=min(k, len(tokens)))
+    certain = int(len(tokens) == n - 1 and k > 1)  # a break that ends all rows is kept, and quotas are of the others
+    selecting = config.with_method(selector, merge_static=0.0, budget=min(k - certain, len(tokens)))
     order = select_order(inner, selecting, scores, query, groups)
     mask = keep_rows(tokens[order], row, newline, k)
     mixtures: list[Mixture | None] = [None] * len(features)
@@ -74,7 +75,7 @@ def meters(features: Tensor, kept: Tensor, importance: Tensor, config: TokenPrun
     order = kept.byte().sort(dim=1, descending=True, stable=True).indices[:, : int(kept.sum(1).max())]
     order = torch.where(kept.gather(1, order), order, order[:, :1])  # repeating a token leaves coverage as it is
     nearest = TokenKernel(features, config.kernel, None).rows(order).amax(1)
-    coverage = (coverage_weights(p, config.coverage_mix, None, config.coverage_power) * nearest).sum(1)
+    coverage = (coverage_weights(p, *config.coverage_weights_of(order.shape[1]), None) * nearest).sum(1)
     return (p * kept).sum(1).clamp(0, 1), coverage.clamp(0, 1)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 from torch import Tensor
@@ -34,6 +35,7 @@ class TokenPruner:
         self.config = config
         self.family = family
         self.proportional_attention = proportional_attention
+        self._choosing = replace(config, proportional_attention=proportional_attention)  # what suits it is chosen
         self.keeps_positions = keeps_positions(family, config, proportional_attention)
         self.latest = Latest()
         stages, keeps = config.llm_layers, config.tokens_to_keep_in_llm
@@ -110,7 +112,7 @@ class TokenPruner:
         call.encoding = True  # some families encode videos with their function for images
         try:
             with under_way(images.base, call):
-                output = encode(stock, self.family, self.config, images, question)
+                output = encode(stock, self.family, self._choosing, images, question)
         finally:
             call.encoding = False
         call.units = [*(call.units or []), *output.kept]

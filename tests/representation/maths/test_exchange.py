@@ -12,20 +12,13 @@ from hf_efficient.representation.maths.exchange import exchange
 from hf_efficient.representation.maths.greedy import greedy_dense
 from hf_efficient.representation.maths.importance import coverage_weights, shares
 from hf_efficient.representation.selection import id_pruner
-from tests.representation.objective import Objective, unit
+from tests.representation.objective import Objective, objective_of, unit
 
 SETTINGS = [
-    {},
+    {"coverage_power": 1.0},
     {"importance_weight": 0.1, "kernel": "rbf"},
     {"coverage_mix": 0.9, "coverage_power": 3.0},
 ]
-
-
-def objective(x: Tensor, p: Tensor, k: int, config: TokenPrunerConfig) -> Objective:
-    f = Objective(x[0], p[0], k, config.importance_weight, config.coverage_mix, config.kernel)
-    raised = p[0].double() ** config.coverage_power
-    f.pi = config.coverage_mix * raised / raised.sum() + (1 - config.coverage_mix) / f.n
-    return f
 
 
 def groups_of(seed: int, n: int) -> Tensor:
@@ -67,7 +60,7 @@ def test_a_pass_is_every_place_in_turn_and_only_raises_the_objective(setting: di
     for seed in range(15):
         x, p = unit(seed, 30)
         groups = groups_of(seed, 30) if rho else None
-        f = objective(x, p, 6, plain)
+        f = objective_of(x, p, 6, plain)
         before = id_pruner.select(x, p, 6, plain, groups=groups)[0].tolist()
         after = id_pruner.select(x, p, 6, once, groups=groups)[0].tolist()
         owed = owed_by(f, groups, rho) if groups is not None else None
@@ -85,7 +78,7 @@ def test_exchanges_bring_greedy_closer_to_the_optimum_of_all_subsets(setting: di
         config = TokenPrunerConfig(budget=4, exchange_passes=passes, **setting)
         for seed in range(60):
             x, p = unit(seed, 12)
-            f = objective(x, p, 4, config)
+            f = objective_of(x, p, 4, config)
             made.append(f(id_pruner.select(x, p, 4, config)[0].tolist()) / f.best())
     assert sum(ratios[1]) > sum(ratios[0])
     assert all(one >= zero - 1e-7 for zero, one in zip(ratios[0], ratios[1], strict=True))
@@ -150,7 +143,7 @@ def test_the_first_tokens_after_exchanges_are_a_greedy_choice_among_them() -> No
     x, p = unit(3, 40)
     config = TokenPrunerConfig(exchange_passes=1)
     order = id_pruner.select(x, p, 8, config)[0].tolist()
-    f = objective(x, p, 8, config)
+    f = objective_of(x, p, 8, config)
     for j in range(8):
         assert f(order[: j + 1]) >= max(f([*order[:j], other]) for other in order[j:]) - 1e-7
 
@@ -161,7 +154,7 @@ def test_coverage_is_that_of_the_tokens_after_exchanges() -> None:
     made = id_pruner.choose(x, p, 8, config)
     assert made.coverage is not None
     torch.testing.assert_close(
-        float(made.coverage), objective(x, p, 8, config)(made.order[0].tolist()), atol=1e-5, rtol=0
+        float(made.coverage), objective_of(x, p, 8, config)(made.order[0].tolist()), atol=1e-5, rtol=0
     )
 
 
@@ -170,6 +163,6 @@ def test_coverage_weights_are_their_formula() -> None:
     valid = torch.arange(9).expand(2, -1) < 7
     inner = p[:, :7].double() ** 3
     expected = 0.8 * inner / inner.sum(1, keepdim=True) + 0.2 / 7
-    made = coverage_weights(p * valid, 0.8, valid, 3.0)
+    made = coverage_weights(p * valid, 0.8, 3.0, valid)
     torch.testing.assert_close(made[:, :7], expected.float())
     assert not made[:, 7:].any()

@@ -12,7 +12,7 @@ from hf_efficient.representation.config import TokenPrunerConfig
 from hf_efficient.representation.selection import id_pruner
 from hf_efficient.representation.selection.uniform import grid_points
 from tests.representation.methods import SELECTORS as METHODS
-from tests.representation.objective import Objective, unit
+from tests.representation.objective import objective_of, unit
 from tests.representation.units import LargestTensor
 
 SETTINGS = [
@@ -22,10 +22,6 @@ SETTINGS = [
     {"importance_weight": 0.1, "coverage_mix": 0.5, "kernel": "cosine"},
     {"importance_weight": 1.0, "coverage_mix": 0.5, "kernel": "rbf"},
 ]
-
-
-def objective_of(x: Tensor, p: Tensor, k: int, config: TokenPrunerConfig) -> Objective:
-    return Objective(x[0], p[0], k, config.importance_weight, config.coverage_mix, config.kernel)
 
 
 # --- the objective and its maximiser
@@ -87,7 +83,7 @@ def test_order_is_that_of_plain_greedy(setting: dict, n: int, k: int) -> None:
     for seed in range(3):
         x, p = unit(seed, n)
         order, f = id_pruner.select(x, p, k, config)[0].tolist(), objective_of(x, p, k, config)
-        if config.coverage_mix:
+        if config.coverage_mix != 0:
             assert order == f.greedy()
         for step in range(k):  # without weights, two tokens nearest to each other gain the same: either will do
             values = f.values(order[:step])

@@ -1,11 +1,12 @@
 """The pure function on a stock model and stock inputs: the same as the attached pair, without attaching anything."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
 
-from hf_efficient import TokenPrunerConfig, attach_token_pruner
+from hf_efficient import TokenPrunerConfig, attach_token_pruner, reduce_tokens
 from hf_efficient.representation.vlm.inputs import prune_inputs
 from tests.tiny import FAMILIES, MIXED_ROWS, ROWS, budget, generate, prompts, pruned, stock, video_prompts
 
@@ -143,3 +144,21 @@ def test_question_relevance_without_a_prompt_is_refused():
     inputs = processor(**prompts("llava", [[0]]))
     with pytest.raises(ValueError, match=r"question_weight=0\.5 needs the prompt"):
         model.base_model.get_image_features(inputs["pixel_values"])
+
+
+def test_itg_starts_from_coverage_where_sizes_do_not_count() -> None:
+    model, processor = stock("llava")
+    inputs = processor(**prompts("llava", ROWS))
+    config = TokenPrunerConfig("itg", 5)
+    features = torch.stack(list(model.base_model.get_image_features(inputs["pixel_values"]).pooler_output))
+    kept = {
+        "coverage": reduce_tokens(features, replace(config, proportional_attention=False)).indices,
+        "farthest_first": reduce_tokens(features, replace(config, initial_centers="farthest_first")).indices,
+    }
+    assert not torch.equal(kept["coverage"], kept["farthest_first"])
+    made = prune_inputs(model, inputs, config)["mm_encoder_outputs"]["image"].kept
+    assert torch.equal(torch.stack([unit.indices for unit in made]), kept["coverage"])
+    model.set_attn_implementation("eager")  # which takes the mask of sizes
+    attach_token_pruner(model, processor, config)
+    made = model.base_model.get_image_features(inputs["pixel_values"]).kept
+    assert torch.equal(torch.stack([unit.indices for unit in made]), kept["farthest_first"])

@@ -11,6 +11,8 @@ from tests.tiny import FAMILIES, ROWS, generate, language_model, prompts, pruned
 from tests.tiny_models import SIGLIP, TEXT, finish
 
 SETTINGS: list[dict[str, Any]] = [{"method": "itg"}, {"proportional_attention": True}]
+#: What depends on whether sizes count.
+SAME = ({"initial_centers": "farthest_first"}, {"coverage_mix": 0.5})
 QUICK = ("llava", "qwen2_5_vl", "gemma3", "paligemma")
 NAMES = [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in FAMILIES]
 
@@ -20,17 +22,18 @@ def maps(model: Any, inputs: Any) -> Any:
         return model(**inputs, output_attentions=True)
 
 
-@pytest.mark.parametrize("settings", SETTINGS)
+@pytest.mark.parametrize(("settings", "same"), list(zip(SETTINGS, SAME, strict=True)))
 @pytest.mark.parametrize("name", NAMES)
-def test_attention_maps_are_those_of_the_stock_function_with_sizes_in_its_mask(name, settings, caplog):
-    model, processor = pruned(name, "eager", **settings)
+def test_attention_maps_are_those_of_the_stock_function_with_sizes_in_its_mask(name, settings, same, caplog):
+    model, processor = pruned(name, "eager", **settings, **same)
     inputs = processor(**prompts(name, ROWS))
     found = maps(model, inputs)
     assert not [message for message in caplog.messages if "eager" in message]
     last = model.base_model.token_pruner.last
     sizes = torch.ones(inputs["input_ids"].shape)
     sizes[inputs["input_ids"] == model.config.image_token_id] = torch.cat([unit.mass for unit in last])
-    plain, _ = pruned(name, "eager", **{**settings, "proportional_attention": False, "positions": "original"})
+    without = {**settings, "proportional_attention": False, "positions": "original"}
+    plain, _ = pruned(name, "eager", **without, **same)
 
     def add(module: Any, args: Any, kwargs: dict[str, Any]) -> Any:
         mask = kwargs["attention_mask"]

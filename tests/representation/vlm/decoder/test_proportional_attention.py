@@ -260,7 +260,8 @@ def test_masks_of_the_caller():
     causal = torch.ones(length, length, dtype=torch.bool).tril()[None, None]
     assert torch.allclose(model(**{**inputs, "attention_mask": causal}).logits, expected, atol=1e-5)
     plain = torch.zeros(1, 1, length, length).masked_fill(~causal, torch.finfo(torch.float32).min)
-    without, _ = pruned("llava", method="itg", proportional_attention=False, positions="original")
+    plain_itg: dict[str, Any] = {"method": "itg", "proportional_attention": False, "initial_centers": "farthest_first"}
+    without, _ = pruned("llava", positions="original", **plain_itg)
     logits = model(**{**inputs, "attention_mask": plain}).logits
     assert torch.allclose(logits, without(**inputs).logits, atol=1e-5)
 

@@ -67,7 +67,8 @@ def squares(raster, side=2):
 
 
 def run(name, arguments, **settings):
-    """What the eager encoder attended to, and the importance the choice was made by."""
+    """What the eager encoder attended to, and the importance the choice was made by: that of a method which asks."""
+    settings = {"method": "top_importance", **settings}
     model, processor = pruned(name, "eager", **settings)
     modality = "video" if arguments.get("videos") else "image"
     inputs = processor(**arguments)
@@ -153,7 +154,7 @@ def test_received_attention_can_be_asked_of_encoders_with_cls():
 
 def test_padded_patches_have_no_importance():
     """Idefics3 without splitting pads images: what is not looked at is worth nothing, and nothing else changes."""
-    model, processor = pruned("idefics3", "eager")
+    model, processor = pruned("idefics3", "eager", method="top_importance")
     inputs = dict(processor(**prompts("idefics3", [[0]]), do_image_splitting=False))
     inputs["pixel_attention_mask"] = inputs["pixel_attention_mask"].clone()
     inputs["pixel_attention_mask"][..., 28:, :] = 0  # the lower half of 8 x 8 patches
@@ -168,7 +169,7 @@ def test_padded_patches_have_no_importance():
 @pytest.mark.parametrize("strategy", ["default", "full"])
 def test_importance_comes_from_the_layer_the_features_come_from(layer, index, strategy):
     model, processor = llava("eager", layer=layer, strategy=strategy)
-    attach_token_pruner(model, processor, TokenPrunerConfig(budget=5))
+    attach_token_pruner(model, processor, TokenPrunerConfig("top_importance", 5))
     module = towers.attention_layers(model.base_model.vision_tower)[index]
     inputs = processor(**prompts("llava", ROWS))
     with eager_attention(module) as weights, chosen_scores() as scores:
@@ -183,7 +184,7 @@ def test_llava_works_on_other_encoders(tower, offers):
     """A tower without [CLS] gives all its tokens under "full" and loses a patch under "default", as in stock."""
     for strategy in ("full", "default"):
         model, processor = llava("eager", layer=-1, strategy=strategy, tower=tower)
-        attach_token_pruner(model, processor, TokenPrunerConfig(budget=5))
+        attach_token_pruner(model, processor, TokenPrunerConfig("top_importance", 5))
         module = towers.attention_layers(model.base_model.vision_tower)[-1]
         with eager_attention(module) as weights, chosen_scores() as scores:
             model(**processor(**prompts("llava", ROWS)))
@@ -194,7 +195,7 @@ def test_llava_works_on_other_encoders(tower, offers):
 def test_an_encoder_of_unknown_make_falls_back_to_distinct_tokens(monkeypatch, caplog):
     monkeypatch.setattr(towers, "attention_layers", lambda tower: [])
     monkeypatch.setattr(logging.getLogger("hf_efficient"), "propagate", True)
-    model, processor = pruned("llava")
+    model, processor = pruned("llava", method="top_importance")
     with chosen_scores() as scores:
         model(**processor(**prompts("llava", ROWS)))
     assert scores == [None]
@@ -220,7 +221,7 @@ def test_hooks_do_not_outlive_a_call(name):
     def hooks():
         return sum(len(m._forward_hooks) + len(m._forward_pre_hooks) for m in model.modules())
 
-    model, processor = pruned(name)
+    model, processor = pruned(name, method="top_importance")
     inputs = processor(**prompts(name, ROWS))
     model(**inputs)  # at its first call, transformers installs hooks of its own, which stay
     before = hooks()

@@ -157,12 +157,12 @@ def test_a_pruner_says_that_it_takes_distinctiveness_and_refuses_attention(monke
         with pytest.raises(ValueError, match=f"importance='{importance_}' cannot be had from CLIPVisionModel.* off "):
             attach_token_pruner(model, processor, TokenPrunerConfig(importance=importance_))
     assert not caplog.records
-    attach_token_pruner(model, processor, TokenPrunerConfig(budget=4))
+    attach_token_pruner(model, processor, TokenPrunerConfig("top_importance", 4))
     shown = [model(**processor(**prompts("llava", ROWS))).logits for _ in range(2)]
     said = [record.message for record in caplog.records]
     assert len(said) == 1
     assert said[0].startswith("CLIPVisionModel offers no attention to take importance from: attention rebuilt of")
-    attach_token_pruner(model, processor, TokenPrunerConfig(budget=4, importance="distinct"))
+    attach_token_pruner(model, processor, TokenPrunerConfig("top_importance", 4, importance="distinct"))
     assert torch.equal(model(**processor(**prompts("llava", ROWS))).logits, shown[0])
 
 

@@ -109,7 +109,7 @@ def deepseek_vl() -> Any:
 def janus() -> Any:
     tokenizer, ids = tokens(image_token="<image_placeholder>", boi_token="<begin_of_image>", eoi_token="<end_of_image>")
     vision = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "image_size": 56, "patch_size": 14}
-    codes = {"embed_dim": 4, "num_embeddings": 16, "latent_channels": 8, "base_channels": 32}
+    codes: dict[str, Any] = {"embed_dim": 4, "num_embeddings": 16, "latent_channels": 8, "base_channels": 32}
     codes |= {"channel_multiplier": [1, 1], "num_res_blocks": 1, "num_patches": 4}
     config = hf.JanusConfig(
         vision_config={**vision, "projection_dim": 32, "mlp_ratio": 2.0, "num_image_tokens": 16},

@@ -32,7 +32,7 @@ def qwen_tokens() -> tuple[Any, dict[str, int]]:
 def qwen3(name: str, **language: Any) -> Any:
     """The kin of Qwen3-VL, by the names of their classes."""
     tokenizer, special = qwen_tokens()
-    vision = {**VISION, "num_position_embeddings": 256}
+    vision: dict[str, Any] = {**VISION, "num_position_embeddings": 256}
     if name.startswith("Qwen3VL"):
         vision |= {"depth": 3, "deepstack_visual_indexes": [0, 1]}
     rope = {**ROPE, "mrope_interleaved": True, **({} if name.startswith("Qwen3VL") else {"partial_rotary_factor": 1.0})}

@@ -34,9 +34,9 @@ def prove(model: Any, processor: Any) -> Generic:
     model.eval()
     try:
         looks = [look_at(model, language_model, *sample) for sample in samples(processor, to_model(model))]
-        for look in looks:
+        for look, other in zip(looks, [*looks[1:], looks[0]], strict=True):
             check_order(look, token)
-            check_one_way(model, language_model, look)
+            check_one_way(model, language_model, look, other)
             check_levels(look)
     finally:
         model.train(training)

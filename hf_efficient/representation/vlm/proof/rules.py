@@ -80,8 +80,11 @@ def check_order(look: Look, token: int) -> None:
     raise Unproven("order", f"{moved} of {len(found)} placeholders hold something else")
 
 
-def check_one_way(model: Any, language_model: Any, look: Look) -> None:
-    """Raise unless features encoded before serve as pixels do, and their other fields serve for nothing."""
+def check_one_way(model: Any, language_model: Any, look: Look, other: Look) -> None:
+    """Raise unless features encoded before serve as pixels do, and their other fields serve for nothing.
+
+    Fields that are those of the `other` look, at another picture, tell nothing of pictures.
+    """
     rest = {name: value for name, value in look.inputs.items() if name not in PIXEL}
 
     def differs(output: Any) -> str | None:
@@ -90,7 +93,8 @@ def check_one_way(model: Any, language_model: Any, look: Look) -> None:
 
     if (name := differs(encoded(look.images))) is not None:
         raise Unproven("same bits", f"they differ in {name}")
-    others = [name for name in look.output if name not in REDUCED]
+    telling = [name for name in look.output if difference(look.output[name], other.output.get(name))]
+    others = [name for name in telling if name not in REDUCED]
     spoiled = encoded(look.images)
     for field in others:
         spoiled[field] = spoil(spoiled[field])

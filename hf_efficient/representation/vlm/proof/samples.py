@@ -48,7 +48,7 @@ def processed(processor: Any, rows: list[list[Image.Image]]) -> dict[str, Any]:
     Raises:
         Unproven: it takes neither.
     """
-    mark = processor.image_token
+    mark = getattr(processor, "image_placeholder_token", None) or processor.image_token
     texts = [mark + "".join(f" a {mark}" for _ in row[1:]) + " b" * (1 + 2 * i) for i, row in enumerate(rows)]
     for images in ([one for row in rows for one in row], rows):
         try:

@@ -5,10 +5,12 @@ import torch
 
 from hf_efficient import TokenPrunerConfig, attach_token_pruner, detach_token_pruner, load_token_pruned, prune_inputs
 from tests.tiny import IMAGES, ROWS, generate, recorded
-from tests.zoo import ZOO, shown, stock
+from tests.zoo import CORE, REFUSED, ZOO, shown, stock
 
 BUDGET = 3
-ROWS_APART = ("mistral3", "pixtral")  # tokens of the text end the rows of an image
+ROWS_APART = ("mistral3", "pixtral", "mistral_large4")  # tokens of the text end the rows of an image
+
+TYPES = [pytest.param(n, marks=() if n in CORE else pytest.mark.slow) for n in ZOO if n not in REFUSED]
 
 
 def pruned(name, **settings):
@@ -16,7 +18,7 @@ def pruned(name, **settings):
     return attach_token_pruner(*stock(name), config)
 
 
-@pytest.mark.parametrize("name", ZOO)
+@pytest.mark.parametrize("name", TYPES)
 def test_keeping_all_tokens_is_the_stock_model_bit_for_bit(name):
     model, processor = stock(name)
     inputs = shown(processor, ROWS)
@@ -29,7 +31,7 @@ def test_keeping_all_tokens_is_the_stock_model_bit_for_bit(name):
 
 
 @pytest.mark.parametrize("method", ["id_pruner", "itg", "tome"])
-@pytest.mark.parametrize("name", ZOO)
+@pytest.mark.parametrize("name", TYPES)
 def test_k_is_exact_and_a_batch_is_its_rows_and_generate_goes_on_from_forward(name, method):
     _, full_processor = stock(name)
     model, processor = pruned(name, method=method)
@@ -65,7 +67,7 @@ def kept_columns(ids, token, last):
 
 
 @pytest.mark.parametrize("positions", ["auto", "original"])
-@pytest.mark.parametrize("name", ZOO)
+@pytest.mark.parametrize("name", TYPES)
 def test_the_language_model_sees_what_it_would_have_seen_of_the_kept_tokens(name, positions):
     model, processor = stock(name)
     full = shown(processor, ROWS[1:])
@@ -92,7 +94,7 @@ def test_the_language_model_sees_what_it_would_have_seen_of_the_kept_tokens(name
             assert torch.equal(now["position_ids"][-3:], then["position_ids"][-3:])
 
 
-@pytest.mark.parametrize("name", ZOO)
+@pytest.mark.parametrize("name", TYPES)
 def test_inputs_are_pruned_as_an_attached_pair_does(name):
     model, processor = pruned(name)
     expected = model(**shown(processor, ROWS)).logits[:, -1]
@@ -102,7 +104,7 @@ def test_inputs_are_pruned_as_an_attached_pair_does(name):
     assert torch.allclose(model(**inputs).logits[:, -1], expected, atol=1e-4)
 
 
-@pytest.mark.parametrize("name", ZOO)
+@pytest.mark.parametrize("name", TYPES)
 def test_a_saved_pair_comes_back_with_its_pruner(name, tmp_path):
     model, saved = pruned(name)
     inputs = shown(saved, ROWS)
@@ -116,7 +118,7 @@ def test_a_saved_pair_comes_back_with_its_pruner(name, tmp_path):
     assert torch.allclose(again(**inputs).logits, expected, atol=1e-5)
 
 
-@pytest.mark.parametrize("name", ZOO)
+@pytest.mark.parametrize("name", TYPES)
 def test_counts_for_serving_are_those_of_the_prompt(name):
     _, full_processor = stock(name)
     sizes = [(height, width) for _, height, width in IMAGES]

@@ -1,0 +1,91 @@
+"""Every image-text type of the installed transformers: pruned by a file, by what it proves, or refused and why.
+
+`python -m tests.zoo.table > docs/model_types.md`, which `make pages` runs.
+"""
+
+import inspect
+from collections import Counter
+from typing import Any
+
+import transformers as hf
+from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES, MODEL_MAPPING_NAMES
+from transformers.models.auto.processing_auto import PROCESSOR_MAPPING_NAMES
+
+from hf_efficient.methods import FAMILIES
+from hf_efficient.representation.vlm.proof import RULES, Unproven, family_for
+from tests.zoo import ZOO, stock
+
+INTRODUCTION = """\
+# Model types
+
+All image-text types of transformers {version}, and whether `attach_token_pruner` prunes their pictures: {counts}.
+
+- **file**: it has a family of its own, described in [families.md](families.md).
+- **proven**: it has none, and a tiny random model with its real processor proved that it keeps the common rules. The \
+pair you attach proves it again for its own class and config. A type marked "rows" ends rows of an image with tokens of \
+the text, which a pruned prompt leaves out.
+- **refused**: it breaks a rule, which is named.
+- **not tried**: by its signatures it keeps the rules, but no tiny model of it is built in the tests; attaching tries.
+
+Importance of proven types is `"distinct"` unless asked otherwise, and their videos are refused.
+
+This page is written by `make pages`.
+
+| type | pictures | |
+|---|---|---|
+"""
+
+
+def types() -> list[str]:
+    """All image-text types, by name."""
+    return sorted(MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES)
+
+
+def row(name: str) -> tuple[str, str]:
+    """What becomes of the pictures of a type, and what more there is to say."""
+    if name in FAMILIES.names:
+        return "file", FAMILIES.row(name).line
+    if name in ZOO:
+        try:
+            family: Any = family_for(*stock(name))
+        except Unproven as error:
+            return "refused", f"{RULES[error.rule]}; but {error.found}"
+        positions = "positions are kept" if family.mrope else "positions are compact or original"
+        return "proven", positions if family.one_run else "rows; positions are compact"
+    broken = broken_rule(name)
+    return ("not tried", "") if broken is None else ("refused", f"{RULES[broken]}; this one does not")
+
+
+def broken_rule(name: str) -> str | None:
+    """The first rule that a type's classes break by their signatures alone."""
+    base = getattr(hf, str(MODEL_MAPPING_NAMES.get(name)), None)
+    if base is None:
+        return "base"
+    if not hasattr(base, "get_image_features"):
+        return "features"
+    if "mm_encoder_outputs" not in inspect.signature(base.forward).parameters:
+        return "pre-encoded"
+    processor = getattr(hf, PROCESSOR_MAPPING_NAMES.get(name) or "", None)
+    writes = hf.ProcessorMixin.replace_image_token
+    if processor is not None and getattr(processor, "replace_image_token", writes) is writes:
+        return "placeholders"
+    return None
+
+
+def line(name: str) -> str:
+    """The row of a type, as Markdown."""
+    state, words = row(name)
+    return f"| `{name}` | {state} | {words} |"
+
+
+def page() -> str:
+    """The whole page."""
+    rows = {name: row(name) for name in types()}
+    counted = Counter(state for state, _ in rows.values())
+    counts = ", ".join(f"{counted[state]} {state}" for state in ("file", "proven", "refused", "not tried"))
+    lines = [f"| `{name}` | {state} | {words} |" for name, (state, words) in rows.items()]
+    return INTRODUCTION.format(version=hf.__version__, counts=counts) + "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    print(page(), end="")

@@ -56,8 +56,9 @@ format: $(VENV)/.stamp-dev  ## let ruff put the code in order
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-pages: $(VENV)/.stamp-dev  ## docs/paper_index.md out of the table of methods
+pages: $(VENV)/.stamp-dev  ## docs/paper_index.md out of the table of methods, docs/model_types.md out of transformers
 	$(BIN)/hf-efficient methods --paper-index > docs/paper_index.md
+	$(BIN)/python -m tests.zoo.table > docs/model_types.md
 
 docs: $(VENV)/.stamp-dev  ## API pages into docs/api, links of all Markdown pages checked
 	$(BIN)/python -m pytest -q tests/test_docs.py

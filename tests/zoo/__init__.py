@@ -7,7 +7,7 @@ from typing import Any
 
 from tests.tiny import IMAGES, image
 
-from . import llava_kin, newer, qwen_kin, tiled
+from . import llava_kin, newer, newest, qwen_kin, tiled
 
 #: name of a case, the model's type but for combinations of parts, -> builder of (model, processor)
 ZOO: dict[str, Callable[[], Any]] = {
@@ -17,8 +17,10 @@ ZOO: dict[str, Callable[[], Any]] = {
         llava_kin.deepseek_vl, llava_kin.janus, tiled.aya_vision, tiled.cohere2_vision, tiled.lfm2_vl, tiled.gemma4,
         tiled.minicpmv4_6, qwen_kin.qwen3_vl_moe, qwen_kin.qwen3_5, qwen_kin.qwen3_5_moe, qwen_kin.glm4v,
         qwen_kin.exaone4_5, qwen_kin.video_llama_3, qwen_kin.kimi_k25, newer.hyperclovax_vision_v2, newer.lfm3_vl,
-        newer.glm46v, newer.glm4v_moe, newer.glm_ocr, newer.glm5_next, newer.mistral_large4, newer.qianfan_ocr,
+        newer.glm46v, newer.glm4v_moe, newer.glm_ocr, newer.mistral_large4, newer.qianfan_ocr,
         newer.minicpm_ocr, newer.paddleocr_vl, newer.deepseek_vl_hybrid, newer.ovis2, newer.minicpmv4_7,
+        newest.cohere_compass, newest.qwen4_exp, newest.cosmos3_omni, newest.muse_glimmer, newest.aria,
+        newest.minimax_m3_vl, newest.ernie4_5_vl_moe, newest.gemma4_unified, newest.glmga,
     )
 }  # fmt: skip
 #: those that every run of the tests looks at, one of each kind of layout and positions; the others are slow tests

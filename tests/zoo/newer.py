@@ -26,17 +26,6 @@ def patched(name: str, config: Any, processor: str, tokenizer: Any, **classes: s
     return finish(getattr(hf, f"{name}ForConditionalGeneration"), config, "sdpa"), made
 
 
-def cohere_compass() -> Any:
-    tokenizer, special = qwen_tokens()
-    rope = {**ROPE, "mrope_interleaved": True}
-    config = hf.CohereCompassConfig(
-        text_config={**TEXT, "head_dim": 8, "rope_parameters": {"full_attention": rope, "sliding_attention": rope}},
-        vision_config={**SEQUENCE, "num_position_embeddings": 256, "deepstack_visual_indexes": [0]},
-        **special,
-    )
-    return patched("CohereCompass", config, "CohereCompass", tokenizer, videos="CohereCompassVideoProcessor")
-
-
 def hyperclovax_vision_v2() -> Any:
     tokenizer, special = qwen_tokens()
     vision = {**SEQUENCE, "model_type": "qwen2_5_vl_vision", "window_size": 56, "fullatt_block_indexes": [1]}
@@ -75,10 +64,6 @@ def glm4v_moe() -> Any:
 
 def glm_ocr() -> Any:
     return glm("GlmOcr", "Glm46V")
-
-
-def glm5_next() -> Any:
-    return glm("Glm5Next", "Glm5Next", num_key_value_heads=4, **FEW_EXPERTS, **{**LATENT, "qk_rope_head_dim": 0})
 
 
 def mistral_large4() -> Any:

@@ -60,8 +60,8 @@ def qwen3_5_moe() -> Any:
     return qwen3("Qwen3_5Moe", **MIXED_LAYERS, **EXPERTS)
 
 
-def glm(name: str, processor: str = "Glm4v", **language: Any) -> Any:
-    """The kin of GLM-4V, by the names of their classes."""
+def glm(name: str, processor: str = "Glm4v", parts: str = "", **language: Any) -> Any:
+    """The kin of GLM-4V, by the names of their classes; `parts` of the processor, where they are called otherwise."""
     tokenizer, ids = tokens(
         "<|begin_of_image|>",
         "<|end_of_image|>",
@@ -79,7 +79,7 @@ def glm(name: str, processor: str = "Glm4v", **language: Any) -> Any:
         **special,
     )
     pixels = {"shortest_edge": 56 * 56, "longest_edge": 28 * 28 * 64 * 2}
-    images, videos = (getattr(hf, f"{processor}{kind}Processor") for kind in ("Image", "Video"))
+    images, videos = (getattr(hf, f"{parts or processor}{kind}Processor") for kind in ("Image", "Video"))
     made = getattr(hf, f"{processor}Processor")(
         image_processor=images(size=pixels, **PATCHES), tokenizer=tokenizer, video_processor=videos(**PATCHES)
     )

@@ -22,8 +22,8 @@ All image-text types of transformers {version}, and whether `attach_token_pruner
 
 - **file**: it has a family of its own, described in [families.md](families.md).
 - **proven**: it has none, and a tiny random model with its real processor proved that it keeps the common rules. The \
-pair you attach proves it again for its own class and config. A type marked "rows" ends rows of an image with tokens of \
-the text, which a pruned prompt leaves out.
+pair you attach proves it again for its own class and config. Types marked "rows" end rows of an image with tokens of \
+text, which a pruned prompt leaves out.
 - **refused**: it breaks a rule, which is named.
 - **not tried**: by its signatures it keeps the rules, but no tiny model of it is built in the tests; attaching tries.
 
@@ -34,6 +34,13 @@ This page is written by `make pages`.
 | type | pictures | |
 |---|---|---|
 """
+#: what is said of classes that break a rule by their signatures
+BROKEN = {
+    "base": "no base model under its head that takes pictures",
+    "features": "the base model has no get_image_features",
+    "pre-encoded": "the base model's forward takes no mm_encoder_outputs",
+    "placeholders": "the processor writes no placeholders by replace_image_token",
+}
 
 
 def types() -> list[str]:
@@ -53,7 +60,7 @@ def row(name: str) -> tuple[str, str]:
         positions = "positions are kept" if family.mrope else "positions are compact or original"
         return "proven", positions if family.one_run else "rows; positions are compact"
     broken = broken_rule(name)
-    return ("not tried", "") if broken is None else ("refused", f"{RULES[broken]}; this one does not")
+    return ("not tried", "") if broken is None else ("refused", BROKEN[broken])
 
 
 def broken_rule(name: str) -> str | None:

@@ -1,6 +1,7 @@
 """Proportional attention against a model in which every token really stands n times, in every way to generate."""
 
 import copy
+from typing import Any
 
 import pytest
 import torch

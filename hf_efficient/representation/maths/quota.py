@@ -42,7 +42,8 @@ class Quota:
         """What `config.min_group_share` of a choice of k tokens guarantees, or None: importance (B, N) >= 0."""
         if groups is None or config is None or not config.min_group_share:
             return None
-        pi = coverage_weights(shares(importance, valid), *config.coverage_weights_of(k), valid)
+        mix, power = config.coverage_weights_of(k)
+        pi = coverage_weights(shares(importance, valid), mix, power, valid)
         return cls(pi, k, config.min_group_share, groups, valid)
 
     def closed(self) -> Tensor:

@@ -21,12 +21,13 @@ ZOO: dict[str, Callable[[], Any]] = {
         newer.minicpm_ocr, newer.paddleocr_vl, newer.deepseek_vl_hybrid, newer.ovis2, newer.minicpmv4_7,
         newest.cohere_compass, newest.qwen4_exp, newest.cosmos3_omni, newest.muse_glimmer, newest.aria,
         newest.minimax_m3_vl, newest.ernie4_5_vl_moe, newest.gemma4_unified, newest.glmga,
+        newest.muse_spark, newest.chameleon,
     )
 }  # fmt: skip
 #: those that every run of the tests looks at, one of each kind of layout and positions; the others are slow tests
 CORE = ("mistral3", "pixtral", "aya_vision", "lfm2_vl", "gemma4", "glm4v", "qwen3_vl_moe", "qwen3_5", "qianfan_ocr")
 #: those that do not keep the rules
-REFUSED = ("minicpmv4_7",)
+REFUSED = ("minicpmv4_7", "chameleon")
 
 
 @functools.cache

@@ -11,7 +11,13 @@ from .parts import MIXED_LAYERS, PATCHES, PIXTRAL, ROPE, SIGLIP, area, square, t
 from .qwen_kin import VISION as SEQUENCE
 from .qwen_kin import glm, qwen_tokens
 
-FEW_EXPERTS = {"n_routed_experts": 4, "num_experts_per_tok": 2, "n_group": 2, "topk_group": 1, "n_shared_experts": 1}
+FEW_EXPERTS: dict[str, Any] = {
+    "n_routed_experts": 4,
+    "num_experts_per_tok": 2,
+    "n_group": 2,
+    "topk_group": 1,
+    "n_shared_experts": 1,
+}
 FEW_EXPERTS |= {"first_k_dense_replace": 1, "moe_intermediate_size": 32}
 LATENT = {"kv_lora_rank": 8, "q_lora_rank": 8, "qk_rope_head_dim": 8, "qk_nope_head_dim": 8, "v_head_dim": 8}
 

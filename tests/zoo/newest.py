@@ -7,7 +7,7 @@ import transformers as hf
 from tests.tiny_models import TEXT, VISION, finish
 
 from .newer import patched
-from .parts import EXPERTS, MIXED_LAYERS, ROPE, SIGLIP, area, tokens
+from .parts import EXPERTS, MIXED_LAYERS, ROPE, SIGLIP, area, square, tokens
 from .qwen_kin import NAMES, glm, qwen_tokens
 from .qwen_kin import VISION as SEQUENCE
 
@@ -149,3 +149,42 @@ def gemma4_unified() -> Any:
 
 def glmga() -> Any:
     return glm("Glm46V", "Glm46V", "Glmga", model_type="glm4v_text")
+
+
+def muse_spark() -> Any:
+    marks = ["<|image_start|>", "<|image_end|>", "<|vid_frame_separator|>", "<|vid_start|>", "<|vid_end|>"]
+    sounds = ["<|audio|>", "<|soft_audio_start|>", "<|soft_audio_end|>"]
+    tokenizer, ids = tokens("<|patch|>", "<|video|>", *marks, *sounds)
+    vision = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
+    experts = {"moe_intermediate_size": 32, "num_local_experts": 4, "num_experts_per_tok": 2, "moe_hidden_size": 32}
+    audio = {"patch_sizes": [16, 6], "hidden_sizes": [8, 8], "depths": [1, 1], "num_hidden_layers": 2}
+    config = hf.MuseSparkConfig(
+        vision_config={**vision, "patch_size": 14, "pos_emb_height": 16, "pos_emb_width": 16},
+        text_config={**TEXT, "head_dim": 8, **experts},
+        audio_config={**audio, "out_hidden_size": 32},
+        image_token_id=ids[0],
+        video_token_id=ids[1],
+        projector_hidden_size=32,
+        out_hidden_size=128,
+    )
+    processor = hf.MuseSparkProcessor(
+        image_processor=hf.MuseGlimmerImageProcessor(patch_size=14, merge_size=2),
+        video_processor=hf.MuseGlimmerVideoProcessor(),
+        tokenizer=tokenizer,
+        feature_extractor=hf.MuseSparkFeatureExtractor(),
+    )
+    return finish(hf.MuseSparkForConditionalGeneration, config, "sdpa"), processor
+
+
+def chameleon() -> Any:
+    tokenizer, ids = tokens(image_token="<image>", boi_token="<racm3:break>", eoi_token="<eoss>")
+    codes = {"embed_dim": 8, "num_embeddings": 16, "latent_channels": 8, "resolution": 32, "base_channels": 32}
+    words = {f"IMGIMGBS{chr(ord('A') + i)}Z": 20 + i for i in range(16)}
+    config = hf.ChameleonConfig(
+        **{**TEXT, "num_key_value_heads": 4},
+        vq_config={**codes, "channel_multiplier": [1, 1, 1], "num_res_blocks": 1},
+        vocabulary_map={"<image>": ids[0], **words},
+    )
+    images = hf.ChameleonImageProcessor(size={"shortest_edge": 32}, crop_size=square(32))
+    processor = hf.ChameleonProcessor(images, tokenizer, image_seq_length=64)
+    return finish(hf.ChameleonForConditionalGeneration, config, "sdpa"), processor

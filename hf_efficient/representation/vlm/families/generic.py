@@ -56,12 +56,14 @@ class Generic(Family):
     def units(self, images: VisualInputs) -> list[Unit]:
         check_modality(self, images.modality, type(images.base).__name__)
         key = geometry(images)
-        if key not in self.known:
+        sizes = self.known.get(key)
+        if sizes is None:
+            with torch.no_grad():
+                sizes = self.layout.of_features(pieces_of(encoded(images).pooler_output))
             if len(self.known) >= REMEMBERED:
                 self.known.clear()
-            with torch.no_grad():
-                self.known[key] = self.layout.of_features(pieces_of(encoded(images).pooler_output))
-        return [Unit(n, one_run=self.one_run) for n in self.known[key]]
+            self.known[key] = sizes
+        return [Unit(n, one_run=self.one_run) for n in sizes]
 
     def source(self, base: Any, modality: str, wanted: str) -> str | None:
         fault = "it has no file of its own, which would say which patches make a token"
@@ -118,6 +120,6 @@ def _described(value: Any) -> tuple[Any, ...]:
     if not isinstance(value, Tensor):
         return (repr(value),)
     if value.is_floating_point():
-        black = (value != 0).flatten(-3).any(-1) if value.dim() > 4 else value.new_zeros(0)
+        black = (value != 0).flatten(-3).any(-1) if value.dim() > 4 else torch.zeros(0, dtype=torch.bool)
         return (tuple(value.shape), black.cpu().numpy().tobytes())
     return (tuple(value.shape), value.cpu().numpy().tobytes())

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from hf_efficient import TokenPrunerConfig, attach_token_pruner, detach_token_pruner, load_token_pruned, prune_inputs
+from hf_efficient.representation.vlm.families import generic
 from tests.tiny import IMAGES, ROWS, generate, recorded
 from tests.zoo import CORE, REFUSED, ZOO, shown, stock
 
@@ -136,3 +137,26 @@ def test_counts_for_serving_are_those_of_the_prompt(name):
     for i, (before, after) in enumerate(zip(full, counted, strict=True)):
         lengths = [shown(one, [[i]])["input_ids"].shape[1] for one in (full_processor, processor)]
         assert before - after == lengths[0] - lengths[1]
+
+
+@pytest.mark.parametrize("name", ["mistral3", "aya_vision", "glm4v"])
+def test_models_in_bfloat16_are_pruned(name):
+    model, processor = stock(name)
+    attach_token_pruner(model.to(torch.bfloat16), processor, TokenPrunerConfig(budget=BUDGET, importance="distinct"))
+    inputs = shown(processor, ROWS).to(torch.bfloat16)
+    assert model(**inputs).logits.isfinite().all()
+    assert all(len(unit.indices) == min(BUDGET, unit.num_tokens) for unit in model.base_model.token_pruner.last)
+
+
+class Emptied(dict):
+    """A table that another thread empties as soon as something is put in."""
+
+    def __setitem__(self, key, value):
+        super().__setitem__(key, value)
+        self.clear()
+
+
+def test_the_table_of_shapes_may_be_emptied_by_another_thread_meanwhile(monkeypatch):
+    model, processor = pruned("glm4v")
+    monkeypatch.setattr(model.base_model.token_pruner.family, "known", Emptied())
+    assert model(**shown(processor, ROWS)).logits.isfinite().all()

@@ -4,7 +4,6 @@ import pytest
 import torch
 
 from hf_efficient import TokenPrunerConfig, attach_token_pruner, detach_token_pruner, load_token_pruned, prune_inputs
-from hf_efficient.representation.vlm.families import generic
 from tests.tiny import IMAGES, ROWS, generate, recorded
 from tests.zoo import CORE, REFUSED, ZOO, shown, stock
 

@@ -29,7 +29,9 @@ def check_settings(config: Any, *kinds: Kind) -> None:
     """
     ignored: dict[str, str] = {}
     for kind in kinds:
-        ignored |= unread(config, kind)
+        formerly = kind.formerly  # what every file of then says, and so nothing that somebody asked for
+        unasked = [name for name, value in formerly.items() if getattr(config, name, None) == value]
+        ignored |= {name: why for name, why in unread(config, kind).items() if name not in unasked}
     if ignored:
         raise ValueError(f"{'; '.join(ignored.values())}. Leave it out, or choose what reads it.")
 
@@ -42,7 +44,7 @@ def unread(config: Any, kind: Kind) -> dict[str, str]:
     ignored: dict[str, str] = {}
     for field in fields(config):
         value = getattr(config, field.name)
-        if value in (_default(field), kind.formerly.get(field.name, _default(field))):
+        if value == _default(field):
             continue
         readers = kind.readers(field.name)
         if chosen not in readers:

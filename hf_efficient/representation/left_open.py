@@ -41,7 +41,7 @@ class LeftOpen:
 
         Where sizes count, one token can stand for the whole background, so the background gets the weight of one token,
         1 - a = 1/k; where they do not, it takes as many tokens as it has weight, 1 - a = 1/2. Methods that do not
-        choose by coverage, but keep quotas by it, have 1/2 and power 1.
+        choose by coverage are measured with 1/2 and power 1.
         """
         readers = REPRESENTATION.readers
         starts = self.method not in readers("initial_centers") or self.centers_source == "coverage"
@@ -52,3 +52,12 @@ class LeftOpen:
             mix if self.coverage_mix is None else self.coverage_mix,
             power if self.coverage_power is None else self.coverage_power,
         )
+
+    @property
+    def quota_weights(self) -> tuple[float, float]:
+        """a and gamma of the weights that quotas share by: `coverage_mix` and `coverage_power`, or 1/2 and 1.
+
+        What is best in coverage is not here: there the most distinct group would have nearly all, and the others none.
+        """
+        mix, power = self.coverage_mix, self.coverage_power
+        return 0.5 if mix is None else mix, 1.0 if power is None else power

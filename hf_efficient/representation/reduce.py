@@ -249,7 +249,8 @@ def _choose_runs(
     """The choice among runs of static tokens, each by its mean, at its first token; as a mixture of all tokens."""
     merged, starts = runs.mean(x), runs.starts
     method = REPRESENTATION.row(config.method).implementation
-    made = _Choice.of(method(merged, runs.total(p), k, config, groups=groups, valid=starts), p, kernel)
+    power = max(1.0, config.coverage_weights_of(k)[1])  # that coverage will raise it to
+    made = _Choice.of(method(merged, runs.total(p, power), k, config, groups=groups, valid=starts), p, kernel)
     mixture = made.mixture
     if mixture is None:
         anchors = made.order.sort(dim=1).values

@@ -11,7 +11,7 @@ from .importance import coverage_weights, shares
 
 
 class Quota:
-    """Lower bounds l_g = floor(rho * k * mass_g), mass_g the group's share of the coverage weights; kept exactly.
+    """Lower bounds l_g = floor(rho * k * mass_g), mass_g the group's share of the weights; kept exactly.
 
     A group is closed once the steps left are all owed to other groups. The sets that can be completed to k tokens this
     way form a matroid, for which greedy reaches at least 1/2 of the optimum. A closed group stays closed.
@@ -42,7 +42,7 @@ class Quota:
         """What `config.min_group_share` of a choice of k tokens guarantees, or None: importance (B, N) >= 0."""
         if groups is None or config is None or not config.min_group_share:
             return None
-        mix, power = config.coverage_weights_of(k)
+        mix, power = config.quota_weights
         pi = coverage_weights(shares(importance, valid), mix, power, valid)
         return cls(pi, k, config.min_group_share, groups, valid)
 

@@ -34,10 +34,18 @@ class Runs(NamedTuple):
         )
         return sums.gather(1, self.start.unsqueeze(-1).expand_as(values))
 
-    def total(self, importance: Tensor) -> Tensor:
-        """The importance (B, N) of whole runs."""
+    def total(self, importance: Tensor, power: float = 1.0) -> Tensor:
+        """The importance (B, N) of whole runs, (sum p^power)^(1/power): to that power, what its tokens have together.
+
+        Args:
+            importance: (B, N) float32, >= 0.
+            power: >= 1.
+        """
+        if power != 1:
+            peak = importance.amax(1, keepdim=True)  # large scores would overflow
+            importance = (importance / torch.where(peak > 0, peak, 1)).pow(power)
         sums = sum_by(self.start, importance.unsqueeze(-1), importance.shape[1]).squeeze(-1)
-        return sums.gather(1, self.start)
+        return sums.gather(1, self.start).pow(1 / power)
 
     def of_tokens(self, made: Mixture) -> Mixture:
         """A mixture of runs, which stand at their first tokens, as a mixture of all their tokens."""

@@ -44,6 +44,31 @@ def test_runs_are_found_and_told_by_their_means():
     mean = noisy.view(FRAMES, SIZE, 8)[:, 5].mean(0)
     torch.testing.assert_close(runs.mean(noisy)[0, 25], mean)
     assert runs.total(torch.ones(1, 60))[0, 25] == FRAMES
+    p = 1e30 * torch.rand(1, 60, generator=torch.Generator().manual_seed(2))
+    cubed = (runs.total(p, 3.0).double() ** 3)[0]
+    alone = (p.double() ** 3)[0]
+    torch.testing.assert_close(cubed[25] / cubed[0], alone.view(FRAMES, SIZE)[:, 5].sum() / alone[0], rtol=1e-4, atol=0)
+    assert runs.total(torch.zeros(1, 60), 3.0).tolist() == [[0.0] * 60]
+
+
+@pytest.mark.parametrize("sizes", [None, True])
+def test_a_dull_place_that_stands_still_does_not_outweigh_what_moves(sizes):
+    """16 frames of 24 places and six things that pass: as many of them are kept as without merging, but for one."""
+    found = torch.zeros(2)
+    for seed in range(4):
+        generator = torch.Generator().manual_seed(seed)
+        base = 2 * torch.randn(16, generator=generator)
+        x = (base + 0.5 * torch.randn(24, 16, generator=generator)).repeat(16, 1, 1)
+        things = [(t, 5 * t % 24) for t in range(0, 16, 3)]
+        for t, place in things:
+            x[t, place] = 0.5 * base + 1.5 * torch.randn(16, generator=generator)
+        x, frames = x.view(1, -1, 16), torch.arange(16 * 24) // 24
+        passing = {24 * t + place for t, place in things}
+        for i, alike in enumerate((0.0, 0.95)):
+            config = TokenPrunerConfig(budget=6, proportional_attention=sizes, merge_static=alike)
+            found[i] += len(passing & set(reduce_tokens(x, config, groups=frames).indices[0].tolist()))
+    assert found[0] > 12
+    assert found[1] >= found[0] - 1
 
 
 def test_there_are_as_many_runs_as_are_asked_for():

@@ -67,6 +67,7 @@ def _add_pruner_options(parser: argparse.ArgumentParser, leave_out: Sequence[str
         "bool": yes_or_no,
         "bool | None": yes_or_no,
         "float": float,
+        "float | None": float,
         "Difference | None": Difference,
         "int": int,
     }

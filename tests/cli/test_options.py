@@ -5,7 +5,8 @@ from typing import Any
 
 import pytest
 
-from hf_efficient.cli import build_parser, main
+from hf_efficient import TokenPrunerConfig
+from hf_efficient.cli import build_parser, main, pruner_settings
 from tests.cli.shell import error_of
 
 
@@ -80,3 +81,11 @@ def test_the_device_reaches_the_networks(action: str, tmp_path: Path, monkeypatc
 def test_abbreviations_and_repeated_options_mean_what_they_say() -> None:
     parsed = build_parser().parse_args(["prune", "a", "b", "--budget", "3", "--lloyd", "2", "--budget=0.5"])
     assert (parsed.budget, parsed.lloyd_steps) == (0.5, 2)
+
+
+def test_numbers_of_settings_that_are_left_open_arrive_as_numbers() -> None:
+    said = ["--coverage-mix", "0.25", "--coverage-power", "2", "--proportional-attention", "yes"]
+    settings = pruner_settings(build_parser().parse_args(["prune", "a", "b", *said]))
+    expected = TokenPrunerConfig(coverage_mix=0.25, coverage_power=2.0, proportional_attention=True)
+    assert TokenPrunerConfig.from_dict(settings) == expected
+    assert pruner_settings(build_parser().parse_args(["prune", "a", "b"])) == {}

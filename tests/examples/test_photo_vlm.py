@@ -197,3 +197,16 @@ def test_composed_scenes_hold_what_they_say(layout):
             middle = (top + bottom) // 2 // PATCH_SIDE * GRID + (left + right) // 2 // PATCH_SIDE
             assert scene.owner[middle] == index
             assert (scene.colors[scene.owner == index] >= 0).any() == (item.name in CHARTS)
+
+
+def test_families_that_are_learned_last_are_asked_of_every_scene():
+    tokenizer = make_processor().tokenizer
+    features = np.zeros((1, 1 + VISUAL_TOKENS, 384), np.float16)
+    data = PhotoTurns([(features, [SCENE])], tokenizer, 12, 0, turns=4, name_patches=False, first=("chart", "detail"))
+    for number in range(12):
+        row = data[number]
+        asked = tokenizer.decode(row["input_ids"][1 + VISUAL_TOKENS :])
+        assert "in the bars ?" in asked
+        assert "tiny thing ?" in asked
+        assert int(row["turn"].max()) == 4
+        assert (row["labels"][: 1 + VISUAL_TOKENS] == IGNORED).all()

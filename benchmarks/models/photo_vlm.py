@@ -1,6 +1,6 @@
 """The VLM behind DINOv2, put together: `python -m benchmarks.models.photo_vlm FOLDER`.
 
-The repository holds projector and decoder of two training seeds as float16, and the wheel of `dinov2_from_wheel` the
+The repository holds projector and decoder as float16, and the wheel of `dinov2_from_wheel` the
 tower. The folder is a stock LLaVA with its processor, as `from_pretrained` reads it. `--export RUN` goes the other way:
 it takes a model that `examples.train_photo_vlm` left and writes into the folder what is shipped.
 """
@@ -17,7 +17,7 @@ from benchmarks.models.dinov2_from_wheel import load_dinov2
 from hf_efficient.files import written_whole
 
 SHIPPED = Path(__file__).parent / "photo_vlm"
-FOLDERS = {0: SHIPPED / "seed0", 1: SHIPPED / "seed1"}
+FOLDERS = {0: SHIPPED / "seed0"}
 TOWER = "model.vision_tower."
 
 

@@ -4,6 +4,7 @@ import sys
 
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file
 from transformers import AutoModelForImageTextToText, AutoProcessor, Dinov2Config, Dinov2Model
 
@@ -18,6 +19,20 @@ def tower(monkeypatch) -> Dinov2Model:
     made = Dinov2Model(config)
     monkeypatch.setattr(photo_vlm, "load_dinov2", lambda: made)
     return made
+
+
+@pytest.mark.parametrize("seed", photo_vlm.FOLDERS)
+def test_what_is_in_the_repository_fits_model_and_questions(seed, tower):
+    model, processor = photo_vlm.load_photo_vlm(seed)
+    assert not model.training
+    assert processor.tokenizer.get_vocab() == make_processor().tokenizer.get_vocab()
+    weights = load_file(photo_vlm.FOLDERS[seed] / "model.safetensors")
+    assert sum(value.nbytes for value in weights.values()) <= 12e6
+    for name, value in weights.items():
+        assert torch.equal(model.state_dict()[name], value.float())
+    image = Image.new("RGB", (300, 200))
+    inputs = processor(images=image, text="<image> what is at left ?", return_tensors="pt")
+    assert model.generate(**inputs, do_sample=False).shape[1] <= inputs["input_ids"].shape[1] + 8
 
 
 def test_what_is_shipped_is_put_together_as_it_was_trained(tmp_path, tower, monkeypatch):

@@ -63,7 +63,9 @@ def test_a_pass_is_every_place_in_turn_and_only_raises_the_objective(setting: di
         f = objective_of(x, p, 6, plain)
         before = id_pruner.select(x, p, 6, plain, groups=groups)[0].tolist()
         after = id_pruner.select(x, p, 6, once, groups=groups)[0].tolist()
-        owed = owed_by(f, groups, rho) if groups is not None else None
+        mix, power = setting.get("coverage_mix", 0.5), setting.get("coverage_power", 1.0)
+        quotas = Objective(x[0], p[0], 6, mix=mix, power=power)  # of coverage as it is without gamma's default
+        owed = owed_by(quotas, groups, rho) if groups is not None else None
         assert sorted(after) == sorted(slow_pass(f, before, groups, owed))
         assert f(after) >= f(before) - 1e-7
         assert groups is None or meets(after, groups, owed or [])

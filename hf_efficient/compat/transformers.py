@@ -133,9 +133,15 @@ def dispatching_forward(module: Any) -> Any:
 
     It does so by the name in its own `config`. None for any other module.
     """
-    forward: Any = inspect.unwrap(type(module).forward)
+    forward = _dispatching(type(module).forward)
+    return forward if forward is not None and hasattr(module, "config") else None
+
+
+@functools.cache  # by the function, which others may put in a class's place
+def _dispatching(function: Any) -> Any:
+    forward: Any = inspect.unwrap(function)
     names = getattr(getattr(forward, "__code__", None), "co_names", ())
-    return forward if "ALL_ATTENTION_FUNCTIONS" in names and hasattr(module, "config") else None
+    return forward if "ALL_ATTENTION_FUNCTIONS" in names else None
 
 
 def stock_mask(name: str) -> Callable[..., Any]:

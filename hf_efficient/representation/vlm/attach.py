@@ -10,13 +10,12 @@ from typing import Any
 from torch import nn
 from transformers.utils import logging
 
-from hf_efficient.compat.accelerate import refresh_held_forward
 from hf_efficient.reading import shown
 from hf_efficient.representation.config import TokenPrunerConfig
 from hf_efficient.representation.vlm.decoder.proportional_attention import takes_masks
 from hf_efficient.wrapped import check_bare, follow_peft, unwrapped
 
-from .attached import Attached, attached_class
+from .attached import Attached, attached_class, set_class
 from .families.family import Family
 from .inputs import check_config
 from .placeholders import PlaceholderPruner, PrunedProcessor
@@ -73,7 +72,7 @@ def attach_token_pruner(
     for thing, mixin in mixins:
         if not isinstance(thing, Attached):
             stock: Any = type(thing)
-            _set_class(thing, attached_class(stock, mixin))
+            set_class(thing, attached_class(stock, mixin))
     base.token_pruner = pruner
     processor.token_pruner = PlaceholderPruner(config, family, model)
     follow_peft()
@@ -129,7 +128,7 @@ def detach_token_pruner(model: Any, processor: Any) -> tuple[Any, Any]:
         base.token_pruner.leave(base)
     for thing in (model, model.base_model, processor):
         if isinstance(thing, Attached):
-            _set_class(thing, thing.stock_class)
+            set_class(thing, thing.stock_class)
             thing.__dict__.pop("token_pruner", None)
     return given, processor
 
@@ -157,14 +156,8 @@ def token_pruner(
                 continue
             for part in (thing, partner):
                 if isinstance(part, Attached):
-                    _set_class(part, part.stock_class)
+                    set_class(part, part.stock_class)
             thing.__dict__.pop("token_pruner", None)
-
-
-def _set_class(thing: Any, new: type) -> None:
-    """Change an object's class; where accelerate holds a module's forward in the instance, change that too."""
-    thing.__class__ = new
-    refresh_held_forward(thing, new)
 
 
 def _check_generator(model: Any, config: TokenPrunerConfig) -> None:

@@ -5,8 +5,11 @@ from __future__ import annotations
 import functools
 import inspect
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, ClassVar
 
+from hf_efficient.compat.accelerate import refresh_held_forward
 from hf_efficient.compat.torch import replicates
 from hf_efficient.files import clear_errors
 from hf_efficient.representation.config import TokenPrunerConfig
@@ -51,6 +54,25 @@ def attached_class(stock: Any, mixin: Any) -> type:
 def new_attached(stock: type, mixin: type) -> Any:
     """An empty object of an attached class, for pickle and copy to fill."""
     return object.__new__(attached_class(stock, mixin))
+
+
+@contextmanager
+def as_stock(*things: Any) -> Iterator[None]:
+    """For a while, things that may be attached have their stock classes."""
+    attached = [(thing, type(thing)) for thing in things if isinstance(thing, Attached)]
+    try:
+        for thing, cls in attached:
+            set_class(thing, cls.stock_class)
+        yield
+    finally:
+        for thing, cls in attached:
+            set_class(thing, cls)
+
+
+def set_class(thing: Any, new: type) -> None:
+    """Change an object's class; where accelerate holds a module's forward in the instance, change that too."""
+    thing.__class__ = new
+    refresh_held_forward(thing, new)
 
 
 class Saved(Attached):

@@ -75,7 +75,8 @@ def prune_inputs(
         model: a stock model, no pruner attached.
         inputs: what the stock processor returned, as tensors. Not changed.
         config: a `TokenPrunerConfig`, its values as a dict, or a folder or Hub id it was saved to.
-        processor: the stock processor; near copies (`merge_copies` above 0) are measured by what it divides pixels by.
+        processor: the stock processor, needed for near copies (`merge_copies` above 0), which are measured by what it
+            divides pixels by, and for a model without a file of its own that was not attached before.
 
     Returns:
         Arguments for one `model(**...)` or `model.generate(**...)`: ids, masks and labels of the pruned prompt, the
@@ -86,9 +87,8 @@ def prune_inputs(
             near copies are to be merged without a processor.
     """
     config, model = TokenPrunerConfig.of(config), unwrapped(model)
-    base, family = model.base_model, family_for(model)
-    if hasattr(base, "token_pruner"):
-        raise ValueError("The model has a token pruner attached and prunes by itself; detach it, or call it directly.")
+    _check_bare_of_pruner(model.base_model)
+    base, family = model.base_model, family_for(model, processor)
     _check_inputs_alone(config, model.config.model_type, family)
     keeps = keeps_positions(family, config)
     config = replace(config, proportional_attention=False)  # no call of the model will count sizes
@@ -123,6 +123,12 @@ def prune_inputs(
     if keeps:
         pruned["position_ids"] = _kept_positions(model, family, prompt, inputs, columns, mask)
     return pruned
+
+
+def _check_bare_of_pruner(base: Any) -> None:
+    """Raise if a pruner is attached to the (base) model."""
+    if hasattr(base, "token_pruner"):
+        raise ValueError("The model has a token pruner attached and prunes by itself; detach it, or call it directly.")
 
 
 def _check_inputs_alone(config: TokenPrunerConfig, kind: str, family: Family) -> None:

@@ -8,7 +8,10 @@ from __future__ import annotations
 
 from typing import Any
 
+from transformers import ProcessorMixin
+
 from hf_efficient.methods import FAMILIES
+from hf_efficient.representation.vlm.attached import as_stock
 from hf_efficient.representation.vlm.families import family_of
 from hf_efficient.representation.vlm.families.family import Family
 from hf_efficient.representation.vlm.families.generic import Generic
@@ -26,40 +29,52 @@ def family_for(model: Any, processor: Any = None) -> Family:
 
     Args:
         model: with its head, with or without a pruner.
-        processor: its processor; None for one that a pruner was attached with before.
+        processor: its processor, with or without a pruner; None for one that the model was proven with before.
 
     Raises:
         ValueError: the model is none for images and text, or does not keep the rules (`Unproven`).
     """
     base = getattr(model, "base_model", model)
-    attached = vars(base).get("token_pruner")
     known = getattr(getattr(model, "config", None), "model_type", None) in FAMILIES.names
+    if processor is not None and not isinstance(processor, ProcessorMixin):
+        raise ValueError(
+            f"processor is a {type(processor).__name__}, expected a processor that holds a tokenizer and an image "
+            "processor, as AutoProcessor.from_pretrained gives one for the folder of the model."
+        )
     if not known and not hasattr(base, "get_image_features"):
         return family_of(model)  # raises
     if known and processor is not None and any(written_for(row.implementation, processor) for row in FAMILIES.methods):
         return family_of(model)  # even if it is that of another one: a mistake, which attaching refuses
-    if attached is not None and written_for(attached.family, processor):
-        return attached.family
     proven = _PROVEN.setdefault(_identity(model, model.config), {})
     if processor is None:
         if not known and not proven:
             raise ValueError(
                 f"{type(model).__name__} has no family of its own, and what can be proven of it needs its processor: "
-                "attach_token_pruner(model, processor, config) and detach_token_pruner(model, processor) once before."
+                "prune_inputs(model, inputs, config, processor), or attach_token_pruner(model, processor, config)."
             )
         return next(iter(proven.values()), None) or family_of(model)
     key = _identity(processor, processor)
     if key not in proven:
         try:
-            proven[key] = prove(model, processor)
+            with as_stock(model, base, processor):
+                proven[key] = prove(model, processor)
         except Unproven as error:
-            pair = (
-                f"Token pruning does not support {type(model).__name__} (model_type={model.config.model_type!r}) with "
-                f"{type(processor).__name__}. It has files for {', '.join(FAMILIES.names)}. Others must keep rules, of "
-                "which this is one: "
-            )
-            raise Unproven(error.rule, error.found, pair) from error
+            raise Unproven(error.rule, error.found, _refused(model, processor, known)) from error
     return proven[key]
+
+
+def _refused(model: Any, processor: Any, known: bool) -> str:
+    """What is said of a pair before the rule that it does not keep; `known`: whether the model has a file."""
+    cls, name = type(processor).__name__, type(model).__name__
+    if known:
+        return (
+            f"{cls} is not the processor of {name}; expected {family_of(model).processor}, or one that keeps rules "
+            "with it, of which this is one: "
+        )
+    return (
+        f"Token pruning does not support {name} (model_type={model.config.model_type!r}) with {cls}. It has files for "
+        f"{', '.join(FAMILIES.names)}. Others must keep rules, of which this is one: "
+    )
 
 
 def written_for(family: Family, processor: Any) -> bool:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -21,6 +23,21 @@ from .rules import (
 from .samples import samples, to_model
 
 
+@contextmanager
+def undisturbed(model: Any) -> Iterator[None]:
+    """A model in eval mode, of which every module has its own mode and `rope_deltas` again afterwards."""
+    base = model.base_model
+    modes = {module: module.training for module in model.modules()}
+    deltas = {name: value for name, value in vars(base).items() if name == "rope_deltas"}
+    try:
+        model.eval()
+        yield
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
+        vars(base).update(deltas)
+
+
 @torch.no_grad()
 def prove(model: Any, processor: Any) -> Generic:
     """The family of a stock model with its head and its stock processor, neither with a pruner.
@@ -29,19 +46,13 @@ def prove(model: Any, processor: Any) -> Generic:
         Unproven: the first rule that the pair does not keep, and what was found.
     """
     language_model = check_contract(model, processor)
-    base, token, training = model.base_model, model.config.image_token_id, model.training
-    deltas = getattr(base, "rope_deltas", None)
-    model.eval()
-    try:
+    token = model.config.image_token_id
+    with undisturbed(model):
         looks = [look_at(model, language_model, *sample) for sample in samples(processor, to_model(model))]
         for look, other in zip(looks, [*looks[1:], looks[0]], strict=True):
             check_order(look, token)
             check_one_way(model, language_model, look, other)
             check_levels(look)
-    finally:
-        model.train(training)
-        if deltas is not None:
-            base.rope_deltas = deltas
     layout = layout_of([(look.pieces, look.runs, len(look.pictures)) for look in looks])
     check_batch(looks[:-1], looks[-1], layout.of_features)
     return Generic(type(processor).__name__, token, layout, first_position(model, looks))

@@ -59,8 +59,14 @@ def processed(processor: Any, rows: list[list[Image.Image]]) -> dict[str, Any]:
 
 
 def to_model(model: Any) -> Any:
-    """Brings tensors to the device of a model's embeddings, and pixels to its dtype."""
+    """Brings tensors to the device of a model's embeddings, and pixels to its dtype.
+
+    Raises:
+        Unproven: the embeddings are on the meta device, where nothing can be tried.
+    """
     device = model.get_input_embeddings().weight.device
+    if device.type == "meta":
+        raise Unproven("runs", "its weights are not there (meta device): attach once they are loaded")
 
     def placed(inputs: dict[str, Any]) -> dict[str, Any]:
         return {name: _placed(value, device, model.dtype) for name, value in inputs.items() if value is not None}

@@ -4,8 +4,12 @@ import pytest
 import torch
 import transformers as hf
 
-from hf_efficient import TokenPrunerConfig, attach_token_pruner
+from hf_efficient import TokenPrunerConfig, attach_token_pruner, prune_inputs
+from hf_efficient.representation.vlm import proof
 from hf_efficient.representation.vlm.proof import Unproven, prove
+from hf_efficient.representation.vlm.proof.samples import picture
+from hf_efficient.representation.vlm.pruned_model import PrunedBase
+from tests.tiny import stock as tiny_stock
 from tests.zoo import stock
 
 
@@ -71,7 +75,7 @@ def test_the_pair_is_proven_as_it_is():
         (lambda x, _: x.flip(1), "order"),  # in another order than the placeholders
         (lambda x, _: x.roll(1, 1), "order"),
         (lambda x, _: x + x.mean(1, keepdim=True), "order"),  # each holds something of all
-        (lambda x, one: x + one.last_hidden_state.mean(), "order"),  # a second way in, by the placeholders
+        (lambda x, one: x + one.last_hidden_state.square().mean(), "order"),  # a second way in, by the placeholders
     ],
 )
 def test_features_that_are_changed_on_their_way_are_refused(change, rule):
@@ -175,12 +179,15 @@ def test_the_refusal_names_the_pair_and_the_one_rule():
     assert not hasattr(model.base_model, "token_pruner")
 
 
-def test_a_proof_leaves_the_model_as_it_was():
+@pytest.mark.parametrize("deltas", [None, torch.ones(1, 1)])
+def test_a_proof_leaves_the_model_as_it_was(deltas):
     model, processor = stock("glm4v")
     model.train()
-    model.base_model.rope_deltas = kept = torch.ones(1, 1)
+    model.base_model.visual.eval()  # as people do who train the language model alone
+    kept = model.base_model.rope_deltas = deltas
     prove(model, processor)
     assert model.training
+    assert not model.base_model.visual.training
     assert model.base_model.rope_deltas is kept
     assert "forward" not in vars(model.base_model.language_model)
 
@@ -189,3 +196,77 @@ def test_videos_are_refused_with_the_reason():
     model, processor = attach_token_pruner(*stock("glm4v"), TokenPrunerConfig(importance="distinct"))
     with pytest.raises(ValueError, match="video of Glm4vModel would have to stay whole"):
         model.base_model.get_video_features(torch.zeros(1, 1), torch.ones(1, 3, dtype=torch.long))
+
+
+def test_what_was_proven_with_one_processor_is_not_believed_of_another():
+    model, processor = attach_token_pruner(*stock("aya_vision"), TokenPrunerConfig(importance="distinct"))
+    _, other = stock("aya_vision")
+    other.image_processor.size = {"height": 28, "width": 28}
+    with pytest.raises(Unproven):
+        attach_token_pruner(model, other, TokenPrunerConfig(importance="distinct"))
+    assert type(model.base_model).mixin is PrunedBase  # with the pruner it had
+    processor(text=processor.image_token, images=picture(0, 56, 56), return_tensors="pt")
+
+
+def test_an_attached_processor_is_tried_as_it_is_without_a_pruner():
+    config = TokenPrunerConfig(budget=3, importance="distinct")
+    _, processor = attach_token_pruner(*stock("aya_vision"), config)
+    model, _ = stock("aya_vision")
+    model.config.text_config.attention_dropout = 0.25  # another config, of which nothing is known
+    attach_token_pruner(model, processor, config)
+    inputs = processor(text=processor.image_token, images=picture(0, 56, 56), return_tensors="pt")
+    assert model(**inputs).logits.isfinite().all()
+
+
+def test_inputs_are_pruned_without_an_attach_before_if_the_processor_is_given(monkeypatch):
+    monkeypatch.setattr(proof, "_PROVEN", {})
+    model, processor = stock("aya_vision")
+    config = TokenPrunerConfig(budget=3, importance="distinct")
+    inputs = processor(text=processor.image_token, images=picture(0, 56, 56), return_tensors="pt")
+    with pytest.raises(ValueError, match=r"prune_inputs\(model, inputs, config, processor\)"):
+        prune_inputs(model, inputs, config)
+    made = prune_inputs(model, inputs, config, processor)
+    assert int((made["input_ids"] == model.config.image_token_id).sum()) == 3
+
+
+@pytest.mark.parametrize("part", ["tokenizer", "image_processor"])
+@pytest.mark.parametrize("make", [lambda: stock("deepseek_vl"), lambda: tiny_stock("llava")])
+def test_a_part_of_a_processor_is_refused(make, part):
+    model, processor = make()
+    with pytest.raises(ValueError, match="expected a processor that holds a tokenizer and an image processor"):
+        attach_token_pruner(model, getattr(processor, part), TokenPrunerConfig())
+
+
+def test_a_model_without_weights_is_refused_with_what_to_do(monkeypatch):
+    monkeypatch.setattr(proof, "_PROVEN", {})
+    model, processor = stock("qwen3_5")
+    with pytest.raises(Unproven, match="attach once they are loaded"):
+        attach_token_pruner(model.to("meta"), processor, TokenPrunerConfig())
+
+
+def test_a_model_with_a_file_is_not_said_to_have_none():
+    model, _ = tiny_stock("llava")
+    with pytest.raises(Unproven, match=r"is not the processor of LlavaForCond.*; expected LlavaProcessor, or"):
+        attach_token_pruner(model, stock("aya_vision")[1], TokenPrunerConfig())
+
+
+def test_an_interrupted_proof_leaves_the_pair_as_it_was(monkeypatch):
+    monkeypatch.setattr(proof, "_PROVEN", {})
+    model, processor = stock("aya_vision")
+    model.train()
+    calls = iter(range(9))
+
+    def interrupt(*_):
+        if next(calls) == 2:
+            raise KeyboardInterrupt
+
+    hook = model.base_model.vision_tower.register_forward_hook(interrupt)
+    classes, state = [type(x) for x in (model, model.base_model, processor)], torch.get_rng_state()
+    with pytest.raises(KeyboardInterrupt):
+        attach_token_pruner(model, processor, TokenPrunerConfig(importance="distinct"))
+    hook.remove()
+    assert [type(x) for x in (model, model.base_model, processor)] == classes
+    assert torch.equal(torch.get_rng_state(), state)
+    assert all(module.training for module in model.modules())
+    assert "forward" not in vars(model.base_model.language_model)
+    attach_token_pruner(model, processor, TokenPrunerConfig(importance="distinct"))

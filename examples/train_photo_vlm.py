@@ -18,14 +18,14 @@ from pathlib import Path
 import numpy as np
 from transformers import LlavaForConditionalGeneration, Trainer, set_seed
 
-from benchmarks.models.dinov2_from_wheel import load_dinov2
+from benchmarks.models.dinov2_from_wheel import weights_for
 from examples.photo_vlm.architecture import make_processor, make_vlm
 from examples.photo_vlm.data import PhotoTurns, encode_scenes, load_encoded
 from examples.photo_vlm.scenes import LAYOUTS, Scene, compose_scene
 from examples.tiny_vlm.data import collate_turns
 from examples.tiny_vlm.encoded import FromFile, standardize
 from examples.tiny_vlm.scenes import FASHION_MNIST, Images, load_fashion_mnist
-from examples.tiny_vlm.training import train_on, training_arguments
+from examples.tiny_vlm.training import save_stage, train_on, training_arguments
 
 #: Different scenes of each layout: documents are full of words, numbers and charts, which are learned last.
 SCENES = {"standard": 12000, "documents": 6000}
@@ -39,8 +39,7 @@ STAGES: dict[str, tuple[float, int, bool, tuple[str, ...]]] = {
 def with_tower(model: LlavaForConditionalGeneration) -> LlavaForConditionalGeneration:
     """The model with DINOv2's weights in its tower, frozen."""
     tower = model.model.vision_tower
-    known = load_dinov2().state_dict()
-    tower.load_state_dict({name: known[name] for name in tower.state_dict()})
+    tower.load_state_dict(weights_for(tower))
     tower.requires_grad_(False)
     return model
 
@@ -86,9 +85,7 @@ def main() -> None:
         training = training_arguments(done.parent, steps, arguments.batch, rate, arguments.seed)
         train_on(Trainer(model, training, train_dataset=data, data_collator=collate_turns))
         model.model.vision_tower = tower
-        processor.save_pretrained(done.parent / "draft")
-        model.save_pretrained(done.parent / "draft")
-        (done.parent / "draft").rename(done)
+        save_stage(model, processor, done)
 
 
 def composer(garments: Images, layout: str, seed: int) -> Callable[[int], Scene]:

@@ -38,7 +38,7 @@ from examples.tiny_vlm.architecture import PatchReader, make_processor, make_vlm
 from examples.tiny_vlm.data import PatchData, TurnData, collate_turns
 from examples.tiny_vlm.encoded import EncodedTurns, FromFile, encode_scenes, standardize
 from examples.tiny_vlm.scenes import FASHION_MNIST, LAYOUTS, Images, load_fashion_mnist
-from examples.tiny_vlm.training import train_on, training_arguments
+from examples.tiny_vlm.training import save_stage, train_on, training_arguments
 
 
 @dataclasses.dataclass(frozen=True)
@@ -123,8 +123,7 @@ def train_language(
         arguments = stage.arguments(folders[name], seed)
         train_on(Trainer(model, arguments, train_dataset=data, data_collator=collate_turns))
         model.model.vision_tower = tower
-        model.save_pretrained(finished)
-        processor.save_pretrained(finished)
+        save_stage(model, processor, finished)
 
 
 def main() -> None:

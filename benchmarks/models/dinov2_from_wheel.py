@@ -53,6 +53,12 @@ def load_dinov2(cache: Path = CACHE) -> Dinov2Model:
     return model
 
 
+def weights_for(tower: torch.nn.Module) -> dict[str, Tensor]:
+    """The encoder's weights by the names they have in a tower of its first layers; fetched as by `load_dinov2`."""
+    known = load_dinov2().state_dict()
+    return {name: known[name] for name in tower.state_dict()}
+
+
 def state_dict(graph: Any, names: set[str], to_array: Any) -> dict[str, Tensor]:
     """Weights of `Dinov2Model` by name, found in the ONNX graph."""
     weights = {item.name: torch.from_numpy(to_array(item).copy()) for item in graph.initializer}

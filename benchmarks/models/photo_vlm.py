@@ -10,10 +10,9 @@ from pathlib import Path
 
 import torch
 from safetensors.torch import load_file, save_file
-from torch import Tensor
 from transformers import LlavaConfig, LlavaForConditionalGeneration, LlavaProcessor
 
-from benchmarks.models.dinov2_from_wheel import load_dinov2
+from benchmarks.models.dinov2_from_wheel import weights_for
 from hf_efficient.files import written_whole
 
 SHIPPED = Path(__file__).parent / "photo_vlm"
@@ -30,15 +29,10 @@ def assemble(folder: Path) -> LlavaForConditionalGeneration:
     """The model of a folder that `export` wrote, with DINOv2's layers as its tower."""
     model = LlavaForConditionalGeneration(LlavaConfig.from_pretrained(folder))
     weights = {name: value.float() for name, value in load_file(folder / "model.safetensors").items()}
-    model.load_state_dict({**weights, **tower_weights(model)})
+    tower = weights_for(model.model.vision_tower)
+    model.load_state_dict({**weights, **{TOWER + name: value for name, value in tower.items()}})
     model.generation_config.max_new_tokens = 8
     return model.eval()
-
-
-def tower_weights(model: LlavaForConditionalGeneration) -> dict[str, Tensor]:
-    """DINOv2's weights under the names that they have in the model."""
-    known = load_dinov2().state_dict()
-    return {TOWER + name: known[name] for name in model.model.vision_tower.state_dict()}
 
 
 def export(run: Path, folder: Path) -> None:

@@ -77,10 +77,10 @@ class PhotoTurns(Dataset):
     """Scenes with many question-answer turns each, packed as `examples.tiny_vlm.data.TurnData` packs them.
 
     `pools`: features (S, 1 + N, D) and what the scenes show, of each layout, as `load_encoded` gives them. Families in
-    `first` are asked once of every scene that they fit. With
-    `name_patches`, a visual token that shows an object is also trained to say one of four things: what is there (the
-    object, the letter or digit, the color of the part of a chart), all that is written, its place, or what is asked
-    about it as a whole (the highest part of a chart, that it is tiny).
+    `first` are asked once of every scene that they fit. With `name_patches`, a visual token that shows an object is
+    also trained to say one of four things: what is there (the object, the letter or digit, the color of the part of a
+    chart), all that is written, its place, or what is asked about it as a whole (the highest part of a chart, that it
+    is tiny).
     """
 
     pools: list[tuple[np.ndarray, list[Scene]]]

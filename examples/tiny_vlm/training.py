@@ -1,6 +1,7 @@
 """How the VLMs of the examples are trained: settings, and going on after an interruption."""
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from transformers import PreTrainedModel, Trainer, TrainingArguments
@@ -29,3 +30,11 @@ def train_on(trainer: Trainer) -> None:
         stored = type(trainer.model).from_pretrained(last).state_dict()
         trainer.model.load_state_dict({name: stored[name] for name in trainer.model.state_dict()})
     trainer.train(resume_from_checkpoint=last)
+
+
+def save_stage(model: PreTrainedModel, processor: Any, folder: Path) -> None:
+    """Model and processor into a folder, which is there only once all of it is: it tells that the stage is done."""
+    draft = folder.with_name("draft")
+    model.save_pretrained(draft)
+    processor.save_pretrained(draft)
+    draft.rename(folder)

@@ -8,7 +8,7 @@ from PIL import Image
 from safetensors.torch import load_file
 from transformers import AutoModelForImageTextToText, AutoProcessor, Dinov2Config, Dinov2Model
 
-from benchmarks.models import photo_vlm
+from benchmarks.models import dinov2_from_wheel, photo_vlm
 from examples.photo_vlm.architecture import make_processor, make_vlm
 
 
@@ -17,7 +17,7 @@ def tower(monkeypatch) -> Dinov2Model:
     """Stands for the encoder of the wheel, all twelve layers."""
     config = Dinov2Config(hidden_size=384, num_attention_heads=6, image_size=518, patch_size=14)
     made = Dinov2Model(config)
-    monkeypatch.setattr(photo_vlm, "load_dinov2", lambda: made)
+    monkeypatch.setattr(dinov2_from_wheel, "load_dinov2", lambda: made)
     return made
 
 

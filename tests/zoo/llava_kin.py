@@ -8,6 +8,11 @@ from tests.tiny_models import PINPOINTS, TEXT, VISION, clip_processor, finish
 
 from .parts import PIXTRAL, SIGLIP, square, text, tokens
 
+#: What a processor is told of an encoder as CLIP's.
+CLIP: dict[str, Any] = {
+    "patch_size": 14, "vision_feature_select_strategy": "default", "num_additional_image_tokens": 1,
+}  # fmt: skip
+
 
 def pixtral_processor(tokenizer: Any, merge: int, side: int) -> Any:
     images = hf.PixtralImageProcessor(size={"longest_edge": side}, patch_size=square(14 * merge))
@@ -65,9 +70,7 @@ def vipllava() -> Any:
     processor = hf.LlavaProcessor(
         image_processor=clip_processor(),
         tokenizer=tokenizer,
-        patch_size=14,
-        vision_feature_select_strategy="default",
-        num_additional_image_tokens=1,
+        **CLIP,
     )
     return finish(hf.VipLlavaForConditionalGeneration, config, "sdpa"), processor
 
@@ -90,9 +93,7 @@ def llava_next_video() -> Any:
         image_processor=hf.LlavaNextImageProcessor(**size, image_grid_pinpoints=PINPOINTS),
         video_processor=hf.LlavaNextVideoVideoProcessor(**size),
         tokenizer=tokenizer,
-        patch_size=14,
-        vision_feature_select_strategy="default",
-        num_additional_image_tokens=1,
+        **CLIP,
     )
     return finish(hf.LlavaNextVideoForConditionalGeneration, config, "sdpa"), processor
 

@@ -1,5 +1,6 @@
 """Models whose processors name their tokens themselves, and mixtures of parts."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import transformers as hf
@@ -10,6 +11,7 @@ from .newer import patched
 from .parts import EXPERTS, MIXED_LAYERS, ROPE, SIGLIP, area, square, tokens
 from .qwen_kin import NAMES, glm, qwen_tokens
 from .qwen_kin import VISION as SEQUENCE
+from .tiled import gemma4_pair
 
 QWEN = {"images": "Qwen2VLImageProcessor", "videos": "Qwen3VLVideoProcessor"}
 MIXED_ROPE = {**ROPE, "mrope_interleaved": True, "partial_rotary_factor": 1.0}
@@ -50,24 +52,30 @@ def cosmos3_omni() -> Any:
     return patched("Cosmos3Omni", config, "Qwen3VL", tokenizer, **QWEN)
 
 
-def muse_glimmer() -> Any:
+def muse(name: str, settings: dict[str, Any], sounds: Sequence[str] = (), **parts: Any) -> Any:
+    """A pair of the Muse models: what belongs to one, special tokens for sounds, and further parts of its processor."""
     marks = ["<|image_start|>", "<|image_end|>", "<|vid_frame_separator|>", "<|vid_start|>", "<|vid_end|>"]
-    tokenizer, ids = tokens("<|patch|>", "<|video|>", *marks)
+    tokenizer, ids = tokens("<|patch|>", "<|video|>", *marks, *sounds)
     vision = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
-    config = hf.MuseGlimmerConfig(
+    config = getattr(hf, f"{name}Config")(
         vision_config={**vision, "patch_size": 14, "pos_emb_height": 16, "pos_emb_width": 16},
-        text_config={**TEXT, "head_dim": 8},
         image_token_id=ids[0],
         video_token_id=ids[1],
         projector_hidden_size=32,
         out_hidden_size=128,
+        **settings,
     )
-    processor = hf.MuseGlimmerProcessor(
+    processor = getattr(hf, f"{name}Processor")(
         image_processor=hf.MuseGlimmerImageProcessor(patch_size=14, merge_size=2),
         video_processor=hf.MuseGlimmerVideoProcessor(),
         tokenizer=tokenizer,
+        **parts,
     )
-    return finish(hf.MuseGlimmerForConditionalGeneration, config, "sdpa"), processor
+    return finish(getattr(hf, f"{name}ForConditionalGeneration"), config, "sdpa"), processor
+
+
+def muse_glimmer() -> Any:
+    return muse("MuseGlimmer", {"text_config": {**TEXT, "head_dim": 8}})
 
 
 def aria() -> Any:
@@ -136,15 +144,7 @@ def gemma4_unified() -> Any:
         video_token_id=ids[-1],
         **{f"{name}_id": one for name, one in zip(named, ids, strict=False)},
     )  # fmt: skip
-    cut = {"patch_size": 14, "pooling_kernel_size": 2}
-    processor = hf.Gemma4UnifiedProcessor(
-        hf.Gemma4UnifiedAudioFeatureExtractor(),
-        hf.Gemma4UnifiedImageProcessor(**cut, max_soft_tokens=70),
-        tokenizer,
-        hf.Gemma4UnifiedVideoProcessor(**cut),
-        image_seq_length=16,
-    )
-    return finish(hf.Gemma4UnifiedForConditionalGeneration, config, "sdpa"), processor
+    return gemma4_pair("Gemma4Unified", config, tokenizer)
 
 
 def glmga() -> Any:
@@ -152,28 +152,11 @@ def glmga() -> Any:
 
 
 def muse_spark() -> Any:
-    marks = ["<|image_start|>", "<|image_end|>", "<|vid_frame_separator|>", "<|vid_start|>", "<|vid_end|>"]
     sounds = ["<|audio|>", "<|soft_audio_start|>", "<|soft_audio_end|>"]
-    tokenizer, ids = tokens("<|patch|>", "<|video|>", *marks, *sounds)
-    vision = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
     experts = {"moe_intermediate_size": 32, "num_local_experts": 4, "num_experts_per_tok": 2, "moe_hidden_size": 32}
     audio = {"patch_sizes": [16, 6], "hidden_sizes": [8, 8], "depths": [1, 1], "num_hidden_layers": 2}
-    config = hf.MuseSparkConfig(
-        vision_config={**vision, "patch_size": 14, "pos_emb_height": 16, "pos_emb_width": 16},
-        text_config={**TEXT, "head_dim": 8, **experts},
-        audio_config={**audio, "out_hidden_size": 32},
-        image_token_id=ids[0],
-        video_token_id=ids[1],
-        projector_hidden_size=32,
-        out_hidden_size=128,
-    )
-    processor = hf.MuseSparkProcessor(
-        image_processor=hf.MuseGlimmerImageProcessor(patch_size=14, merge_size=2),
-        video_processor=hf.MuseGlimmerVideoProcessor(),
-        tokenizer=tokenizer,
-        feature_extractor=hf.MuseSparkFeatureExtractor(),
-    )
-    return finish(hf.MuseSparkForConditionalGeneration, config, "sdpa"), processor
+    settings = {"text_config": {**TEXT, "head_dim": 8, **experts}, "audio_config": {**audio, "out_hidden_size": 32}}
+    return muse("MuseSpark", settings, sounds, feature_extractor=hf.MuseSparkFeatureExtractor())
 
 
 def chameleon() -> Any:

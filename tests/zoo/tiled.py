@@ -84,15 +84,19 @@ def gemma4() -> Any:
         video_token_id=ids[-1],
         **dict(zip(names, ids, strict=False)),
     )
+    return gemma4_pair("Gemma4", config, tokenizer)
+
+
+def gemma4_pair(name: str, config: Any, tokenizer: Any) -> Any:
+    """A model of a config of Gemma 4, and the processor of its name."""
     cut = {"patch_size": 14, "pooling_kernel_size": 2}
-    processor = hf.Gemma4Processor(
-        hf.Gemma4AudioFeatureExtractor(),
-        hf.Gemma4ImageProcessor(**cut, max_soft_tokens=70),
-        tokenizer,
-        hf.Gemma4VideoProcessor(**cut),
-        image_seq_length=16,
+    sounds, images, videos = (
+        getattr(hf, f"{name}{part}") for part in ("AudioFeatureExtractor", "ImageProcessor", "VideoProcessor")
     )
-    return finish(hf.Gemma4ForConditionalGeneration, config, "sdpa"), processor
+    processor = getattr(hf, f"{name}Processor")(
+        sounds(), images(**cut, max_soft_tokens=70), tokenizer, videos(**cut), image_seq_length=16
+    )
+    return finish(getattr(hf, f"{name}ForConditionalGeneration"), config, "sdpa"), processor
 
 
 def minicpmv4_6() -> Any:

@@ -56,6 +56,11 @@ def new_attached(stock: type, mixin: type) -> Any:
     return object.__new__(attached_class(stock, mixin))
 
 
+def stock_class_of(thing: Any) -> type:
+    """The class of an object without a pruner, whether or not it has one."""
+    return getattr(type(thing), "stock_class", type(thing))
+
+
 @contextmanager
 def as_stock(*things: Any) -> Iterator[None]:
     """For a while, things that may be attached have their stock classes."""

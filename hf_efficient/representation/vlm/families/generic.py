@@ -10,6 +10,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from hf_efficient.representation.vlm.attached import stock_class_of
+
 from . import towers
 from .family import Family, Unit, VisualInputs, check_modality
 
@@ -82,7 +84,8 @@ class Generic(Family):
                 f"How many tokens a pruned image has among the text of {type(processor).__name__} cannot be told from "
                 "its size: the ends of its rows go where tokens go. Process the image itself."
             )
-        stock, token = getattr(type(processor), "stock_class", type(processor)), self.placeholder(processor, modality)
+        stock: Any = stock_class_of(processor)
+        token = self.placeholder(processor, modality)
         height, width = size
         made = processor.image_processor([Image.new("RGB", (width, height))], return_tensors="pt")
         runs = re.findall(f"(?:{re.escape(token)})+", stock.replace_image_token(processor, made, image_idx=0))
@@ -91,8 +94,7 @@ class Generic(Family):
 
 def encoded(images: VisualInputs) -> Any:
     """What the stock feature function returns, of a model with or without a pruner."""
-    cls = getattr(type(images.base), "stock_class", type(images.base))
-    function = getattr(cls, f"get_{images.modality}_features")
+    function = getattr(stock_class_of(images.base), f"get_{images.modality}_features")
     return function(images.base, **{**images.arguments, "return_dict": True})
 
 

@@ -48,13 +48,16 @@ def offers(tower: nn.Module, layer: int, run: Callable[[nn.Module], Any]) -> tup
     modules = towers.attention_layers(tower)
     if not modules:
         return (), "its layers do not call attention through the interface of transformers"
-    fault = fault_of(tower, layer % len(modules), run)
+    layer %= len(modules)
+    fault = fault_of(tower, layer, modules[layer].config, run)
     return (() if fault else ("cls", "received") if towers.prefix_tokens(tower) else ("received",)), fault
 
 
-def fault_of(tower: nn.Module, layer: int, run: Callable[[nn.Module], Any]) -> str | None:
-    """Why attention rebuilt of a layer is not the encoder's; None if it is, or while the weights are not there."""
-    config: Any = towers.attention_layers(tower)[layer].config
+def fault_of(tower: nn.Module, layer: int, config: Any, run: Callable[[nn.Module], Any]) -> str | None:
+    """Why attention rebuilt of a layer, whose config this is, is not the encoder's.
+
+    None if it is, or while the weights are not there.
+    """
     name = str(attention_name(config)).removeprefix(PREFIX)
     known = _KNOWN.setdefault(tower, {})
     if (layer, name) in known:

@@ -11,7 +11,7 @@ from typing import Any
 from transformers import ProcessorMixin
 
 from hf_efficient.methods import FAMILIES
-from hf_efficient.representation.vlm.attached import as_stock
+from hf_efficient.representation.vlm.attached import as_stock, stock_class_of
 from hf_efficient.representation.vlm.families import family_of
 from hf_efficient.representation.vlm.families.family import Family
 from hf_efficient.representation.vlm.families.generic import Generic
@@ -83,4 +83,4 @@ def written_for(family: Family, processor: Any) -> bool:
 
 
 def _identity(thing: Any, settings: Any) -> tuple[type, str]:
-    return getattr(type(thing), "stock_class", type(thing)), settings.to_json_string()
+    return stock_class_of(thing), settings.to_json_string()

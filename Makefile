@@ -10,7 +10,7 @@ export HF_HUB_DISABLE_TELEMETRY ?= 1
 export GRADIO_ANALYTICS_ENABLED ?= False
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow lint format pages docs bench-speed bench-footing bench-retention bench-representation bench-generation bench-video bench-cost bench-field clips clean
+.PHONY: help demo test test-slow lint format pages docs bench-speed bench-footing bench-parts bench-retention bench-representation bench-generation bench-video bench-cost bench-field clips clean
 
 help:  ## this list
 	@grep -hE '^[a-z%-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/' | expand -t 24
@@ -70,6 +70,9 @@ bench-speed: $(VENV)/.stamp-dev  ## time and memory of token pruning
 bench-footing: $(VENV)/.stamp-dev  ## all methods on equal footing: settings chosen on validation scenes, then the test
 	$(BIN)/python -m benchmarks.representation.equal_footing choose
 	$(BIN)/python -m benchmarks.representation.equal_footing test --trained hf_efficient/assets/tiny_vlm/refined
+
+bench-parts: $(VENV)/.stamp-dev  ## parts of ID-Pruner and ITG switched off and turned round, on validation scenes
+	$(BIN)/python -m benchmarks.representation.parts
 
 bench-retention: $(VENV)/.stamp-dev  ## accuracy of the tiny VLM at every budget and method
 	$(BIN)/python -m benchmarks.representation.token_retention --configs hf_efficient/assets/tiny_vlm/refined

@@ -52,7 +52,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--fashion-mnist", type=Path, default=FASHION_MNIST, help="folder of the four .gz files")
     made.add_argument("--layouts", nargs="+", choices=LAYOUTS, default=list(SCENES), help="of the scenes")
     made.add_argument("--scenes", nargs="+", type=int, default=list(SCENES.values()), help="how many of each layout")
-    made.add_argument("--steps", nargs=len(STAGES), type=int, default=[6000, 2000], help="of each stage")
+    made.add_argument("--steps", nargs=len(STAGES), type=int, default=[6000, 3000], help="of each stage")
     made.add_argument("--batch", type=int, default=16)
     made.add_argument("--seed", type=int, default=0, help="another seed trains another model on the same scenes")
     made.add_argument("--only-encode", action="store_true", help="make the features and stop")

@@ -99,9 +99,11 @@ def point(rng: np.random.Generator, scene: Scene) -> Question | None:
 
 
 def detail(rng: np.random.Generator, scene: Scene) -> Question | None:
-    """What the tiny object is."""
-    tiny = [item for item in scene.items if item.tiny]
-    return ("what is the tiny thing ?", tiny[0].name) if tiny else None
+    """What the tiny object is, where every other one is half as large again: else two would do for an answer."""
+    tiny = next((item for item in scene.items if item.tiny), None)
+    if tiny is None or any(item.side < 1.5 * tiny.side for item in scene.items if item is not tiny):
+        return None
+    return "what is the tiny thing ?", tiny.name
 
 
 def chart(rng: np.random.Generator, scene: Scene) -> Question | None:

@@ -60,6 +60,13 @@ def asked(seeds: int = 400) -> dict[str, str]:
     return dict(turn for turn in turns if turn is not None)
 
 
+@pytest.mark.parametrize(("side", "there"), [(20, True), (21, False)])
+def test_the_tiny_thing_is_asked_for_where_no_other_is_nearly_as_small(side: int, there: bool) -> None:
+    dog = Item("dog", 8, (190, 190, 190 + side, 200), {}, tiny=True)  # the smallest of the others, a cat, has 30 pixels
+    scene = Scene(SCENE.pixels, (*ITEMS[:-1], dog), OWNER, "moon", COLORED)
+    assert (FAMILIES["detail"](np.random.default_rng(0), scene) is not None) == there
+
+
 def test_answers_are_those_read_off_by_hand():
     given = asked()
     missing = [question for question in RIGHT if question not in given]

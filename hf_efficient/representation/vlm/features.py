@@ -14,7 +14,9 @@ from hf_efficient.representation.config import TokenPrunerConfig
 from hf_efficient.representation.generator import TokenGenerator
 from hf_efficient.representation.maths.sharing import information, share_budget
 from hf_efficient.representation.reduce import reduce_tokens
+from hf_efficient.representation.vlm.families import towers
 from hf_efficient.representation.vlm.families.family import Family, Unit, VisualInputs
+from hf_efficient.representation.vlm.families.patch_map import Unclear
 
 from .copies import among_all, encoded, units_of
 from .grouped import warn_ungrouped
@@ -58,7 +60,13 @@ def encode(
             return stock(**arguments), None
         with family.attention(images, source) as watch:
             output = stock(**arguments)
-        return output, family.scores(images, watch.result(), units)
+        try:
+            return output, family.scores(images, watch.result(), units)
+        except Unclear as error:
+            if config.importance_source != "auto":
+                raise
+            towers.choose_source("auto", (), str(error), type(images.base).__name__)  # says so, once
+            return output, None
 
     memory = memory_of(images.base)
     output, scores = look() if memory is None else memory.recall(images, source, look)

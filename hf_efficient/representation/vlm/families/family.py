@@ -13,6 +13,7 @@ from torch import Tensor
 
 from hf_efficient.representation.config import TokenPrunerConfig
 from hf_efficient.representation.maths.copies import Copies
+from hf_efficient.representation.vlm.attached import stock_class_of
 
 from . import towers, trial
 from .watch import SOURCES, Watch
@@ -81,6 +82,12 @@ class VisualInputs:
         """An argument of the call, or what the model's config says where it is not given."""
         given = self.arguments.get(name)
         return getattr(self.base.config, name, None) if given is None else given
+
+
+def encoded(images: VisualInputs) -> Any:
+    """What the stock feature function returns, of a model with or without a pruner."""
+    function = getattr(stock_class_of(images.base), f"get_{images.modality}_features")
+    return function(images.base, **{**images.arguments, "return_dict": True})
 
 
 class Family:

@@ -9,11 +9,17 @@ from typing import Any
 import torch
 from PIL import Image
 from torch import Tensor
+from transformers.utils import logging
 
 from hf_efficient.representation.vlm.attached import stock_class_of
 
 from . import towers
-from .family import Family, Unit, VisualInputs, check_modality
+from .encoder import Encoder
+from .family import Family, Unit, VisualInputs, check_modality, encoded
+from .patch_map import PatchMap, Unclear, map_of, unit_of
+from .watch import SOURCES, Watch
+
+logger = logging.get_logger(__name__)
 
 REMEMBERED = 256  # shapes of calls
 
@@ -45,15 +51,33 @@ class Generic(Family):
 
     modalities: tuple[str, ...] = ("image",)
 
-    def __init__(self, processor: str, image_token_id: int, layout: Layout, first_position: int | None) -> None:
-        """`first_position`: of a prompt's first token; None where positions have axes (M-RoPE)."""
+    def __init__(
+        self,
+        processor: str,
+        image_token_id: int,
+        layout: Layout,
+        first_position: int | None,
+        encoder: Encoder | str,
+    ) -> None:
+        """A family as it was proven.
+
+        Args:
+            processor: name of its class.
+            image_token_id: of the placeholders.
+            layout: how features and placeholders divide.
+            first_position: of a prompt's first token; None where positions have axes (M-RoPE).
+            encoder: where importance is taken from, or why it cannot be.
+        """
         self.processor = processor
         self.image_token_id = image_token_id
         self.layout = layout
         self.one_run = layout.one_run
         self.mrope = first_position is None
         self.first_position = first_position or 0
+        self.encoder = encoder
+        self.grouped = ("min_group_share",) if isinstance(encoder, Encoder) and encoder.tiles else ()
         self.known: dict[Any, list[int]] = {}
+        self.maps: dict[Any, PatchMap | Unclear] = {}
 
     def units(self, images: VisualInputs) -> list[Unit]:
         check_modality(self, images.modality, type(images.base).__name__)
@@ -62,14 +86,49 @@ class Generic(Family):
         if sizes is None:
             with torch.no_grad():
                 sizes = self.layout.of_features(pieces_of(encoded(images).pooler_output))
-            if len(self.known) >= REMEMBERED:
-                self.known.clear()
-            self.known[key] = sizes
+            remember(self.known, key, sizes)
+        if isinstance(self.encoder, Encoder) and self.encoder.divided:
+            try:
+                parts = self.map(images).images.split(sizes)
+            except Unclear as error:
+                logger.warning_once(f"Line breaks and tiles of {type(images.base).__name__} are unknown: {error}.")
+            else:
+                return [unit_of(part, self.one_run) for part in parts]
         return [Unit(n, one_run=self.one_run) for n in sizes]
 
+    def map(self, images: VisualInputs) -> PatchMap:
+        """Which tokens of the encoder make the features of a call; learnt once for calls of its shapes.
+
+        Raises:
+            Unclear: it cannot be told.
+        """
+        if isinstance(self.encoder, str):
+            raise Unclear(self.encoder)
+        key = geometry(images)
+        found = self.maps.get(key)
+        if found is None:
+            try:
+                found = map_of(images, self.encoder.layer, self.encoder.behind)
+            except Unclear as error:
+                found = error.with_traceback(None)
+            remember(self.maps, key, found)
+        if isinstance(found, Unclear):
+            raise found
+        return found
+
     def source(self, base: Any, modality: str, wanted: str) -> str | None:
-        fault = "it has no file of its own, which would say which patches make a token"
-        return towers.choose_source(wanted, (), fault, type(base).__name__)
+        if isinstance(self.encoder, str):
+            return towers.choose_source(wanted, (), self.encoder, type(base).__name__)
+        if wanted not in ("auto", *SOURCES):
+            return None
+        return towers.choose_source(wanted, *self.encoder.offers(base), type(base).__name__)
+
+    def attention(self, images: VisualInputs, source: str) -> Watch:
+        assert isinstance(self.encoder, Encoder)
+        return Watch(images.base.get_submodule(self.encoder.layer), source)
+
+    def scores(self, images: VisualInputs, attention: Tensor, units: list[Unit]) -> list[Tensor]:
+        return list(self.map(images).sums(attention).split([unit.n for unit in units]))
 
     def placeholder(self, processor: Any, modality: str) -> str:
         token: str = processor.tokenizer.convert_ids_to_tokens(self.image_token_id)
@@ -92,10 +151,11 @@ class Generic(Family):
         return [n for run in runs for n in self.layout.of_run(len(run) // len(token))]
 
 
-def encoded(images: VisualInputs) -> Any:
-    """What the stock feature function returns, of a model with or without a pruner."""
-    function = getattr(stock_class_of(images.base), f"get_{images.modality}_features")
-    return function(images.base, **{**images.arguments, "return_dict": True})
+def remember(table: dict[Any, Any], key: Any, value: Any) -> None:
+    """Put something into a table that is emptied when it is full."""
+    if len(table) >= REMEMBERED:
+        table.clear()
+    table[key] = value
 
 
 def pieces_of(container: Any) -> list[int]:

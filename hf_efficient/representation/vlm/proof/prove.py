@@ -8,8 +8,11 @@ from typing import Any
 
 import torch
 
+from hf_efficient.representation.vlm.families.encoder import Encoder
 from hf_efficient.representation.vlm.families.generic import Generic
+from hf_efficient.representation.vlm.families.patch_map import Unclear
 
+from .encoder import find_encoder
 from .layout import layout_of
 from .rules import (
     check_batch,
@@ -53,6 +56,10 @@ def prove(model: Any, processor: Any) -> Generic:
             check_order(look, token)
             check_one_way(model, language_model, look, other)
             check_levels(look)
-    layout = layout_of([(look.pieces, look.runs, len(look.pictures)) for look in looks])
-    check_batch(looks[:-1], looks[-1], layout.of_features)
-    return Generic(type(processor).__name__, token, layout, first_position(model, looks))
+        layout = layout_of([(look.pieces, look.runs, len(look.pictures)) for look in looks])
+        check_batch(looks[:-1], looks[-1], layout.of_features)
+        try:
+            encoder: Encoder | str = find_encoder(model.base_model, language_model, looks, layout.of_features)
+        except Unclear as error:
+            encoder = str(error)
+    return Generic(type(processor).__name__, token, layout, first_position(model, looks), encoder)

@@ -11,7 +11,8 @@ from torch import Tensor
 from transformers import ProcessorMixin
 
 from hf_efficient.representation.vlm.decoder.rope import rope_index
-from hf_efficient.representation.vlm.families.generic import encoded, pieces_of
+from hf_efficient.representation.vlm.families.family import encoded
+from hf_efficient.representation.vlm.families.generic import pieces_of
 from hf_efficient.representation.vlm.prompt import images_of
 
 from .look import PIXEL, Look, difference, flat, forward, runs_of

@@ -27,7 +27,8 @@ text, which a pruned prompt leaves out.
 - **refused**: it breaks a rule, which is named.
 - **not tried**: by its signatures it keeps the rules, but no tiny model of it is built in the tests; attaching tries.
 
-Importance of proven types is `"distinct"` unless asked otherwise, and their videos are refused.
+Importance is what `importance="auto"` stands for with methods that take attention: that of [CLS], that received, or \
+`"distinct"` where neither can be had. Videos of proven types are refused.
 
 This page is written by `make pages`.
 
@@ -58,9 +59,17 @@ def row(name: str) -> tuple[str, str]:
         except Unproven as error:
             return "refused", f"{RULES[error.rule]}; but {error.found}"
         positions = "positions are kept" if family.mrope else "positions are compact or original"
-        return "proven", positions if family.one_run else "rows; positions are compact"
+        places = positions if family.one_run else "rows; positions are compact"
+        breaks = ("line breaks",) if getattr(family.encoder, "breaks", False) else ()
+        return "proven", "; ".join((places, *breaks, f"importance: {importance(name, family)}"))
     broken = broken_rule(name)
     return ("not tried", "") if broken is None else ("refused", BROKEN[broken])
+
+
+def importance(name: str, family: Any) -> str:
+    """What importance="auto" is of a proven type, with methods that take attention."""
+    source = family.source(stock(name)[0].base_model, "image", "auto")
+    return {"cls": "attention of [CLS]", "received": "attention received"}.get(source, "distinct")
 
 
 def broken_rule(name: str) -> str | None:

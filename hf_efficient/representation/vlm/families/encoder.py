@@ -31,16 +31,16 @@ class Encoder:
         behind: the attention layers after it.
         tower: the encoder it is a part of.
         sample: arguments of a call of `get_image_features`; numbers with a point have a shape alone (meta device).
-        divided: whether there are units that hold several tiles, or line breaks.
         tiles: whether there are units that hold several tiles.
+        breaks: whether there are units with line breaks.
     """
 
     layer: str
     behind: tuple[str, ...]
     tower: str
     sample: dict[str, Any]
-    divided: bool
     tiles: bool
+    breaks: bool
 
     def offers(self, base: Any) -> tuple[tuple[str, ...], str | None]:
         """As `trial.offers`, of the encoder of a model (without its head)."""

@@ -87,7 +87,7 @@ class Generic(Family):
             with torch.no_grad():
                 sizes = self.layout.of_features(pieces_of(encoded(images).pooler_output))
             remember(self.known, key, sizes)
-        if isinstance(self.encoder, Encoder) and self.encoder.divided:
+        if isinstance(self.encoder, Encoder) and (self.encoder.tiles or self.encoder.breaks):
             try:
                 parts = self.map(images).images.split(sizes)
             except Unclear as error:

@@ -49,11 +49,10 @@ def find_encoder(
         for look, found in zip(looks, maps, strict=True)
         for part in found.images.split(units(look.pieces))
     ]
-    tiles = any(unit.groups is not None for unit in parts)
+    tiles, breaks = any(u.groups is not None for u in parts), any(u.newline is not None for u in parts)
     # several pictures in one row of an encoder must not see each other, which one picture alone cannot tell
     shown = smallest if len(maps[looks.index(smallest)].image.unique()) > 1 else looks[-1]
-    divided = tiles or any(unit.newline is not None for unit in parts)
-    return Encoder(layer, tuple(behind), tower, shapes_of(shown.images.arguments), divided, tiles)
+    return Encoder(layer, tuple(behind), tower, shapes_of(shown.images.arguments), tiles, breaks)
 
 
 def called(base: Any, language_model: nn.Module, look: Look) -> tuple[list[str], list[str]]:

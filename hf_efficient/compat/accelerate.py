@@ -18,9 +18,21 @@ READ = (
 )
 #: "module:name" -> words in its source, where a name exists on instances alone.
 IN_SOURCE = {
-    "accelerate.hooks:add_hook_to_module": ("_old_forward",),
+    "accelerate.hooks:add_hook_to_module": ("_old_forward", "_hf_hook"),
+    "accelerate.hooks:AlignDevicesHook": ("self.execution_device",),
+    "accelerate.hooks:SequentialHook": ("self.hooks",),
     "accelerate:Accelerator": ("self.scaler",),
 }
+
+
+def execution_device(module: Any) -> Any:
+    """The device to which accelerate brings a module's weights while it runs, as `torch.device` takes it, or None.
+
+    Between calls weights that are offloaded lie on the meta device.
+    """
+    hook = vars(module).get("_hf_hook")
+    devices = (getattr(one, "execution_device", None) for one in getattr(hook, "hooks", (hook,)))
+    return next((device for device in devices if device is not None), None)
 
 
 def refresh_held_forward(module: Any, new: type) -> None:

@@ -16,6 +16,7 @@ from hf_efficient.representation.vlm.decoder.proportional_attention import takes
 from hf_efficient.wrapped import check_bare, follow_peft, unwrapped
 
 from .attached import Attached, attached_class, set_class
+from .families import trial
 from .families.family import Family
 from .inputs import check_config
 from .placeholders import PlaceholderPruner, PrunedProcessor
@@ -66,6 +67,7 @@ def attach_token_pruner(
     pruner = TokenPruner(config, family, proportional_attention)
     _warn_of_positions(config, family, proportional_attention)
     check_config(config, model.config.model_type, family)
+    trial.forget(base)
     family.source(base, "image", config.importance_source)  # raises if the encoder has no such importance
     _exchange(base, pruner)
     mixins: Any = ((base, PrunedBase), (model, PrunedGeneration), (processor, PrunedProcessor))

@@ -75,12 +75,21 @@ def key_of(images: VisualInputs) -> bytes:
     digest = hashlib.blake2b(images.modality.encode(), digest_size=16)
     for name, value in sorted(images.arguments.items()):
         digest.update(name.encode())
-        if isinstance(value, Tensor):
-            digest.update(f"{value.dtype} {value.device} {tuple(value.shape)}".encode())
-            digest.update(value.detach().contiguous().flatten().view(torch.uint8).cpu().numpy().data)
-        else:
-            digest.update(repr(value).encode())
+        _digest(digest, value)
     return digest.digest()
+
+
+def _digest(digest: Any, value: Any) -> None:
+    """Add a value, and what it holds if it is a list, to a digest."""
+    if isinstance(value, Tensor):
+        digest.update(f"{value.dtype} {value.device} {tuple(value.shape)}".encode())
+        digest.update(value.detach().contiguous().flatten().view(torch.uint8).cpu().numpy().data)
+    elif isinstance(value, (list, tuple)):  # whose repr leaves out most of a large tensor
+        digest.update(f"{type(value).__name__} of {len(value)}".encode())
+        for one in value:
+            _digest(digest, one)
+    else:
+        digest.update(repr(value).encode())
 
 
 @contextmanager
@@ -88,10 +97,9 @@ def remember_images(model: Any, size: int = 8) -> Iterator[None]:
     """Encode every image once inside a `with` block, however often and with whatever token pruner it is shown.
 
     Holds for calls from any thread. Prompts may differ, and so may budgets and methods. An image is looked at again
-    where scores are wanted that no look before has taken. What is remembered is what one call encodes, so that a
+    where scores are wanted that no look before has taken. What is remembered is what one call encodes, so that an
     image is found again only with those that were encoded together with it. Weights of the encoder must not change
-    meanwhile;
-    nothing is remembered while gradients are on.
+    meanwhile; nothing is remembered while gradients are on.
 
     Args:
         model: a model that has, or will have, a token pruner attached.

@@ -4,6 +4,8 @@ import pytest
 import torch
 
 from hf_efficient import TokenPrunerConfig, remember_images, token_pruner
+from hf_efficient.representation.vlm.families.family import VisualInputs
+from hf_efficient.representation.vlm.memory import key_of
 from tests.tiny import ROWS, generate, prompts, stock, video_prompts
 
 
@@ -66,3 +68,14 @@ def test_videos_are_remembered_beside_images():
         expected = generate(model, inputs)
         assert torch.equal(generate(model, inputs), expected)
         assert tower.runs == 2
+
+
+def test_images_in_a_list_are_told_apart_by_all_their_values():
+    first = torch.zeros(3, 40, 40)
+    second = first.clone()
+    second[1, 20, 20] = 1  # where the repr of a tensor has dots
+    keys = {
+        key_of(VisualInputs(None, "image", {"pixel_values": pixels})) for pixels in ([first], [second], [first] * 2)
+    }
+    assert len(keys) == 3
+    assert key_of(VisualInputs(None, "image", {"pixel_values": [first.clone()]})) in keys

@@ -180,8 +180,8 @@ class LayerPruning:
         """Take the hooks off again."""
         while self.handles:
             self.handles.pop().remove()
-        for layer in model.layers:  # type: ignore[union-attr]
-            vars(layer.self_attn).pop("attention_watched", None)
+        for module in model.modules():
+            vars(module).pop("attention_watched", None)
 
     def _before(self, index: int, layer: Any, args: Any, kwargs: dict[str, Any]) -> Any:
         """Hand a layer what is left of its inputs."""

@@ -79,6 +79,11 @@ class Generic(Family):
         self.known: dict[Any, list[int]] = {}
         self.maps: dict[Any, PatchMap | Unclear] = {}
 
+    @property
+    def proven(self) -> tuple[Any, ...]:
+        """What a proof has found out, to be compared."""
+        return self.image_token_id, self.layout, self.mrope, self.first_position
+
     def units(self, images: VisualInputs) -> list[Unit]:
         check_modality(self, images.modality, type(images.base).__name__)
         key = geometry(images)

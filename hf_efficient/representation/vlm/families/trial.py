@@ -3,14 +3,14 @@
 The encoder runs on noise with eager attention, which gives a map; what a `Watch` rebuilds is held against it. Then it
 runs with the attention it has, where the same must come out. It is tried on a twin that shares the weights and nothing
 else, so that the encoder's configs, modes, hooks and threads are left alone. Once a class and config, or the first time
-the weights are there.
+the weights are there. What keeps an encoder from being tried (no memory, no kernel) says nothing of its kind: it is
+remembered of this encoder alone, until a pruner is attached again.
 """
 
 from __future__ import annotations
 
 import copy
 import functools
-import threading
 import types
 import weakref
 from collections import OrderedDict
@@ -30,9 +30,9 @@ TOLERANCE = 1e-3  # of a probability, relative to the largest of its row; comput
 #: of importance with the attention the encoder has, relative to how far it varies: float32, shorter floats
 DRIFT = (1e-2, 0.2)
 
-_LOCK = threading.Lock()
 #: (class, config, ...) -> fault, None if there is none
 _TRIED: dict[Any, str | None] = {}
+#: encoder -> {(layer, attention): the same, or why it could not be tried}; spares the way to the key above
 _KNOWN: weakref.WeakKeyDictionary[nn.Module, dict[Any, str | None]] = weakref.WeakKeyDictionary()
 
 
@@ -62,33 +62,37 @@ def fault_of(tower: nn.Module, layer: int, config: Any, run: Callable[[nn.Module
     known = _KNOWN.setdefault(tower, {})
     if (layer, name) in known:
         return known[layer, name]
-    with _LOCK:
-        key = (type(tower), config.to_json_string(use_diff=False), dtype_of(tower), layer, name)
-        if key not in _TRIED:
-            if any(weight.is_meta or not weight.numel() for weight in tower.parameters()):
-                return None
+    key = (type(tower), config.to_json_string(use_diff=False), dtype_of(tower), layer, name)
+    if key not in _TRIED:  # two threads may both try; they find the same
+        if any(weight.is_meta or not weight.numel() for weight in tower.parameters()):
+            return None
+        try:
             _TRIED[key] = tried(tower, layer, name, run)
-        known[layer, name] = _TRIED[key]
-    return known[layer, name]
+        except Exception as error:  # whatever an encoder raises: it is left alone then
+            return known.setdefault((layer, name), f"trying it failed with {type(error).__name__}: {error}")
+    return known.setdefault((layer, name), _TRIED[key])
+
+
+def forget(base: nn.Module) -> None:
+    """Let encoders of a (base) model that could not be tried be tried again when they are asked for next."""
+    for module in base.modules():
+        _KNOWN.pop(module, None)
 
 
 @torch.no_grad()
 def tried(tower: nn.Module, layer: int, name: str, run: Callable[[nn.Module], Any]) -> str | None:
-    """What `fault_of` tells, not remembered; `name` is the attention the encoder has."""
-    try:
-        with torch.autocast(next(tower.parameters()).device.type, enabled=False):
-            eager, stock = twin(tower, "eager"), twin(tower, name)
-            with Comparison(towers.attention_layers(eager)[layer], "received") as watch:
-                run(eager)
-            if not watch.given:
-                return f"attention of its layer {layer} was not called when it ran"
-            if watch.fault is not None or name == "eager":
-                return watch.fault
-            with Watch(towers.attention_layers(stock)[layer], "received") as other:
-                run(stock)
-            return drift(watch.result(), other.result(), DRIFT[dtype_of(tower).itemsize < 4], name)
-    except Exception as error:  # whatever an encoder raises: it is left alone then
-        return f"trying it failed with {type(error).__name__}: {error}"
+    """What `fault_of` tells, not remembered, and an error where the encoder raises; `name` is the attention it has."""
+    with torch.autocast(next(tower.parameters()).device.type, enabled=False):
+        eager, stock = twin(tower, "eager"), twin(tower, name)
+        with Comparison(towers.attention_layers(eager)[layer], "received") as watch:
+            run(eager)
+        if not watch.given:
+            return f"attention of its layer {layer} was not called when it ran"
+        if watch.fault is not None or name == "eager":
+            return watch.fault
+        with Watch(towers.attention_layers(stock)[layer], "received") as other:
+            run(stock)
+        return drift(watch.result(), other.result(), DRIFT[dtype_of(tower).itemsize < 4], name)
 
 
 class Comparison(Watch):

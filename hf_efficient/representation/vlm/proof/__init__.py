@@ -32,7 +32,8 @@ def family_for(model: Any, processor: Any = None) -> Family:
         processor: its processor, with or without a pruner; None for one that the model was proven with before.
 
     Raises:
-        ValueError: the model is none for images and text, or does not keep the rules (`Unproven`).
+        ValueError: the model is none for images and text, or does not keep the rules (`Unproven`); or it does with
+            several processors, in ways that differ, and none is given.
     """
     base = getattr(model, "base_model", model)
     known = getattr(getattr(model, "config", None), "model_type", None) in FAMILIES.names
@@ -52,28 +53,43 @@ def family_for(model: Any, processor: Any = None) -> Family:
                 f"{type(model).__name__} has no family of its own, and what can be proven of it needs its processor: "
                 "prune_inputs(model, inputs, config, processor), or attach_token_pruner(model, processor, config)."
             )
-        return next(iter(proven.values()), None) or family_of(model)
+        return _only(model, list(proven.values())) if proven else family_of(model)
     key = _identity(processor, processor)
     if key not in proven:
         try:
             with as_stock(model, base, processor):
                 proven[key] = prove(model, processor)
         except Unproven as error:
-            raise Unproven(error.rule, error.found, _refused(model, processor, known)) from error
+            raise Unproven(error.rule, error.found, *_refused(model, processor, known)) from error
     return proven[key]
 
 
-def _refused(model: Any, processor: Any, known: bool) -> str:
-    """What is said of a pair before the rule that it does not keep; `known`: whether the model has a file."""
+def _only(model: Any, proven: list[Generic]) -> Generic:
+    """What a model was proven to be with every processor so far.
+
+    Raises:
+        ValueError: it depends on the processor.
+    """
+    if any(one.proven != proven[0].proven for one in proven):
+        raise ValueError(
+            f"{type(model).__name__} was proven with {len(proven)} processors, with which its tokens divide in "
+            "different ways. Say which one made the inputs: prune_inputs(model, inputs, config, processor)."
+        )
+    return proven[0]
+
+
+def _refused(model: Any, processor: Any, known: bool) -> tuple[str, str]:
+    """What is said of a pair before and after the rule that it does not keep; `known`: whether the model has a file."""
     cls, name = type(processor).__name__, type(model).__name__
     if known:
         return (
-            f"{cls} is not the processor of {name}; expected {family_of(model).processor}, or one that keeps rules "
-            "with it, of which this is one: "
+            f"{cls} is not the processor of {name}; expected {family_of(model).processor}, or one that keeps this rule "
+            "with it: ",
+            "",
         )
     return (
-        f"Token pruning does not support {name} (model_type={model.config.model_type!r}) with {cls}. It has files for "
-        f"{', '.join(FAMILIES.names)}. Others must keep rules, of which this is one: "
+        f"{name} (model_type={model.config.model_type!r}) cannot be pruned with {cls}. A pair must keep the rule that ",
+        f". (Types with a file of their own need no rules: {', '.join(FAMILIES.names)}.)",
     )
 
 

@@ -9,13 +9,13 @@ class Unproven(ValueError):
         found: what was found in its place.
     """
 
-    def __init__(self, rule: str, found: str, pair: str = "") -> None:
-        """`pair`: what comes before in the message."""
-        super().__init__(f"{pair}{RULES[rule]}; but {found}")
-        self.rule, self.found, self.pair = rule, found, pair
+    def __init__(self, rule: str, found: str, pair: str = "", more: str = "") -> None:
+        """`pair`: what comes before the rule in the message; `more`: what comes after it."""
+        super().__init__(f"{pair}{RULES[rule]}; but {found}{more}")
+        self.rule, self.found, self.pair, self.more = rule, found, pair, more
 
-    def __reduce__(self) -> tuple[type, tuple[str, str, str]]:
-        return type(self), (self.rule, self.found, self.pair)
+    def __reduce__(self) -> tuple[type, tuple[str, str, str, str]]:
+        return type(self), (self.rule, self.found, self.pair, self.more)
 
 
 #: What a pair must keep, in the order in which it is looked at.

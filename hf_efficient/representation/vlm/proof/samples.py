@@ -8,6 +8,8 @@ import numpy as np
 import torch
 from PIL import Image
 
+from hf_efficient.compat.accelerate import execution_device
+
 from .refusal import Unproven
 
 SHAPES = ((112, 140), (84, 112), (140, 56))  # height and width in pixels
@@ -59,12 +61,14 @@ def processed(processor: Any, rows: list[list[Image.Image]]) -> dict[str, Any]:
 
 
 def to_model(model: Any) -> Any:
-    """Brings tensors to the device of a model's embeddings, and pixels to its dtype.
+    """Brings tensors to the device where a model's embeddings run, and pixels to its dtype.
 
     Raises:
-        Unproven: the embeddings are on the meta device, where nothing can be tried.
+        Unproven: the embeddings are on the meta device, and nobody brings them to another, so nothing can be tried.
     """
-    device = model.get_input_embeddings().weight.device
+    embeddings = model.get_input_embeddings()
+    held = execution_device(embeddings)  # of weights that are offloaded
+    device = embeddings.weight.device if held is None else torch.device(held)
     if device.type == "meta":
         raise Unproven("runs", "its weights are not there (meta device): attach once they are loaded")
 

@@ -1,5 +1,7 @@
 """Pairs that must be refused: each is made of one that is proven by one thing gone wrong."""
 
+import pickle
+
 import pytest
 import torch
 import transformers as hf
@@ -173,10 +175,12 @@ def test_a_processor_without_placeholders_is_refused():
 def test_the_refusal_names_the_pair_and_the_one_rule():
     model, processor = sabotaged("deepseek_vl", forward=merged(lambda x, _: x * 2))
     with pytest.raises(
-        ValueError, match=r"DeepseekVLForCond.*deepseek_vl.*DeepseekVLProcessor.*in their order; but .* 2 "
-    ):
+        ValueError, match=r"^DeepseekVLForCond.*deepseek_vl.*DeepseekVLProcessor.*in their order; but .* 2 .*llava_next"
+    ) as error:
         attach_token_pruner(model, processor, TokenPrunerConfig())
     assert not hasattr(model.base_model, "token_pruner")
+    again = pickle.loads(pickle.dumps(error.value))
+    assert (str(again), again.rule, again.found) == (str(error.value), error.value.rule, error.value.found)
 
 
 @pytest.mark.parametrize("deltas", [None, torch.ones(1, 1)])

@@ -1,0 +1,46 @@
+"""What a proof holds for: weights that are elsewhere between calls, and processors that differ."""
+
+import pytest
+import torch
+from accelerate import cpu_offload, disk_offload
+
+from hf_efficient import TokenPrunerConfig, attach_token_pruner, prune_inputs
+from hf_efficient.representation.vlm import proof
+from hf_efficient.representation.vlm.families.generic import Layout
+from hf_efficient.representation.vlm.proof.samples import picture
+from tests.tiny import ROWS, generate
+from tests.zoo import shown, stock
+
+
+@pytest.mark.parametrize("how", [cpu_offload, disk_offload])
+def test_offloaded_weights_are_proven_where_they_run(how, monkeypatch, tmp_path):
+    monkeypatch.setattr(proof, "_PROVEN", {})
+    config = TokenPrunerConfig(budget=3, importance="distinct")
+    model, processor = attach_token_pruner(*stock("mistral3"), config)
+    inputs = shown(processor, ROWS)
+    expected = model(**inputs).logits
+    model, processor = stock("mistral3")
+    proof._PROVEN.clear()
+    how(model, *([str(tmp_path)] if how is disk_offload else []), execution_device="cpu")
+    assert model.get_input_embeddings().weight.is_meta
+    attach_token_pruner(model, processor, config)
+    assert torch.equal(model(**inputs).logits, expected)
+    assert torch.equal(generate(model, inputs), generate(attach_token_pruner(*stock("mistral3"), config)[0], inputs))
+
+
+def test_where_proofs_differ_inputs_are_pruned_with_their_processor_only(monkeypatch):
+    monkeypatch.setattr(proof, "_PROVEN", {})
+    config = TokenPrunerConfig(budget=3, importance="distinct")
+    model, processor = stock("aya_vision")
+    inputs = processor(text=processor.image_token, images=picture(0, 56, 56), return_tensors="pt")
+    expected = prune_inputs(model, inputs, config, processor)
+    other = stock("aya_vision")[1]
+    other.image_processor.max_patches = 2  # another processor, of which the same is proven
+    prune_inputs(model, inputs, config, other)
+    assert torch.equal(prune_inputs(model, inputs, config)["input_ids"], expected["input_ids"])
+    (table,) = proof._PROVEN.values()
+    family = list(table.values())[1]
+    monkeypatch.setattr(family, "layout", Layout(4))
+    with pytest.raises(ValueError, match=r"was proven with 2 processors.*Say which one"):
+        prune_inputs(model, inputs, config)
+    assert torch.equal(prune_inputs(model, inputs, config, processor)["input_ids"], expected["input_ids"])

@@ -15,6 +15,7 @@ from hf_efficient.representation.generator import TokenGenerator
 from hf_efficient.representation.maths.sharing import information, share_budget
 from hf_efficient.representation.reduce import reduce_tokens
 from hf_efficient.representation.vlm.families import towers
+from hf_efficient.representation.vlm.families.counting import taken
 from hf_efficient.representation.vlm.families.family import Family, Unit, VisualInputs
 from hf_efficient.representation.vlm.families.patch_map import Unclear
 
@@ -54,10 +55,12 @@ def encode(
     prunes = any(budget < unit.n for unit, budget in zip(units, budgets, strict=True))
     source = family.source(images.base, images.modality, config.importance_source) if prunes else None
 
+    before = taken(images)  # what it was counted by, if it had to be encoded for that
+
     def look() -> tuple[Any, list[Tensor] | None]:
         arguments = {**images.arguments, "return_dict": True}
         if source is None:
-            return stock(**arguments), None
+            return stock(**arguments) if before is None else before, None
         with family.attention(images, source) as watch:
             output = stock(**arguments)
         try:

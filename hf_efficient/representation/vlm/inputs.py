@@ -19,6 +19,7 @@ from hf_efficient.representation.vlm.decoder.rope import rope_index, text_positi
 from hf_efficient.wrapped import unwrapped
 
 from .copies import check_copies, marked
+from .families.counting import encoding_once
 from .families.family import Family, Unit, VisualInputs
 from .features import encode
 from .grouped import check_grouped
@@ -63,6 +64,7 @@ def check_config(config: TokenPrunerConfig, kind: str, family: Family) -> None:
         )
 
 
+@encoding_once()
 def prune_inputs(
     model: Any,
     inputs: Any,

@@ -113,7 +113,9 @@ class PrunedProcessor(Saved):
             patches = data.num_image_patches if modality == "image" else [1] * len(counts)
             pruned = []
             for tokens, patch, size in zip(counts, patches, sizes[modality], strict=True):
-                units = self.token_pruner.family.counted_units(self, modality, tokens, patch, size)
-                pruned.append(tokens - sum(units) + sum(map(self.token_pruner.config.tokens_to_keep, units)))
+                family = self.token_pruner.family
+                units = family.counted_units(self, modality, tokens, patch, size)
+                dropped = sum(units) - sum(map(self.token_pruner.config.tokens_to_keep, units))
+                pruned.append(tokens - dropped - (family.row_ends(self, modality, size) if dropped else 0))
             setattr(data, f"num_{modality}_tokens", pruned)
         return data

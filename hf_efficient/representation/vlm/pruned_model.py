@@ -22,6 +22,7 @@ from hf_efficient.representation.vlm.decoder.proportional_attention import (
     keep_attention,
     size_own_mask,
 )
+from hf_efficient.representation.vlm.families.counting import encoding_once
 from hf_efficient.representation.vlm.families.family import PIXELS, VisualInputs
 from hf_efficient.wrapped import follow_peft
 
@@ -135,6 +136,7 @@ class PrunedGeneration(Saved):
         self.token_pruner.read(base, call, ids, mask, kept_units(model_kwargs.get("mm_encoder_outputs")), past)
         call.read = True
 
+    @encoding_once()
     def _encode_prompt(self, ids: Tensor, model_kwargs: dict[str, Any], call: Call) -> bool:
         """Encode what pixels there are, in place in `model_kwargs`; whether there were any."""
         base, mask = self.base_model, model_kwargs.get("attention_mask")
@@ -237,6 +239,7 @@ def tell(pruner: TokenPruner, call: Call) -> None:
 
 
 @torch.compiler.disable
+@encoding_once()
 def encode_call(base: Any, arguments: dict[str, Any]) -> Call:
     """Replace the pixels of a forward call by `mm_encoder_outputs`, in place."""
     call = Call()

@@ -13,6 +13,7 @@ from hf_efficient.representation.config import TokenPrunerConfig
 from hf_efficient.representation.vlm.decoder.calls import Call, Latest, current, under_way
 from hf_efficient.representation.vlm.decoder.layer_pruning import Drops, LayerPruning
 from hf_efficient.representation.vlm.decoder.proportional_attention import language_model, log_masses, set_attention
+from hf_efficient.representation.vlm.families.counting import encoding_once
 from hf_efficient.representation.vlm.families.family import Family, Unit, VisualInputs
 
 from .copies import units_of
@@ -118,6 +119,7 @@ class TokenPruner:
         call.units = [*(call.units or []), *output.kept]
         return output
 
+    @encoding_once()
     def features(self, stock: Callable[..., Any], images: VisualInputs) -> Any:
         """As `encode`, as a part of the call that is under way in this thread, or as a call of its own."""
         call = current(images.base)

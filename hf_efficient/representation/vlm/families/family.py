@@ -222,6 +222,10 @@ class Family:
         """
         return [tokens]
 
+    def row_ends(self, processor: Any, modality: str, size: Any) -> int:
+        """How many tokens of the text stand among the placeholders of an image of a size; they go where tokens go."""
+        return 0
+
 
 def frames(n: int, count: int) -> Tensor | None:
     """(n,) long: frame of every token of a video of `count` equal frames, None for a single one."""

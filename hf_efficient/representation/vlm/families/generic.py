@@ -14,8 +14,9 @@ from transformers.utils import logging
 from hf_efficient.representation.vlm.attached import stock_class_of
 
 from . import towers
+from .counting import counted
 from .encoder import Encoder
-from .family import Family, Unit, VisualInputs, check_modality, encoded
+from .family import Family, Unit, VisualInputs, check_modality
 from .patch_map import PatchMap, Unclear, map_of, unit_of
 from .watch import SOURCES, Watch
 
@@ -89,8 +90,7 @@ class Generic(Family):
         key = geometry(images)
         sizes = self.known.get(key)
         if sizes is None:
-            with torch.no_grad():
-                sizes = self.layout.of_features(pieces_of(encoded(images).pooler_output))
+            sizes = self.layout.of_features(pieces_of(counted(images).pooler_output))
             remember(self.known, key, sizes)
         if isinstance(self.encoder, Encoder) and (self.encoder.tiles or self.encoder.breaks):
             try:
@@ -143,23 +143,33 @@ class Generic(Family):
         return self.layout.of_run(run)
 
     def counted_units(self, processor: Any, modality: str, tokens: int, patches: int, size: Any) -> list[int]:
+        token, text = self.placeholder(processor, modality), stock_text(processor, size)
         if not self.one_run:
-            raise ValueError(
-                f"How many tokens a pruned image has among the text of {type(processor).__name__} cannot be told from "
-                "its size: the ends of its rows go where tokens go. Process the image itself."
-            )
-        stock: Any = stock_class_of(processor)
-        token = self.placeholder(processor, modality)
-        height, width = size
-        made = processor.image_processor([Image.new("RGB", (width, height))], return_tensors="pt")
-        runs = re.findall(f"(?:{re.escape(token)})+", stock.replace_image_token(processor, made, image_idx=0))
+            return [text.count(token)]
+        runs = re.findall(f"(?:{re.escape(token)})+", text)
         return [n for run in runs for n in self.layout.of_run(len(run) // len(token))]
+
+    def row_ends(self, processor: Any, modality: str, size: Any) -> int:
+        if self.one_run:
+            return 0
+        token, text = self.placeholder(processor, modality), stock_text(processor, size)
+        ends = text[text.index(token) : text.rindex(token)].replace(token, "")
+        return len(processor.tokenizer(ends, add_special_tokens=False)["input_ids"])
+
+
+def stock_text(processor: Any, size: Any) -> str:
+    """What the stock processor writes in a prompt for an image of `size`, height and width in pixels."""
+    stock: Any = stock_class_of(processor)
+    height, width = size
+    made = processor.image_processor([Image.new("RGB", (width, height))], return_tensors="pt")
+    text: str = stock.replace_image_token(processor, made, image_idx=0)
+    return text
 
 
 def remember(table: dict[Any, Any], key: Any, value: Any) -> None:
-    """Put something into a table that is emptied when it is full."""
-    if len(table) >= REMEMBERED:
-        table.clear()
+    """Put something into a table, whose oldest entry goes when it is full."""
+    for oldest in list(table)[: max(0, len(table) - REMEMBERED + 1)]:
+        table.pop(oldest, None)  # another thread may have been here
     table[key] = value
 
 

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from hf_efficient import TokenPrunerConfig, attach_token_pruner, detach_token_pruner, load_token_pruned, prune_inputs
+from hf_efficient.representation.vlm.families.generic import REMEMBERED, remember
 from tests.tiny import IMAGES, ROWS, generate, recorded
 from tests.zoo import CORE, REFUSED, ZOO, shown, stock
 
@@ -128,10 +129,6 @@ def test_counts_for_serving_are_those_of_the_prompt(name):
     except (AttributeError, NotImplementedError):
         pytest.skip("the stock processor does not count")
     _, processor = pruned(name)
-    if name in ROWS_APART:
-        with pytest.raises(ValueError, match="cannot be told from its size"):
-            processor._get_num_multimodal_tokens(image_sizes=sizes)
-        return
     counted = processor._get_num_multimodal_tokens(image_sizes=sizes).num_image_tokens
     for i, (before, after) in enumerate(zip(full, counted, strict=True)):
         lengths = [shown(one, [[i]])["input_ids"].shape[1] for one in (full_processor, processor)]
@@ -159,3 +156,10 @@ def test_the_table_of_shapes_may_be_emptied_by_another_thread_meanwhile(monkeypa
     model, processor = pruned("glm4v")
     monkeypatch.setattr(model.base_model.token_pruner.family, "known", Emptied())
     assert model(**shown(processor, ROWS)).logits.isfinite().all()
+
+
+def test_of_too_many_shapes_the_oldest_are_forgotten():
+    table = {}
+    for i in range(REMEMBERED + 3):
+        remember(table, i, str(i))
+    assert list(table.items()) == [(i, str(i)) for i in range(3, REMEMBERED + 3)]

@@ -55,7 +55,7 @@ def asked(processor: Any) -> Any:
         base, questions = model.base_model, [scene.questions[0].question for scene in scenes]
         inputs = encode_prompts(processor, [scene.image for scene in scenes], questions)
         call = Call()
-        call.prompt = Prompt.of(base, inputs["input_ids"], inputs["attention_mask"])
+        call.prompt = Prompt.of(base, base.token_pruner.family, inputs["input_ids"], inputs["attention_mask"])
         with under_way(base, call):
             encoded = base.get_image_features(pixel_values, return_dict=True)
         return encoded, len(encoded.kept[0].indices)

@@ -52,3 +52,22 @@ def shown(processor: Any, rows: list[list[int]]) -> Any:
         return processor(text=texts, images=[one for row in pictures for one in row], return_tensors="pt", padding=True)
     except (ValueError, IndexError):  # it wants a list for every prompt
         return processor(text=texts, images=pictures, return_tensors="pt", padding=True)
+
+
+def kept_columns(ids: Any, token: int, last: list[Any]) -> list[list[int]]:
+    """Columns of a full prompt that stay: no placeholder of a token dropped, no text within a unit in several runs."""
+    flags = iter([i in unit.indices.tolist() for unit in last for i in range(unit.num_tokens)])
+    ends = iter([i in (0, unit.num_tokens - 1) for unit in last for i in range(unit.num_tokens)])
+    rows = []
+    for row in ids.tolist():
+        kept: list[int] = []
+        inside = False
+        for column, one in enumerate(row):
+            if one == token:
+                if next(ends):
+                    inside = not inside
+                kept += [column] if next(flags) else []
+            elif not inside:
+                kept.append(column)
+        rows.append(kept)
+    return rows

@@ -184,7 +184,7 @@ def _check_pair(model: Any, processor: Any, family: Any) -> None:
             f"{type(processor).__name__} is not the processor of {type(model).__name__}; expected {family.processor}."
         )
     for modality in family.modalities:
-        expected = getattr(model.config, f"{modality}_token_id", None)
+        expected = family.tokens(model.config).get(modality)
         if expected is None or not hasattr(model.base_model, f"get_{modality}_features"):
             continue
         token = family.placeholder(processor, modality)

@@ -7,6 +7,7 @@ import inspect
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any, ClassVar
 
 from hf_efficient.compat.accelerate import refresh_held_forward
@@ -78,6 +79,27 @@ def set_class(thing: Any, new: type) -> None:
     """Change an object's class; where accelerate holds a module's forward in the instance, change that too."""
     thing.__class__ = new
     refresh_held_forward(thing, new)
+
+
+_WHOLE: ContextVar[Any] = ContextVar("whole_features", default=None)
+
+
+@contextmanager
+def whole_features(base: Any) -> Iterator[None]:
+    """Inside the block, in this thread, the feature functions of a (base) model prune nothing.
+
+    Some stock models encode videos with their function for images, whose features would be pruned before their time.
+    """
+    token = _WHOLE.set(base)
+    try:
+        yield
+    finally:
+        _WHOLE.reset(token)
+
+
+def prunes_nothing(base: Any) -> bool:
+    """Whether this thread is inside `whole_features` of a (base) model."""
+    return _WHOLE.get() is base
 
 
 class Saved(Attached):

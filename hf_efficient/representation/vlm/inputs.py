@@ -20,7 +20,7 @@ from hf_efficient.wrapped import unwrapped
 
 from .copies import check_copies, marked
 from .families.counting import encoding_once
-from .families.family import Family, Unit, VisualInputs
+from .families.family import Family, Unit, VisualInputs, check_apart
 from .features import encode
 from .grouped import check_grouped
 from .kept import KeptUnit
@@ -95,12 +95,10 @@ def prune_inputs(
     keeps = keeps_positions(family, config)
     config = replace(config, proportional_attention=False)  # no call of the model will count sizes
     inputs = {k: v for k, v in inputs.items() if v is not None}
-    prompt = Prompt.of(base, inputs["input_ids"], inputs.get("attention_mask"))
-    whole = TokenPrunerConfig(budget=1.0)
+    prompt = Prompt.of(base, family, inputs["input_ids"], inputs.get("attention_mask"))
     outputs: dict[str, Any] = {}
     calls = images_of(base, inputs)
-    for images in calls:
-        check_placeholders(prompt, images.modality, family.units(images), whole)
+    _check_whole(family, prompt, calls)
     for images in calls:
 
         def question(units: list[Unit], images: VisualInputs = images) -> Tensor:
@@ -131,6 +129,13 @@ def _check_bare_of_pruner(base: Any) -> None:
     """Raise if a pruner is attached to the (base) model."""
     if hasattr(base, "token_pruner"):
         raise ValueError("The model has a token pruner attached and prunes by itself; detach it, or call it directly.")
+
+
+def _check_whole(family: Family, prompt: Prompt, calls: list[VisualInputs]) -> None:
+    """Raise unless the calls of a model can stand in one prompt, which holds all of their placeholders."""
+    check_apart(family, calls)
+    for images in calls:
+        check_placeholders(prompt, images.modality, family.units(images), TokenPrunerConfig(budget=1.0))
 
 
 def _check_inputs_alone(config: TokenPrunerConfig, kind: str, family: Family) -> None:

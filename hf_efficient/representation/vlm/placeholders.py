@@ -8,11 +8,10 @@ import weakref
 from typing import Any
 
 from hf_efficient.representation.config import TokenPrunerConfig
-from hf_efficient.representation.vlm.families.family import Family, check_modality
+from hf_efficient.representation.vlm.families.family import MODALITIES, Family, check_modality
 
 from .attached import Saved
 from .copies import mark_image
-from .prompt import MODALITIES
 
 
 class PlaceholderPruner:

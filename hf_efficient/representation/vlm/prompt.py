@@ -13,10 +13,8 @@ from torch.nn import functional as F
 
 from hf_efficient.representation.config import TokenPrunerConfig
 
-from .families.family import PIXELS, Unit, VisualInputs
+from .families.family import MODALITIES, PIXELS, Family, Unit, VisualInputs
 from .kept import KeptUnit
-
-MODALITIES = ("image", "video")
 
 
 @dataclass
@@ -34,11 +32,10 @@ class Prompt:
     tokens: dict[str, int]
 
     @classmethod
-    def of(cls, base: Any, ids: Tensor, mask: Any) -> Prompt:
+    def of(cls, base: Any, family: Family, ids: Tensor, mask: Any) -> Prompt:
         """The prompt as a model (without its head) sees it; a mask that is not (B, L) is left out."""
-        tokens = {m: getattr(base.config, f"{m}_token_id", None) for m in MODALITIES}
         usable = mask if isinstance(mask, Tensor) and mask.shape == ids.shape else None
-        return cls(ids, usable, {m: token for m, token in tokens.items() if token is not None})
+        return cls(ids, usable, family.tokens(base.config))
 
     def placeholder_indices(self, modality: str) -> Tensor:
         """(P,) long: flat indices of the placeholders, row by row."""

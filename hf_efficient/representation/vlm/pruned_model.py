@@ -23,12 +23,12 @@ from hf_efficient.representation.vlm.decoder.proportional_attention import (
     size_own_mask,
 )
 from hf_efficient.representation.vlm.families.counting import encoding_once
-from hf_efficient.representation.vlm.families.family import PIXELS, VisualInputs
+from hf_efficient.representation.vlm.families.family import MODALITIES, PIXELS, VisualInputs
 from hf_efficient.wrapped import follow_peft
 
-from .attached import Attached, Saved
+from .attached import Attached, Saved, prunes_nothing
 from .kept import KeptUnit
-from .prompt import MODALITIES, Prompt, images_of, restore
+from .prompt import Prompt, images_of, restore
 from .pruner import TokenPruner, cached_length, kept_units
 
 
@@ -109,7 +109,7 @@ class PrunedGeneration(Saved):
             return torch.cat([text[None], found[0]])
         if not kept or not pruner.keeps_positions:
             return stock._prepare_position_ids_for_generation(inputs_tensor, model_kwargs)
-        full = restore(Prompt.of(base, ids, model_kwargs.get("attention_mask")), kept)
+        full = restore(Prompt.of(base, pruner.family, ids, model_kwargs.get("attention_mask")), kept)
         call.shift = full.dropped[:, None]
         known = {k: v for k, v in model_kwargs.items() if k != "input_ids"} | {"attention_mask": full.mask}
         return full.gather(stock._prepare_position_ids_for_generation(full.ids, known))
@@ -145,7 +145,7 @@ class PrunedGeneration(Saved):
         past = cached_length(model_kwargs)
         if past and (mask is None or mask.shape[1] == ids.shape[1]):  # the prompt repeats what is in the cache
             ids, mask = ids[:, past:], None if mask is None else mask[:, past:]
-        call.prompt = Prompt.of(base, ids, mask)
+        call.prompt = Prompt.of(base, self.token_pruner.family, ids, mask)
         try:
             self.token_pruner.check(base, call.prompt, model_kwargs)
             with under_way(base, call):
@@ -192,8 +192,7 @@ def pruned_features(stock: Callable[..., Any], modality: str) -> Callable[..., A
 
     @functools.wraps(stock)
     def features(self: Any, *args: Any, **kwargs: Any) -> Any:
-        under = current(self)
-        if under is not None and under.encoding:
+        if prunes_nothing(self):
             return stock(self, *args, **kwargs)
         call = signature.bind(self, *args, **kwargs).arguments
         call |= call.pop("kwargs", {})
@@ -243,8 +242,9 @@ def tell(pruner: TokenPruner, call: Call) -> None:
 def encode_call(base: Any, arguments: dict[str, Any]) -> Call:
     """Replace the pixels of a forward call by `mm_encoder_outputs`, in place."""
     call = Call()
-    prompt = Prompt.of(base, visible_ids(base, arguments), arguments.get("attention_mask"))
-    base.token_pruner.check(base, prompt, arguments)
+    pruner: TokenPruner = base.token_pruner
+    prompt = Prompt.of(base, pruner.family, visible_ids(base, arguments), arguments.get("attention_mask"))
+    pruner.check(base, prompt, arguments)
     call.prompt = prompt if arguments.get("input_ids") is not None else None  # embeddings do not tell the question
     with under_way(base, call):
         outputs = {p.modality: p.function()(**p.arguments, return_dict=True) for p in images_of(base, arguments)}

@@ -14,8 +14,9 @@ from hf_efficient.representation.vlm.decoder.calls import Call, Latest, current,
 from hf_efficient.representation.vlm.decoder.layer_pruning import Drops, LayerPruning
 from hf_efficient.representation.vlm.decoder.proportional_attention import language_model, log_masses, set_attention
 from hf_efficient.representation.vlm.families.counting import encoding_once
-from hf_efficient.representation.vlm.families.family import Family, Unit, VisualInputs
+from hf_efficient.representation.vlm.families.family import Family, Unit, VisualInputs, check_apart
 
+from .attached import whole_features
 from .copies import units_of
 from .features import encode
 from .inputs import keeps_positions
@@ -86,7 +87,7 @@ class TokenPruner:
 
         `call` knows already of what is in the cache.
         """
-        prompt = Prompt.of(base, ids, mask)
+        prompt = Prompt.of(base, self.family, ids, mask)
         if self.proportional_attention:
             call.log_mass = log_masses(prompt, kept, past, call.log_mass)
         if self.layers is None or (past and not (kept and bool(prompt.visual().any()))):
@@ -110,12 +111,8 @@ class TokenPruner:
                 counts = [unit.budget(self.config) for unit in units]
                 return prompt.question(images, counts)
 
-        call.encoding = True  # some families encode videos with their function for images
-        try:
-            with under_way(images.base, call):
-                output = encode(stock, self.family, self._choosing, images, question)
-        finally:
-            call.encoding = False
+        with under_way(images.base, call), whole_features(images.base):
+            output = encode(stock, self.family, self._choosing, images, question)
         call.units = [*(call.units or []), *output.kept]
         return output
 
@@ -135,7 +132,9 @@ class TokenPruner:
 
     def check(self, base: Any, prompt: Prompt, inputs: dict[str, Any]) -> None:
         """Raise, before anything is encoded, unless prompt and pixels fit."""
-        for images in images_of(base, inputs):
+        calls = images_of(base, inputs)
+        check_apart(self.family, calls)
+        for images in calls:
             check_placeholders(prompt, images.modality, units_of(self.family, images, self.config), self.config)
 
 

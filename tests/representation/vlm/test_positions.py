@@ -216,7 +216,8 @@ def test_a_restored_prompt_is_the_unpruned_one(padding_side):
         model(**inputs)
     last = model.base_model.token_pruner.last
     kept = {m: [unit for unit in last if unit.modality == m] for m in ("image", "video")}
-    prompt = Prompt.of(model.base_model, inputs["input_ids"], inputs["attention_mask"])
+    family = model.base_model.token_pruner.family
+    prompt = Prompt.of(model.base_model, family, inputs["input_ids"], inputs["attention_mask"])
     restored = restore(prompt, kept, inputs["mm_token_type_ids"])
     for ours, theirs in (
         (restored.ids, full["input_ids"]),

@@ -30,7 +30,6 @@ class Call:
 
     Attributes:
         prompt: ids and mask while images are encoded, for methods that look at the question.
-        encoding: whether the stock feature functions are at work.
         units: what was kept of the images this call encoded; None where it encoded none.
         read: whether the whole prompt is known already, as in generate(), whose calls of forward see parts of it.
         log_mass: (B, P) float32, log of what every token of the prompt stands for; None where each stands for itself.
@@ -40,7 +39,6 @@ class Call:
 
     def __init__(self) -> None:
         self.prompt: Prompt | None = None
-        self.encoding = False
         self.units: list[KeptUnit] | None = None
         self.read = False
         self.log_mass: Tensor | None = None

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from hf_efficient.compat.transformers import cache_of
 from hf_efficient.representation.vlm.kept import KeptUnit
-from hf_efficient.representation.vlm.prompt import MODALITIES, Prompt, restore
+from hf_efficient.representation.vlm.prompt import Prompt, restore
 
 from .calls import Call
 from .rope import rope_index
@@ -27,10 +27,9 @@ def visible_ids(base: Any, arguments: dict[str, Any]) -> Tensor:
         return ids
     embeds: Tensor = arguments["inputs_embeds"]
     ids = torch.full(embeds.shape[:2], -1, dtype=torch.long, device=embeds.device)
-    for token in (getattr(base.config, f"{m}_token_id", None) for m in MODALITIES):
-        if token is not None:
-            looks = base.get_input_embeddings()(torch.tensor(token, device=embeds.device))
-            ids = ids.masked_fill((embeds == looks).all(-1), token)
+    for token in base.token_pruner.family.tokens(base.config).values():
+        looks = base.get_input_embeddings()(torch.tensor(token, device=embeds.device))
+        ids = ids.masked_fill((embeds == looks).all(-1), token)
     return ids
 
 
@@ -42,7 +41,7 @@ def mrope_positions(base: Any, ids: Tensor, arguments: dict[str, Any], kept: Kep
     types = arguments.get("mm_token_type_ids")
     if types is None:
         return None
-    full = restore(Prompt.of(base, ids, arguments.get("attention_mask")), kept, types)
+    full = restore(Prompt.of(base, base.token_pruner.family, ids, arguments.get("attention_mask")), kept, types)
     found = rope_index(base, full.ids, {**arguments, "mm_token_type_ids": full.types, "attention_mask": full.mask})
     return None if found is None else (full.gather(found[0]), found[1] + full.dropped[:, None])
 
@@ -79,7 +78,7 @@ def _number(base: Any, ids: Tensor, arguments: dict[str, Any], kept: Kept, past:
     if past and call.shift is not None:
         arguments["position_ids"] = torch.arange(ids.shape[1], device=ids.device) + past + call.shift
     elif kept and not past:
-        full = restore(Prompt.of(base, ids, arguments.get("attention_mask")), kept)
+        full = restore(Prompt.of(base, base.token_pruner.family, ids, arguments.get("attention_mask")), kept)
         call.shift = full.dropped[:, None]
         every = torch.arange(full.ids.shape[1], device=ids.device) + base.token_pruner.family.first_position
         arguments["position_ids"] = full.gather(every[None])

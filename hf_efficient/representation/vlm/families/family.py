@@ -13,11 +13,12 @@ from torch import Tensor
 
 from hf_efficient.representation.config import TokenPrunerConfig
 from hf_efficient.representation.maths.copies import Copies
-from hf_efficient.representation.vlm.attached import stock_class_of
+from hf_efficient.representation.vlm.attached import stock_class_of, whole_features
 
 from . import towers, trial
 from .watch import SOURCES, Watch
 
+MODALITIES = ("image", "video")
 PIXELS = {"image": ("pixel_values", "pixel_values_images"), "video": ("pixel_values_videos",)}
 
 
@@ -87,7 +88,8 @@ class VisualInputs:
 def encoded(images: VisualInputs) -> Any:
     """What the stock feature function returns, of a model with or without a pruner."""
     function = getattr(stock_class_of(images.base), f"get_{images.modality}_features")
-    return function(images.base, **{**images.arguments, "return_dict": True})
+    with whole_features(images.base):
+        return function(images.base, **{**images.arguments, "return_dict": True})
 
 
 class Family:
@@ -96,7 +98,11 @@ class Family:
     #: name of the stock processor
     processor = "LlavaProcessor"
     #: what of it can be pruned
-    modalities: tuple[str, ...] = ("image", "video")
+    modalities: tuple[str, ...] = MODALITIES
+    #: why videos cannot be pruned, if they cannot
+    whole = ""
+    #: why a prompt cannot have both, if it cannot
+    apart = ""
     #: positions have axes (time, height, width): they are always kept
     mrope = False
     #: position id that the stock forward gives to the first token
@@ -190,6 +196,11 @@ class Family:
 
     # the processor
 
+    def tokens(self, config: Any) -> dict[str, int]:
+        """Modality -> id of its placeholder, by a model's config."""
+        found = {m: getattr(config, f"{m}_token_id", None) for m in MODALITIES}
+        return {m: token for m, token in found.items() if token is not None}
+
     def placeholder(self, processor: Any, modality: str) -> str:
         """The token that stands in the prompt as often as an image has tokens."""
         token: str = getattr(processor, f"{modality}_token")
@@ -236,6 +247,15 @@ def check_modality(family: Family, modality: str, name: str) -> None:
     """Raise where images or videos of a class `name`, of a model or a processor, cannot be pruned."""
     if modality not in family.modalities:
         raise ValueError(
-            f"Every {modality} of {name} would have to stay whole: how its tokens divide is known of "
-            f"{' and '.join(family.modalities)}s only. Show frames as images, or detach the pruner for {modality}s."
+            f"Every {modality} of {name} would have to stay whole. {family.whole} Show frames as images, or detach the "
+            f"pruner for {modality}s."
+        )
+
+
+def check_apart(family: Family, calls: list[VisualInputs]) -> None:
+    """Raise where a call of a model has images and videos that it cannot have together."""
+    if len(calls) > 1 and family.apart:
+        raise ValueError(
+            f"Images and videos in one prompt of {type(calls[0].base).__name__} cannot be pruned. {family.apart} Show "
+            "frames as images, or detach the pruner for such prompts."
         )

@@ -16,7 +16,7 @@ from hf_efficient.representation.vlm.attached import stock_class_of
 from . import towers
 from .counting import counted
 from .encoder import Encoder
-from .family import Family, Unit, VisualInputs, check_modality
+from .family import MODALITIES, Family, Unit, VisualInputs, check_modality
 from .patch_map import PatchMap, Unclear, map_of, unit_of
 from .watch import SOURCES, Watch
 
@@ -33,24 +33,40 @@ class Layout:
         tile: tokens of every unit, where all have the same number; None where a unit is a piece of the features.
         one_run: whether a unit's placeholders stand side by side in the prompt. Else other tokens of the prompt stand
             among them, at the ends of rows, and an image is one unit.
+        frames: name and column of the argument that says into how many units, of one size, each piece divides; None
+            where it is a unit.
     """
 
     tile: int | None
     one_run: bool = True
+    frames: tuple[str, int] | None = None
 
-    def of_features(self, pieces: list[int]) -> list[int]:
-        """Sizes of the units of a call whose features come in these pieces."""
-        return pieces if self.tile is None else [self.tile] * (sum(pieces) // self.tile)
+    def of_features(self, pieces: list[int], arguments: dict[str, Any] | None = None) -> list[int]:
+        """Sizes of the units of a call, with these arguments, whose features come in these pieces."""
+        if self.tile is not None:
+            return [self.tile] * (sum(pieces) // self.tile)
+        if self.frames is None:
+            return pieces
+        assert arguments is not None
+        name, column = self.frames
+        counts = columns_of(arguments.get(name))[column]
+        return [n // count for n, count in zip(pieces, counts, strict=True) for _ in range(count)]
 
     def of_run(self, run: int) -> list[int]:
         """Sizes of the units that an unbroken run of placeholders stands for."""
         return [run] if self.tile is None else [self.tile] * (run // self.tile)
 
 
-class Generic(Family):
-    """A unit is a piece of the features, or a tile of one size; the encoder is asked what pieces a call has."""
+def columns_of(value: Any) -> list[list[int]]:
+    """The columns of whole numbers (videos,) or (videos, columns); none of anything else."""
+    if not isinstance(value, Tensor) or value.dtype != torch.long or value.dim() not in (1, 2):
+        return []
+    columns: list[list[int]] = value.reshape(len(value), -1).T.tolist()
+    return columns
 
-    modalities: tuple[str, ...] = ("image",)
+
+class Generic(Family):
+    """A unit is a piece of the features, a frame of one, or a tile; the encoder is asked what pieces a call has."""
 
     def __init__(
         self,
@@ -70,8 +86,8 @@ class Generic(Family):
             encoder: where importance is taken from, or why it cannot be.
         """
         self.processor = processor
-        self.image_token_id = image_token_id
-        self.layout = layout
+        self.ids = {"image": image_token_id}
+        self.layouts = {"image": layout}
         self.one_run = layout.one_run
         self.mrope = first_position is None
         self.first_position = first_position or 0
@@ -79,19 +95,32 @@ class Generic(Family):
         self.grouped = ("min_group_share",) if isinstance(encoder, Encoder) and encoder.tiles else ()
         self.known: dict[Any, list[int]] = {}
         self.maps: dict[Any, PatchMap | Unclear] = {}
+        self.modalities = ("image",)
+        self.whole = ""
+
+    def take_videos(self, token: int, layout: Layout, apart: str) -> None:
+        """Videos are proven, too: the id of their placeholders, their layout, why a picture may not stand by one."""
+        self.ids["video"], self.layouts["video"], self.apart = token, layout, apart
+        self.modalities = MODALITIES
+
+    def tokens(self, config: Any) -> dict[str, int]:
+        return super().tokens(config) | self.ids
 
     @property
     def proven(self) -> tuple[Any, ...]:
         """What a proof has found out, to be compared."""
-        return self.image_token_id, self.layout, self.mrope, self.first_position
+        return self.ids, self.layouts, self.mrope, self.first_position
 
     def units(self, images: VisualInputs) -> list[Unit]:
         check_modality(self, images.modality, type(images.base).__name__)
         key = geometry(images)
         sizes = self.known.get(key)
         if sizes is None:
-            sizes = self.layout.of_features(pieces_of(counted(images).pooler_output))
+            pieces = pieces_of(counted(images).pooler_output)
+            sizes = self.layouts[images.modality].of_features(pieces, images.arguments)
             remember(self.known, key, sizes)
+        if images.modality == "video":
+            return [Unit(n) for n in sizes]
         if isinstance(self.encoder, Encoder) and (self.encoder.tiles or self.encoder.breaks):
             try:
                 parts = self.map(images).images.split(sizes)
@@ -122,11 +151,12 @@ class Generic(Family):
         return found
 
     def source(self, base: Any, modality: str, wanted: str) -> str | None:
-        if isinstance(self.encoder, str):
-            return towers.choose_source(wanted, (), self.encoder, type(base).__name__)
+        encoder = "of videos it is not known which tokens make a feature" if modality == "video" else self.encoder
+        if isinstance(encoder, str):
+            return towers.choose_source(wanted, (), encoder, type(base).__name__)
         if wanted not in ("auto", *SOURCES):
             return None
-        return towers.choose_source(wanted, *self.encoder.offers(base), type(base).__name__)
+        return towers.choose_source(wanted, *encoder.offers(base), type(base).__name__)
 
     def attention(self, images: VisualInputs, source: str) -> Watch:
         assert isinstance(self.encoder, Encoder)
@@ -136,33 +166,43 @@ class Generic(Family):
         return list(self.map(images).sums(attention).split([unit.n for unit in units]))
 
     def placeholder(self, processor: Any, modality: str) -> str:
-        token: str = processor.tokenizer.convert_ids_to_tokens(self.image_token_id)
+        token: str = processor.tokenizer.convert_ids_to_tokens(self.ids[modality])
         return token
 
     def run_units(self, processor: Any, run: int, modality: str, inputs: Any, index: int) -> list[int]:
-        return self.layout.of_run(run)
+        return self.layouts[modality].of_run(run)
 
     def counted_units(self, processor: Any, modality: str, tokens: int, patches: int, size: Any) -> list[int]:
-        token, text = self.placeholder(processor, modality), stock_text(processor, size)
-        if not self.one_run:
+        layout, token = self.layouts[modality], self.placeholder(processor, modality)
+        text = stock_text(processor, modality, size)
+        if not layout.one_run:
             return [text.count(token)]
         runs = re.findall(f"(?:{re.escape(token)})+", text)
-        return [n for run in runs for n in self.layout.of_run(len(run) // len(token))]
+        return [n for run in runs for n in layout.of_run(len(run) // len(token))]
 
     def row_ends(self, processor: Any, modality: str, size: Any) -> int:
-        if self.one_run:
+        if self.layouts[modality].one_run:
             return 0
-        token, text = self.placeholder(processor, modality), stock_text(processor, size)
+        token, text = self.placeholder(processor, modality), stock_text(processor, modality, size)
         ends = text[text.index(token) : text.rindex(token)].replace(token, "")
         return len(processor.tokenizer(ends, add_special_tokens=False)["input_ids"])
 
 
-def stock_text(processor: Any, size: Any) -> str:
-    """What the stock processor writes in a prompt for an image of `size`, height and width in pixels."""
+def stock_text(processor: Any, modality: str, size: Any) -> str:
+    """What the stock processor writes in a prompt for one image or video.
+
+    `size` is height and width in pixels, of a video the number of its frames before them.
+    """
     stock: Any = stock_class_of(processor)
-    height, width = size
-    made = processor.image_processor([Image.new("RGB", (width, height))], return_tensors="pt")
-    text: str = stock.replace_image_token(processor, made, image_idx=0)
+    *frames, height, width = size
+    text: str
+    if modality == "image":
+        made = processor.image_processor([Image.new("RGB", (width, height))], return_tensors="pt")
+        text = stock.replace_image_token(processor, made, image_idx=0)
+    else:
+        every = {"do_sample_frames": False, "return_metadata": True, "return_tensors": "pt"}
+        made = processor.video_processor([torch.zeros(*frames, 3, height, width, dtype=torch.uint8)], **every)
+        text = stock.replace_video_token(processor, made, video_idx=0)
     return text
 
 

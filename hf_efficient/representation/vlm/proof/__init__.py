@@ -18,6 +18,7 @@ from hf_efficient.representation.vlm.families.generic import Generic
 
 from .prove import prove
 from .refusal import RULES, Unproven
+from .videos import prove_videos
 
 __all__ = ["RULES", "Unproven", "family_for", "prove"]
 
@@ -58,7 +59,9 @@ def family_for(model: Any, processor: Any = None) -> Family:
     if key not in proven:
         try:
             with as_stock(model, base, processor):
-                proven[key] = prove(model, processor)
+                family = prove(model, processor)
+                prove_videos(model, processor, family)
+            proven[key] = family
         except Unproven as error:
             raise Unproven(error.rule, error.found, *_refused(model, processor, known)) from error
     return proven[key]

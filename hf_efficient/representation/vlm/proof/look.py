@@ -20,20 +20,22 @@ class Look:
     """What was seen of one sample.
 
     Args:
-        pictures: which of the dummy pictures it shows.
+        shown: which of the dummy pictures, or clips, it shows.
         inputs: arguments of the model, pixels included.
         images: the call of the feature function.
         output: what it returned.
         pieces: number of tokens of every piece of `pooler_output`.
+        token: id of the placeholders.
         runs: lengths of the unbroken runs of placeholders, row by row.
         given: what the language model was given, by the names of its arguments; "result" is the model's output.
     """
 
-    pictures: list[int]
+    shown: list[int]
     inputs: dict[str, Any]
     images: VisualInputs
     output: Any
     pieces: list[int]
+    token: int
     runs: list[int]
     given: dict[str, Any]
 

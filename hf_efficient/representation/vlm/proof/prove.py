@@ -49,17 +49,16 @@ def prove(model: Any, processor: Any) -> Generic:
         Unproven: the first rule that the pair does not keep, and what was found.
     """
     language_model = check_contract(model, processor)
-    token = model.config.image_token_id
     with undisturbed(model):
         looks = [look_at(model, language_model, *sample) for sample in samples(processor, to_model(model))]
         for look, other in zip(looks, [*looks[1:], looks[0]], strict=True):
-            check_order(look, token)
+            check_order(look)
             check_one_way(model, language_model, look, other)
             check_levels(look)
-        layout = layout_of([(look.pieces, look.runs, len(look.pictures)) for look in looks])
-        check_batch(looks[:-1], looks[-1], layout.of_features)
+        layout = layout_of([(look.pieces, look.runs, len(look.shown)) for look in looks])
+        check_batch(looks[:-1], looks[-1], layout)
         try:
             encoder: Encoder | str = find_encoder(model.base_model, language_model, looks, layout.of_features)
         except Unclear as error:
             encoder = str(error)
-    return Generic(type(processor).__name__, token, layout, first_position(model, looks), encoder)
+    return Generic(type(processor).__name__, looks[0].token, layout, first_position(model, looks), encoder)

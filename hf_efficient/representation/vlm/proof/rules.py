@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -12,7 +11,7 @@ from transformers import ProcessorMixin
 
 from hf_efficient.representation.vlm.decoder.rope import rope_index
 from hf_efficient.representation.vlm.families.family import encoded
-from hf_efficient.representation.vlm.families.generic import pieces_of
+from hf_efficient.representation.vlm.families.generic import Layout, pieces_of
 from hf_efficient.representation.vlm.prompt import images_of
 
 from .look import PIXEL, Look, difference, flat, forward, runs_of
@@ -20,6 +19,7 @@ from .refusal import Unproven
 
 #: fields of a feature function's output that are pruned
 REDUCED = ("pooler_output", "deepstack_features")
+NOUN = {"image": "picture", "video": "clip"}
 
 
 def check_contract(model: Any, processor: Any) -> Any:
@@ -44,15 +44,15 @@ def check_contract(model: Any, processor: Any) -> Any:
     return language_model
 
 
-def look_at(model: Any, language_model: Any, pictures: list[int], inputs: dict[str, Any]) -> Look:
+def look_at(model: Any, language_model: Any, shown: list[int], inputs: dict[str, Any], modality: str = "image") -> Look:
     """See one sample through a model.
 
     Raises:
         Unproven: the model does not run on it, or its features cannot be told apart.
     """
-    base, token = model.base_model, model.config.image_token_id
+    base, ids = model.base_model, inputs["input_ids"]
     calls = images_of(base, inputs)
-    if [call.modality for call in calls] != ["image"]:
+    if [call.modality for call in calls] != [modality]:
         raise Unproven("pixels", f"of {', '.join(inputs)} it takes {[call.modality for call in calls]}")
     try:
         output = encoded(calls[0])
@@ -61,16 +61,24 @@ def look_at(model: Any, language_model: Any, pictures: list[int], inputs: dict[s
         raise Unproven("runs", f"it raises {type(error).__name__}: {error}") from error
     if getattr(output, "pooler_output", None) is None:
         raise Unproven("pooler_output", "that is empty")
-    pieces, runs = pieces_of(output.pooler_output), runs_of(inputs["input_ids"], token)
+    token = token_of(model.config, ids, modality)
+    pieces, runs = pieces_of(output.pooler_output), runs_of(ids, token)
     if sum(pieces) != sum(runs):
-        found = f"of {len(pictures)} picture(s) there are {sum(pieces)} features, {sum(runs)} placeholders"
+        found = f"of {len(shown)} {NOUN[modality]}(s) there are {sum(pieces)} features, {sum(runs)} placeholders"
         raise Unproven("counts", found)
-    return Look(pictures, inputs, calls[0], output, pieces, runs, given)
+    return Look(shown, inputs, calls[0], output, pieces, token, runs, given)
 
 
-def check_order(look: Look, token: int) -> None:
+def token_of(config: Any, ids: Tensor, modality: str) -> int:
+    """The id of placeholders in a prompt; frames of a video may be shown as images are (GLM-4V)."""
+    own = getattr(config, f"{modality}_token_id", None)
+    token: int = config.image_token_id if own is None or not bool((ids == own).any()) else own
+    return token
+
+
+def check_order(look: Look) -> None:
     """Raise unless the features stand in the placeholders bit for bit, in their order."""
-    found = look.given["inputs_embeds"][look.inputs["input_ids"] == token]
+    found = look.given["inputs_embeds"][look.inputs["input_ids"] == look.token]
     expected = look.flat.to(found)
     if torch.equal(found, expected):
         return
@@ -84,12 +92,13 @@ def check_order(look: Look, token: int) -> None:
 def check_one_way(model: Any, language_model: Any, look: Look, other: Look) -> None:
     """Raise unless features encoded before serve as pixels do, and their other fields serve for nothing.
 
-    Fields that are those of the `other` look, at another picture, tell nothing of pictures.
+    Fields that are those of the `other` look, at another picture or clip, tell nothing of what is shown.
     """
     rest = {name: value for name, value in look.inputs.items() if name not in PIXEL}
+    modality = look.images.modality
 
     def differs(output: Any) -> str | None:
-        given = forward(model, language_model, {**rest, "mm_encoder_outputs": {"image": output}})
+        given = forward(model, language_model, {**rest, "mm_encoder_outputs": {modality: output}})
         return next((name for name in look.given if difference(look.given[name], given.get(name))), None)
 
     if (name := differs(encoded(look.images))) is not None:
@@ -126,25 +135,31 @@ def check_levels(look: Look) -> None:
             raise Unproven("one way", "deepstack_features are not given to the language model row by row")
 
 
-def check_batch(alone: list[Look], batch: Look, units: Callable[[list[int]], list[int]]) -> None:
-    """Raise unless every picture of a batch has the features and units that it has alone, in the order of the prompt.
+def check_batch(alone: list[Look], batch: Look, layout: Layout) -> None:
+    """Raise unless all that a batch shows has the features and units that it has alone, in the order of the prompt.
 
     Args:
-        alone: looks at single pictures, by the picture.
+        alone: looks at single pictures or clips, by their number.
         batch: the look at several.
-        units: from pieces of features to sizes of units.
+        layout: tells their units.
     """
-    expected = [alone[i].flat for i in batch.pictures]
-    sizes = [n for i in batch.pictures for n in units(alone[i].pieces)]
-    if units(batch.pieces) != sizes:
-        raise Unproven("batch", f"together they have units of {units(batch.pieces)} tokens, alone of {sizes}")
+    expected, noun = [alone[i].flat for i in batch.shown], NOUN[batch.images.modality]
+    sizes = [n for i in batch.shown for n in units_of(alone[i], layout)]
+    together = units_of(batch, layout)
+    if together != sizes:
+        raise Unproven("batch", f"together they have units of {together} tokens, alone of {sizes}")
     for i, part in enumerate(batch.flat.split([len(one) for one in expected])):
         fits = {j: float((part - one).float().norm()) for j, one in enumerate(expected) if len(one) == len(part)}
         nearest = min(fits, key=lambda j: fits[j])
         if nearest != i:
-            raise Unproven("batch", f"picture {i + 1} has there the features of picture {nearest + 1}")
+            raise Unproven("batch", f"{noun} {i + 1} has there the features of {noun} {nearest + 1}")
         if fits[i] > 0.05 * float(expected[i].float().norm()):
-            raise Unproven("batch", f"the features of picture {i + 1} are others there")
+            raise Unproven("batch", f"the features of {noun} {i + 1} are others there")
+
+
+def units_of(look: Look, layout: Layout) -> list[int]:
+    """Sizes of the units that a layout sees in a look."""
+    return layout.of_features(look.pieces, look.images.arguments)
 
 
 def first_position(model: Any, looks: list[Look]) -> int | None:

@@ -6,7 +6,7 @@ import torch
 from hf_efficient import TokenPrunerConfig, attach_token_pruner, detach_token_pruner, load_token_pruned, prune_inputs
 from hf_efficient.representation.vlm.families.generic import REMEMBERED, remember
 from tests.tiny import IMAGES, ROWS, generate, recorded
-from tests.zoo import CORE, REFUSED, ZOO, shown, stock
+from tests.zoo import CORE, REFUSED, ZOO, kept_columns, shown, stock
 
 BUDGET = 3
 ROWS_APART = ("mistral3", "pixtral", "mistral_large4")  # tokens of the text end the rows of an image
@@ -47,24 +47,6 @@ def test_k_is_exact_and_a_batch_is_its_rows_and_generate_goes_on_from_forward(na
     assert sum(unit.num_tokens for unit in last) == int((shown(full_processor, ROWS)["input_ids"] == token).sum())
     assert [len(unit.indices) for unit in last] == [min(BUDGET, unit.num_tokens) for unit in last]
     assert sum(len(unit.indices) for unit in last) == int((inputs["input_ids"] == token).sum())
-
-
-def kept_columns(ids, token, last):
-    """Columns of a full prompt that stay: no placeholder of a token dropped, no text within a unit in several runs."""
-    flags = iter([i in unit.indices.tolist() for unit in last for i in range(unit.num_tokens)])
-    ends = iter([i in (0, unit.num_tokens - 1) for unit in last for i in range(unit.num_tokens)])
-    rows = []
-    for row in ids.tolist():
-        kept, inside = [], False
-        for column, one in enumerate(row):
-            if one == token:
-                if next(ends):
-                    inside = not inside
-                kept += [column] if next(flags) else []
-            elif not inside:
-                kept.append(column)
-        rows.append(kept)
-    return rows
 
 
 @pytest.mark.parametrize("positions", ["auto", "original"])

@@ -13,22 +13,7 @@ from hf_efficient.representation.vlm.proof.samples import picture
 from hf_efficient.representation.vlm.pruned_model import PrunedBase
 from tests.tiny import stock as tiny_stock
 from tests.zoo import stock
-
-
-def sabotaged(name, **methods):
-    """A pair whose base model has these methods, each a function of the stock class and the stock arguments."""
-    model, processor = stock(name)
-    base = model.base_model
-    cls = type(base)
-
-    def bound(change):
-        return lambda self, *args, **kwargs: change(self, cls, *args, **kwargs)
-
-    base.__class__ = type(cls.__name__, (cls,), {name: bound(change) for name, change in methods.items()})
-    for function, change in methods.items():  # signatures are looked at
-        getattr(type(base), function).__wrapped__ = getattr(cls, function)
-        assert change is not None
-    return model, processor
+from tests.zoo.sabotage import sabotaged
 
 
 def of_features(change):
@@ -194,12 +179,6 @@ def test_a_proof_leaves_the_model_as_it_was(deltas):
     assert not model.base_model.visual.training
     assert model.base_model.rope_deltas is kept
     assert "forward" not in vars(model.base_model.language_model)
-
-
-def test_videos_are_refused_with_the_reason():
-    model, processor = attach_token_pruner(*stock("glm4v"), TokenPrunerConfig(importance="distinct"))
-    with pytest.raises(ValueError, match="video of Glm4vModel would have to stay whole"):
-        model.base_model.get_video_features(torch.zeros(1, 1), torch.ones(1, 3, dtype=torch.long))
 
 
 def test_what_was_proven_with_one_processor_is_not_believed_of_another():

@@ -2,12 +2,17 @@
 
 import copy
 import functools
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Iterable
+from datetime import date
 from typing import Any
+
+import pytest
+import transformers as hf
 
 from tests.tiny import IMAGES, image
 
-from . import llava_kin, newer, newest, qwen_kin, tiled
+from . import documents, latest, llava_kin, newer, newest, others, qwen_kin, tiled
 
 #: name of a case, the model's type but for combinations of parts, -> builder of (model, processor)
 ZOO: dict[str, Callable[[], Any]] = {
@@ -21,13 +26,28 @@ ZOO: dict[str, Callable[[], Any]] = {
         newer.minicpm_ocr, newer.paddleocr_vl, newer.deepseek_vl_hybrid, newer.ovis2, newer.minicpmv4_7,
         newest.cohere_compass, newest.qwen4_exp, newest.cosmos3_omni, newest.muse_glimmer, newest.aria,
         newest.minimax_m3_vl, newest.ernie4_5_vl_moe, newest.gemma4_unified, newest.glmga,
-        newest.muse_spark, newest.chameleon,
+        newest.muse_spark, newest.chameleon, documents.got_ocr2, documents.deepseek_ocr2, documents.unlimited_ocr,
+        documents.step3p7, documents.granite_docling, documents.granite4_vision, latest.glm5_next, latest.dots3_note,
+        latest.cosmos3_edge, latest.inkling2, latest.inkling_mm_model, latest.qwen2_5_omni_thinker,
+        latest.qwen3_omni_moe_thinker, latest.hunyuan_vl, others.emu3, others.molmo2,
+        others.perception_lm, others.fast_vlm, others.llama4,
     )
 }  # fmt: skip
-#: those that every run of the tests looks at, one of each kind of layout and positions; the others are slow tests
+#: those that every run of the tests looks at, one of each kind of layout and positions
 CORE = ("mistral3", "pixtral", "aya_vision", "lfm2_vl", "gemma4", "glm4v", "qwen3_vl_moe", "qwen3_5", "qianfan_ocr")
+#: in how many runs on as many days all others are looked at; `ZOO_DAY` picks the day, for today's anew
+SLICES = 28
+DAY = int(os.environ.get("ZOO_DAY", date.today().toordinal())) % SLICES
+#: processors whose marks stand between two others in a prompt
+ENCLOSED = (hf.Qwen2_5OmniProcessor, hf.Qwen3OmniMoeProcessor, hf.HunYuanVLProcessor)
 #: those that do not keep the rules
-REFUSED = ("minicpmv4_7", "chameleon")
+REFUSED = ("chameleon", "granite4_vision", "inkling_mm_model", "emu3", "llama4", "hunyuan_vl")
+
+
+def parameters(names: Iterable[str]) -> list[Any]:
+    """Cases of a test, slow tests but for `CORE` and the slice of the day."""
+    today = set(list(ZOO)[DAY::SLICES]) | set(CORE)
+    return [pytest.param(name, marks=() if name in today else pytest.mark.slow) for name in names]
 
 
 @functools.cache
@@ -44,14 +64,20 @@ def stock(name: str) -> tuple[Any, Any]:
 def shown(processor: Any, rows: list[list[int]]) -> Any:
     """What a processor makes of a prompt for each of `rows`, which name pictures of `tests.tiny.IMAGES`."""
     mark = getattr(processor, "image_placeholder_token", processor.image_token)
+    for start, end in (("vision_bos_token", "vision_eos_token"), ("image_start_token", "image_end_token")):
+        if isinstance(processor, ENCLOSED) and hasattr(processor, start):
+            mark = f"{getattr(processor, start)}{mark}{getattr(processor, end)}"
     texts, pictures = [], [[image(*IMAGES[i]) for i in row] for row in rows]
     for row in rows:
         marks = [f"w{3 + max(row)} w4 {mark} w2" for _ in row]
         texts.append(" ".join([*marks, "w7 w3 w5 w9"[: 5 + 3 * max(row)]]))
+    settings: dict[str, Any] = {"text": texts, "return_tensors": "pt", "padding": True}
+    if "mm_token_type_ids" in processor.model_input_names:
+        settings["return_mm_token_type_ids"] = True
     try:
-        return processor(text=texts, images=[one for row in pictures for one in row], return_tensors="pt", padding=True)
+        return processor(images=[one for row in pictures for one in row], **settings)
     except (ValueError, IndexError):  # it wants a list for every prompt
-        return processor(text=texts, images=pictures, return_tensors="pt", padding=True)
+        return processor(images=pictures, **settings)
 
 
 def kept_columns(ids: Any, token: int, last: list[Any]) -> list[list[int]]:

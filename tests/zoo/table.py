@@ -22,10 +22,10 @@ All image-text types of transformers {version}, and whether `attach_token_pruner
 
 - **file**: it has a family of its own, described in [families.md](families.md).
 - **proven**: it has none, and a tiny random model with its real processor proved that it keeps the common rules. The \
-pair you attach proves it again for its own class and config. Types marked "rows" end rows of an image with tokens of \
-text, which a pruned prompt leaves out.
+pair you attach proves it again for its own class and config. Types marked "rows" have tokens of the text among those \
+of an image, at the ends of its rows or between its cuts, which a pruned prompt leaves out.
 - **refused**: it breaks a rule, which is named.
-- **not tried**: by its signatures it keeps the rules, but no tiny model of it is built in the tests; attaching tries.
+- **not tried**: by its signatures it keeps the rules, but the tests cannot build it, and why; attaching tries.
 
 Importance is what `importance="auto"` stands for with methods that take attention: that of [CLS], that received, or \
 `"distinct"` where neither can be had. Videos of proven types are refused.
@@ -37,10 +37,22 @@ This page is written by `make pages`.
 """
 #: what is said of classes that break a rule by their signatures
 BROKEN = {
+    "text": "a language model alone: it takes no pictures",
+    "one": "head and base model are both in one",
     "base": "no base model under its head that takes pictures",
     "features": "the base model has no get_image_features",
     "pre-encoded": "the base model's forward takes no mm_encoder_outputs",
     "placeholders": "the processor writes no placeholders by replace_image_token",
+    "pooler_output": "get_image_features leaves pooler_output empty",
+}
+#: what no signature says of types without a tiny model: why there is none, or the rule that they break
+KNOWN = {
+    "fuyu": ("refused", BROKEN["pooler_output"]),
+    "gemma3n": ("not tried", "its encoder is one of timm's, which the tests do without"),
+    "shieldgemma2": (
+        "refused",
+        "the processor writes prompts of its own, one for every policy, in place of those given",
+    ),
 }
 
 
@@ -62,8 +74,10 @@ def row(name: str) -> tuple[str, str]:
         places = positions if family.one_run else "rows; positions are compact"
         breaks = ("line breaks",) if getattr(family.encoder, "breaks", False) else ()
         return "proven", "; ".join((places, *breaks, f"importance: {importance(name, family)}"))
+    if name in KNOWN:
+        return KNOWN[name]
     broken = broken_rule(name)
-    return ("not tried", "") if broken is None else ("refused", BROKEN[broken])
+    return ("not tried", "no tiny model of it is built in the tests") if broken is None else ("refused", BROKEN[broken])
 
 
 def importance(name: str, family: Any) -> str:
@@ -74,7 +88,13 @@ def importance(name: str, family: Any) -> str:
 
 def broken_rule(name: str) -> str | None:
     """The first rule that a type's classes break by their signatures alone."""
-    base = getattr(hf, str(MODEL_MAPPING_NAMES.get(name)), None)
+    head: Any = getattr(hf, MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES[name])
+    if "image" not in head.input_modalities and head.__name__.endswith("ForCausalLM"):
+        return "text"
+    kind = name if name in MODEL_MAPPING_NAMES else head.config_class.model_type  # some use the model of another type
+    base = getattr(hf, str(MODEL_MAPPING_NAMES.get(kind)), None)
+    if base is head or not head.base_model_prefix:
+        return "one"
     if base is None:
         return "base"
     if not hasattr(base, "get_image_features"):

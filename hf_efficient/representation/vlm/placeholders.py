@@ -10,7 +10,7 @@ from typing import Any
 from hf_efficient.representation.config import TokenPrunerConfig
 from hf_efficient.representation.vlm.families.family import MODALITIES, Family, check_modality
 
-from .attached import Saved
+from .attached import Saved, stock_class_of
 from .copies import mark_image
 
 
@@ -97,13 +97,14 @@ class PrunedProcessor(Saved):
         return self.token_pruner.shrink(self, text, "video", video_inputs, video_idx, kwargs)
 
     def _get_num_multimodal_tokens(self, image_sizes: Any = None, *args: Any, **kwargs: Any) -> Any:
-        stock: Any = super()
         if self.token_pruner.config.merge_copies is not None and image_sizes:
             raise ValueError(
                 "With merge_copies an image has as many tokens as it has cells that differ, which its size does not "
                 "tell. Process the image itself, or set merge_copies=None."
             )
-        data = stock._get_num_multimodal_tokens(image_sizes, *args, **kwargs)
+        bare: Any = object.__new__(stock_class_of(self))  # some count what replace_image_token writes
+        vars(bare).update(vars(self))
+        data = bare._get_num_multimodal_tokens(image_sizes, *args, **kwargs)
         sizes = {"image": image_sizes, "video": args[0] if args else kwargs.get("video_sizes")}
         for modality in MODALITIES:
             counts = getattr(data, f"num_{modality}_tokens", None)

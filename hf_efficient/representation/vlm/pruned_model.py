@@ -22,6 +22,7 @@ from hf_efficient.representation.vlm.decoder.proportional_attention import (
     keep_attention,
     size_own_mask,
 )
+from hf_efficient.representation.vlm.decoder.rope import sizes_of
 from hf_efficient.representation.vlm.families.counting import encoding_once
 from hf_efficient.representation.vlm.families.family import MODALITIES, PIXELS, VisualInputs
 from hf_efficient.wrapped import follow_peft
@@ -82,7 +83,7 @@ class PrunedGeneration(Saved):
         if ids is None:
             return stock._prepare_position_ids_for_generation(inputs_tensor, model_kwargs)
         call = current(base) or Call()
-        grids = {k: v for k, v in model_kwargs.items() if k.endswith("_grid_thw")}
+        sizes = sizes_of(model_kwargs)  # which encoding takes away
         past = cached_length(model_kwargs)
         encodes = self._encode_prompt(ids, model_kwargs, call)
         if past and encodes and pruner.keeps_positions:
@@ -100,9 +101,10 @@ class PrunedGeneration(Saved):
             positions: Tensor = plain(inputs_tensor, model_kwargs) + call.shift
             return positions[None] if pruner.family.mrope else positions
         if pruner.family.mrope:
-            found = mrope_positions(base, ids, {**model_kwargs, **grids}, kept) if kept else None
+            found = mrope_positions(base, ids, {**model_kwargs, **sizes}, kept) if kept else None
             if found is None:
-                call.shift = None if kept or grids else torch.zeros(len(ids), 1, dtype=torch.long, device=ids.device)
+                counted = kept or sizes
+                call.shift = None if counted else torch.zeros(len(ids), 1, dtype=torch.long, device=ids.device)
                 return stock._prepare_position_ids_for_generation(inputs_tensor, model_kwargs)
             call.shift = found[1]
             text = plain(inputs_tensor, model_kwargs).expand(ids.shape)

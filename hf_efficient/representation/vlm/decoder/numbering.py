@@ -12,7 +12,7 @@ from hf_efficient.representation.vlm.kept import KeptUnit
 from hf_efficient.representation.vlm.prompt import Prompt, restore
 
 from .calls import Call
-from .rope import rope_index
+from .rope import rope_index, sizes_of
 
 Kept = dict[str, list[KeptUnit]]
 
@@ -36,11 +36,9 @@ def visible_ids(base: Any, arguments: dict[str, Any]) -> Tensor:
 def mrope_positions(base: Any, ids: Tensor, arguments: dict[str, Any], kept: Kept) -> tuple[Tensor, Tensor] | None:
     """Positions (3, B, L) of a pruned prompt with M-RoPE, and how far they run ahead of the tokens, (B, 1).
 
-    None where the stock model asks neither for grids nor for the types of tokens.
+    None where the stock model counts along one axis.
     """
     types = arguments.get("mm_token_type_ids")
-    if types is None:
-        return None
     full = restore(Prompt.of(base, base.token_pruner.family, ids, arguments.get("attention_mask")), kept, types)
     found = rope_index(base, full.ids, {**arguments, "mm_token_type_ids": full.types, "attention_mask": full.mask})
     return None if found is None else (full.gather(found[0]), found[1] + full.dropped[:, None])
@@ -93,5 +91,5 @@ def _number_axes(base: Any, ids: Tensor, arguments: dict[str, Any], kept: Kept, 
         found = mrope_positions(base, ids, arguments, kept)
         if found is not None:
             arguments["position_ids"], call.shift = found
-    elif not past and not any(name.endswith("_grid_thw") and v is not None for name, v in arguments.items()):
+    elif not past and not sizes_of(arguments):
         call.shift = torch.zeros(len(ids), 1, dtype=torch.long, device=ids.device)

@@ -18,8 +18,8 @@ def layout_of(seen: list[tuple[list[int], list[int], int]]) -> Layout:
     if all(sizes == lengths for sizes, lengths, _ in seen):
         return Layout(None)
     for alike in (pieces, runs):
-        if len(alike) == 1 and not any(size % min(alike) for size in pieces | runs):
-            return Layout(min(alike))
+        if len(alike) == 1 and min(alike) > 1 and not any(size % min(alike) for size in pieces | runs):
+            return Layout(min(alike))  # a unit of one token would always stay whole
     if all(len(sizes) == shown for sizes, _, shown in seen):  # an image is a piece, and has several runs
         return Layout(None, one_run=False)
     sizes, lengths, shown = next(one for one in seen if one[0] != one[1])

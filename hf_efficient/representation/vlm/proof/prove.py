@@ -52,7 +52,7 @@ def prove(model: Any, processor: Any) -> Generic:
     with undisturbed(model):
         looks = [look_at(model, language_model, *sample) for sample in samples(processor, to_model(model))]
         for look, other in zip(looks, [*looks[1:], looks[0]], strict=True):
-            check_order(look)
+            check_order(model, look)
             check_one_way(model, language_model, look, other)
             check_levels(look)
         layout = layout_of([(look.pieces, look.runs, len(look.shown)) for look in looks])

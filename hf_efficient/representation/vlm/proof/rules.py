@@ -30,7 +30,9 @@ def check_contract(model: Any, processor: Any) -> Any:
     """
     base = model.base_model
     language_model = getattr(base, "language_model", None) or getattr(base, "text_model", None)
-    if base is model or language_model is None:
+    if base is model:
+        raise Unproven("base", f"{type(base).__name__} is both in one")
+    if language_model is None:
         raise Unproven("base", f"{type(base).__name__} has no language_model beside its encoder")
     if not hasattr(base, "get_image_features"):
         raise Unproven("features", f"{type(base).__name__} has none")
@@ -76,11 +78,15 @@ def token_of(config: Any, ids: Tensor, modality: str) -> int:
     return token
 
 
-def check_order(look: Look) -> None:
-    """Raise unless the features stand in the placeholders bit for bit, in their order."""
+def check_order(model: Any, look: Look) -> None:
+    """Raise unless the features stand in the placeholders bit for bit, in their order.
+
+    They may be added to the embedding of the placeholder: that is the same for all, and goes where its token goes.
+    """
     found = look.given["inputs_embeds"][look.inputs["input_ids"] == look.token]
     expected = look.flat.to(found)
-    if torch.equal(found, expected):
+    own = model.get_input_embeddings()(torch.tensor(look.token, device=found.device)).to(found)
+    if torch.equal(found, expected) or torch.equal(found, expected + own):
         return
     ratio = (found.float() * expected.float()).sum() / expected.float().square().sum()
     if torch.allclose(found.float(), ratio * expected.float(), rtol=1e-2, atol=1e-4):
@@ -173,6 +179,8 @@ def first_position(model: Any, looks: list[Look]) -> int | None:
         ids, found = look.inputs["input_ids"], look.given.get("position_ids")
         if hasattr(base, "get_rope_index"):
             counted = rope_index(base, ids, look.inputs)
+            if counted is not None and len(counted[0]) != 3:
+                raise Unproven("positions", f"they have {len(counted[0])} axes, not those of time, height and width")
             if counted is None or found is None or difference(counted[0], found[-3:].expand(3, *ids.shape)):
                 raise Unproven("positions", "get_rope_index gives others than the forward")
             continue

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -12,8 +13,9 @@ from hf_efficient.compat.accelerate import execution_device
 
 from .refusal import Unproven
 
-SHAPES = ((112, 140), (84, 112), (140, 56))  # height and width in pixels
-BATCHES = (((0,), (1, 2)), ((0,), (1,), (2,)))  # pictures of every row; the second for processors of one a prompt
+SHAPES = ((112, 140), (84, 112), (140, 56), (84, 112))  # height and width in pixels
+#: pictures of every row: the second for processors of one a prompt, the third for those of one shape a batch
+BATCHES = (((0,), (1, 2)), ((0,), (1,), (2,)), ((1,), (3,)))
 
 
 def picture(seed: int, height: int, width: int) -> Image.Image:
@@ -30,7 +32,7 @@ def samples(processor: Any, placed: Any) -> list[tuple[list[int], dict[str, Any]
         placed: brings what a processor returns to the model.
 
     Raises:
-        Unproven: the processor takes neither form of a batch.
+        Unproven: the processor takes no form of a batch.
     """
     pictures = [picture(i, *shape) for i, shape in enumerate(SHAPES)]
     shown = [([i], placed(processed(processor, [[one]]))) for i, one in enumerate(pictures)]
@@ -44,19 +46,32 @@ def samples(processor: Any, placed: Any) -> list[tuple[list[int], dict[str, Any]
     raise refused
 
 
+def marks(processor: Any) -> list[str]:
+    """What may stand for a picture in a prompt: its token alone, or between those that begin and end a picture."""
+    token: str = getattr(processor, "image_placeholder_token", None) or processor.image_token
+    ends = [getattr(processor, f"image_{end}_token", None) for end in ("start", "end")]
+    return [token, f"{ends[0]}{token}{ends[1]}"] if all(ends) else [token]
+
+
 def processed(processor: Any, rows: list[list[Image.Image]]) -> dict[str, Any]:
     """What the processor makes of prompts with these pictures, later ones longer; given flat, or else nested.
+
+    The first form that it takes counts, of marks and of pictures.
 
     Raises:
         Unproven: it takes neither.
     """
-    mark = getattr(processor, "image_placeholder_token", None) or processor.image_token
-    texts = [mark + "".join(f" a {mark}" for _ in row[1:]) + " b" * (1 + 2 * i) for i, row in enumerate(rows)]
-    for images in ([one for row in rows for one in row], rows):
+    refused: Exception | None = None
+    settings: dict[str, Any] = {"return_tensors": "pt", "padding": True}
+    if "mm_token_type_ids" in processor.model_input_names:  # some write them only if asked, and their models want them
+        settings["return_mm_token_type_ids"] = True
+    for mark, images in product(marks(processor), ([one for row in rows for one in row], rows)):
+        texts = [mark + "".join(f" a {mark}" for _ in row[1:]) + " b" * (1 + 2 * i) for i, row in enumerate(rows)]
         try:
-            return dict(processor(text=texts, images=images, return_tensors="pt", padding=True))
+            return dict(processor(text=texts, images=images, **settings))
         except Exception as error:  # whatever a processor of any make raises on a form it does not take
-            refused = error
+            refused = refused or error
+    assert refused is not None
     raise Unproven("processor", f"it does not take {sum(map(len, rows))} pictures in {len(rows)} prompts: {refused}")
 
 

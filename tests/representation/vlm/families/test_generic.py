@@ -1,17 +1,19 @@
 """Types without a file: what must hold of those that prove themselves."""
 
+import numpy as np
 import pytest
 import torch
 
 from hf_efficient import TokenPrunerConfig, attach_token_pruner, detach_token_pruner, load_token_pruned, prune_inputs
 from hf_efficient.representation.vlm.families.generic import REMEMBERED, remember
-from tests.tiny import IMAGES, ROWS, generate, recorded
-from tests.zoo import CORE, REFUSED, ZOO, kept_columns, shown, stock
+from tests.tiny import IMAGES, ROWS, generate, image, recorded
+from tests.zoo import REFUSED, ZOO, kept_columns, parameters, shown, stock
 
 BUDGET = 3
-ROWS_APART = ("mistral3", "pixtral", "mistral_large4")  # tokens of the text end the rows of an image
+#: tokens of the text stand among those of an image
+ROWS_APART = ("mistral3", "pixtral", "mistral_large4", "step3p7", "molmo2")
 
-TYPES = [pytest.param(n, marks=() if n in CORE else pytest.mark.slow) for n in ZOO if n not in REFUSED]
+TYPES = parameters(n for n in ZOO if n not in REFUSED)
 
 
 def pruned(name, **settings):
@@ -92,14 +94,14 @@ def test_inputs_are_pruned_as_an_attached_pair_does(name):
 def test_a_saved_pair_comes_back_with_its_pruner(name, tmp_path):
     model, saved = pruned(name)
     inputs = shown(saved, ROWS)
-    expected = model(**inputs).logits
+    expected, real = model(**inputs).logits, inputs["attention_mask"].bool()
     model.save_pretrained(tmp_path)
     saved.save_pretrained(tmp_path)
     again, processor = load_token_pruned(tmp_path)
     token = model.config.image_token_id  # other tokens may come back as others: stock picks tokenizers by model type
     counts = [(shown(one, ROWS)["input_ids"] == token).sum(1).tolist() for one in (processor, saved)]
     assert counts[0] == counts[1]
-    assert torch.allclose(again(**inputs).logits, expected, atol=1e-5)
+    assert torch.allclose(again(**inputs).logits[real], expected[real], atol=1e-5)
 
 
 @pytest.mark.parametrize("name", TYPES)
@@ -145,3 +147,21 @@ def test_of_too_many_shapes_the_oldest_are_forgotten():
     for i in range(REMEMBERED + 3):
         remember(table, i, str(i))
     assert list(table.items()) == [(i, str(i)) for i in range(3, REMEMBERED + 3)]
+
+
+def test_sounds_of_a_prompt_do_not_move_what_is_kept_of_its_pictures():
+    model, processor = stock("qwen2_5_omni_thinker")
+    text = "w3 <|audio_bos|><|AUDIO|><|audio_eos|> w4 <|vision_bos|><|IMAGE|><|vision_eos|> w5"
+    sound = np.random.default_rng(0).standard_normal(16000).astype(np.float32)
+    given = {"text": text, "images": image(*IMAGES[0]), "audio": sound, "return_tensors": "pt"}
+    full = processor(**given)
+    with recorded(model) as calls:
+        model(**full)
+    before = calls[0]["position_ids"]
+    config = TokenPrunerConfig(budget=BUDGET, importance="distinct")
+    attach_token_pruner(model, processor, config)
+    with recorded(model) as calls:
+        model(**processor(**given))
+    (columns,) = kept_columns(full["input_ids"], model.config.image_token_id, model.base_model.token_pruner.last)
+    assert len(columns) < full["input_ids"].shape[1]
+    assert torch.equal(calls[0]["position_ids"], before[..., columns])

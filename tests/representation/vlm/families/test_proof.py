@@ -62,11 +62,28 @@ def test_the_pair_is_proven_as_it_is():
         (lambda x, _: x.flip(1), "order"),  # in another order than the placeholders
         (lambda x, _: x.roll(1, 1), "order"),
         (lambda x, _: x + x.mean(1, keepdim=True), "order"),  # each holds something of all
+        (lambda x, _: x + 1, "order"),  # something is added that is not the placeholder's own
         (lambda x, one: x + one.last_hidden_state.square().mean(), "order"),  # a second way in, by the placeholders
     ],
 )
 def test_features_that_are_changed_on_their_way_are_refused(change, rule):
     assert refused(sabotaged("deepseek_vl", forward=merged(change))) == rule
+
+
+def test_features_added_to_placeholders_in_another_order_are_refused():
+    def forward(self, cls, *args, **kwargs):
+        given = kwargs.get("mm_encoder_outputs")
+        if kwargs.get("pixel_values") is not None:
+            names = ("pixel_values", "image_token_pooling", "image_grids")
+            given = {"image": self.get_image_features(*(kwargs.pop(name) for name in names))}
+        if given:
+            one = type(given["image"])(**given["image"])
+            one.pooler_output = [piece.flip(0) for piece in one.pooler_output]
+            kwargs["mm_encoder_outputs"] = {"image": one}
+        return cls.forward(self, *args, **kwargs)
+
+    prove(*stock("molmo2"))
+    assert refused(sabotaged("molmo2", forward=forward)) == "order"
 
 
 def test_pictures_in_another_order_than_in_the_prompt_are_refused():

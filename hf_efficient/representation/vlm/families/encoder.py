@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from . import towers, trial
 from .family import VisualInputs, encoded
 from .patch_map import private
+from .raster import Raster
 
 
 class Reached(Exception):
@@ -33,6 +34,7 @@ class Encoder:
         sample: arguments of a call of `get_image_features`; numbers with a point have a shape alone (meta device).
         tiles: whether there are units that hold several tiles.
         breaks: whether there are units with line breaks.
+        raster: the rule for rows and columns of units; None if there is none.
     """
 
     layer: str
@@ -41,6 +43,7 @@ class Encoder:
     sample: dict[str, Any]
     tiles: bool
     breaks: bool
+    raster: Raster | None
 
     def offers(self, base: Any) -> tuple[tuple[str, ...], str | None]:
         """As `trial.offers`, of the encoder of a model (without its head)."""
@@ -51,7 +54,7 @@ class Encoder:
     def run(self, base: Any, layer: nn.Module, tower: nn.Module) -> None:
         """Run `tower`, the encoder or its twin, as the model would on pictures of noise."""
         own: Any = private(base, layer)
-        own.get_submodule(self.tower).register_forward_pre_hook(_tell, with_kwargs=True)
+        own.get_submodule(self.tower).register_forward_pre_hook(tell, with_kwargs=True)
         pixels = {name: self._noise(tower, value) for name, value in self.sample.items()}
         try:
             encoded(VisualInputs(own, "image", pixels))
@@ -77,5 +80,6 @@ def shapes_of(arguments: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _tell(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+def tell(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    """A hook before a module: raises what it is called with."""
     raise Reached(args, kwargs)

@@ -128,7 +128,9 @@ class Generic(Family):
                 logger.warning_once(f"Line breaks and tiles of {type(images.base).__name__} are unknown: {error}.")
             else:
                 return [unit_of(part, self.one_run) for part in parts]
-        return [Unit(n, one_run=self.one_run) for n in sizes]
+        raster = self.encoder.raster if isinstance(self.encoder, Encoder) else None
+        grids = [None] * len(sizes) if raster is None else raster.grids(images.arguments, sizes)
+        return [Unit(n, grid, one_run=self.one_run) for n, grid in zip(sizes, grids, strict=True)]
 
     def map(self, images: VisualInputs) -> PatchMap:
         """Which tokens of the encoder make the features of a call; learnt once for calls of its shapes.
@@ -228,7 +230,7 @@ def pieces_of(container: Any) -> list[int]:
 
 def geometry(images: VisualInputs) -> tuple[Any, ...]:
     """All that the number of tokens can depend on: shapes, whole numbers, and which pictures are black throughout."""
-    return tuple((name, *_described(value)) for name, value in sorted(images.arguments.items()))
+    return images.modality, *((name, *_described(value)) for name, value in sorted(images.arguments.items()))
 
 
 def _described(value: Any) -> tuple[Any, ...]:

@@ -101,12 +101,13 @@ class Watch:
         """Importance of the encoder's tokens in float32, by the attention of [CLS] (token 0) or that received.
 
         (images, tokens); or (tokens of all images,) if the encoder looks at them one after the other, or in one row,
-        and they have different sizes. Sums to 1 over every image; tokens that the encoder masks get 0.
+        and they have different sizes. Sums to 1 over every image; tokens that the encoder masks get 0. Empty if the
+        layer was not called.
         """
         looks = [importance(*part, given.scale, self.source) for given in self.given for part in given.parts()]
         if len({look.shape[1] for look in looks}) == 1:
             return torch.cat(looks)
-        return torch.cat([look.flatten() for look in looks])
+        return torch.cat([look.flatten() for look in looks]) if looks else torch.zeros(0)
 
 
 def importance(queries: Tensor, keys: Tensor, bias: Tensor | None, scale: float | None, source: str) -> Tensor:

@@ -20,15 +20,17 @@ from hf_efficient.representation.vlm.families.patch_map import PatchMap, Unclear
 from hf_efficient.representation.vlm.families.watch import Watch
 
 from .look import Look
+from .raster import find_raster
 
 
 def find_encoder(
-    base: Any, language_model: nn.Module, looks: list[Look], units: Callable[[list[int]], list[int]]
+    base: Any, processor: Any, language_model: nn.Module, looks: list[Look], units: Callable[[list[int]], list[int]]
 ) -> Encoder:
     """The encoder of a model without its head.
 
     Args:
         base: without a pruner.
+        processor: without a pruner.
         language_model: the part of it that sees the features.
         looks: at pictures alone, then at a batch.
         units: from pieces of features to sizes of units.
@@ -38,21 +40,22 @@ def find_encoder(
     """
     smallest = min(looks[:-1], key=lambda look: sum(look.pieces))
     layers, around = called(base, language_model, smallest)
+    first = layers[0]
     layer, *behind = layers_of(smallest, layers, len(units(smallest.pieces)))
     tower = next((name for name in around if layer.startswith(f"{name}.")), None)
     if tower is None or base.get_submodule(layer) not in towers.attention_layers(base.get_submodule(tower)):
         raise Unclear("the encoder around its attention is not called as a module")
     maps = [map_of(look.images, layer, behind) for look in looks]
     check_constants(looks, maps)
+    sizes = [units(look.pieces) for look in looks]
     parts = [
-        unit_of(part, one_run=True)
-        for look, found in zip(looks, maps, strict=True)
-        for part in found.images.split(units(look.pieces))
+        unit_of(part, one_run=True) for found, own in zip(maps, sizes, strict=True) for part in found.images.split(own)
     ]
     tiles, breaks = any(u.groups is not None for u in parts), any(u.newline is not None for u in parts)
+    raster = None if tiles or breaks else find_raster(processor, first, looks, maps, sizes)
     # several pictures in one row of an encoder must not see each other, which one picture alone cannot tell
     shown = smallest if len(maps[looks.index(smallest)].image.unique()) > 1 else looks[-1]
-    return Encoder(layer, tuple(behind), tower, shapes_of(shown.images.arguments), tiles, breaks)
+    return Encoder(layer, tuple(behind), tower, shapes_of(shown.images.arguments), tiles, breaks, raster)
 
 
 def called(base: Any, language_model: nn.Module, look: Look) -> tuple[list[str], list[str]]:

@@ -11,6 +11,7 @@ from hf_efficient.representation.vlm.families import family_of, generic, patch_m
 from hf_efficient.representation.vlm.families.encoder import Encoder
 from hf_efficient.representation.vlm.families.family import VisualInputs, encoded
 from hf_efficient.representation.vlm.families.patch_map import PatchMap, Unclear, map_of, owners, unit_of
+from hf_efficient.representation.vlm.families.raster import Raster
 from hf_efficient.representation.vlm.prompt import images_of
 from hf_efficient.representation.vlm.proof import prove
 from tests.representation.vlm.families.encoders import eager_attention
@@ -46,6 +47,7 @@ def test_types_with_a_file_have_the_breaks_tiles_and_importance_that_it_says(nam
         assert same(one.newline, other.newline)
         assert same(one.row, other.row) or one.newline is None
         assert same(one.groups, other.groups)
+        assert one.grid == other.grid
     assert found.grouped == tuple(g for g in written.grouped if g == "min_group_share" and not written.mrope)
     source = written.source(model.base_model, "image", "auto")
     assert found.source(model.base_model, "image", "auto") == source
@@ -112,18 +114,20 @@ def test_importance_is_the_attention_that_the_stock_encoder_pays_in_eager_mode(n
     assert kept.indices.tolist() == sorted(truth.topk(5).indices.tolist())
 
 
-def test_a_connector_that_moves_tokens_shows_in_map_and_importance():
-    model, processor = stock("deepseek_vl")
+def test_a_connector_that_moves_tokens_shows_in_map_raster_and_importance():
+    model, processor = stock("vipllava")
     base, moved = model.base_model, torch.randperm(16, generator=torch.Generator().manual_seed(3))
     (images,) = images_of(base, shown(processor, [[0]]))
     straight = prove(model, processor)
+    assert straight.encoder.raster == Raster("pixel_values", 14)
     units = straight.units(images)
     (expected,) = importance(straight, images, "received", units)
-    stock_class = type(base.aligner)
+    stock_class = type(base.multi_modal_projector)
     change = {"forward": lambda self, x: stock_class.forward(self, x)[:, moved]}
-    base.aligner.__class__ = type("Moved", (stock_class,), change)
+    base.multi_modal_projector.__class__ = type("Moved", (stock_class,), change)
     found = prove(model, processor)
-    assert torch.equal(found.map(images).feature[moved], torch.arange(16))
+    assert torch.equal(found.map(images).feature[1:][moved], torch.arange(16))
+    assert found.encoder.raster is None
     (scores,) = importance(found, images, "received", units)
     assert torch.equal(scores, expected[moved])
 

@@ -17,7 +17,7 @@ from . import towers
 from .counting import counted
 from .encoder import Encoder
 from .family import MODALITIES, Family, Unit, VisualInputs, check_modality
-from .patch_map import PatchMap, Unclear, map_of, unit_of
+from .patch_map import Failed, PatchMap, Unclear, map_of, unit_of
 from .watch import SOURCES, Watch
 
 logger = logging.get_logger(__name__)
@@ -145,6 +145,8 @@ class Generic(Family):
         if found is None:
             try:
                 found = map_of(images, self.encoder.layer, self.encoder.behind)
+            except Failed:
+                raise
             except Unclear as error:
                 found = error.with_traceback(None)
             remember(self.maps, key, found)

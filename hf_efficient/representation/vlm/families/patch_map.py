@@ -31,6 +31,10 @@ class Unused(Unclear):
     """No feature comes from a layer."""
 
 
+class Failed(Unclear):
+    """It was not found out, for a reason that may be gone the next time (no memory)."""
+
+
 @dataclass(frozen=True)
 class PatchMap:
     """The features that the tokens of an encoder make, of one call.
@@ -122,7 +126,7 @@ def map_of(images: VisualInputs, layer: str, behind: Sequence[str] = ()) -> Patc
     except Unclear:
         raise
     except Exception as error:  # a model of any make, on what it was not made for
-        raise Unclear(f"following them failed with {type(error).__name__}: {error}") from error
+        raise Failed(f"following them failed with {type(error).__name__}: {error}") from error
     result = PatchMap(found.cpu(), rows_of(cut.leaves), len(features))
     constant = features.detach()[(result.images < 0).to(features.device)]
     if len(constant) == len(features):

@@ -6,7 +6,6 @@ It is no rule: a pair whose attention cannot be had is proven all the same, and 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -16,16 +15,16 @@ from hf_efficient.compat.transformers import dispatching_forward
 from hf_efficient.representation.vlm.families import towers
 from hf_efficient.representation.vlm.families.encoder import Encoder, shapes_of
 from hf_efficient.representation.vlm.families.family import VisualInputs, encoded
+from hf_efficient.representation.vlm.families.generic import Layout
 from hf_efficient.representation.vlm.families.patch_map import PatchMap, Unclear, Unused, map_of, private, unit_of
 from hf_efficient.representation.vlm.families.watch import Watch
 
 from .look import Look
 from .raster import find_raster
+from .rules import units_of
 
 
-def find_encoder(
-    base: Any, processor: Any, language_model: nn.Module, looks: list[Look], units: Callable[[list[int]], list[int]]
-) -> Encoder:
+def find_encoder(base: Any, processor: Any, language_model: nn.Module, looks: list[Look], layout: Layout) -> Encoder:
     """The encoder of a model without its head.
 
     Args:
@@ -33,7 +32,7 @@ def find_encoder(
         processor: without a pruner.
         language_model: the part of it that sees the features.
         looks: at pictures alone, then at a batch.
-        units: from pieces of features to sizes of units.
+        layout: tells their units.
 
     Raises:
         Unclear: why importance cannot be taken from it.
@@ -41,13 +40,13 @@ def find_encoder(
     smallest = min(looks[:-1], key=lambda look: sum(look.pieces))
     layers, around = called(base, language_model, smallest)
     first = layers[0]
-    layer, *behind = layers_of(smallest, layers, len(units(smallest.pieces)))
+    layer, *behind = layers_of(smallest, layers, len(units_of(smallest, layout)))
     tower = next((name for name in around if layer.startswith(f"{name}.")), None)
     if tower is None or base.get_submodule(layer) not in towers.attention_layers(base.get_submodule(tower)):
         raise Unclear("the encoder around its attention is not called as a module")
     maps = [map_of(look.images, layer, behind) for look in looks]
     check_constants(looks, maps)
-    sizes = [units(look.pieces) for look in looks]
+    sizes = [units_of(look, layout) for look in looks]
     parts = [
         unit_of(part, one_run=True) for found, own in zip(maps, sizes, strict=True) for part in found.images.split(own)
     ]

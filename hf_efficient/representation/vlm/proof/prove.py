@@ -58,9 +58,9 @@ def prove(model: Any, processor: Any) -> Generic:
         layout = layout_of([(look.pieces, look.runs, len(look.shown)) for look in looks])
         check_batch(looks[:-1], looks[-1], layout)
         try:
-            encoder: Encoder | str = find_encoder(
-                model.base_model, processor, language_model, looks, layout.of_features
-            )
+            encoder: Encoder | str = find_encoder(model.base_model, processor, language_model, looks, layout)
         except Unclear as error:
             encoder = str(error)
+        except Exception as error:  # whatever an encoder raises: it is left alone then
+            encoder = f"looking for it failed with {type(error).__name__}: {error}"
     return Generic(type(processor).__name__, looks[0].token, layout, first_position(model, looks), encoder)

@@ -80,7 +80,7 @@ def places_of(processor: Any, first: str, look: Look, found: PatchMap) -> Tensor
         raise Unclear("there are features of no pixel")
     columns = []
     for down in (True, False):
-        pixels = processed(processor, [[ramp(*SHAPES[look.pictures[0]], down)]])[name].float()
+        pixels = processed(processor, [[ramp(*SHAPES[look.shown[0]], down)]])[name].float()
         if pixels.shape != look.images.pixels.shape:
             raise Unclear("the processor makes other pixels of other pictures")
         values = pixels.flatten() if pixels.dim() > 3 else pixels.flatten(0, -2).mean(-1)
@@ -108,7 +108,7 @@ def features_of_pixels(images: VisualInputs, name: str, first: str, found: Patch
             raise Unclear("its attention layers are not called")
         token = owners(tokens.reshape(-1, tokens.shape[-1]), [leaf]).cpu()
     if tokens.shape[:-1].numel() != len(found.feature):
-        raise Unclear("tokens are merged inside of the encoder")
+        raise Unclear("tokens are merged inside the encoder")
     return torch.where(token < 0, -1, found.feature[token])
 
 

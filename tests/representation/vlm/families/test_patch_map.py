@@ -4,13 +4,12 @@ import threading
 
 import pytest
 import torch
-from torch import nn
 
 from hf_efficient import TokenPrunerConfig, attach_token_pruner
 from hf_efficient.representation.vlm.families import family_of, generic, patch_map, towers
 from hf_efficient.representation.vlm.families.encoder import Encoder
 from hf_efficient.representation.vlm.families.family import VisualInputs, encoded
-from hf_efficient.representation.vlm.families.patch_map import PatchMap, Unclear, map_of, owners, unit_of
+from hf_efficient.representation.vlm.families.patch_map import Unclear, map_of
 from hf_efficient.representation.vlm.families.raster import Raster
 from hf_efficient.representation.vlm.prompt import images_of
 from hf_efficient.representation.vlm.proof import prove
@@ -40,8 +39,7 @@ def test_types_with_a_file_have_the_breaks_tiles_and_importance_that_it_says(nam
     model, processor = tiny_stock(name)
     written, found = family_of(model), prove(model, processor)
     (images,) = images_of(model.base_model, processor(**prompts(name, rows)))
-    units = written.units(images)
-    again = found.units(images)
+    units, again = written.units(images), found.units(images)
     assert [unit.n for unit in again] == [unit.n for unit in units]
     for one, other in zip(units, again, strict=True):
         assert same(one.newline, other.newline)
@@ -132,58 +130,6 @@ def test_a_connector_that_moves_tokens_shows_in_map_raster_and_importance():
     assert torch.equal(scores, expected[moved])
 
 
-class Mixing(nn.Module):
-    """A connector of 8 tokens: each of its features is made of the tokens that a table (N, 8) names."""
-
-    def __init__(self, table):
-        super().__init__()
-        self.table, self.weight = torch.tensor(table), torch.randn(8, 4, 4)
-
-    def forward(self, tokens):
-        rows = [torch.einsum("nd,nde->e", tokens[0, row], self.weight[row]) for row in self.table.bool()]
-        return torch.stack(rows).tanh()
-
-
-@pytest.mark.parametrize(
-    ("table", "expected"),
-    [
-        ([[0, 0, 1, 0, 0, 1, 0, 0], [0, 1, 0, 0, 0, 0, 0, 0], [1, 0, 0, 0, 0, 0, 0, 1]], [2, 1, 0, -1, -1, 0, -1, 2]),
-        ([[0, 0, 0, 0, 0, 0, 0, 1]], [-1] * 7 + [0]),
-        ([[0] * 8, [1] * 8, [0] * 8], [1] * 8),
-        (torch.eye(8)[[3, 1, 4, 0, 5, 2, 7, 6]].tolist(), [3, 1, 5, 0, 2, 4, 7, 6]),
-    ],
-)
-def test_owners_of_tokens_are_those_of_the_table(table, expected):
-    tokens = torch.randn(1, 8, 4, requires_grad=True)
-    assert owners(Mixing(table)(tokens), [tokens]).tolist() == expected
-
-
-@pytest.mark.parametrize("table", [[[1] * 8, [1] * 8], [[1, 0, 0, 0, 0, 0, 0, 0], [1, 1, 0, 0, 0, 0, 0, 0]]])
-def test_tokens_that_make_several_features_are_refused(table):
-    tokens = torch.randn(1, 8, 4, requires_grad=True)
-    with pytest.raises(Unclear, match="makes several"):
-        owners(Mixing(table)(tokens), [tokens])
-
-
-@pytest.mark.parametrize(
-    ("images", "row", "newline", "groups"),
-    [
-        ([0, 0, 0, 0], None, None, None),
-        ([3, 3, 4, 4], None, None, [0, 0, 1, 1]),
-        ([0, 0, -1, 0, 0, -1], [0, 0, 0, 1, 1, 1], [2, 5], None),
-        ([0, 0, 0, 0, 1, 2, -1, 1, 2, -1], [-1] * 4 + [0, 0, 0, 1, 1, 1], [6, 9], [0, 0, 0, 0, 1, 2, 0, 1, 2, 0]),
-        ([0, 0, -1, 0, 0, -1, 1, 1, 1], [0, 0, 0, 1, 1, 1, -1, -1, -1], [2, 5], [0] * 6 + [1] * 3),  # overview last
-        ([0, 0, -1, -1, 0, 0, -1], [0, 0, 0, 1, 1, 1, 1], [2, 6], None),  # what ends no row is as others are
-        ([-1, 0, -1], [0, 0, 0], [2], None),
-    ],
-)
-def test_units_are_laid_out_by_where_their_features_come_from(images, row, newline, groups):
-    unit = unit_of(torch.tensor(images), one_run=True)
-    assert (None if unit.row is None else unit.row.tolist()) == row
-    assert (None if unit.newline is None else unit.newline.nonzero().flatten().tolist()) == newline
-    assert (None if unit.groups is None else unit.groups.tolist()) == groups
-
-
 def test_line_breaks_among_the_features_are_no_candidates_and_go_with_their_rows():
     model, processor = stock("llava_next_video")
     attach_token_pruner(model, processor, TokenPrunerConfig(budget=20, min_group_share=0.5))
@@ -228,6 +174,14 @@ def test_features_that_come_from_elsewhere_are_no_line_breaks():
     assert found.encoder == "some features come from elsewhere"
     (images,) = images_of(base, shown(processor, [[0]]))
     assert all(unit.newline is None for unit in found.units(images))
+
+
+def test_an_encoder_that_cannot_be_looked_for_is_left_alone(monkeypatch):
+    def broken(*_):
+        raise MemoryError("none left")
+
+    monkeypatch.setattr("hf_efficient.representation.vlm.proof.encoder.called", broken)
+    assert prove(*stock("aya_vision")).encoder == "looking for it failed with MemoryError: none left"
 
 
 def test_a_call_whose_map_is_unclear_falls_back_or_is_refused(monkeypatch, caplog):
@@ -284,9 +238,19 @@ def test_threads_that_meet_new_shapes_at_once_choose_as_alone():
     assert all(torch.equal(one, expected[i % 3]) for i, one in enumerate(found))
 
 
-def test_attention_of_another_number_of_tokens_is_refused():
-    with pytest.raises(Unclear, match="attention is of 5 tokens"):
-        PatchMap(torch.tensor([0, -1, 1]), torch.zeros(3, dtype=torch.long), 2).sums(torch.ones(1, 5))
+def test_what_failed_once_is_tried_again(monkeypatch):
+    model, processor = stock("aya_vision")
+    found = prove(model, processor)
+    (images,) = images_of(model.base_model, shown(processor, [[0]]))
+
+    def broken(*_):
+        raise MemoryError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(patch_map, "owners", broken)
+        with pytest.raises(Unclear, match="MemoryError"):
+            found.map(images)
+    assert found.map(images).count == len(found.map(images).images)
 
 
 def test_a_map_in_sixteen_bits_is_that_in_thirty_two():

@@ -1,4 +1,4 @@
-"""Rows and columns of units of types without a file; that those of types with one are theirs, test_patch_map.py says."""
+"""Rows and columns of units of types without a file; test_patch_map.py compares those of types with one."""
 
 import pytest
 import torch

@@ -48,11 +48,17 @@ class Prompt:
     def question(self, images: VisualInputs, counts: list[int]) -> Tensor:
         """Direction of the text around every unit, (U, 1, D): mean of the unit vectors of its prompt's text tokens.
 
-        `counts` are the placeholders of every unit in this prompt.
+        `counts` are the placeholders of every unit in this prompt. What stands among those of one unit, at the ends of
+        its rows, is no text.
         """
         text = torch.ones_like(self.ids, dtype=torch.bool) if self.mask is None else self.mask.bool()
         for token in self.tokens.values():
             text = text & (self.ids != token)
+        indices, ends = self.placeholder_indices(images.modality).tolist(), list(accumulate(counts))
+        for count, end in zip(counts, ends, strict=True):
+            first, last = indices[end - count], indices[end - 1]
+            if last - first >= count:
+                text.view(-1)[first:last] = False
         words = images.base.get_input_embeddings()(self.ids.masked_fill(~text, 0)).detach().float()
         rows = (F.normalize(words, dim=-1) * text.unsqueeze(-1)).sum(1, keepdim=True)
         return rows[self.rows(images.modality, counts)]

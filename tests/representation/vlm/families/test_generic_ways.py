@@ -1,10 +1,14 @@
 """Types without a file, in every way that a pruned model is used: one of each kind, against stock or the plain way."""
 
+import copy
+import pickle
+
 import pytest
 import torch
 
 from hf_efficient import TokenPrunerConfig, attach_token_pruner, load_token_pruned, prune_inputs, remember_images
 from hf_efficient.cli import main
+from hf_efficient.compat.transformers import cache_name, cache_of
 from hf_efficient.representation.vlm.prompt import images_of
 from tests.representation.vlm.decoder.test_proportional_attention import masks, sizes
 from tests.representation.vlm.test_memory import Counted
@@ -99,6 +103,49 @@ def test_inputs_are_pruned_with_one_run_of_the_encoder(name):
     made = prune_inputs(model, inputs, config, processor)
     assert runs.runs == 1
     assert torch.allclose(logits(model, made)[:, -1], expected, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_a_question_is_the_same_in_every_way(name):
+    model, processor = pruned(name, question_weight=0.5)
+    inputs = shown(processor, ROWS)
+    expected, tokens = logits(model, inputs)[:, -1], generate(model, inputs)
+    for row, one in enumerate(ROWS):
+        assert torch.allclose(logits(model, shown(processor, [one]))[0, -1], expected[row], atol=1e-4)
+    plain, _ = pruned(name)
+    assert not torch.allclose(logits(plain, inputs)[:, -1], expected, atol=1e-3)
+    model, processor = stock(name)
+    config = TokenPrunerConfig(budget=3, importance="distinct", question_weight=0.5)
+    made = prune_inputs(model, shown(processor, ROWS), config, processor)  # ends of rows are no text of a question
+    assert torch.allclose(logits(model, made)[:, -1], expected, atol=1e-4)
+    assert torch.equal(generate(model, made), tokens)
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_copies_of_a_pair_do_what_it_does(name):
+    model, processor = pruned(name, method="itg", importance="auto")
+    inputs = shown(processor, ROWS)
+    expected = logits(model, inputs)
+    assert torch.equal(shown(pickle.loads(pickle.dumps(processor)), ROWS)["input_ids"], inputs["input_ids"])
+    assert torch.equal(logits(copy.deepcopy(model), inputs), expected)
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_a_second_turn_on_a_cache_is_the_whole_conversation(name):
+    model, processor = pruned(name, method="itg")
+    inputs = dict(shown(processor, [[0]]))
+    settings = {"max_new_tokens": 3, "do_sample": False, "return_dict_in_generate": True, "output_logits": True}
+    settings["suppress_tokens"] = [model.config.image_token_id]
+    first = model.generate(**inputs, **settings)
+    ids = torch.cat([first.sequences, torch.tensor([[5, 6, 7]])], dim=1)
+    longer = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+    whole = {**inputs, **longer}
+    if "mm_token_type_ids" in inputs:
+        more = ids.shape[1] - inputs["mm_token_type_ids"].shape[1]
+        whole["mm_token_type_ids"] = torch.nn.functional.pad(inputs["mm_token_type_ids"], (0, more))
+    expected = model.generate(**whole, **settings)
+    turn = model.generate(**longer, **{cache_name(): cache_of(first)}, **settings)
+    assert torch.allclose(torch.stack(turn.logits), torch.stack(expected.logits), atol=1e-4)
 
 
 @pytest.mark.parametrize("name", KINDS)

@@ -40,7 +40,7 @@ def test_where_proofs_differ_inputs_are_pruned_with_their_processor_only(monkeyp
     assert torch.equal(prune_inputs(model, inputs, config)["input_ids"], expected["input_ids"])
     (table,) = proof._PROVEN.values()
     family = list(table.values())[1]
-    monkeypatch.setattr(family, "layout", Layout(4))
+    monkeypatch.setitem(family.layouts, "image", Layout(4))
     with pytest.raises(ValueError, match=r"was proven with 2 processors.*Say which one"):
         prune_inputs(model, inputs, config)
     assert torch.equal(prune_inputs(model, inputs, config, processor)["input_ids"], expected["input_ids"])

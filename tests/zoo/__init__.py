@@ -44,9 +44,9 @@ ENCLOSED = (hf.Qwen2_5OmniProcessor, hf.Qwen3OmniMoeProcessor, hf.HunYuanVLProce
 REFUSED = ("chameleon", "granite4_vision", "inkling_mm_model", "emu3", "llama4", "hunyuan_vl")
 
 
-def parameters(names: Iterable[str]) -> list[Any]:
-    """Cases of a test, slow tests but for `CORE` and the slice of the day."""
-    today = set(list(ZOO)[DAY::SLICES]) | set(CORE)
+def parameters(names: Iterable[str], core: Iterable[str] = CORE) -> list[Any]:
+    """Cases of a test, slow tests but for those of `core` and the slice of the day."""
+    today = set(list(ZOO)[DAY::SLICES]) | set(core)
     return [pytest.param(name, marks=() if name in today else pytest.mark.slow) for name in names]
 
 

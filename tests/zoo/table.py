@@ -18,7 +18,8 @@ from tests.zoo import ZOO, stock
 INTRODUCTION = """\
 # Model types
 
-All image-text types of transformers {version}, and whether `attach_token_pruner` prunes their pictures: {counts}.
+All image-text types of transformers {version}, and whether `attach_token_pruner` prunes their pictures: {counts}; and \
+their videos: {videos}.
 
 - **file**: it has a family of its own, described in [families.md](families.md).
 - **proven**: it has none, and a tiny random model with its real processor proved that it keeps the common rules. The \
@@ -26,15 +27,19 @@ pair you attach proves it again for its own class and config. Types marked "rows
 of an image, at the ends of its rows or between its cuts, which a pruned prompt leaves out.
 - **refused**: it breaks a rule, which is named.
 - **not tried**: by its signatures it keeps the rules, but the tests cannot build it, and why; attaching tries.
+- **–**: it takes no videos.
+
+Videos are proven apart from pictures: a pair whose videos break a rule prunes pictures all the same.
 
 Importance is what `importance="auto"` stands for with methods that take attention: that of [CLS], that received, or \
-`"distinct"` where neither can be had. Videos of proven types are refused.
+`"distinct"` where neither can be had. Of videos of proven types it is `"distinct"`.
 
 This page is written by `make pages`.
 
-| type | pictures | |
-|---|---|---|
+| type | pictures | videos | |
+|---|---|---|---|
 """
+STATES = ("file", "proven", "refused", "not tried")
 #: what is said of classes that break a rule by their signatures
 BROKEN = {
     "text": "a language model alone: it takes no pictures",
@@ -61,23 +66,39 @@ def types() -> list[str]:
     return sorted(MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES)
 
 
-def row(name: str) -> tuple[str, str]:
-    """What becomes of the pictures of a type, and what more there is to say."""
+def row(name: str) -> tuple[str, str, str]:
+    """What becomes of the pictures of a type and of its videos, and what more there is to say."""
     if name in FAMILIES.names:
-        return "file", FAMILIES.row(name).line
+        return "file", videos(name, "file"), FAMILIES.row(name).line
     if name in ZOO:
         try:
             family: Any = family_for(*stock(name))
         except Unproven as error:
-            return "refused", f"{RULES[error.rule]}; but {error.found}"
+            return "refused", videos(name, "refused"), f"{RULES[error.rule]}; but {error.found}"
         positions = "positions are kept" if family.mrope else "positions are compact or original"
         places = positions if family.one_run else "rows; positions are compact"
         breaks = ("line breaks",) if getattr(family.encoder, "breaks", False) else ()
-        return "proven", "; ".join((places, *breaks, f"importance: {importance(name, family)}"))
+        shown = videos(name, "proven" if "video" in family.modalities else "refused")
+        whole = (f"videos: {family.whole}",) if shown == "refused" else ()
+        apart = ("pictures and videos not in one prompt",) if shown == "proven" and family.apart else ()
+        words = "; ".join((places, *breaks, f"importance: {importance(name, family)}", *apart, *whole))
+        return "proven", shown, words
     if name in KNOWN:
-        return KNOWN[name]
+        state, words = KNOWN[name]
+        return state, videos(name, state), words
     broken = broken_rule(name)
-    return ("not tried", "no tiny model of it is built in the tests") if broken is None else ("refused", BROKEN[broken])
+    if broken is None:
+        return "not tried", videos(name, "not tried"), "no tiny model of it is built in the tests"
+    return "refused", videos(name, "refused"), BROKEN[broken]
+
+
+def videos(name: str, state: str) -> str:
+    """The state of a type's videos, if it takes any."""
+    base = getattr(hf, str(MODEL_MAPPING_NAMES.get(name)), None)
+    processor = getattr(hf, PROCESSOR_MAPPING_NAMES.get(name) or "", None)
+    writes = hf.ProcessorMixin.replace_video_token
+    takes = hasattr(base, "get_video_features") or getattr(processor, "replace_video_token", writes) is not writes
+    return state if takes else "–"
 
 
 def importance(name: str, family: Any) -> str:
@@ -110,17 +131,21 @@ def broken_rule(name: str) -> str | None:
 
 def line(name: str) -> str:
     """The row of a type, as Markdown."""
-    state, words = row(name)
-    return f"| `{name}` | {state} | {words} |"
+    return f"| `{name}` | {' | '.join(row(name))} |"
 
 
 def page() -> str:
     """The whole page."""
     rows = {name: row(name) for name in types()}
-    counted = Counter(state for state, _ in rows.values())
-    counts = ", ".join(f"{counted[state]} {state}" for state in ("file", "proven", "refused", "not tried"))
-    lines = [f"| `{name}` | {state} | {words} |" for name, (state, words) in rows.items()]
-    return INTRODUCTION.format(version=hf.__version__, counts=counts) + "\n".join(lines) + "\n"
+    lines = [f"| `{name}` | {' | '.join(cells)} |" for name, cells in rows.items()]
+    counts, shown = (counted([cells[i] for cells in rows.values()]) for i in (0, 1))
+    return INTRODUCTION.format(version=hf.__version__, counts=counts, videos=shown) + "\n".join(lines) + "\n"
+
+
+def counted(states: list[str]) -> str:
+    """How many there are of every state."""
+    found = Counter(states)
+    return ", ".join(f"{found[state]} {state}" for state in STATES)
 
 
 if __name__ == "__main__":

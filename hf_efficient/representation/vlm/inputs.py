@@ -20,7 +20,7 @@ from hf_efficient.wrapped import unwrapped
 
 from .copies import check_copies, marked
 from .families.counting import encoding_once
-from .families.family import Family, Unit, VisualInputs, check_apart
+from .families.family import Family, Unit, VisualInputs, check_apart, drop_masks
 from .features import encode
 from .grouped import check_grouped
 from .kept import KeptUnit
@@ -95,10 +95,10 @@ def prune_inputs(
     keeps = keeps_positions(family, config)
     config = replace(config, proportional_attention=False)  # no call of the model will count sizes
     inputs = {k: v for k, v in inputs.items() if v is not None}
+    drop_masks(family, inputs)
     prompt = Prompt.of(base, family, inputs["input_ids"], inputs.get("attention_mask"))
     outputs: dict[str, Any] = {}
-    calls = images_of(base, inputs)
-    _check_whole(family, prompt, calls)
+    calls = whole_calls(base, family, prompt, inputs)
     for images in calls:
 
         def question(units: list[Unit], images: VisualInputs = images) -> Tensor:
@@ -131,11 +131,13 @@ def _check_bare_of_pruner(base: Any) -> None:
         raise ValueError("The model has a token pruner attached and prunes by itself; detach it, or call it directly.")
 
 
-def _check_whole(family: Family, prompt: Prompt, calls: list[VisualInputs]) -> None:
-    """Raise unless the calls of a model can stand in one prompt, which holds all of their placeholders."""
+def whole_calls(base: Any, family: Family, prompt: Prompt, inputs: dict[str, Any]) -> list[VisualInputs]:
+    """The calls that `inputs` hold pixels for; raises unless the prompt can have them all, and has every token."""
+    calls = images_of(base, inputs)
     check_apart(family, calls)
     for images in calls:
         check_placeholders(prompt, images.modality, family.units(images), TokenPrunerConfig(budget=1.0))
+    return calls
 
 
 def _check_inputs_alone(config: TokenPrunerConfig, kind: str, family: Family) -> None:

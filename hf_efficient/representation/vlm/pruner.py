@@ -14,7 +14,7 @@ from hf_efficient.representation.vlm.decoder.calls import Call, Latest, current,
 from hf_efficient.representation.vlm.decoder.layer_pruning import Drops, LayerPruning
 from hf_efficient.representation.vlm.decoder.proportional_attention import language_model, log_masses, set_attention
 from hf_efficient.representation.vlm.families.counting import encoding_once
-from hf_efficient.representation.vlm.families.family import Family, Unit, VisualInputs, check_apart
+from hf_efficient.representation.vlm.families.family import Family, Unit, VisualInputs, check_apart, drop_masks
 
 from .attached import whole_features
 from .copies import units_of
@@ -131,7 +131,8 @@ class TokenPruner:
         return output
 
     def check(self, base: Any, prompt: Prompt, inputs: dict[str, Any]) -> None:
-        """Raise, before anything is encoded, unless prompt and pixels fit."""
+        """Raise, before anything is encoded, unless prompt and pixels fit; masks that are none leave `inputs`."""
+        drop_masks(self.family, inputs)
         calls = images_of(base, inputs)
         check_apart(self.family, calls)
         for images in calls:

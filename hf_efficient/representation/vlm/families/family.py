@@ -103,6 +103,8 @@ class Family:
     whole = ""
     #: why a prompt cannot have both, if it cannot
     apart = ""
+    #: arguments of the model that mask features of videos, which are fewer once they are pruned
+    masks: tuple[str, ...] = ()
     #: positions have axes (time, height, width): they are always kept
     mrope = False
     #: position id that the stock forward gives to the first token
@@ -250,6 +252,22 @@ def check_modality(family: Family, modality: str, name: str) -> None:
             f"Every {modality} of {name} would have to stay whole. {family.whole} Show frames as images, or detach the "
             f"pruner for {modality}s."
         )
+
+
+def drop_masks(family: Family, inputs: dict[str, Any]) -> None:
+    """Take masks of features that leave none out from the arguments of a model, in place.
+
+    Raises:
+        ValueError: one leaves features out.
+    """
+    for name in family.masks:
+        mask = inputs.pop(name, None)
+        if mask is not None and not bool(mask.all()):
+            raise ValueError(
+                f"{name} leaves out {int((~mask).sum())} of {mask.numel()} tokens of the videos before they can be "
+                "chosen from. Let the processor leave out none (Video-LLaMA 3: use_token_compression=False), or detach "
+                "the pruner for such videos."
+            )
 
 
 def check_apart(family: Family, calls: list[VisualInputs]) -> None:

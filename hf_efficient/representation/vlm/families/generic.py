@@ -98,9 +98,9 @@ class Generic(Family):
         self.modalities = ("image",)
         self.whole = ""
 
-    def take_videos(self, token: int, layout: Layout, apart: str) -> None:
-        """Videos are proven, too: the id of their placeholders, their layout, why a picture may not stand by one."""
-        self.ids["video"], self.layouts["video"], self.apart = token, layout, apart
+    def take_videos(self, token: int, layout: Layout, apart: str, masks: tuple[str, ...]) -> None:
+        """Videos are proven, too: the id of their placeholders, their layout, and what else belongs to a `Family`."""
+        self.ids["video"], self.layouts["video"], self.apart, self.masks = token, layout, apart, masks
         self.modalities = MODALITIES
 
     def tokens(self, config: Any) -> dict[str, int]:

@@ -57,7 +57,7 @@ def _prove(model: Any, processor: Any, family: Generic) -> None:
         check_together(model, language_model, placed(processed_clips(processor, model.config, [[0]], pictures=1)))
     except Unproven as error:
         apart = f"{error}."
-    family.take_videos(looks[0].token, layout, apart)
+    family.take_videos(looks[0].token, layout, apart, masks_of(looks))
 
 
 def check_clips(base: Any, processor: Any) -> None:
@@ -88,6 +88,22 @@ def clip_layout(looks: list[Look]) -> Layout:
         runs = ", ".join(str(len(look.runs)) for look in looks)
         raise Unproven("layout", f"no argument of get_video_features tells the numbers of runs of clips, {runs}")
     return layout
+
+
+def masks_of(looks: list[Look]) -> tuple[str, ...]:
+    """Names of the model's arguments that have a truth value for every feature; those of the clips are all true."""
+    return tuple(
+        name
+        for name in looks[0].inputs
+        if name not in looks[0].images.arguments
+        and all(
+            isinstance(mask := look.inputs.get(name), Tensor)
+            and mask.dtype == torch.bool
+            and mask.shape == (sum(look.pieces),)
+            and bool(mask.all())
+            for look in looks
+        )
+    )
 
 
 def _parts(look: Look, name: str, column: int) -> list[int] | None:

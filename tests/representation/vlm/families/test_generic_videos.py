@@ -5,11 +5,11 @@ import torch
 
 from hf_efficient import TokenPrunerConfig, attach_token_pruner, detach_token_pruner, load_token_pruned, prune_inputs
 from tests.tiny import generate, recorded
-from tests.zoo import kept_columns, stock
+from tests.zoo import kept_columns, parameters, stock
 from tests.zoo.clips import APART, VIDEO_CORE, VIDEOS, clip_rows, shown_clips
 
 BUDGET = 3
-TYPES = [pytest.param(n, marks=() if n in VIDEO_CORE else pytest.mark.slow) for n in VIDEOS]
+TYPES = parameters(VIDEOS, VIDEO_CORE)
 
 
 def pruned(name, **settings):

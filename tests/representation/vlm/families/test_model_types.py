@@ -7,6 +7,7 @@ import transformers as hf
 from tests.tiny import image
 from tests.tiny_models import TEXT
 from tests.zoo import REFUSED, SLICES, ZOO, parameters
+from tests.zoo.clips import VIDEOS
 from tests.zoo.parts import square, tokens
 from tests.zoo.table import line, row, types
 
@@ -29,6 +30,7 @@ def test_types_without_a_tiny_model_are_what_the_page_says(name, lines):
 @pytest.mark.parametrize("name", parameters(n for n in ZOO if n in types()))
 def test_types_with_a_tiny_model_are_what_the_page_says(name, lines):
     assert row(name)[0] == ("refused" if name in REFUSED else "proven")
+    assert (row(name)[1] == "proven") == (name in VIDEOS)
     assert line(name) in lines
 
 

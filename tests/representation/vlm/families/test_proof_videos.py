@@ -186,3 +186,24 @@ def test_a_proof_that_breaks_down_leaves_pictures_proven():
     family = looked_at((model, processor))
     assert family.modalities == ("image",)
     assert family.whole
+
+
+def test_a_mask_over_features_of_videos_is_taken_out_and_refused_where_it_leaves_any_out():
+    pair = attach_token_pruner(*stock("video_llama_3"), TokenPrunerConfig(budget=3, importance="distinct"))
+    model, processor = pair
+    inputs = shown_clips(processor, [[0]])
+    assert model(**inputs).logits.isfinite().all()
+    inputs["video_compression_mask"][5] = False
+    with pytest.raises(ValueError, match=r"leaves out 1 of .* use_token_compression=False"):
+        model(**inputs)
+    with pytest.raises(ValueError, match=r"leaves out 1 of .* use_token_compression=False"):
+        model.generate(**inputs)
+
+
+def test_attention_of_videos_is_refused_and_distinctiveness_taken_in_its_place():
+    model, processor = attach_token_pruner(*stock(NAME), TokenPrunerConfig(budget=3, importance="received"))
+    assert model(**shown(processor, [[0]])).logits.isfinite().all()
+    with pytest.raises(ValueError, match=r"'received' cannot be had .* of videos it is not known"):
+        model(**shown_clips(processor, [[0]]))
+    attach_token_pruner(model, processor, TokenPrunerConfig(budget=3, importance="auto", method="vispruner"))
+    assert model(**shown_clips(processor, [[0]])).logits.isfinite().all()

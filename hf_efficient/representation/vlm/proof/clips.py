@@ -8,7 +8,7 @@ import numpy as np
 from transformers.video_utils import VideoMetadata
 
 from .refusal import Unproven
-from .samples import SHAPES, picture
+from .samples import SHAPES, marks, picture, settings_of
 
 CLIPS = ((4, 84, 112), (6, 112, 56), (4, 56, 84))  # frames, and height and width in pixels
 BATCHES = (((0,), (1, 2)), ((0,), (1,), (2,)), ((0,), (2,)))  # the last for those that take clips of one length only
@@ -53,7 +53,7 @@ def processed_clips(processor: Any, config: Any, rows: list[list[int]], pictures
     Raises:
         Unproven: it takes them with none of `SETTINGS`.
     """
-    mark, image = clip_mark(processor, config), getattr(processor, "image_placeholder_token", processor.image_token)
+    mark, image = clip_mark(processor, config), marks(processor)[0]
     texts = [
         f"{image} a " * pictures + mark + "".join(f" a {mark}" for _ in row[1:]) + " b" * (1 + 2 * i)
         for i, row in enumerate(rows)
@@ -65,7 +65,7 @@ def processed_clips(processor: Any, config: Any, rows: list[list[int]], pictures
     for settings in SETTINGS:
         about = {"video_metadata": [metadata(*shape) for _, shape in shapes], **settings}
         try:
-            return dict(processor(**given, videos_kwargs=about, return_tensors="pt", padding=True))
+            return dict(processor(**given, videos_kwargs=about, **settings_of(processor)))
         except Exception as error:  # whatever a processor of any make raises on what it does not take
             refused = error
     raise Unproven("processor", f"it does not take {len(shapes)} clips in {len(rows)} prompts: {refused}")

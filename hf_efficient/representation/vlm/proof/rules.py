@@ -85,14 +85,19 @@ def check_order(model: Any, look: Look) -> None:
     """
     found = look.given["inputs_embeds"][look.inputs["input_ids"] == look.token]
     expected = look.flat.to(found)
-    own = model.get_input_embeddings()(torch.tensor(look.token, device=found.device)).to(found)
-    if torch.equal(found, expected) or torch.equal(found, expected + own):
+    if holds(model, look.token, found, expected):
         return
     ratio = (found.float() * expected.float()).sum() / expected.float().square().sum()
     if torch.allclose(found.float(), ratio * expected.float(), rtol=1e-2, atol=1e-4):
         raise Unproven("order", f"they are {float(ratio):.4g} times as large in the language model")
     moved = sum(not torch.equal(a, b) for a, b in zip(found, expected, strict=True))
     raise Unproven("order", f"{moved} of {len(found)} placeholders hold something else")
+
+
+def holds(model: Any, token: int, found: Tensor, expected: Tensor) -> bool:
+    """Whether placeholders of an id hold the features that are expected, or these and their own embedding."""
+    own = model.get_input_embeddings()(torch.tensor(token, device=found.device)).to(found)
+    return torch.equal(found, expected) or torch.equal(found, expected + own)
 
 
 def check_one_way(model: Any, language_model: Any, look: Look, other: Look) -> None:

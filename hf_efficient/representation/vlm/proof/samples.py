@@ -62,9 +62,7 @@ def processed(processor: Any, rows: list[list[Image.Image]]) -> dict[str, Any]:
         Unproven: it takes neither.
     """
     refused: Exception | None = None
-    settings: dict[str, Any] = {"return_tensors": "pt", "padding": True}
-    if "mm_token_type_ids" in processor.model_input_names:  # some write them only if asked, and their models want them
-        settings["return_mm_token_type_ids"] = True
+    settings = settings_of(processor)
     for mark, images in product(marks(processor), ([one for row in rows for one in row], rows)):
         texts = [mark + "".join(f" a {mark}" for _ in row[1:]) + " b" * (1 + 2 * i) for i, row in enumerate(rows)]
         try:
@@ -73,6 +71,14 @@ def processed(processor: Any, rows: list[list[Image.Image]]) -> dict[str, Any]:
             refused = refused or error
     assert refused is not None
     raise Unproven("processor", f"it does not take {sum(map(len, rows))} pictures in {len(rows)} prompts: {refused}")
+
+
+def settings_of(processor: Any) -> dict[str, Any]:
+    """How a processor is asked for what its model takes."""
+    settings: dict[str, Any] = {"return_tensors": "pt", "padding": True}
+    if "mm_token_type_ids" in processor.model_input_names:  # some write them only if asked, and their models want them
+        settings["return_mm_token_type_ids"] = True
+    return settings
 
 
 def to_model(model: Any) -> Any:

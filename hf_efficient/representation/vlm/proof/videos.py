@@ -17,7 +17,17 @@ from .layout import layout_of
 from .look import PIXEL, Look, difference, flat, forward
 from .prove import undisturbed
 from .refusal import Unproven
-from .rules import check_batch, check_contract, check_levels, check_one_way, check_order, first_position, look_at
+from .rules import (
+    check_batch,
+    check_contract,
+    check_levels,
+    check_one_way,
+    check_order,
+    first_position,
+    holds,
+    look_at,
+    token_of,
+)
 from .samples import to_model
 
 
@@ -44,7 +54,7 @@ def _prove(model: Any, processor: Any, family: Generic) -> None:
     samples = clip_samples(processor, model.config, placed)
     looks = [look_at(model, language_model, *sample, modality="video") for sample in samples]
     for look, other in zip(looks, [*looks[1:], looks[0]], strict=True):
-        check_order(look)
+        check_order(model, look)
         check_one_way(model, language_model, look, other)
         check_levels(look)
     layout = clip_layout(looks)
@@ -130,6 +140,7 @@ def check_together(model: Any, language_model: Any, inputs: dict[str, Any]) -> N
     if len(outputs) != 2 or name is not None:
         raise Unproven("together", f"encoded before they differ in {name}")
     for modality, output in outputs.items():
-        found: Tensor = given["inputs_embeds"][inputs["input_ids"] == getattr(model.config, f"{modality}_token_id")]
-        if difference(found, flat(output.pooler_output).to(found)):
+        token = token_of(model.config, inputs["input_ids"], modality)
+        found: Tensor = given["inputs_embeds"][inputs["input_ids"] == token]
+        if not holds(model, token, found, flat(output.pooler_output).to(found)):
             raise Unproven("together", f"the placeholders of the {modality} hold something else")

@@ -11,12 +11,13 @@ VIDEOS = (
     "llava_next_video", "gemma4", "minicpmv4_6", "qwen3_vl_moe", "qwen3_5", "qwen3_5_moe", "glm4v", "exaone4_5",
     "hyperclovax_vision_v2", "lfm3_vl", "video_llama_3", "glm46v", "glm4v_moe", "glm_ocr", "minicpm_ocr",
     "cohere_compass", "qwen4_exp", "cosmos3_omni", "muse_glimmer", "minimax_m3_vl", "ernie4_5_vl_moe",
-    "gemma4_unified", "glmga", "muse_spark",
+    "gemma4_unified", "glmga", "muse_spark", "glm5_next", "dots3_note", "cosmos3_edge", "molmo2", "minicpmv4_7",
+    "qwen2_5_omni_thinker", "qwen3_omni_moe_thinker",
 )  # fmt: skip
 #: of these those that every run of the tests looks at
 VIDEO_CORE = ("llava_next_video", "gemma4", "qwen3_vl_moe", "glm4v")
 #: those of which stock takes pictures or videos in one prompt, not both
-APART = tuple(name for name in ZOO if name.startswith("glm"))
+APART = (*(name for name in ZOO if name.startswith("glm")), "molmo2")
 CLIPS = ((0, 4, 56, 84), (1, 6, 84, 56), (2, 4, 84, 56))  # seed, frames, height and width in pixels
 
 
@@ -41,7 +42,9 @@ def shown_clips(processor: Any, rows: list[list[int]], pictures: bool = False) -
         for _, n, h, w in shapes
     ]
     asked = {"return_metadata": True} if "Muse" in type(processor).__name__ else {}  # its time stamps come from there
+    types = {"return_mm_token_type_ids": True} if "mm_token_type_ids" in processor.model_input_names else {}
     return processor(
+        **types,
         text=texts,
         images=[image(*IMAGES[0]) for _ in rows] if pictures else None,
         videos=[video(*shape) for shape in shapes],

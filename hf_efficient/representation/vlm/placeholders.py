@@ -61,7 +61,7 @@ class PlaceholderPruner:
             sizes = self.family.run_units(processor, length, modality, inputs, index)
             return token * sum(int(min(self.config.tokens_to_keep(size), encoded)) for size in sizes)
 
-        if not self.family.one_run:
+        if modality == "image" and not self.family.one_run:
             text = self.in_one_run(text, token)
         return re.sub(f"(?:{re.escape(token)})+", fewer, text)
 

@@ -14,7 +14,7 @@ from hf_efficient.representation.vlm.families.raster import Raster
 from hf_efficient.representation.vlm.prompt import images_of
 from hf_efficient.representation.vlm.proof import prove
 from tests.representation.vlm.families.encoders import eager_attention
-from tests.tiny import FAMILIES, ROWS, prompts
+from tests.tiny import FAMILIES, ROWS, prompts, video_prompts
 from tests.tiny import stock as tiny_stock
 from tests.zoo import CORE, shown, stock
 
@@ -51,6 +51,16 @@ def test_types_with_a_file_have_the_breaks_tiles_and_importance_that_it_says(nam
     assert found.source(model.base_model, "image", "auto") == source
     assert found.encoder.offers(model.base_model)[1] is None
     scores = [importance(family, images, source, units) for family in (written, found)]
+    for one, other in zip(*scores, strict=True):
+        assert torch.allclose(one / one.sum(), other / other.sum(), rtol=1e-5, atol=1e-8)
+
+
+def test_importance_of_videos_is_that_of_the_file():
+    model, processor = tiny_stock("qwen2_5_vl")
+    written, found = family_of(model), prove(model, processor)
+    (images,) = images_of(model.base_model, processor(**video_prompts("qwen2_5_vl")))
+    units = written.units(images)
+    scores = [importance(family, images, "received", units) for family in (written, found)]
     for one, other in zip(*scores, strict=True):
         assert torch.allclose(one / one.sum(), other / other.sum(), rtol=1e-5, atol=1e-8)
 

@@ -23,7 +23,9 @@ CLIPS = ((0, 4, 56, 84), (1, 6, 84, 56), (2, 4, 84, 56))  # seed, frames, height
 
 def clip_rows(name: str) -> list[list[int]]:
     """A batch of prompts, by their clips."""
-    return [[0], [2]] if name == "llava_next_video" else [[0], [1, 2]]  # it takes clips of one length only
+    if name == "llava_next_video":  # it takes clips of one length only
+        return [[0], [2]]
+    return [[0], [1]] if name == "molmo2" else [[0], [1, 2]]  # it takes one a prompt
 
 
 def shown_clips(processor: Any, rows: list[list[int]], pictures: bool = False) -> Any:
@@ -41,7 +43,8 @@ def shown_clips(processor: Any, rows: list[list[int]], pictures: bool = False) -
         {"total_num_frames": n, "fps": 2.0, "duration": n / 2, "height": h, "width": w, "frames_indices": [*range(n)]}
         for _, n, h, w in shapes
     ]
-    asked = {"return_metadata": True} if "Muse" in type(processor).__name__ else {}  # its time stamps come from there
+    stamps = type(processor).__name__.startswith(("Muse", "Cosmos3Edge"))  # made of what is known of a clip
+    asked = {"return_metadata": True} if stamps else {}
     types = {"return_mm_token_type_ids": True} if "mm_token_type_ids" in processor.model_input_names else {}
     return processor(
         **types,

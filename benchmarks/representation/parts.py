@@ -93,10 +93,11 @@ def compare(grades: ModelGrades, method: str, class_name: str, bootstrap: Bootst
         found = {budget: grades.pruned[key_of(class_name, method, part), budget] for budget in budgets}
         gaps = [bootstrap.samples(found[b]) - bootstrap.samples(whole[b]) for b in budgets]
         points = [accuracy(found[b]) - accuracy(whole[b]) for b in budgets]
-        cells = [*zip(map(str, budgets), points, gaps, strict=True), ("mean", np.mean(points), np.mean(gaps, axis=0))]
+        whole_gap: tuple[str, float, np.ndarray] = ("mean", float(np.mean(points)), np.mean(gaps, axis=0))
+        cells = [*zip(map(str, budgets), points, gaps, strict=True), whole_gap]
         row: dict[str, Any] = {"method": method, "class": class_name, "part": part}
         row["accuracy"] = {str(b): round(accuracy(found[b]), 4) for b in budgets}
-        row["lead"] = {name: {"ahead": round(float(by), 4), "interval": interval(gap)} for name, by, gap in cells}
+        row["lead"] = {name: {"ahead": round(by, 4), "interval": interval(gap)} for name, by, gap in cells}
         rows.append(row)
     return rows
 

@@ -12,15 +12,16 @@ from .qwen_kin import VISION as SEQUENCE
 from .qwen_kin import glm, qwen_tokens
 
 #: sparse attention that picks what it looks at by an index
-INDEXED = {"index_topk": 16, "index_head_dim": 8, "index_n_heads": 2}
+INDEXED: dict[str, Any] = {"index_topk": 16, "index_head_dim": 8, "index_n_heads": 2}
 
 
 def glm5_next() -> Any:
-    pick = {"index_topk": 16, "index_head_dim": 8, "index_n_heads": 2, "index_kpool": 4, "hc_mult": 2}
-    latent = {**LATENT, "qk_rope_head_dim": 0}
-    linear = {"linear_head_dim": 8, "linear_num_heads": 4, "layer_types": ["linear_attention", "indexed_attention"]}
-    experts = {name: value for name, value in FEW_EXPERTS.items() if name != "first_k_dense_replace"}
-    layers = {"mlp_layer_types": ["dense", "sparse"]}
+    pick: dict[str, Any] = {"index_topk": 16, "index_head_dim": 8, "index_n_heads": 2, "index_kpool": 4, "hc_mult": 2}
+    latent: dict[str, Any] = {**LATENT, "qk_rope_head_dim": 0}
+    linear: dict[str, Any] = {"linear_head_dim": 8, "linear_num_heads": 4}
+    linear["layer_types"] = ["linear_attention", "indexed_attention"]
+    experts: dict[str, Any] = {name: value for name, value in FEW_EXPERTS.items() if name != "first_k_dense_replace"}
+    layers: dict[str, Any] = {"mlp_layer_types": ["dense", "sparse"]}
     return glm("Glm5Next", "Glm5Next", num_key_value_heads=4, **pick, **latent, **linear, **experts, **layers)
 
 
@@ -47,7 +48,8 @@ def dots3_note() -> Any:
     language = {**TEXT, "num_key_value_heads": 4, "head_dim": 16, **LATENT, **INDEXED, **experts}
     language |= {f"swa_{name}": value for name, value in sliding.items()}
     language |= {"layer_types": ["indexed_attention", "sliding_attention"], "shared_experts_intermediate_size": 32}
-    vision = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
+    vision: dict[str, Any] = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2}
+    vision |= {"num_attention_heads": 4}
     vision |= {"mlp_layer_types": ["dense", "sparse"], "num_local_experts": 4, "moe_intermediate_size": 32}
     sounds = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 4}
     sounds |= {"downsample_hidden_size": 8, "adapter_input_size": 32, "adapter_out_dim": 32}
@@ -106,7 +108,8 @@ def inkling_mm_model() -> Any:
 def hunyuan_vl() -> Any:
     named = {f"image{part}_token": f"<image{part}>" for part in ("", "_start", "_end")}
     tokenizer, ids = tokens("<newline>", **named)
-    vision = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
+    vision: dict[str, Any] = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2}
+    vision |= {"num_attention_heads": 4}
     vision |= {"patch_size": 14, "max_image_size": 112, "min_image_size": 28, "out_hidden_size": 32}
     rope = {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [1, 1, 1, 1]}
     config = hf.HunYuanVLConfig(

@@ -143,7 +143,7 @@ def test_the_table_of_shapes_may_be_emptied_by_another_thread_meanwhile(monkeypa
 
 
 def test_of_too_many_shapes_the_oldest_are_forgotten():
-    table = {}
+    table: dict[int, str] = {}
     for i in range(REMEMBERED + 3):
         remember(table, i, str(i))
     assert list(table.items()) == [(i, str(i)) for i in range(3, REMEMBERED + 3)]

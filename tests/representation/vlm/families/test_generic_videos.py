@@ -19,7 +19,7 @@ def pruned(name, **settings):
 
 def runs(ids, token):
     """Lengths of the unbroken runs of a token, row by row."""
-    lengths = []
+    lengths: list[int] = []
     for row in ids.tolist():
         before = None
         for one in row:

@@ -2,6 +2,7 @@
 
 import copy
 import pickle
+from typing import Any
 
 import pytest
 import torch
@@ -134,8 +135,8 @@ def test_copies_of_a_pair_do_what_it_does(name):
 def test_a_second_turn_on_a_cache_is_the_whole_conversation(name):
     model, processor = pruned(name, method="itg")
     inputs = dict(shown(processor, [[0]]))
-    settings = {"max_new_tokens": 3, "do_sample": False, "return_dict_in_generate": True, "output_logits": True}
-    settings["suppress_tokens"] = [model.config.image_token_id]
+    settings: dict[str, Any] = {"max_new_tokens": 3, "do_sample": False, "return_dict_in_generate": True}
+    settings |= {"output_logits": True, "suppress_tokens": [model.config.image_token_id]}
     first = model.generate(**inputs, **settings)
     ids = torch.cat([first.sequences, torch.tensor([[5, 6, 7]])], dim=1)
     longer = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}

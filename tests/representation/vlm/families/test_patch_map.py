@@ -1,6 +1,7 @@
 """Which tokens make a feature, line breaks, tiles and importance: found out, they are what the files say."""
 
 import threading
+from typing import Any
 
 import pytest
 import torch
@@ -49,6 +50,7 @@ def test_types_with_a_file_have_the_breaks_tiles_and_importance_that_it_says(nam
     assert found.grouped == tuple(g for g in written.grouped if g == "min_group_share" and not written.mrope)
     source = written.source(model.base_model, "image", "auto")
     assert found.source(model.base_model, "image", "auto") == source
+    assert isinstance(found.encoder, Encoder)
     assert found.encoder.offers(model.base_model)[1] is None
     scores = [importance(family, images, source, units) for family in (written, found)]
     for one, other in zip(*scores, strict=True):
@@ -92,6 +94,7 @@ def jacobian(images, layer, behind=()):
 def test_the_map_is_what_gradients_of_single_features_say(name):
     model, processor = stock(name)
     encoder = prove(model, processor).encoder
+    assert isinstance(encoder, Encoder)
     (images,) = images_of(model.base_model, shown(processor, [[2]]))
     expected = jacobian(images, encoder.layer, encoder.behind)
     found = map_of(images, encoder.layer, encoder.behind)
@@ -127,6 +130,7 @@ def test_a_connector_that_moves_tokens_shows_in_map_raster_and_importance():
     base, moved = model.base_model, torch.randperm(16, generator=torch.Generator().manual_seed(3))
     (images,) = images_of(base, shown(processor, [[0]]))
     straight = prove(model, processor)
+    assert isinstance(straight.encoder, Encoder)
     assert straight.encoder.raster == Raster("pixel_values", 14)
     units = straight.units(images)
     (expected,) = importance(straight, images, "received", units)
@@ -135,6 +139,7 @@ def test_a_connector_that_moves_tokens_shows_in_map_raster_and_importance():
     base.multi_modal_projector.__class__ = type("Moved", (stock_class,), change)
     found = prove(model, processor)
     assert torch.equal(found.map(images).feature[1:][moved], torch.arange(16))
+    assert isinstance(found.encoder, Encoder)
     assert found.encoder.raster is None
     (scores,) = importance(found, images, "received", units)
     assert torch.equal(scores, expected[moved])
@@ -178,7 +183,7 @@ def test_features_that_come_from_elsewhere_are_no_line_breaks():
         output.pooler_output = told
         return output
 
-    features.__wrapped__ = cls.get_image_features
+    vars(features)["__wrapped__"] = cls.get_image_features
     base.__class__ = type(cls.__name__, (cls,), {"get_image_features": features})
     found = prove(model, processor)
     assert found.encoder == "some features come from elsewhere"
@@ -214,6 +219,7 @@ def test_the_model_is_left_as_it_was_and_pixels_may_come_from_inference_mode():
     model, processor = stock("mistral3")
     encoder = prove(model, processor).encoder
     assert isinstance(encoder, Encoder)
+    assert isinstance(encoder, Encoder)
     model.train()
     state, attention = torch.get_rng_state(), model.base_model.get_submodule(encoder.layer)
     before = attention.config, attention.config._attn_implementation, dict(attention._forward_hooks)
@@ -237,14 +243,16 @@ def test_threads_that_meet_new_shapes_at_once_choose_as_alone():
     inputs = [shown(processor, [[i]]) for i in range(3)]
     expected = [model(**one).logits for one in inputs]
     model.base_model.token_pruner.family.maps.clear()
-    found = [None] * 6
+    found: list[Any] = [None] * 6
 
     def work(i):
         found[i] = model(**inputs[i % 3]).logits
 
     threads = [threading.Thread(target=work, args=(i,)) for i in range(6)]
-    [thread.start() for thread in threads]
-    [thread.join() for thread in threads]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
     assert all(torch.equal(one, expected[i % 3]) for i, one in enumerate(found))
 
 
@@ -266,6 +274,7 @@ def test_what_failed_once_is_tried_again(monkeypatch):
 def test_a_map_in_sixteen_bits_is_that_in_thirty_two():
     model, processor = stock("aya_vision")
     encoder = prove(model, processor).encoder
+    assert isinstance(encoder, Encoder)
     (images,) = images_of(model.base_model, shown(processor, [[0]]))
     expected = map_of(images, encoder.layer)
     model.to(torch.bfloat16)

@@ -1,6 +1,7 @@
 """Pairs whose videos must be refused, each by one thing gone wrong, while their pictures are pruned on."""
 
 import functools
+from typing import Any
 
 import pytest
 import torch
@@ -27,7 +28,8 @@ def looked_at(pair, first_position=None):
     pictures = of_pictures()
     layout, encoder = pictures.layouts["image"], pictures.encoder
     family = Generic(pictures.processor, pictures.ids["image"], layout, first_position, encoder)
-    prove_videos(*pair, family)
+    model, processor = pair
+    prove_videos(model, processor, family)
     return family
 
 
@@ -101,7 +103,7 @@ def test_features_that_depend_on_what_else_is_shown_or_are_too_few_are_refused(c
 
 def test_a_way_around_the_language_model_is_refused():
     def forward(self, cls, *args, **kwargs):
-        given = kwargs.get("mm_encoder_outputs")
+        given: Any = kwargs.get("mm_encoder_outputs")
         if kwargs.get("pixel_values_videos") is not None:
             pixels = kwargs.pop("pixel_values_videos")
             given = {"video": self.get_video_features(pixels, kwargs["video_grid_thw"], return_dict=True)}

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from hf_efficient.representation.vlm.families.encoder import Encoder
 from hf_efficient.representation.vlm.families.raster import Raster
 from hf_efficient.representation.vlm.proof import prove
 from hf_efficient.representation.vlm.proof.raster import grid_of
@@ -21,7 +22,9 @@ from tests.zoo import stock
     ],
 )
 def test_rasters_are_told_from_the_arguments_of_a_call(name, expected):
-    assert prove(*stock(name)).encoder.raster == expected
+    encoder = prove(*stock(name)).encoder
+    assert isinstance(encoder, Encoder)
+    assert encoder.raster == expected
 
 
 def cells(rows, columns, order=None):

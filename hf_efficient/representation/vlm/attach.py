@@ -58,7 +58,7 @@ def attach_token_pruner(
             "prune_inputs(model, inputs, config) on inputs of the stock processor, or min_group_share."
         )
     given, model = model, unwrapped(model)
-    family = family_for(model, processor)
+    family = family_for(model, processor, again=True)
     _check_pair(model, processor, family)
     _check_generator(model, config)
     base = model.base_model

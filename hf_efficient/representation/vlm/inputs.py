@@ -20,7 +20,7 @@ from hf_efficient.wrapped import unwrapped
 
 from .copies import check_copies, marked
 from .families.counting import encoding_once
-from .families.family import Family, Unit, VisualInputs, check_apart, drop_masks
+from .families.family import PIXELS, Family, Unit, VisualInputs, check_apart, drop_masks
 from .features import encode
 from .grouped import check_grouped
 from .kept import KeptUnit
@@ -90,7 +90,8 @@ def prune_inputs(
     """
     config, model = TokenPrunerConfig.of(config), unwrapped(model)
     _check_bare_of_pruner(model.base_model)
-    base, family = model.base_model, family_for(model, processor)
+    clips = any(inputs.get(name) is not None for name in PIXELS["video"])
+    base, family = model.base_model, family_for(model, processor, again=clips)
     _check_inputs_alone(config, model.config.model_type, family)
     keeps = keeps_positions(family, config)
     config = replace(config, proportional_attention=False)  # no call of the model will count sizes

@@ -97,6 +97,8 @@ class Generic(Family):
         self.maps: dict[Any, PatchMap | Unclear] = {}
         self.modalities = ("image",)
         self.whole = ""
+        #: False where an error kept something from being looked at: attaching again looks again
+        self.final = True
 
     def take_videos(self, token: int, layout: Layout, apart: str, masks: tuple[str, ...]) -> None:
         """Videos are proven, too: the id of their placeholders, their layout, and what else belongs to a `Family`."""

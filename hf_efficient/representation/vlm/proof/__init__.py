@@ -6,6 +6,7 @@ this class and these settings. The language model is not run.
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 from transformers import ProcessorMixin
@@ -22,15 +23,19 @@ from .videos import prove_videos
 
 __all__ = ["RULES", "Unproven", "family_for", "prove"]
 
+#: settings that say where a model comes from and how its weights are stored, not what it calculates
+ORIGIN = ("architectures", "dtype", "transformers_version", "_name_or_path")
+
 _PROVEN: dict[tuple[type, str], dict[tuple[type, str], Generic]] = {}
 
 
-def family_for(model: Any, processor: Any = None) -> Family:
+def family_for(model: Any, processor: Any = None, again: bool = False) -> Family:
     """The family of a stock model and its processor: that of a file, or else what the pair proves of itself.
 
     Args:
         model: with its head, with or without a pruner.
         processor: its processor, with or without a pruner; None for one that the model was proven with before.
+        again: whether what an error kept from being looked at is looked at once more.
 
     Raises:
         ValueError: the model is none for images and text, or does not keep the rules (`Unproven`); or it does with
@@ -56,7 +61,7 @@ def family_for(model: Any, processor: Any = None) -> Family:
             )
         return _only(model, list(proven.values())) if proven else family_of(model)
     key = _identity(processor, processor)
-    if key not in proven:
+    if key not in proven or (again and not proven[key].final):
         try:
             with as_stock(model, base, processor):
                 family = prove(model, processor)
@@ -102,4 +107,11 @@ def written_for(family: Family, processor: Any) -> bool:
 
 
 def _identity(thing: Any, settings: Any) -> tuple[type, str]:
-    return stock_class_of(thing), settings.to_json_string()
+    return stock_class_of(thing), json.dumps(_without_origin(json.loads(settings.to_json_string())), sort_keys=True)
+
+
+def _without_origin(settings: Any) -> Any:
+    """Settings without what saving and loading add to them."""
+    if not isinstance(settings, dict):
+        return settings
+    return {name: _without_origin(value) for name, value in settings.items() if name not in ORIGIN}

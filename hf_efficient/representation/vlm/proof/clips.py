@@ -68,7 +68,7 @@ def processed_clips(processor: Any, config: Any, rows: list[list[int]], pictures
             return dict(processor(**given, videos_kwargs=about, **settings_of(processor)))
         except Exception as error:  # whatever a processor of any make raises on what it does not take
             refused = error
-    raise Unproven("processor", f"it does not take {len(shapes)} clips in {len(rows)} prompts: {refused}")
+    raise Unproven("processor", f"it does not take {len(shapes)} clips in {len(rows)} prompts: {refused}") from refused
 
 
 def clip_mark(processor: Any, config: Any) -> str:

@@ -10,7 +10,7 @@ import torch
 
 from hf_efficient.representation.vlm.families.encoder import Encoder
 from hf_efficient.representation.vlm.families.generic import Generic
-from hf_efficient.representation.vlm.families.patch_map import Unclear
+from hf_efficient.representation.vlm.families.patch_map import Failed, Unclear
 
 from .encoder import find_encoder
 from .layout import layout_of
@@ -57,10 +57,13 @@ def prove(model: Any, processor: Any) -> Generic:
             check_levels(look)
         layout = layout_of([(look.pieces, look.runs, len(look.shown)) for look in looks])
         check_batch(looks[:-1], looks[-1], layout)
+        final = True
         try:
             encoder: Encoder | str = find_encoder(model.base_model, processor, language_model, looks, layout)
         except Unclear as error:
-            encoder = str(error)
+            encoder, final = str(error), not isinstance(error, Failed)
         except Exception as error:  # whatever an encoder raises: it is left alone then
-            encoder = f"looking for it failed with {type(error).__name__}: {error}"
-    return Generic(type(processor).__name__, looks[0].token, layout, first_position(model, looks), encoder)
+            encoder, final = f"looking for it failed with {type(error).__name__}: {error}", False
+    family = Generic(type(processor).__name__, looks[0].token, layout, first_position(model, looks), encoder)
+    family.final = final
+    return family

@@ -1,5 +1,13 @@
 """Why a pair is refused."""
 
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+#: errors of a model or processor that is not made for what it is given; others may be gone the next time (no memory)
+OF_THE_PAIR = (TypeError, ValueError, LookupError, AttributeError, AssertionError, NotImplementedError)
+
 
 class Unproven(ValueError):
     """A rule that a pair of model and processor was not found to keep.
@@ -14,8 +22,22 @@ class Unproven(ValueError):
         super().__init__(f"{pair}{RULES[rule]}; but {found}{more}")
         self.rule, self.found, self.pair, self.more = rule, found, pair, more
 
+    @property
+    def final(self) -> bool:
+        """Whether it will be found again. An error that tells nothing of the pair (no memory) may be gone next time."""
+        return self.__cause__ is None or isinstance(self.__cause__, OF_THE_PAIR)
+
     def __reduce__(self) -> tuple[type, tuple[str, str, str, str]]:
         return type(self), (self.rule, self.found, self.pair, self.more)
+
+
+@contextmanager
+def calling(rule: str, found: str = "it raises") -> Iterator[None]:
+    """Around calls of a stock model or processor: whatever they raise is a refusal by this rule."""
+    try:
+        yield
+    except Exception as error:  # of a model or processor of any make, on what is not meant for it
+        raise Unproven(rule, f"{found} {type(error).__name__}: {error}") from error
 
 
 #: What a pair must keep, in the order in which it is looked at.

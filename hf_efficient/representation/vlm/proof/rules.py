@@ -15,7 +15,7 @@ from hf_efficient.representation.vlm.families.generic import Layout, pieces_of
 from hf_efficient.representation.vlm.prompt import images_of
 
 from .look import PIXEL, Look, difference, flat, forward, runs_of
-from .refusal import Unproven
+from .refusal import Unproven, calling
 
 #: fields of a feature function's output that are pruned
 REDUCED = ("pooler_output", "deepstack_features")
@@ -56,15 +56,16 @@ def look_at(model: Any, language_model: Any, shown: list[int], inputs: dict[str,
     calls = images_of(base, inputs)
     if [call.modality for call in calls] != [modality]:
         raise Unproven("pixels", f"of {', '.join(inputs)} it takes {[call.modality for call in calls]}")
-    try:
+    with calling("runs"):
         output = encoded(calls[0])
         given = forward(model, language_model, inputs)
-    except Exception as error:  # a model of any make, on what is not meant for it
-        raise Unproven("runs", f"it raises {type(error).__name__}: {error}") from error
     if getattr(output, "pooler_output", None) is None:
         raise Unproven("pooler_output", "that is empty")
     token = token_of(model.config, ids, modality)
-    pieces, runs = pieces_of(output.pooler_output), runs_of(ids, token)
+    try:
+        pieces, runs = pieces_of(output.pooler_output), runs_of(ids, token)
+    except ValueError as error:
+        raise Unproven("pooler_output", str(error).rstrip(".")) from None
     if sum(pieces) != sum(runs):
         found = f"of {len(shown)} {NOUN[modality]}(s) there are {sum(pieces)} features, {sum(runs)} placeholders"
         raise Unproven("counts", found)
@@ -83,7 +84,14 @@ def check_order(model: Any, look: Look) -> None:
 
     They may be added to the embedding of the placeholder: that is the same for all, and goes where its token goes.
     """
-    found = look.given["inputs_embeds"][look.inputs["input_ids"] == look.token]
+    embeddings, ids = look.given["inputs_embeds"], look.inputs["input_ids"]
+    if embeddings.shape != (*ids.shape, look.flat.shape[-1]):
+        raise Unproven(
+            "order",
+            f"the language model is given {tuple(embeddings.shape)} for {tuple(ids.shape)} tokens and features of "
+            f"{look.flat.shape[-1]} numbers",
+        )
+    found = embeddings[ids == look.token]
     expected = look.flat.to(found)
     if holds(model, look.token, found, expected):
         return
@@ -109,19 +117,24 @@ def check_one_way(model: Any, language_model: Any, look: Look, other: Look) -> N
     modality = look.images.modality
 
     def differs(output: Any) -> str | None:
-        given = forward(model, language_model, {**rest, "mm_encoder_outputs": {modality: output}})
+        with calling("same bits", "of features encoded before it raises"):
+            given = forward(model, language_model, {**rest, "mm_encoder_outputs": {modality: output}})
         return next((name for name in look.given if difference(look.given[name], given.get(name))), None)
 
-    if (name := differs(encoded(look.images))) is not None:
+    def once_more() -> Any:
+        with calling("runs", "another time it raises"):
+            return encoded(look.images)
+
+    if (name := differs(once_more())) is not None:
         raise Unproven("same bits", f"they differ in {name}")
     telling = [name for name in look.output if difference(look.output[name], other.output.get(name))]
     others = [name for name in telling if name not in REDUCED]
-    spoiled = encoded(look.images)
+    spoiled = once_more()
     for field in others:
         spoiled[field] = spoil(spoiled[field])
     if differs(spoiled) is not None:
         for field in others:
-            only = encoded(look.images)
+            only = once_more()
             only[field] = spoil(only[field])
             if (name := differs(only)) is not None:
                 raise Unproven("one way", f"{field} is read as well, and changes {name}")
@@ -183,7 +196,8 @@ def first_position(model: Any, looks: list[Look]) -> int | None:
     for look in looks:
         ids, found = look.inputs["input_ids"], look.given.get("position_ids")
         if hasattr(base, "get_rope_index"):
-            counted = rope_index(base, ids, look.inputs)
+            with calling("positions", "get_rope_index raises"):
+                counted = rope_index(base, ids, look.inputs)
             if counted is not None and len(counted[0]) != 3:
                 raise Unproven("positions", f"they have {len(counted[0])} axes, not those of time, height and width")
             if counted is None or found is None or difference(counted[0], found[-3:].expand(3, *ids.shape)):

@@ -16,7 +16,7 @@ from .clips import clip_samples, processed_clips
 from .layout import layout_of
 from .look import PIXEL, Look, difference, flat, forward
 from .prove import undisturbed
-from .refusal import Unproven
+from .refusal import Unproven, calling
 from .rules import (
     check_batch,
     check_contract,
@@ -32,7 +32,7 @@ from .samples import to_model
 
 
 def prove_videos(model: Any, processor: Any, family: Generic) -> None:
-    """Let a proven family take videos, or note why it does not.
+    """Let a proven family take videos, or note why it does not, and whether it may the next time.
 
     Args:
         model: stock, with its head.
@@ -42,10 +42,10 @@ def prove_videos(model: Any, processor: Any, family: Generic) -> None:
     try:
         with torch.no_grad(), undisturbed(model):
             _prove(model, processor, family)
-    except Unproven as error:
-        family.whole = f"{error}."
-    except Exception as error:  # of a model or processor of any make: what is proven of pictures stands
-        family.whole = f"Its clips cannot be looked at: {type(error).__name__}: {error}."
+    except Unproven as error:  # what is proven of pictures stands
+        family.whole, family.final = f"{error}.", family.final and error.final
+    except torch.OutOfMemoryError as error:
+        family.whole, family.final = f"There was no memory to look at clips: {error}.", False
 
 
 def _prove(model: Any, processor: Any, family: Generic) -> None:
@@ -66,7 +66,7 @@ def _prove(model: Any, processor: Any, family: Generic) -> None:
     try:
         check_together(model, language_model, placed(processed_clips(processor, model.config, [[0]], pictures=1)))
     except Unproven as error:
-        apart = f"{error}."
+        apart, family.final = f"{error}.", family.final and error.final
     family.take_videos(looks[0].token, layout, apart, masks_of(looks))
 
 
@@ -128,14 +128,12 @@ def _parts(look: Look, name: str, column: int) -> list[int] | None:
 def check_together(model: Any, language_model: Any, inputs: dict[str, Any]) -> None:
     """Raise unless a picture and a clip in one prompt each find their features, from pixels or encoded before."""
     calls = images_of(model.base_model, inputs)
-    try:
+    with calling("together", "the model raises"):  # many stock models take one of the two
         outputs = {call.modality: encoded(call) for call in calls}
         given = forward(model, language_model, inputs)
         rest = {name: value for name, value in inputs.items() if name not in PIXEL}
         before = {call.modality: encoded(call) for call in calls}
         again = forward(model, language_model, {**rest, "mm_encoder_outputs": before})
-    except Exception as error:  # many stock models take one of the two
-        raise Unproven("together", f"the model raises {type(error).__name__}: {error}") from error
     name = next((name for name in given if difference(given[name], again.get(name))), None)
     if len(outputs) != 2 or name is not None:
         raise Unproven("together", f"encoded before they differ in {name}")

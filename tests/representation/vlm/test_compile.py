@@ -4,8 +4,11 @@ import pytest
 import torch
 from transformers import StaticCache
 
+from hf_efficient import TokenPrunerConfig, attach_token_pruner
 from hf_efficient.compat.transformers import cache_name
 from tests.tiny import ROWS, generate, prompts, pruned
+from tests.zoo import shown
+from tests.zoo import stock as zoo_stock
 
 CASES = [("llava", "auto"), ("llava", "original"), ("qwen2_5_vl", "auto"), ("qwen3_vl", "auto")]
 
@@ -83,3 +86,22 @@ def test_flex_attention_agrees_with_sdpa():
         except (RuntimeError, NotImplementedError, ValueError, ImportError) as error:
             pytest.skip(f"no flex attention on this machine: {type(error).__name__}: {str(error)[:150]}")
     assert torch.allclose(logits, expected, atol=1e-4)
+
+
+def test_an_encoder_that_is_compiled_in_place_gives_the_importance_that_it_gives():
+    config = TokenPrunerConfig(budget=5, method="top_importance", importance="received")
+    kept = []
+    for when in ("never", "before", "after"):
+        model, processor = zoo_stock("mistral3")
+        tower = model.base_model.vision_tower
+        if when == "before":
+            tower.compile(backend="eager")
+        attach_token_pruner(model, processor, config)
+        model.base_model.token_pruner.family.maps.clear()
+        if when == "after":
+            for layer in tower.transformer.layers:
+                layer.compile(backend="eager")
+        with torch.no_grad():
+            model(**shown(processor, [[0]]))
+        kept.append(model.base_model.token_pruner.last[0].indices.tolist())
+    assert kept == [kept[0]] * 3

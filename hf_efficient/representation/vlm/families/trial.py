@@ -155,6 +155,7 @@ def twin(tower: nn.Module, attention: str) -> nn.Module:
             values[name] = value
         values["training"] = False
         values.pop("_output_capturing_hooks_installed", None)  # which are hooks: installed again when asked for
+        values.pop("_compiled_call_impl", None)  # of `module.compile()`: a call of the module, not of its twin
     for config in configs.values():
         set_attention_name(config, attention)
     found: nn.Module = twins[id(tower)]

@@ -7,6 +7,7 @@ this class and these settings. The language model is not run.
 from __future__ import annotations
 
 import json
+import threading
 from typing import Any
 
 from transformers import ProcessorMixin
@@ -27,6 +28,7 @@ __all__ = ["RULES", "Unproven", "family_for", "prove"]
 ORIGIN = ("architectures", "dtype", "transformers_version", "_name_or_path")
 
 _PROVEN: dict[tuple[type, str], dict[tuple[type, str], Generic]] = {}
+_PROVING = threading.RLock()  # a proof takes the place of the language model, which two at once would take for real
 
 
 def family_for(model: Any, processor: Any = None, again: bool = False) -> Family:
@@ -61,15 +63,16 @@ def family_for(model: Any, processor: Any = None, again: bool = False) -> Family
             )
         return _only(model, list(proven.values())) if proven else family_of(model)
     key = _identity(processor, processor)
-    if key not in proven or (again and not proven[key].final):
-        try:
-            with as_stock(model, base, processor):
-                family = prove(model, processor)
-                prove_videos(model, processor, family)
-            proven[key] = family
-        except Unproven as error:
-            raise Unproven(error.rule, error.found, *_refused(model, processor, known)) from error
-    return proven[key]
+    with _PROVING:
+        if key not in proven or (again and not proven[key].final):
+            try:
+                with as_stock(model, base, processor):
+                    family = prove(model, processor)
+                    prove_videos(model, processor, family)
+                proven[key] = family
+            except Unproven as error:
+                raise Unproven(error.rule, error.found, *_refused(model, processor, known)) from error
+        return proven[key]
 
 
 def _only(model: Any, proven: list[Generic]) -> Generic:

@@ -15,7 +15,7 @@ from hf_efficient.compat.transformers import dispatching_forward
 from hf_efficient.representation.vlm.families import towers
 from hf_efficient.representation.vlm.families.encoder import Encoder, shapes_of
 from hf_efficient.representation.vlm.families.family import VisualInputs, encoded
-from hf_efficient.representation.vlm.families.generic import Layout
+from hf_efficient.representation.vlm.families.generic import Layout, geometry
 from hf_efficient.representation.vlm.families.patch_map import PatchMap, Unclear, Unused, map_of, private, unit_of
 from hf_efficient.representation.vlm.families.watch import Watch
 
@@ -46,6 +46,7 @@ def find_encoder(base: Any, processor: Any, language_model: nn.Module, looks: li
         raise Unclear("the encoder around its attention is not called as a module")
     maps = [map_of(look.images, layer, behind) for look in looks]
     check_constants(looks, maps)
+    check_fixed(looks, maps)
     sizes = [units_of(look, layout) for look in looks]
     parts = [
         unit_of(part, one_run=True) for found, own in zip(maps, sizes, strict=True) for part in found.images.split(own)
@@ -115,3 +116,11 @@ def check_constants(looks: list[Look], maps: list[PatchMap]) -> None:
     rows = torch.cat(empty)
     if not torch.equal(rows, rows[:1].expand_as(rows)):
         raise Unclear("some features come from elsewhere")
+
+
+def check_fixed(looks: list[Look], maps: list[PatchMap]) -> None:
+    """Raise unless calls of the same shapes have the same map, whatever they show."""
+    known: dict[Any, PatchMap] = {}
+    for look, found in zip(looks, maps, strict=True):
+        if not torch.equal(found.feature, known.setdefault(geometry(look.images), found).feature):
+            raise Unclear("of which tokens they are made depends on more than shapes")

@@ -145,6 +145,20 @@ def test_a_connector_that_moves_tokens_shows_in_map_raster_and_importance():
     assert torch.equal(scores, expected[moved])
 
 
+def test_a_connector_that_sorts_tokens_by_their_values_has_no_map():
+    model, processor = stock("vipllava")
+    projector = model.base_model.multi_modal_projector
+    stock_class = type(projector)
+
+    def by_length(self, x):
+        features = stock_class.forward(self, x)
+        order = features.norm(dim=-1).argsort(dim=-1)
+        return features.gather(1, order[..., None].expand_as(features))
+
+    projector.__class__ = type("Sorted", (stock_class,), {"forward": by_length})
+    assert prove(model, processor).encoder == "of which tokens they are made depends on more than shapes"
+
+
 def test_line_breaks_among_the_features_are_no_candidates_and_go_with_their_rows():
     model, processor = stock("llava_next_video")
     attach_token_pruner(model, processor, TokenPrunerConfig(budget=20, min_group_share=0.5))

@@ -1,5 +1,7 @@
 """What a proof holds for: weights that are elsewhere between calls, and processors that differ."""
 
+import threading
+
 import pytest
 import torch
 from accelerate import cpu_offload, disk_offload
@@ -44,3 +46,28 @@ def test_where_proofs_differ_inputs_are_pruned_with_their_processor_only(monkeyp
     with pytest.raises(ValueError, match=r"was proven with 2 processors.*Say which one"):
         prune_inputs(model, inputs, config)
     assert torch.equal(prune_inputs(model, inputs, config, processor)["input_ids"], expected["input_ids"])
+
+
+def pruned(model, inputs, processor):
+    made = prune_inputs(model, dict(inputs), TokenPrunerConfig(budget=3, importance="distinct"), processor)
+    return made["mm_encoder_outputs"]["image"].pooler_output
+
+
+def test_threads_that_need_the_same_proof_make_one(monkeypatch):
+    monkeypatch.setattr(proof, "_PROVEN", {})
+    model, processor = stock("mistral3")
+    inputs = shown(processor, ROWS)
+    found: list[object] = []
+
+    def work():
+        try:
+            found.append(pruned(model, inputs, processor))
+        except Exception as error:
+            found.append(error)
+
+    threads = [threading.Thread(target=work) for _ in range(4)]
+    [thread.start() for thread in threads]
+    [thread.join() for thread in threads]
+    expected = pruned(model, inputs, processor)
+    assert [torch.equal(torch.cat([*one]), torch.cat([*expected])) for one in found] == [True] * 4
+    assert "forward" not in vars(model.base_model.language_model)

@@ -34,7 +34,8 @@ def failing(errors):
 
 
 def test_videos_that_there_was_no_memory_for_are_tried_when_attached_again():
-    model, processor = attach_token_pruner(*failing([NO_MEMORY]), CONFIG)
+    model, processor = failing([NO_MEMORY])
+    attach_token_pruner(model, processor, CONFIG)
     assert model(**shown(processor, [[0]])).logits.isfinite().all()
     with pytest.raises(ValueError, match=r"video of .* OutOfMemoryError: none is left"):
         shown_clips(processor, [[0]])
@@ -54,7 +55,8 @@ def test_no_memory_for_a_picture_beside_a_clip_is_no_verdict(monkeypatch):
     true, calls = of_videos.check_together, []
 
     def check(*args):
-        if not calls.append(1) and len(calls) == 1:
+        calls.append(1)
+        if len(calls) == 1:
             with of_videos.calling("together"):
                 raise NO_MEMORY
         true(*args)
@@ -88,9 +90,15 @@ def test_no_memory_to_look_for_the_encoder_is_no_verdict(monkeypatch):
 @pytest.mark.parametrize("error", [TypeError("it takes no such thing"), None])
 def test_what_is_found_of_the_pair_is_looked_at_once(error, monkeypatch):
     true, calls = proof.prove_videos, []
-    monkeypatch.setattr(proof, "prove_videos", lambda *args: (calls.append(1), true(*args)))
-    pair = failing([error] * (error is not None))
-    attach_token_pruner(*attach_token_pruner(*pair, CONFIG), CONFIG)
+
+    def counting(*args):
+        calls.append(1)
+        true(*args)
+
+    monkeypatch.setattr(proof, "prove_videos", counting)
+    model, processor = failing([error] * (error is not None))
+    attach_token_pruner(model, processor, CONFIG)
+    attach_token_pruner(model, processor, CONFIG)
     assert len(calls) == 1
 
 

@@ -1,6 +1,7 @@
 """What a proof holds for: weights that are elsewhere between calls, and processors that differ."""
 
 import threading
+from typing import Any
 
 import pytest
 import torch
@@ -57,7 +58,7 @@ def test_threads_that_need_the_same_proof_make_one(monkeypatch):
     monkeypatch.setattr(proof, "_PROVEN", {})
     model, processor = stock("mistral3")
     inputs = shown(processor, ROWS)
-    found: list[object] = []
+    found: list[Any] = []
 
     def work():
         try:
@@ -66,8 +67,10 @@ def test_threads_that_need_the_same_proof_make_one(monkeypatch):
             found.append(error)
 
     threads = [threading.Thread(target=work) for _ in range(4)]
-    [thread.start() for thread in threads]
-    [thread.join() for thread in threads]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
     expected = pruned(model, inputs, processor)
     assert [torch.equal(torch.cat([*one]), torch.cat([*expected])) for one in found] == [True] * 4
     assert "forward" not in vars(model.base_model.language_model)

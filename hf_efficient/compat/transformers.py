@@ -81,6 +81,7 @@ READ = (
     "transformers.models.auto.configuration_auto:CONFIG_MAPPING._extra_content",
     "transformers.models.auto.modeling_auto:MODEL_MAPPING._extra_content",
     "transformers.pytorch_utils:Conv1D",
+    "transformers.video_utils:VideoMetadata",
     "transformers:GenerationMixin.generate",  # overridden, and given all arguments; so is the next
     "transformers:GenerationMixin.prepare_inputs_for_generation",
 )

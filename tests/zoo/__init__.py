@@ -8,6 +8,7 @@ from datetime import date
 from typing import Any
 
 import pytest
+import torch
 import transformers as hf
 
 from tests.tiny import IMAGES, image
@@ -97,3 +98,28 @@ def kept_columns(ids: Any, token: int, last: list[Any]) -> list[list[int]]:
                 kept.append(column)
         rows.append(kept)
     return rows
+
+
+def check_seen(
+    stock_calls: list[dict[str, Any]], calls: list[dict[str, Any]], columns: list[int], length: int, original: bool
+) -> None:
+    """The language model was given the tokens of these columns of a prompt, at their places or at those that follow.
+
+    Args:
+        stock_calls: of the stock language model, one prompt, then a token a call.
+        calls: of the pruned pair's.
+        columns: of the stock prompt, that are kept.
+        length: of the stock prompt.
+        original: whether kept tokens keep their positions along one axis; along several they do.
+    """
+    first, ours = stock_calls[0], calls[0]
+    assert torch.allclose(first["inputs_embeds"][:, columns], ours["inputs_embeds"], atol=1e-5)
+    places = torch.arange(length)[None]
+    before = places if first.get("position_ids") is None else first["position_ids"]  # where it does not say, by place
+    stays = before.dim() > 2 or original
+    expected = before[..., columns if stays else slice(len(columns))][-3:]
+    found = ours.get("position_ids")
+    assert torch.equal(expected, (places[:, : len(columns)] if found is None else found)[-3:])
+    for now, then in zip(calls[1:], stock_calls[1:], strict=True):
+        if stays and then.get("position_ids") is not None:
+            assert torch.equal(now["position_ids"][-3:], then["position_ids"][-3:])

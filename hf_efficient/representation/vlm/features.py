@@ -16,7 +16,7 @@ from hf_efficient.representation.maths.sharing import information, share_budget
 from hf_efficient.representation.reduce import reduce_tokens
 from hf_efficient.representation.vlm.families import towers
 from hf_efficient.representation.vlm.families.counting import taken
-from hf_efficient.representation.vlm.families.family import Family, Unit, VisualInputs
+from hf_efficient.representation.vlm.families.family import Family, Unit, VisualInputs, flat
 from hf_efficient.representation.vlm.families.patch_map import Unclear
 
 from .copies import among_all, encoded, units_of
@@ -102,8 +102,7 @@ def shared_budgets(features: list[Tensor], rows: list[int], budgets: list[int]) 
 
 def split(container: Any, units: list[Unit]) -> list[Tensor]:
     """Features of every unit, (N_u, D), from a tensor (U, N, D) or from pieces that hold whole units."""
-    flat = torch.cat([piece.reshape(-1, piece.shape[-1]) for piece in container])
-    return list(flat.split([unit.n for unit in units]))
+    return list(flat(container).split([unit.n for unit in units]))
 
 
 def repack(

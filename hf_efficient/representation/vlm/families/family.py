@@ -85,6 +85,11 @@ class VisualInputs:
         return getattr(self.base.config, name, None) if given is None else given
 
 
+def flat(container: Any) -> Tensor:
+    """(N, D): the features of a tensor (..., D) or of a list of such."""
+    return torch.cat([piece.reshape(-1, piece.shape[-1]) for piece in container])
+
+
 def encoded(images: VisualInputs) -> Any:
     """What the stock feature function returns, of a model with or without a pruner."""
     function = getattr(stock_class_of(images.base), f"get_{images.modality}_features")

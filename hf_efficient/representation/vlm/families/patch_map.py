@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from hf_efficient.compat.transformers import attention_name
 from hf_efficient.representation.vlm.attached import stock_class_of
 
-from .family import Unit, VisualInputs, encoded
+from .family import Unit, VisualInputs, encoded, flat
 from .trial import twin
 from .watch import PREFIX
 
@@ -121,7 +121,7 @@ def map_of(images: VisualInputs, layer: str, behind: Sequence[str] = ()) -> Patc
         with torch.inference_mode(False), torch.no_grad():
             arguments = {name: _usable(value) for name, value in images.arguments.items()}
             container = encoded(VisualInputs(own, images.modality, arguments)).pooler_output
-            features = torch.cat([piece.reshape(-1, piece.shape[-1]) for piece in container])
+            features = flat(container)
             found = owners(features, cut.leaves)
     except Unclear:
         raise

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hf_efficient.representation.vlm.families.family import PIXELS, VisualInputs
+from hf_efficient.representation.vlm.families.family import PIXELS, VisualInputs, flat
 
 PIXEL = {name for names in PIXELS.values() for name in names}
 
@@ -43,11 +43,6 @@ class Look:
     def flat(self) -> Tensor:
         """(N, D): all features, in their order."""
         return flat(self.output.pooler_output)
-
-
-def flat(container: Any) -> Tensor:
-    """(N, D): the features of a tensor (..., D) or of a list of such."""
-    return torch.cat([piece.reshape(-1, piece.shape[-1]) for piece in container])
 
 
 def runs_of(ids: Tensor, token: int) -> list[int]:

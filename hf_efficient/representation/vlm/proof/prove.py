@@ -14,15 +14,7 @@ from hf_efficient.representation.vlm.families.patch_map import Failed, Unclear
 
 from .encoder import find_encoder
 from .layout import layout_of
-from .rules import (
-    check_batch,
-    check_contract,
-    check_levels,
-    check_one_way,
-    check_order,
-    first_position,
-    look_at,
-)
+from .rules import check_batch, check_contract, check_features, first_position, look_at
 from .samples import samples, to_model
 
 
@@ -51,10 +43,7 @@ def prove(model: Any, processor: Any) -> Generic:
     language_model = check_contract(model, processor)
     with undisturbed(model):
         looks = [look_at(model, language_model, *sample) for sample in samples(processor, to_model(model))]
-        for look, other in zip(looks, [*looks[1:], looks[0]], strict=True):
-            check_order(model, look)
-            check_one_way(model, language_model, look, other)
-            check_levels(look)
+        check_features(model, language_model, looks)
         layout = layout_of([(look.pieces, look.runs, len(look.shown)) for look in looks])
         check_batch(looks[:-1], looks[-1], layout)
         final = True

@@ -10,11 +10,11 @@ from torch import Tensor
 from transformers import ProcessorMixin
 
 from hf_efficient.representation.vlm.decoder.rope import rope_index
-from hf_efficient.representation.vlm.families.family import encoded
+from hf_efficient.representation.vlm.families.family import encoded, flat
 from hf_efficient.representation.vlm.families.generic import Layout, pieces_of
 from hf_efficient.representation.vlm.prompt import images_of
 
-from .look import PIXEL, Look, difference, flat, forward, runs_of
+from .look import PIXEL, Look, difference, forward, runs_of
 from .refusal import Unproven, calling
 
 #: fields of a feature function's output that are pruned
@@ -77,6 +77,14 @@ def token_of(config: Any, ids: Tensor, modality: str) -> int:
     own = getattr(config, f"{modality}_token_id", None)
     token: int = config.image_token_id if own is None or not bool((ids == own).any()) else own
     return token
+
+
+def check_features(model: Any, language_model: Any, looks: list[Look]) -> None:
+    """Raise unless the features of every look are all that the language model gets of it, as they are."""
+    for look, other in zip(looks, [*looks[1:], looks[0]], strict=True):
+        check_order(model, look)
+        check_one_way(model, language_model, look, other)
+        check_levels(look)
 
 
 def check_order(model: Any, look: Look) -> None:

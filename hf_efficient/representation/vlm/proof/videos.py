@@ -8,21 +8,19 @@ import torch
 from torch import Tensor
 from transformers import ProcessorMixin
 
-from hf_efficient.representation.vlm.families.family import encoded
+from hf_efficient.representation.vlm.families.family import encoded, flat
 from hf_efficient.representation.vlm.families.generic import Generic, Layout, columns_of
 from hf_efficient.representation.vlm.prompt import images_of
 
 from .clips import clip_samples, processed_clips
 from .layout import layout_of
-from .look import PIXEL, Look, difference, flat, forward
+from .look import PIXEL, Look, difference, forward
 from .prove import undisturbed
 from .refusal import Unproven, calling
 from .rules import (
     check_batch,
     check_contract,
-    check_levels,
-    check_one_way,
-    check_order,
+    check_features,
     first_position,
     holds,
     look_at,
@@ -53,10 +51,7 @@ def _prove(model: Any, processor: Any, family: Generic) -> None:
     language_model, placed = check_contract(model, processor), to_model(model)
     samples = clip_samples(processor, model.config, placed)
     looks = [look_at(model, language_model, *sample, modality="video") for sample in samples]
-    for look, other in zip(looks, [*looks[1:], looks[0]], strict=True):
-        check_order(model, look)
-        check_one_way(model, language_model, look, other)
-        check_levels(look)
+    check_features(model, language_model, looks)
     layout = clip_layout(looks)
     check_batch(looks[:-1], looks[-1], layout)
     first = first_position(model, looks)

@@ -7,7 +7,7 @@ import torch
 from hf_efficient import TokenPrunerConfig, attach_token_pruner, detach_token_pruner, load_token_pruned, prune_inputs
 from hf_efficient.representation.vlm.families.generic import REMEMBERED, remember
 from tests.tiny import IMAGES, ROWS, generate, image, recorded
-from tests.zoo import REFUSED, ZOO, kept_columns, parameters, shown, stock
+from tests.zoo import REFUSED, ZOO, check_seen, kept_columns, parameters, shown, stock
 
 BUDGET = 3
 #: tokens of the text stand among those of an image
@@ -67,17 +67,7 @@ def test_the_language_model_sees_what_it_would_have_seen_of_the_kept_tokens(name
     with recorded(model) as calls:
         generate(model, inputs)
     (columns,) = kept_columns(full["input_ids"], model.config.image_token_id, model.base_model.token_pruner.last)
-    first, ours = stock_calls[0], calls[0]
-    assert torch.allclose(first["inputs_embeds"][:, columns], ours["inputs_embeds"], atol=1e-5)
-    places = torch.arange(full["input_ids"].shape[1])[None]
-    before = places if first.get("position_ids") is None else first["position_ids"]  # where it does not say, by place
-    stays = before.dim() > 2 or positions == "original"
-    expected = before[..., columns if stays else slice(len(columns))][-3:]
-    found = ours.get("position_ids")
-    assert torch.equal(expected, (places[:, : len(columns)] if found is None else found)[-3:])
-    for now, then in zip(calls[1:], stock_calls[1:], strict=True):
-        if stays and then.get("position_ids") is not None:
-            assert torch.equal(now["position_ids"][-3:], then["position_ids"][-3:])
+    check_seen(stock_calls, calls, columns, full["input_ids"].shape[1], positions == "original")
 
 
 @pytest.mark.parametrize("name", TYPES)

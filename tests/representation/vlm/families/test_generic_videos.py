@@ -5,7 +5,7 @@ import torch
 
 from hf_efficient import TokenPrunerConfig, attach_token_pruner, detach_token_pruner, load_token_pruned, prune_inputs
 from tests.tiny import generate, recorded
-from tests.zoo import kept_columns, parameters, stock
+from tests.zoo import check_seen, kept_columns, parameters, stock
 from tests.zoo.clips import APART, VIDEO_CORE, VIDEOS, clip_rows, shown_clips
 
 BUDGET = 3
@@ -80,17 +80,7 @@ def test_the_language_model_sees_what_it_would_have_seen_of_the_kept_tokens(name
         generate(model, inputs)
     token, last = placeholder(model.config, full["input_ids"]), model.base_model.token_pruner.last
     (columns,) = kept_columns(full["input_ids"], token, last)
-    first, ours = stock_calls[0], calls[0]
-    assert torch.allclose(first["inputs_embeds"][:, columns], ours["inputs_embeds"], atol=1e-5)
-    places = torch.arange(full["input_ids"].shape[1])[None]
-    before = places if first.get("position_ids") is None else first["position_ids"]  # where it does not say, by place
-    stays = before.dim() > 2 or positions == "original"
-    expected = before[..., columns if stays else slice(len(columns))][-3:]
-    found = ours.get("position_ids")
-    assert torch.equal(expected, (places[:, : len(columns)] if found is None else found)[-3:])
-    for now, then in zip(calls[1:], stock_calls[1:], strict=True):
-        if stays and then.get("position_ids") is not None:
-            assert torch.equal(now["position_ids"][-3:], then["position_ids"][-3:])
+    check_seen(stock_calls, calls, columns, full["input_ids"].shape[1], positions == "original")
 
 
 @pytest.mark.parametrize("name", TYPES)

@@ -16,6 +16,7 @@ os.environ["MPLBACKEND"] = "Agg"
 # tiny models: a second thread only spins
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+import gc
 import shutil
 from pathlib import Path
 
@@ -28,6 +29,13 @@ ROOT = Path(__file__).parents[1]
 def repository() -> Path:
     """Root of the source tree."""
     return ROOT
+
+
+@pytest.fixture(scope="module", autouse=True)
+def frozen_libraries() -> None:
+    """What the libraries hold is not looked through again: every Trainer collects garbage, a second of each test."""
+    gc.collect()
+    gc.freeze()
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:

@@ -113,16 +113,25 @@ def answer_scenes(
             prefix = torch.cat([prefix[:, :1], placeholder], dim=1)
         turns = [_encode_turns(processor, scene) for scene in batch]
         _read(model, prefix, encoded, turns)
-        while open_turns := [[turn for turn in row if _is_open(turn, settle)] for row in turns]:
-            if not any(open_turns):
-                break
-            _read(model, prefix, encoded, open_turns)
+        while rows := [r for r, row in enumerate(turns) if any(_is_open(turn, settle) for turn in row)]:
+            again = [[turn for turn in turns[r] if _is_open(turn, settle)] for r in rows]
+            _read(model, prefix[rows], _of_prompts(encoded, rows, len(turns)), again)
         answers.extend([_answer(processor, turn) for turn in row] for row in turns)
     return answers
 
 
 def _is_open(turn: Turn, settle: Collection[str]) -> bool:
     return not turn.settled and turn.question.family in settle
+
+
+def _of_prompts(encoded: Any, rows: Sequence[int], prompts: int) -> Any:
+    """The encoder's output for some of the prompts."""
+    images = len(encoded.pooler_output) // prompts
+    at = [row * images + image for row in rows for image in range(images)]
+    part = type(encoded)(pooler_output=[encoded.pooler_output[i] for i in at])
+    if hasattr(encoded, "kept"):
+        part.kept = [encoded.kept[i] for i in at]
+    return part
 
 
 def _encode_turns(processor: Any, scene: Scene) -> list[Turn]:

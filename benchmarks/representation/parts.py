@@ -31,6 +31,7 @@ from hf_efficient.representation.evaluation.questions import TINY_VLM
 
 BUDGETS = (0.125, 0.0625, 0.03)
 AS_IT_COMES = "as it comes"
+TICKS = (-50, -20, -10, -5, -2, -1, 0, 1, 2)  # of the plot, in points
 #: Method -> part and value -> what of its settings is another.
 PARTS: dict[str, dict[str, dict[str, Any]]] = {
     "id_pruner": {
@@ -139,6 +140,7 @@ def plot(result: Mapping[str, Any], path: Path) -> None:
         axes.set_yticks(range(len(parts)), parts)
         axes.invert_yaxis()
         axes.set_xscale("symlog", linthresh=2)
+        axes.set_xticks(TICKS, [f"{tick:+d}" if tick else "0" for tick in TICKS])
         axes.set(title=method, xlabel="points ahead of the method as it comes (mean over budgets)")
         axes.legend(fontsize=8)
     save(figure, path)

@@ -33,6 +33,8 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "itg, means (beta 1)": {"method": "itg", "centroid_share": 1.0},
     "itg, beta 0.5": {"method": "itg", "centroid_share": 0.5},
     "itg, anchors (beta 0)": {"method": "itg", "centroid_share": 0.0},
+    "itg, no steps": {"method": "itg", "lloyd_steps": 0},
+    "itg, 10 steps": {"method": "itg", "lloyd_steps": 10},
     "itg, by attention": {"method": "itg", "importance": "cls"},
     "itg, by attention, on coverage": COVERAGE,
     "itg, anchors, on coverage": {**COVERAGE, "centroid_share": 0.0},

@@ -54,12 +54,18 @@ __all__ = [
     "replicates",
     "steps_inside_backward",
     "storage_id",
+    "uncompiled_name",
 ]
 
 
 def compiled_module(model: Any) -> Any:
     """What `torch.compile(model)` has compiled (`OptimizedModule._orig_mod`); None of any other module."""
     return model._orig_mod if "_orig_mod" in vars(model).get("_modules", ()) else None
+
+
+def uncompiled_name(name: str) -> str:
+    """The name of a module in a model, without what `torch.compile(part)` adds where it takes the place of a part."""
+    return ".".join(part for part in name.split(".") if part != "_orig_mod")
 
 
 def is_replica(module: nn.Module) -> bool:

@@ -6,7 +6,7 @@ from transformers import StaticCache
 
 from hf_efficient import TokenPrunerConfig, attach_token_pruner
 from hf_efficient.compat.transformers import cache_name
-from tests.tiny import ROWS, generate, prompts, pruned
+from tests.tiny import ROWS, generate, prompts, pruned, stock
 from tests.zoo import shown
 from tests.zoo import stock as zoo_stock
 
@@ -88,20 +88,59 @@ def test_flex_attention_agrees_with_sdpa():
     assert torch.allclose(logits, expected, atol=1e-4)
 
 
-def test_an_encoder_that_is_compiled_in_place_gives_the_importance_that_it_gives():
+def kept_of_compiled(pair, inputs, config, when, change):
+    """What is kept where an encoder is compiled before or after a pruner is attached, or never."""
+    model, processor = pair
+    if when == "before":
+        change(model.base_model)
+    attach_token_pruner(model, processor, config)
+    if when == "after":
+        change(model.base_model)
+    getattr(model.base_model.token_pruner.family, "maps", {}).clear()
+    with torch.no_grad():
+        model(**inputs(processor))
+    return model.base_model.token_pruner.last[0].indices.tolist()
+
+
+def in_place(base):
+    for layer in base.vision_tower.transformer.layers:
+        layer.compile(backend="eager")
+
+
+def whole_in_place(base):
+    base.vision_tower.compile(backend="eager")
+
+
+def layers(base):
+    parts = base.vision_tower.transformer.layers
+    for i, layer in enumerate(parts):
+        parts[i] = torch.compile(layer, backend="eager")
+
+
+def whole(base):
+    base.vision_tower = torch.compile(base.vision_tower, backend="eager")
+
+
+CHANGES = [("before", whole_in_place), ("after", in_place), ("after", whole), ("before", whole), ("before", layers)]
+
+
+def test_a_compiled_encoder_gives_the_importance_that_it_gives():
     config = TokenPrunerConfig(budget=5, method="top_importance", importance="received")
-    kept = []
-    for when in ("never", "before", "after"):
-        model, processor = zoo_stock("mistral3")
-        tower = model.base_model.vision_tower
-        if when == "before":
-            tower.compile(backend="eager")
-        attach_token_pruner(model, processor, config)
-        model.base_model.token_pruner.family.maps.clear()
-        if when == "after":
-            for layer in tower.transformer.layers:
-                layer.compile(backend="eager")
-        with torch.no_grad():
-            model(**shown(processor, [[0]]))
-        kept.append(model.base_model.token_pruner.last[0].indices.tolist())
-    assert kept == [kept[0]] * 3
+
+    def kept(*how):
+        return kept_of_compiled(zoo_stock("mistral3"), lambda processor: shown(processor, [[0]]), config, *how)
+
+    expected = kept("never", None)
+    for when, change in CHANGES:
+        assert kept(when, change) == expected, (when, change.__name__)
+
+
+def test_a_compiled_encoder_of_a_type_with_a_file_gives_the_importance_that_it_gives():
+    config = TokenPrunerConfig(budget=5, method="top_importance", importance="cls")
+
+    def kept(when):
+        return kept_of_compiled(
+            stock("llava"), lambda processor: processor(**prompts("llava", [[0]])), config, when, whole
+        )
+
+    assert kept("never") == kept("after") == kept("before")

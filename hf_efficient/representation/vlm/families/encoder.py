@@ -32,6 +32,7 @@ class Encoder:
         behind: the attention layers after it.
         tower: the encoder it is a part of.
         sample: arguments of a call of `get_image_features`; numbers with a point have a shape alone (meta device).
+        settings: what was true of such calls by the model's config, such as the layer that features come from.
         tiles: whether there are units that hold several tiles.
         breaks: whether there are units with line breaks.
         raster: the rule for rows and columns of units; None if there is none.
@@ -41,6 +42,7 @@ class Encoder:
     behind: tuple[str, ...]
     tower: str
     sample: dict[str, Any]
+    settings: dict[str, Any]
     tiles: bool
     breaks: bool
     raster: Raster | None

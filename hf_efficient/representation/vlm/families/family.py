@@ -84,6 +84,11 @@ class VisualInputs:
         given = self.arguments.get(name)
         return getattr(self.base.config, name, None) if given is None else given
 
+    def settings(self) -> dict[str, Any]:
+        """The `setting` of every argument of the function that the model's config names."""
+        names = inspect.signature(self.function()).parameters
+        return {name: self.setting(name) for name in names if hasattr(self.base.config, name)}
+
 
 def flat(container: Any) -> Tensor:
     """(N, D): the features of a tensor (..., D) or of a list of such."""

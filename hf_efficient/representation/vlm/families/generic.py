@@ -169,6 +169,10 @@ class Generic(Family):
         return Watch(images.base.get_submodule(self.encoder.layer), source)
 
     def scores(self, images: VisualInputs, attention: Tensor, units: list[Unit]) -> list[Tensor]:
+        assert isinstance(self.encoder, Encoder)
+        for name, value in images.settings().items():
+            if value != self.encoder.settings.get(name):
+                raise Unclear(f"{name} is {value}, and was {self.encoder.settings.get(name)} when the pair was proven")
         return list(self.map(images).sums(attention).split([unit.n for unit in units]))
 
     def placeholder(self, processor: Any, modality: str) -> str:
@@ -233,8 +237,9 @@ def pieces_of(container: Any) -> list[int]:
 
 
 def geometry(images: VisualInputs) -> tuple[Any, ...]:
-    """All that the number of tokens can depend on: shapes, whole numbers, and which pictures are black throughout."""
-    return images.modality, *((name, *_described(value)) for name, value in sorted(images.arguments.items()))
+    """What numbers of tokens can depend on: shapes, whole numbers, which pictures are black, what configs say."""
+    named = images.arguments | images.settings()
+    return images.modality, *((name, *_described(value)) for name, value in sorted(named.items()))
 
 
 def _described(value: Any) -> tuple[Any, ...]:

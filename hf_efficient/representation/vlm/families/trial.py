@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedConfig
 
+from hf_efficient.compat.torch import compiled_module
 from hf_efficient.compat.transformers import attention_function, attention_name, set_attention_name
 
 from . import towers
@@ -135,8 +136,15 @@ def drift(eager: Tensor, stock: Tensor, limit: float, name: str) -> str | None:
 
 
 def twin(tower: nn.Module, attention: str) -> nn.Module:
-    """The encoder once more, on the same weights: in eval mode, without hooks, its configs naming `attention`."""
-    modules: list[Any] = list(tower.modules())
+    """The encoder once more, on its weights: in eval mode, without hooks, uncompiled, configs naming `attention`."""
+    compiled = {id(module): inner for module in tower.modules() if (inner := compiled_module(module)) is not None}
+    modules: list[Any] = [module for module in tower.modules() if id(module) not in compiled]
+
+    def bare(module: Any) -> Any:  # what calls the module, not its twin, has no twin
+        while id(module) in compiled:
+            module = compiled[id(module)]
+        return module
+
     twins: dict[int, Any] = {id(module): object.__new__(type(module)) for module in modules}
     configs: dict[int, Any] = {}
     for module in modules:
@@ -151,14 +159,14 @@ def twin(tower: nn.Module, attention: str) -> nn.Module:
             elif isinstance(value, functools.partial) and any(one is module for one in value.args):
                 value = functools.partial(value.func, *(twins[id(module)] if a is module else a for a in value.args))
             elif name == "_modules":
-                value = {part: twins.get(id(child)) for part, child in value.items()}
+                value = {part: twins.get(id(bare(child))) for part, child in value.items()}
             values[name] = value
         values["training"] = False
         values.pop("_output_capturing_hooks_installed", None)  # which are hooks: installed again when asked for
         values.pop("_compiled_call_impl", None)  # of `module.compile()`: a call of the module, not of its twin
     for config in configs.values():
         set_attention_name(config, attention)
-    found: nn.Module = twins[id(tower)]
+    found: nn.Module = twins[id(bare(tower))]
     return found
 
 

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from hf_efficient.compat.torch import uncompiled_name
 from hf_efficient.compat.transformers import dispatching_forward
 from hf_efficient.representation.vlm.families import towers
 from hf_efficient.representation.vlm.families.encoder import Encoder, shapes_of
@@ -55,7 +56,8 @@ def find_encoder(base: Any, processor: Any, language_model: nn.Module, looks: li
     raster = None if tiles or breaks else find_raster(processor, first, looks, maps, sizes)
     # several pictures in one row of an encoder must not see each other, which one picture alone cannot tell
     shown = smallest if len(maps[looks.index(smallest)].image.unique()) > 1 else looks[-1]
-    return Encoder(layer, tuple(behind), tower, shapes_of(shown.images.arguments), tiles, breaks, raster)
+    sample, settings = shapes_of(shown.images.arguments), shown.images.settings()
+    return Encoder(layer, tuple(behind), tower, sample, settings, tiles, breaks, raster)
 
 
 def called(base: Any, language_model: nn.Module, look: Look) -> tuple[list[str], list[str]]:
@@ -65,7 +67,7 @@ def called(base: Any, language_model: nn.Module, look: Look) -> tuple[list[str],
     """
     inside = {id(module) for module in language_model.modules()}
     names = [
-        name
+        uncompiled_name(name)
         for name, module in base.named_modules()
         if dispatching_forward(module) is not None and id(module) not in inside
     ]

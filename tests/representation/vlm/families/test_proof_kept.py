@@ -1,5 +1,6 @@
-"""What a proof holds for: weights that are elsewhere between calls, and processors that differ."""
+"""What a proof holds for: weights that are elsewhere between calls, other processors, configs that are changed."""
 
+import re
 import threading
 from typing import Any
 
@@ -74,3 +75,24 @@ def test_threads_that_need_the_same_proof_make_one(monkeypatch):
     expected = pruned(model, inputs, processor)
     assert [torch.equal(torch.cat([*one]), torch.cat([*expected])) for one in found] == [True] * 4
     assert "forward" not in vars(model.base_model.language_model)
+
+
+@pytest.mark.parametrize(("name", "other"), [("mistral3", 1), ("vipllava", [1, 1])])
+def test_importance_is_not_that_of_a_layer_that_a_changed_config_has_no_features_of(name, other):
+    def kept(changed, **settings):
+        pair = stock(name)
+        config = TokenPrunerConfig(budget=3, method="top_importance", **settings)
+        model, processor = attach_token_pruner(*pair, config)
+        inputs = shown(processor, [[0]])
+        generate(model, inputs)
+        if changed:
+            model.config.vision_feature_layer = other
+            generate(model, inputs)
+        return model.token_pruner.last[0].indices.tolist()
+
+    assert kept(True, importance="auto") == kept(True, importance="distinct")
+    assert kept(False, importance="auto") != kept(False, importance="distinct")
+    source = "cls" if name == "vipllava" else "received"
+    with pytest.raises(ValueError, match=rf"_layer is {re.escape(str(other))}, and was .* when the pair was proven"):
+        kept(True, importance=source)
+    assert kept(False, importance=source) == kept(False, importance="auto")

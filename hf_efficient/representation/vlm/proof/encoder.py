@@ -41,11 +41,11 @@ def find_encoder(base: Any, processor: Any, language_model: nn.Module, looks: li
     smallest = min(looks[:-1], key=lambda look: sum(look.pieces))
     layers, around = called(base, language_model, smallest)
     first = layers[0]
-    layer, *behind = layers_of(smallest, layers, len(units_of(smallest, layout)))
+    (layer, *behind), of_smallest = layers_of(smallest, layers, len(units_of(smallest, layout)))
     tower = next((name for name in around if layer.startswith(f"{name}.")), None)
     if tower is None or base.get_submodule(layer) not in towers.attention_layers(base.get_submodule(tower)):
         raise Unclear("the encoder around its attention is not called as a module")
-    maps = [map_of(look.images, layer, behind) for look in looks]
+    maps = [of_smallest if look is smallest else map_of(look.images, layer, behind) for look in looks]
     check_constants(looks, maps)
     check_fixed(looks, maps)
     sizes = [units_of(look, layout) for look in looks]
@@ -87,19 +87,21 @@ def called(base: Any, language_model: nn.Module, look: Look) -> tuple[list[str],
     return max(kinds.values(), key=len, default=[]), outer
 
 
-def layers_of(look: Look, layers: list[str], units: int) -> list[str]:
+def layers_of(look: Look, layers: list[str], units: int) -> tuple[list[str], PatchMap]:
     """Of these layers the last that features depend on and in which every picture sees all of itself, and those behind.
+
+    And the map of this look by the first of them.
 
     Raises:
         Unclear: there is none.
     """
     for i, layer in reversed(list(enumerate(layers))):
         try:
-            rows = len(map_of(look.images, layer, layers[i + 1 :]).image.unique())
+            found = map_of(look.images, layer, layers[i + 1 :])
         except Unused:
             continue
-        if parts(look, layer) <= max(rows, units):
-            return layers[i:]
+        if parts(look, layer) <= max(len(found.image.unique()), units):
+            return layers[i:], found
     raise Unclear("no layer of its encoder is used in which a picture sees all of itself")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -20,9 +21,10 @@ from .samples import samples, to_model
 
 @contextmanager
 def undisturbed(model: Any) -> Iterator[None]:
-    """A model in eval mode, of which every module has its own mode and `rope_deltas` again afterwards."""
+    """A model in eval mode, of which every module has its own mode, hooks and `rope_deltas` again afterwards."""
     base = model.base_model
     modes = {module: module.training for module in model.modules()}
+    hooks = {module: hooks_of(module) for module in modes}
     deltas = {name: value for name, value in vars(base).items() if name == "rope_deltas"}
     try:
         model.eval()
@@ -30,7 +32,23 @@ def undisturbed(model: Any) -> Iterator[None]:
     finally:
         for module, mode in modes.items():
             module.training = mode
+            put_back(module, hooks[module])
         vars(base).update(deltas)
+
+
+def hooks_of(module: Any) -> dict[str, Any]:
+    """The hooks of a module, and the mark that transformers has put its own there."""
+    return {name: copy.copy(value) for name, value in vars(module).items() if "_hooks" in name}
+
+
+def put_back(module: Any, hooks: dict[str, Any]) -> None:
+    """Take away what was added to the hooks of a module: those of transformers cannot be pickled."""
+    for name, now in hooks_of(module).items():
+        if name not in hooks:
+            delattr(module, name)
+        elif isinstance(now, dict):
+            for key in now.keys() - hooks[name].keys():
+                del vars(module)[name][key]
 
 
 @torch.no_grad()

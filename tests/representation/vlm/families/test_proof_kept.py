@@ -1,5 +1,8 @@
 """What a proof holds for: weights that are elsewhere between calls, other processors, configs that are changed."""
 
+import functools
+import importlib
+import pickle
 import re
 import threading
 from typing import Any
@@ -11,7 +14,7 @@ from accelerate import cpu_offload, disk_offload
 from hf_efficient import TokenPrunerConfig, attach_token_pruner, prune_inputs
 from hf_efficient.representation.vlm import proof
 from hf_efficient.representation.vlm.families.generic import Layout
-from hf_efficient.representation.vlm.proof.samples import picture
+from hf_efficient.representation.vlm.proof.samples import SHAPES, picture
 from tests.tiny import ROWS, generate
 from tests.zoo import shown, stock
 
@@ -96,3 +99,37 @@ def test_importance_is_not_that_of_a_layer_that_a_changed_config_has_no_features
     with pytest.raises(ValueError, match=rf"_layer is {re.escape(str(other))}, and was .* when the pair was proven"):
         kept(True, importance=source)
     assert kept(False, importance=source) == kept(False, importance="auto")
+
+
+def test_a_model_that_was_proven_has_its_hooks_and_can_be_pickled_as_before(monkeypatch):
+    monkeypatch.setattr(proof, "_PROVEN", {})
+    model, processor = stock("mistral3")  # a call of it puts hooks there that cannot be pickled
+    shown_layer = []
+    layer = model.base_model.vision_tower.transformer.layers[0]
+    layer.register_forward_hook(note := functools.partial(seen, shown_layer))
+    attach_token_pruner(model, processor, TokenPrunerConfig(budget=3, importance="distinct"))
+    hooks = [hook for module in model.modules() for hook in module._forward_hooks.values()]
+    assert hooks == [note]
+    again = pickle.loads(pickle.dumps(model))
+    inputs = shown(processor, ROWS)
+    shown_layer.clear()
+    assert torch.equal(model(**inputs).logits, again(**inputs).logits)
+    assert len(shown_layer) == 1
+
+
+def seen(calls, *_):
+    calls.append(1)
+
+
+def test_what_a_proof_is_shown_is_followed_backwards_once(monkeypatch):
+    monkeypatch.setattr(proof, "_PROVEN", {})
+    of_encoder, followed = importlib.import_module("hf_efficient.representation.vlm.proof.encoder"), []
+    true = of_encoder.map_of
+
+    def counting(images, *where):
+        followed.append(id(images))
+        return true(images, *where)
+
+    monkeypatch.setattr(of_encoder, "map_of", counting)
+    attach_token_pruner(*stock("mistral3"), TokenPrunerConfig(budget=3, importance="received"))
+    assert len(followed) == len(set(followed)) == len(SHAPES) + 1  # pictures alone, and a batch

@@ -69,6 +69,7 @@ def attach_token_pruner(
     check_config(config, model.config.model_type, family)
     trial.forget(base)
     family.source(base, "image", config.importance_source)  # raises if the encoder has no such importance
+    _warn_of_videos(config, family, base)
     _exchange(base, pruner)
     mixins: Any = ((base, PrunedBase), (model, PrunedGeneration), (processor, PrunedProcessor))
     for thing, mixin in mixins:
@@ -89,6 +90,16 @@ def _warn_of_positions(config: TokenPrunerConfig, family: Family, proportional_a
             f"positions={config.positions!r} {how} proportional attention: in published measurements on LLaVA-1.5 this "
             "pair loses to the other two (docs/itg.md). Measure it, or use positions='auto'."
         )
+
+
+def _warn_of_videos(config: TokenPrunerConfig, family: Family, base: Any) -> None:
+    """Say at once, and not only of the first clip, where videos cannot have the importance that is asked for."""
+    if "video" not in family.modalities or not hasattr(base, "get_video_features"):
+        return
+    try:
+        family.source(base, "video", config.importance_source)  # itself says where "auto" is distinctiveness
+    except ValueError as error:
+        logger.warning_once(f"Pictures are pruned, videos will be refused: {error}")
 
 
 def _exchange(base: Any, pruner: TokenPruner) -> None:

@@ -157,12 +157,14 @@ class Generic(Family):
         return found
 
     def source(self, base: Any, modality: str, wanted: str) -> str | None:
-        encoder = "of videos it is not known which tokens make a feature" if modality == "video" else self.encoder
-        if isinstance(encoder, str):
-            return towers.choose_source(wanted, (), encoder, type(base).__name__)
+        if modality == "video":
+            why = "which tokens make a feature is found out for pictures alone"
+            return towers.choose_source(wanted, (), why, f"{type(base).__name__} (videos)")
+        if isinstance(self.encoder, str):
+            return towers.choose_source(wanted, (), self.encoder, type(base).__name__)
         if wanted not in ("auto", *SOURCES):
             return None
-        return towers.choose_source(wanted, *encoder.offers(base), type(base).__name__)
+        return towers.choose_source(wanted, *self.encoder.offers(base), type(base).__name__)
 
     def attention(self, images: VisualInputs, source: str) -> Watch:
         assert isinstance(self.encoder, Encoder)

@@ -1,6 +1,8 @@
 """Pairs whose videos must be refused, each by one thing gone wrong, while their pictures are pruned on."""
 
 import functools
+import logging
+import re
 from typing import Any
 
 import pytest
@@ -9,6 +11,7 @@ import transformers as hf
 
 from hf_efficient import TokenPrunerConfig, attach_token_pruner
 from hf_efficient.representation.vlm import proof
+from hf_efficient.representation.vlm.families import towers
 from hf_efficient.representation.vlm.families.generic import Generic
 from hf_efficient.representation.vlm.proof import RULES, prove, prove_videos
 from tests.zoo import shown, stock
@@ -202,10 +205,35 @@ def test_a_mask_over_features_of_videos_is_taken_out_and_refused_where_it_leaves
         model.generate(**inputs)
 
 
-def test_attention_of_videos_is_refused_and_distinctiveness_taken_in_its_place():
-    model, processor = attach_token_pruner(*stock(NAME), TokenPrunerConfig(budget=3, importance="received"))
+def told(caplog, monkeypatch, **settings):
+    """What attaching says, and the pair."""
+    monkeypatch.setattr(logging.getLogger("hf_efficient"), "propagate", True)
+    type(towers.logger).warning_once.cache_clear()
+    caplog.clear()
+    with caplog.at_level("WARNING"):
+        pair = attach_token_pruner(*stock(NAME), TokenPrunerConfig(budget=3, **settings))
+    return own(caplog), *pair
+
+
+def own(caplog):
+    return [record.message for record in caplog.records if record.name.startswith("hf_efficient")]
+
+
+def test_attention_of_videos_is_refused_and_attaching_says_so(caplog, monkeypatch):
+    said, model, processor = told(caplog, monkeypatch, importance="received")
+    words = "'received' cannot be had from .* \\(videos\\): .* for pictures alone; it offers: distinct, norm"
+    assert len(said) == 1
+    assert re.match(f"Pictures are pruned, videos will be refused: importance={words}", said[0])
     assert model(**shown(processor, [[0]])).logits.isfinite().all()
-    with pytest.raises(ValueError, match=r"'received' cannot be had .* of videos it is not known"):
+    with pytest.raises(ValueError, match=words):
         model(**shown_clips(processor, [[0]]))
-    attach_token_pruner(model, processor, TokenPrunerConfig(budget=3, importance="auto", method="vispruner"))
-    assert model(**shown_clips(processor, [[0]])).logits.isfinite().all()
+
+
+def test_attaching_says_that_importance_of_videos_is_distinctiveness_where_that_of_pictures_is_not(caplog, monkeypatch):
+    said, model, processor = told(caplog, monkeypatch, method="vispruner")
+    assert len(said) == 1
+    assert re.match(r".* \(videos\) offers no attention .* for pictures alone\. Importance is distinctiveness", said[0])
+    with caplog.at_level("WARNING"):
+        assert model(**shown_clips(processor, [[0]])).logits.isfinite().all()
+    assert len(own(caplog)) == 1
+    assert told(caplog, monkeypatch, method="id_pruner")[0] == []  # asks for nothing else

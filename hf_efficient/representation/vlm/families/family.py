@@ -284,6 +284,6 @@ def check_apart(family: Family, calls: list[VisualInputs]) -> None:
     """Raise where a call of a model has images and videos that it cannot have together."""
     if len(calls) > 1 and family.apart:
         raise ValueError(
-            f"Images and videos in one prompt of {type(calls[0].base).__name__} cannot be pruned. {family.apart} Show "
-            "frames as images, or detach the pruner for such prompts."
+            f"Images and videos in one call of {type(calls[0].base).__name__} cannot be pruned. {family.apart} Show "
+            "frames as images, or detach the pruner for such prompts and batches."
         )

@@ -103,7 +103,7 @@ def test_a_picture_and_a_clip_in_one_prompt_are_both_pruned_where_stock_takes_th
     model, processor = pruned(name)
     inputs = shown_clips(processor, [[0]], pictures=True)
     if name in APART:
-        with pytest.raises(ValueError, match=r"Images and videos in one prompt of .* cannot be pruned"):
+        with pytest.raises(ValueError, match=r"Images and videos in one call of .* cannot be pruned"):
             model(**inputs)
         return
     with torch.no_grad():

@@ -63,7 +63,7 @@ def test_no_memory_for_a_picture_beside_a_clip_is_no_verdict(monkeypatch):
 
     monkeypatch.setattr(of_videos, "check_together", check)
     model, processor = attach_token_pruner(*stock(NAME), CONFIG)
-    with pytest.raises(ValueError, match=r"in one prompt of .* OutOfMemoryError"):
+    with pytest.raises(ValueError, match=r"in one call of .* OutOfMemoryError"):
         model(**shown_clips(processor, [[0]], pictures=True))
     attach_token_pruner(model, processor, CONFIG)
     assert model(**shown_clips(processor, [[0]], pictures=True)).logits.isfinite().all()

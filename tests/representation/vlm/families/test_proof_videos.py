@@ -181,7 +181,7 @@ def test_a_picture_beside_a_clip_is_refused_where_they_do_not_find_their_feature
     pair = sabotaged(NAME, forward=forward)
     model, processor = attach_token_pruner(*pair, TokenPrunerConfig(budget=3, importance="distinct"))
     assert model(**shown_clips(processor, [[0]])).logits.isfinite().all()
-    with pytest.raises(ValueError, match=r"Images and videos in one prompt of .* raises TypeError: one of the two"):
+    with pytest.raises(ValueError, match=r"Images and videos in one call of .* raises TypeError: one of the two"):
         model(**shown_clips(processor, [[0]], pictures=True))
 
 

@@ -44,7 +44,7 @@ class Layout:
     def of_features(self, pieces: list[int], arguments: dict[str, Any] | None = None) -> list[int]:
         """Sizes of the units of a call, with these arguments, whose features come in these pieces."""
         if self.tile is not None:
-            return [self.tile] * (sum(pieces) // self.tile)
+            return self.tiles(sum(pieces), "features")
         if self.frames is None:
             return pieces
         assert arguments is not None
@@ -54,7 +54,21 @@ class Layout:
 
     def of_run(self, run: int) -> list[int]:
         """Sizes of the units that an unbroken run of placeholders stands for."""
-        return [run] if self.tile is None else [self.tile] * (run // self.tile)
+        return [run] if self.tile is None else self.tiles(run, "placeholders")
+
+    def tiles(self, tokens: int, what: str) -> list[int]:
+        """Sizes of the tiles that so many features or placeholders make.
+
+        Raises:
+            ValueError: tiles of the proven size do not make them up, as after another `size` in the processor's call.
+        """
+        assert self.tile is not None
+        if tokens % self.tile:
+            raise ValueError(
+                f"{tokens} {what} cannot be divided into tiles of {self.tile} tokens, which this pair was proven with. "
+                "Call the processor with the sizes it had when the pruner was attached, or attach the pruner again."
+            )
+        return [self.tile] * (tokens // self.tile)
 
 
 def columns_of(value: Any) -> list[list[int]]:

@@ -133,3 +133,12 @@ def test_what_a_proof_is_shown_is_followed_backwards_once(monkeypatch):
     monkeypatch.setattr(of_encoder, "map_of", counting)
     attach_token_pruner(*stock("mistral3"), TokenPrunerConfig(budget=3, importance="received"))
     assert len(followed) == len(set(followed)) == len(SHAPES) + 1  # pictures alone, and a batch
+
+
+@pytest.mark.parametrize("divide", ["of_features", "of_run"])
+def test_tokens_that_tiles_of_the_proven_size_do_not_make_up_are_refused(divide):
+    layout = Layout(4)
+    cut = layout.of_run if divide == "of_run" else lambda tokens: layout.of_features([tokens - 3, 3])
+    assert cut(12) == [4, 4, 4]
+    with pytest.raises(ValueError, match=r"10 .* cannot be divided into tiles of 4 tokens, which this pair"):
+        cut(10)

@@ -51,8 +51,8 @@ def main() -> None:
             layer.weight.data[size < size.flatten().kthvalue(int(arguments.sparsity * size.numel())).values] = 0.0
     pruned = zeros(model)
 
-    # distribution="nonzero": exactly the weights that are not zero now stay active
-    model = get_peft_model(model, BiDSTConfig(distribution="nonzero", topology="static"))
+    # distribution="as_pruned": exactly the weights that are not zero now stay active
+    model = get_peft_model(model, BiDSTConfig(distribution="as_pruned", topology="static"))
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-4)
     train_sparsely(model, optimizer, arguments.steps)
     for _ in range(arguments.steps):  # your own loop, loss and data here

@@ -79,10 +79,10 @@ SPARSITY = Kind(
     ),
     only=(
         Only("init_steps", lambda c: c.resolved_init in ("gradient", "snip"), "init='gradient' or 'snip'"),
-        Only("sparsity", lambda c: c.distribution != "nonzero", "another distribution than 'nonzero', which keeps the "
-             "zeros there are"),
-        Only("init", lambda c: c.distribution != "nonzero", "another distribution than 'nonzero', which says itself "
-             "which weights are active"),
+        Only("sparsity", lambda c: c.distribution != "as_pruned", "another distribution than 'as_pruned', which keeps "
+             "the zeros there are"),
+        Only("init", lambda c: c.distribution != "as_pruned", "another distribution than 'as_pruned', which says "
+             "itself which weights are active"),
     ),
     settings=(
         Setting(

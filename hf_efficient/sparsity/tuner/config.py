@@ -20,7 +20,7 @@ with extra("sparsity"):
     from peft.utils import CONFIG_NAME
 
 TARGETS = ("weight", "delta")
-DISTRIBUTIONS = ("erk", "uniform", "global", "nonzero")
+DISTRIBUTIONS = ("erk", "uniform", "global", "as_pruned")
 INITS = ("auto", "random", "magnitude", "gradient", "snip")
 BACKENDS = ("auto", "dense", "csr")
 
@@ -39,8 +39,8 @@ class BiDSTConfig(PeftConfig):
             learned that add to them.
         topology: which weights are dropped and grown: "bidst", "rigl", "set", "mest", "gmp" or "static".
         distribution: how layers share the budget. "erk" (small layers are denser), "uniform", "global" (starts uniform;
-            layers exchange weights in training), "nonzero" (target="weight": exactly the weights that are not zero now,
-            so that a pruned model stays pruned; `sparsity` is not read).
+            layers exchange weights in training), "as_pruned" (target="weight": exactly the weights that are not zero
+            now, so that a pruned model stays pruned; `sparsity` is not read).
         update_interval: optimizer steps between two exchanges.
         drop_fraction: the largest share of a layer's active weights in the first exchange, in [0, 1]; falls to 0
             along a cosine.
@@ -140,7 +140,7 @@ class BiDSTConfig(PeftConfig):
             self.exclude_modules = set(self.exclude_modules)  # type: ignore[assignment]
         check_choice("target", self.target, TARGETS)
         topology = SPARSITY.row(self.topology).implementation
-        check_choice("distribution", self.distribution, DISTRIBUTIONS)
+        self._check_distribution()
         check_choice("init", self.init, INITS)
         check_choice("backend", self.backend, BACKENDS)
         check_number("sparsity", self.sparsity, 0, 1, "a share of inactive weights in [0, 1), e.g. 0.95", below=True)
@@ -153,9 +153,9 @@ class BiDSTConfig(PeftConfig):
         check_number("candidates", self.candidates, 1e-9, float("inf"), "a number > 0, e.g. 5.0")
         if not self.counts:  # a saved adapter was checked when it was made
             check_settings(self, SPARSITY)
-        if self.distribution == "nonzero" and (self.target != "weight" or topology.dense_first):
+        if self.distribution == "as_pruned" and (self.target != "weight" or topology.dense_first):
             raise ValueError(
-                f"distribution='nonzero' keeps the zeros of a model, which target={self.target!r} with topology="
+                f"distribution='as_pruned' keeps the zeros of a model, which target={self.target!r} with topology="
                 f"{self.topology!r} does not. Use target='weight' and another topology, or another distribution."
             )
         if self.layers_pattern and self.layers_to_transform is None:
@@ -166,6 +166,15 @@ class BiDSTConfig(PeftConfig):
                 f"({self.target_modules!r}). Give target_modules as a list of names, or write the blocks into the "
                 "regular expression."
             )
+
+    def _check_distribution(self) -> None:
+        if self.distribution == "nonzero":
+            if not self.counts:
+                raise ValueError(
+                    "distribution='nonzero' is called 'as_pruned': layers keep the active weights that they have."
+                )
+            self.distribution = "as_pruned"  # an adapter that was saved before
+        check_choice("distribution", self.distribution, DISTRIBUTIONS)
 
     @property
     def trains_others(self) -> bool:

@@ -224,7 +224,7 @@ def initial_indices(weight: Tensor, k: int, config: BiDSTConfig, salt: int) -> T
 
     "gradient" and "snip" start at random too; the engine replaces them at the first steps, when there are gradients.
     """
-    if config.distribution == "nonzero":
+    if config.distribution == "as_pruned":
         return weight.detach().flatten().nonzero().flatten()
     if config.resolved_init == "magnitude":
         return weight.detach().flatten().float().abs().topk(k).indices.sort().values

@@ -70,7 +70,7 @@ class BiDSTModel(BaseTuner):
         known = all(saved.values())
         if config.stored:
             check_others(config.stored, config.modules_to_save or (), modules)
-        depends_on_values = config.distribution in ("nonzero", "global")  # which may be absent while loading
+        depends_on_values = config.distribution in ("as_pruned", "global")  # which may be absent while loading
         self._budgets = saved if known and depends_on_values else layer_budgets(config, tensors)
         self._monitor = Monitor("default", config.topology) if config.needs_engine else None
         start = new_topology(config, 1).initial_count
@@ -208,7 +208,7 @@ def layer_budgets(config: BiDSTConfig, tensors: dict[str, tuple[str, Tensor]]) -
     """
     density = 1 - config.sparsity
     weights = {key: weight for key, (_, weight) in tensors.items()}
-    if config.distribution == "nonzero":
+    if config.distribution == "as_pruned":
         counts = [int(weight.count_nonzero()) for weight in weights.values()]
     elif config.distribution == "global" and config.resolved_init == "magnitude":
         counts = largest(list(weights.values()), density)

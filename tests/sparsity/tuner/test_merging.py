@@ -34,7 +34,7 @@ def test_a_pruned_model_keeps_exactly_its_zeros_through_training_and_merging() -
             if isinstance(module, nn.Linear):
                 module.weight.mul_(torch.rand(module.weight.shape) < 0.3)
     before = {n: p.detach().clone() for n, p in model.named_parameters()}
-    model = get_peft_model(model, BiDSTConfig(distribution="nonzero", topology="static"))
+    model = get_peft_model(model, BiDSTConfig(distribution="as_pruned", topology="static"))
     expected = logits(model)
     few_steps(model)
     merged = model.merge_and_unload()

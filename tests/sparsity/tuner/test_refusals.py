@@ -32,7 +32,8 @@ from tests.sparsity.models import DELTA, config_of, llama
         ({"score_lr": -1}, "score_lr=-1"),
         ({"score_interval": 2.5}, "score_interval=2.5"),
         ({"backend": "cuda"}, "backend='cuda'"),
-        ({"distribution": "nonzero", "target": "delta"}, "distribution='nonzero'"),
+        ({"distribution": "nonzero"}, "distribution='nonzero' is called 'as_pruned'"),
+        ({"distribution": "as_pruned", "target": "delta"}, "distribution='as_pruned'"),
         ({"layers_pattern": "layers"}, "layers_to_transform"),
     ],
 )
@@ -99,8 +100,8 @@ def test_mixed_adapters_are_refused_by_peft() -> None:
         ({"topology": "static", "stop_fraction": 0.5}, "stop_fraction=0.5 is not read"),
         ({"init_steps": 3}, "init_steps=3 is read only with init='gradient' or 'snip'"),
         ({"init_steps": 3, "init": "random", "target": "delta"}, "init_steps=3 is read only with"),
-        ({"distribution": "nonzero", "sparsity": 0.5}, "sparsity=0.5 is read only with another distribution"),
-        ({"distribution": "nonzero", "init": "gradient"}, "init='gradient' is read only with another distribution"),
+        ({"distribution": "as_pruned", "sparsity": 0.5}, "sparsity=0.5 is read only with another distribution"),
+        ({"distribution": "as_pruned", "init": "gradient"}, "init='gradient' is read only with another distribution"),
         ({"distribution": "global", "topology": "static", "init": "random"}, "distribution='global' is read only with"),
     ],
 )
@@ -135,3 +136,8 @@ class Shares(nn.Module):
 def test_a_weight_that_is_another_layers_as_well_is_refused(model: nn.Module, targets: list[str]) -> None:
     with pytest.raises(ValueError, match=r"is shared: it is 'first\.weight' and 'second\.weight'|{'second'} not found"):
         get_peft_model(model, BiDSTConfig(sparsity=0.5, target_modules=targets, train_others=False))
+
+
+def test_an_adapter_saved_with_the_former_name_of_its_distribution_loads() -> None:
+    config = BiDSTConfig(distribution="nonzero", topology="static", counts={"q_proj": 3})
+    assert config.distribution == "as_pruned"

@@ -45,6 +45,10 @@ _MODULE_OF = {
     "train_sparsely": "hf_efficient.sparsity.tuner.loop",
     "compress": "hf_efficient.sparsity.csr.compress",
     "decompress": "hf_efficient.sparsity.csr.compress",
+    "convert_bitmask": "hf_efficient.sparsity.storage.bitmask",
+    "keep_sparsity": "hf_efficient.sparsity.pruned.keep",
+    "prune_sparsegpt": "hf_efficient.sparsity.pruned.sparsegpt",
+    "prune_wanda": "hf_efficient.sparsity.pruned.wanda",
     "load_sparse": "hf_efficient.sparsity.storage.checkpoint",
     "save_sparse": "hf_efficient.sparsity.storage.checkpoint",
     "sharpness": "hf_efficient.optimization.sharpness",
@@ -68,6 +72,10 @@ if TYPE_CHECKING:
     from hf_efficient.representation.vlm.loading import load_token_pruned
     from hf_efficient.representation.vlm.memory import remember_images
     from hf_efficient.sparsity.csr.compress import compress, decompress
+    from hf_efficient.sparsity.pruned.keep import keep_sparsity
+    from hf_efficient.sparsity.pruned.sparsegpt import prune_sparsegpt
+    from hf_efficient.sparsity.pruned.wanda import prune_wanda
+    from hf_efficient.sparsity.storage.bitmask import convert_bitmask
     from hf_efficient.sparsity.storage.checkpoint import load_sparse, save_sparse
     from hf_efficient.sparsity.tuner.callback import SparsityCallback
     from hf_efficient.sparsity.tuner.config import BiDSTConfig
@@ -105,12 +113,16 @@ __all__ = [
     "__version__",
     "attach_token_pruner",
     "compress",
+    "convert_bitmask",
     "decompress",
     "detach_token_pruner",
     "fit_video",
+    "keep_sparsity",
     "load_sparse",
     "load_token_pruned",
     "prune_inputs",
+    "prune_sparsegpt",
+    "prune_wanda",
     "recalibrate_batch_norm",
     "reduce_tokens",
     "remember_images",

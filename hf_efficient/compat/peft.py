@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING, Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from hf_efficient.extras import extra
 
 # The tables stand before the imports: they are read even where one of these names is gone.
 TUNERS = "peft.tuners.tuners_utils"
+LORA = "peft.tuners.lora.layer"
 #: "module:name" -> parameters, of what is overridden: by BiDST's tuner, but for the last.
 OVERRIDDEN = {
     f"{TUNERS}:BaseTuner._check_new_adapter_config": ("self", "config"),
@@ -22,6 +24,12 @@ OVERRIDDEN = {
         "model", "config", "adapter_name", "state_dict", "unwanted_adapter_names",
     ),
     f"{TUNERS}:BaseTuner._remap_adapter_state_dict_for_load": ("model", "config", "adapter_name", "state_dict"),
+    f"{LORA}:LoraVariant.init": ("module", "adapter_name"),
+    f"{LORA}:LoraVariant.merge_safe": ("module", "active_adapter", "orig_weight"),
+    f"{LORA}:LoraVariant.merge_unsafe": ("module", "active_adapter", "orig_weight"),
+    f"{LORA}:LoraVariant.unmerge": ("module", "active_adapter", "orig_weight"),
+    f"{LORA}:LoraVariant.forward": ("module", "active_adapter", "x", "result", "kwargs"),
+    f"{LORA}:LoraVariant.supports_lora_conversion": ("self",),
     "peft:PeftConfig.from_json_file": ("path_json_file", "kwargs"),
     "peft:PeftConfig.from_pretrained": ("pretrained_model_name_or_path", "subfolder", "kwargs"),
     # wrapped where a token pruner is below the adapter
@@ -41,6 +49,9 @@ CALLED = {
     f"{TUNERS}:check_target_module_exists": ("config", "key"),
     f"{TUNERS}:check_adapters_to_merge": ("module", "adapter_names"),
     "peft.utils:resolve_quantization_backend": ("base_layer", "kwargs"),
+    "peft.utils.integrations:dequantize_bnb_weight": ("weight", "state"),
+    "peft.utils.integrations:get_bnb_param_type": ("param",),
+    f"{LORA}:Linear.get_delta_weight": ("self", "adapter"),
     "peft.utils:register_peft_method": ("name", "config_cls", "model_cls", "prefix", "is_mixed_compatible"),
 }
 #: "module:name" of what is read or set.
@@ -56,10 +67,22 @@ READ = (
     "peft:PeftMixedModel",
     "peft.tuners.tuners_utils:BaseTuner",
     "peft.tuners.tuners_utils:BaseTunerLayer",
+    f"{LORA}:Conv1d",
+    f"{LORA}:Conv2d",
+    f"{LORA}:Conv3d",
+    f"{LORA}:LoraVariant",
     "peft.utils:CONFIG_NAME",
     "peft.utils:ModulesToSaveWrapper",
     "peft.utils:TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING",
 )
+#: "module:name" -> words in its source: how a layer asks its variant.
+IN_SOURCE = {
+    f"{LORA}:Linear.forward": ("not in self.lora_variant", "self.lora_variant[active_adapter].forward("),
+    f"{LORA}:Linear.merge": ("not in self.lora_variant", ".merge_safe(", ".merge_unsafe("),
+    f"{LORA}:LoraLayer.update_layer": ("self.lora_variant[adapter_name] = ", "adapter_name in self.lora_variant"),
+    f"{LORA}:LoraLayer.__init__": ("self.merged_adapters", "self.scaling", "self.lora_dropout"),
+    "peft.tuners.lora.bnb:dispatch_bnb_4bit": ("Linear4bit(",),
+}
 
 with extra("sparsity"):
     from peft.tuners.tuners_utils import (
@@ -69,18 +92,22 @@ with extra("sparsity"):
         check_target_module_exists,
     )
     from peft.utils import PeftType, resolve_quantization_backend
+    from peft.utils.integrations import dequantize_bnb_weight, get_bnb_param_type
 
 if TYPE_CHECKING:
     from peft import PeftConfig
 
 __all__ = [
     "CALLED",
+    "IN_SOURCE",
     "OVERRIDDEN",
     "READ",
     "add_all_linear",
     "add_peft_method",
     "check_adapters_to_merge",
+    "dequantized_weight",
     "is_target",
+    "maskable_lora_layers",
     "peft_type",
     "remove_peft_method",
     "resolve_quantization_backend",
@@ -144,3 +171,21 @@ def add_all_linear(config: PeftConfig, model: nn.Module) -> list[str]:
     """Replace target_modules="all-linear" in `config` by the names of these layers, and return the names."""
     _maybe_include_all_linear_layers(config, model)
     return list(getattr(config, "target_modules", None) or ())
+
+
+def dequantized_weight(module: nn.Module) -> Tensor:
+    """The weight of a layer as numbers, detached; of a quantized one, what its codes stand for."""
+    weight: Any = module.weight
+    if get_bnb_param_type(weight):
+        weight = dequantize_bnb_weight(weight, state=getattr(module, "state", None))
+    result: Tensor = weight.detach()
+    return result
+
+
+def maskable_lora_layers() -> tuple[type, ...]:
+    """LoRA's layers that ask a variant in forward and merge alike, and whose base weight can be read."""
+    from peft.tuners import lora
+
+    layers: list[type] = [lora.layer.Linear, lora.layer.Conv1d, lora.layer.Conv2d, lora.layer.Conv3d]
+    bits = sys.modules.get("peft.tuners.lora.bnb")  # imported where a model has such layers
+    return (*layers, *(getattr(bits, name) for name in ("Linear8bitLt", "Linear4bit") if hasattr(bits, name)))

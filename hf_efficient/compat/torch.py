@@ -28,7 +28,11 @@ READ = (
     "torch.nn.modules.batchnorm:_BatchNorm",
     "torch.nn.modules.conv:_ConvNd",
     "torch.nn.modules.module:register_module_forward_pre_hook",
+    "torch.optim.optimizer:register_optimizer_step_post_hook",
     "torch.optim.optimizer:register_optimizer_step_pre_hook",
+    "torch.nn:Conv1d._conv_forward",
+    "torch.nn:Conv2d._conv_forward",
+    "torch.nn:Conv3d._conv_forward",
     "torch.distributed.fsdp:FSDPModule.reshard",
 )
 #: "module:name" -> words in its source, where a name exists on instances alone.
@@ -39,18 +43,25 @@ IN_SOURCE = {
 
 from torch.nn.modules.batchnorm import _BatchNorm as AnyBatchNorm  # noqa: E402
 from torch.nn.modules.conv import _ConvNd as AnyConv  # noqa: E402
+from torch.optim.optimizer import (  # noqa: E402
+    register_optimizer_step_post_hook,
+    register_optimizer_step_pre_hook,
+)
 
 __all__ = [
     "AnyBatchNorm",
     "AnyConv",
     "change_count",
     "compiled_module",
+    "convolve",
     "foreach_add_",
     "foreach_copy_",
     "foreach_div_",
     "foreach_neg_",
     "foreach_norm",
     "is_replica",
+    "register_optimizer_step_post_hook",
+    "register_optimizer_step_pre_hook",
     "replicates",
     "steps_inside_backward",
     "storage_id",
@@ -66,6 +77,12 @@ def compiled_module(model: Any) -> Any:
 def uncompiled_name(name: str) -> str:
     """The name of a module in a model, without what `torch.compile(part)` adds where it takes the place of a part."""
     return ".".join(part for part in name.split(".") if part != "_orig_mod")
+
+
+def convolve(layer: AnyConv, x: Tensor, weight: Tensor) -> Tensor:
+    """What a convolution does with another weight and no bias: its strides, padding and dilation."""
+    result: Tensor = layer._conv_forward(x, weight, None)  # type: ignore[operator]
+    return result
 
 
 def is_replica(module: nn.Module) -> bool:

@@ -1,0 +1,187 @@
+"""Pruning in one shot by calibration batches: which layers, and what their inputs are."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
+
+from hf_efficient.checks import check_number
+from hf_efficient.extras import extra
+from hf_efficient.sparsity.tuner.targets import stays_dense
+
+from .weights import Names, matching
+
+with extra("sparsity"):
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+#: Prunes a layer: its weight as (outputs, inputs), changed in place, and the statistics of its inputs.
+Prune = Callable[[Tensor, Tensor], None]
+
+
+def check_amount(sparsity: float | None, pattern: str | None) -> tuple[float, tuple[int, int] | None]:
+    """The share of zeros, and (N, M) where N of every M neighbouring inputs are kept.
+
+    Args:
+        sparsity: share of zeros in each layer, in (0, 1); None: 0.5, or what the pattern says.
+        pattern: "N:M", e.g. "2:4"; None: any entries.
+
+    Raises:
+        ValueError: one is out of range, or both are given.
+    """
+    if pattern is None:
+        share = 0.5 if sparsity is None else sparsity
+        check_number("sparsity", share, 0, 1, "a share of zeros in (0, 1), e.g. 0.5", below=True, above=True)
+        return share, None
+    found = re.fullmatch(r"(\d{1,3}):(\d{1,3})", pattern) if isinstance(pattern, str) else None
+    kept, of = (int(found[1]), int(found[2])) if found else (0, 0)
+    if not 0 < kept < of:
+        raise ValueError(f"pattern={pattern!r} is out of range; expected 'N:M' with 0 < N < M, e.g. '2:4'.")
+    if sparsity is not None:
+        raise ValueError(f"sparsity={sparsity} is not read with pattern={pattern!r}, which says it: leave it out.")
+    return 1 - kept / of, (kept, of)
+
+
+def layers_to_prune(
+    model: nn.Module, targets: Names, excluded: Names, pattern: tuple[int, int] | None
+) -> dict[str, nn.Module]:
+    """Linear layers and Conv1D of GPT-2: name -> layer, in the order of the model.
+
+    Args:
+        model: plain, not quantized.
+        targets: names as for `keep_sparsity`; None: all but heads and embeddings.
+        excluded: names to leave out.
+        pattern: (N, M) that must fit the layers' inputs, or None.
+
+    Raises:
+        ValueError: the model has adapters, a layer is quantized or does not fit the pattern, or there is none.
+    """
+    found: dict[str, nn.Module] = {}
+    for name, module in model.named_modules():
+        if isinstance(module, BaseTunerLayer):
+            raise ValueError(f"The model has an adapter ({name!r}): prune the plain model, then add the adapter.")
+        if not isinstance(module, (nn.Linear, Conv1D)) or matching(name, "weight", excluded):
+            continue
+        if not (matching(name, "weight", targets) if targets is not None else not stays_dense(name)):
+            continue
+        if not module.weight.is_floating_point() or type(module.weight.data) is not Tensor:
+            raise ValueError(f"The weight of {name!r} is quantized: prune the model before it is quantized.")
+        inputs = outputs_first(module).shape[1]
+        if pattern is not None and inputs % pattern[1]:
+            raise ValueError(
+                f"{name!r} has {inputs} inputs, which pattern '{pattern[0]}:{pattern[1]}' does not divide; leave it "
+                "out with exclude_modules."
+            )
+        found[name] = module
+    if not found:
+        raise ValueError(f"target_modules={targets!r} found no linear layer to prune; name the layers.")
+    return found
+
+
+def outputs_first(layer: nn.Module) -> Tensor:
+    """The weight of a layer as (outputs, inputs); a view."""
+    weight: Tensor = layer.weight.data  # type: ignore[union-attr,assignment]
+    return weight.T if isinstance(layer, Conv1D) else weight
+
+
+@torch.no_grad()
+def prune_by_inputs(
+    model: nn.Module,
+    batches: Iterable[Any],
+    layers: Mapping[str, nn.Module],
+    measure: Callable[[Tensor], Tensor],
+    prune: Prune,
+    largest: int,
+) -> None:
+    """Measure the inputs of the layers on calibration batches, and prune by what was measured.
+
+    Layers are taken in order, as many at a time as `largest` numbers of statistics allow; those behind see the outputs
+    of those that are pruned already. The model is in eval mode meanwhile.
+
+    Args:
+        model: called with each batch: `model(**batch)` of a mapping, `model(*batch)` of a tuple or list, else
+            `model(batch)`. Where a mapping has an `attention_mask` (B, T), padding is not measured.
+        batches: calibration data, on the model's device; gone through once for each group of layers.
+        layers: name -> layer.
+        measure: inputs (tokens, inputs) float32 -> their statistics, which are added up over batches.
+        prune: see `Prune`; statistics are averages over tokens.
+        largest: numbers of statistics in memory at a time.
+
+    Raises:
+        ValueError: there is no batch, a layer is not called by the model, or inputs are not finite.
+    """
+    data = batches if iter(batches) is not batches else list(batches)
+    names, training = list(layers), model.training
+    model.eval()
+    try:
+        while names:
+            group, size = [names.pop(0)], 0
+            size = _size(layers[group[0]], measure)
+            while names and size + _size(layers[names[0]], measure) <= largest:
+                size += _size(layers[names[0]], measure)
+                group.append(names.pop(0))
+            sums: dict[str, Tensor] = {}
+            counts = dict.fromkeys(group, 0)
+            for batch in data:
+                with _measured({name: layers[name] for name in group}, batch, measure, sums, counts):
+                    _call(model, batch)
+            for name in group:
+                if not counts[name]:
+                    raise ValueError(
+                        f"{name!r} was not called with any token of the calibration batches: give batches that use "
+                        "it, or leave it out with exclude_modules."
+                    )
+                mean = sums.pop(name) / counts[name]
+                if not bool(mean.isfinite().all()):
+                    raise ValueError(f"The inputs of {name!r} are not finite on the calibration batches.")
+                prune(outputs_first(layers[name]), mean)
+    finally:
+        model.train(training)
+
+
+def _size(layer: nn.Module, measure: Callable[[Tensor], Tensor]) -> int:
+    return measure(torch.empty(1, outputs_first(layer).shape[1], device="meta")).numel()
+
+
+@contextmanager
+def _measured(
+    layers: Mapping[str, nn.Module],
+    batch: Any,
+    measure: Callable[[Tensor], Tensor],
+    sums: dict[str, Tensor],
+    counts: dict[str, int],
+) -> Iterator[None]:
+    """Measure what the layers are called with."""
+    mask = batch.get("attention_mask") if isinstance(batch, Mapping) else None
+
+    def hook(name: str) -> Callable[..., None]:
+        def see(_: nn.Module, inputs: tuple[Any, ...]) -> None:
+            x: Tensor = inputs[0]
+            real = isinstance(mask, Tensor) and mask.dim() == 2 and x.shape[:2] == mask.shape and x.dim() == 3
+            tokens = x[mask.bool()] if real else x.flatten(0, -2)  # type: ignore[union-attr]
+            found = measure(tokens.detach().float())
+            sums[name] = found if name not in sums else sums[name].add_(found)
+            counts[name] += len(tokens)
+
+        return see
+
+    handles = [layer.register_forward_pre_hook(hook(name)) for name, layer in layers.items()]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _call(model: nn.Module, batch: Any) -> None:
+    if isinstance(batch, Mapping):
+        model(**batch)
+    elif isinstance(batch, (tuple, list)):
+        model(*batch)
+    else:
+        model(batch)

@@ -104,7 +104,7 @@ def test_importance_is_not_that_of_a_layer_that_a_changed_config_has_no_features
 def test_a_model_that_was_proven_has_its_hooks_and_can_be_pickled_as_before(monkeypatch):
     monkeypatch.setattr(proof, "_PROVEN", {})
     model, processor = stock("mistral3")  # a call of it puts hooks there that cannot be pickled
-    shown_layer = []
+    shown_layer: list[int] = []
     layer = model.base_model.vision_tower.transformer.layers[0]
     layer.register_forward_hook(note := functools.partial(seen, shown_layer))
     attach_token_pruner(model, processor, TokenPrunerConfig(budget=3, importance="distinct"))

@@ -47,6 +47,7 @@ CALLED = {
     "transformers:Trainer._get_output_dir": ("self", "trial"),
     "transformers:Trainer._defer_fsdp_gradient_reduction": ("self",),
     "transformers:GenerationMixin._prepare_multimodal_encoder_kwargs_for_generation": ("self", "model_kwargs"),
+    "transformers:ProcessorMixin._merge_kwargs": ("self", "ModelProcessorKwargs", "tokenizer_init_kwargs", "kwargs"),
     "transformers:PreTrainedModel._from_config": ("config", "kwargs"),
     "transformers:Adafactor._get_lr": ("param_group", "param_state"),
     "transformers.utils:find_adapter_config_file": (
@@ -214,6 +215,14 @@ def anyres_tiles(size: Any, config: Any) -> int:
     from transformers.models.llava_next.modeling_llava_next import image_size_to_num_patches
 
     return int(image_size_to_num_patches(size, config.image_grid_pinpoints, config.vision_config.image_size))
+
+
+def processing_settings(processor: Any, modality: str) -> dict[str, Any]:
+    """What a processor gives to its part for "image" or "video" in a call without settings.
+
+    These are defaults of the processor's class, which its `image_processor` by itself does not know.
+    """
+    return dict(processor._merge_kwargs().get(f"{modality}s_kwargs", {}))
 
 
 def has_adapter(folder_or_id: str, **hub: Any) -> bool:

@@ -4,7 +4,7 @@ from typing import Any
 
 from tests.tiny import IMAGES, image, video
 
-from . import ZOO
+from . import ZOO, takes_types
 
 #: those whose videos are pruned
 VIDEOS = (
@@ -45,7 +45,7 @@ def shown_clips(processor: Any, rows: list[list[int]], pictures: bool = False) -
     ]
     stamps = type(processor).__name__.startswith(("Muse", "Cosmos3Edge"))  # made of what is known of a clip
     asked = {"return_metadata": True} if stamps else {}
-    types = {"return_mm_token_type_ids": True} if "mm_token_type_ids" in processor.model_input_names else {}
+    types = {"return_mm_token_type_ids": True} if takes_types(processor) else {}
     return processor(
         **types,
         text=texts,

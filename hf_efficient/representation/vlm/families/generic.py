@@ -11,6 +11,7 @@ from PIL import Image
 from torch import Tensor
 from transformers.utils import logging
 
+from hf_efficient.compat.transformers import processing_settings
 from hf_efficient.representation.vlm.attached import stock_class_of
 
 from . import towers
@@ -222,13 +223,17 @@ def stock_text(processor: Any, modality: str, size: Any) -> str:
     stock: Any = stock_class_of(processor)
     *frames, height, width = size
     text: str
+    settings = {**processing_settings(processor, modality), "return_tensors": "pt"}
     if modality == "image":
-        made = processor.image_processor([Image.new("RGB", (width, height))], return_tensors="pt")
+        made = processor.image_processor([Image.new("RGB", (width, height))], **settings)
         text = stock.replace_image_token(processor, made, image_idx=0)
     else:
-        every = {"do_sample_frames": False, "return_metadata": True, "return_tensors": "pt"}
-        made = processor.video_processor([torch.zeros(*frames, 3, height, width, dtype=torch.uint8)], **every)
-        text = stock.replace_video_token(processor, made, video_idx=0)
+        # of frames that stay as they were Video-LLaMA 3 leaves tokens out
+        source = torch.Generator().manual_seed(0)
+        noise = torch.randint(256, (*frames, 3, height, width), dtype=torch.uint8, generator=source)
+        settings |= {"do_sample_frames": False, "return_metadata": True}
+        made = processor.video_processor([noise], **settings)
+        text = stock.replace_video_token(processor, made, video_idx=0, load_audio_from_video=False)
     return text
 
 

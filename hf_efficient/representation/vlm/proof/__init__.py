@@ -27,7 +27,7 @@ __all__ = ["RULES", "Unproven", "family_for", "prove"]
 #: settings that say where a model comes from and how its weights are stored, not what it calculates
 ORIGIN = ("architectures", "dtype", "transformers_version", "_name_or_path")
 
-_PROVEN: dict[tuple[type, str], dict[tuple[type, str], Generic]] = {}
+_PROVEN: dict[tuple[type, type, str], dict[tuple[type, str], Generic]] = {}
 _PROVING = threading.RLock()  # a proof takes the place of the language model, which two at once would take for real
 
 
@@ -54,7 +54,7 @@ def family_for(model: Any, processor: Any = None, again: bool = False) -> Family
         return family_of(model)  # raises
     if known and processor is not None and any(written_for(row.implementation, processor) for row in FAMILIES.methods):
         return family_of(model)  # even if it is that of another one: a mistake, which attaching refuses
-    proven = _PROVEN.setdefault(_identity(model, model.config), {})
+    proven = _PROVEN.setdefault((stock_class_of(base), *_identity(model, model.config)), {})
     if processor is None:
         if not known and not proven:
             raise ValueError(

@@ -50,7 +50,7 @@ RULES = {
     "processor": "the processor takes pictures or clips of different shapes, alone and in a batch",
     "runs": "the model runs on what the processor makes",
     "pixels": "the pixels that the processor makes are those that the function for features takes",
-    "pooler_output": "that function puts the features into pooler_output",
+    "pooler_output": "the function for the features puts them into pooler_output",
     "counts": "there are as many placeholders as features",
     "layout": "runs of placeholders and pieces of pooler_output tell each other's sizes",
     "same bits": "pixels and features encoded before give the language model the same",

@@ -70,6 +70,10 @@ def test_k_is_exact_and_a_batch_is_its_rows_and_generate_goes_on_from_forward(na
 @pytest.mark.parametrize("positions", ["auto", "original"])
 @pytest.mark.parametrize("name", TYPES)
 def test_the_language_model_sees_what_it_would_have_seen_of_the_kept_tokens(name, positions):
+    if positions == "original" and name == "molmo2":  # rows of its pictures end with tokens of the text
+        with pytest.raises(ValueError, match="positions='original' has no meaning"):
+            pruned(name, positions=positions)
+        return
     model, processor = stock(name)
     full = shown_clips(processor, clip_rows(name)[1:])
     with recorded(model) as stock_calls:

@@ -175,6 +175,7 @@ def test_a_processor_without_placeholders_is_refused():
 
 
 def test_the_refusal_names_the_pair_and_the_one_rule():
+    attach_token_pruner(*stock("deepseek_vl"), TokenPrunerConfig())  # proves nothing of another class of base model
     model, processor = sabotaged("deepseek_vl", forward=merged(lambda x, _: x * 2))
     with pytest.raises(
         ValueError, match=r"^DeepseekVLForCond.*deepseek_vl.*DeepseekVLProcessor.*in their order; but .* 2 .*llava_next"

@@ -4,15 +4,17 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
 from peft import PeftModel, get_peft_model
 from PIL import Image
+from safetensors.torch import load_file
 from torch import nn
 
 import hf_efficient
-from hf_efficient import BiDSTConfig, SAMArguments, TokenPrunerConfig, load_sparse, save_sparse
+from hf_efficient import BiDSTConfig, SAMArguments, TokenPrunerConfig, convert_bitmask, load_sparse, save_sparse
 from hf_efficient.optimization.training import memory_file
 from hf_efficient.reading import naming, read_json
 from hf_efficient.representation.evaluation.questions import load_evaluation_set
@@ -24,6 +26,7 @@ from hf_efficient.video.networks.modeling_stdo import STDOModel
 from hf_efficient.video.play.player import Player
 from tests.sparsity.csr.test_compress import sparse_llama
 from tests.sparsity.models import ConvNet, convnet_inputs, disturb
+from tests.sparsity.storage.test_bitmask import checkpoint
 from tests.video.bundles import QUICK, started
 from tests.video.clips import make_clip, moving_frames
 
@@ -57,6 +60,16 @@ def sparse_file(folder: Path) -> Callable[[], Any]:
 def sparse_folder(folder: Path) -> Callable[[], Any]:
     save_sparse(sparse_llama(), folder)
     return lambda: dict(load_sparse(folder).state_dict())
+
+
+def bitmask(folder: Path) -> Callable[[], Any]:
+    checkpoint(folder)
+
+    def load() -> Any:
+        with TemporaryDirectory() as output:
+            return load_file(convert_bitmask(folder, Path(output, "plain")) / "model.safetensors")
+
+    return load
 
 
 def pruner(folder: Path) -> Callable[[], Any]:
@@ -188,6 +201,7 @@ STREAM = "low_resolution.mkv"
 FORMATS: dict[str, Format] = {
     "sparse checkpoint": Format(sparse_file, ["model.sparse.safetensors"], exact=True),
     "sparse transformers model": Format(sparse_folder, ["config.json", "model.sparse.safetensors"]),
+    "sparse-bitmask checkpoint": Format(bitmask, ["config.json", "model.safetensors"]),
     "token pruner": Format(pruner, ["token_pruner_config.json", "generator.safetensors"]),
     "adapter": Format(adapter, ["adapter_config.json", "adapter_model.safetensors"]),
     "bundle": Format(bundle, ["bundle.json", *checked_files(STREAM)], signed),

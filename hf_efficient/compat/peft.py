@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import sys
 from typing import TYPE_CHECKING, Any
 
@@ -176,7 +177,12 @@ def add_all_linear(config: PeftConfig, model: nn.Module) -> list[str]:
 def dequantized_weight(module: nn.Module) -> Tensor:
     """The weight of a layer as numbers, detached; of a quantized one, what its codes stand for."""
     weight: Any = module.weight
-    if get_bnb_param_type(weight):
+    state: Any = getattr(weight, "quant_state", None)
+    if getattr(state, "packing_format_for_cpu", False):  # after a forward in eval mode on CPUs that have AVX512-BF16
+        from bitsandbytes.functional import _convert_weight_packed_for_cpu_inverse, dequantize_4bit
+
+        weight = dequantize_4bit(*_convert_weight_packed_for_cpu_inverse(weight.data, copy.copy(state)))
+    elif get_bnb_param_type(weight):
         weight = dequantize_bnb_weight(weight, state=getattr(module, "state", None))
     result: Tensor = weight.detach()
     return result

@@ -114,9 +114,9 @@ def keep_sparsity(model: nn.Module, *, target_modules: Names = None, exclude_mod
 
     Weights that train: their gradient is zero where they are zero, so that every optimizer which leaves a weight of
     zero gradient alone (SGD, Adam, AdamW with its weight decay, Adafactor, Lion) leaves zeros zero. Nothing is stored
-    and no layer is replaced; the cost is one comparison of each weight in a backward pass. Optimizers of bitsandbytes
-    and torchao, whose 8-bit states turn zeros into small numbers, get them put back after each step. A weight that
-    becomes exactly zero counts as zero from then on, as long as no momentum moves it.
+    and no layer is replaced; the cost is a comparison and a fill of each weight in a backward pass. Optimizers of
+    bitsandbytes and torchao, whose 8-bit states turn zeros into small numbers, get them put back after each step. A
+    weight that becomes exactly zero counts as zero from then on, as long as no momentum moves it.
 
     LoRA: the delta of a pruned layer is masked, W + M * (s B A), M being one where W is not zero, in the forward as in
     the merge (SQFT, Munoz et al., EMNLP Findings 2024, arXiv 2410.03750). So merging keeps zeros, and changes no

@@ -71,6 +71,7 @@ class MaskedLora(LoraVariant):  # type: ignore[misc]  # PEFT's class is untyped
     @staticmethod
     def merge_safe(module: Any, active_adapter: str, orig_weight: Tensor) -> Tensor:
         """The merged weight, a new tensor."""
+        orig_weight = _readable(module, orig_weight)
         module.lora_variant.remember(module, orig_weight)
         return orig_weight + masked_delta(module, active_adapter).to(orig_weight.dtype)
 
@@ -83,6 +84,7 @@ class MaskedLora(LoraVariant):  # type: ignore[misc]  # PEFT's class is untyped
     @staticmethod
     def unmerge(module: Any, active_adapter: str, orig_weight: Tensor) -> Tensor:
         """The weight without the delta, as after PEFT's own unmerge: to rounding."""
+        orig_weight = _readable(module, orig_weight)
         return orig_weight - masked_delta(module, active_adapter).to(orig_weight.dtype)
 
 
@@ -157,6 +159,12 @@ def _outputs_first(layer: Any) -> Tensor:
     """The same as (outputs, inputs)."""
     zeros = inactive(layer)
     return zeros.T if layer.fan_in_fan_out else zeros
+
+
+def _readable(layer: Any, weight: Tensor) -> Tensor:
+    """The weight itself, or a quantized one's numbers, which PEFT reads wrongly where bitsandbytes has packed it."""
+    base = layer.get_base_layer()
+    return weight if base.weight.is_floating_point() else dequantized_weight(base)
 
 
 def masked_delta(layer: Any, adapter: str) -> Tensor:

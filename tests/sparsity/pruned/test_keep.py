@@ -220,6 +220,18 @@ def test_nothing_keeps_a_model_in_memory() -> None:
     assert left() is None
 
 
+def test_gradients_that_ddp_averages_keep_zeros(tmp_path: Path) -> None:
+    model = net()
+    kept = keep_sparsity(model)
+    torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path / 'store'}", rank=0, world_size=1)
+    try:
+        parallel = nn.parallel.DistributedDataParallel(model)
+        train(parallel, torch.optim.AdamW(model.parameters(), lr=1e-2))
+    finally:
+        torch.distributed.destroy_process_group()
+    kept.check()
+
+
 def test_checkpointed_layers_and_autocast_keep_zeros() -> None:
     model = pruned(llama()).train()
     masks = zeros_of(model)

@@ -23,8 +23,8 @@ KINDS: dict[str, Any] = {
 def quantized(kind: str) -> tuple[Any, Tensor]:
     """An adapted model of one pruned, quantized layer, and where the pruned weight was zero."""
     torch.manual_seed(0)
-    plain = pruned(nn.Linear(64, 48))
-    layer = KINDS[kind](64, 48)
+    plain = pruned(nn.Linear(64, 96))
+    layer = KINDS[kind](64, 96)
     layer.load_state_dict(plain.state_dict())
     model: Any = nn.Sequential(layer.to("cpu"))
     setattr(model, "is_loaded_in_8bit" if kind == "int8" else "is_loaded_in_4bit", True)  # as transformers sets it
@@ -68,6 +68,27 @@ def test_merging_into_the_quantized_weight_keeps_zeros(kind: str) -> None:
     assert bool((weight[zeros] == 0).all())
     assert 0.4 < float((weight == 0).float().mean()) < 0.65
     assert float((found - expected).norm()) < 0.4 * float((expected - base).norm())  # rounding to codes again
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.filterwarnings("ignore:Merge lora module:UserWarning")
+def test_evaluation_which_packs_weights_on_some_cpus_changes_nothing(kind: str) -> None:
+    model, zeros = quantized(kind)
+    with torch.no_grad():
+        weight = dequantized_weight(model.base_model.model[0].base_layer).float()
+    keep_sparsity(model)
+    layer, x = model.base_model.model[0], torch.randn(5, 64)
+    a, b = layer.lora_A["default"].weight, layer.lora_B["default"].weight
+    model.eval()
+    with torch.no_grad():
+        for _ in range(2):
+            found = model(x) - layer.base_layer(x)
+        assert torch.allclose(found, x @ ((b @ a) * (weight != 0)).T, atol=0.05)
+        assert bool((dequantized_weight(layer.base_layer)[zeros] == 0).all())
+        merged = dequantized_weight(model.merge_and_unload()[0]).float()
+    assert bool((merged[zeros] == 0).all())
+    delta = (b @ a).detach() * (weight != 0)
+    assert float((merged - weight - delta).norm()) < 0.3 * float(delta.norm())
 
 
 def test_without_a_mask_merging_fills_zeros() -> None:

@@ -43,10 +43,6 @@ IN_SOURCE = {
 
 from torch.nn.modules.batchnorm import _BatchNorm as AnyBatchNorm  # noqa: E402
 from torch.nn.modules.conv import _ConvNd as AnyConv  # noqa: E402
-from torch.optim.optimizer import (  # noqa: E402
-    register_optimizer_step_post_hook,
-    register_optimizer_step_pre_hook,
-)
 
 __all__ = [
     "AnyBatchNorm",
@@ -60,8 +56,6 @@ __all__ = [
     "foreach_neg_",
     "foreach_norm",
     "is_replica",
-    "register_optimizer_step_post_hook",
-    "register_optimizer_step_pre_hook",
     "replicates",
     "steps_inside_backward",
     "storage_id",

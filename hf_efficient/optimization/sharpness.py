@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from hf_efficient.extras import extra
 from hf_efficient.files import written_whole
+from hf_efficient.modes import evaluating
 from hf_efficient.optimization.engine.perturbation import Direction, Weights, dot, global_norm
 from hf_efficient.optimization.variants.asam import asam_scaling
 
@@ -132,16 +133,13 @@ def loss_of_batch(model: nn.Module, batch: Any) -> Tensor:
 @contextmanager
 def evaluated(model: nn.Module, weights: Weights) -> Iterator[None]:
     """Evaluation mode and no gradients inside the block; the mode and the gradients from before after it."""
-    modes = {m: m.training for m in model.modules()}
     gradients = weights.take_gradients()
-    model.eval()
     try:
-        yield
+        with evaluating(model):
+            yield
     finally:
         for p in weights.parameters:
             p.grad = gradients.get(p)
-        for module, training in modes.items():
-            module.training = training
 
 
 def _mean_loss(model: nn.Module, batches: Sequence[Any], loss_of: LossOf, backward: bool = False) -> float:

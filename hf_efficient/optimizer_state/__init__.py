@@ -8,7 +8,7 @@ from .momentum import keeps_momentum, momenta
 from .moved_weights import check, forget, resize
 from .roles import declare
 from .step_size import effective_lr
-from .structure import group_of, innermost
+from .structure import group_of, held_ids, innermost
 
 __all__ = [
     "check",
@@ -16,6 +16,7 @@ __all__ = [
     "effective_lr",
     "forget",
     "group_of",
+    "held_ids",
     "innermost",
     "keeps_momentum",
     "momenta",

@@ -19,6 +19,11 @@ def innermost(optimizer: Any) -> Any:
         optimizer = inner
 
 
+def held_ids(optimizer: Optimizer) -> set[int]:
+    """The id() of every parameter that an optimizer holds."""
+    return {id(p) for group in optimizer.param_groups for p in group["params"]}
+
+
 def group_of(optimizer: Optimizer, parameter: Tensor) -> dict[str, Any]:
     """The parameter group that a parameter is in."""
     return next(group for group in optimizer.param_groups if any(p is parameter for p in group["params"]))

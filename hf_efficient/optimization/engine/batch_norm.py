@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn.modules.module import register_module_forward_pre_hook
 
 from hf_efficient.compat.torch import AnyBatchNorm
+from hf_efficient.modes import evaluating
 
 
 def batch_norms(model: nn.Module) -> list[AnyBatchNorm]:
@@ -82,21 +83,18 @@ def recalibrate_batch_norm(model: nn.Module, batches: Iterable[Any]) -> None:
     if not layers:
         return
     momenta = [m.momentum for m in layers]
-    modes = {m: m.training for m in model.modules()}
-    model.eval()
-    for m in layers:
-        m.reset_running_stats()
-        m.momentum = None  # a cumulative mean
-        m.train()
     seen = 0
-    try:
-        for batch in batches:
-            seen += 1
-            model(**batch) if isinstance(batch, Mapping) else model(batch)
-    finally:
-        for m, momentum in zip(layers, momenta, strict=True):
-            m.momentum = momentum
-        for module, training in modes.items():
-            module.training = training
+    with evaluating(model):
+        for m in layers:
+            m.reset_running_stats()
+            m.momentum = None  # a cumulative mean
+            m.train()
+        try:
+            for batch in batches:
+                seen += 1
+                model(**batch) if isinstance(batch, Mapping) else model(batch)
+        finally:
+            for m, momentum in zip(layers, momenta, strict=True):
+                m.momentum = momentum
     if not seen:
         raise ValueError("No batch to gather BatchNorm statistics from; pass some batches of training data.")

@@ -13,6 +13,8 @@ from typing import Any
 from torch.optim import Optimizer
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
+from hf_efficient.optimizer_state import held_ids
+
 from .perturbation import Weights
 
 STEPS_INSIDE_BACKWARD = (
@@ -42,7 +44,7 @@ def refuse_optimizer(optimizer: Any, weights: Weights | None = None) -> None:
                          "take an optimizer whose step() needs none, as torch.optim.SGD or AdamW.")  # fmt: skip
     if weights is None:
         return
-    held = {id(p) for group in inner.param_groups for p in group["params"]}
+    held = held_ids(inner)
     if weights.parameters and not any(id(p) in held for p in weights.parameters):
         raise ValueError(
             f"The optimizer ({name}) holds none of the model's trainable weights. {STEPS_INSIDE_BACKWARD} If it was "
@@ -68,8 +70,8 @@ def no_step_while_perturbed(weights: Weights) -> Iterator[None]:
     """
 
     def refuse(optimizer: Optimizer, *_: Any) -> None:
-        own = {id(p) for p in weights.parameters}
-        if any(id(p) in own for group in optimizer.param_groups for p in group["params"]):
+        held = held_ids(optimizer)
+        if any(id(p) in held for p in weights.parameters):
             name = type(optimizer).__name__
             raise ValueError(f"{name}.step() while the weights are perturbed. {STEPS_INSIDE_BACKWARD}")
 

@@ -13,6 +13,7 @@ from transformers.pytorch_utils import Conv1D
 
 from hf_efficient.checks import check_number
 from hf_efficient.extras import extra
+from hf_efficient.modes import evaluating
 from hf_efficient.sparsity.tuner.targets import stays_dense
 
 from .weights import Names, matching
@@ -116,21 +117,14 @@ def prune_by_inputs(
         ValueError: there is no batch, a layer is not called by the model, or inputs are not finite.
     """
     data = batches if iter(batches) is not batches else list(batches)
-    names, training = list(layers), model.training
-    model.eval()
-    try:
-        while names:
-            group, size = [names.pop(0)], 0
-            size = _size(layers[group[0]], measure)
-            while names and size + _size(layers[names[0]], measure) <= largest:
-                size += _size(layers[names[0]], measure)
-                group.append(names.pop(0))
+    with evaluating(model):
+        for group in _groups(layers, measure, largest):
             sums: dict[str, Tensor] = {}
             counts = dict.fromkeys(group, 0)
             for batch in data:
-                with _measured({name: layers[name] for name in group}, batch, measure, sums, counts):
+                with _measured(group, batch, measure, sums, counts):
                     _call(model, batch)
-            for name in group:
+            for name, layer in group.items():
                 if not counts[name]:
                     raise ValueError(
                         f"{name!r} was not called with any token of the calibration batches: give batches that use "
@@ -139,9 +133,23 @@ def prune_by_inputs(
                 mean = sums.pop(name) / counts[name]
                 if not bool(mean.isfinite().all()):
                     raise ValueError(f"The inputs of {name!r} are not finite on the calibration batches.")
-                prune(outputs_first(layers[name]), mean)
-    finally:
-        model.train(training)
+                prune(outputs_first(layer), mean)
+
+
+def _groups(
+    layers: Mapping[str, nn.Module], measure: Callable[[Tensor], Tensor], largest: int
+) -> Iterator[dict[str, nn.Module]]:
+    """Layers one after the other, as many together as `largest` numbers of statistics allow, one at least."""
+    group: dict[str, nn.Module] = {}
+    total = 0
+    for name, layer in layers.items():
+        size = _size(layer, measure)
+        if group and total + size > largest:
+            yield group
+            group, total = {}, 0
+        group[name] = layer
+        total += size
+    yield group
 
 
 def _size(layer: nn.Module, measure: Callable[[Tensor], Tensor]) -> int:

@@ -9,10 +9,11 @@ from weakref import ReferenceType, WeakKeyDictionary, ref
 
 import torch
 from torch import Tensor, nn
+from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 
 from hf_efficient.active_mask import active_mask
-from hf_efficient.compat.torch import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 from hf_efficient.extras import extra
+from hf_efficient.optimizer_state import held_ids
 from hf_efficient.sparsity.storage import mask_encoding
 
 from .masked_lora import mask_lora, mask_of
@@ -185,7 +186,7 @@ def _before_step(kept: ReferenceType[KeptSparsity], optimizer: torch.optim.Optim
     mine = kept()
     if mine is None or not any(base.__module__.partition(".")[0] in ROUNDING for base in type(optimizer).__mro__):
         return
-    trained = {id(p) for group in optimizer.param_groups for p in group["params"]}
+    trained = held_ids(optimizer)
     for name, weight in mine.weights.items():
         if id(weight.tensor) in trained:
             mine._bits[name] = mask_encoding.pack(weight.tensor != 0)
@@ -203,9 +204,8 @@ def _after_step(kept: ReferenceType[KeptSparsity], optimizer: torch.optim.Optimi
         tensor.masked_fill_(~mask_encoding.unpack(bits, tensor.numel()).view(tensor.shape), 0)
     mine._bits.clear()
     if optimizer not in mine._steps:
-        own = {id(parameter) for parameter in model.parameters()}
-        trains = any(id(p) in own for group in optimizer.param_groups for p in group["params"])
-        mine._steps[optimizer] = 0 if trains else -1
+        held = held_ids(optimizer)
+        mine._steps[optimizer] = 0 if any(id(p) in held for p in model.parameters()) else -1
     if mine._steps[optimizer] < 0:
         return
     steps = mine._steps[optimizer] = mine._steps[optimizer] + 1

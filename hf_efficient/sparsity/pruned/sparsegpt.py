@@ -16,6 +16,11 @@ from .weights import Names
 HESSIANS = 2**28  # numbers of Hessians in memory at a time: 1 GiB
 
 
+def obs_scores(w: Tensor, diagonal: Tensor) -> Tensor:
+    """w_ij^2 / [H^-1]_jj, what pruning an entry costs: w is (outputs, columns), with the factor's diagonal."""
+    return w.square() / diagonal.square()
+
+
 def prune_layer(
     weight: Tensor,
     hessian: Tensor,
@@ -52,7 +57,7 @@ def prune_layer(
     columns = w.shape[1]
     for start in range(0, columns, block):
         end = min(start + block, columns)
-        score = w[:, start:end].square() / diagonal[start:end].square()
+        score = obs_scores(w[:, start:end], diagonal[start:end])
         mask = torch.zeros_like(score, dtype=torch.bool)
         if pattern is None:
             mask.flatten()[score.flatten().topk(int(share * score.numel()), largest=False).indices] = True
@@ -60,7 +65,7 @@ def prune_layer(
         for j in range(start, end):
             if pattern is not None and j % pattern[1] == 0:
                 group = slice(j, j + pattern[1])
-                score = w[:, group].square() / diagonal[group].square()
+                score = obs_scores(w[:, group], diagonal[group])
                 lowest = score.topk(pattern[1] - pattern[0], dim=1, largest=False).indices
                 mask.scatter_(1, lowest + j - start, True)
             error = torch.where(mask[:, j - start], w[:, j], 0.0) / diagonal[j]

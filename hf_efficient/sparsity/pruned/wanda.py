@@ -56,13 +56,11 @@ def prune_wanda(
 
     def prune(weight: Tensor, mean_squares: Tensor) -> None:
         scores = wanda_scores(weight, mean_squares)
-        if groups is None:
-            lowest = scores.topk(int(share * scores.shape[1]), dim=1, largest=False).indices
-            weight.scatter_(1, lowest, 0.0)
-        else:
-            kept, of = groups
-            lowest = scores.view(len(scores), -1, of).topk(of - kept, dim=2, largest=False).indices
-            mask = torch.zeros_like(scores, dtype=torch.bool).view(len(scores), -1, of).scatter_(2, lowest, True)
-            weight.masked_fill_(mask.view(scores.shape), 0.0)
+        inputs = scores.shape[1]
+        zeros, of = (int(share * inputs), inputs) if groups is None else (groups[1] - groups[0], groups[1])
+        compared = scores.reshape(len(scores), -1, of)
+        lowest = compared.topk(zeros, dim=2, largest=False).indices
+        mask = torch.zeros_like(compared, dtype=torch.bool).scatter_(2, lowest, True)
+        weight.masked_fill_(mask.view(scores.shape), 0.0)
 
     prune_by_inputs(model, batches, layers, lambda x: x.square().sum(0), prune, largest=2**28)

@@ -8,7 +8,7 @@ from peft.utils import ModulesToSaveWrapper
 from torch import nn
 
 from hf_efficient.compat.torch import steps_inside_backward
-from hf_efficient.optimizer_state import innermost
+from hf_efficient.optimizer_state import held_ids, innermost
 from hf_efficient.sparsity.sparse_weight import SparseWeight
 from hf_efficient.sparsity.topology.base import new_topology
 from hf_efficient.sparsity.training.engine import ENGINES, SparseTraining
@@ -118,7 +118,7 @@ def _check_trained(
             "The optimizer steps inside backward (layerwise), where a topology cannot read the gradients of a "
             "whole step. Use one that steps after backward, e.g. optim='adamw_torch'."
         )
-    trained = {id(p) for group in optimizer.param_groups for p in group["params"]}
+    trained = held_ids(optimizer)
     missing = [name for name, weight in weights.items() if id(weight.values) not in trained]
     if missing:
         raise ValueError(

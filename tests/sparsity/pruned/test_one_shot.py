@@ -180,3 +180,11 @@ def test_what_cannot_be_pruned_is_refused(prune: Any) -> None:
     with pytest.raises(ValueError, match="are not finite"):
         prune(model, [torch.full((2, 4), torch.nan)])
     assert model.training
+
+
+@BOTH
+def test_a_part_in_evaluation_mode_stays_in_it(prune: Any) -> None:
+    model = nn.Sequential(nn.Linear(4, 4), nn.Dropout().eval())
+    prune(model, [torch.randn(8, 4)], target_modules=["0"])
+    assert [module.training for module in model] == [True, False]
+    assert model.training

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from hf_efficient.modes import evaluating
 from hf_efficient.representation.vlm.families.encoder import Encoder
 from hf_efficient.representation.vlm.families.generic import Generic
 from hf_efficient.representation.vlm.families.patch_map import Failed, Unclear
@@ -23,16 +24,14 @@ from .samples import samples, to_model
 def undisturbed(model: Any) -> Iterator[None]:
     """A model in eval mode, of which every module has its own mode, hooks and `rope_deltas` again afterwards."""
     base = model.base_model
-    modes = {module: module.training for module in model.modules()}
-    hooks = {module: hooks_of(module) for module in modes}
+    hooks = {module: hooks_of(module) for module in model.modules()}
     deltas = {name: value for name, value in vars(base).items() if name == "rope_deltas"}
     try:
-        model.eval()
-        yield
+        with evaluating(model):
+            yield
     finally:
-        for module, mode in modes.items():
-            module.training = mode
-            put_back(module, hooks[module])
+        for module, before in hooks.items():
+            put_back(module, before)
         vars(base).update(deltas)
 
 

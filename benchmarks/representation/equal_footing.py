@@ -100,10 +100,11 @@ def test(arguments: argparse.Namespace) -> None:
     chosen = read_json(path, None)
     if chosen is None:
         raise SystemExit(f"{path} is missing: run the step `choose` first, on validation scenes.")
-    if chosen["models"] != (asked := models_of(arguments.model)):
+    asked = models_of(arguments.model)
+    if not chosen["models"].items() <= asked.items():  # more training seeds may be tested than chose
         raise SystemExit(
             f"The settings in {path} were chosen with other models: {chosen['models']} (name and digest), and --model "
-            f"says {asked}. Test those, or run the step `choose` with these, with another --output."
+            f"says {asked}. Test those too, or run the step `choose` with these, with another --output."
         )
     rows = {name: row["settings"] for name, row in chosen["rows"].items()}
     validation = {n: {float(b): v for b, v in row["accuracy"].items()} for n, row in chosen["rows"].items()}
@@ -115,7 +116,8 @@ def test(arguments: argparse.Namespace) -> None:
     grades = grade_models(arguments.model, scenes, by_key, BUDGETS, arguments.output / "grades.json", arguments.again)
     result = judge(grades, keys, validation, list(trained), scenes)
     result["settings"] = {name: setting_words(settings) for name, settings in measured.items()}
-    result |= {"test set": Path(arguments.test_set).name, "models": grades.labels, "validation": chosen["validation"]}
+    result |= {"test set": Path(arguments.test_set).name, "models": grades.labels}
+    result |= {"chosen with": list(chosen["models"]), "validation": chosen["validation"]}
     write_json(arguments.output / "results.json", result)
     write_table(arguments.output / "table.md", report(result, validation))
     curves(result, arguments.output / "accuracy.png", OURS, panels_of(rows))

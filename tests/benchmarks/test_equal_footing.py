@@ -145,9 +145,11 @@ def test_choose_then_test(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     with pytest.raises(SystemExit, match=r"chosen with other models: \{'vlm': '\w{16}'\} .* says \{'vlm': '\w{16}'\}"):
         equal_footing.test(test)
     assert not (tmp_path / "out/grades.json").exists()
-    test.model = choose.model
+    test.model = [*choose.model, *test.model]  # one training seed chose, both are tested
     equal_footing.test(test)
     result = json.loads((tmp_path / "out/results.json").read_text())
+    assert result["models"] == ["vlm", "vlm 1"]
+    assert result["chosen with"] == ["vlm"]
     assert len(result["leads"]) == 2 * len(COMPARISONS)
     assert len(result["rows"]) == 2 * (len(chosen["rows"]) + 1)
     assert result["trained"] == ["itg (refined), trained"]

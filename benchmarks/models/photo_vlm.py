@@ -16,7 +16,7 @@ from benchmarks.models.dinov2_from_wheel import weights_for
 from hf_efficient.files import written_whole
 
 SHIPPED = Path(__file__).parent / "photo_vlm"
-FOLDERS = {0: SHIPPED / "seed0"}
+FOLDERS = {seed: SHIPPED / f"seed{seed}" for seed in (0, 1)}
 TOWER = "model.vision_tower."
 
 

@@ -21,6 +21,7 @@ OVERRIDDEN = {
         "self", "peft_config", "adapter_name", "target", "target_name", "parent", "current_key", "parameter_name",
     ),
     f"{TUNERS}:BaseTuner._replace_module": ("self", "parent", "child_name", "new_module", "child"),
+    f"{TUNERS}:BaseTuner._check_merge_allowed": ("self",),
     f"{TUNERS}:BaseTuner._get_adapter_state_dict": (
         "model", "config", "adapter_name", "state_dict", "unwanted_adapter_names",
     ),
@@ -33,6 +34,7 @@ OVERRIDDEN = {
     f"{LORA}:LoraVariant.supports_lora_conversion": ("self",),
     "peft:PeftConfig.from_json_file": ("path_json_file", "kwargs"),
     "peft:PeftConfig.from_pretrained": ("pretrained_model_name_or_path", "subfolder", "kwargs"),
+    "peft:PeftModel._enable_peft_forward_hooks": ("self", "args", "kwargs"),  # which asks the tuner
     # wrapped where a token pruner is below the adapter
     "peft:PeftModel.save_pretrained": (
         "self", "save_directory", "safe_serialization", "selected_adapters", "save_embedding_layers",
@@ -50,6 +52,10 @@ CALLED = {
     f"{TUNERS}:check_target_module_exists": ("config", "key"),
     f"{TUNERS}:check_adapters_to_merge": ("module", "adapter_names"),
     "peft.utils:resolve_quantization_backend": ("base_layer", "kwargs"),
+    "peft.utils.merge_utils:prune": ("tensor", "density", "method", "rescale"),
+    "peft.utils.merge_utils:calculate_majority_sign_mask": ("tensor", "method"),
+    "peft.utils.merge_utils:disjoint_merge": ("task_tensors", "majority_sign_mask"),
+    "peft.utils:load_peft_weights": ("model_id", "device", "key_mapping", "hf_hub_download_kwargs"),
     "peft.utils.integrations:dequantize_bnb_weight": ("weight", "state"),
     "peft.utils.integrations:get_bnb_param_type": ("param",),
     f"{LORA}:Linear.get_delta_weight": ("self", "adapter"),
@@ -72,6 +78,7 @@ READ = (
     f"{LORA}:Conv2d",
     f"{LORA}:Conv3d",
     f"{LORA}:LoraVariant",
+    f"{LORA}:ParamWrapper",
     "peft.utils:CONFIG_NAME",
     "peft.utils:ModulesToSaveWrapper",
     "peft.utils:TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING",
@@ -86,6 +93,7 @@ IN_SOURCE = {
 }
 
 with extra("sparsity"):
+    from peft.tuners.lora.layer import ParamWrapper
     from peft.tuners.tuners_utils import (
         _ExcludedModule,
         _maybe_include_all_linear_layers,
@@ -103,6 +111,7 @@ __all__ = [
     "IN_SOURCE",
     "OVERRIDDEN",
     "READ",
+    "ParamWrapper",
     "add_all_linear",
     "add_peft_method",
     "check_adapters_to_merge",

@@ -272,6 +272,8 @@ class _Scatter(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
         (indices,) = ctx.saved_tensors
+        if gradient.is_sparse:  # of nn.Embedding(sparse=True)
+            gradient = gradient.to_dense()
         if ctx.weight.collecting:
             ctx.weight.collect(gradient)
         if ctx.needs_input_grad[0]:

@@ -7,7 +7,10 @@ from collections.abc import Mapping
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule
+from torch.distributed.tensor import DTensor
+from torch.utils.hooks import RemovableHandle
 
 from hf_efficient.sparsity.sparse_weight import SparseWeight
 
@@ -22,13 +25,32 @@ def refuse_shards(weights: Mapping[str, SparseWeight], ranks: int, resizes: bool
         if type(weight.values.data) is not Tensor or weight.values.shape != weight.indices.shape:
             raise ValueError(
                 f"{name}: its values are sharded (FSDP, tensor parallel or ZeRO-3), but a topology needs all of "
-                "them on each rank. Train with DDP."
+                "them on each rank. Train with DDP; or let FSDP2 shard all that does not train, fully_shard(block, "
+                "ignored_params={p for p in model.parameters() if p.requires_grad}), for each block and the model."
             )
     if resizes and ranks > 1:
         raise ValueError(
             "distribution='global' and topology='gmp' change how many weights a layer has, which the buckets of "
             "DistributedDataParallel cannot follow. Use distribution='erk' and another topology, or one process."
         )
+
+
+def average_under_fsdp(model: nn.Module) -> list[RemovableHandle]:
+    """Average over ranks the gradients of what FSDP2 leaves whole in a model that it shards: nobody else does.
+
+    Returns:
+        Handles that undo it; none where the model is not sharded, or there is one rank.
+    """
+    if not any(isinstance(module, FSDPModule) for module in model.modules()) or dist.get_world_size() == 1:
+        return []
+    whole = [p for p in model.parameters() if p.requires_grad and not isinstance(p, DTensor)]
+    return [parameter.register_hook(_mean_over_ranks) for parameter in whole]
+
+
+def _mean_over_ranks(gradient: Tensor) -> Tensor:
+    mean = gradient.clone()
+    dist.all_reduce(mean)
+    return mean.div_(dist.get_world_size())
 
 
 def compare_masks(weights: Mapping[str, SparseWeight], step: int) -> None:

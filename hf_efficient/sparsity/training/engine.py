@@ -71,7 +71,7 @@ class SparseTraining:
         self.topology = topology
         self.init = init
         self.init_steps = init_steps if init in ("gradient", "snip") else 0
-        self.bases = dict(bases or {})
+        self.bases = bases or {}
         self.additive = additive
         self.groups = [list(self.weights)] if global_budget else [[name] for name in self.weights]
         self.seed = seed

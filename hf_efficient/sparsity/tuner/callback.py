@@ -43,7 +43,8 @@ class SparsityCallback(TrainerCallback):
         if getattr(args, "fsdp", None) or getattr(args, "deepspeed", None):
             raise ValueError(
                 "Dynamic sparse training needs all gradients of a layer on each rank; FSDP and DeepSpeed shard them. "
-                "Train with DDP: remove `fsdp` and `deepspeed` from the arguments."
+                "Train with DDP: remove `fsdp` and `deepspeed` from the arguments. In a loop of your own FSDP2 works "
+                "(docs/bidst.md)."
             )
         training = make_training(kwargs["model"], innermost(kwargs["optimizer"]), state.max_steps, self.adapter_name)
         if getattr(args, "n_gpu", 1) > 1 and (training.last_exchange or training.init_steps):

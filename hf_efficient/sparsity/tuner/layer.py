@@ -12,7 +12,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call
-from transformers.pytorch_utils import Conv1D
 
 from hf_efficient.compat.peft import check_adapters_to_merge
 from hf_efficient.compat.torch import AnyConv
@@ -20,6 +19,7 @@ from hf_efficient.extras import extra
 from hf_efficient.sparsity.csr.product import CSRPath
 from hf_efficient.sparsity.sparse_weight import SparseWeight, check_indices
 
+from .base_weight import BaseWeight, has_own_forward, is_quantized
 from .config import BiDSTConfig
 
 with extra("sparsity"):
@@ -67,14 +67,14 @@ class BiDSTLayer(nn.Module, BaseTunerLayer):
             k: 1 <= k <= n.
             config: target and initial mask.
         """
-        base: Any = self.get_base_layer()
-        weight, bias = self.base_tensors()
-        sparse = SparseWeight(weight.shape, k, dtype=weight.dtype)
-        sparse.input_dim = 0 if isinstance(base, Conv1D) else 1
-        if self.parameter != "weight":
-            sparse.set_expert_layout(inputs_first=bool(getattr(base, "is_transposed", False)))
+        base = BaseWeight(self.get_base_layer(), self.parameter)
+        weight, bias = base.tensor, getattr(base.module, self.bias_name, None)
+        sparse = SparseWeight(base.shape, k, dtype=weight.dtype if weight.is_floating_point() else torch.float32)
+        sparse.input_dim = 0 if base.inputs_first else 1
+        if base.stacked:
+            sparse.set_expert_layout(base.inputs_first)
         if not sparse.values.is_meta and not weight.is_meta:
-            indices = initial_indices(weight, k, config, zlib.crc32(key.encode()))
+            indices = initial_indices(base, k, config, zlib.crc32(key.encode()))
             sparse.select(indices, weight.detach().flatten()[indices] if config.target == "weight" else None)
         self.bidst_weight[adapter_name] = sparse
         if config.target == "weight" and bias is not None:
@@ -128,8 +128,16 @@ class BiDSTLayer(nn.Module, BaseTunerLayer):
         return replacing
 
     def get_delta_weight(self, adapter: str) -> Tensor:
-        """Effective weight minus base weight, of the weight's shape and dtype."""
-        return self.effective([adapter])[0].detach() - self.get_base_weight()
+        """What the adapter adds to the base weight, of the weight's shape and dtype."""
+        base = self.get_base_weight()
+        if self.target[adapter] == "delta":
+            return self.sparse_weight(adapter).dense().detach().to(base.dtype)
+        return self.effective([adapter])[0].detach() - base
+
+    def supports_lora_conversion(self, adapter_name: str = "default") -> bool:
+        """Whether PEFT's `convert_to_lora` can take the adapter: a delta on a linear layer."""
+        base = self.get_base_layer()
+        return not has_own_forward(base) and self.target.get(adapter_name) == "delta"
 
     def merge(self, safe_merge: bool = False, adapter_names: list[str] | None = None) -> None:
         """Write the effective weight into the base layer.
@@ -175,14 +183,15 @@ class BiDSTLayer(nn.Module, BaseTunerLayer):
         if self.disable_adapters or self.merged or not adapters:
             result: Tensor = self.base_layer(x, *args, **kwargs)
             return result
-        if self.training and len(adapters) == 1 and isinstance(base, nn.Linear):
+        linear = isinstance(base, nn.Linear) and not has_own_forward(base)
+        if self.training and len(adapters) == 1 and linear:
             adapter, path, sparse = adapters[0], self.backend[adapters[0]], self.sparse_weight(adapters[0])
             if path.suits(sparse, x):
                 rest = F.linear(x, base.weight, base.bias) if self.target[adapter] == "delta" else base.bias
                 rest = self.bidst_bias.get(adapter, rest)
                 return path(sparse, x) if rest is None else path(sparse, x) + rest
         weight, bias = self.effective(adapters)
-        if isinstance(base, nn.Linear):
+        if linear:
             return F.linear(self._cast_input_dtype(x, weight.dtype), weight, bias)
         tensors = {"weight": weight} if bias is None else {"weight": weight, "bias": bias}
         with uncovered(base, tensors):
@@ -209,7 +218,7 @@ def uncovered(layer: nn.Module, names: Iterable[str]) -> Iterator[None]:
 
 def _features(layer: Any, parameter: str) -> tuple[int, int]:
     """Number of input and output features, as PEFT's layers expose them."""
-    if isinstance(layer, nn.Linear):
+    if isinstance(layer, nn.Linear) or is_quantized(layer):
         return layer.in_features, layer.out_features
     if isinstance(layer, nn.Embedding):
         return layer.num_embeddings, layer.embedding_dim
@@ -219,14 +228,14 @@ def _features(layer: Any, parameter: str) -> tuple[int, int]:
     return rows, columns
 
 
-def initial_indices(weight: Tensor, k: int, config: BiDSTConfig, salt: int) -> Tensor:
+def initial_indices(weight: BaseWeight, k: int, config: BiDSTConfig, salt: int) -> Tensor:
     """(k,) int64: the indices of the initially active weights, rising.
 
     "gradient" and "snip" start at random too; the engine replaces them at the first steps, when there are gradients.
     """
     if config.distribution == "as_pruned":
-        return weight.detach().flatten().nonzero().flatten()
+        return weight.numbers().flatten().nonzero().flatten()
     if config.resolved_init == "magnitude":
-        return weight.detach().flatten().float().abs().topk(k).indices.sort().values
+        return weight.numbers().flatten().float().abs().topk(k).indices.sort().values
     generator = torch.Generator().manual_seed(config.seed * 2**32 + salt)
-    return torch.randperm(weight.numel(), generator=generator)[:k].sort().values.to(weight.device)
+    return torch.randperm(weight.numel, generator=generator)[:k].sort().values.to(weight.tensor.device)

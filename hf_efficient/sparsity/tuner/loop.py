@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
+
 import torch
 from peft.tuners.tuners_utils import BaseTunerLayer
 from peft.utils import ModulesToSaveWrapper
-from torch import nn
+from torch import Tensor, nn
 
 from hf_efficient.compat.torch import steps_inside_backward
 from hf_efficient.optimizer_state import held_ids, innermost
 from hf_efficient.sparsity.sparse_weight import SparseWeight
 from hf_efficient.sparsity.topology.base import new_topology
+from hf_efficient.sparsity.training.distributed import average_under_fsdp
 from hf_efficient.sparsity.training.engine import ENGINES, SparseTraining
 from hf_efficient.sparsity.training.monitor import warn_if_no_exchange_will_come
 
+from .base_weight import BaseWeight, is_quantized
 from .config import BiDSTConfig
 from .layer import BiDSTLayer
+from .quantized import QuantizedLinear
 from .targets import weight_of
 
 ONE_DEVICE = (
@@ -67,6 +72,10 @@ def make_training(
         raise ValueError(f"nn.DataParallel {ONE_DEVICE}")
     weights = {name: layer.sparse_weight(adapter_name) for name, layer in layers.items()}
     _check_trained(layers, weights, optimizer, adapter_name)
+    if config.resolved_init == "snip":
+        for layer in layers.values():
+            if isinstance(layer, QuantizedLinear):
+                weight_of(layer)  # raises where codes cannot be read
     _detach_earlier(weights, optimizer)
     topology = new_topology(config, total_steps)
     training = SparseTraining(
@@ -76,11 +85,12 @@ def make_training(
         init=config.resolved_init,
         init_steps=config.init_steps,
         global_budget=config.distribution == "global",
-        bases={name: weight_of(layer) for name, layer in layers.items()},
+        bases=_Bases(layers),
         additive=config.target == "delta",
         seed=config.seed,
         model_weights=weights_of_model(model),
     )
+    training.handles += average_under_fsdp(model)
     warn_if_no_exchange_will_come(topology, config.topology, training.init_steps)
     return training
 
@@ -129,14 +139,38 @@ def _check_trained(
 
 def weights_of_model(model: nn.Module) -> int:
     """Number of the plain model's weights, without those that adapters of any kind have added."""
-    added = {
+    counted = {
         id(parameter)
         for module in model.modules()
         if isinstance(module, (BaseTunerLayer, ModulesToSaveWrapper))
         for name in module.adapter_layer_names
         for parameter in getattr(module, name, nn.Module()).parameters()
     }
-    return sum(parameter.numel() for parameter in model.parameters() if id(parameter) not in added)
+    total = 0
+    for module in model.modules():
+        codes = not isinstance(module, BaseTunerLayer) and is_quantized(module)
+        total += BaseWeight(module).numel if codes else 0
+        for name, parameter in module.named_parameters(recurse=False):
+            if id(parameter) not in counted and (not codes or name == "bias"):
+                counted.add(id(parameter))
+                total += parameter.numel()
+    return total
+
+
+class _Bases(Mapping[str, Tensor]):
+    """Name -> the numbers of a layer's base weight, read when they are asked for: of quantized ones they are copies."""
+
+    def __init__(self, layers: Mapping[str, BiDSTLayer]) -> None:
+        self.layers = layers
+
+    def __getitem__(self, name: str) -> Tensor:
+        return weight_of(self.layers[name])
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.layers)
+
+    def __len__(self) -> int:
+        return len(self.layers)
 
 
 def _config_of(model: nn.Module, adapter_name: str) -> BiDSTConfig:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import re
 import warnings
-import zlib
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 from transformers.pytorch_utils import Conv1D
 
 from hf_efficient.compat.peft import is_target
@@ -20,10 +21,15 @@ from hf_efficient.sparsity.topology.distribution import erk, largest, uniform
 from hf_efficient.sparsity.training.monitor import Monitor
 
 from .adapter_checks import check_counts, check_others
+from .base_weight import BaseWeight, is_quantized
+from .checksum import OTHER, checksum
+from .combine import Recipe, add_weighted
 from .config import BiDSTConfig
 from .experts import Experts
+from .hotswap import swap
 from .layer import BiDSTLayer, Linear
-from .targets import check_layer, check_unshared, inside_wrapper, matrices_of, resolve_targets, tensors_of
+from .quantized import QuantizedLinear, refuse_merging
+from .targets import check_layer, check_unshared, inside_wrapper, resolve_targets, weights_of
 
 with extra("sparsity"):
     from peft.tuners.tuners_utils import BaseTuner
@@ -61,21 +67,22 @@ class BiDSTModel(BaseTuner):
             self._save_others(config, modules)
         targeted = {key: m for key, m in modules.items() if is_target(config, key)}
         for key, module in targeted.items():
-            check_layer(key, module, modules.get(key.rpartition(".")[0]))
-        tensors = {name: t for key, module in targeted.items() for name, t in tensors_of(key, module).items()}
-        weights = {name: weight for name, (_, weight) in tensors.items()}
-        check_unshared(self.model, weights.keys(), weights.values())
-        check_counts(config.counts, {key: weight.numel() for key, weight in weights.items()})
+            check_layer(key, module, modules.get(key.rpartition(".")[0]), config.target)
+        weights = {name: weight for key, m in targeted.items() for name, weight in weights_of(key, m).items()}
+        check_unshared(self.model, weights)
+        check_counts(config.counts, {key: weight.numel for key, weight in weights.items()})
         saved = {key: config.counts.get(key, 0) for key in weights}
         known = all(saved.values())
         if config.stored:
             check_others(config.stored, config.modules_to_save or (), modules)
+        topology = new_topology(config, 1)
         depends_on_values = config.distribution in ("as_pruned", "global")  # which may be absent while loading
-        self._budgets = saved if known and depends_on_values else layer_budgets(config, tensors)
+        take_saved = known and (depends_on_values or not topology.dense_first)
+        self._budgets = saved if take_saved else layer_budgets(config, weights)
         self._monitor = Monitor("default", config.topology) if config.needs_engine else None
-        start = new_topology(config, 1).initial_count
+        start = topology.initial_count
         self._active_counts = (
-            saved if known else {key: start(k, weights[key].numel()) for key, k in self._budgets.items()}
+            saved if known else {key: start(k, weights[key].numel) for key, k in self._budgets.items()}
         )
 
     def _save_others(self, config: BiDSTConfig, modules: dict[str, nn.Module]) -> None:
@@ -124,15 +131,14 @@ class BiDSTModel(BaseTuner):
         **_: Any,
     ) -> None:
         if isinstance(target, BiDSTLayer):
-            for name in tensors_of(current_key, target):
+            for name in weights_of(current_key, target):
                 inner = name.removeprefix(current_key).removeprefix(".")
                 self._update(target.get_submodule(inner), adapter_name, name, config)  # type: ignore[arg-type]
             return
-        check_layer(current_key, target, parent)
+        check_layer(current_key, target, parent, config.target)
         layer: Any = target
-        for key, (name, _tensor) in tensors_of(current_key, target).items():
-            kind = Linear if isinstance(layer, (nn.Linear, Conv1D)) else BiDSTLayer if name == "weight" else Experts
-            layer = kind(layer, name)
+        for key, weight in weights_of(current_key, target).items():
+            layer = kind_of(weight)(layer, weight.parameter)
             layer.set_adapter([adapter_name])
             self._update(layer, adapter_name, key, config)
             if adapter_name not in self.active_adapters:
@@ -155,6 +161,60 @@ class BiDSTModel(BaseTuner):
         if self._monitor is not None:
             self._monitor.adapter = adapter_name
             weight.monitor = self._monitor
+
+    def _check_merge_allowed(self) -> None:
+        """Called by PEFT before the first layer is merged."""
+        super()._check_merge_allowed()  # type: ignore[no-untyped-call]
+        for module in self.model.modules():
+            if isinstance(module, QuantizedLinear):
+                refuse_merging(module.get_base_layer())
+            if isinstance(module, BiDSTLayer) and isinstance(module.get_base_weight(), DTensor):
+                raise ValueError(
+                    "The model is sharded (FSDP2), and an adapter cannot be merged into shards. Save the adapter, load "
+                    "it with the model in one process, and merge there."
+                )
+
+    def add_weighted_adapter(
+        self,
+        adapters: list[str],
+        weights: list[float],
+        adapter_name: str,
+        combination_type: str = "linear",
+        density: float | None = None,
+        majority_sign_method: str = "total",
+    ) -> None:
+        """Make a new delta from others, for inference or further training with a fixed topology.
+
+        Args:
+            adapters: names of adapters with target="delta".
+            weights: one for each.
+            adapter_name: of the new one, which is not active.
+            combination_type: "linear", "magnitude_prune", "ties", "dare_linear" or "dare_ties" (see `combine.Recipe`).
+            density: share of each adapter's own values that stay, in (0, 1]; None for "linear".
+            majority_sign_method: "total" or "frequency".
+
+        Raises:
+            ValueError: an argument is out of range, or adapters cannot be combined.
+        """
+        recipe = Recipe(combination_type, tuple(weights), density, majority_sign_method)
+        add_weighted(self, adapters, recipe, adapter_name)
+
+    def hotswap_adapter(self, folder: str, adapter_name: str = "default", **kwargs: Any) -> None:
+        """Put the adapter of a folder (or of the Hub) in the place of a loaded delta; see `hotswap.swap`."""
+        if adapter_name not in self.peft_config:
+            raise ValueError(f"There is no adapter {adapter_name!r}; expected one of {', '.join(self.peft_config)}.")
+        old: BiDSTConfig = self.peft_config[adapter_name]  # type: ignore[assignment]
+        self.peft_config[adapter_name] = swap(self.model, old, folder, adapter_name, **kwargs)
+
+    @contextmanager
+    def _enable_peft_forward_hooks(self, *args: Any, **kwargs: Any) -> Iterator[None]:
+        """Called by PEFT around every forward; it drops arguments that a tuner does not read in silence."""
+        if kwargs.get("adapter_names") is not None:
+            raise ValueError(
+                "adapter_names (an adapter for each row of a batch) is not supported by BiDST. Call the model once for "
+                "each adapter: set_adapter(name), and the rows of that adapter; or convert them (peft.convert_to_lora)."
+            )
+        yield
 
     @classmethod
     def _get_adapter_state_dict(
@@ -181,11 +241,7 @@ class BiDSTModel(BaseTuner):
     ) -> dict[str, Tensor]:
         tensors = super()._remap_adapter_state_dict_for_load(model, config, adapter_name, state_dict)
         if config.checksum is not None and checksum(tensors, adapter_name) != config.checksum:
-            raise ValueError(
-                "The adapter's tensors are not those that were saved (their checksum differs): the file is damaged, or "
-                "it and adapter_config.json are of different adapters. Fetch both again. If you changed the tensors "
-                'yourself, set "checksum" to null in adapter_config.json.'
-            )
+            raise ValueError(OTHER)
         for name, layer in model.named_modules():
             indices = tensors.get(f"{name}.bidst_weight.{adapter_name}.indices")
             if isinstance(layer, BiDSTLayer) and indices is not None:
@@ -196,46 +252,39 @@ class BiDSTModel(BaseTuner):
         return tensors
 
 
-def layer_budgets(config: BiDSTConfig, tensors: dict[str, tuple[str, Tensor]]) -> dict[str, int]:
+def kind_of(weight: BaseWeight) -> type[BiDSTLayer]:
+    """The class of the layer that wraps a weight's layer."""
+    if is_quantized(weight.module):
+        return QuantizedLinear
+    if weight.stacked:
+        return Experts
+    return Linear if isinstance(weight.module, (nn.Linear, Conv1D)) else BiDSTLayer
+
+
+def layer_budgets(config: BiDSTConfig, weights: Mapping[str, BaseWeight]) -> dict[str, int]:
     """The budget of each layer: name -> k active weights.
 
     Args:
         config: `sparsity`, `distribution` and `init` are read.
-        tensors: of all layers, from `tensors_of`.
+        weights: of all layers, from `weights_of`.
 
     Raises:
         ValueError: a layer would have no weight.
     """
     density = 1 - config.sparsity
-    weights = {key: weight for key, (_, weight) in tensors.items()}
     if config.distribution == "as_pruned":
-        counts = [int(weight.count_nonzero()) for weight in weights.values()]
+        counts = [int(weight.tensor.count_nonzero()) for weight in weights.values()]
     elif config.distribution == "global" and config.resolved_init == "magnitude":
-        counts = largest(list(weights.values()), density)
+        counts = largest([weight.numbers() for weight in weights.values()], density)
+    elif config.distribution == "erk":
+        each = iter(erk([shape for weight in weights.values() for shape in weight.matrices], density))
+        counts = [sum(next(each) for _ in weight.matrices) for weight in weights.values()]
     else:
-        matrices = [matrices_of(weight, name) for name, weight in tensors.values()]
-        if config.distribution == "erk":
-            each = iter(erk([shape for shapes in matrices for shape in shapes], density))
-            counts = [sum(next(each) for _ in shapes) for shapes in matrices]
-        else:
-            counts = uniform([tuple(weight.shape) for weight in weights.values()], density)
+        counts = uniform([tuple(weight.shape) for weight in weights.values()], density)
     for (key, weight), k in zip(weights.items(), counts, strict=True):
         if k < 1:
             raise ValueError(
-                f"sparsity={config.sparsity} leaves none of the {weight.numel()} weights of {key!r} active. Lower it, "
+                f"sparsity={config.sparsity} leaves none of the {weight.numel} weights of {key!r} active. Lower it, "
                 "use distribution='erk', or leave the layer out with exclude_modules."
             )
     return dict(zip(weights, counts, strict=True))
-
-
-def checksum(state_dict: dict[str, Tensor], adapter_name: str) -> int:
-    """CRC-32 over names and bytes of an adapter's tensors; independent of their order and of the adapter's name."""
-    total = 0
-    for key, tensor in state_dict.items():
-        where = re.search(rf"\.(bidst_weight|bidst_bias|modules_to_save)\.{re.escape(adapter_name)}(\.|$)", key)
-        if where is None:
-            continue
-        name = key[: where.start()].removeprefix("base_model.model.") + where[1] + key[where.end() :]
-        raw = tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes()
-        total ^= zlib.crc32(raw, zlib.crc32(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode()))
-    return total

@@ -6,14 +6,17 @@ import copy
 import re
 import warnings
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 from transformers.pytorch_utils import Conv1D
 
-from hf_efficient.compat.peft import add_all_linear, is_target, resolve_quantization_backend
+from hf_efficient.compat.peft import ParamWrapper, add_all_linear, is_target
 from hf_efficient.extras import extra
+from hf_efficient.reading import is_whole
 
+from .base_weight import BaseWeight, is_quantized
 from .layer import BiDSTLayer
 
 with extra("sparsity"):
@@ -39,7 +42,7 @@ def resolve_targets(config: BiDSTConfig, modules: Mapping[str, nn.Module], model
     if asked is None:
         wanted = default_targets(modules)
     elif isinstance(asked, str) and asked.lower() == "all-linear":
-        wanted = add_all_linear(config, model)
+        wanted = [key for key in add_all_linear(config, model) if key in modules]  # not what an adapter has copied
     else:
         return
     _warn_about_left_out(asked, wanted, modules, model)
@@ -47,8 +50,13 @@ def resolve_targets(config: BiDSTConfig, modules: Mapping[str, nn.Module], model
         wanted = [key for key in wanted if _in_blocks(config, key)]
     if not wanted:
         raise ValueError(f"target_modules={asked!r} found no linear or convolutional layer; name the layers.")
-    config.target_modules = set(wanted)  # type: ignore[assignment]  # PEFT wants sets
-    if any(is_target(config, key) for key in modules.keys() - set(wanted)):
+    name_exactly(config, set(wanted), modules)
+
+
+def name_exactly(config: BiDSTConfig, wanted: set[str], modules: Mapping[str, nn.Module]) -> None:
+    """Make a config target these modules and no others."""
+    config.target_modules = wanted  # type: ignore[assignment]  # PEFT wants sets
+    if any(is_target(config, key) for key in modules.keys() - wanted):
         # PEFT matches ends of names, and the name of one layer is the end of another's
         config.target_modules = "|".join(map(re.escape, sorted(wanted)))
         config.layers_to_transform = config.layers_pattern = None  # applied; PEFT accepts them with lists only
@@ -91,47 +99,46 @@ def fused_parameters(module: nn.Module) -> list[str]:
     )
 
 
-def tensors_of(key: str, module: nn.Module) -> dict[str, tuple[str, Tensor]]:
-    """The tensors of a targeted module that become sparse: name in the tuned model -> (parameter's name, tensor).
+def weights_of(key: str, module: nn.Module) -> dict[str, BaseWeight]:
+    """The weights of a targeted module that become sparse: name in the tuned model -> weight.
 
     Fused experts have several. Each gets a layer of its own, which wraps the one before; the last is the outermost.
     """
     base = base_of(module)
-    names = ["weight"] if isinstance(getattr(base, "weight", None), Tensor) else fused_parameters(base)
-    return {
-        key + ".base_layer" * (len(names) - 1 - depth): (name, getattr(base, name)) for depth, name in enumerate(names)
-    }
+    whole = is_quantized(base) or isinstance(getattr(base, "weight", None), Tensor)
+    names = ["weight"] if whole else fused_parameters(base)
+    return {key + ".base_layer" * (len(names) - 1 - depth): BaseWeight(base, name) for depth, name in enumerate(names)}
 
 
-def matrices_of(tensor: Tensor, name: str) -> list[tuple[int, ...]]:
-    """Shapes of the matrices in a tensor; each expert's matrix counts as a layer of its own in a budget."""
-    shape = tuple(tensor.shape)
-    return [shape] if name == "weight" else [shape[1:]] * shape[0]
-
-
-def check_layer(key: str, module: nn.Module, parent: nn.Module | None) -> None:
-    """Refuse a layer that cannot be sparse.
+def check_layer(key: str, module: nn.Module, parent: nn.Module | None, target: str) -> None:
+    """Refuse a layer that cannot be sparse, or have a sparse delta.
 
     Raises:
         TypeError: it is of another type, or its parent reads its weight without calling it.
-        ValueError: it is quantized or not floating-point.
+        ValueError: it is quantized or not floating-point (with target="weight"), or its weight is not what it computes
+            with.
     """
     base = base_of(module)
-    fused = fused_parameters(base)
-    weights = [getattr(base, name, None) for name in ("weight", *fused)]
-    quantized = resolve_quantization_backend(base) is not None or any(
-        isinstance(weight, Tensor) and (not weight.is_floating_point() or type(weight.data) is not Tensor)
-        for weight in weights
-    )
-    if quantized or hasattr(base, "qweight"):
+    leave_out = f"exclude_modules=[{key.rpartition('.')[2]!r}]"
+    if any(isinstance(parameter, DTensor) for parameter in base.parameters(recurse=False)):
         raise ValueError(
-            f"target_modules matches {key!r}, whose weight is quantized ({type(base).__name__}); its entries cannot be "
-            "replaced one by one. Load the model without quantization, or leave the layer out with exclude_modules."
+            f"target_modules matches {key!r}, whose weight is sharded (FSDP2 or tensor parallel). Make the adapter "
+            "first, and shard the adapted model."
         )
+    if is_quantized(base):
+        _check_quantized(key, base, target)
+        return
+    if wraps_parameters(module):
+        raise ValueError(
+            f"target_modules matches {key!r}, to whose parameters LoRA adds (its target_parameters), in a way that no "
+            "other adapter can be combined with. Merge it first, model = model.merge_and_unload(), or leave the layer "
+            f"out: {leave_out}."
+        )
+    fused = fused_parameters(base)
     if isinstance(parent, nn.MultiheadAttention):
         raise TypeError(
             f"target_modules matches {key!r}, but nn.MultiheadAttention reads its weights without calling it. "
-            f"Leave it out: exclude_modules=[{key.rpartition('.')[2]!r}]."
+            f"Leave it out: {leave_out}."
         )
     if not fused and not isinstance(base, (nn.Linear, Conv1D, nn.Embedding, *CONVOLUTIONS)):
         raise TypeError(
@@ -139,9 +146,30 @@ def check_layer(key: str, module: nn.Module, parent: nn.Module | None) -> None:
             "Embedding, or experts whose parameters have three dimensions. Name the layers more exactly, or leave this "
             "one out with exclude_modules."
         )
+    if getattr(base, "max_norm", None) is not None:
+        raise ValueError(
+            f"target_modules matches {key!r}, an Embedding with max_norm={base.max_norm}, which changes its weight in "
+            f"every forward. Make it without max_norm, or leave it out: {leave_out}."
+        )
 
 
-def check_unshared(model: nn.Module, keys: Iterable[str], tensors: Iterable[Tensor]) -> None:
+def _check_quantized(key: str, base: nn.Module, target: str) -> None:
+    """Refuse a quantized layer that cannot have a sparse delta."""
+    if target == "weight":
+        raise ValueError(
+            f"target_modules matches {key!r}, whose weight is quantized ({type(base).__name__}); its entries cannot be "
+            "replaced one by one. Use target='delta', which only adds to them, load the model without quantization, or "
+            "leave the layer out with exclude_modules."
+        )
+    sizes = [getattr(base, name, None) for name in ("in_features", "out_features")]
+    if not all(is_whole(size) for size in sizes):
+        raise TypeError(
+            f"target_modules matches {key!r}, a quantized {type(base).__name__} without in_features and out_features; "
+            "expected a linear layer. Leave it out with exclude_modules."
+        )
+
+
+def check_unshared(model: nn.Module, weights: Mapping[str, BaseWeight]) -> None:
     """Refuse layers that share their weight: the other layer would stay dense, and change at merging.
 
     Raises:
@@ -150,12 +178,16 @@ def check_unshared(model: nn.Module, keys: Iterable[str], tensors: Iterable[Tens
     names: dict[int, list[str]] = {}
     for name, parameter in model.named_parameters(remove_duplicate=False):
         names.setdefault(id(parameter), []).append(name)
-    for key, tensor in zip(keys, tensors, strict=True):
-        if len(names.get(id(tensor), ())) > 1:
+    for key, weight in weights.items():
+        owners = names.get(id(weight.tensor), ())
+        if len(owners) > 1:
+            last = f"model.{owners[-1]}"
             raise ValueError(
-                f"The weight of {key!r} is shared: it is {' and '.join(map(repr, names[id(tensor)]))}, and a sparse "
-                f"layer would not be. Leave it out, exclude_modules=[{key!r}], or give each a weight of its own "
-                "(tie_word_embeddings=False)."
+                f"The weight of {key!r} is shared: it is {' and '.join(map(repr, owners))}, and a sparse layer would "
+                f"not be. Leave it out, exclude_modules=[{key!r}], or give each a weight of its own before the adapter "
+                f"is made: {last} = torch.nn.Parameter({last}.clone()), and for tied embeddings "
+                "model.config.tie_word_embeddings = False; then save the model. (Loading with "
+                "tie_word_embeddings=False would make a random head.)"
             )
 
 
@@ -191,7 +223,7 @@ def _warn_about_left_out(
 
 def _can_be_sparse(module: nn.Module) -> bool:
     try:
-        check_layer("", module, None)
+        check_layer("", module, None, "weight")
     except (TypeError, ValueError):
         return False
     return True
@@ -203,10 +235,13 @@ def base_of(module: nn.Module) -> nn.Module:
 
 
 def weight_of(module: nn.Module) -> Tensor:
-    """The weight of a layer, adapted or not."""
-    base: Any = base_of(module)
-    weight: Tensor = getattr(base, module.parameter if isinstance(module, BiDSTLayer) else "weight")
-    return weight
+    """The numbers of a layer's weight, adapted or not."""
+    return BaseWeight(base_of(module), module.parameter if isinstance(module, BiDSTLayer) else "weight").numbers()
+
+
+def wraps_parameters(module: nn.Module) -> bool:
+    """Whether LoRA adds to parameters of this module, in place of its call."""
+    return any(isinstance(layer, ParamWrapper) for layer in module.modules())
 
 
 def inside_wrapper(key: str, model: nn.Module) -> bool:

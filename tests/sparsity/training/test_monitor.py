@@ -236,6 +236,33 @@ def test_bidst_exchanges_weights_behind_eight_bit_optimizers(name: str) -> None:
     assert training.report()["mask_updates"] >= 3
 
 
+@pytest.mark.parametrize("name", ["AdamW8bit", "Lion8bit"])
+def test_eight_bit_training_resumes_bit_for_bit(name: str) -> None:
+    bitsandbytes = pytest.importorskip("bitsandbytes")
+
+    def make() -> tuple[Any, Any]:
+        torch.manual_seed(0)
+        net = nn.Sequential(nn.Linear(128, 256), nn.ReLU(), nn.Linear(256, 4))
+        config = BiDSTConfig(sparsity=0.8, target_modules=["0"], update_interval=3, backend="dense")
+        model = get_peft_model(net, config)
+        return model, getattr(bitsandbytes.optim, name)(trainable(model), lr=0.01)
+
+    data = [(x, x[:, :4].argmax(1)) for x in torch.randn(20, 32, 128, generator=torch.Generator().manual_seed(1))]
+    model, optimizer = make()
+    training = train_sparsely(model, optimizer, 20)
+    run(model, optimizer, data[:8])
+    assert training.report()["mask_updates"]
+    assert any(state["state1"].dtype == torch.uint8 for state in optimizer.state.values())
+    saved = copy.deepcopy((model.state_dict(), optimizer.state_dict()))
+    run(model, optimizer, data[8:])
+    again, optimizer = make()
+    again.load_state_dict(saved[0])
+    optimizer.load_state_dict(saved[1])
+    train_sparsely(again, optimizer, 20)
+    run(again, optimizer, data[8:])
+    assert all(torch.equal(tensor, model.state_dict()[key]) for key, tensor in again.state_dict().items())
+
+
 def test_optimizers_that_overwrite_gradients_choose_as_those_that_do_not() -> None:
     """Nesterov momentum over lists adds to the gradients themselves."""
     models = {}

@@ -1,8 +1,5 @@
 """Sparse training under the HF Trainer: what moves, what is logged, and that a killed run goes on as it was."""
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +14,7 @@ from hf_efficient import BiDSTConfig, BiDSTTrainer, S2SAMTrainer, SAMArguments, 
 from hf_efficient.methods import SPARSITY, settings_of
 from hf_efficient.sparsity.tuner.layer import BiDSTLayer
 from tests.sparsity.models import bert, llama, logits
+from tests.sparsity.ranks import on_two_ranks
 
 
 class Sentences(Dataset[dict[str, torch.Tensor]]):
@@ -217,7 +215,7 @@ def test_sharded_training_is_refused(field: str, tmp_path: Path) -> None:
 
 
 RANK_PROGRAM = """
-import sys, torch, torch.distributed as dist
+import torch, torch.distributed as dist
 from peft import get_peft_model
 from torch.nn.parallel import DistributedDataParallel
 from hf_efficient import train_sparsely
@@ -255,7 +253,7 @@ def spoil(self, module, *a, **k):
 DistributedDataParallel.__init__ = spoil
 result["spoilt"] = error_of()
 if rank == 0:
-    torch.save(result, sys.argv[1])
+    torch.save(result, "result.pt")
 dist.destroy_process_group()
 """
 
@@ -264,13 +262,7 @@ dist.destroy_process_group()
 def two_ranks(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """What rank 0 of two processes saw: a training, and two that must not be."""
     folder = tmp_path_factory.mktemp("ranks")
-    (folder / "program.py").write_text(RANK_PROGRAM)
-    root = Path(__file__).parents[3]
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2"]
-    command += ["--rdzv-backend=c10d", "--rdzv-endpoint=localhost:0", "program.py", "result.pt"]
-    environment = {**os.environ, "PYTHONPATH": str(root), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=folder)
-    assert done.returncode == 0, done.stderr[-3000:]
+    on_two_ranks(RANK_PROGRAM, folder)
     result: dict[str, Any] = torch.load(folder / "result.pt", weights_only=True)
     return result
 

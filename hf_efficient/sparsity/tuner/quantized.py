@@ -1,0 +1,103 @@
+"""Sparse deltas on quantized linear layers: y = W_q x + D x, without the numbers that W_q's codes stand for."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from hf_efficient.sparsity.sparse_weight import SparseWeight
+
+from .layer import BiDSTLayer
+
+
+class QuantizedLinear(BiDSTLayer):
+    """A quantized linear layer with sparse deltas. It is called as it is, and each delta's product is added.
+
+    What a step keeps for backward are the inputs alone; a delta is a whole matrix only while its product is computed.
+    """
+
+    def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        """(..., in) -> (..., out), in the dtype of the base layer's result."""
+        result: Tensor = self.base_layer(x, *args, **kwargs)
+        if self.disable_adapters:
+            return result
+        for adapter in self.active_adapters:
+            if adapter not in self.bidst_weight:
+                continue
+            weight, path = self.sparse_weight(adapter), self.backend[adapter]
+            if self.training and path.suits(weight, x):
+                delta = path(weight, x)
+            else:
+                delta = _DeltaProduct.apply(weight.values, x, weight.indices, weight)  # type: ignore[no-untyped-call]
+            result = result + delta.to(result.dtype)
+        return result
+
+    def get_delta_weight(self, adapter: str) -> Tensor:
+        """The delta, (out, in), in the dtype of its values."""
+        return self.sparse_weight(adapter).dense().detach()
+
+    def merge(self, safe_merge: bool = False, adapter_names: list[str] | None = None) -> None:
+        """Refused: codes are too coarse for it.
+
+        Raises:
+            ValueError: always.
+        """
+        refuse_merging(self.get_base_layer())
+
+
+def refuse_merging(base: Any) -> None:
+    """Refuse to merge a delta into codes.
+
+    Raises:
+        ValueError: always.
+    """
+    raise ValueError(
+        f"A sparse delta cannot be merged into a {type(base).__name__}: its codes would round most of the delta away. "
+        "Load the base model without quantization, PeftModel.from_pretrained(model, folder_of_the_adapter), and merge "
+        "there; or keep adapter and model apart, which costs little."
+    )
+
+
+class _DeltaProduct(torch.autograd.Function):
+    """y = x @ D.T for the sparse delta D; forward and backward make D anew instead of keeping it."""
+
+    @staticmethod
+    def forward(ctx: Any, values: Tensor, x: Tensor, indices: Tensor, weight: SparseWeight) -> Tensor:
+        ctx.weight, ctx.probing = weight, weight.probing
+        ctx.save_for_backward(values, x, indices)
+        if weight.collecting:
+            weight.start_collecting()
+        if weight.probing:
+            return x.new_zeros(*x.shape[:-1], weight.shape[0])
+        tokens, k, columns = x[..., 0].numel(), len(indices), weight.shape[1]
+        if tokens * k > weight.numel:
+            return F.linear(x, weight.dense().to(x.dtype))
+        flat = indices.long()  # few tokens, as when a text is generated: entry by entry
+        terms = x.reshape(-1, columns)[:, flat % columns].float() * values.float()
+        y = terms.new_zeros(tokens, weight.shape[0]).index_add_(1, flat // columns, terms)
+        return y.to(x.dtype).view(*x.shape[:-1], -1)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+        values, x, indices = ctx.saved_tensors
+        weight: SparseWeight = ctx.weight
+        gradient = gradient.to(x.dtype)
+        to_x = to_values = None
+        if ctx.needs_input_grad[1]:
+            to_x = torch.zeros_like(x)
+            if not ctx.probing:
+                whole = values.new_zeros(weight.numel).index_add_(0, indices, values)
+                to_x = gradient @ whole.view(weight.shape).to(x.dtype)
+        if ctx.needs_input_grad[0] or weight.collecting:
+            to_weight = gradient.flatten(0, -2).T @ x.flatten(0, -2)
+            if weight.collecting:
+                weight.collect(to_weight)
+        if ctx.needs_input_grad[0]:
+            weight.on_backward()
+            to_values = to_weight.flatten().index_select(0, indices).to(values.dtype)
+            if ctx.probing:
+                to_values = torch.zeros_like(to_values)
+        return to_values, to_x, None, None

@@ -79,8 +79,12 @@ SPARSITY = Kind(
     ),
     only=(
         Only("init_steps", lambda c: c.resolved_init in ("gradient", "snip"), "init='gradient' or 'snip'"),
-        Only("sparsity", lambda c: c.distribution != "as_pruned", "another distribution than 'as_pruned', which keeps "
-             "the zeros there are"),
+        Only("sparsity", lambda c: c.distribution != "as_pruned" or c.pattern is not None, "another distribution than "
+             "'as_pruned', which keeps the zeros there are"),
+        Only("distribution", lambda c: c.pattern is None or c.distribution == "as_pruned", "pattern=None: a pattern "
+             "says itself how many weights each layer has"),
+        Only("pattern", lambda c: c.target == "weight", "target='weight': a delta adds to weights that have no "
+             "pattern"),
         Only("init", lambda c: c.distribution != "as_pruned", "another distribution than 'as_pruned', which says "
              "itself which weights are active"),
     ),

@@ -13,6 +13,8 @@ from torch import Tensor, nn
 from hf_efficient.compat.torch import is_replica
 from hf_efficient.reading import shown
 
+from .pattern import Groups
+
 
 class Monitor(Protocol):
     """What watches over a weight in training: `training.monitor.Monitor`."""
@@ -46,6 +48,7 @@ class SparseWeight(nn.Module):
         gradient: (n,) or (w,) float32, or None.
         matrix: (matrices, rows, columns) as a topology sees them: one matrix, dimensions after 0 flattened to columns.
         input_dim: which of rows (0) and columns (1) are a layer's inputs: 1, but 0 for Conv1D of GPT-2.
+        groups: of M entries, of which N are active; None: any k entries.
         budget: k at the end of training; differs from the present k only while a topology starts with more.
         memory: a topology's state of this weight (name -> tensor).
         seconds: spent on collecting.
@@ -57,6 +60,7 @@ class SparseWeight(nn.Module):
 
     values: nn.Parameter
     indices: Tensor
+    groups: Groups | None = None
 
     def __init__(
         self,
@@ -135,17 +139,23 @@ class SparseWeight(nn.Module):
         """
         # some loaders replace the buffer without load_state_dict; a compiler cannot branch on a tensor's content
         if self.indices is not self._checked and not torch.compiler.is_compiling():
-            check_indices(self.indices, self.numel, "sparse weight")
+            self.check(self.indices, "sparse weight")
             self._checked = self.indices
         whole: Tensor = _Scatter.apply(self.values, self.indices, base, self)  # type: ignore[no-untyped-call]
         return whole
+
+    def check(self, indices: Tensor, name: str) -> None:
+        """Check indices that shall become this weight's, as `check_indices` and, of groups, `Groups.check` do."""
+        check_indices(indices, self.numel, name)
+        if self.groups is not None and not indices.is_meta:
+            self.groups.check(indices, name)
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__({**state, "_checked": None})
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:  # type: ignore[override]
         if f"{prefix}indices" in state_dict:
-            check_indices(state_dict[f"{prefix}indices"], self.numel, prefix.rstrip(".") or "sparse weight")
+            self.check(state_dict[f"{prefix}indices"], prefix.rstrip(".") or "sparse weight")
         super()._load_from_state_dict(state_dict, prefix, *args)
 
     @torch.no_grad()

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from hf_efficient.methods import SPARSITY
+from hf_efficient.sparsity.pattern import Groups, NMPattern
 from hf_efficient.sparsity.sparse_weight import SparseWeight
 from hf_efficient.sparsity.training.engine import SparseTraining
 
@@ -19,14 +20,32 @@ def random_weight(shape: tuple[int, ...], k: int, seed: int) -> SparseWeight:
     return weight
 
 
-class SparseTeacher:
-    """y = W x + noise with correlated x; 5 % of W is not zero, and which is what a student shall find out."""
+def patterned(shape: tuple[int, ...], axis: int, pattern: NMPattern, seed: int, more: int = 0) -> SparseWeight:
+    """A weight with N random active entries of each group, and `more` beyond them."""
+    generator = torch.Generator().manual_seed(seed)
+    groups = Groups.along(pattern, shape, axis)
+    first = set(groups.best(torch.rand(SparseWeight(shape, 1).numel, generator=generator)).tolist())
+    rest = [i for i in range(SparseWeight(shape, 1).numel) if i not in first]
+    chosen = torch.tensor([*first, *rest[:: max(1, len(rest) // max(1, more))][:more]])
+    chosen = chosen[torch.randperm(len(chosen), generator=generator)]  # slots have any order
+    weight = SparseWeight(shape, len(chosen))
+    weight.groups = groups
+    weight.select(chosen, torch.randn(len(chosen), generator=generator))
+    return weight
 
-    def __init__(self, seed: int, outputs: int = 20, inputs: int = 100, density: float = 0.05) -> None:
+
+class SparseTeacher:
+    """y = W x + noise with correlated x. A student shall find out which 5 % of W are not zero, or which N of each M."""
+
+    def __init__(self, seed: int, outputs: int = 20, inputs: int = 100, pattern: NMPattern | None = None) -> None:
         self.generator = torch.Generator().manual_seed(seed)
         n = outputs * inputs
-        self.k = int(density * n)
-        self.support = torch.randperm(n, generator=self.generator)[: self.k]
+        if pattern is None:
+            self.support = torch.randperm(n, generator=self.generator)[: n // 20]
+        else:
+            groups = Groups.along(pattern, (outputs, inputs), 1)
+            self.support = groups.best(torch.rand(n, generator=self.generator))
+        self.k = len(self.support)
         size = 0.3 + 0.7 * torch.rand(self.k, generator=self.generator)
         sign = torch.randint(0, 2, (self.k,), generator=self.generator) * 2 - 1
         self.weight = torch.zeros(n).scatter_(0, self.support, size * sign).view(outputs, inputs)
@@ -41,11 +60,16 @@ class SparseTeacher:
         return len(set(weight.long_indices.tolist()) & set(self.support.tolist())) / self.k
 
 
-def recover(topology: str, seed: int, steps: int = 1000, **settings: Any) -> float:
-    """Share of a teacher's support that a student of the same density has found."""
-    teacher = SparseTeacher(seed)
-    student = random_weight(tuple(teacher.weight.shape), teacher.k, 1000 + seed)  # else it would start on the support
-    optimizer = torch.optim.SGD([student.values], lr=0.02, momentum=0.9, weight_decay=5e-4)
+def recover(topology: str, seed: int, steps: int = 1000, pattern: NMPattern | None = None, **settings: Any) -> float:
+    """Share of a teacher's support that a student of the same density, or pattern, has found."""
+    teacher = SparseTeacher(seed, pattern=pattern)
+    shape = tuple(teacher.weight.shape)
+    if pattern is None:
+        student = random_weight(shape, teacher.k, 1000 + seed)  # else it would start on the support
+    else:
+        student = patterned(shape, 1, pattern, 1000 + seed)
+    rate = 0.02 if pattern is None else 0.01  # more weights, longer steps
+    optimizer = torch.optim.SGD([student.values], lr=rate, momentum=0.9, weight_decay=5e-4)
     rule = SPARSITY.row(topology).implementation(total_steps=steps, update_interval=20, **settings)
     training = SparseTraining({"w": student}, optimizer, rule, seed=seed)
     for _ in range(steps):

@@ -1,4 +1,4 @@
-"""Compress a model for inference: linear layers as CSR matrices, where that is faster."""
+"""Compress a model for inference: linear layers as CSR matrices on a CPU, 2:4 on a GPU, where that is faster."""
 
 from __future__ import annotations
 
@@ -6,8 +6,12 @@ import functools
 
 import torch
 import torch.nn.functional as F
-from torch import nn
+from torch import Tensor, nn
+from torch.sparse import SparseSemiStructuredTensor
 
+from hf_efficient.checks import check_choice
+
+from . import semi_structured
 from .linear import CSRLinear
 from .product import DENSEST, example, time_alternately
 
@@ -29,14 +33,17 @@ def csr_infers_faster(shape: torch.Size, k: int, tokens: int) -> bool:
 
 
 def compress(model: nn.Module, *, tokens: int = 128, backend: str = "auto") -> nn.Module:
-    """Replace sparse linear layers of a plain model by `CSRLinear`, for inference on the CPU, in place.
+    """Make sparse linear layers of a plain model fast for inference, in place.
 
+    On a CPU layers in float32 become `CSRLinear`. On a GPU (Ampere or later) the weights of layers in float16 or
+    bfloat16 that are 2:4, with outputs a multiple of 32 and inputs of 64, become torch's semi-structured tensors.
     `decompress` restores the model, bit for bit but for signs of zeros.
 
     Args:
-        model: any module; its `nn.Linear` layers with float32 weights on the CPU are considered.
+        model: any module; its `nn.Linear` layers are considered.
         tokens: activations of a forward, batch times length, for the timing.
-        backend: "auto" replaces the layers that a timing finds faster; "csr" all that are at least 70 % zero.
+        backend: "auto" replaces the layers that a timing finds faster; "csr" all on the CPU that are at least 70 %
+            zero; "semi_structured" all on a GPU that are 2:4.
 
     Returns:
         `model`.
@@ -44,25 +51,35 @@ def compress(model: nn.Module, *, tokens: int = 128, backend: str = "auto") -> n
     Raises:
         ValueError: `model` is a PEFT model (merge it first), or `tokens` < 1, or `backend` is not known.
     """
-    if backend not in ("auto", "csr"):
-        raise ValueError(f"backend={backend!r} is not known; expected 'auto' or 'csr'.")
+    check_choice("backend", backend, ("auto", "csr", "semi_structured"))
     if tokens < 1:
         raise ValueError(f"tokens={tokens} is out of range; expected the number of activations of a forward, >= 1.")
     if hasattr(model, "merge_and_unload"):
         raise ValueError("compress takes a plain model; merge the adapter first: model = model.merge_and_unload().")
     for name, layer in list(model.named_modules()):
-        if type(layer) is not nn.Linear or layer.weight.device.type != "cpu" or layer.weight.dtype != torch.float32:
+        if type(layer) is not nn.Linear or not name:
             continue
-        k, shape = int(layer.weight.count_nonzero()), layer.weight.shape
-        if not name or not 1 <= k <= DENSEST * layer.weight.numel():
-            continue
-        if backend == "csr" or csr_infers_faster(shape, k, tokens):
+        if backend != "semi_structured" and _becomes_csr(layer.weight, tokens, backend):
             model.set_submodule(name, CSRLinear(layer.weight, layer.bias).train(layer.training))
+        elif backend != "csr" and _becomes_semi_structured(layer.weight, tokens, backend):
+            semi_structured.make_semi_structured(layer)
     return model
 
 
+def _becomes_csr(weight: Tensor, tokens: int, backend: str) -> bool:
+    if weight.device.type != "cpu" or weight.dtype != torch.float32:
+        return False
+    k = int(weight.count_nonzero())
+    sparse = 1 <= k <= DENSEST * weight.numel()
+    return sparse and (backend == "csr" or csr_infers_faster(weight.shape, k, tokens))
+
+
+def _becomes_semi_structured(weight: Tensor, tokens: int, backend: str) -> bool:
+    return semi_structured.suits(weight) and (backend != "auto" or semi_structured.infers_faster(weight, tokens))
+
+
 def decompress(model: nn.Module) -> nn.Module:
-    """Turn every `CSRLinear` of a model back into `nn.Linear`, in place.
+    """Turn every layer that `compress` changed back into a plain `nn.Linear`, in place.
 
     Args:
         model: what `compress` returned.
@@ -77,4 +94,6 @@ def decompress(model: nn.Module) -> nn.Module:
             if layer.bias is not None:
                 linear.bias = nn.Parameter(layer.bias)
             model.set_submodule(name, linear.train(layer.training))
+        elif isinstance(layer, nn.Linear) and isinstance(layer.weight, SparseSemiStructuredTensor):
+            layer.weight = nn.Parameter(semi_structured.dense_of(layer.weight))
     return model

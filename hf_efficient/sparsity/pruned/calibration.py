@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -14,6 +13,7 @@ from transformers.pytorch_utils import Conv1D
 from hf_efficient.checks import check_number
 from hf_efficient.extras import extra
 from hf_efficient.modes import evaluating
+from hf_efficient.sparsity.pattern import NMPattern
 from hf_efficient.sparsity.tuner.targets import stays_dense
 
 from .weights import Names, matching
@@ -25,8 +25,8 @@ with extra("sparsity"):
 Prune = Callable[[Tensor, Tensor], None]
 
 
-def check_amount(sparsity: float | None, pattern: str | None) -> tuple[float, tuple[int, int] | None]:
-    """The share of zeros, and (N, M) where N of every M neighbouring inputs are kept.
+def check_amount(sparsity: float | None, pattern: str | None) -> tuple[float, NMPattern | None]:
+    """The share of zeros, and the pattern by which they lie.
 
     Args:
         sparsity: share of zeros in each layer, in (0, 1); None: 0.5, or what the pattern says.
@@ -39,17 +39,14 @@ def check_amount(sparsity: float | None, pattern: str | None) -> tuple[float, tu
         share = 0.5 if sparsity is None else sparsity
         check_number("sparsity", share, 0, 1, "a share of zeros in (0, 1), e.g. 0.5", below=True, above=True)
         return share, None
-    found = re.fullmatch(r"(\d{1,3}):(\d{1,3})", pattern) if isinstance(pattern, str) else None
-    kept, of = (int(found[1]), int(found[2])) if found else (0, 0)
-    if not 0 < kept < of:
-        raise ValueError(f"pattern={pattern!r} is out of range; expected 'N:M' with 0 < N < M, e.g. '2:4'.")
+    groups = NMPattern.parse(pattern)
     if sparsity is not None:
         raise ValueError(f"sparsity={sparsity} is not read with pattern={pattern!r}, which says it: leave it out.")
-    return 1 - kept / of, (kept, of)
+    return groups.sparsity, groups
 
 
 def layers_to_prune(
-    model: nn.Module, targets: Names, excluded: Names, pattern: tuple[int, int] | None
+    model: nn.Module, targets: Names, excluded: Names, pattern: NMPattern | None
 ) -> dict[str, nn.Module]:
     """Linear layers and Conv1D of GPT-2: name -> layer, in the order of the model.
 
@@ -57,7 +54,7 @@ def layers_to_prune(
         model: plain, not quantized.
         targets: names as for `keep_sparsity`; None: all but heads and embeddings.
         excluded: names to leave out.
-        pattern: (N, M) that must fit the layers' inputs, or None.
+        pattern: must fit the layers' inputs; or None.
 
     Raises:
         ValueError: the model has adapters, a layer is quantized or does not fit the pattern, or there is none.
@@ -72,15 +69,11 @@ def layers_to_prune(
             continue
         if not module.weight.is_floating_point() or type(module.weight.data) is not Tensor:
             raise ValueError(f"The weight of {name!r} is quantized: prune the model before it is quantized.")
-        inputs = outputs_first(module).shape[1]
-        if pattern is not None and inputs % pattern[1]:
-            raise ValueError(
-                f"{name!r} has {inputs} inputs, which pattern '{pattern[0]}:{pattern[1]}' does not divide; leave it "
-                "out with exclude_modules."
-            )
         found[name] = module
     if not found:
         raise ValueError(f"target_modules={targets!r} found no linear layer to prune; name the layers.")
+    if pattern is not None:
+        pattern.check_inputs((name, outputs_first(layer).shape[1]) for name, layer in found.items())
     return found
 
 

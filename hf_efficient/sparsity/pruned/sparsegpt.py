@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from hf_efficient.checks import check_number, check_whole
+from hf_efficient.sparsity.pattern import NMPattern
 
 from .calibration import check_amount, layers_to_prune, prune_by_inputs
 from .weights import Names
@@ -25,7 +26,7 @@ def prune_layer(
     weight: Tensor,
     hessian: Tensor,
     share: float,
-    pattern: tuple[int, int] | None = None,
+    pattern: NMPattern | None = None,
     damping: float = 0.01,
     block: int = 128,
 ) -> Tensor:
@@ -40,7 +41,7 @@ def prune_layer(
         weight: W, (outputs, inputs).
         hessian: mean of x x^T over tokens, (inputs, inputs) float32.
         share: of zeros in each block of columns.
-        pattern: (N, M): N of every M neighbouring inputs are kept, chosen when the first of them is reached.
+        pattern: N of every M neighbouring inputs are kept, chosen when the first of them is reached.
         damping: added to the diagonal of the Hessian, as a multiple of its mean.
         block: columns for which entries are chosen together, all rows compared; a multiple of M with a pattern.
 
@@ -63,10 +64,10 @@ def prune_layer(
             mask.flatten()[score.flatten().topk(int(share * score.numel()), largest=False).indices] = True
         errors = torch.zeros_like(score)
         for j in range(start, end):
-            if pattern is not None and j % pattern[1] == 0:
-                group = slice(j, j + pattern[1])
+            if pattern is not None and j % pattern.of == 0:
+                group = slice(j, j + pattern.of)
                 score = obs_scores(w[:, group], diagonal[group])
-                lowest = score.topk(pattern[1] - pattern[0], dim=1, largest=False).indices
+                lowest = score.topk(pattern.of - pattern.kept, dim=1, largest=False).indices
                 mask.scatter_(1, lowest + j - start, True)
             error = torch.where(mask[:, j - start], w[:, j], 0.0) / diagonal[j]
             w[:, j:end] -= error[:, None] * factor[j, j:end]
@@ -109,8 +110,8 @@ def prune_sparsegpt(
     share, groups = check_amount(sparsity, pattern)
     check_number("damping", damping, 0, float("inf"), "a number > 0, e.g. 0.01", above=True)
     check_whole("block", block, 1)
-    if groups is not None and block % groups[1]:
-        raise ValueError(f"block={block} is out of range; expected a multiple of {groups[1]} with pattern={pattern!r}.")
+    if groups is not None and block % groups.of:
+        raise ValueError(f"block={block} is out of range; expected a multiple of {groups.of} with pattern={pattern!r}.")
     layers = layers_to_prune(model, target_modules, exclude_modules, groups)
 
     def prune(weight: Tensor, hessian: Tensor) -> None:

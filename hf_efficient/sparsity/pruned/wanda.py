@@ -57,7 +57,7 @@ def prune_wanda(
     def prune(weight: Tensor, mean_squares: Tensor) -> None:
         scores = wanda_scores(weight, mean_squares)
         inputs = scores.shape[1]
-        zeros, of = (int(share * inputs), inputs) if groups is None else (groups[1] - groups[0], groups[1])
+        zeros, of = (int(share * inputs), inputs) if groups is None else (groups.of - groups.kept, groups.of)
         compared = scores.reshape(len(scores), -1, of)
         lowest = compared.topk(zeros, dim=2, largest=False).indices
         mask = torch.zeros_like(compared, dtype=torch.bool).scatter_(2, lowest, True)

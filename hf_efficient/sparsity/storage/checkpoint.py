@@ -28,6 +28,7 @@ from hf_efficient.files.interrupted_save import FILE_NAME, MARKER
 from hf_efficient.reading import AGAIN, open_tensors, parse_json, shown, stored_in
 from hf_efficient.sparsity.csr.compress import compress
 from hf_efficient.sparsity.csr.linear import CSRLinear
+from hf_efficient.sparsity.csr.semi_structured import dense_of
 from hf_efficient.wrapped import pruner_below, unwrapped
 
 from . import mask_encoding
@@ -147,8 +148,9 @@ def dense_state_dict(model: nn.Module) -> dict[str, Tensor]:
     """The model's state dict as it would be without `compress`; of tied tensors, the first name only."""
     state: dict[str, Tensor] = {}
     seen: set[tuple[int, int, torch.Size]] = set()
-    for name, tensor in model.state_dict().items():
-        where = (storage_id(tensor), tensor.storage_offset(), tensor.shape)
+    for name, stored in model.state_dict().items():
+        tensor = dense_of(stored)
+        where = (storage_id(tensor), int(tensor.storage_offset()), tensor.shape)
         if tensor.numel() and where in seen:
             continue
         seen.add(where)

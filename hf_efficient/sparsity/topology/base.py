@@ -106,6 +106,10 @@ class Topology:
         """(c,) bool: which exchanges happen, given the drop scores (rising) and grow scores (falling)."""
         return torch.ones_like(drop, dtype=torch.bool)
 
+    def urgency(self, drop: Tensor, grow: Tensor) -> Tensor:
+        """(p,): which exchanges inside groups come first, given their drop and grow scores: the highest."""
+        return -drop
+
     def plan(self, weights: Sequence[SparseWeight], step: int, generator: torch.Generator) -> list[Move]:
         """Exchange the active weights with the lowest scores for the inactive ones with the highest.
 
@@ -117,6 +121,8 @@ class Topology:
         Returns:
             A move for each weight; over all of them as many weights are dropped as grown.
         """
+        if weights[0].groups is not None:
+            return [self._plan_in_groups(weight, step, generator) for weight in weights]
         drop = [self.drop_scores(weight).float() for weight in weights]
         if len(weights) > 1:
             for score in drop:
@@ -132,6 +138,22 @@ class Topology:
         slots_of = by_part(slots, [len(score) for score in drop])
         at_of = by_part(at, [len(score) for _, score in grow])
         return [(s, indices[a]) for s, a, (indices, _) in zip(slots_of, at_of, grow, strict=True)]
+
+    def _plan_in_groups(self, weight: SparseWeight, step: int, generator: torch.Generator) -> Move:
+        """As `plan`, for a weight with an N:M pattern: what a group loses, it gains.
+
+        The weights with the lowest scores of the whole layer are dropped, and the best ones of their groups grow, as in
+        SRigL, whose groups are neurons (Lasby et al., ICLR 2024, arXiv 2305.02299).
+        """
+        drop = self.drop_scores(weight).float()
+        inactive, grow = self.grow_scores(weight, generator)
+        assert weight.groups is not None
+        slots, at = weight.groups.pairs(weight.indices, drop, inactive, grow.float())
+        lowest, highest = drop[slots], grow[at].float()
+        count = min(round(self.drop_fraction_at(step) * len(drop)), len(slots))
+        first = self.urgency(lowest, highest).topk(count).indices
+        accepted = first[self.accepts(lowest[first], highest[first])].sort().values
+        return slots[accepted], inactive[at[accepted]]
 
     def before_exchange(self, weight: SparseWeight, slots: Tensor, indices: Tensor) -> Tensor | None:
         """Called before a move; returns the first values of the grown weights, (g,), or None for zeros."""

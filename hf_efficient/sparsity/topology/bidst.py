@@ -182,6 +182,10 @@ class BiDST(Topology):
         """psi of the candidates."""
         return weight.memory["candidates"], self.scores(weight)[1]
 
+    def urgency(self, drop: Tensor, grow: Tensor) -> Tensor:
+        """What an exchange gains; both are scores of the same kind."""
+        return grow - drop
+
     def accepts(self, drop: Tensor, grow: Tensor) -> Tensor:
         """Those that make the mask the top-k of all scores; none if they would be too few (the paper's flag F)."""
         better = grow > drop

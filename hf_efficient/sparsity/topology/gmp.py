@@ -40,7 +40,10 @@ class GMP(Topology):
         for weight in weights:
             active = len(weight.indices)
             surplus = active - min(active, self.count_at(step, weight.budget, weight.numel))
-            slots = self.drop_scores(weight).topk(surplus, largest=False).indices
+            scores = self.drop_scores(weight)
+            if weight.groups is not None:  # the N largest of each group stay
+                scores = torch.where(weight.groups.surplus(weight.indices, scores), scores, torch.inf)
+            slots = scores.topk(surplus, largest=False).indices
             moves.append((slots, torch.empty(0, dtype=torch.int64, device=slots.device)))
         return moves
 

@@ -238,9 +238,8 @@ class SparseTraining:
             bases = [self.bases[name] if self.init == "snip" else None for name in group]
             gradients = [self.weights[name].memory.pop("initial_gradient") for name in group]
             scores = [initial_mask.scores(*pair) for pair in zip(gradients, bases, strict=True)]
-            budget = sum(len(self.weights[name].indices) for name in group)
-            for name, indices in zip(group, initial_mask.largest_scores(scores, budget), strict=True):
-                weight = self.weights[name]
+            weights = [self.weights[name] for name in group]
+            for name, weight, indices in zip(group, weights, initial_mask.chosen(weights, scores), strict=True):
                 if len(indices) != len(weight.indices):
                     optimizer_state.resize(self.optimizer, weight.values, indices[:0], len(indices))
                     weight.resize(indices[:0], indices)

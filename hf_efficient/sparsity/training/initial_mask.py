@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from hf_efficient.sparsity.sparse_weight import SparseWeight
 from hf_efficient.sparsity.topology.base import by_part
 
 
@@ -18,6 +19,22 @@ def scores(gradient: Tensor, base: Tensor | None) -> Tensor:
         base: the n dense weights, any shape; None for |dL/dw|.
     """
     return gradient.abs() if base is None else gradient.abs() * base.detach().flatten().float().abs()
+
+
+def chosen(weights: Sequence[SparseWeight], of_layers: Sequence[Tensor]) -> list[Tensor]:
+    """Indices of the first active weights: the largest scores of all layers together, or of each group of a pattern.
+
+    Args:
+        weights: of the layers that share a budget.
+        of_layers: scores of each layer, (n_l,).
+
+    Returns:
+        (k_l,) int64 for each layer, rising.
+    """
+    groups = [weight.groups for weight in weights if weight.groups is not None]
+    if groups:
+        return [each.best(score) for each, score in zip(groups, of_layers, strict=True)]
+    return largest_scores(of_layers, sum(len(weight.indices) for weight in weights))
 
 
 def largest_scores(of_layers: Sequence[Tensor], count: int) -> list[Tensor]:

@@ -64,8 +64,13 @@ def check_values(config: Any) -> None:
         raise ValueError(f"checksum={shown(checksum)} is out of range; expected 32 bits, or null. {AGAIN}")
 
 
-def check_counts(counts: Mapping[str, int], sizes: Mapping[str, int]) -> None:
-    """Check that no layer has more active weights than entries.
+def check_counts(counts: Mapping[str, int], sizes: Mapping[str, int], fixed: Mapping[str, int]) -> None:
+    """Check that no layer has more active weights than entries, or another number than its pattern says.
+
+    Args:
+        counts: layer -> active weights, by the config.
+        sizes: layer -> entries, in the model.
+        fixed: layer -> active weights, by its pattern.
 
     Raises:
         ValueError: a layer has.
@@ -75,6 +80,11 @@ def check_counts(counts: Mapping[str, int], sizes: Mapping[str, int]) -> None:
             raise ValueError(
                 f"adapter_config.json: counts: {layer!r}={count} is out of range; the layer has {sizes[layer]} "
                 "weights. The file is damaged or from another model: fetch it again, or empty counts to start over."
+            )
+        if count != fixed.get(layer, count):
+            raise ValueError(
+                f"adapter_config.json: counts: {layer!r}={count} is out of range; by its pattern the layer has "
+                f"{fixed[layer]} active weights. The file is damaged or from another model: fetch it again."
             )
 
 

@@ -74,6 +74,15 @@ class BaseWeight:
         # Llama 4 does not say it: what goes into the first matrix comes out of the second
         return up.shape[1] == down.shape[2] and up.shape[2] != down.shape[1]
 
+    @property
+    def input_axis(self) -> int:
+        """The dimension along which its inputs lie; groups of an N:M pattern are neighbours there.
+
+        Of a convolution these are channels, as in NVIDIA's ASP (Mishra et al., 2021, arXiv 2104.08378) and in SR-STE
+        (Zhou et al., ICLR 2021, arXiv 2102.04010).
+        """
+        return int(self.stacked) + int(not self.inputs_first)
+
     def numbers(self) -> Tensor:
         """Its numbers, detached; of a quantized layer, what its codes stand for. Collective where it is sharded.
 

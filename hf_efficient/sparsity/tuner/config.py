@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,8 @@ from hf_efficient.compat.peft import peft_type
 from hf_efficient.extras import extra
 from hf_efficient.files import is_local
 from hf_efficient.methods import SPARSITY, check_settings
-from hf_efficient.reading import Stored, naming
+from hf_efficient.reading import Stored, naming, shown
+from hf_efficient.sparsity.pattern import NMPattern
 
 from .adapter_checks import WEIGHTS_NAME, check_values, read_config, read_header
 
@@ -33,7 +35,8 @@ class BiDSTConfig(PeftConfig):
     """A sparse model or a sparse adapter, whose mask is found in training.
 
     Args:
-        sparsity: share of inactive weights in the targeted layers, in [0, 1). 0.995 makes an adapter of 0.5 %.
+        sparsity: share of inactive weights in the targeted layers, in [0, 1). 0.995 makes an adapter of 0.5 %. With a
+            pattern it is what the pattern says, 0.5 for "2:4".
         target: "weight": the layers' own weights become sparse (from scratch, or from a dense or pruned checkpoint),
             and merging writes a plain model with zeros. "delta": the weights stay unchanged, and k values per layer are
             learned that add to them.
@@ -41,6 +44,9 @@ class BiDSTConfig(PeftConfig):
         distribution: how layers share the budget. "erk" (small layers are denser), "uniform", "global" (starts uniform;
             layers exchange weights in training), "as_pruned" (target="weight": exactly the weights that are not zero
             now, so that a pruned model stays pruned; `sparsity` is not read).
+        pattern: target="weight": "N:M", e.g. "2:4" or "4:8": of every M neighbours along the inputs of a layer N are
+            active, at every step ("gmp": N or more, until it is done). Every layer is equally sparse; with
+            distribution="as_pruned" the model must have the pattern already. None: no pattern.
         update_interval: optimizer steps between two exchanges.
         drop_fraction: the largest share of a layer's active weights in the first exchange, in [0, 1]; falls to 0
             along a cosine.
@@ -81,6 +87,7 @@ class BiDSTConfig(PeftConfig):
     target: str = field(default="weight", metadata={"help": f"What becomes sparse: {', '.join(TARGETS)}."})
     topology: str = field(default="bidst", metadata={"help": f"Which weights to drop and grow: {SPARSITY.listed}."})
     distribution: str = field(default="erk", metadata={"help": f"Budget per layer: {', '.join(DISTRIBUTIONS)}."})
+    pattern: str | None = field(default=None, metadata={"help": "N:M, N active of M neighbouring inputs, e.g. 2:4."})
     update_interval: int = field(default=100, metadata={"help": "Optimizer steps between two exchanges of weights."})
     drop_fraction: float = field(default=0.3, metadata={"help": "Share of the weights exchanged at first; falls to 0."})
     stop_fraction: float = field(default=0.75, metadata={"help": "Share of training after which the mask is fixed."})
@@ -144,6 +151,7 @@ class BiDSTConfig(PeftConfig):
         check_choice("init", self.init, INITS)
         check_choice("backend", self.backend, BACKENDS)
         check_number("sparsity", self.sparsity, 0, 1, "a share of inactive weights in [0, 1), e.g. 0.95", below=True)
+        self._check_pattern()
         for name in ("drop_fraction", "stop_fraction"):
             check_number(name, getattr(self, name), 0, 1, "a share in [0, 1]")
         for name in ("update_interval", "score_interval", "init_steps"):
@@ -166,6 +174,19 @@ class BiDSTConfig(PeftConfig):
                 f"({self.target_modules!r}). Give target_modules as a list of names, or write the blocks into the "
                 "regular expression."
             )
+
+    def _check_pattern(self) -> None:
+        """Take the sparsity from the pattern, unless it was given and is another."""
+        if self.pattern is None:
+            return
+        pattern = NMPattern.parse(self.pattern)
+        given = self.sparsity != BiDSTConfig.sparsity  # its default
+        if given and not math.isclose(self.sparsity, pattern.sparsity):
+            raise ValueError(
+                f"sparsity={shown(self.sparsity)} contradicts pattern='{pattern}', which makes it "
+                f"{pattern.sparsity:g}: leave sparsity out, or choose another pattern."
+            )
+        self.pattern, self.sparsity = str(pattern), pattern.sparsity
 
     def _check_distribution(self) -> None:
         if self.distribution == "nonzero":

@@ -17,7 +17,8 @@ from hf_efficient.compat.peft import check_adapters_to_merge
 from hf_efficient.compat.torch import AnyConv
 from hf_efficient.extras import extra
 from hf_efficient.sparsity.csr.product import CSRPath
-from hf_efficient.sparsity.sparse_weight import SparseWeight, check_indices
+from hf_efficient.sparsity.pattern import Groups, NMPattern
+from hf_efficient.sparsity.sparse_weight import SparseWeight
 
 from .base_weight import BaseWeight, has_own_forward, is_quantized
 from .config import BiDSTConfig
@@ -73,8 +74,10 @@ class BiDSTLayer(nn.Module, BaseTunerLayer):
         sparse.input_dim = 0 if base.inputs_first else 1
         if base.stacked:
             sparse.set_expert_layout(base.inputs_first)
+        if config.pattern is not None:
+            sparse.groups = Groups.along(NMPattern.parse(config.pattern), base.shape, base.input_axis)
         if not sparse.values.is_meta and not weight.is_meta:
-            indices = initial_indices(base, k, config, zlib.crc32(key.encode()))
+            indices = initial_indices(base, k, config, sparse.groups, zlib.crc32(key.encode()))
             sparse.select(indices, weight.detach().flatten()[indices] if config.target == "weight" else None)
         self.bidst_weight[adapter_name] = sparse
         if config.target == "weight" and bias is not None:
@@ -150,7 +153,7 @@ class BiDSTLayer(nn.Module, BaseTunerLayer):
         for adapter in sorted(adapters, key=lambda a: self.target[a] != "weight"):  # deltas add to what replaces
             base_weight, base_bias = self.base_tensors()
             sparse = self.sparse_weight(adapter)
-            check_indices(sparse.indices, sparse.numel, f"adapter {adapter!r}")
+            sparse.check(sparse.indices, f"adapter {adapter!r}")
             weight, bias = self.effective([adapter])
             weight = weight.detach()
             if safe_merge and not bool(weight.isfinite().all()):
@@ -228,14 +231,18 @@ def _features(layer: Any, parameter: str) -> tuple[int, int]:
     return rows, columns
 
 
-def initial_indices(weight: BaseWeight, k: int, config: BiDSTConfig, salt: int) -> Tensor:
+def initial_indices(weight: BaseWeight, k: int, config: BiDSTConfig, groups: Groups | None, salt: int) -> Tensor:
     """(k,) int64: the indices of the initially active weights, rising.
 
     "gradient" and "snip" start at random too; the engine replaces them at the first steps, when there are gradients.
     """
+    generator = torch.Generator().manual_seed(config.seed * 2**32 + salt)
+    if groups is not None and k < weight.numel:
+        if config.resolved_init == "magnitude" or config.distribution == "as_pruned":
+            return groups.best(weight.numbers().flatten().float().abs())
+        return groups.best(torch.rand(weight.numel, generator=generator)).to(weight.tensor.device)
     if config.distribution == "as_pruned":
         return weight.numbers().flatten().nonzero().flatten()
     if config.resolved_init == "magnitude":
         return weight.numbers().flatten().float().abs().topk(k).indices.sort().values
-    generator = torch.Generator().manual_seed(config.seed * 2**32 + salt)
     return torch.randperm(weight.numel, generator=generator)[:k].sort().values.to(weight.tensor.device)

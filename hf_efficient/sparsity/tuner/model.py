@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -15,13 +15,12 @@ from transformers.pytorch_utils import Conv1D
 from hf_efficient.compat.peft import is_target
 from hf_efficient.compat.transformers import add_default_callback
 from hf_efficient.extras import extra
-from hf_efficient.sparsity.sparse_weight import check_indices
 from hf_efficient.sparsity.topology.base import new_topology
-from hf_efficient.sparsity.topology.distribution import erk, largest, uniform
 from hf_efficient.sparsity.training.monitor import Monitor
 
 from .adapter_checks import check_counts, check_others
 from .base_weight import BaseWeight, is_quantized
+from .budgets import layer_budgets, pattern_groups
 from .checksum import OTHER, checksum
 from .combine import Recipe, add_weighted
 from .config import BiDSTConfig
@@ -70,15 +69,17 @@ class BiDSTModel(BaseTuner):
             check_layer(key, module, modules.get(key.rpartition(".")[0]), config.target)
         weights = {name: weight for key, m in targeted.items() for name, weight in weights_of(key, m).items()}
         check_unshared(self.model, weights)
-        check_counts(config.counts, {key: weight.numel for key, weight in weights.items()})
+        topology = new_topology(config, 1)
+        groups = pattern_groups(config, targeted)
+        fixed = {} if topology.dense_first else {key: each.active for key, each in groups.items()}
+        check_counts(config.counts, {key: weight.numel for key, weight in weights.items()}, fixed)
         saved = {key: config.counts.get(key, 0) for key in weights}
         known = all(saved.values())
         if config.stored:
             check_others(config.stored, config.modules_to_save or (), modules)
-        topology = new_topology(config, 1)
         depends_on_values = config.distribution in ("as_pruned", "global")  # which may be absent while loading
         take_saved = known and (depends_on_values or not topology.dense_first)
-        self._budgets = saved if take_saved else layer_budgets(config, weights)
+        self._budgets = saved if take_saved else layer_budgets(config, weights, groups)
         self._monitor = Monitor("default", config.topology) if config.needs_engine else None
         start = topology.initial_count
         self._active_counts = (
@@ -246,7 +247,7 @@ class BiDSTModel(BaseTuner):
             indices = tensors.get(f"{name}.bidst_weight.{adapter_name}.indices")
             if isinstance(layer, BiDSTLayer) and indices is not None:
                 weight = layer.sparse_weight(adapter_name)
-                check_indices(indices, weight.numel, name)
+                weight.check(indices, name)
                 if len(indices) != len(weight.indices):  # under a global budget a layer's count changes
                     weight.resize(torch.arange(0), indices.to(weight.indices.device))
         return tensors
@@ -259,32 +260,3 @@ def kind_of(weight: BaseWeight) -> type[BiDSTLayer]:
     if weight.stacked:
         return Experts
     return Linear if isinstance(weight.module, (nn.Linear, Conv1D)) else BiDSTLayer
-
-
-def layer_budgets(config: BiDSTConfig, weights: Mapping[str, BaseWeight]) -> dict[str, int]:
-    """The budget of each layer: name -> k active weights.
-
-    Args:
-        config: `sparsity`, `distribution` and `init` are read.
-        weights: of all layers, from `weights_of`.
-
-    Raises:
-        ValueError: a layer would have no weight.
-    """
-    density = 1 - config.sparsity
-    if config.distribution == "as_pruned":
-        counts = [int(weight.tensor.count_nonzero()) for weight in weights.values()]
-    elif config.distribution == "global" and config.resolved_init == "magnitude":
-        counts = largest([weight.numbers() for weight in weights.values()], density)
-    elif config.distribution == "erk":
-        each = iter(erk([shape for weight in weights.values() for shape in weight.matrices], density))
-        counts = [sum(next(each) for _ in weight.matrices) for weight in weights.values()]
-    else:
-        counts = uniform([tuple(weight.shape) for weight in weights.values()], density)
-    for (key, weight), k in zip(weights.items(), counts, strict=True):
-        if k < 1:
-            raise ValueError(
-                f"sparsity={config.sparsity} leaves none of the {weight.numel} weights of {key!r} active. Lower it, "
-                "use distribution='erk', or leave the layer out with exclude_modules."
-            )
-    return dict(zip(weights, counts, strict=True))

@@ -8,6 +8,7 @@ from peft import LoraConfig, get_peft_model
 from torch import Tensor, nn
 
 from hf_efficient import BiDSTConfig, keep_sparsity, prune_sparsegpt, prune_wanda
+from hf_efficient.sparsity.pattern import NMPattern
 from hf_efficient.sparsity.pruned.sparsegpt import prune_layer
 from tests.sparsity.models import IDS, few_steps, gpt2, llama
 
@@ -92,7 +93,7 @@ def test_sparsegpt_is_least_squares_column_after_column(m: int | None) -> None:
     hessian = x.T @ x / len(x)
     truth = one_column_after_another(weight, hessian, 0.5, m)
     block = 16 if m is None else 8  # a pattern is the same in blocks of any size
-    found = prune_layer(weight, hessian, 0.5, None if m is None else (2, 4), block=block)
+    found = prune_layer(weight, hessian, 0.5, None if m is None else NMPattern(2, 4), block=block)
     assert torch.equal(found == 0, truth == 0)
     assert torch.allclose(found.double(), truth, atol=1e-4)
     plain = torch.where(truth == 0, 0.0, weight.double())

@@ -17,13 +17,14 @@ from tests.sparsity.models import ConvNet, convnet_inputs
 TOPOLOGIES = pytest.mark.parametrize("topology", ["bidst", "rigl", "set", "mest"])
 
 
+@pytest.mark.parametrize("amount", [{}, {"pattern": "2:4", "sparsity": 0.5}], ids=["any", "2:4"])
 @TOPOLOGIES
-def test_a_torch_loop_resumes_bit_for_bit(topology: str) -> None:
+def test_a_torch_loop_resumes_bit_for_bit(topology: str, amount: dict[str, Any]) -> None:
     """20 steps at once, or 10, everything through files, and 10 more."""
     data = batches(20)
 
     def start() -> tuple[nn.Module, torch.optim.Optimizer]:
-        model = classifier(topology=topology)
+        model = classifier(topology=topology, **amount)
         return model, torch.optim.AdamW(trainable(model), lr=0.01)
 
     model, optimizer = start()

@@ -215,6 +215,7 @@ dist.destroy_process_group()
 """
 
 
+@pytest.mark.slow
 def test_two_ranks_have_one_mask_that_is_that_of_one_process(tmp_path: Path) -> None:
     (tmp_path / "program.py").write_text(RANK_PROGRAM)
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--rdzv-backend=c10d"]

@@ -12,6 +12,10 @@ OPTIMIZATION = Kind(
     runs="SAMTrainer, SAMTrainerMixin before any other Trainer, and torch optimizers; CPU and CUDA, DDP and FSDP2",
     page="sam.md",
     config="hf_efficient.optimization.arguments:SAMArguments",
+    only=(
+        Only("perturb", lambda c: not c.adaptive,
+             "adaptive=False: distances in units of each merged weight would need that weight"),
+    ),
     methods=(
         Method(
             "sam",
@@ -20,7 +24,7 @@ OPTIMIZATION = Kind(
             Paper(
                 "Sharpness-Aware Minimization for Efficiently Improving Generalization", 2021, "2010.01412", "ICLR"
             ),
-            reads=("batch_norm_pass",),
+            reads=("batch_norm_pass", "perturb"),
             needs=("first pass",),
             published={"rho": 0.05},
         ),
@@ -44,6 +48,7 @@ OPTIMIZATION = Kind(
                 "A Single-Step, Sharpness-Aware Minimization is All You Need to Achieve Efficient and Accurate Sparse "
                 "Training", 2024, venue="NeurIPS",
             ),
+            reads=("perturb",),
             published={"rho": 0.05},
             page="s2_sam.md",
         ),

@@ -12,6 +12,7 @@ from hf_efficient.plain_settings import PlainSettings
 
 SCHEDULES = ("constant", "inverse_sqrt", "linear", "cosine")
 PASSES = ("first", "second", "both")
+SPACES = ("weights", "merged")
 
 
 @dataclass
@@ -31,6 +32,8 @@ class SAMArguments(PlainSettings):
             "linear" or "cosine" (down to 0 at T).
         adaptive: measure the distance in units of each weight's size, for any method ("asam" is "sam" with it).
         perturb_pruned: also perturb entries that a sparsity mask makes inactive, as the published code of S2-SAM does.
+        perturb: what moves in a model with adapters: their trainable "weights", as in any model, or the "merged" weight
+            W + s B A of LoRA layers, of which rho is then the distance ("sam" and "s2sam"; see docs/sam.md).
         num_queries: directions m of "zosam".
         delta: step of the finite difference of "zosam", per weight. None probes at the distance of the step, `rho`, as
             guided directions always do; with m = 1 the step then ends at one of the two probed points, which saves a
@@ -63,6 +66,9 @@ class SAMArguments(PlainSettings):
     perturb_pruned: bool = field(
         default=False, metadata={"help": "Also perturb weights that a sparsity mask makes inactive."}
     )
+    perturb: str = field(
+        default="weights", metadata={"help": "What moves: trainable weights, or merged ones of LoRA (sam, s2sam)."}
+    )
     num_queries: int = field(default=1, metadata={"help": "Directions of zosam; each costs two forward passes."})
     delta: float | None = field(default=None, metadata={"help": "Step of zosam's finite difference; None is rho."})
     probe_fraction: float = field(default=1.0, metadata={"help": "Share of the batch for zosam's losses, (0, 1]."})
@@ -83,6 +89,7 @@ class SAMArguments(PlainSettings):
             check_choice("method", self.method, OPTIMIZATION.names)
         check_number("rho", self.rho, 0, math.inf, "a finite number >= 0")
         check_choice("rho_schedule", self.rho_schedule, SCHEDULES)
+        check_choice("perturb", self.perturb, SPACES)
         check_whole("num_queries", self.num_queries, 1)
         if self.delta is not None:
             check_number("delta", self.delta, 0, math.inf, "a number > 0, or None", above=True)

@@ -29,7 +29,7 @@ def test_arguments_parse_beside_training_arguments(tmp_path: Path) -> None:
     ("field", "value"),
     [("method", "samm"), ("rho", -0.1), ("rho", float("nan")), ("rho_schedule", "step"), ("num_queries", 0),
      ("delta", 0.0), ("probe_fraction", 0.0), ("probe_fraction", 1.5), ("reuse_interval", 0),
-     ("batch_norm_pass", "third"),
+     ("batch_norm_pass", "third"), ("perturb", "lora"),
      ("diagnostics_steps", -1), ("direction_seed", -1)],
 )  # fmt: skip
 def test_arguments_are_checked(field: str, value: Any) -> None:
@@ -47,12 +47,12 @@ def test_rho_schedules() -> None:
 
 OTHERS: dict[str, Any] = {
     "num_queries": 9, "delta": 0.1, "probe_fraction": 0.5, "probe_dropout": False, "guided": True, "direction_seed": 1,
-    "reuse_interval": 2, "reuse_weight": 0.1, "batch_norm_pass": "both",
+    "reuse_interval": 2, "reuse_weight": 0.1, "batch_norm_pass": "both", "perturb": "merged",
 }  # fmt: skip
 READ: dict[str, set[str]] = {
-    "sam": {"batch_norm_pass"},
+    "sam": {"batch_norm_pass", "perturb"},
     "asam": {"batch_norm_pass"},
-    "s2sam": set(),
+    "s2sam": {"perturb"},
     "zosam": {"num_queries", "delta", "probe_fraction", "probe_dropout", "guided", "direction_seed"},
     "looksam": {"reuse_interval", "reuse_weight", "batch_norm_pass"},
     "msam": set(),
@@ -73,6 +73,11 @@ def test_settings_that_a_method_does_not_read_are_refused(method: str) -> None:
             SAMArguments(method, **{setting: value})
         assert all(repr(reader) in str(said.value) for reader in readers)
     SAMArguments(**OTHERS)  # the trainer's method is not known yet
+
+
+def test_merged_weights_have_no_size_to_measure_by() -> None:
+    with pytest.raises(ValueError, match="perturb='merged' is read only with adaptive=False"):
+        SAMArguments("sam", adaptive=True, perturb="merged")
 
 
 def test_guided_directions_have_no_step_of_their_own() -> None:

@@ -56,6 +56,10 @@ class Weights:
             p.grad = None
         return taken
 
+    def ascent(self, gradient: Direction) -> Direction:
+        """The dense direction of the steepest ascent, of the loss with this gradient."""
+        return gradient
+
     @torch.no_grad()
     def pack(self, direction: Direction) -> dict[Tensor, Tensor]:
         """The active entries of a dense direction. Nothing is copied where all entries are active.

@@ -38,12 +38,14 @@ class S2SAM(PerturbingOptimizer):
         rho: distance of the perturbation over all parameters, or a function of the step (0, 1, ...).
         adaptive: measure it in units of each weight's size.
         perturb_pruned: also move entries that a sparsity mask makes inactive.
+        merged: the model, where the merged weights of its LoRA layers are to move: `perturb="merged"` in a Trainer.
         base_kwargs: for the base optimizer (lr, momentum, weight_decay, ...).
 
     Raises:
         TypeError: `base_optimizer` is not a class.
         ValueError: rho is negative or not finite, or the base optimizer cannot be used (it steps inside backward,
-            needs a closure, or perturbs the weights itself).
+            needs a closure, or perturbs the weights itself); or `merged` has an adapter without a merged weight
+            W + s B A, or is given with `adaptive`.
     """
 
     method = "s2sam"

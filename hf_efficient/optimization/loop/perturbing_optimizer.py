@@ -6,12 +6,14 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from hf_efficient.compat.torch import foreach_div_
 from hf_efficient.methods import OPTIMIZATION
 from hf_efficient.optimization.arguments import SAMArguments
+from hf_efficient.optimization.engine.adapters import low_rank_terms
+from hf_efficient.optimization.engine.merged import weights_to_move
 from hf_efficient.optimization.engine.perturbation import Weights
 from hf_efficient.optimization.engine.refusals import refuse_optimizer
 from hf_efficient.optimization.engine.variant import new_variant
@@ -22,6 +24,7 @@ from .state_dict import load_state, saved_state
 from .step_state import RestoresOnError, StepAborted, StepState, end_perturbation
 
 RhoSchedule = Callable[[int], float]
+OWN = ("rho", "adaptive", "perturb_pruned")
 
 
 class PerturbingOptimizer(Optimizer):
@@ -43,21 +46,24 @@ class PerturbingOptimizer(Optimizer):
         *,
         adaptive: bool = False,
         perturb_pruned: bool = False,
+        merged: nn.Module | None = None,
         _settings: Mapping[str, Any] | None = None,
         **base_kwargs: Any,
     ) -> None:
         if not callable(rho) and not 0 <= rho < float("inf"):
             raise ValueError(f"rho={rho!r} is out of range; expected a finite number >= 0, or a function of the step.")
         if isinstance(base_optimizer, Optimizer) or not callable(base_optimizer):
-            raise TypeError(
-                f"base_optimizer={type(base_optimizer).__name__}(...) is an object; expected the class of an "
-                f"optimizer, and its arguments: {type(self).__name__}(params, torch.optim.SGD, lr=0.1)."
-            )
+            raise TypeError(f"base_optimizer={type(base_optimizer).__name__}(...) is an object; expected a class, and "
+                            f"arguments: {type(self).__name__}(params, torch.optim.SGD, lr=0.1).")  # fmt: skip
         refuse_optimizer(base_optimizer)
+        space = "weights" if merged is None else "merged"
+        arguments = SAMArguments(self.method, adaptive=adaptive, perturb=space, **(_settings or {}))
+        if merged is not None:
+            low_rank_terms(merged)
         super().__init__(params, {})
         self.base = base_optimizer(self.param_groups, **base_kwargs)
-        self.rho, self.adaptive, self.perturb_pruned = rho, adaptive, perturb_pruned
-        self.variant = new_variant(SAMArguments(self.method, **(_settings or {})), self._base)
+        self.rho, self.adaptive, self.perturb_pruned, self.merged = rho, adaptive, perturb_pruned, merged
+        self.variant = new_variant(arguments, self._base)
         self._start()
 
     def _base(self) -> Optimizer:  # a method, which a copy of this optimizer binds to itself
@@ -92,7 +98,7 @@ class PerturbingOptimizer(Optimizer):
                 )
             self._base_mode("train")
             scaling = asam_scaling if self.adaptive or self.variant.adaptive else None
-            weights = Weights(self._parameters(), scaling, not self.perturb_pruned)
+            weights = weights_to_move(self._parameters(), scaling, not self.perturb_pruned, self.merged)
             if closure is None and self.variant.needs_batch and not weights.gradients():
                 raise ValueError(
                     "perturb(): no parameter has a gradient to follow. Run backward first, or pass a "
@@ -248,8 +254,7 @@ class PerturbingOptimizer(Optimizer):
     def __repr__(self) -> str:
         if "_step_state" not in vars(self):  # while a copy is made
             return f"<{type(self).__name__}>"
-        own = {"rho": self.rho, "adaptive": self.adaptive, "perturb_pruned": self.perturb_pruned}
-        settings = {**own, **self.variant.settings()}
+        settings = {**{name: getattr(self, name) for name in OWN}, **self.variant.settings()}
         return f"{type(self).__name__}({self.base!r}, {', '.join(f'{k}={v!r}' for k, v in settings.items())})"
 
     def __getstate__(self) -> dict[str, Any]:
@@ -263,7 +268,7 @@ class PerturbingOptimizer(Optimizer):
                 f"{type(self).__name__} cannot be copied or pickled while the weights are perturbed: call step() or "
                 "restore() first."
             )
-        return {name: getattr(self, name) for name in ("base", "rho", "adaptive", "perturb_pruned", "variant")}
+        return {name: getattr(self, name) for name in (*OWN, "base", "merged", "variant")}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update(state)

@@ -70,6 +70,6 @@ def load_state(optimizer: Any, state_dict: dict[str, Any]) -> None:
 def settings_of(optimizer: Any) -> dict[str, Any]:
     """Plain values: method, distance, and what the variant was made with."""
     own = {**optimizer.variant.settings(), "rho": optimizer.rho, "adaptive": optimizer.adaptive}
-    own["perturb_pruned"] = optimizer.perturb_pruned
+    own |= {"perturb_pruned": optimizer.perturb_pruned, "merged": optimizer.merged is not None}
     plain = {name: value for name, value in own.items() if value is None or isinstance(value, (bool, int, float))}
     return {"method": type(optimizer).__name__, **plain}

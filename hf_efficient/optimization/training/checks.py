@@ -8,6 +8,7 @@ from transformers.utils import logging
 
 from hf_efficient.compat.trl import generates_in_training_step
 from hf_efficient.extras import extra
+from hf_efficient.optimization.engine.adapters import low_rank_terms
 from hf_efficient.optimization.engine.memory import MemoryGuard
 from hf_efficient.optimization.engine.monitor import StepMonitor
 from hf_efficient.optimization.engine.perturbation import Weights
@@ -53,10 +54,11 @@ class StepCheck(TrainerCallback):
 
 
 def refuse_trainer(trainer: Any) -> None:
-    """Refuse a Trainer that hides its gradients, generates its data, or steps inside backward.
+    """Refuse a Trainer that hides its gradients, generates its data, or steps inside backward, or a model.
 
     Raises:
-        ValueError: DeepSpeed, FSDP1, generation in the training step, or an optimizer that steps inside backward.
+        ValueError: DeepSpeed, FSDP1, generation in the training step, an optimizer that steps inside backward, or a
+            model without merged weights that are to be perturbed.
     """
     if trainer.is_deepspeed_enabled:
         raise ValueError("DeepSpeed keeps gradients where they cannot be read; use DDP or FSDP2.")
@@ -68,6 +70,8 @@ def refuse_trainer(trainer: Any) -> None:
             "use it without SAMTrainerMixin."
         )
     _refuse_steps_inside_backward(trainer)
+    if trainer.sam_args.perturb == "merged" and trainer.model is not None:
+        low_rank_terms(trainer.model)
 
 
 def _refuse_steps_inside_backward(trainer: Any) -> None:

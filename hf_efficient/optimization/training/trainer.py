@@ -17,6 +17,7 @@ from hf_efficient.files.checkpoints import WholeCheckpoints
 from hf_efficient.optimization.arguments import SAMArguments
 from hf_efficient.optimization.engine.batch_norm import copy_statistics, restore_statistics
 from hf_efficient.optimization.engine.memory import MemoryGuard
+from hf_efficient.optimization.engine.merged import weights_to_move
 from hf_efficient.optimization.engine.perturbation import Weights, local
 from hf_efficient.optimization.engine.refusals import no_step_while_perturbed
 from hf_efficient.optimization.engine.variant import Variant, new_variant
@@ -113,7 +114,8 @@ class SAMTrainerMixin(WholeCheckpoints, _AnyTrainer):
         arguments, step = self.sam_args, self.state.global_step
         variant, monitor = self._current_variant(), self._step_check.monitor
         scaling = asam_scaling if arguments.adaptive or variant.adaptive else None
-        weights = Weights(model.parameters(), scaling, active_only=not arguments.perturb_pruned)
+        merged = model if arguments.perturb == "merged" else None
+        weights = weights_to_move(model.parameters(), scaling, not arguments.perturb_pruned, merged)
         batch = AccumulatedBatch(self, parent, model, micro_batches, num_items, weights, arguments.batch_norm_pass,
                                  arguments.probe_dropout)  # fmt: skip
         variant.step = step

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from typing import TYPE_CHECKING, Any
 
+from hf_efficient.optimization.engine.merged import MergedWeights
 from hf_efficient.optimization.engine.perturbation import Direction, Weights
 from hf_efficient.optimization.engine.variant import Batch, Variant
+
+if TYPE_CHECKING:
+    from hf_efficient.optimization.arguments import SAMArguments
 
 
 def s2sam_point(weights: Weights, g: Direction, rho: float, measure: bool = False) -> AbstractContextManager[None]:
@@ -28,6 +33,11 @@ class S2SAMVariant(Variant):
         super().__init__()
         self.memory = {"gradient": {}}
 
+    @classmethod
+    def of(cls, arguments: SAMArguments, optimizer: Callable[[], Any]) -> S2SAMVariant:
+        """A new one; that of merged weights, if the settings say so."""
+        return MergedS2SAMVariant() if arguments.perturb == "merged" else cls()
+
     @contextmanager
     def perturbed(self, weights: Weights, batch: Batch, rho: float, measure: bool = False) -> Iterator[None]:
         """Weights at u_t inside the block, which leaves g_t as their gradients."""
@@ -40,3 +50,26 @@ class S2SAMVariant(Variant):
         finally:
             if not self.memory["gradient"]:  # a step that failed leaves all as it was
                 self.memory["gradient"] = weights.unpack(g)
+
+
+class MergedS2SAMVariant(S2SAMVariant):
+    """S2-SAM that moves the merged weight of LoRA layers by ε = ρ P_{t-1} / ‖P_{t-1}‖ (`engine/merged.py`).
+
+    P_{t-1} is the projection of the last gradient on what the adapter could change then. It is remembered in factors
+    twice as large as the adapter, since the adapter has changed when it is used.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.memory = {"ascent": {}, "bases": {}}
+
+    @contextmanager
+    def perturbed(self, weights: Weights, batch: Batch, rho: float, measure: bool = False) -> Iterator[None]:
+        """The model computes at u_t inside the block, which leaves g_t as gradients."""
+        assert isinstance(weights, MergedWeights)
+        weights.bases = self.memory["bases"]
+        with s2sam_point(weights, weights.pack(self.memory["ascent"]), rho, measure):
+            yield
+        if g := batch.kept_gradients():
+            ascent = weights.ascent(g)
+            self.memory["ascent"], self.memory["bases"] = ascent, weights.bases

@@ -13,7 +13,7 @@ def sam_point(weights: Weights, g: Direction, rho: float, measure: bool = False)
 
     The gradient taken there, ∇L(w + ε), trains w (Eq. 3).
     """
-    return weights.moved(weights.pack(g), rho, measure)
+    return weights.moved(weights.pack(weights.ascent(g)), rho, measure)
 
 
 class SAMVariant(Variant):

@@ -6,6 +6,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import torch
+from peft import LoraConfig, get_peft_model
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.distributed.fsdp import fully_shard
@@ -23,6 +24,7 @@ METHODS = {
     "guided, one pass": SAMArguments("zosam", guided=True),
     "looksam": SAMArguments("looksam", reuse_interval=2),
     "msam": SAMArguments("msam"),
+    "merged": SAMArguments("sam", perturb="merged"),  # with LoRA, whose factors cannot be sharded
 }
 
 
@@ -55,6 +57,13 @@ def sharded() -> Net:
     return net
 
 
+def adapted() -> Any:
+    """LoRA on the first layer, after some steps: B is not zero."""
+    torch.manual_seed(0)
+    config = LoraConfig(r=2, target_modules=["first"], modules_to_save=["second"], init_lora_weights=False)
+    return get_peft_model(Net(), config).double()
+
+
 def train(
     folder: Path, method: SAMArguments | None, batch: int, mode: str = "ddp", accumulation: int = 2, **kwargs: Any
 ) -> Trainer:
@@ -66,9 +75,15 @@ def train(
     )  # fmt: skip
     cls: Any = Trainer if method is None else SAMTrainer
     ours = {} if method is None else {"sam_args": method}
-    trainer = cls(sharded() if mode == "fsdp" else Net(), args, train_dataset=data(), **ours)
+    alone = adapted if method is not None and method.perturb == "merged" else Net
+    trainer = cls(sharded() if mode == "fsdp" else alone(), args, train_dataset=data(), **ours)
     trainer.train(resume_from_checkpoint=kwargs.get("resume_from_checkpoint"))
     return trainer
+
+
+def methods_of(mode: str) -> dict[str, SAMArguments]:
+    """Those that work in this mode."""
+    return {name: method for name, method in METHODS.items() if mode == "ddp" or method.perturb == "weights"}
 
 
 def accumulation_of(name: str) -> int:
@@ -84,7 +99,7 @@ def whole(model: nn.Module) -> dict[str, Tensor]:
 
 if __name__ == "__main__":
     target, mode = Path(sys.argv[1]), sys.argv[2]
-    for name, method in {"stock": None, **METHODS}.items():
+    for name, method in {"stock": None, **methods_of(mode)}.items():
         trainer = train(target / name, method, 2, mode, accumulation_of(name))
         rank = trainer.accelerator.process_index
         assert all(isinstance(p, DTensor) == (mode == "fsdp") for p in trainer.model.parameters())

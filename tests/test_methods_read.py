@@ -62,7 +62,8 @@ def test_a_generator_changes_the_tokens() -> None:
         assert not torch.equal(reduced(base, 0), reduced(changed, 0))
 
 
-OF_PASSES = ("batch_norm_pass", "probe_dropout")  # the Trainer hands them to its passes, whose own tests look at them
+#: What the Trainer hands to its passes, or to the weights that a method moves; their own tests look at them.
+OF_PASSES = ("batch_norm_pass", "probe_dropout", "perturb")
 
 
 @pytest.mark.parametrize(("method", "setting"), [pair for pair in pairs(OPTIMIZATION) if pair[1] not in OF_PASSES])

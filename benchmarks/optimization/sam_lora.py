@@ -26,7 +26,7 @@ from benchmarks.harness.tables import markdown
 from benchmarks.models.minilm_top import MiniLMTop, hidden_states
 from hf_efficient import S2SAM, SAM
 
-RATES, RHOS = (1e-3, 2e-3, 4e-3, 8e-3), (0.05, 0.2, 0.8, 3.2)
+RATES, RHOS = (1e-3, 2e-3, 4e-3, 8e-3), (0.025, 0.05, 0.1, 0.2)
 METHODS = ("plain", "sam", "sam, merged", "s2sam", "s2sam, merged")
 NOISES = (0.4, 0.0)
 SIZE, EPOCHS, BATCH, HELD_OUT, TUNING_SEED = 256, 6, 16, 500, 1000

@@ -53,8 +53,9 @@ class PerturbingOptimizer(Optimizer):
         if not callable(rho) and not 0 <= rho < float("inf"):
             raise ValueError(f"rho={rho!r} is out of range; expected a finite number >= 0, or a function of the step.")
         if isinstance(base_optimizer, Optimizer) or not callable(base_optimizer):
-            raise TypeError(f"base_optimizer={type(base_optimizer).__name__}(...) is an object; expected a class, and "
-                            f"arguments: {type(self).__name__}(params, torch.optim.SGD, lr=0.1).")  # fmt: skip
+            raise TypeError(f"base_optimizer={type(base_optimizer).__name__}(...) is an object; expected the class of "
+                            "an optimizer, and its arguments: "
+                            f"{type(self).__name__}(params, torch.optim.SGD, lr=0.1).")  # fmt: skip
         refuse_optimizer(base_optimizer)
         space = "weights" if merged is None else "merged"
         arguments = SAMArguments(self.method, adaptive=adaptive, perturb=space, **(_settings or {}))

@@ -269,6 +269,6 @@ def test_what_the_table_says_is_read_changes_the_training(tmp_path: Path) -> Non
     for method in OPTIMIZATION.methods:
         base: dict[str, Any] = {"num_queries": 2} if method.name == "zosam" else {}  # one direction has but two signs
         plain = ends(SAMArguments(method.name, rho=0.5, **base))
-        for setting in method.reads:
+        for setting in sorted({*method.reads} - {"perturb"}):  # which is for models with adapters: test_merged.py
             changed = ends(SAMArguments(method.name, rho=0.5, **{**base, setting: other[setting]}))
             assert not same(changed, plain), (method.name, setting)

@@ -2,11 +2,11 @@
 
 `python -m benchmarks.representation.failures`
 
-Pointing with compact and original positions; reading; small things and many of them; hallucination (yes to "is there a
-... ?" where there is none); calibration; questions that plain resizing of the image gets wrong (VTC-Bench's rule); and
-two pictures in one prompt, with questions about the second. Any LLaVA and any folder of images with questions; a table
-whose question family is not in the set is left out. With `--chosen` the others' settings are those that validation
-chose for `equal_footing.py`; ours are as they come. An interrupted run goes on where it was.
+Pointing and naming places with compact and original positions; reading; small things and many of them; hallucination
+(yes to "is there a ... ?" where there is none); calibration; questions that plain resizing of the image gets wrong
+(VTC-Bench's rule); and two pictures in one prompt, with questions about the second. Any LLaVA and any folder of images
+with questions; a table whose question family is not in the set is left out. With `--chosen` the others' settings are
+those that validation chose for `equal_footing.py`; ours are as they come. An interrupted run goes on where it was.
 """
 
 import argparse
@@ -36,11 +36,14 @@ BUDGETS = (0.125, 0.03)
 WHOLE = "all tokens"
 #: Failure -> question families that show it.
 FAMILIES = {
-    "Pointing": ("point", "where"),
+    "Pointing": ("point",),
+    "Naming places": ("where",),
     "Reading": ("read",),
     "Small things": ("detail",),
     "Many things": ("count", "list"),
 }
+#: Of these, the ones that are asked at both kinds of positions.
+PLACES = ("Pointing", "Naming places")
 Row = tuple[str, str, str]  # method, class, positions
 
 
@@ -140,8 +143,10 @@ def measure(sheet: Sheet, said: dict[Any, Said], rows: Sequence[Row], budgets: S
             if families:
                 asked = sheet.of(families)
                 values = [(row, {"right": sheet.rate(said[key].right, asked)}) for row, key in keys]
-                if name == "Pointing":
-                    values = values[:2] + [(row, pointing(sheet, said, row, budget, asked)) for row in usual_rows]
+                if name in PLACES:
+                    values = values[:2] + [
+                        (row, at_both_positions(sheet, said, row, budget, asked)) for row in usual_rows
+                    ]
                 measured.setdefault(f"{name} ({', '.join(families)})", {})[budget] = values
         if "exists" in sheet.family:
             measured.setdefault("Hallucination", {})[budget] = [
@@ -162,7 +167,9 @@ def measure(sheet: Sheet, said: dict[Any, Said], rows: Sequence[Row], budgets: S
     return measured
 
 
-def pointing(sheet: Sheet, said: dict[Any, Said], row: Row, budget: float, asked: np.ndarray) -> dict[str, Any]:
+def at_both_positions(
+    sheet: Sheet, said: dict[Any, Said], row: Row, budget: float, asked: np.ndarray
+) -> dict[str, Any]:
     """Accuracies at original and compact positions, and the first minus the second."""
     original, compact = (said[(*row[:2], positions), budget, 1].right for positions in ("original", "compact"))
     return {
@@ -189,7 +196,7 @@ def report(measured: dict[str, Any], tokens: dict[float, int]) -> str:
             for row, cells in values:
                 label = row if isinstance(row, str) else ", ".join(row[:2])
                 for kind, value in cells.items():
-                    shown = "original" if isinstance(row, str) and name.startswith("Pointing") else kind
+                    shown = "original" if isinstance(row, str) and name.startswith(PLACES) else kind
                     columns.setdefault(f"{shown}, {tokens[budget]} tokens", {})[label] = cell(value)
         labels = list(dict.fromkeys(label for column in columns.values() for label in column))
         lines = [[label, *(column.get(label, "") for column in columns.values())] for label in labels]

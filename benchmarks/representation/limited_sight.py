@@ -37,7 +37,6 @@ class LimitedSight:
     def __init__(self, model: Any, features: Tensor, visible: Tensor, names: Sequence[str], compact: bool) -> None:
         self.model, self.features, self.visible, self.compact = model, features, visible, compact
         self.row = {name: row for row, name in enumerate(names)}
-        self.shown = visible[:0]
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.model, name)
@@ -45,18 +44,23 @@ class LimitedSight:
     def look(self, model: Any, pixel_values: Tensor, scenes: Sequence[Any]) -> tuple[Any, int]:
         """The `vision_inputs` of `grade_scenes`: features made before."""
         rows = torch.tensor([self.row[scene.name] for scene in scenes])
-        self.shown = self.visible[rows].to(model.device)
         features = self.features[rows].to(model.device)
-        return BaseModelOutputWithPooling(pooler_output=tuple(features)), features.shape[1]
+        encoded = BaseModelOutputWithPooling(pooler_output=tuple(features))
+        encoded.kept = list(self.visible[rows].to(model.device))  # goes with the scenes that are read again
+        return encoded, features.shape[1]
 
-    def __call__(self, attention_mask: Tensor, position_ids: Tensor, **inputs: Any) -> Any:
-        n = self.shown.shape[1]
+    def __call__(
+        self, attention_mask: Tensor, position_ids: Tensor, mm_encoder_outputs: dict[str, Any], **inputs: Any
+    ) -> Any:
+        shown = torch.stack(mm_encoder_outputs["image"].kept)
+        n = shown.shape[1]
+        inputs |= {"mm_encoder_outputs": mm_encoder_outputs}
         attention_mask = attention_mask.clone()
-        attention_mask[..., 1 : 1 + n] &= self.shown[:, None, None]
+        attention_mask[..., 1 : 1 + n] &= shown[:, None, None]
         if self.compact:
-            count = self.shown.sum(1, keepdim=True)
+            count = shown.sum(1, keepdim=True)
             position_ids = position_ids - (n - count) * (position_ids > n)
-            position_ids[:, 1 : 1 + n] = self.shown.cumsum(1).clamp_min(1)
+            position_ids[:, 1 : 1 + n] = shown.cumsum(1).clamp_min(1)
         return self.model(attention_mask=attention_mask, position_ids=position_ids, **inputs)
 
 

@@ -183,13 +183,13 @@ def test_a_run_on_a_random_vlm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     assert parser().parse_args([]).methods[:2] == ("id_pruner", "itg")
 
 
-def test_pointing_shows_both_kinds_of_positions(scenes: list[Scene], sheet: Sheet) -> None:
+def test_places_are_shown_at_both_kinds_of_positions(scenes: list[Scene], sheet: Sheet) -> None:
     rows = rows_of(["itg"], None)
     keys: list[Any] = [("all tokens", 1.0, 1), ("all tokens", 1.0, 2), ("resized image", 0.25, 1)]
     keys += [(row, 0.25, pictures) for row in rows for pictures in (1, 2)]
     answers = {key: said(sheet, seed) for seed, key in enumerate(keys)}
     measured = failures.measure(sheet, answers, list(rows), [0.25])
-    shown = dict(measured["Pointing (where)"][0.25])
+    shown = dict(measured["Naming places (where)"][0.25])
     where = sheet.family == "where"
     for name in ("with sizes", "without sizes"):
         row = ("itg", name, "original" if name == "with sizes" else "compact")

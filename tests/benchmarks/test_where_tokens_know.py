@@ -14,7 +14,7 @@ from transformers import CLIPImageProcessor, CLIPVisionConfig, CLIPVisionModel
 from benchmarks.representation import where_tokens_know
 from benchmarks.representation.limited_sight import CUTS, LimitedSight, Watch, look, watched
 from benchmarks.representation.object_scenes import ObjectScene, scenes_of
-from benchmarks.representation.packed_turns import grade_scenes
+from benchmarks.representation.packed_turns import answer_scenes
 from benchmarks.representation.token_probes import by_group, probe
 from benchmarks.representation.where_tokens_know import VIEWS
 from hf_efficient import TokenPrunerConfig, token_pruner
@@ -45,10 +45,11 @@ class Noted:
 def test_seeing_some_tokens_is_having_no_others(vlm: tuple[Any, Any], positions: str) -> None:
     model, processor = vlm
     scenes = load_evaluation_set(limit=3)
-    config = TokenPrunerConfig(method="divprune", budget=20, positions=positions, proportional_attention=False)
+    every = {question.family for scene in scenes for question in scene.questions}
+    config = TokenPrunerConfig(method="divprune", budget=5, positions=positions, proportional_attention=False)
     with token_pruner(model, processor, config):
-        pruned = Noted(model, 21)
-        grade_scenes(pruned, processor, scenes)
+        pruned = Noted(model, 6)
+        expected = answer_scenes(pruned, processor, scenes, settle=every)
         kept = [unit.indices for unit in model.base_model.token_pruner.last]
     pixels = processor.image_processor([scene.image for scene in scenes], return_tensors="pt")["pixel_values"]
     with torch.no_grad():
@@ -56,8 +57,10 @@ def test_seeing_some_tokens_is_having_no_others(vlm: tuple[Any, Any], positions:
     visible = torch.zeros(3, 144, dtype=torch.bool).scatter(1, torch.stack(kept), True)
     noted = Noted(model, 145)
     sight = LimitedSight(noted, features, visible, [s.name for s in scenes], positions == "compact")
-    grade_scenes(sight, processor, scenes, vision_inputs=sight.look)
+    said = answer_scenes(sight, processor, scenes, vision_inputs=sight.look, settle=every)
     torch.testing.assert_close(noted.logits[0], pruned.logits[0], atol=2e-4, rtol=1e-4)
+    assert [[one.words for one in row] for row in said] == [[one.words for one in row] for row in expected]
+    assert len({len(logits) for logits in noted.logits}) > 1  # some scenes were read again without the others
 
 
 def scene(rng: np.random.Generator, owner: np.ndarray, paint: int | None = None) -> ObjectScene:

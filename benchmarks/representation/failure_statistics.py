@@ -58,9 +58,12 @@ class Sheet:
         return {"value": value, "interval": interval(samples), "questions": int(whole.sum())}
 
     def difference(self, one: np.ndarray, other: np.ndarray, of: np.ndarray) -> dict[str, Any]:
-        """By how much `one` is right more often than `other` on questions `of` these, on the same samples."""
+        """By how much `one` is right more often than `other` on questions `of` these, on the same samples.
+
+        Both are bool, or shares of several methods that are right: (models, questions).
+        """
         whole = np.broadcast_to(of, one.shape)
-        gap = self._by_scene(one & whole) - self._by_scene(other & whole)
+        gap = self._by_scene(one * whole) - self._by_scene(other * whole)
         value = round(float(gap.sum() / whole.sum()), 4)
         return {"value": value, "interval": interval(self.bootstrap.ratios(gap, self._by_scene(whole)))}
 

@@ -144,9 +144,7 @@ def measure(sheet: Sheet, said: dict[Any, Said], rows: Sequence[Row], budgets: S
                 asked = sheet.of(families)
                 values = [(row, {"right": sheet.rate(said[key].right, asked)}) for row, key in keys]
                 if name in PLACES:
-                    values = values[:2] + [
-                        (row, at_both_positions(sheet, said, row, budget, asked)) for row in usual_rows
-                    ]
+                    values = values[:2] + at_both_positions(sheet, said, usual_rows, budget, asked)
                 measured.setdefault(f"{name} ({', '.join(families)})", {})[budget] = values
         if "exists" in sheet.family:
             measured.setdefault("Hallucination", {})[budget] = [
@@ -168,15 +166,22 @@ def measure(sheet: Sheet, said: dict[Any, Said], rows: Sequence[Row], budgets: S
 
 
 def at_both_positions(
-    sheet: Sheet, said: dict[Any, Said], row: Row, budget: float, asked: np.ndarray
-) -> dict[str, Any]:
-    """Accuracies at original and compact positions, and the first minus the second."""
-    original, compact = (said[(*row[:2], positions), budget, 1].right for positions in ("original", "compact"))
-    return {
-        "original": sheet.rate(original, asked),
-        "compact": sheet.rate(compact, asked),
-        "original minus compact": sheet.difference(original, compact, asked),
-    }
+    sheet: Sheet, said: dict[Any, Said], rows: Sequence[Row], budget: float, asked: np.ndarray
+) -> list[tuple[Row, dict[str, Any]]]:
+    """For each row accuracies at original and compact positions, and the first minus the second; last, all methods."""
+    values: list[tuple[Row, dict[str, Any]]] = []
+    gaps: dict[str, list[tuple[np.ndarray, np.ndarray]]] = {}
+    for row in rows:
+        original, compact = (said[(*row[:2], positions), budget, 1].right for positions in ("original", "compact"))
+        gap = sheet.difference(original, compact, asked)
+        rates = {"original": sheet.rate(original, asked), "compact": sheet.rate(compact, asked)}
+        values.append((row, {**rates, "original minus compact": gap}))
+        gaps.setdefault(row[1], []).append((original, compact))
+    for name, pairs in gaps.items():
+        original, compact = (np.mean(rights, axis=0) for rights in zip(*pairs, strict=True))
+        gap = sheet.difference(original, compact, asked)
+        values.append((("mean of the methods", name, ""), {"original minus compact": gap}))
+    return values
 
 
 def cell(value: dict[str, Any]) -> str:

@@ -184,7 +184,7 @@ def test_a_run_on_a_random_vlm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_places_are_shown_at_both_kinds_of_positions(scenes: list[Scene], sheet: Sheet) -> None:
-    rows = rows_of(["itg"], None)
+    rows = rows_of(["itg", "scope"], None)
     keys: list[Any] = [("all tokens", 1.0, 1), ("all tokens", 1.0, 2), ("resized image", 0.25, 1)]
     keys += [(row, 0.25, pictures) for row in rows for pictures in (1, 2)]
     answers = {key: said(sheet, seed) for seed, key in enumerate(keys)}
@@ -198,4 +198,8 @@ def test_places_are_shown_at_both_kinds_of_positions(scenes: list[Scene], sheet:
             assert shown[row][positions]["value"] == pytest.approx(right, abs=1e-4)
         gap = shown[row]["original"]["value"] - shown[row]["compact"]["value"]
         assert shown[row]["original minus compact"]["value"] == pytest.approx(gap, abs=2e-4)
+        both = [shown[method, *row[1:]]["original minus compact"]["value"] for method in ("itg", "scope")]
+        mean = shown["mean of the methods", name, ""]["original minus compact"]
+        assert mean["value"] == pytest.approx(sum(both) / 2, abs=2e-4)
+        assert mean["interval"][0] <= mean["value"] <= mean["interval"][1]
     assert "original minus compact, 36 tokens" in report(measured, {0.25: 36})

@@ -126,9 +126,11 @@ def measure(steps: dict[str, Callable[[], None]], rounds: int) -> dict[str, dict
 
 
 def held_bytes(trainer: Any) -> int:
-    """What the method keeps from one step to the next."""
-    memory = trainer._variant.memory if getattr(trainer, "_variant", None) else {}
-    return sum(d.nbytes for direction in memory.values() for d in direction.values())
+    """What the method keeps from one step to the next, with the memory of copies."""
+    if not getattr(trainer, "_variant", None):
+        return 0
+    remembered = [d.nbytes for direction in trainer._variant.memory.values() for d in direction.values()]
+    return sum(remembered) + trainer._step_check.buffers.nbytes
 
 
 def table(result: dict[str, Any]) -> str:

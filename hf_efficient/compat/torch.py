@@ -24,6 +24,7 @@ READ = (
     "torch:Tensor._version",
     "torch:Tensor._post_accumulate_grad_hooks",
     "torch:UntypedStorage._cdata",
+    "torch._C:_storage_Use_Count",
     "torch.nn:Module._replicate_for_data_parallel",
     "torch.nn.modules.batchnorm:_BatchNorm",
     "torch.nn.modules.conv:_ConvNd",
@@ -59,6 +60,7 @@ __all__ = [
     "replicates",
     "steps_inside_backward",
     "storage_id",
+    "storage_uses",
     "uncompiled_name",
 ]
 
@@ -99,6 +101,11 @@ def storage_id(tensor: Tensor) -> int:
     return int(tensor.untyped_storage()._cdata)
 
 
+def storage_uses(tensor: Tensor) -> int:
+    """How many tensors lie in a tensor's storage, itself among them: those in graphs, dicts and arrays count too."""
+    return int(torch._C._storage_Use_Count(storage_id(tensor))) - _OWN_USES  # type: ignore[attr-defined]
+
+
 def steps_inside_backward(parameter: Tensor) -> bool:
     """Whether anything waits for the gradient of a parameter to be accumulated, as layerwise optimizers do."""
     return bool(parameter._post_accumulate_grad_hooks)  # type: ignore[attr-defined]
@@ -109,3 +116,6 @@ foreach_copy_ = torch._foreach_copy_
 foreach_div_ = torch._foreach_div_
 foreach_neg_ = torch._foreach_neg_
 foreach_norm = torch._foreach_norm
+
+_OWN_USES = 0
+_OWN_USES = storage_uses(torch.empty(1)) - 1  # of what `untyped_storage` itself returns, which is kept with the storage

@@ -7,7 +7,7 @@ these changes is ε = ρ P/‖P‖ with the projection P, a matrix of rank 2r.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
@@ -15,7 +15,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from hf_efficient.compat.torch import convolve
+
 from .adapters import LowRankTerm, low_rank_terms
+from .exchange import Buffers
 from .perturbation import Direction, Saved, Scaling, Weights, global_norm
 
 
@@ -76,7 +79,7 @@ class MergedWeights(Weights):
     All other trainable weights (heads, norms, sparse deltas) move as in `Weights`; the norm is over all together.
 
     Args:
-        parameters, active_only: as for `Weights`.
+        parameters, active_only, buffers: as for `Weights`.
         terms: the low-rank terms; those that the parameters lack do not move.
 
     Raises:
@@ -86,8 +89,14 @@ class MergedWeights(Weights):
         bases: Q_aᵀ (as A) and Q_b (as B) of the last `ascent`, which `moved` needs again.
     """
 
-    def __init__(self, parameters: Iterable[Tensor], terms: list[LowRankTerm], active_only: bool = True) -> None:
-        super().__init__(parameters, None, active_only)
+    def __init__(
+        self,
+        parameters: Iterable[Tensor],
+        terms: list[LowRankTerm],
+        active_only: bool = True,
+        buffers: Buffers | None = None,
+    ) -> None:
+        super().__init__(parameters, None, active_only, buffers)
         own = set(self.parameters)
         self.terms = [term for term in terms if term.a in own or term.b in own]
         if any(not {term.a, term.b} <= own for term in self.terms):
@@ -150,7 +159,11 @@ class MergedWeights(Weights):
 
 
 def weights_to_move(
-    parameters: Iterable[Tensor], scaling: Scaling | None, active_only: bool, merged: nn.Module | None
+    parameters: Iterable[Tensor],
+    scaling: Scaling | None,
+    active_only: bool,
+    merged: nn.Module | None,
+    buffers: Buffers,
 ) -> Weights:
     """The weights of a step: merged ones, where a model with LoRA layers is given.
 
@@ -158,8 +171,8 @@ def weights_to_move(
         ValueError: see `low_rank_terms`.
     """
     if merged is None:
-        return Weights(parameters, scaling, active_only)
-    return MergedWeights(parameters, low_rank_terms(merged), active_only)
+        return Weights(parameters, scaling, active_only, buffers)
+    return MergedWeights(parameters, low_rank_terms(merged), active_only, buffers)
 
 
 def _added(term: LowRankTerm, up: Tensor, down: Tensor, computed: list[bool]) -> list[Any]:
@@ -178,10 +191,7 @@ def _added(term: LowRankTerm, up: Tensor, down: Tensor, computed: list[bool]) ->
 
 def _product(module: Any, weight: Tensor, x: Tensor) -> Tensor:
     """What the module computes, without bias, with another weight."""
-    if weight.ndim == 2:
-        return F.linear(x, weight)
-    conv: Callable[..., Tensor] = getattr(F, f"conv{weight.ndim - 2}d")
-    return conv(x, weight, None, module.stride, module.padding, module.dilation)
+    return F.linear(x, weight) if weight.ndim == 2 else convolve(module, x, weight)
 
 
 def _matrix(tensor: Tensor) -> Tensor:

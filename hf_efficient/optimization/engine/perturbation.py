@@ -17,6 +17,8 @@ from torch.distributed.tensor import DTensor
 from hf_efficient.active_mask import active_mask
 from hf_efficient.compat.torch import foreach_add_, foreach_copy_, foreach_neg_, foreach_norm
 
+from .exchange import Buffers, can_exchange, exchanged
+
 Direction = Mapping[Tensor, Tensor]
 Saved = list[tuple[Tensor, Tensor]]  # parameters, and what their active entries were
 #: (direction d, weights w), both packed -> the direction of ε, and the norm that it is divided by
@@ -30,12 +32,20 @@ class Weights:
         parameters: those with requires_grad are moved; one that several modules share counts once.
         scaling: how distances are measured, as `asam_scaling`; None is ε = ρ d / ‖d‖₂.
         active_only: move only the entries that a sparsity mask leaves active.
+        buffers: memory for copies, if it is kept from step to step.
     """
 
-    def __init__(self, parameters: Iterable[Tensor], scaling: Scaling | None = None, active_only: bool = True) -> None:
+    def __init__(
+        self,
+        parameters: Iterable[Tensor],
+        scaling: Scaling | None = None,
+        active_only: bool = True,
+        buffers: Buffers | None = None,
+    ) -> None:
         self.parameters = [p for p in dict.fromkeys(parameters) if p.requires_grad]
         self.scaling = scaling
         self.active_only = active_only
+        self.buffers = Buffers() if buffers is None else buffers
         self.cosine: float | None = None  # of the last perturbation and the gradient at its end; see `moved`
         self.distance = 0.0  # ‖ε‖ as it came out, which 16-bit weights make smaller than it should be
         self._intended = 0.0  # ‖ε‖ as it should be
@@ -97,12 +107,21 @@ class Weights:
     @contextmanager
     def kept(self, of: Iterable[Tensor] | None = None) -> Iterator[Saved]:
         """Inside the block weights may change; after it, however it ends, they are what they were, to the bit."""
-        with torch.no_grad():
-            saved = [(p, self.values(p, p).clone()) for p in (self.parameters if of is None else of)]
+        saved: Saved = []
         try:
+            with torch.no_grad():
+                saved += [(p, self._copy(p)) for p in (self.parameters if of is None else of)]
             yield saved
         finally:
             self.put_back(saved)
+            for p, values in saved:
+                if self.mask(p) is None:
+                    self.buffers.give(p, values)
+
+    def _copy(self, parameter: Tensor) -> Tensor:
+        """Its active entries, not to change with it."""
+        values = self.values(parameter, parameter)
+        return values if self.mask(parameter) is not None else self.buffers.take(parameter, values).copy_(values)
 
     @torch.no_grad()
     def put_back(self, saved: Saved) -> None:
@@ -147,15 +166,21 @@ class Weights:
         if not (0 < norm < float("inf")) or rho == 0:
             yield
             return
-        with self.kept(list(direction)) if saved is None else nullcontext(saved) as saved:
-            if measure:
-                self._intended = abs(rho) * global_norm(direction) / norm
-            self.add(direction, rho / norm)
+        there = {p: d for p, d in direction.items() if saved is None and self.mask(p) is None and can_exchange(p, d)}
+        here = {p: d for p, d in direction.items() if p not in there}
+        if measure:
+            self._intended = abs(rho) * global_norm(direction) / norm
+        del direction  # the forward pass does not need it: one copy of the weights is all that is held
+        with (
+            self.kept(list(here)) if saved is None else nullcontext(saved) as kept,
+            exchanged(there, rho / norm, self.buffers) as old,
+        ):
+            self.add(here, rho / norm)
             self.took_effect = True
-            del direction  # the forward pass does not need it: one copy of the weights is all that is held
+            here = {}
             yield
             if measure:
-                self._measure(saved)
+                self._measure([*kept, *old])
 
     @property
     def has_16_bits(self) -> bool:

@@ -99,7 +99,7 @@ class PerturbingOptimizer(Optimizer):
                 )
             self._base_mode("train")
             scaling = asam_scaling if self.adaptive or self.variant.adaptive else None
-            weights = weights_to_move(self._parameters(), scaling, not self.perturb_pruned, self.merged)
+            weights = weights_to_move(self._parameters(), scaling, not self.perturb_pruned, self.merged, now.buffers)
             if closure is None and self.variant.needs_batch and not weights.gradients():
                 raise ValueError(
                     "perturb(): no parameter has a gradient to follow. Run backward first, or pass a "

@@ -15,6 +15,7 @@ from torch.optim import Optimizer
 
 from hf_efficient.compat.torch import change_count
 from hf_efficient.compat.trl import generates_in_training_step
+from hf_efficient.optimization.engine.exchange import Buffers
 from hf_efficient.optimization.engine.memory import MemoryGuard
 from hf_efficient.optimization.engine.monitor import StepMonitor
 from hf_efficient.optimization.engine.perturbation import Weights, global_norm
@@ -40,6 +41,7 @@ class StepState:
         self.stepping = False
         self.caller_checked = False  # who calls `train`
         self.guard = MemoryGuard()
+        self.buffers = Buffers()
         self.monitor = StepMonitor(name, lambda message: warnings.warn(message, stacklevel=_outside()))
         self._used: tuple[Any, int] | None = None  # a gradient of the last step, and its version
 

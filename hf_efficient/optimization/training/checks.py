@@ -9,6 +9,7 @@ from transformers.utils import logging
 from hf_efficient.compat.trl import generates_in_training_step
 from hf_efficient.extras import extra
 from hf_efficient.optimization.engine.adapters import low_rank_terms
+from hf_efficient.optimization.engine.exchange import Buffers
 from hf_efficient.optimization.engine.memory import MemoryGuard
 from hf_efficient.optimization.engine.monitor import StepMonitor
 from hf_efficient.optimization.engine.perturbation import Weights
@@ -27,6 +28,7 @@ class StepCheck(TrainerCallback):
         self.trainer = trainer
         self.monitor = StepMonitor(type(trainer).__name__, logger.warning)
         self.guard = MemoryGuard()
+        self.buffers = Buffers()  # of the training that runs
         self._optimizer: object = None
         self._prepared: tuple[int, int] | None = None  # the training and the step whose gradients are ours
 
@@ -48,6 +50,9 @@ class StepCheck(TrainerCallback):
             )
         if self.trainer._variant is not None:
             self.guard.before_step(self.trainer._variant.memory)
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.buffers.clear()
 
     def on_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self.guard.after_step()

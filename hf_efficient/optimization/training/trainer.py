@@ -115,7 +115,9 @@ class SAMTrainerMixin(WholeCheckpoints, _AnyTrainer):
         variant, monitor = self._current_variant(), self._step_check.monitor
         scaling = asam_scaling if arguments.adaptive or variant.adaptive else None
         merged = model if arguments.perturb == "merged" else None
-        weights = weights_to_move(model.parameters(), scaling, not arguments.perturb_pruned, merged)
+        weights = weights_to_move(
+            model.parameters(), scaling, not arguments.perturb_pruned, merged, self._step_check.buffers
+        )
         batch = AccumulatedBatch(self, parent, model, micro_batches, num_items, weights, arguments.batch_norm_pass,
                                  arguments.probe_dropout)  # fmt: skip
         variant.step = step

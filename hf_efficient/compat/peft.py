@@ -77,6 +77,7 @@ READ = (
     f"{LORA}:Conv1d",
     f"{LORA}:Conv2d",
     f"{LORA}:Conv3d",
+    f"{LORA}:LoraLayer",
     f"{LORA}:LoraVariant",
     f"{LORA}:ParamWrapper",
     "peft.utils:CONFIG_NAME",

@@ -60,7 +60,7 @@ def low_rank_terms(model: nn.Module) -> list[LowRankTerm]:
         ValueError: there is no adapter; or one whose merged weight is not the base weight plus s B A, nor has the
             adapter's values as entries; or factors are sharded.
     """
-    from peft.tuners.lora import LoraLayer
+    from peft.tuners.lora.layer import LoraLayer
     from peft.tuners.tuners_utils import BaseTunerLayer
 
     terms, adapters = [], 0

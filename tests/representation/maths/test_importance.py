@@ -48,6 +48,23 @@ def test_attention_takes_the_scale_of_the_model(attention: tuple[Tensor, Tensor,
     torch.testing.assert_close(received_attention(queries, keys, 0.7).double(), whole.mean((1, 2)), atol=1e-6, rtol=0)
 
 
+def test_keys_that_a_query_does_not_see_get_nothing_of_it(attention: tuple[Tensor, Tensor, Tensor]) -> None:
+    """Two images in one sequence, of 20 and 15 tokens, and two tokens that nobody sees."""
+    queries, keys, _ = attention
+    image = torch.tensor([0] * 20 + [1] * 15 + [2] * 2)
+    seen = (image[:, None] == image) & (image < 2)
+    seen[image == 2, 0] = True  # every query sees a key
+    bias = torch.zeros(1, 1, 37, 37).masked_fill(~seen, -torch.inf)
+    whole = (queries @ keys.transpose(-1, -2) / 8**0.5 + bias).softmax(-1)
+    expected = whole.mean(1).sum(1) / seen.sum(0).clamp_min(1)
+    for chunk in (10, 256):
+        received = received_attention(queries, keys, chunk=chunk, bias=bias)
+        torch.testing.assert_close(received.double(), expected, atol=1e-6, rtol=0)
+    assert (received[:, 35:] == 0).all()
+    row = cls_attention(queries[:, :, 3], keys, bias=bias[:, :, 3])
+    torch.testing.assert_close(row.double(), whole[:, :, 3].mean(1), atol=1e-6, rtol=0)
+
+
 def test_distinctiveness_ranks_by_mean_cosine_to_the_others() -> None:
     torch.manual_seed(0)
     x = torch.randn(2, 20, 6) + 1
@@ -72,6 +89,13 @@ def test_relevance_ranks_by_cosine_to_the_question_and_its_sign_turns_the_rankin
     question = torch.tensor([[[2.0, 0]]])
     torch.testing.assert_close(relevance(x, question), torch.tensor([[1, 0.5, 0, (1 + 0.5**0.5) / 2]]))
     torch.testing.assert_close(relevance(x, question, sign=-1), 1 - relevance(x, question))
+
+
+def test_every_word_of_a_question_counts_alike_however_long_its_vector() -> None:
+    torch.manual_seed(0)
+    x, question = torch.randn(2, 12, 6), torch.randn(2, 5, 6) * torch.tensor([0.1, 1, 10, 100, 1])[None, :, None]
+    cosine = torch.nn.functional.cosine_similarity(x[:, :, None], question[:, None], dim=-1).mean(-1)
+    torch.testing.assert_close(relevance(x, question), rescale(cosine), atol=1e-5, rtol=0)
 
 
 def test_norms_of_16_bit_features_do_not_overflow() -> None:

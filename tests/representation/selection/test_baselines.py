@@ -94,6 +94,13 @@ def test_spare_takes_the_longest_residual(seed):
     assert take("spare", x, p, 10) == greedy(10, 40, RULES["spare"](x, p))
 
 
+@pytest.mark.parametrize("seed", SEEDS)
+def test_spare_projects_on_all_that_is_taken_over_many_steps(seed):
+    """More steps than residuals are left alone for, by tokens that lie all around."""
+    x = torch.randn(60, 48, generator=torch.Generator().manual_seed(seed)) * torch.linspace(1, 2, 60)[:, None]
+    assert take("spare", x, torch.ones(60), 45) == greedy(45, 60, RULES["spare"](x, torch.ones(60)))
+
+
 def test_spare_goes_on_by_position_where_the_rank_ends():
     x, p = unit(0, width=4)
     order = take("spare", x, p, 40)

@@ -33,6 +33,14 @@ def test_initial_centers_are_important_and_far_from_each_other(seed):
     assert itg.farthest_first(x[None], p[None], 8, config())[0].tolist() == farthest_first_rule(x, p, 8)
 
 
+@pytest.mark.parametrize("seed", SEEDS)
+def test_what_all_tokens_have_in_common_and_their_scale_change_no_initial_center(seed):
+    x, p = unit(seed)
+    expected = farthest_first_rule(x, p, 8)
+    assert itg.farthest_first(x[None] + 500, p[None], 8, config())[0].tolist() == expected
+    assert itg.farthest_first(x[None] / 500, p[None], 8, config())[0].tolist() == expected
+
+
 def test_they_are_distinct_where_all_tokens_are_alike_and_never_invalid():
     x, p = torch.ones(2, 30, 4), torch.ones(2, 30)
     valid = torch.arange(30).expand(2, -1) % 3 > 0

@@ -18,7 +18,8 @@ need Fashion-MNIST; others by `--source module:function`, see `object_scenes`):
 
 `--tower` asks what can be asked of an encoder alone: probes, attention and norms.
 
-Writes a table, a JSON and a plot; grades are written as they are made, and an interrupted run goes on.
+Writes a table, a JSON and a plot, anew after each part; grades are written as they are made, and an interrupted run
+goes on.
 """
 
 import argparse
@@ -32,7 +33,7 @@ from torch import Tensor
 
 from benchmarks.harness.options import at_least_one, common_parser
 from benchmarks.harness.plots import plt, save
-from benchmarks.harness.results import record_run, write_json, write_table
+from benchmarks.harness.results import record_run, write_json
 from benchmarks.harness.tables import markdown
 from benchmarks.representation.grade_book import GradeBook
 from benchmarks.representation.identity import model_digest
@@ -40,6 +41,7 @@ from benchmarks.representation.limited_sight import CUTS, Looks, grades_of, look
 from benchmarks.representation.object_scenes import ObjectScene, scenes_of
 from benchmarks.representation.retention_statistics import bootstrap_of, row_of
 from benchmarks.representation.token_probes import by_group
+from hf_efficient.files import write_text
 from hf_efficient.representation.evaluation.questions import TINY_VLM
 
 Distances = NDArray[np.int64]
@@ -205,7 +207,7 @@ def table(result: dict[str, Any]) -> str:
             views.append(cells + [percent(row["families"][family]) for family in families])
         head = ["seen", "tokens", "accuracy", "95 % interval", "compact", "as many at random", *families]
         parts += ["What the language model sees, by distance to objects", markdown(head, views)]
-    for what, levels in result["probes"].items():
+    for what, levels in result.get("probes", {}).items():
         read = [[name, *(percent(cell and cell[0]) for cell in row)] for name, row in levels.items()]
         last = next(reversed(levels.values()))
         read.append(["always the most frequent", *(percent(cell and cell[1]) for cell in last)])
@@ -229,7 +231,8 @@ def table(result: dict[str, Any]) -> str:
 
 def plot(result: dict[str, Any], path: Any) -> None:
     """Accuracy of the views, and the probes by distance."""
-    panels = ("views" in result) + len(result["probes"])
+    probed = result.get("probes", {})
+    panels = ("views" in result) + len(probed)
     figure, grid = plt.subplots(1, panels, figsize=(5 * panels, 4.5), layout="constrained", squeeze=False)
     axes = list(grid[0])
     if "views" in result:
@@ -238,7 +241,7 @@ def plot(result: dict[str, Any], path: Any) -> None:
         first.plot([row["as many at random"] for row in rows], range(len(rows)), "k|", label="as many at random")
         first.set(title="tokens the language model sees, by distance", xlabel="accuracy", xlim=(0, 1))
         first.legend(fontsize=8)
-    for axis, (what, levels) in zip(axes, result["probes"].items(), strict=True):
+    for axis, (what, levels) in zip(axes, probed.items(), strict=True):
         for name, cells in levels.items():
             axis.plot(DISTANCES, [np.nan if cell is None else cell[0] for cell in cells], marker="o", label=name)
         last = next(reversed(levels.values()))
@@ -270,23 +273,25 @@ def main() -> None:
     record_run(arguments.output)
     looks = look(study.model, study.processor, study.scenes)
     norm = norms(study, looks)
-    result = {
+    result: dict[str, Any] = {
         "scenes": len(study.scenes),
         "source": f"{arguments.source}, {arguments.layout}, seed {arguments.seed}",
         "object share": round(float((study.distance == 0).mean()), 4),
-        "probes": probes(study.scenes, looks, untrained_layer(study)),
         "flow": [[[round(float(x), 4) for x in row] for row in layer] for layer in looks.flow],
         "norms": ratios(norm),
     }
-    if not arguments.tower:
-        result |= {
-            "views": by_distance(study, looks.features),
-            "cuts": cuts(study, looks.features),
-            "registers": registers(study, looks, norm),
-        }
-    write_json(arguments.output / "results.json", result)
-    plot(result, arguments.output / "plot.png")
-    write_table(arguments.output / "table.md", table(result))
+    parts: dict[str, Callable[[], Any]] = {
+        "views": lambda: by_distance(study, looks.features),
+        "probes": lambda: probes(study.scenes, looks, untrained_layer(study)),
+        "cuts": lambda: cuts(study, looks.features),
+        "registers": lambda: registers(study, looks, norm),
+    }
+    for name in ("probes",) if arguments.tower else parts:
+        result[name] = parts[name]()
+        write_json(arguments.output / "results.json", result)  # an interrupted run leaves what it has
+        plot(result, arguments.output / "plot.png")
+        write_text(arguments.output / "table.md", table(result) + "\n")
+    print(table(result))
 
 
 if __name__ == "__main__":

@@ -78,7 +78,8 @@ def test_a_setting_of_a_variant_reaches_it(method: str, setting: str) -> None:
 @pytest.mark.parametrize(("method", "setting"), [pair for pair in pairs(SPARSITY) if pair[1] != "init"])
 def test_a_setting_of_a_topology_reaches_it(method: str, setting: str) -> None:
     value: Any = {"update_interval": 7, "drop_fraction": 0.1, "stop_fraction": 0.5, "candidates": 2.0,
-                  "score_interval": 3, "score_lr": 0.1, "implicit_weight": 0.1}[setting]  # fmt: skip
+                  "score_interval": 3, "levelling": 0.1, "grow_from": "start",
+                  "initial_sparsity": 0.3}[setting]  # fmt: skip
     changes: tuple[dict[str, Any], ...] = ({}, {setting: value})
     topology = SPARSITY.row(method).implementation
     made = [topology.of(BiDSTConfig(topology=method, **settings), 100) for settings in changes]

@@ -28,11 +28,11 @@ CALLS = 20  # forwards that are timed together
 
 def two_of_four(shape: tuple[int, int], dtype: torch.dtype, device: str) -> nn.Sequential:
     """A layer with random weights, the two largest of every four kept."""
-    model = nn.Sequential(nn.Linear(shape[1], shape[0], device=device, dtype=dtype)).eval()
-    weight = model[0].weight.data.flatten()
+    layer = nn.Linear(shape[1], shape[0], device=device, dtype=dtype)
+    weight = layer.weight.data.flatten()
     best = Groups.along(NMPattern(2, 4), shape, 1).best(weight.abs())
-    model[0].weight.data = torch.zeros_like(weight).index_copy_(0, best, weight[best]).view(shape)
-    return model
+    layer.weight.data = torch.zeros_like(weight).index_copy_(0, best, weight[best]).view(shape)
+    return nn.Sequential(layer).eval()
 
 
 @torch.no_grad()

@@ -1,8 +1,9 @@
 """Sparse training from scratch, method against method: `python -m benchmarks.sparsity.sparse_training`.
 
 Tasks (`--tasks`): Fashion-MNIST with an MLP, with a ResNet with BatchNorm and with a small ViT; topics of R52 and of 20
-newsgroups with an MLP over word counts. Methods (`--methods`): dense, and at each sparsity static (random), SET, RigL,
-MEST, BiDST, and BiDST with S2-SAM and ZO-SAM. All get the same data, epochs, learning rates, ERK budgets and a random
+newsgroups with an MLP over word counts. Methods (`--methods`): dense, and at each sparsity static (random), SET, MEST,
+RigL, RigL with gradients levelled as BiDST's are, BiDST, BiDST that reads gradients of candidates at every step, and
+BiDST with S2-SAM and ZO-SAM. All get the same data, epochs, learning rates, ERK budgets and a random
 first topology; a seed fixes initial weights and the order of batches for all methods alike.
 
 Each run is written to `results/sparse_training/runs.json` when it ends, and not done again: the same command goes on
@@ -16,14 +17,11 @@ import itertools
 import json
 import math
 import time
-from collections import Counter
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
 from pathlib import Path
 from statistics import mean, median
 from typing import Any
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from peft import get_peft_model
@@ -32,97 +30,41 @@ from torch import Tensor, nn
 from benchmarks.harness.options import common_parser
 from benchmarks.harness.plots import plot_panels
 from benchmarks.harness.results import read_json, record_run, write_json, write_table
-from benchmarks.harness.tables import markdown, mean_and_deviation
-from benchmarks.models.small_networks import SmallResNet, SmallViT
-from examples import real_data
+from benchmarks.harness.tables import markdown, mean_and_deviation, mean_and_interval
+from benchmarks.models.small_networks import SmallViT
+from benchmarks.sparsity.tasks import TASKS, Data, Task
 from hf_efficient import S2SAM, ZOSAM, BiDSTConfig, recalibrate_batch_norm, train_sparsely
 from hf_efficient.methods import SPARSITY, settings_of
 from hf_efficient.sparsity.tuner.layer import BiDSTLayer
 from hf_efficient.sparsity.tuner.targets import weight_of
 
 SPARSITIES = (0.9, 0.95, 0.98)
-TOPOLOGIES = ("static", "set", "rigl", "mest", "bidst")
+#: Method -> topology, and settings that differ from its own.
+TOPOLOGIES: dict[str, tuple[str, dict[str, Any]]] = {
+    "static": ("static", {}),
+    "set": ("set", {}),
+    "mest": ("mest", {}),
+    "rigl": ("rigl", {}),
+    "rigl-levelled": ("rigl", {"levelling": 0.5}),
+    "bidst": ("bidst", {}),
+    "bidst-every-step": ("bidst", {"score_interval": 1}),
+}
 METHODS = ("dense", *TOPOLOGIES, "bidst+s2sam", "bidst+zosam")
 RHO = 0.05
-Data = tuple[Tensor, Tensor, Tensor, Tensor]  # training inputs and classes, test inputs and classes
-
-
-@dataclass(frozen=True)
-class Task:
-    """What is trained: data, network, which layers become sparse, and for how long."""
-
-    data: Callable[[], Data]
-    network: Callable[[], nn.Module]
-    sparse_layers: str  # regular expression over module names; the rest stays dense
-    epochs: int
-    batch: int = 128
-    interval: int = 100
-
-
-def fashion(train: int, shape: tuple[int, ...]) -> Callable[[], Data]:
-    """The first `train` images and all test images, normalized."""
-
-    def load() -> Data:
-        parts: list[Tensor] = []
-        for part, count in ((True, train), (False, 10_000)):
-            pixels, classes = real_data.fashion_mnist(part)
-            x = (torch.tensor(pixels[:count]).float() / 255 - 0.286) / 0.353
-            parts += [x.view(-1, *shape), torch.tensor(classes[:count])]
-        return parts[0], parts[1], parts[2], parts[3]
-
-    return load
-
-
-def words(name: str, size: int = 4000) -> Callable[[], Data]:
-    """log(1 + count) of the `size` most frequent words of three letters or more, each text scaled to length 1."""
-
-    def load() -> Data:
-        texts = [getattr(real_data, name)(train) for train in (True, False)]
-        counts = Counter(w for text in texts[0].texts for w in text.lower().split() if len(w) > 2)
-        number = {word: i for i, (word, _) in enumerate(counts.most_common(size))}
-        parts: list[Tensor] = []
-        for part in texts:
-            x = torch.zeros(len(part.texts), size)
-            for row, text in enumerate(part.texts):
-                found = np.array([number[w] for w in text.lower().split() if w in number], np.int64)
-                x[row].index_add_(0, torch.from_numpy(found), torch.ones(len(found)))
-            x = x.log1p()
-            parts += [x / x.norm(dim=1, keepdim=True).clamp_min(1e-6) * 10, torch.from_numpy(part.labels)]
-        return parts[0], parts[1], parts[2], parts[3]
-
-    return load
-
-
-def mlp(*sizes: int) -> nn.Module:
-    """Linear layers with ReLU between."""
-    layers: list[nn.Module] = []
-    for i, o in itertools.pairwise(sizes):
-        layers += [nn.Linear(i, o), nn.ReLU()]
-    return nn.Sequential(*layers[:-1])
-
-
-TASKS = {
-    "mlp": Task(fashion(30_000, (784,)), lambda: mlp(784, 300, 100, 10), "[02]", epochs=6),
-    "resnet": Task(
-        fashion(10_000, (1, 28, 28)), SmallResNet, r"stages\.(.*conv\d|[12]\.shortcut)", epochs=6, interval=50
-    ),
-    "vit": Task(fashion(10_000, (1, 28, 28)), SmallViT, r"layers\..*linear\d", epochs=12, interval=50),
-    "r52": Task(words("reuters_r52"), lambda: mlp(4000, 256, 128, 52), "[02]", epochs=12, batch=64),
-    "newsgroups": Task(words("newsgroups"), lambda: mlp(4000, 256, 128, 20), "[02]", epochs=10, batch=64),
-}
 
 
 def run(task: Task, data: Data, method: str, sparsity: float, seed: int) -> dict[str, Any]:
     """Train once; accuracy, time, mask work and counted FLOPs."""
     x, y, x_test, y_test = data
-    topology, _, sharpness = method.partition("+")
+    name, _, sharpness = method.partition("+")
     torch.manual_seed(seed)
     model: nn.Module = task.network()
     if method != "dense":
+        topology, settings = TOPOLOGIES[name]
         config = BiDSTConfig(
             sparsity=sparsity,
             topology=topology,
-            **settings_of(SPARSITY, topology, init="random", update_interval=task.interval),
+            **settings_of(SPARSITY, topology, init="random", update_interval=task.interval) | settings,
             target_modules=task.sparse_layers,
             backend="dense",
             seed=seed,
@@ -130,12 +72,12 @@ def run(task: Task, data: Data, method: str, sparsity: float, seed: int) -> dict
         model = get_peft_model(model, config)
     base_lr = 0.1 if not isinstance(task.network(), SmallViT) else 0.05
     parameters = [p for p in model.parameters() if p.requires_grad]
-    settings: dict[str, Any] = {"lr": base_lr, "momentum": 0.9, "weight_decay": 5e-4}
+    of_sgd: dict[str, Any] = {"lr": base_lr, "momentum": 0.9, "weight_decay": 5e-4}
     outer = {"": None, "s2sam": S2SAM, "zosam": ZOSAM}[sharpness]
     optimizer: Any = (
-        torch.optim.SGD(parameters, **settings)
+        torch.optim.SGD(parameters, **of_sgd)
         if outer is None
-        else outer(parameters, torch.optim.SGD, rho=RHO, **settings)
+        else outer(parameters, torch.optim.SGD, rho=RHO, **of_sgd)
     )
     batches = len(x) // task.batch
     steps = task.epochs * batches
@@ -229,10 +171,35 @@ def table(runs: dict[str, dict[str, Any]]) -> str:
     return "\n".join(parts)
 
 
+def summary(runs: dict[str, dict[str, Any]]) -> str:
+    """Means of all tasks side by side; BiDST minus the best other method there, paired over seeds, 95 % interval."""
+    others = [method for method in TOPOLOGIES if not method.startswith("bidst")]
+    rows = []
+    for task, sparsity in itertools.product(dict.fromkeys(key.split()[0] for key in runs), SPARSITIES):
+        ours = by_seed(runs, task, "bidst", sparsity)
+        means = {method: mean(found) for method in others if (found := accuracies(runs, task, method, sparsity))}
+        if not ours or not means:
+            continue
+        best = max(means, key=lambda method: means[method])
+        theirs = by_seed(runs, task, best, sparsity)
+        gain = mean_and_interval([ours[seed] - theirs[seed] for seed in ours if seed in theirs])
+        cells = [f"{means[method]:.1f}" if method in means else "" for method in others]
+        dense = accuracies(runs, task, "dense", 0.0)
+        dense_cell = f"{mean(dense):.1f}" if dense else ""
+        rows.append([task, f"{sparsity:.0%}", dense_cell, *cells, f"{mean(ours.values()):.1f}", gain, best])
+    head = ["", "sparsity", "dense", *others, "bidst", "bidst minus the best other", "which is"]
+    return markdown(head, rows)
+
+
+def by_seed(runs: dict[str, dict[str, Any]], task: str, method: str, sparsity: float) -> dict[str, float]:
+    """Seed -> accuracy."""
+    wanted = [task, method, str(sparsity)]
+    return {key.split()[3]: r["accuracy"] for key, r in runs.items() if key.split()[:3] == wanted}
+
+
 def accuracies(runs: dict[str, dict[str, Any]], task: str, method: str, sparsity: float) -> list[float]:
     """Of all seeds."""
-    wanted = [task, method, str(sparsity)]
-    return [r["accuracy"] for key, r in runs.items() if key.split()[:3] == wanted]
+    return list(by_seed(runs, task, method, sparsity).values())
 
 
 def plot(runs: dict[str, dict[str, Any]], path: Path) -> None:
@@ -276,7 +243,7 @@ def main() -> None:
                     print(key, json.dumps({k: round(v, 4) for k, v in runs[key].items()}), flush=True)
                     write_json(path, runs)
     plot(runs, arguments.output / "accuracy.png")
-    write_table(arguments.output / "table.md", table(runs))
+    write_table(arguments.output / "table.md", f"{summary(runs)}\n\n{table(runs)}")
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
 from .row import Kind, Method, Only, Paper, Setting
 
 _TOPOLOGY = "hf_efficient.sparsity.topology"
-_EXCHANGES = ("update_interval", "drop_fraction", "stop_fraction", "init")
+_EXCHANGES = ("update_interval", "drop_fraction", "stop_fraction", "init", "initial_sparsity")
 _RIGL = Paper("Rigging the Lottery: Making All Tickets Winners", 2020, "1911.11134", "ICML")
 
 SPARSITY = Kind(
@@ -16,10 +16,10 @@ SPARSITY = Kind(
     methods=(
         Method(
             "bidst",
-            "scores learned by a bi-level hyper-gradient, dormant weights come back",
+            "the mask is learned beside the values: candidates' dormant values follow their own gradients",
             f"{_TOPOLOGY}.bidst:BiDST",
             Paper("Advancing Dynamic Sparse Training by Exploring Optimization Opportunities", 2024, venue="ICML"),
-            reads=(*_EXCHANGES, "candidates", "score_interval", "score_lr", "implicit_weight"),
+            reads=(*_EXCHANGES, "candidates", "score_interval", "levelling"),
             needs=("gradient",),
         ),
         Method(
@@ -27,7 +27,7 @@ SPARSITY = Kind(
             "drops the smallest weights, grows those with the largest gradient",
             f"{_TOPOLOGY}.rigl:RigL",
             _RIGL,
-            reads=_EXCHANGES,
+            reads=(*_EXCHANGES, "levelling", "grow_from"),
             needs=("gradient",),
             published={"distribution": "erk", "init": "random", "update_interval": 100, "drop_fraction": 0.3,
                        "stop_fraction": 0.75},
@@ -40,7 +40,7 @@ SPARSITY = Kind(
                 "Scalable Training of Artificial Neural Networks with Adaptive Sparse Connectivity inspired by Network "
                 "Science", 2018, "1707.04780", "Nature Communications",
             ),
-            reads=_EXCHANGES,
+            reads=(*_EXCHANGES, "grow_from"),
             published={"distribution": "erk", "init": "random", "drop_fraction": 0.3},
         ),
         Method(
@@ -51,7 +51,7 @@ SPARSITY = Kind(
                 "MEST: Accurate and Fast Memory-Economic Sparse Training Framework on the Edge",
                 2021, "2110.14032", "NeurIPS",
             ),
-            reads=_EXCHANGES,
+            reads=(*_EXCHANGES, "grow_from"),
             needs=("gradient",),
             published={"distribution": "erk", "init": "random"},
         ),
@@ -63,7 +63,7 @@ SPARSITY = Kind(
                 "To prune, or not to prune: exploring the efficacy of pruning for model compression",
                 2017, "1710.01878",
             ),
-            reads=("update_interval", "stop_fraction"),
+            reads=("update_interval", "stop_fraction", "initial_sparsity"),
             published={"distribution": "uniform", "update_interval": 100},
         ),
         Method(
@@ -83,11 +83,16 @@ SPARSITY = Kind(
              "'as_pruned', which keeps the zeros there are"),
         Only("distribution", lambda c: c.pattern is None or c.distribution == "as_pruned", "pattern=None: a pattern "
              "says itself how many weights each layer has"),
+        Only("grow_from", lambda c: c.target == "weight" and c.resolved_init != "random", "target='weight' and another "
+             "init than 'random': else all weights are zero at the start"),
+        Only("initial_sparsity", lambda c: c.pattern is None or c.topology == "gmp", "pattern=None: a pattern says "
+             "how many weights are active, at every step, for all topologies but 'gmp'"),
         Only("pattern", lambda c: c.target == "weight", "target='weight': a delta adds to weights that have no "
              "pattern"),
         Only("init", lambda c: c.distribution != "as_pruned", "another distribution than 'as_pruned', which says "
              "itself which weights are active"),
     ),
+    formerly={"score_interval": 10},
     settings=(
         Setting(
             Paper("SNIP: Single-shot Network Pruning based on Connection Sensitivity", 2019, "1810.02340", "ICLR"),

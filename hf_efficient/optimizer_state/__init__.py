@@ -7,18 +7,19 @@
 from .momentum import keeps_momentum, momenta
 from .moved_weights import check, forget, resize
 from .roles import declare
-from .step_size import effective_lr
+from .step_size import Pace, pace
 from .structure import group_of, held_ids, innermost
 
 __all__ = [
+    "Pace",
     "check",
     "declare",
-    "effective_lr",
     "forget",
     "group_of",
     "held_ids",
     "innermost",
     "keeps_momentum",
     "momenta",
+    "pace",
     "resize",
 ]

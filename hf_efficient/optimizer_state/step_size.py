@@ -1,9 +1,9 @@
-"""How far an optimizer moves a weight for one unit of gradient."""
+"""How far an optimizer moves a weight."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -16,12 +16,23 @@ from .structure import group_of, innermost, state_names
 _BY_SIGN = ("lion", "rprop")  # a step has the same length whatever the gradient's
 
 
-@torch.no_grad()
-def effective_lr(optimizer: Any, parameter: Tensor) -> float:
-    """How far one unit of gradient moves a weight in the last step, as a mean over the parameter.
+class Pace(NamedTuple):
+    """How far an optimizer carries a weight in one step, in the long run: with all that its momentum adds later.
 
-    It is the learning rate, divided by the root of the second moment where the optimizer keeps one. A variable outside
-    of the optimizer that shall move as fast as the weights uses it as its own learning rate.
+    Args:
+        rate: the distance, in units of the gradient; with `by_size`, of the gradient's root mean square over the steps.
+        by_size: whether the optimizer divides a weight's gradient by its size (Adam and its kin, Lion by its sign).
+        decay: share of itself that a weight loses.
+    """
+
+    rate: float
+    by_size: bool
+    decay: float
+
+
+@torch.no_grad()
+def pace(optimizer: Any, parameter: Tensor) -> Pace:
+    """How fast the last step moved a parameter's weights: for variables outside that shall move as these do.
 
     Args:
         optimizer: wrapped or not; one that `check` accepts.
@@ -32,26 +43,38 @@ def effective_lr(optimizer: Any, parameter: Tensor) -> float:
     """
     optimizer = innermost(optimizer)
     group, state = group_of(optimizer, parameter), optimizer.state.get(parameter, {})
-    roles, lr = roles_of(optimizer), _rate(optimizer, group, state, parameter)
-    by_role = {roles[name]: quantized.read(state, name) for name in state_names(optimizer, parameter)}
-    # of two second moments the largest comes last
-    if family(optimizer)[1].lower() in _BY_SIGN:
-        step = float(by_role["rate"].mean()) if "rate" in by_role else lr
-        return step / max(float(parameter.grad.abs().mean()), 1e-12) if parameter.grad is not None else step
-    if "size" in by_role:
-        return lr / max(float(by_role["size"].mean()), 1e-12)
-    if "square" not in by_role:
-        return lr
-    root = float(by_role["square"].sqrt().mean())
+    roles, kind = roles_of(optimizer), family(optimizer)
+    lr = _rate(optimizer, group, state, parameter)
+    decay = lr * _number(group.get("weight_decay") or 0.0)
+    held = {roles[name]: name for name in state_names(optimizer, parameter)}
+    if "rate" in held:
+        return Pace(float(quantized.read(state, held["rate"]).mean()), True, decay)
+    repeats = _steps_of_a_gradient(kind, group, roles)
+    lr *= repeats
+    if kind[1].lower() in _BY_SIGN:
+        return Pace(lr, True, decay)
+    if "square" not in held and "size" not in held:
+        return Pace(lr, False, decay * repeats)
     steps = _number(state.get("step", group.get("step", group.get("k", 0))))
-    if len(group.get("betas", ())) > 1 and 0 < group["betas"][1] < 1 and steps and group.get("correct_bias", True):
-        root /= (1 - group["betas"][1] ** steps) ** 0.5
-    if family(optimizer) == ("torch", "RAdam"):
+    if kind == ("torch", "RAdam"):
         trust = _rectification(group["betas"][1], steps)
-        return lr * trust / max(root, 1e-12) if trust else lr
-    if "delta" in by_role:
-        lr *= float(by_role["delta"].sqrt().mean())
-    return lr / max(root, 1e-12)
+        return Pace(lr * trust, True, decay) if trust else Pace(lr, False, decay)
+    if "delta" in held:
+        lr *= float(quantized.read(state, held["delta"]).sqrt().mean())
+    if kind[1].lower() == "adagrad":  # it divides by the root of a sum over the steps, not of a mean
+        lr /= max(steps, 1.0) ** 0.5
+    return Pace(lr, True, decay)
+
+
+def _steps_of_a_gradient(kind: tuple[str, str], group: Mapping[str, Any], roles: Mapping[str, str]) -> float:
+    """How often a momentum that is a sum, not a mean, takes a gradient's step."""
+    if "momentum_buffer" in roles:
+        momentum, dampening = group.get("momentum", 0.0), group.get("dampening", 0.0)
+    elif kind == ("bitsandbytes", "momentum"):
+        momentum, dampening = group["betas"][0], 0.0
+    else:
+        return 1.0
+    return (1 - _number(dampening)) / (1 - _number(momentum))
 
 
 def _rectification(beta: float, steps: float) -> float:

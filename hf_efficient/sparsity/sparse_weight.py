@@ -46,6 +46,7 @@ class SparseWeight(nn.Module):
             None: all n.
         probing: while True, `dense` returns the tensor it is given, and the values get no gradient.
         gradient: (n,) or (w,) float32, or None.
+        start: (n,) what the entries were before training, lent at steps at which the topology may read it; None: zeros.
         matrix: (matrices, rows, columns) as a topology sees them: one matrix, dimensions after 0 flattened to columns.
         input_dim: which of rows (0) and columns (1) are a layer's inputs: 1, but 0 for Conv1D of GPT-2.
         groups: of M entries, of which N are active; None: any k entries.
@@ -85,6 +86,7 @@ class SparseWeight(nn.Module):
         self.probing = False
         self.gradient_indices: Tensor | None = None
         self.gradient: Tensor | None = None
+        self.start: Tensor | None = None
         self.memory: dict[str, Tensor] = {}
         self.seconds = 0.0
         self.monitor: Monitor | None = None
@@ -182,14 +184,16 @@ class SparseWeight(nn.Module):
         self.values[slots] = 0.0 if values is None else values.to(self.values.dtype)
 
     @torch.no_grad()
-    def resize(self, kept: Tensor, indices: Tensor) -> None:
-        """Keep some slots and append new entries with value zero; k changes, the Parameter object stays.
+    def resize(self, kept: Tensor, indices: Tensor, values: Tensor | None = None) -> None:
+        """Keep some slots and append new entries; k changes, the Parameter object stays.
 
         Args:
             kept: (r,) int64: slots that stay, in their new order.
             indices: (c,) integer: inactive entries to grow, appended.
+            values: (c,), their first values; None is zeros.
         """
-        values = torch.cat([self.values[kept], self.values.new_zeros(len(indices))])
+        grown = self.values.new_zeros(len(indices)) if values is None else values.to(self.values.dtype)
+        values = torch.cat([self.values[kept], grown])
         self.indices = self._checked = torch.cat([self.indices[kept], indices.to(self.indices.dtype)])
         self.values.grad = None
         # autograd's accumulator keeps the old size while a graph exists; another dtype in between releases it

@@ -60,7 +60,14 @@ class SparseTeacher:
         return len(set(weight.long_indices.tolist()) & set(self.support.tolist())) / self.k
 
 
-def recover(topology: str, seed: int, steps: int = 1000, pattern: NMPattern | None = None, **settings: Any) -> float:
+def recover(
+    topology: str,
+    seed: int,
+    steps: int = 1000,
+    pattern: NMPattern | None = None,
+    implementation: Any = None,
+    **settings: Any,
+) -> float:
     """Share of a teacher's support that a student of the same density, or pattern, has found."""
     teacher = SparseTeacher(seed, pattern=pattern)
     shape = tuple(teacher.weight.shape)
@@ -70,7 +77,8 @@ def recover(topology: str, seed: int, steps: int = 1000, pattern: NMPattern | No
         student = patterned(shape, 1, pattern, 1000 + seed)
     rate = 0.02 if pattern is None else 0.01  # more weights, longer steps
     optimizer = torch.optim.SGD([student.values], lr=rate, momentum=0.9, weight_decay=5e-4)
-    rule = SPARSITY.row(topology).implementation(total_steps=steps, update_interval=20, **settings)
+    rule = implementation or SPARSITY.row(topology).implementation
+    rule = rule(total_steps=steps, update_interval=20, **settings)
     training = SparseTraining({"w": student}, optimizer, rule, seed=seed)
     for _ in range(steps):
         x, y = teacher.batch()

@@ -5,12 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import torch
 from torch import Tensor
 
 from hf_efficient.methods import SPARSITY
+from hf_efficient.optimizer_state import Pace
 from hf_efficient.sparsity.sparse_weight import SparseWeight
 
 if TYPE_CHECKING:
@@ -29,22 +30,32 @@ class Topology:
         drop_fraction: share of the active weights exchanged at the start, in [0, 1]; falls to 0 along a cosine.
         stop_fraction: share of training after which no weight is exchanged, in [0, 1].
 
+        initial_sparsity: share of inactive weights at the start; the number of active ones falls along a cubic curve
+            and is k from the last exchange on. None: k from the first step.
+        grow_from: first values of grown weights: "zero", or "start", what they were before training.
+
     Attributes:
         exchanges: whether this topology ever exchanges a weight.
-        dense_first: whether all weights are active at the start.
     """
 
     total_steps: int
     update_interval: int = 100
     drop_fraction: float = 0.3
     stop_fraction: float = 0.75
+    initial_sparsity: float | None = None
+    grow_from: str = "zero"
     exchanges: ClassVar[bool] = True
-    dense_first: ClassVar[bool] = False
 
     @classmethod
     def of(cls, config: BiDSTConfig, total_steps: int) -> Self:
         """The topology with a config's settings, for a training of `total_steps` optimizer steps."""
-        return cls(total_steps, config.update_interval, config.drop_fraction, config.stop_fraction)
+        return cls(total_steps, **cls.schedule(config))
+
+    @staticmethod
+    def schedule(config: BiDSTConfig) -> dict[str, Any]:
+        """The settings that all topologies share."""
+        names = ("update_interval", "drop_fraction", "stop_fraction", "initial_sparsity", "grow_from")
+        return {name: getattr(config, name) for name in names}
 
     def drop_fraction_at(self, step: int) -> float:
         """drop_fraction/2 * (1 + cos(pi * t / t_stop)): the largest share of active weights exchanged at `step`."""
@@ -70,9 +81,26 @@ class Topology:
         """Indices whose gradient is read at `step`: the active ones first, in their order. None: all n."""
         return None
 
-    def initial_count(self, k: int, n: int) -> int:
-        """Active weights before the first step."""
-        return n if self.dense_first else k
+    @property
+    def reads_start(self) -> bool:
+        """Whether `SparseWeight.start` is read at exchanges."""
+        return self.grow_from == "start"
+
+    @property
+    def resizes(self) -> bool:
+        """Whether the number of active weights changes in training."""
+        return self.initial_sparsity is not None
+
+    def count_at(self, step: int, k: int, n: int) -> int:
+        """k_t = k + (k_0 - k) (1 - t / t_stop)^3 of n weights, after the exchange of step t (Zhu and Gupta, 2017).
+
+        k_0 is what `initial_sparsity` leaves, and k at least.
+        """
+        if self.initial_sparsity is None:
+            return k
+        first = max(k, round((1 - self.initial_sparsity) * n))
+        left = 1 - min(1.0, step / max(1, self.last_exchange()))
+        return k + round((first - k) * left**3)
 
     def begin(self, weight: SparseWeight) -> None:
         """Called for each weight before the first step, to initialize `weight.memory`."""
@@ -84,14 +112,13 @@ class Topology:
             ValueError: a tensor is not as this topology leaves it.
         """
 
-    def observe(self, weight: SparseWeight, step: int, effective_lr: float, generator: torch.Generator) -> None:
+    def observe(self, weight: SparseWeight, step: int, pace: Pace) -> None:
         """Called with `weight.gradient` at each step that reads it.
 
         Args:
             weight: whose gradient it is.
             step: optimizer steps done.
-            effective_lr: how far a unit of gradient moves an active weight in one step.
-            generator: source of randomness.
+            pace: how far the optimizer moves active weights.
         """
 
     def drop_scores(self, weight: SparseWeight) -> Tensor:
@@ -113,13 +140,15 @@ class Topology:
     def plan(self, weights: Sequence[SparseWeight], step: int, generator: torch.Generator) -> list[Move]:
         """Exchange the active weights with the lowest scores for the inactive ones with the highest.
 
+        Before that, the lowest of all are dropped for good where fewer shall be active than before.
+
         Args:
             weights: one weight, or all that share a global budget; then one layer may lose weights that another gains.
             step: optimizer steps done.
             generator: source of randomness.
 
         Returns:
-            A move for each weight; over all of them as many weights are dropped as grown.
+            A move for each weight; over all of them as many weights are dropped as grown, and those that are too many.
         """
         if weights[0].groups is not None:
             return [self._plan_in_groups(weight, step, generator) for weight in weights]
@@ -129,12 +158,14 @@ class Topology:
                 score[score.argmax()] = torch.inf  # a layer without any weight is cut off for good
         grow = [self.grow_scores(weight, generator) for weight in weights]
         drop_score, grow_score = torch.cat(drop), torch.cat([score.float() for _, score in grow])
-        count = round(self.drop_fraction_at(step) * len(drop_score))
-        count = min(count, int(drop_score.isfinite().sum()), len(grow_score))
-        lowest, slots = drop_score.topk(count, largest=False)
+        surplus = len(drop_score) - sum(self.count_at(step, weight.budget, weight.numel) for weight in weights)
+        count = round(self.drop_fraction_at(step) * (len(drop_score) - surplus))
+        count = min(count, int(drop_score.isfinite().sum()) - surplus, len(grow_score))
+        lowest, slots = drop_score.topk(surplus + count, largest=False)
         highest, at = grow_score.topk(count)
-        accepted = self.accepts(lowest, highest)
-        slots, at = slots[accepted].sort().values, at[accepted].sort().values
+        accepted = self.accepts(lowest[surplus:], highest)
+        slots = torch.cat([slots[:surplus], slots[surplus:][accepted]]).sort().values
+        at = at[accepted].sort().values
         slots_of = by_part(slots, [len(score) for score in drop])
         at_of = by_part(at, [len(score) for _, score in grow])
         return [(s, indices[a]) for s, a, (indices, _) in zip(slots_of, at_of, grow, strict=True)]
@@ -157,7 +188,7 @@ class Topology:
 
     def before_exchange(self, weight: SparseWeight, slots: Tensor, indices: Tensor) -> Tensor | None:
         """Called before a move; returns the first values of the grown weights, (g,), or None for zeros."""
-        return None
+        return weight.start[indices] if self.reads_start and weight.start is not None else None
 
     def after_exchange(self, weight: SparseWeight) -> None:
         """Called after an exchange; `weight.gradient` is still that of the step."""

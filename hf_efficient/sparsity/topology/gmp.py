@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import TYPE_CHECKING, Self
 
 import torch
 from torch import Tensor
@@ -13,17 +13,20 @@ from hf_efficient.sparsity.sparse_weight import SparseWeight
 
 from .base import Move, Topology
 
+if TYPE_CHECKING:
+    from hf_efficient.sparsity.tuner.config import BiDSTConfig
+
 
 @dataclass
 class GMP(Topology):
-    """k_t = k + (n - k) (1 - t / t_stop)^3; drop score |w|, nothing grows."""
+    """Drop score |w|, nothing grows; `count_at` says how many are active."""
 
-    dense_first: ClassVar[bool] = True
+    initial_sparsity: float | None = 0.0
 
-    def count_at(self, step: int, k: int, n: int) -> int:
-        """k_t."""
-        left = 1 - min(1.0, step / max(1, self.last_exchange()))
-        return k + round((n - k) * left**3)
+    @classmethod
+    def of(cls, config: BiDSTConfig, total_steps: int) -> Self:
+        """Dense first, unless `initial_sparsity` is set."""
+        return cls(total_steps, **cls.schedule(config) | {"initial_sparsity": config.initial_sparsity or 0.0})
 
     def last_exchange(self) -> int:
         """t_stop, where k is reached."""

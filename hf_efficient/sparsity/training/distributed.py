@@ -30,8 +30,9 @@ def refuse_shards(weights: Mapping[str, SparseWeight], ranks: int, resizes: bool
             )
     if resizes and ranks > 1:
         raise ValueError(
-            "distribution='global' and topology='gmp' change how many weights a layer has, which the buckets of "
-            "DistributedDataParallel cannot follow. Use distribution='erk' and another topology, or one process."
+            "distribution='global', topology='gmp' and initial_sparsity change how many weights a layer has, which the "
+            "buckets of DistributedDataParallel cannot follow. Use distribution='erk' and another topology without "
+            "initial_sparsity, or one process."
         )
 
 

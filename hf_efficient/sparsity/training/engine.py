@@ -80,7 +80,7 @@ class SparseTraining:
         if self.last_exchange or self.init_steps:
             optimizer_state.check(self.optimizer, [weight.values for weight in self.weights.values()])
         self.ranks = dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
-        resizes = global_budget or topology.dense_first
+        resizes = global_budget or topology.resizes
         refuse_shards(self.weights, self.ranks, resizes)
         self.began = time.perf_counter()
         self.seconds = 0.0  # of mask work
@@ -137,6 +137,7 @@ class SparseTraining:
         elif self.steps <= self.init_steps:
             self._choose_initial()
         else:
+            self._lend_starts()
             if wanted:
                 self._observe()
             if self.topology.due(self.steps):
@@ -197,7 +198,7 @@ class SparseTraining:
             return
         self._collecting = wanted
         for weight in self.weights.values():
-            weight.gradient = None
+            weight.gradient = weight.start = None
             weight.collecting, weight.probing = wanted, probing
             reads_some = wanted and not probing
             weight.gradient_indices = self.topology.gradient_indices(weight, following) if reads_some else None
@@ -221,11 +222,16 @@ class SparseTraining:
             finite = finite and bool(weight.gradient.isfinite().all())
         return finite
 
+    def _lend_starts(self) -> None:
+        """Lend topologies what weights were before training, at the steps at which they may read it."""
+        if self.topology.reads_start and not self.additive and self.init != "random":  # else they were zero
+            for name, weight in self.weights.items():
+                if self.topology.due(self.steps) or (weight.collecting and weight.gradient_indices is None):
+                    weight.start = self.bases[name].detach().flatten()
+
     def _observe(self) -> None:
-        chance = self._generator(1)
         for weight in self.weights.values():
-            lr = optimizer_state.effective_lr(self.optimizer, weight.values)
-            self.topology.observe(weight, self.steps, lr, chance)
+            self.topology.observe(weight, self.steps, optimizer_state.pace(self.optimizer, weight.values))
 
     def _choose_initial(self) -> None:
         for weight in self.weights.values():
@@ -250,7 +256,7 @@ class SparseTraining:
         self._record_indices()
 
     def _exchange(self) -> None:
-        generator = self._generator(0)
+        generator = torch.Generator().manual_seed((self.seed * 2**31 + self.steps) * 2)  # on all ranks, after a resume
         total = 0
         for group in self.groups:
             weights = [self.weights[name] for name in group]
@@ -271,10 +277,6 @@ class SparseTraining:
         if self.ranks > 1:
             compare_masks(self.weights, self.steps)
 
-    def _generator(self, purpose: int) -> torch.Generator:
-        """A generator that is the same on all ranks and after a resume."""
-        return torch.Generator().manual_seed((self.seed * 2**31 + self.steps) * 2 + purpose)
-
     def _move(self, weight: SparseWeight, slots: Tensor, indices: Tensor) -> None:
         start = self.topology.before_exchange(weight, slots, indices)
         if len(slots) == len(indices):
@@ -284,7 +286,7 @@ class SparseTraining:
         stay = torch.ones(len(weight.indices), dtype=torch.bool, device=slots.device).index_fill_(0, slots, False)
         kept = stay.nonzero().flatten()
         optimizer_state.resize(self.optimizer, weight.values, kept, len(indices))
-        weight.resize(kept, indices)
+        weight.resize(kept, indices, start)
 
 
 @torch.no_grad()

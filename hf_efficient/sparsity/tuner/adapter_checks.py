@@ -27,6 +27,8 @@ def read_config(path: str | os.PathLike[str]) -> dict[str, Any]:
     values = read_json(path, LARGEST_CONFIG)
     if values.get("peft_type") != "BIDST":
         raise ValueError(f"{path}: peft_type={shown(values.get('peft_type'))}, expected 'BIDST'. {AGAIN}")
+    for name in ("score_lr", "implicit_weight"):  # settings of earlier versions, read in training alone
+        values.pop(name, None)
     if {"self", "cls", "runtime_config"} & values.keys():
         raise ValueError(f"{path} has a field that is not a setting: 'self', 'cls' or 'runtime_config'. {AGAIN}")
     return values

@@ -23,6 +23,7 @@ with extra("sparsity"):
 
 TARGETS = ("weight", "delta")
 DISTRIBUTIONS = ("erk", "uniform", "global", "as_pruned")
+GROW_FROM = ("zero", "start")
 INITS = ("auto", "random", "magnitude", "gradient", "snip")
 BACKENDS = ("auto", "dense", "csr")
 
@@ -57,9 +58,13 @@ class BiDSTConfig(PeftConfig):
             keep their weights and do not learn.
         seed: of randomness.
         candidates: BiDST: inactive weights with a score, as a multiple of the active ones, > 0.
-        score_interval: BiDST: optimizer steps between two hyper-gradients, >= 1.
-        score_lr: BiDST: step size of the scores, beta of the upper level, >= 0.
-        implicit_weight: BiDST: weight of the implicit term of the hyper-gradient (1/gamma), >= 0.
+        score_interval: BiDST: optimizer steps between two reads of the candidates' gradients, >= 1.
+        levelling: BiDST, RigL: gradients that choose new weights are divided by the level of their input to this power,
+            >= 0. None: 0 for RigL, as published; for BiDST 0.5, and 1 for deltas.
+        grow_from: RigL, SET, MEST: first values of grown weights: "zero", as published, or "start", what they were
+            before training (target="weight", another `init` than "random").
+        initial_sparsity: share of inactive weights at the start, in [0, 1); it rises along GMP's cubic curve to the
+            sparsity, at the last exchange. None: sparse from the first step; "gmp": 0.
         backend: how Linear layers are computed in training: "dense" (whole tensor), "csr" (sparse products, CPU only),
             "auto" (the faster one of the two, timed once per layer size).
         target_modules: names, or a regular expression, of the layers; or "all-linear". None takes, for "weight", all
@@ -95,9 +100,16 @@ class BiDSTConfig(PeftConfig):
     init_steps: int = field(default=1, metadata={"help": "Steps whose gradients init='gradient' or 'snip' adds up."})
     seed: int = field(default=0, metadata={"help": "Seed of randomness."})
     candidates: float = field(default=5.0, metadata={"help": "BiDST: inactive weights with a score, per active one."})
-    score_interval: int = field(default=10, metadata={"help": "BiDST: steps between two hyper-gradients."})
-    score_lr: float = field(default=0.005, metadata={"help": "BiDST: step size of the scores (beta)."})
-    implicit_weight: float = field(default=1e-4, metadata={"help": "BiDST: weight of the implicit term (1/gamma)."})
+    score_interval: int = field(
+        default=5, metadata={"help": "BiDST: steps between two reads of candidates' gradients."}
+    )
+    levelling: float | None = field(
+        default=None, metadata={"help": "Power of input levels that gradients are divided by."}
+    )
+    grow_from: str = field(default="zero", metadata={"help": f"First values of grown weights: {', '.join(GROW_FROM)}."})
+    initial_sparsity: float | None = field(
+        default=None, metadata={"help": "Sparsity at the start; rises along a cubic."}
+    )
     backend: str = field(
         default="auto", metadata={"help": f"Computes Linear layers in training: {', '.join(BACKENDS)}."}
     )
@@ -156,15 +168,20 @@ class BiDSTConfig(PeftConfig):
             check_number(name, getattr(self, name), 0, 1, "a share in [0, 1]")
         for name in ("update_interval", "score_interval", "init_steps"):
             check_whole(name, getattr(self, name), 1)
-        for name in ("score_lr", "implicit_weight"):
-            check_number(name, getattr(self, name), 0, float("inf"), "a number >= 0")
+        check_choice("grow_from", self.grow_from, GROW_FROM)
+        if self.levelling is not None:
+            check_number("levelling", self.levelling, 0, float("inf"), "a number >= 0, or None")
+        if self.initial_sparsity is not None:
+            check_number("initial_sparsity", self.initial_sparsity, 0, 1, "a share in [0, 1), or None", below=True)
         check_number("candidates", self.candidates, 1e-9, float("inf"), "a number > 0, e.g. 5.0")
         if not self.counts:  # a saved adapter was checked when it was made
             check_settings(self, SPARSITY)
-        if self.distribution == "as_pruned" and (self.target != "weight" or topology.dense_first):
+        falls = topology.of(self, 1).resizes
+        if self.distribution == "as_pruned" and (self.target != "weight" or falls):
             raise ValueError(
                 f"distribution='as_pruned' keeps the zeros of a model, which target={self.target!r} with topology="
-                f"{self.topology!r} does not. Use target='weight' and another topology, or another distribution."
+                f"{self.topology!r} and initial_sparsity={self.initial_sparsity!r} does not. Use target='weight' and "
+                "another topology without initial_sparsity, or another distribution."
             )
         if self.layers_pattern and self.layers_to_transform is None:
             raise ValueError("layers_pattern is set but layers_to_transform is not; set both, or neither.")

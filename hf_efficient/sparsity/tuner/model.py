@@ -71,20 +71,18 @@ class BiDSTModel(BaseTuner):
         check_unshared(self.model, weights)
         topology = new_topology(config, 1)
         groups = pattern_groups(config, targeted)
-        fixed = {} if topology.dense_first else {key: each.active for key, each in groups.items()}
+        fixed = {} if topology.resizes else {key: each.active for key, each in groups.items()}
         check_counts(config.counts, {key: weight.numel for key, weight in weights.items()}, fixed)
         saved = {key: config.counts.get(key, 0) for key in weights}
         known = all(saved.values())
         if config.stored:
             check_others(config.stored, config.modules_to_save or (), modules)
         depends_on_values = config.distribution in ("as_pruned", "global")  # which may be absent while loading
-        take_saved = known and (depends_on_values or not topology.dense_first)
+        take_saved = known and (depends_on_values or not topology.resizes)
         self._budgets = saved if take_saved else layer_budgets(config, weights, groups)
         self._monitor = Monitor("default", config.topology) if config.needs_engine else None
-        start = topology.initial_count
-        self._active_counts = (
-            saved if known else {key: start(k, weights[key].numel) for key, k in self._budgets.items()}
-        )
+        at_first = {key: topology.count_at(0, k, weights[key].numel) for key, k in self._budgets.items()}
+        self._active_counts = saved if known else at_first
 
     def _save_others(self, config: BiDSTConfig, modules: dict[str, nn.Module]) -> None:
         """List in `modules_to_save` all modules that have parameters of their own and are not targeted."""

@@ -6,91 +6,11 @@ import pytest
 import torch
 
 from hf_efficient.methods import SPARSITY
-from hf_efficient.sparsity.sparse_weight import SparseWeight
+from hf_efficient.optimizer_state import Pace
 from hf_efficient.sparsity.topology import GMP, MEST, SET, BiDST, RigL
-from hf_efficient.sparsity.topology.bidst import QUIET, gumbel_slope, hyper_gradient, input_levels
+from hf_efficient.sparsity.topology.levels import QUIET, input_levels, levelled, levels_of
 from hf_efficient.sparsity.training.engine import SparseTraining
-from tests.sparsity.problems import random_weight, recover, train
-
-
-def test_hyper_gradient_is_exact_where_the_lower_level_has_no_curvature() -> None:
-    """L(z) = c z: theta*(m) = -m c / gamma, so F(m) = L(m theta*(m)) = -sum m^2 c^2 / gamma, differentiated by hand."""
-    torch.manual_seed(0)
-    c, m, gamma = torch.randn(7, dtype=torch.float64), torch.rand(7, dtype=torch.float64), 0.3
-    theta = -m * c / gamma
-    assert torch.allclose(hyper_gradient(theta, c, m, 1 / gamma), -2 * m * c**2 / gamma, rtol=1e-12)
-
-
-@pytest.mark.parametrize("mask", ["soft", "hard"])
-def test_hyper_gradient_equals_finite_differences_of_the_solved_lower_level(mask: str) -> None:
-    """Any smooth L. The lower level is solved on the model the method assumes (d2L/dtheta2 := 0 around theta): there
-    theta*(m') = theta - (m' g(m') - m g(m)) / gamma. Central differences in float64 of L(m' theta*(m'))."""
-    torch.manual_seed(1)
-    a, b = torch.randn(9, 5, dtype=torch.float64), torch.randn(9, dtype=torch.float64)
-    theta = torch.randn(5, dtype=torch.float64)
-    m = torch.rand(5, dtype=torch.float64) if mask == "soft" else torch.tensor([1, 0, 1, 1, 0], dtype=torch.float64)
-    gamma, step = 0.7, 1e-6
-
-    def loss(z: torch.Tensor) -> torch.Tensor:
-        return torch.nn.functional.softplus(a @ z - b).sum() + torch.sin(z).sum()
-
-    z = (m * theta).requires_grad_()
-    (g,) = torch.autograd.grad(loss(z), z)
-
-    def upper(moved: torch.Tensor) -> torch.Tensor:
-        return loss(moved * (theta - (moved - m) * g / gamma))  # d2L/dmdtheta = diag(g): H := 0
-
-    brute = torch.stack([(upper(m + step * e) - upper(m - step * e)) / (2 * step) for e in torch.eye(5).double()])
-    assert torch.allclose(hyper_gradient(theta, g, m, 1 / gamma), brute, rtol=1e-6, atol=1e-8)
-
-
-def test_gumbel_slope_is_the_derivative_of_the_relaxed_mask_and_its_noise_is_logistic() -> None:
-    psi, threshold = torch.linspace(-2, 2, 9), torch.tensor(0.3)
-    u = torch.rand(9, generator=torch.Generator().manual_seed(5)).double()
-    gumbels = u.logit()
-
-    def relaxed(x: torch.Tensor) -> torch.Tensor:
-        return torch.sigmoid(x - 0.3 + gumbels)
-
-    step = 1e-5
-    brute = (relaxed(psi.double() + step) - relaxed(psi.double() - step)) / (2 * step)
-    assert torch.allclose(gumbel_slope(psi, threshold, torch.Generator().manual_seed(5)).double(), brute, atol=1e-5)
-
-
-def test_bidst_keeps_the_exact_top_k_of_all_scores_when_nothing_caps_it() -> None:
-    weight = random_weight((10, 10), 20, 0)
-    rule = BiDST(total_steps=10**9, drop_fraction=1.0, candidates=2.0)
-    rule.begin(weight)
-    weight.gradient = torch.randn(100, generator=torch.Generator().manual_seed(1))
-    rule.after_exchange(weight)
-    weight.memory["dormant"] = 0.2 * torch.randn(40, generator=torch.Generator().manual_seed(2))
-    active, candidates = rule.scores(weight)
-    score = torch.full((100,), -torch.inf)
-    score[weight.long_indices], score[weight.memory["candidates"]] = active, candidates
-    ((slots, indices),) = rule.plan([weight], 0, torch.Generator())
-    rule.before_exchange(weight, slots, indices)
-    weight.swap(slots, indices)
-    assert len(slots) > 3
-    assert set(weight.long_indices.tolist()) == set(score.topk(20).indices.tolist())
-
-
-def test_what_dies_becomes_a_candidate_with_the_value_it_had() -> None:
-    weight = SparseWeight((2, 4), 2)
-    weight.select(torch.tensor([1, 6]), torch.tensor([0.1, 2.0]))
-    rule = BiDST(total_steps=100, drop_fraction=1.0, candidates=1.0)
-    weight.memory = {
-        "candidates": torch.tensor([7, 3]),
-        "dormant": torch.tensor([0.0, -1.0]),
-        "learned": torch.zeros(2),
-        "candidate_learned": torch.zeros(2),
-    }
-    ((slots, indices),) = rule.plan([weight], 0, torch.Generator())
-    assert (slots.tolist(), indices.tolist()) == ([0], [3])
-    rule.before_exchange(weight, slots, indices)
-    weight.swap(slots, indices)
-    assert weight.memory["candidates"].tolist() == [7, 1]
-    assert weight.memory["dormant"].tolist() == pytest.approx([0.0, 0.1])
-    assert (weight.indices.tolist(), weight.values.tolist()) == ([3, 6], [0.0, 2.0])
+from tests.sparsity.problems import random_weight, train
 
 
 def test_scores_of_the_baselines_are_their_formulas() -> None:
@@ -143,23 +63,6 @@ def test_budget_is_exact_at_every_step(topology: str, steps: int, global_budget:
     assert training.report()["mask_updates"] > 20
 
 
-def test_a_dropped_weight_comes_back_when_it_must() -> None:
-    """The loss wants weight 0, then for a while weight 1, then weight 0 again; one weight may be active."""
-    weight = SparseWeight((2, 1), 1)
-    optimizer = torch.optim.SGD([weight.values], lr=0.1)
-    rule = BiDST(total_steps=10_000, update_interval=5, drop_fraction=1.0, score_interval=1)
-    training = SparseTraining({"w": weight}, optimizer, rule)
-    lived = []
-    for step in range(600):
-        wanted = torch.tensor([0.0, 1.0]) if 200 <= step < 400 else torch.tensor([1.0, 0.0])
-        (weight.dense().flatten() - wanted).square().sum().backward()
-        optimizer.step()
-        training.step()
-        optimizer.zero_grad()
-        lived.append(int(weight.indices[0]))
-    assert (lived[199], lived[399], lived[599]) == (0, 1, 0)
-
-
 def test_gmp_falls_from_dense_to_its_budget() -> None:
     weight = random_weight((10, 10), 100, 0)
     weight.budget = 10
@@ -176,29 +79,6 @@ def test_gmp_falls_from_dense_to_its_budget() -> None:
     assert seen[150:] == [10] * 50
 
 
-def test_bidst_finds_a_planted_support_better_than_set_and_rigl_over_ten_seeds() -> None:
-    found = {name: [recover(name, seed) for seed in range(10)] for name in ("bidst", "rigl", "set")}
-    assert statistics.mean(found["bidst"]) > 0.95
-    assert all(b > r for b, r in zip(found["bidst"], found["rigl"])), found
-    assert all(b > s for b, s in zip(found["bidst"], found["set"])), found
-
-
-def test_bidst_reading_scored_weights_alone_equals_reading_all_gradients() -> None:
-    class ReadingAll(BiDST):
-        def gradient_indices(self, weight: SparseWeight, step: int) -> None:
-            return None
-
-    results = []
-    for rule in (BiDST, ReadingAll):
-        weight = random_weight((12, 10), 24, 0)
-        training = train(
-            {"w": weight}, rule(total_steps=200, update_interval=9, candidates=1.5, score_interval=2, fairness=0.0), 200
-        )
-        assert training.report()["mask_updates"] > 5
-        results.append((weight.indices, weight.values.detach(), weight.memory["dormant"], weight.memory["learned"]))
-    assert all(torch.equal(a, b) for a, b in zip(*results))
-
-
 def test_input_levels_are_root_mean_squares_of_each_input() -> None:
     generator = torch.Generator().manual_seed(0)
     g = torch.randn(6, 4, generator=generator) * torch.tensor([1.0, 30.0, 0.5, 0.0])
@@ -211,58 +91,93 @@ def test_input_levels_are_root_mean_squares_of_each_input() -> None:
     assert torch.equal(input_levels(kernel, 1), input_levels(kernel.flatten(1), 1))
 
 
+@pytest.mark.parametrize("topology", ["bidst", "rigl"])
 @pytest.mark.parametrize("input_dim", [0, 1])
-def test_a_loud_input_gets_no_more_candidates_per_input_than_if_it_were_quiet(input_dim: int) -> None:
+def test_a_loud_input_gets_no_more_new_weights_than_if_it_were_quiet(input_dim: int, topology: str) -> None:
     """Its raw gradients, a hundred times those of the others, would take every seat they can."""
     generator = torch.Generator().manual_seed(0)
     shape = (20, 30) if input_dim else (30, 20)
     g = torch.randn(20, 30, generator=generator)
     loud = g * torch.where(torch.arange(30) == 7, 100.0, 1.0)
 
-    def shares(gradient: torch.Tensor, fairness: float) -> list[int]:
+    def shares(gradient: torch.Tensor, power: float) -> list[int]:
         weight = random_weight(shape, 20, 1)
         weight.input_dim = input_dim
-        rule = BiDST(total_steps=100, candidates=2.0, fairness=fairness)
-        rule.begin(weight)
         weight.gradient = (gradient if input_dim else gradient.T).flatten().clone()
-        rule.observe(weight, 10, 0.1, torch.Generator())
-        return torch.bincount(weight.input_of(weight.memory["candidates"]), minlength=30).tolist()
+        if topology == "rigl":
+            indices, score = RigL(100, levelling=power).grow_scores(weight, torch.Generator())
+            best = indices[score.topk(40).indices]
+        else:
+            rule = BiDST(100, candidates=2.0, levelling=power)
+            rule.begin(weight)
+            rule.observe(weight, 100, Pace(0.1, False, 0.0))
+            best = weight.memory["candidates"]
+        return torch.bincount(weight.input_of(best), minlength=30).tolist()
 
     assert shares(loud, 1.0) == shares(g / input_levels(g, 1), 0.0)
     assert shares(loud, 0.5) == shares(loud / input_levels(loud, 1).sqrt(), 0.0)
     assert shares(loud, 1.0)[7] < 6 < 15 < shares(loud, 0.0)[7]
 
 
-def test_levels_of_the_last_whole_reading_serve_the_scored_weights() -> None:
+@pytest.mark.parametrize(("shape", "input_dim"), [((6, 5), 1), ((6, 5), 0), ((4, 3, 2, 2), 1)])
+def test_gradients_are_levelled_entry_by_entry(shape: tuple[int, ...], input_dim: int) -> None:
+    weight = random_weight(shape, 6, 0)
+    weight.input_dim = input_dim
+    g = weight.gradient = torch.randn(weight.numel, generator=torch.Generator().manual_seed(2))
+    levels = input_levels(g.view(shape), input_dim).sqrt()
+    by_hand = [abs(float(g[p] / levels[weight.input_of(torch.tensor(p))])) for p in range(weight.numel)]
+    assert levelled(weight, levels_of(weight, 0.5)).tolist() == pytest.approx(by_hand)
+    assert torch.equal(levelled(weight, levels_of(weight, 0.0)), g.abs())
+
+
+@pytest.mark.parametrize("input_dim", [0, 1])
+def test_dormant_weights_move_by_levelled_gradients_also_between_exchanges(input_dim: int) -> None:
     weight = random_weight((6, 5), 6, 0)
-    rule = BiDST(total_steps=100, update_interval=10, score_interval=1, candidates=1.0, fairness=1.0)
+    weight.input_dim = input_dim
+    rule = BiDST(100, update_interval=10, score_interval=2, candidates=1.0, levelling=0.5)
     rule.begin(weight)
     generator = torch.Generator().manual_seed(1)
     whole, later = torch.randn(30, generator=generator), torch.randn(30, generator=generator)
-    weight.gradient = whole.clone()
-    rule.observe(weight, 1, 0.1, torch.Generator())
-    weight.gradient_indices = rule.gradient_indices(weight, 2)
-    assert weight.gradient_indices is not None
-    weight.gradient = later[weight.gradient_indices]
-    rule.observe(weight, 2, 0.1, torch.Generator())
-    levels = input_levels(whole.view(6, 5), 1)
-    expected = [float(later[p] / levels[p % 5]) for p in weight.gradient_indices.tolist()]
-    assert weight.gradient.tolist() == pytest.approx(expected)
+    moved = torch.zeros(30)
+    for step, g in ((2, whole), (4, later)):
+        weight.gradient_indices = rule.gradient_indices(weight, step)
+        weight.gradient = g if weight.gradient_indices is None else g[weight.gradient_indices]
+        rule.observe(weight, step, Pace(0.1, False, 0.0))
+        levels = input_levels(whole.view(6, 5), input_dim).sqrt()
+        moved -= 2 * 0.1 * g / levels[weight.input_of(torch.arange(30))]
+    candidates = weight.memory["candidates"]
+    assert weight.memory["dormant"].tolist() == pytest.approx(moved[candidates].tolist())
 
 
-@pytest.mark.parametrize(("shape", "input_dim"), [((6, 5), 1), ((6, 5), 0), ((4, 3, 2, 2), 1)])
-def test_watched_and_whole_readings_are_levelled_alike(shape: tuple[int, ...], input_dim: int) -> None:
-    weight = random_weight(shape, 6, 0)
-    weight.input_dim = input_dim
-    rule = BiDST(total_steps=100, fairness=0.5)
-    g = torch.randn(weight.numel, generator=torch.Generator().manual_seed(2))
-    weight.gradient = g.clone()
-    rule.level(weight)
-    whole = weight.gradient
-    weight.gradient_indices = torch.arange(0, weight.numel, 3)
-    weight.gradient = g[weight.gradient_indices]
-    rule.level(weight)
-    torch.testing.assert_close(weight.gradient, whole[weight.gradient_indices])
-    levels = input_levels(g.view(shape), input_dim).sqrt()
-    by_hand = [float(g[p] / levels[weight.input_of(torch.tensor(p))]) for p in range(weight.numel)]
-    assert whole.tolist() == pytest.approx(by_hand)
+@pytest.mark.parametrize("topology", ["bidst", "rigl", "set", "mest"])
+def test_initial_sparsity_falls_along_gmps_curve_while_weights_are_exchanged(topology: str) -> None:
+    weight = random_weight((10, 10), 60, 0)
+    weight.budget = 10
+    settings: dict[str, float] = {"candidates": 1.0} if topology == "bidst" else {}
+    rule = SPARSITY.row(topology).implementation(200, update_interval=10, initial_sparsity=0.4, **settings)
+    first, seen = set(weight.long_indices.tolist()), []
+
+    def look(training: SparseTraining) -> None:
+        seen.append(len(weight.values))
+        assert len(weight.long_indices.unique()) == len(weight.values)
+        assert not set(weight.long_indices.tolist()) & set(weight.memory.get("candidates", torch.empty(0)).tolist())
+
+    train({"w": weight}, rule, 200, each_step=look)
+    assert [seen[t - 1] for t in (1, 10, 70, 130, 140, 200)] == [
+        60,
+        *(10 + round(50 * (1 - t / 140) ** 3) for t in (10, 70, 130, 140)),
+        10,
+    ]
+    assert set(weight.long_indices.tolist()) - first
+
+
+def test_gmp_is_the_fall_without_exchanges() -> None:
+    found = []
+    for topology in (GMP(200, update_interval=10), RigL(200, update_interval=10, initial_sparsity=0, drop_fraction=0)):
+        weight = random_weight((10, 10), 100, 0)
+        weight.budget = 10
+        topology.last_exchange = lambda: 150  # type: ignore[method-assign]
+        topology.due = lambda step: step % 10 == 0 and step <= 150  # type: ignore[method-assign]
+        train({"w": weight}, topology, 200)
+        found.append((weight.indices, weight.values.detach()))
+    assert all(torch.equal(a, b) for a, b in zip(*found))

@@ -89,12 +89,14 @@ STATES: dict[str, Any] = {
     "candidates too few": memory("candidates", lambda t: t[:-1]),
     "dormant too few": memory("dormant", lambda t: t[:-1]),
     "dormant as whole numbers": memory("dormant", lambda t: t.int()),
-    "learned too many": memory("learned", lambda t: torch.cat([t, t])),
-    "learned as text": memory("learned", lambda t: "x"),
+    "square too many": memory("square", lambda t: torch.cat([t, t])),
+    "square as text": memory("square", lambda t: "x"),
     "indices as text": lambda s: s.update(indices="x"),
     "other indices": lambda s: s["indices"].update({LAYER: "x"}),
+    "reads too few": memory("reads", lambda t: t[:3]),
     "levels too few": memory("levels", lambda t: t[:3]),
     "no levels": lambda s: s["memory"][LAYER].pop("levels"),
+    "no reads": lambda s: s["memory"][LAYER].pop("reads"),
 }
 
 

@@ -24,7 +24,7 @@ from transformers import (
 from hf_efficient import BiDSTConfig, load_sparse, save_sparse, train_sparsely
 from hf_efficient.methods import SPARSITY, settings_of
 from hf_efficient.sparsity.sparse_weight import SparseWeight
-from hf_efficient.sparsity.topology.bidst import input_levels
+from hf_efficient.sparsity.topology.levels import input_levels
 from tests.sparsity.models import IDS, disturb, few_steps, layers, logits
 from tests.sparsity.tuner.test_trainer import Sentences, arguments
 

@@ -207,9 +207,9 @@ def test_an_embedding_with_sparse_gradients_learns_as_a_dense_one(target: str) -
             target=target, sparsity=0.5, target_modules=["0"], update_interval=2, init="random", train_others=False
         )
         model = get_peft_model(net, config)
-        optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-2)
-        training = train_sparsely(model, optimizer, 8)
-        for _ in range(8):
+        optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=0.1)
+        training = train_sparsely(model, optimizer, 20)
+        for _ in range(20):
             model(torch.tensor([1, 4, 4, 7])).square().sum().backward()
             optimizer.step()
             optimizer.zero_grad()

@@ -1,0 +1,68 @@
+"""Movement pruning, the peer of sparse fine-tuning: its gradients by hand, its masks, and what it finds."""
+
+import pytest
+import torch
+from torch import nn
+
+from benchmarks.sparsity.movement import MovementPruning, Scores, largest
+from benchmarks.sparsity.sparse_finetuning import GRID, METHODS, Task, run
+
+
+def test_scores_get_the_gradient_of_the_masked_weight_times_the_weight() -> None:
+    torch.manual_seed(0)
+    weight = torch.randn(3, 4, requires_grad=True)
+    scores = Scores(weight.detach())
+    scores.mask.copy_(torch.rand(3, 4) > 0.5)
+    target = torch.randn(3, 4)
+    (scores(weight) * target).sum().backward()
+    assert torch.equal(scores(weight), weight * scores.mask)
+    assert weight.grad is not None
+    assert scores.scores.grad is not None
+    torch.testing.assert_close(weight.grad, target * scores.mask)
+    torch.testing.assert_close(scores.scores.grad, target * weight.detach())
+
+
+@pytest.mark.parametrize("soft", [False, True])
+def test_weights_that_move_away_from_zero_stay(soft: bool) -> None:
+    """Loss (w - t)^2: the half that starts far too large moves towards zero, the other half grows."""
+    torch.manual_seed(0)
+    layer = nn.Linear(10, 8, bias=False)
+    grows = torch.rand(8, 10) > 0.5
+    with torch.no_grad():
+        layer.weight.copy_(torch.where(grows, 0.3, 1.0))
+    target = torch.where(grows, 1.0, 0.3)
+    sparsity = 1 - float(grows.float().mean())
+    peer = MovementPruning([layer], sparsity, 60, soft, 1e-3)
+    weight = [p for name, p in layer.named_parameters() if name.endswith("original")]
+    optimizer = torch.optim.SGD([{"params": weight, "lr": 0.01}, {"params": peer.parameters(), "lr": 0.1}])
+    for step in range(1, 81):
+        ((layer.weight - target * peer.scores[0].mask).square().sum() + peer.loss(step)).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        peer.step(step)
+    assert torch.equal(peer.scores[0].mask.bool(), grows)
+
+
+def test_the_hard_form_falls_along_the_cubic_curve() -> None:
+    peer = MovementPruning([nn.Linear(10, 10)], 0.9, 40, False, 0.0)
+    shares = []
+    for step in range(1, 51):
+        peer.step(step)
+        shares.append(int(peer.scores[0].mask.sum()))
+    assert shares[19] == round(100 * (0.1 + 0.9 * 0.5**3))
+    assert shares[39:] == [10] * 11
+
+
+def test_largest_marks_the_share() -> None:
+    assert largest(torch.tensor([3.0, 1.0, 2.0, 0.0]), 0.5).tolist() == [1.0, 0.0, 1.0, 0.0]
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_of_the_benchmark_ends_with_the_zeros_it_is_asked_for(method: str) -> None:
+    torch.manual_seed(0)
+    x, y = torch.randn(200, 30), torch.randint(3, (200,))
+    network = nn.Sequential(nn.Linear(30, 20), nn.ReLU(), nn.Linear(20, 20), nn.ReLU(), nn.Linear(20, 3))
+    task = Task(lambda: (x, y, x, y), lambda: network, "[02]", steps=24, batch=16, interval=4)
+    settings = {name: GRID[name][0] for name in METHODS[method][1]}
+    result = run(task, task.data(), method, 0.8, settings, 0)
+    assert result["sparsity"] == pytest.approx(0.0 if method == "dense" else 0.8, abs=0.002)

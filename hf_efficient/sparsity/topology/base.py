@@ -29,7 +29,6 @@ class Topology:
         update_interval: steps between two exchanges.
         drop_fraction: share of the active weights exchanged at the start, in [0, 1]; falls to 0 along a cosine.
         stop_fraction: share of training after which no weight is exchanged, in [0, 1].
-
         initial_sparsity: share of inactive weights at the start; the number of active ones falls along a cubic curve
             and is k from the last exchange on. None: k from the first step.
         grow_from: first values of grown weights: "zero", or "start", what they were before training.
@@ -68,7 +67,7 @@ class Topology:
 
     def last_exchange(self) -> int:
         """The last step after which weights are exchanged; 0 if there is none."""
-        if not self.drop_fraction:
+        if not self.drop_fraction and not self.resizes:
             return 0
         last = math.ceil(self.stop_fraction * self.total_steps) - 1
         return max(0, last // self.update_interval * self.update_interval)
@@ -158,7 +157,8 @@ class Topology:
                 score[score.argmax()] = torch.inf  # a layer without any weight is cut off for good
         grow = [self.grow_scores(weight, generator) for weight in weights]
         drop_score, grow_score = torch.cat(drop), torch.cat([score.float() for _, score in grow])
-        surplus = len(drop_score) - sum(self.count_at(step, weight.budget, weight.numel) for weight in weights)
+        wanted = sum(self.count_at(step, weight.budget, weight.numel) for weight in weights)
+        surplus = max(0, len(drop_score) - wanted)  # an adapter that trains on has fewer than the fall begins with
         count = round(self.drop_fraction_at(step) * (len(drop_score) - surplus))
         count = min(count, int(drop_score.isfinite().sum()) - surplus, len(grow_score))
         lowest, slots = drop_score.topk(surplus + count, largest=False)

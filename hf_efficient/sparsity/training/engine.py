@@ -82,8 +82,7 @@ class SparseTraining:
         self.ranks = dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
         resizes = global_budget or topology.resizes
         refuse_shards(self.weights, self.ranks, resizes)
-        self.began = time.perf_counter()
-        self.seconds = 0.0  # of mask work
+        self.began, self.seconds = time.perf_counter(), 0.0  # seconds of mask work
         self.state: dict[str, Any] = {}
         self._raw: dict[str, Tensor] = {}
         mine = ref(self)
@@ -266,6 +265,7 @@ class SparseTraining:
                 self._move(weight, slots, indices)
                 mask_encoding.add(self.state["ever"][name], indices)
                 self.topology.after_exchange(weight)
+                weight.start = None  # not all topologies read gradients, after which it is taken back
         if total:
             self.state["moved"] = total
             self.state["updates"] += 1

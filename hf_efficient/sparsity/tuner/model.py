@@ -77,8 +77,8 @@ class BiDSTModel(BaseTuner):
         known = all(saved.values())
         if config.stored:
             check_others(config.stored, config.modules_to_save or (), modules)
-        depends_on_values = config.distribution in ("as_pruned", "global")  # which may be absent while loading
-        take_saved = known and (depends_on_values or not topology.resizes)
+        absent = any(weight.tensor.is_meta for weight in weights.values())  # "global" compares the layers' numbers
+        take_saved = known and (not topology.resizes or (absent and config.distribution == "global"))
         self._budgets = saved if take_saved else layer_budgets(config, weights, groups)
         self._monitor = Monitor("default", config.topology) if config.needs_engine else None
         at_first = {key: topology.count_at(0, k, weights[key].numel) for key, k in self._budgets.items()}

@@ -181,3 +181,35 @@ def test_gmp_is_the_fall_without_exchanges() -> None:
         train({"w": weight}, topology, 200)
         found.append((weight.indices, weight.values.detach()))
     assert all(torch.equal(a, b) for a, b in zip(*found))
+
+
+@pytest.mark.parametrize("topology", ["bidst", "rigl", "set", "mest"])
+def test_a_weight_that_is_sparse_already_trains_on_with_as_many(topology: str) -> None:
+    """An adapter that has fallen from dense, under a new optimizer: the fall would begin above what is active."""
+    weight = random_weight((10, 10), 10, 0)
+    rule = SPARSITY.row(topology).implementation(200, update_interval=10, initial_sparsity=0.0)
+    seen: list[int] = []
+    training = train({"w": weight}, rule, 200, each_step=lambda _: seen.append(len(weight.values)))
+    assert seen == [10] * 200
+    assert training.report()["mask_updates"] > 2
+
+
+def test_the_fall_needs_no_exchanges() -> None:
+    weight = random_weight((10, 10), 100, 0)
+    weight.budget = 10
+    rule = RigL(200, update_interval=10, initial_sparsity=0.0, drop_fraction=0.0)
+    seen: list[int] = []
+    train({"w": weight}, rule, 200, each_step=lambda _: seen.append(len(weight.values)))
+    assert [seen[t - 1] for t in (10, 70, 140, 200)] == [
+        10 + round(90 * (1 - t / 140) ** 3) for t in (10, 70, 140, 140)
+    ]
+
+
+def test_what_weights_were_at_the_start_is_lent_at_exchanges_only() -> None:
+    weight = random_weight((10, 10), 20, 0)
+    rule = SET(200, update_interval=10, grow_from="start")
+    lent: list[bool] = []
+    bases = {"w": torch.ones(10, 10)}
+    train({"w": weight}, rule, 20, each_step=lambda _: lent.append(weight.start is not None), init="snip", bases=bases)
+    assert not any(lent)
+    assert bool((weight.values == 1.0).any())

@@ -84,7 +84,7 @@ SPARSITY = Kind(
         Only("distribution", lambda c: c.pattern is None or c.distribution == "as_pruned", "pattern=None: a pattern "
              "says itself how many weights each layer has"),
         Only("grow_from", lambda c: c.target == "weight" and c.resolved_init != "random", "target='weight' and another "
-             "init than 'random': else all weights are zero at the start"),
+             "init than 'random': else inactive weights are zero at the start"),
         Only("initial_sparsity", lambda c: c.pattern is None or c.topology == "gmp", "pattern=None: a pattern says "
              "how many weights are active, at every step, for all topologies but 'gmp'"),
         Only("pattern", lambda c: c.target == "weight", "target='weight': a delta adds to weights that have no "

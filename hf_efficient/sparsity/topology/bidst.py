@@ -108,10 +108,12 @@ class BiDST(Topology):
         weight.memory |= {"candidates": none.long(), "dormant": none, "square": none, "reads": none}
 
     def check_memory(self, weight: SparseWeight, memory: Mapping[str, Tensor]) -> None:
-        """Lengths and dtypes as `begin` and `after_exchange` leave them; candidates are indices of this weight."""
+        """Lengths and dtypes as `begin` and `after_exchange` leave them; candidates are inactive entries."""
         candidates = memory.get("candidates", torch.empty(0))
         check_indices(candidates, weight.numel, "candidates")
         expect(memory, "candidates", torch.int64, len(candidates))
+        if bool(weight.mask()[candidates.to(weight.indices.device)].any()):
+            raise ValueError("some candidates are active weights")
         for name in ("dormant", "square", "reads"):
             expect(memory, name, torch.float32, len(candidates))
         if len(candidates):

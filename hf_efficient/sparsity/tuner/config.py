@@ -60,7 +60,7 @@ class BiDSTConfig(PeftConfig):
         candidates: BiDST: inactive weights with a score, as a multiple of the active ones, > 0.
         score_interval: BiDST: optimizer steps between two reads of the candidates' gradients, >= 1.
         levelling: BiDST, RigL: gradients that choose new weights are divided by the level of their input to this power,
-            >= 0. None: 0 for RigL, as published; for BiDST 0.5, and 1 for deltas.
+            from 0 (none) to 1. None: 0 for RigL, as published; for BiDST 0.5, and 1 for deltas.
         grow_from: RigL, SET, MEST: first values of grown weights: "zero", as published, or "start", what they were
             before training (target="weight", another `init` than "random").
         initial_sparsity: share of inactive weights at the start, in [0, 1); it rises along GMP's cubic curve to the
@@ -170,9 +170,14 @@ class BiDSTConfig(PeftConfig):
             check_whole(name, getattr(self, name), 1)
         check_choice("grow_from", self.grow_from, GROW_FROM)
         if self.levelling is not None:
-            check_number("levelling", self.levelling, 0, float("inf"), "a number >= 0, or None")
+            check_number("levelling", self.levelling, 0, 1, "a number from 0 (none) to 1, or None")
         if self.initial_sparsity is not None:
             check_number("initial_sparsity", self.initial_sparsity, 0, 1, "a share in [0, 1), or None", below=True)
+            if self.initial_sparsity >= self.sparsity and not self.counts:
+                raise ValueError(
+                    f"initial_sparsity={self.initial_sparsity} is not below sparsity={self.sparsity}, to which it "
+                    "rises. Lower it, or leave it out to train with a fixed number of active weights."
+                )
         check_number("candidates", self.candidates, 1e-9, float("inf"), "a number > 0, e.g. 5.0")
         if not self.counts:  # a saved adapter was checked when it was made
             check_settings(self, SPARSITY)

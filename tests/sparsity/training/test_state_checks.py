@@ -142,3 +142,11 @@ def test_a_model_of_another_moment_than_the_optimizer_is_refused(topology: str) 
     assert resumed(late, state, topology=topology).steps == 12
     with pytest.raises(ValueError, match="other weights are active in the model than when it was saved"):
         resumed({**late, "model": early}, state, topology=topology)
+
+
+def test_candidates_that_are_active_are_refused(checkpoint: dict[str, Any]) -> None:
+    """Grown, they would be active twice."""
+    state = copy.deepcopy(checkpoint["optimizer"]["param_groups"][0]["sparsity"])
+    state["memory"][LAYER]["candidates"][0] = checkpoint["model"][f"{LAYER}.bidst_weight.default.indices"][0]
+    with pytest.raises(ValueError, match=r"candidates are active weights\. It is damaged"):
+        resumed(checkpoint, state)

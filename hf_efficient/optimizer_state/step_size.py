@@ -13,6 +13,7 @@ from . import quantized
 from .roles import family, roles_of
 from .structure import group_of, innermost, state_names
 
+LONGEST = 1000  # steps that a gradient is counted for under a momentum that hardly forgets, or never
 _BY_SIGN = ("lion", "rprop")  # a step has the same length whatever the gradient's
 
 
@@ -21,6 +22,7 @@ class Pace(NamedTuple):
 
     Args:
         rate: the distance, in units of the gradient; with `by_size`, of the gradient's root mean square over the steps.
+            Negative where the optimizer maximizes.
         by_size: whether the optimizer divides a weight's gradient by its size (Adam and its kin, Lion by its sign).
         decay: share of itself that a weight loses.
     """
@@ -47,10 +49,11 @@ def pace(optimizer: Any, parameter: Tensor) -> Pace:
     lr = _rate(optimizer, group, state, parameter)
     decay = lr * _number(group.get("weight_decay") or 0.0)
     held = {roles[name]: name for name in state_names(optimizer, parameter)}
+    sign = -1.0 if group.get("maximize") else 1.0
     if "rate" in held:
-        return Pace(float(quantized.read(state, held["rate"]).mean()), True, decay)
+        return Pace(sign * float(quantized.read(state, held["rate"]).mean()), True, decay)
     repeats = _steps_of_a_gradient(kind, group, roles)
-    lr *= repeats
+    lr *= sign * repeats
     if kind[1].lower() in _BY_SIGN:
         return Pace(lr, True, decay)
     if "square" not in held and "size" not in held:
@@ -74,7 +77,7 @@ def _steps_of_a_gradient(kind: tuple[str, str], group: Mapping[str, Any], roles:
         momentum, dampening = group["betas"][0], 0.0
     else:
         return 1.0
-    return (1 - _number(dampening)) / (1 - _number(momentum))
+    return (1 - _number(dampening)) / max(1 - _number(momentum), 1 / LONGEST)
 
 
 def _rectification(beta: float, steps: float) -> float:

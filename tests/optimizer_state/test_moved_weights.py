@@ -191,6 +191,22 @@ def test_the_pace_is_how_far_equal_gradients_move_a_weight_in_the_long_run(name:
     assert pace.by_size is ("SGD" not in name)
 
 
+@pytest.mark.parametrize("name", ["SGD", "AdamW"])
+def test_the_pace_of_an_optimizer_that_maximizes_points_uphill(name: str) -> None:
+    parameter = nn.Parameter(torch.full((K,), 2.0))
+    optimizer = _of("torch.optim", name, maximize=True, weight_decay=0.0)([parameter])
+    moved = step(optimizer, parameter, torch.full((K,), 3.0))
+    pace = optimizer_state.pace(optimizer, parameter)
+    assert float(moved.mean()) == pytest.approx(-pace.rate * (1.0 if pace.by_size else 3.0))
+
+
+def test_a_momentum_that_forgets_nothing_has_a_pace() -> None:
+    parameter = nn.Parameter(torch.ones(K))
+    optimizer = _of("torch.optim", "SGD", momentum=1.0)([parameter])
+    step(optimizer, parameter, torch.ones(K))
+    assert optimizer_state.pace(optimizer, parameter).rate == pytest.approx(10.0)
+
+
 @pytest.mark.parametrize("bits", ["8bit", "4bit", "Fp8"])
 def test_torchaos_states_are_changed_in_place(bits: str) -> None:
     """Without its step, which compiles for a minute."""

@@ -82,7 +82,6 @@ def test_dormant_weights_go_where_they_would_go_if_they_were_active(
     weight.select(torch.arange(50), 0.2 * torch.ones(50))
     stepper = getattr(torch.optim, optimizer)([weight.values], lr=0.002, **settings)
     rule = BiDST(100_000, update_interval=99_999, score_interval=interval, candidates=1.0, levelling=0.0)
-    SparseTraining({"w": weight}, stepper, rule, init="magnitude", bases={"w": 0.2 * torch.ones(2, 50)})
     training = SparseTraining({"w": weight}, stepper, rule, init="magnitude", bases={"w": 0.2 * torch.ones(2, 50)})
     drift = torch.randn(50, generator=generator)
     for t in range(400):

@@ -14,6 +14,8 @@ from .roles import family, roles_of
 from .structure import group_of, innermost, state_names
 
 LONGEST = 1000  # steps that a gradient is counted for under a momentum that hardly forgets, or never
+#: Those that add weight decay to the gradient before they divide it by its size, unless told to decouple it.
+_COUPLED = {("torch", name) for name in ("Adam", "NAdam", "RAdam", "Adamax", "Adagrad", "Adadelta", "RMSprop")}
 _BY_SIGN = ("lion", "rprop")  # a step has the same length whatever the gradient's
 
 
@@ -25,11 +27,13 @@ class Pace(NamedTuple):
             Negative where the optimizer maximizes.
         by_size: whether the optimizer divides a weight's gradient by its size (Adam and its kin, Lion by its sign).
         decay: share of itself that a weight loses.
+        coupled: with `by_size`, share of the weight that is added to its gradient first.
     """
 
     rate: float
     by_size: bool
     decay: float
+    coupled: float = 0.0
 
 
 @torch.no_grad()
@@ -47,7 +51,8 @@ def pace(optimizer: Any, parameter: Tensor) -> Pace:
     group, state = group_of(optimizer, parameter), optimizer.state.get(parameter, {})
     roles, kind = roles_of(optimizer), family(optimizer)
     lr = _rate(optimizer, group, state, parameter)
-    decay = lr * _number(group.get("weight_decay") or 0.0)
+    weight_decay = _number(group.get("weight_decay") or 0.0)
+    decay = lr * weight_decay
     held = {roles[name]: name for name in state_names(optimizer, parameter)}
     sign = -1.0 if group.get("maximize") else 1.0
     if "rate" in held:
@@ -59,13 +64,16 @@ def pace(optimizer: Any, parameter: Tensor) -> Pace:
     if "square" not in held and "size" not in held:
         return Pace(lr, False, decay * repeats)
     steps = _number(state.get("step", group.get("step", group.get("k", 0))))
-    if kind == ("torch", "RAdam"):
-        trust = _rectification(group["betas"][1], steps)
-        return Pace(lr * trust, True, decay) if trust else Pace(lr, False, decay)
+    trust = _rectification(group["betas"][1], steps) if kind == ("torch", "RAdam") else 1.0
+    if not trust:
+        return Pace(lr, False, decay)
+    lr *= trust
     if "delta" in held:
         lr *= float(quantized.read(state, held["delta"]).sqrt().mean())
     if kind[1].lower() == "adagrad":  # it divides by the root of a sum over the steps, not of a mean
         lr /= max(steps, 1.0) ** 0.5
+    if kind in _COUPLED and not group.get("decoupled_weight_decay"):
+        return Pace(lr, True, 0.0, sign * weight_decay)
     return Pace(lr, True, decay)
 
 

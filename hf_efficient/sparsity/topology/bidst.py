@@ -130,6 +130,7 @@ class BiDST(Topology):
         assert weight.gradient is not None
         g = weight.gradient[memory["candidates"]] if whole else weight.gradient[len(weight.indices) :]
         g = g / memory["levels"][weight.input_of(memory["candidates"])]
+        g += pace.coupled * memory["dormant"]
         memory["square"] += g.square()
         memory["reads"] += 1
         if pace.by_size:

@@ -70,7 +70,14 @@ def test_summed_over_a_run_the_hyper_gradient_is_the_growth_of_the_squared_weigh
 @pytest.mark.parametrize("interval", [1, 4])
 @pytest.mark.parametrize(
     ("optimizer", "settings"),
-    [("SGD", {"momentum": 0.9, "weight_decay": 0.01}), ("SGD", {}), ("AdamW", {"weight_decay": 0.1}), ("Adam", {})],
+    [
+        ("SGD", {"momentum": 0.9, "weight_decay": 0.01}),
+        ("SGD", {}),
+        ("AdamW", {"weight_decay": 0.1}),
+        ("Adam", {}),
+        ("Adam", {"weight_decay": 0.1}),  # a part of the gradient, unlike AdamW's
+        ("NAdam", {"weight_decay": 0.1, "decoupled_weight_decay": True}),
+    ],
 )
 def test_dormant_weights_go_where_they_would_go_if_they_were_active(
     optimizer: str, settings: dict[str, float], interval: int

@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import nn
 
+from benchmarks.sparsity import pretrained_tasks
 from benchmarks.sparsity.movement import MovementPruning, Scores, largest
 from benchmarks.sparsity.sparse_finetuning import GRID, METHODS, Task, run
 
@@ -66,3 +67,18 @@ def test_every_method_of_the_benchmark_ends_with_the_zeros_it_is_asked_for(metho
     settings = {name: GRID[name][0] for name in METHODS[method][1]}
     result = run(task, task.data(), method, 0.8, settings, 0)
     assert result["sparsity"] == pytest.approx(0.0 if method == "dense" else 0.8, abs=0.002)
+
+
+def test_the_head_of_a_run_does_not_depend_on_whether_the_network_was_pretrained_before(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Pretraining happens once, within the first run."""
+    x, y = torch.rand(40, 2000), torch.arange(40) % 20
+    monkeypatch.setattr(pretrained_tasks, "newsgroups", lambda: (x, y, x, y))
+    pretrained_tasks.even_network.cache_clear()
+    heads = []
+    for _ in range(2):
+        torch.manual_seed(3)
+        heads.append(pretrained_tasks.moved()[4].weight)  # type: ignore[index]
+    pretrained_tasks.even_network.cache_clear()
+    assert torch.equal(*heads)

@@ -62,7 +62,8 @@ class BiDST(Topology):
     weakest weight that stays. The others have learned without it, so all that it has gathered would be too much.
 
     `memory` of a SparseWeight: `candidates` (c,) indices; `dormant` (c,) their values (lower level); `square` (c,) sum
-    of their squared gradients and `reads` (c,) how many; `levels` (inputs,) at the last read of the whole gradient.
+    of their squared gradients and `reads` (c,) how many; `levels` (inputs,) at the last read of the whole gradient, and
+    `level` (c,) that of each candidate's input.
 
     Args:
         candidates: c / k.
@@ -105,7 +106,7 @@ class BiDST(Topology):
     def begin(self, weight: SparseWeight) -> None:
         """No candidates yet."""
         none = torch.empty(0, device=weight.indices.device)
-        weight.memory |= {"candidates": none.long(), "dormant": none, "square": none, "reads": none}
+        weight.memory |= {"candidates": none.long(), "dormant": none, "square": none, "reads": none, "level": none}
 
     def check_memory(self, weight: SparseWeight, memory: Mapping[str, Tensor]) -> None:
         """Lengths and dtypes as `begin` and `after_exchange` leave them; candidates are inactive entries."""
@@ -114,7 +115,7 @@ class BiDST(Topology):
         expect(memory, "candidates", torch.int64, len(candidates))
         if bool(weight.mask()[candidates.to(weight.indices.device)].any()):
             raise ValueError("some candidates are active weights")
-        for name in ("dormant", "square", "reads"):
+        for name in ("dormant", "square", "reads", "level"):
             expect(memory, name, torch.float32, len(candidates))
         if len(candidates):
             expect(memory, "levels", torch.float32, weight.inputs)
@@ -125,11 +126,12 @@ class BiDST(Topology):
         whole = weight.gradient_indices is None
         if whole:
             memory["levels"] = levels_of(weight, self.levelling)
+            memory["level"] = memory["levels"][weight.input_of(memory["candidates"])]
         if not len(memory["candidates"]):
             self.after_exchange(weight)
         assert weight.gradient is not None
         g = weight.gradient[memory["candidates"]] if whole else weight.gradient[len(weight.indices) :]
-        g = g / memory["levels"][weight.input_of(memory["candidates"])]
+        g = g / memory["level"]
         g += pace.coupled * memory["dormant"]
         memory["square"] += g.square()
         memory["reads"] += 1
@@ -163,16 +165,17 @@ class BiDST(Topology):
     def before_exchange(self, weight: SparseWeight, slots: Tensor, indices: Tensor) -> Tensor | None:
         """Dropped weights become candidates in place of the grown ones, with their values; see the class."""
         memory, theta = weight.memory, weight.values.detach().float()
-        stays = torch.ones_like(theta, dtype=torch.bool).index_fill_(0, slots, False)
-        edge = score(theta[stays] if bool(stays.any()) else theta).min()
+        psi = score(theta)
+        edge = psi.min() if len(slots) == len(psi) else psi.index_fill(0, slots, torch.inf).min()
         dormant_at = torch.zeros(weight.numel, device=theta.device).index_copy_(
             0, memory["candidates"], memory["dormant"]
         )
         first = dormant_at[indices].clamp_(-edge, edge)
-        grown = torch.isin(memory["candidates"], indices)
+        grown = torch.zeros(weight.numel, dtype=torch.bool, device=theta.device).index_fill_(0, indices, True)
+        stay = (~grown[memory["candidates"]]).nonzero().flatten()
         dropped = {"candidates": weight.long_indices[slots], "dormant": theta[slots]}
         for name in ("candidates", "dormant", "square", "reads"):
-            old = memory[name][~grown]
+            old = memory[name][stay]
             memory[name] = torch.cat([old, dropped.get(name, old.new_zeros(len(slots)))])
         return first
 
@@ -190,3 +193,4 @@ class BiDST(Topology):
         memory["candidates"] = torch.cat([old[best], fresh])
         for name, first in (("dormant", start), ("square", nothing), ("reads", nothing)):
             memory[name] = torch.cat([memory[name][best], first])
+        memory["level"] = memory["levels"][weight.input_of(memory["candidates"])]

@@ -1,8 +1,9 @@
 """Does each part of BiDST act? `python -m benchmarks.sparsity.controls`
 
 BiDST against itself with one part switched off, turned round or left to chance (`CONTROLS`), on the tasks of
-`sparse_training.py`, with 15 % of the training data held back in place of the test set. Every run is written when it
-ends and not done again. Differences are paired over seeds.
+`sparse_training.py` and of `sparse_finetuning.py` (there with the settings that were chosen for BiDST), with 15 % of
+the training data held back in place of the test set. Every run is written when it ends and not done again. Differences
+are paired over seeds.
 """
 
 import argparse
@@ -14,11 +15,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from benchmarks.harness.options import at_least_one, common_parser
+from benchmarks.harness.options import RESULTS, at_least_one, common_parser
 from benchmarks.harness.results import read_json, record_run, write_json, write_table
 from benchmarks.harness.tables import markdown, mean_and_interval
-from benchmarks.sparsity.sparse_training import SPARSITIES, TOPOLOGIES, run
-from benchmarks.sparsity.tasks import TASKS, Data, held_back
+from benchmarks.sparsity import pretrained_tasks, sparse_finetuning, sparse_training, tasks
+from benchmarks.sparsity.sparse_training import SPARSITIES, TOPOLOGIES
 from hf_efficient.methods import SPARSITY
 from hf_efficient.optimizer_state import Pace
 from hf_efficient.sparsity.sparse_weight import SparseWeight
@@ -104,6 +105,9 @@ CONTROLS: dict[str, tuple[type[BiDST], dict[str, Any]]] = {
 }
 
 
+ALL_TASKS: dict[str, Any] = {**pretrained_tasks.TASKS, **tasks.TASKS}  # "newsgroups" and "r52" are those from scratch
+
+
 def add_controls() -> None:
     """Add the controls to the methods that `BiDSTConfig` and `sparse_training.run` know."""
     ours = SPARSITY.row("bidst")
@@ -111,6 +115,16 @@ def add_controls() -> None:
         if name != "bidst":
             SPARSITY.methods += (replace(ours, name=name, where=f"{__name__}:{implementation.__name__}"),)
         TOPOLOGIES[name] = (name, settings)
+
+
+def accuracy(task: str, data: tasks.Data, name: str, sparsity: float, seed: int) -> float:
+    """Of one run on held-back data."""
+    if task in tasks.TASKS:
+        return float(sparse_training.run(tasks.TASKS[task], data, name, sparsity, seed)["accuracy"])
+    chosen = read_json(RESULTS / "sparse_finetuning" / "chosen.json", {})[task]["bidst"]
+    sparse_finetuning.METHODS[name] = ({"topology": name}, ())
+    settings = chosen | CONTROLS[name][1]
+    return sparse_finetuning.run(pretrained_tasks.TASKS[task], data, name, sparsity, settings, seed)["accuracy"]
 
 
 def table(runs: dict[str, float], task: str) -> str:
@@ -138,7 +152,7 @@ def by_seed(runs: dict[str, float], task: str, name: str, sparsity: float) -> di
 def parser() -> argparse.ArgumentParser:
     """The options."""
     made = common_parser(__doc__, "bidst_controls")
-    made.add_argument("--tasks", nargs="+", default=["newsgroups"], choices=list(TASKS))
+    made.add_argument("--tasks", nargs="+", default=["newsgroups", "moved"], choices=ALL_TASKS)
     made.add_argument("--sparsities", nargs="+", type=float, default=SPARSITIES)
     made.add_argument("--controls", nargs="+", default=list(CONTROLS), choices=list(CONTROLS))
     made.add_argument("--seeds", type=at_least_one, default=3)
@@ -153,18 +167,18 @@ def main() -> None:
     path: Path = arguments.output / "runs.json"
     runs: dict[str, float] = read_json(path, {})
     for task in arguments.tasks:
-        data: Data | None = None
+        data: tasks.Data | None = None
         for seed in range(100, 100 + arguments.seeds):
             for sparsity in arguments.sparsities:
                 for name in arguments.controls:
                     key = f"{task}|{name}|{sparsity}|{seed}"
                     if key not in runs:
-                        data = data or held_back(TASKS[task].data())
-                        runs[key] = run(TASKS[task], data, name, sparsity, seed)["accuracy"]
+                        data = data or tasks.held_back(ALL_TASKS[task].data())
+                        runs[key] = accuracy(task, data, name, sparsity, seed)
                         print(key, runs[key], flush=True)
                         write_json(path, runs)
-    tasks = dict.fromkeys(key.split("|")[0] for key in runs)
-    write_table(arguments.output / "table.md", "\n".join(table(runs, task) for task in tasks))
+    measured = dict.fromkeys(key.split("|")[0] for key in runs)
+    write_table(arguments.output / "table.md", "\n".join(table(runs, task) for task in measured))
 
 
 if __name__ == "__main__":

@@ -25,13 +25,12 @@ import torch.nn.functional as F
 from peft import PeftModel, get_peft_model
 from torch import nn
 
-from benchmarks.harness.options import common_parser
 from benchmarks.harness.plots import plot_panels
 from benchmarks.harness.results import read_json, record_run, write_json, write_table
 from benchmarks.harness.tables import markdown, mean_and_deviation, mean_and_interval
 from benchmarks.sparsity.movement import MovementPruning
 from benchmarks.sparsity.pretrained_tasks import TASKS, Task
-from benchmarks.sparsity.tasks import Data, held_back
+from benchmarks.sparsity.tasks import Data, comparison_parser, held_back
 from hf_efficient import BiDSTConfig, prune_wanda, train_sparsely
 
 SPARSITIES = (0.9, 0.95)
@@ -225,12 +224,7 @@ def plot(runs: Runs, tasks: Sequence[str], path: Path) -> None:
 
 def parser() -> argparse.ArgumentParser:
     """The options."""
-    made = common_parser(__doc__, "sparse_finetuning")
-    made.add_argument("--tasks", nargs="+", default=list(TASKS), choices=list(TASKS))
-    made.add_argument("--methods", nargs="+", default=list(METHODS), choices=list(METHODS))
-    made.add_argument("--sparsities", nargs="+", type=float, default=SPARSITIES)
-    made.add_argument("--seeds", type=int, default=5)
-    return made
+    return comparison_parser(__doc__, "sparse_finetuning", TASKS, METHODS, SPARSITIES)
 
 
 def main() -> None:

@@ -27,12 +27,11 @@ import torch.nn.functional as F
 from peft import get_peft_model
 from torch import Tensor, nn
 
-from benchmarks.harness.options import common_parser
 from benchmarks.harness.plots import plot_panels
 from benchmarks.harness.results import read_json, record_run, write_json, write_table
 from benchmarks.harness.tables import markdown, mean_and_deviation, mean_and_interval
 from benchmarks.models.small_networks import SmallViT
-from benchmarks.sparsity.tasks import TASKS, Data, Task
+from benchmarks.sparsity.tasks import TASKS, Data, Task, comparison_parser
 from hf_efficient import S2SAM, ZOSAM, BiDSTConfig, recalibrate_batch_norm, train_sparsely
 from hf_efficient.methods import SPARSITY, settings_of
 from hf_efficient.sparsity.tuner.layer import BiDSTLayer
@@ -216,12 +215,7 @@ def plot(runs: dict[str, dict[str, Any]], path: Path) -> None:
 
 def parser() -> argparse.ArgumentParser:
     """The options."""
-    made = common_parser(__doc__, "sparse_training")
-    made.add_argument("--tasks", nargs="+", default=list(TASKS), choices=list(TASKS))
-    made.add_argument("--methods", nargs="+", default=list(METHODS), choices=METHODS)
-    made.add_argument("--sparsities", nargs="+", type=float, default=SPARSITIES)
-    made.add_argument("--seeds", type=int, default=5)
-    return made
+    return comparison_parser(__doc__, "sparse_training", TASKS, METHODS, SPARSITIES)
 
 
 def main() -> None:

@@ -1,14 +1,16 @@
 """What is trained sparse from scratch: data, networks and how long."""
 
+import argparse
 import itertools
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from benchmarks.harness.options import common_parser
 from benchmarks.models.small_networks import SmallResNet, SmallViT
 from examples import real_data
 
@@ -86,3 +88,15 @@ def held_back(data: Data) -> Data:
     order = torch.randperm(len(x), generator=torch.Generator().manual_seed(5))
     train, test = order[: int(0.85 * len(x))], order[int(0.85 * len(x)) :]
     return x[train], y[train], x[test], y[test]
+
+
+def comparison_parser(
+    doc: str | None, name: str, tasks: Iterable[str], methods: Iterable[str], sparsities: Sequence[float]
+) -> argparse.ArgumentParser:
+    """The options of a benchmark that trains methods on tasks: by default all, with five seeds."""
+    made = common_parser(doc, name)
+    made.add_argument("--tasks", nargs="+", default=list(tasks), choices=list(tasks))
+    made.add_argument("--methods", nargs="+", default=list(methods), choices=list(methods))
+    made.add_argument("--sparsities", nargs="+", type=float, default=sparsities)
+    made.add_argument("--seeds", type=int, default=5)
+    return made

@@ -141,6 +141,16 @@ def test_passes_end_with_one_that_changes_no_unit_and_nothing_else_changes(passe
     assert taken == min(passes, needed + 1)
 
 
+def test_a_token_stays_where_another_is_only_as_good() -> None:
+    """Tokens 0 and 3 are one and the same; 3 was taken."""
+    matrix = torch.tensor([[[1.0, 0.0, 0.0, 1.0], [0.0, 1.0, 0.5, 0.0], [0.0, 0.5, 1.0, 0.0], [1.0, 0.0, 0.0, 1.0]]])
+    order = torch.tensor([[3, 1]])
+    made, _ = exchange(
+        id_pruner.row_taker(matrix), lambda c: id_pruner.row_gains(matrix, c), torch.zeros(1, 4), order, 2
+    )
+    assert sorted(made[0].tolist()) == [1, 3]
+
+
 def test_the_first_tokens_after_exchanges_are_a_greedy_choice_among_them() -> None:
     x, p = unit(3, 40)
     config = TokenPrunerConfig(exchange_passes=1)

@@ -108,22 +108,28 @@ def test_spare_goes_on_by_position_where_the_rank_ends():
     assert order[4:] == sorted(order[4:])
 
 
+@pytest.mark.parametrize("attended", [True, False])
+@pytest.mark.parametrize("n", [64, 55])  # crops of four tokens; of three and four
 @pytest.mark.parametrize("seed", SEEDS)
-def test_holov_gives_crops_their_share_and_takes_the_important_of_each(seed):
-    x, p = unit(seed, n=64)
+def test_holov_gives_crops_their_share_and_takes_the_important_of_each(seed, n, attended):
+    x, p = unit(seed, n=n)
+    if not attended:  # then variety alone tells crops apart
+        p = 1 + 1e-6 * p
     c, attention = cosines(x), p / p.sum()
-    crops = [range(4 * i, 4 * i + 4) for i in range(16)]
-    variety = torch.zeros(64)
+    crops = [[j for j in range(n) if j * 16 // n == i] for i in range(16)]
+    variety = torch.zeros(n)
     for crop in crops:
         for i in crop:
             others = torch.tensor([float(c[i, j]) for j in crop if j != i])
             variety[i] = others.var(correction=0)
     score = attention + 0.09 * variety / variety.sum()
-    worth = torch.tensor([float(score[list(crop)].mean()) for crop in crops])
-    given = [min(4, math.floor(float(w / worth.sum()) * 20 + 1e-4)) for w in worth]
+    worth = torch.tensor([float(score[crop].mean()) for crop in crops])
+    given = [
+        min(len(crop), math.floor(float(w / worth.sum()) * 20 + 1e-4)) for crop, w in zip(crops, worth, strict=True)
+    ]
     while sum(given) < 20:
         for i in sorted(range(16), key=lambda i: -float(worth[i])):
-            if sum(given) < 20 and given[i] < 4:
+            if sum(given) < 20 and given[i] < len(crops[i]):
                 given[i] += 1
     expected = [j for crop, g in zip(crops, given, strict=True) for j in sorted(crop, key=lambda j: -float(p[j]))[:g]]
     assert take("holov", x, p, 20) == expected

@@ -4,6 +4,11 @@ from .row import Kind, Method, Only, Paper, Setting
 
 _TOPOLOGY = "hf_efficient.sparsity.topology"
 _EXCHANGES = ("update_interval", "drop_fraction", "stop_fraction", "init", "initial_sparsity")
+_NO_PATTERN = Only(  # of those that exchange weights inside groups, which cannot shrink on the way
+    "initial_sparsity",
+    lambda c: c.pattern is None,
+    "pattern=None: a pattern says how many weights are active, at every step, for all topologies but 'gmp'",
+)
 _RIGL = Paper("Rigging the Lottery: Making All Tickets Winners", 2020, "1911.11134", "ICML")
 
 SPARSITY = Kind(
@@ -20,6 +25,7 @@ SPARSITY = Kind(
             f"{_TOPOLOGY}.bidst:BiDST",
             Paper("Advancing Dynamic Sparse Training by Exploring Optimization Opportunities", 2024, venue="ICML"),
             reads=(*_EXCHANGES, "candidates", "score_interval", "levelling"),
+            only=(_NO_PATTERN,),
             needs=("gradient",),
         ),
         Method(
@@ -28,6 +34,7 @@ SPARSITY = Kind(
             f"{_TOPOLOGY}.rigl:RigL",
             _RIGL,
             reads=(*_EXCHANGES, "levelling", "grow_from"),
+            only=(_NO_PATTERN,),
             needs=("gradient",),
             published={"distribution": "erk", "init": "random", "update_interval": 100, "drop_fraction": 0.3,
                        "stop_fraction": 0.75},
@@ -41,6 +48,7 @@ SPARSITY = Kind(
                 "Science", 2018, "1707.04780", "Nature Communications",
             ),
             reads=(*_EXCHANGES, "grow_from"),
+            only=(_NO_PATTERN,),
             published={"distribution": "erk", "init": "random", "drop_fraction": 0.3},
         ),
         Method(
@@ -52,6 +60,7 @@ SPARSITY = Kind(
                 2021, "2110.14032", "NeurIPS",
             ),
             reads=(*_EXCHANGES, "grow_from"),
+            only=(_NO_PATTERN,),
             needs=("gradient",),
             published={"distribution": "erk", "init": "random"},
         ),
@@ -85,8 +94,6 @@ SPARSITY = Kind(
              "says itself how many weights each layer has"),
         Only("grow_from", lambda c: c.target == "weight" and c.resolved_init != "random", "target='weight' and another "
              "init than 'random': else inactive weights are zero at the start"),
-        Only("initial_sparsity", lambda c: c.pattern is None or c.topology == "gmp", "pattern=None: a pattern says "
-             "how many weights are active, at every step, for all topologies but 'gmp'"),
         Only("pattern", lambda c: c.target == "weight", "target='weight': a delta adds to weights that have no "
              "pattern"),
         Only("init", lambda c: c.distribution != "as_pruned", "another distribution than 'as_pruned', which says "

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Self
 
 import torch
-from torch import Tensor
 
 from hf_efficient.sparsity.sparse_weight import SparseWeight
 
@@ -49,7 +48,3 @@ class GMP(Topology):
             slots = scores.topk(surplus, largest=False).indices
             moves.append((slots, torch.empty(0, dtype=torch.int64, device=slots.device)))
         return moves
-
-    def drop_scores(self, weight: SparseWeight) -> Tensor:
-        """|w|."""
-        return weight.values.detach().abs()

@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from statistics import stdev
 
 import numpy as np
-from scipy import stats
 
 BOOTSTRAP_SAMPLES = 2000
 Grades = list[list[bool]]  # for every scene one bool per question
@@ -13,6 +12,8 @@ Grades = list[list[bool]]  # for every scene one bool per question
 
 def half_interval(values: Sequence[float]) -> float:
     """Half of the 95 % interval of a mean, by Student's t; nan for one value."""
+    from scipy import stats  # not on a bare machine, where tables without intervals are written
+
     n = len(values)
     return float(stats.t.ppf(0.975, n - 1)) * stdev(values) / math.sqrt(n) if n > 1 else math.nan
 

@@ -11,12 +11,26 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import torch
+
 Job = Callable[[], object]
 Clock = Callable[[], float]
 Around = Callable[[], contextlib.AbstractContextManager[Any]]
 Seconds = dict[str, list[float]]
 CLOCKS: dict[str, Clock] = {"wall": time.perf_counter, "cpu": time.process_time}
 FEWEST_ROUNDS = 3  # when the time is limited
+
+
+def clock_of(device: str) -> Clock:
+    """Wall time of what a device does: on a GPU, which works on while Python goes on, read when all is done."""
+    if device == "cpu":
+        return time.perf_counter
+
+    def read() -> float:
+        torch.cuda.synchronize()
+        return time.perf_counter()
+
+    return read
 
 
 def time_in_turns(

@@ -18,22 +18,32 @@ from benchmarks.models.words import word_tokenizer
 from hf_efficient.compat.transformers import cache_of
 
 
-def build(layers: int, width: int) -> tuple[Any, Any]:
-    """A LLaVA-1.5-shaped model with random weights, and its processor with a home-made tokenizer."""
+def build(
+    layers: int, width: int, *, tower: tuple[int, int] = (24, 1024), side: int = 336, attention: str = "sdpa"
+) -> tuple[Any, Any]:
+    """A LLaVA-1.5-shaped model with random weights, and its processor with a home-made tokenizer.
+
+    Args:
+        layers: of the language model.
+        width: of the language model; a head has 128, or all of it where it is narrower.
+        tower: layers and width of the vision tower.
+        side: of a picture; (side / 14)² visual tokens.
+        attention: of tower and language model.
+    """
     tokenizer = word_tokenizer(["<image>"])
     processor = LlavaProcessor(
-        CLIPImageProcessor(size={"shortest_edge": 336}, crop_size=336),
+        CLIPImageProcessor(size={"shortest_edge": side}, crop_size=side),
         tokenizer,
         patch_size=14,
         vision_feature_select_strategy="default",
         num_additional_image_tokens=1,
     )
     vision = CLIPVisionConfig(
-        hidden_size=1024,
-        intermediate_size=4096,
-        num_hidden_layers=24,
-        num_attention_heads=16,
-        image_size=336,
+        hidden_size=tower[1],
+        intermediate_size=4 * tower[1],
+        num_hidden_layers=tower[0],
+        num_attention_heads=tower[1] // 64,
+        image_size=side,
         patch_size=14,
     )
     text = LlamaConfig(
@@ -41,11 +51,13 @@ def build(layers: int, width: int) -> tuple[Any, Any]:
         hidden_size=width,
         intermediate_size=round(width * 2.6875),  # 11008 / 4096
         num_hidden_layers=layers,
-        num_attention_heads=width // 128,
-        num_key_value_heads=width // 128,
+        num_attention_heads=max(1, width // 128),
+        num_key_value_heads=max(1, width // 128),
     )
     torch.manual_seed(0)
     model = LlavaForConditionalGeneration(LlavaConfig(vision_config=vision, text_config=text, image_token_index=1))
+    if attention != "sdpa":
+        model.set_attn_implementation(attention)
     return model.eval(), processor
 
 

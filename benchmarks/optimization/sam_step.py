@@ -12,7 +12,6 @@ are joined.
 
 import argparse
 import statistics
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -21,8 +20,6 @@ import torch
 from transformers import (
     BertConfig,
     BertForSequenceClassification,
-    Trainer,
-    TrainingArguments,
     ViTConfig,
     ViTForImageClassification,
 )
@@ -34,21 +31,8 @@ from benchmarks.harness.results import read_json, record_run, write_json, write_
 from benchmarks.harness.tables import markdown
 from benchmarks.harness.timing import ratio, time_in_turns
 from benchmarks.optimization.sam_loop_steps import loop_steps
-from hf_efficient import SAMArguments, SAMTrainer
+from benchmarks.optimization.sam_trainer_steps import METHODS, trainer_steps
 
-METHODS: dict[str, SAMArguments | None] = {
-    "plain": None,
-    "S2-SAM": SAMArguments("s2sam"),
-    "MSAM": SAMArguments("msam"),
-    "ZO-SAM, half the batch": SAMArguments("zosam", probe_fraction=0.5),
-    "guided ZO-SAM, half the batch": SAMArguments("zosam", probe_fraction=0.5, guided=True),
-    "ZO-SAM": SAMArguments("zosam"),
-    "ZO-SAM, probes without dropout": SAMArguments("zosam", probe_dropout=False),
-    "guided ZO-SAM": SAMArguments("zosam", guided=True),
-    "LookSAM, k=5": SAMArguments("looksam"),
-    "SAM": SAMArguments("sam"),
-    "ASAM": SAMArguments("asam"),
-}
 #: Methods whose steps differ in kind, of which a median would show but one.
 UNEVEN = ("LookSAM, k=5", "ours: LookSAM, k=5", "pytorch_optimizer: LookSAM, k=5", "ZO-SAM")
 GOALS = {"S2-SAM": 1.03, "ZO-SAM, half the batch": 1.36, "ZO-SAM": 1.70, "SAM": 2.05}
@@ -74,38 +58,6 @@ def bert(batch: int) -> tuple[Any, dict[str, torch.Tensor]]:
 
 
 MODELS: dict[str, Callable[[int], Any]] = {"ViT-S": vit, "BERT-base": bert}
-
-
-def trainer_steps(
-    build: Callable[[int], Any], batch: int, methods: list[str]
-) -> dict[str, tuple[Any, Callable[[], None]]]:
-    """For each method its Trainer, and a function that does one whole step: forward, backward, clipping, SGD.
-
-    All share one model, so that memory holds it once. SGD, since the cheaper the optimizer, the more the rest counts.
-    """
-    torch.manual_seed(0)
-    model, inputs = build(batch)
-    steps: dict[str, Any] = {}
-    for name in methods:
-        method = METHODS[name]
-        args = TrainingArguments(
-            tempfile.mkdtemp(), per_device_train_batch_size=batch, use_cpu=True, report_to="none", disable_tqdm=True,
-            optim="sgd", optim_args="momentum=0.9" if name == "MSAM" else None, learning_rate=1e-4,
-        )  # fmt: skip
-        trainer: Any = Trainer(model, args) if method is None else SAMTrainer(model, args, sam_args=method)
-        trainer.create_optimizer_and_scheduler(1000)
-        trainer.optimizer = trainer.accelerator.prepare_optimizer(trainer.optimizer)
-        trainer.current_gradient_accumulation_steps = 1
-
-        def step(trainer: Any = trainer) -> None:
-            trainer.training_step(model, dict(inputs))
-            trainer._clip_grad_norm(model)
-            trainer.optimizer.step()
-            model.zero_grad()
-            trainer.state.global_step += 1
-
-        steps[name] = (trainer, step)
-    return steps
 
 
 def begin(steps: dict[str, Callable[[], None]]) -> None:

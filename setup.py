@@ -30,6 +30,8 @@ VIDEO = ["av>=18,<19", "diffusers>=0.42,<1", "imageio-ffmpeg>=0.6", "matplotlib>
 # The tuner stands on BaseTuner, which PEFT calls internal; 0.21 is the first release whose state dict is structural.
 SPARSITY = ["accelerate>=1.15", "peft>=0.21,<1"]
 TRAINING = ["accelerate>=1.15"]  # transformers' Trainer asks for it
+# What `transformers serve` needs; accelerate for its device_map. The bounds are those of transformers' own extra.
+SERVING = ["accelerate>=1.15", "fastapi>=0.115", "openai>=1.98", "uvicorn>=0.34"]
 PLOTS = ["matplotlib>=3.9"]  # of `loss_along`
 SPACES = ["gradio>=6.31,<7", "matplotlib>=3.9", "scikit-learn>=1.6"]
 BENCH = ["matplotlib>=3.9", "onnx>=1.17", "pytorch-optimizer>=4.1", "scikit-image>=0.25", "scipy>=1.13"]
@@ -82,11 +84,14 @@ setup(
         "sparsity": SPARSITY,
         "training": TRAINING,
         "plots": PLOTS,
+        "serving": VLM + SERVING,
         "spaces": VLM + SPACES,
         "bench": VLM + BENCH,
-        "dev": VLM + VIDEO + SPARSITY + SPACES + BENCH + DEV,
+        "dev": VLM + VIDEO + SPARSITY + SERVING + SPACES + BENCH + DEV,
     },
-    entry_points={"console_scripts": ["hf-efficient = hf_efficient.cli:main"]},
+    entry_points={
+        "console_scripts": ["hf-efficient = hf_efficient.cli:main"],
+    },
     classifiers=[
         "Development Status :: 4 - Beta",
         "Intended Audience :: Developers",

@@ -6,16 +6,19 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 LIBRARIES = {
-    "accelerate": ("training", "sparsity"),
+    "accelerate": ("training", "sparsity", "serving"),
     "av": ("video",),
     "diffusers": ("video",),
+    "fastapi": ("serving",),
     "gradio": ("spaces",),
     "imageio_ffmpeg": ("video",),
     "matplotlib": ("plots", "video", "spaces"),
     "num2words": ("vlm", "video", "spaces"),
+    "openai": ("serving",),
     "peft": ("sparsity",),
     "sklearn": ("spaces",),
     "torchvision": ("vlm", "video", "spaces"),
+    "uvicorn": ("serving",),
 }
 """Module -> the extras of setup.py that bring it. The one place where both are named."""
 

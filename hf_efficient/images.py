@@ -36,7 +36,7 @@ def read_image(path: str, most_pixels: int = MOST_PIXELS, long_side: int = SHORT
     Raises:
         ImageError: no image, animated, damaged, too large, too small, or too thin.
     """
-    with _told(), warnings.catch_warnings():
+    with told(), warnings.catch_warnings():
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # the limit here is lower
         with Image.open(path, formats=FORMATS) as image:
             _check(image, most_pixels)
@@ -50,13 +50,14 @@ def read_image(path: str, most_pixels: int = MOST_PIXELS, long_side: int = SHORT
 
 
 @contextmanager
-def _told() -> Iterator[None]:
+def told(most_pixels: int = MOST_PIXELS) -> Iterator[None]:
+    """In the block, what Pillow raises for a file that is no image, or a damaged one, becomes an ImageError."""
     try:
         yield
     except ImageError:
         raise
     except Image.DecompressionBombError:
-        raise _too_large(MOST_PIXELS) from None
+        raise _too_large(most_pixels) from None
     except Image.UnidentifiedImageError:
         raise ImageError("This file is not an image. Take a PNG, JPEG or WebP file.") from None
     except FileNotFoundError:

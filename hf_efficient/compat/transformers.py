@@ -8,6 +8,8 @@ import sys
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from . import transformers_serving
+
 #: "module:name" -> parameters, of what is overridden. Public methods are listed too: stock code calls them.
 OVERRIDDEN = {
     # Trainer: the step, and what is saved beside optimizer and scheduler (no callback can do either)
@@ -93,6 +95,10 @@ IN_SOURCE = {
     "transformers:LlavaModel.forward": ("mm_encoder_outputs",),
     "transformers:GenerationMixin": ("mm_encoder_outputs",),
 }
+if transformers_serving.is_installed():
+    OVERRIDDEN |= transformers_serving.OVERRIDDEN
+    CALLED |= transformers_serving.CALLED
+    IN_SOURCE |= transformers_serving.IN_SOURCE
 
 
 def attention_name(config: Any) -> str | None:

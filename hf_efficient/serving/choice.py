@@ -1,0 +1,36 @@
+"""Which pruner is served: the one saved beside the weights, with what is given at the command line in its place."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from hf_efficient.files import is_local
+from hf_efficient.representation.config import TokenPrunerConfig
+
+
+def chosen_config(model: str, given: dict[str, Any], revision: str | None = None) -> TokenPrunerConfig | None:
+    """The config to attach.
+
+    Args:
+        model: folder or Hub id.
+        given: settings that take the place of saved ones; with another method, those that it does not read are left.
+        revision: of the Hub.
+
+    Returns:
+        None where nothing is given: `load_token_pruned` then reads the saved one, of an adapter's base model too.
+
+    Raises:
+        FileNotFoundError: there is no such folder.
+        ValueError: a setting is invalid.
+    """
+    is_local(model)  # raises if it is neither here nor on the Hub
+    if not given:
+        return None
+    try:
+        saved = TokenPrunerConfig.from_pretrained(model, **({} if revision is None else {"revision": revision}))
+    except OSError:  # none is saved
+        return TokenPrunerConfig.from_dict(given)
+    settings = dict(given)
+    method = settings.pop("method", saved.method)
+    return saved.with_method(method, **settings) if method != saved.method else replace(saved, **settings)

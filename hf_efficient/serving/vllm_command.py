@@ -1,0 +1,79 @@
+"""The command line of `vllm serve` for a pruned model, and becoming it."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shlex
+import sys
+from importlib.metadata import entry_points
+from importlib.util import find_spec
+from typing import Any
+
+from .choice import chosen_config
+from .in_place import run_in_place
+
+PLUGINS = "vllm.general_plugins"
+
+
+def vllm_command(arguments: argparse.Namespace, settings: dict[str, Any]) -> list[str]:
+    """What is run: vLLM's server with our settings in its words, and with the pruner as an override of the config.
+
+    Args:
+        arguments: of `hf-efficient serve`.
+        settings: of the pruner that are given; without any, the plug-in reads the config saved with the model.
+
+    Raises:
+        ValueError: a setting is invalid, or cannot be handed on: a trained generator.
+    """
+    command = [sys.executable, "-m", "vllm.entrypoints.cli.main", "serve", arguments.model]
+    command += ["--host", arguments.host, "--port", str(arguments.port)]
+    command += ["--limit-mm-per-prompt", json.dumps({"image": arguments.max_pictures})]
+    for option, value in (
+        ("--served-model-name", arguments.name),
+        ("--revision", arguments.revision),
+        ("--dtype", None if arguments.dtype == "auto" else arguments.dtype),
+        ("--allowed-local-media-path", arguments.allow_files and str(arguments.allow_files.resolve())),
+    ):
+        command += [option, value] if value is not None else []
+    config = chosen_config(arguments.model, settings, arguments.revision)
+    if config is not None:
+        if config.generator is not None:
+            raise ValueError(
+                "The saved pruner has a trained generator, whose weights cannot be named at vLLM's command line. Save "
+                "the changed config with `hf-efficient prune`, and serve that folder without options."
+            )
+        values = {name: value for name, value in config.to_dict().items() if name != "generator"}
+        command += ["--hf-overrides", json.dumps({"token_pruner": values})]
+    return [*command, *shlex.split(arguments.vllm_arguments or "")]
+
+
+def check_vllm() -> None:
+    """Raise unless vLLM is there, with the plug-in: without it vLLM serves all tokens and says nothing.
+
+    Raises:
+        ImportError: what to install.
+    """
+    if find_spec("vllm") is None:
+        raise ImportError("vLLM is not installed: pip install 'hf-efficient[vllm]', or use --engine transformers.")
+    if not any(point.value.startswith("hf_efficient.") for point in entry_points(group=PLUGINS)):
+        raise ImportError(
+            "vLLM is installed, but not our plug-in, without which it would serve all tokens: pip install --no-deps "
+            "--force-reinstall hf-efficient, in the environment of vLLM."
+        )
+
+
+def become_vllm(arguments: argparse.Namespace, settings: dict[str, Any]) -> None:
+    """Check, then take vLLM's server in this process's place: signals and the exit code are its own.
+
+    Raises:
+        ValueError: as `vllm_command`; an option that only the transformers engine has is given.
+        ImportError: as `check_vllm`.
+    """
+    for name, default in (("device", "auto"), ("attention", None), ("allow_remote", False)):
+        if getattr(arguments, name) != default:
+            raise ValueError(
+                f"{name}={getattr(arguments, name)!r} is not for vLLM; see `vllm serve --help`, and `vllm_arguments`."
+            )
+    check_vllm()
+    run_in_place(vllm_command(arguments, settings))

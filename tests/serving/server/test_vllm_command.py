@@ -1,0 +1,82 @@
+"""The command line that `--engine vllm` becomes."""
+
+import argparse
+import json
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from hf_efficient import TokenPrunerConfig
+from hf_efficient.cli import build_parser, pruner_settings
+from hf_efficient.representation.evaluation.questions import TINY_VLM
+from hf_efficient.serving import vllm_command
+from tests.cli.shell import error_of
+
+
+def parsed(*arguments: object) -> tuple[argparse.Namespace, dict[str, Any]]:
+    given = build_parser().parse_args(["serve", *map(str, arguments), "--engine", "vllm"])
+    return given, pruner_settings(given)
+
+
+def options_of(command: list[str]) -> dict[str, str]:
+    return {a: b for a, b in pairwise(command) if a.startswith("--")}
+
+
+def test_settings_become_an_override(tmp_path: Path) -> None:
+    command = vllm_command.vllm_command(*parsed(TINY_VLM, "--budget", 64, "--method", "divprune", "--port", 9))
+    options = options_of(command)
+    assert command[command.index("serve") + 1] == str(TINY_VLM)
+    assert (options["--host"], options["--port"]) == ("127.0.0.1", "9")
+    values = json.loads(options["--hf-overrides"])["token_pruner"]
+    assert TokenPrunerConfig.from_dict(values) == TokenPrunerConfig("divprune", budget=64)
+
+
+def test_without_settings_the_plug_in_reads_the_folder(tmp_path: Path) -> None:
+    TokenPrunerConfig(budget=7).save_pretrained(tmp_path)
+    assert "--hf-overrides" not in vllm_command.vllm_command(*parsed(tmp_path))
+
+
+def test_settings_take_the_place_of_saved_ones(tmp_path: Path) -> None:
+    TokenPrunerConfig("divprune", budget=7, features="encoder").save_pretrained(tmp_path)
+    options = options_of(vllm_command.vllm_command(*parsed(tmp_path, "--budget", 9)))
+    values = json.loads(options["--hf-overrides"])["token_pruner"]
+    assert TokenPrunerConfig.from_dict(values) == TokenPrunerConfig("divprune", budget=9, features="encoder")
+
+
+def test_further_arguments_are_handed_on() -> None:
+    given = parsed(TINY_VLM, "--budget", 3, "--max-pictures", 2, "--vllm-arguments=--max-model-len 4096 --seed '3'")
+    command = vllm_command.vllm_command(*given)
+    assert command[-4:] == ["--max-model-len", "4096", "--seed", "3"]
+    assert json.loads(options_of(command)["--limit-mm-per-prompt"]) == {"image": 2}
+
+
+def test_without_vllm_one_sentence_says_what_to_install(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(vllm_command, "find_spec", lambda name: None)
+    error = error_of(capsys, "serve", TINY_VLM, "--budget", "3", "--engine", "vllm")
+    assert error.endswith("vLLM is not installed: pip install 'hf-efficient[vllm]', or use --engine transformers.")
+
+
+def test_without_the_plug_in_vllm_is_not_started(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(vllm_command, "find_spec", lambda name: object())
+    monkeypatch.setattr(vllm_command, "entry_points", lambda group: ())
+    assert "would serve all tokens" in error_of(capsys, "serve", TINY_VLM, "--budget", "3", "--engine", "vllm")
+
+
+def test_options_of_the_other_engine_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    error = error_of(capsys, "serve", TINY_VLM, "--budget", "3", "--engine", "vllm", "--device", "cpu")
+    assert "--device cpu is not for vLLM" in error
+
+
+def test_it_becomes_vllm(monkeypatch: pytest.MonkeyPatch) -> None:
+    ran: list[list[str]] = []
+    monkeypatch.setattr(vllm_command, "check_vllm", lambda: None)
+    monkeypatch.setattr(vllm_command, "run_in_place", lambda command: ran.append(list(command)))
+    given = parsed(TINY_VLM, "--budget", 64)
+    vllm_command.become_vllm(*given)
+    assert ran == [vllm_command.vllm_command(*given)]

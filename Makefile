@@ -10,7 +10,7 @@ export HF_HUB_DISABLE_TELEMETRY ?= 1
 export GRADIO_ANALYTICS_ENABLED ?= False
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow lint format pages docs bench-speed bench-footing bench-parts bench-retention bench-representation bench-generation bench-video bench-cost bench-field clips clean
+.PHONY: help demo test test-slow lmms-eval test-lmms lint format pages docs bench-speed bench-footing bench-parts bench-retention bench-representation bench-generation bench-video bench-cost bench-field clips clean
 
 help:  ## this list
 	@grep -hE '^[a-z%-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/' | expand -t 24
@@ -46,6 +46,19 @@ test: $(VENV)/.stamp-dev  ## the test suite (offline, no GPU)
 
 test-slow: $(VENV)/.stamp-dev  ## the tests that take minutes each
 	$(BIN)/python -m pytest -q -m slow
+
+# lmms-eval asks for av<16, and its wandb for protobuf<7, which exclude those of .venv
+.venv-lmms/.stamp: setup.py constraints.txt
+	$(PYTHON) -m venv .venv-lmms
+	grep -vE '^(av|protobuf)==' constraints.txt > .venv-lmms/constraints.txt
+	.venv-lmms/bin/python -m pip install --quiet --disable-pip-version-check --constraint .venv-lmms/constraints.txt lmms-eval==0.7.3 pytest --editable '.[vlm]'
+	@rm -rf hf_efficient.egg-info
+	@touch $@
+
+lmms-eval: .venv-lmms/.stamp  ## lmms-eval with our model, in an environment of its own: .venv-lmms/bin/lmms-eval
+
+test-lmms: .venv-lmms/.stamp $(VENV)/.stamp-dev  ## the tests that need lmms-eval
+	LMMS_PYTHON=.venv-lmms/bin/python $(BIN)/python -m pytest -q tests/serving/lmms
 
 lint: $(VENV)/.stamp-dev  ## ruff and mypy
 	$(BIN)/ruff check .

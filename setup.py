@@ -91,6 +91,7 @@ setup(
     },
     entry_points={
         "console_scripts": ["hf-efficient = hf_efficient.cli:main"],
+        "lmms_eval.models": ["hf_efficient = hf_efficient.serving.lmms_manifest:manifest"],
     },
     classifiers=[
         "Development Status :: 4 - Beta",

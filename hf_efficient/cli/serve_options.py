@@ -1,4 +1,4 @@
-"""The options of `hf-efficient serve`, without torch."""
+"""The options of `hf-efficient serve` and `hf-efficient eval`, without torch."""
 
 from __future__ import annotations
 
@@ -64,3 +64,21 @@ def add_serve(commands: Any, add_pruner_options: Callable[[argparse.ArgumentPars
             limits.add_argument(name, type=number, default=one.default, help=f"{help} (default: {one.default})")
     add_pruner_options(serve)
     serve.set_defaults(module="hf_efficient.cli.serve")
+
+
+def add_eval(commands: Any, add_pruner_options: Callable[[argparse.ArgumentParser], None]) -> None:
+    """Add the command to the parser."""
+    made = commands.add_parser("eval", help="measure a pruned vision-language model on benchmarks of lmms-eval")
+    made.add_argument("model", help="folder or Hub id; the token_pruner_config.json in it holds, options override it")
+    made.add_argument("--tasks", required=True, help="names of lmms-eval's tasks, separated by commas")
+    made.add_argument("--limit", type=at_least_one, help="questions of each task (default: all)")
+    made.add_argument("--batch-size", type=at_least_one, default=1, help="prompts that go together (default: 1)")
+    made.add_argument("--output", type=Path, help="folder for the results of lmms-eval (default: only printed)")
+    made.add_argument("--revision", help="branch, tag or commit of a Hub id")
+    made.add_argument("--device", help="such as cuda:0 or cpu (default: an accelerator if there is one)")
+    made.add_argument("--dtype", default="auto", help="such as bfloat16 (default: auto, as the weights were saved)")
+    made.add_argument(
+        "--lmms-arguments", metavar="TEXT", help='further ones of lmms-eval, as in --lmms-arguments="--log_samples"'
+    )
+    add_pruner_options(made)
+    made.set_defaults(module="hf_efficient.cli.evaluate")

@@ -20,6 +20,7 @@ READ_IN = {
     "trl": "1.16.0",
     "diffusers": "0.42.1",
     "gradio": "6.31.0",
+    "lmms_eval": "0.7.3",
 }
 
 

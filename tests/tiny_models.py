@@ -35,14 +35,8 @@ PINPOINTS = [[56, 112], [112, 56], [112, 112]]
 
 def make_tokenizer(special: list[str], **names: str) -> Any:
     """Words and special tokens; `names` are those that processors ask for as `tokenizer.<name>`."""
-    words = [
-        "<pad>",
-        "<unk>",
-        "<s>",
-        "</s>",
-        *(f"w{i}" for i in range(60)),
-        *"abcdefghijklmnopqrstuvwxyz:.?!0123456789",
-    ]
+    words = ["<pad>", "<unk>", "<s>", "</s>", *(f"w{i}" for i in range(60))]
+    words += "abcdefghijklmnopqrstuvwxyz:.?!0123456789"
     tokenizer = Tokenizer(models.WordLevel({w: i for i, w in enumerate(words)}, unk_token="<unk>"))
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
     tokenizer.add_special_tokens([AddedToken(s, special=True, normalized=False) for s in special])
@@ -170,12 +164,18 @@ def video_llava(attention: str = "sdpa") -> Any:
     return finish(hf.VideoLlavaForConditionalGeneration, config, attention), processor
 
 
+def head_dim() -> int:
+    """Width of a head of the language models."""
+    return int(TEXT["hidden_size"]) // int(TEXT["num_attention_heads"])
+
+
 def qwen(kind: str, attention: str) -> Any:
     names = ["<|image_pad|>", "<|video_pad|>", "<|vision_start|>", "<|vision_end|>"]
     tokenizer = make_tokenizer(names, image_token=names[0], video_token=names[1])
     ids = tokenizer.convert_tokens_to_ids(names)
     special = dict(zip(("image_token_id", "video_token_id", "vision_start_token_id", "vision_end_token_id"), ids))
-    rope = {"rope_type": "default", "mrope_section": [2, 1, 1], "rope_theta": 10000.0}
+    quarter, width = head_dim() // 8, TEXT["hidden_size"]
+    rope = {"rope_type": "default", "mrope_section": [2 * quarter, quarter, quarter], "rope_theta": 10000.0}
     vision: dict[str, Any] = {"depth": 3, "hidden_size": 32, "num_heads": 4, "patch_size": 14, "in_channels": 3}
     vision |= {"spatial_merge_size": 2, "temporal_patch_size": 2}
     text: dict[str, Any] = {**TEXT, "rope_parameters": rope}
@@ -184,16 +184,16 @@ def qwen(kind: str, attention: str) -> Any:
     config: Any
     if kind == "qwen2_vl":
         classes = hf.Qwen2VLConfig, hf.Qwen2VLForConditionalGeneration, hf.Qwen2VLProcessor
-        vision |= {"embed_dim": 32, "mlp_ratio": 2}
+        vision |= {"embed_dim": 32, "hidden_size": width, "mlp_ratio": 2}
     elif kind == "qwen2_5_vl":
         classes = hf.Qwen2_5_VLConfig, hf.Qwen2_5_VLForConditionalGeneration, hf.Qwen2_5_VLProcessor
-        vision |= {"out_hidden_size": 32, "intermediate_size": 64, "window_size": 56, "tokens_per_second": 2}
+        vision |= {"out_hidden_size": width, "intermediate_size": 64, "window_size": 56, "tokens_per_second": 2}
         vision |= {"fullatt_block_indexes": [1]}  # the last block is a window block: importance must not come from it
     else:
         classes = hf.Qwen3VLConfig, hf.Qwen3VLForConditionalGeneration, hf.Qwen3VLProcessor
-        vision |= {"out_hidden_size": 32, "intermediate_size": 64, "num_position_embeddings": 256}
+        vision |= {"out_hidden_size": width, "intermediate_size": 64, "num_position_embeddings": 256}
         vision |= {"deepstack_visual_indexes": [0, 1]}
-        text |= {"head_dim": 8, "rope_parameters": {**rope, "mrope_interleaved": True}}
+        text |= {"head_dim": head_dim(), "rope_parameters": {**rope, "mrope_interleaved": True}}
     config = classes[0](text_config=text, vision_config=vision, **special)
     if kind == "qwen3_vl":
         video_processor: Any = hf.Qwen3VLVideoProcessor(
@@ -243,10 +243,10 @@ def paligemma(attention: str = "sdpa") -> Any:
     tokenizer = make_tokenizer(["<image>"], image_token="<image>")
     config = hf.PaliGemmaConfig(
         vision_config=SIGLIP,
-        text_config={**TEXT, "model_type": "gemma", "head_dim": 8, "vocab_size": 1500},
+        text_config={**TEXT, "model_type": "gemma", "head_dim": head_dim(), "vocab_size": 1500},
         image_token_id=tokenizer.image_token_id,
         image_token_index=tokenizer.image_token_id,
-        projection_dim=32,
+        projection_dim=TEXT["hidden_size"],
         vocab_size=1500,
     )
     image_processor = hf.SiglipImageProcessor(size={"height": 56, "width": 56})
@@ -260,7 +260,7 @@ def gemma3(attention: str = "sdpa") -> Any:
     tokenizer = make_tokenizer(list(names.values()), **names)
     config = hf.Gemma3Config(
         vision_config=SIGLIP,
-        text_config={**TEXT, "head_dim": 8, "vocab_size": 1500, "sliding_window": 64},
+        text_config={**TEXT, "head_dim": head_dim(), "vocab_size": 1500, "sliding_window": 64},
         image_token_id=tokenizer.image_token_id,
         image_token_index=tokenizer.image_token_id,
         boi_token_index=tokenizer.boi_token_id,

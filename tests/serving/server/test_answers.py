@@ -1,13 +1,18 @@
 """What is served is what `attach_token_pruner` and `generate` give."""
 
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
+import peft
 import pytest
 import torch
 
-from hf_efficient import TokenPrunerConfig, attach_token_pruner
+from hf_efficient import TokenPrunerConfig, attach_token_pruner, load_token_pruned
 from hf_efficient.representation.evaluation.questions import Scene, load_evaluation_set, load_vlm
+from hf_efficient.serving.app import Service
+from hf_efficient.serving.engine import PrunedModels, Source
+from hf_efficient.serving.limits import Limits
 from tests.serving.server.conftest import BUDGET, tiny
 from tests.serving.server.running import Client, answer, picture, running, words
 
@@ -81,6 +86,27 @@ def test_generated_tokens_are_served_too() -> None:
     with running(tiny(config)) as client:
         for prompt in PROMPTS[:4]:
             assert answer(client.ask(content(*prompt))) == reference.ask(*prompt)[0]
+
+
+def test_an_adapter_is_served_with_its_base(tmp_path: Path) -> None:
+    """LoRA over every attention of a pruned model, saved as PEFT saves it."""
+    base = tmp_path / "base"
+    model, processor = load_vlm()
+    for part in attach_token_pruner(model, processor, TokenPrunerConfig(budget=BUDGET)):
+        part.save_pretrained(base)
+    model, processor = load_token_pruned(base)
+    torch.manual_seed(0)
+    adapted = peft.get_peft_model(model, peft.LoraConfig(target_modules=["q_proj", "v_proj"], init_lora_weights=False))
+    adapted.save_pretrained(str(tmp_path / "adapter"))
+    inputs = processor(images=SCENES[0].image, text="<image> list all .", return_tensors="pt")
+    ids = adapted.eval().generate(**inputs, do_sample=False, max_new_tokens=8)
+    right = processor.decode(ids[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
+    source = Source(str(tmp_path / "adapter"), None, "tiny", device="cpu")
+    with running(Service(PrunedModels(source), Limits())) as client:
+        reply = client.ask(content(SCENES[:1], "list all ."))
+        assert answer(reply) == right
+        assert reply[1]["usage"]["prompt_tokens"] == BUDGET + 4
+        assert client.metric("visual_tokens_kept_total") == BUDGET
 
 
 def test_an_answer_ends_before_a_text_it_is_to_stop_at(client: Client) -> None:

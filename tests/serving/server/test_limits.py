@@ -6,16 +6,19 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
 from PIL import Image
+from transformers import LogitsProcessor
 
 from hf_efficient import TokenPrunerConfig
 from hf_efficient.serving.choice import chosen_config
 from hf_efficient.serving.limits import Limits, Refused
 from hf_efficient.serving.media import picture_of
-from hf_efficient.serving.meter import Held, bytes_saved
+from hf_efficient.serving.meter import ClientGone, Held, Job, Meter, bytes_saved
 from hf_efficient.serving.metrics import Metrics
 from hf_efficient.serving.stopping import cut
 from tests.serving.server.running import png
+from tests.tiny import prompts, pruned
 
 RED = Image.new("RGB", (8, 8), (200, 0, 0))
 
@@ -97,6 +100,30 @@ def test_bytes_saved_layer_by_layer() -> None:
     layers = [Held(24, 8, None), Held(10, 8, None), Held(24, 8, 100)]
     assert bytes_saved(layers, 150) == 8 * ((150 - 24) + (150 - 10) + (100 - 24))
     assert bytes_saved(layers, 24) == 8 * 14
+
+
+def test_a_job_whose_client_has_left_is_not_begun_or_ends_at_the_next_token() -> None:
+    model, processor = pruned("llava")
+    meter = Meter(model, Metrics())
+    inputs = prompts("llava", [[0]])
+    steps: list[int] = []
+
+    class Leaves(LogitsProcessor):
+        def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+            steps.append(input_ids.shape[1])
+            if len(steps) == 3:
+                job.gone.set()
+            return scores
+
+    job = Job(5, True)
+    given = {**processor(**inputs), "max_new_tokens": 50}
+    with pytest.raises(ClientGone):
+        meter.run(job, model.generate, **given, logits_processor=[Leaves()])
+    assert len(steps) == 3
+    with pytest.raises(ClientGone):
+        meter.run(job, model.generate, **given)
+    assert meter.metrics.value("prefill_seconds_count") == 1
+    assert meter.metrics.value("visual_tokens_kept_total") == 0  # counted when a job ends
 
 
 def test_answers_are_cut_at_the_first_stop() -> None:

@@ -3,6 +3,7 @@
 import io
 import json
 import socket
+import time
 from typing import Any
 
 import pytest
@@ -162,6 +163,26 @@ def test_a_client_that_leaves_does_no_harm(client: Client) -> None:
                 head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n\r\n"
                 connection.sendall(head.encode() + part)
     assert answer(client.ask("list all ."))
+
+
+def test_nothing_more_is_generated_for_a_client_that_has_left(client: Client) -> None:
+    """Of a stream, and of an answer in one piece: 400 tokens take seconds, and the next request need not wait."""
+    host, port = client.base.removeprefix("http://").split(":")
+    before = client.metric('requests_total{code="499"}')
+    for stream in (True, False):
+        fields = {"stream": stream, "temperature": 2.0, "max_tokens": 480, "seed": 0}
+        body = json.dumps({"messages": [{"role": "user", "content": [picture(GREY)] * 1}], **fields}).encode()
+        for _ in range(3):
+            with socket.create_connection((host, int(port)), timeout=60) as connection:
+                head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n\r\n"
+                connection.sendall(head.encode() + body)
+    answer(client.ask("list all ."))
+    for _ in range(600):
+        if not client.metric("requests_running"):
+            break
+        time.sleep(0.1)
+    assert client.metric("requests_running") == 0
+    assert client.metric('requests_total{code="499"}') > before
 
 
 def test_pictures_of_all_kinds_are_read(client: Client) -> None:

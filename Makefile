@@ -129,6 +129,6 @@ clips: $(VENV)/.stamp-dev  ## public video clips for tests and benchmarks, out o
 bench-%: $(VENV)/.stamp-dev  ## any other benchmark: bench-sam-step runs benchmarks.optimization.sam_step; see benchmarks/README.md
 	$(BIN)/python -m $(subst /,.,$(basename $(wildcard benchmarks/*/$(subst -,_,$*).py)))
 
-clean:  ## remove what the targets made, but for .venv and .venv-serving
+clean:  ## remove what the targets made, but for environments
 	rm -rf build dist *.egg-info docs/api hf_efficient_demo .pytest_cache .mypy_cache .ruff_cache
-	find . -name __pycache__ -type d -not -path './$(VENV)/*' -not -path './$(SERVING)/*' -prune -exec rm -rf {} +
+	find . -name __pycache__ -type d -not -path './.venv*' -prune -exec rm -rf {} +

@@ -9,6 +9,13 @@ from hf_efficient.files import is_local
 from hf_efficient.representation.config import TokenPrunerConfig
 
 
+def no_pruner(model: str) -> FileNotFoundError:
+    """The error of a model without a saved pruner that is to be served without settings."""
+    return FileNotFoundError(
+        f"{model!r} was saved without a token pruner: say how many visual tokens to keep, such as budget=64 (1.0: all)."
+    )
+
+
 def chosen_config(model: str, given: dict[str, Any], revision: str | None = None) -> TokenPrunerConfig | None:
     """The config to attach.
 

@@ -19,6 +19,7 @@ from transformers.cli.serving.chat_completion import ChatCompletionHandler  # no
 from transformers.cli.serving.model_manager import ModelManager  # noqa: E402
 from transformers.cli.serving.utils import GenerateManager, GenerationState  # noqa: E402
 
+from .choice import no_pruner  # noqa: E402
 from .meter import JOB, Meter  # noqa: E402
 from .metrics import Metrics  # noqa: E402
 from .prompts import Prompt  # noqa: E402
@@ -77,10 +78,7 @@ class PrunedModels(ModelManager):
                 model, processor = load_token_pruned(self.source.model, self.source.config, **kwargs)
             except FileNotFoundError as error:
                 if self.source.config is None and CONFIG_NAME in str(error):
-                    raise FileNotFoundError(
-                        f"{self.source.model!r} was saved without a token pruner: say how many visual tokens to keep, "
-                        "such as budget=64 (1.0: all)."
-                    ) from error
+                    raise no_pruner(self.source.model) from error
                 raise
             self.pair = model.eval(), processor
         return self.pair

@@ -10,7 +10,9 @@ from importlib.metadata import entry_points
 from importlib.util import find_spec
 from typing import Any
 
-from .choice import chosen_config
+from hf_efficient.representation.config import TokenPrunerConfig
+
+from .choice import chosen_config, no_pruner
 from .in_place import run_in_place
 
 PLUGINS = "vllm.general_plugins"
@@ -25,6 +27,7 @@ def vllm_command(arguments: argparse.Namespace, settings: dict[str, Any]) -> lis
 
     Raises:
         ValueError: a setting is invalid, or cannot be handed on: a trained generator.
+        FileNotFoundError: no pruner is given, and none is saved with the model.
     """
     command = [sys.executable, "-m", "vllm.entrypoints.cli.main", "serve", arguments.model]
     command += ["--host", arguments.host, "--port", str(arguments.port)]
@@ -37,7 +40,9 @@ def vllm_command(arguments: argparse.Namespace, settings: dict[str, Any]) -> lis
     ):
         command += [option, value] if value is not None else []
     config = chosen_config(arguments.model, settings, arguments.revision)
-    if config is not None:
+    if config is None:
+        check_saved(arguments.model, arguments.revision)
+    else:
         if config.generator is not None:
             raise ValueError(
                 "The saved pruner has a trained generator, whose weights cannot be named at vLLM's command line. Save "
@@ -46,6 +51,18 @@ def vllm_command(arguments: argparse.Namespace, settings: dict[str, Any]) -> lis
         values = {name: value for name, value in config.to_dict().items() if name != "generator"}
         command += ["--hf-overrides", json.dumps({"token_pruner": values})]
     return [*command, *shlex.split(arguments.vllm_arguments or "")]
+
+
+def check_saved(model: str, revision: str | None) -> None:
+    """Raise unless a pruner is saved with a model: without one vLLM would serve all tokens.
+
+    Raises:
+        FileNotFoundError: none is.
+    """
+    try:
+        TokenPrunerConfig.from_pretrained(model, **({} if revision is None else {"revision": revision}))
+    except OSError as error:
+        raise no_pruner(model) from error
 
 
 def check_vllm() -> None:

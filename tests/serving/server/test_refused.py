@@ -9,7 +9,9 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from tests.serving.server.running import Client, answer, data_url, picture, png, words
+from hf_efficient import TokenPrunerConfig
+from tests.serving.server.conftest import tiny
+from tests.serving.server.running import Client, answer, data_url, picture, png, running, words
 from tests.tiny import image
 
 GREY = Image.new("L", (96, 96), 90)
@@ -183,6 +185,17 @@ def test_nothing_more_is_generated_for_a_client_that_has_left(client: Client) ->
         time.sleep(0.1)
     assert client.metric("requests_running") == 0
     assert client.metric('requests_total{code="499"}') > before
+
+
+def test_more_requests_than_may_wait_are_told_to_come_again() -> None:
+    service = tiny(TokenPrunerConfig(budget=2), max_waiting=2)
+    with running(service) as client:
+        service.metrics.add("requests_running", 2)
+        status, body = client.ask("list all .")
+        assert (status, body["error"]["message"]) == (503, "2 requests wait already; ask again later.")
+        service.metrics.add("requests_running", -1)
+        assert answer(client.ask("list all ."))
+        assert client.metric("failures_total") == 0
 
 
 def test_pictures_of_all_kinds_are_read(client: Client) -> None:

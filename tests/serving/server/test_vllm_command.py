@@ -38,6 +38,11 @@ def test_without_settings_the_plug_in_reads_the_folder(tmp_path: Path) -> None:
     assert "--hf-overrides" not in vllm_command.vllm_command(*parsed(tmp_path))
 
 
+def test_without_any_pruner_it_is_refused(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(vllm_command, "check_vllm", lambda: None)
+    assert "was saved without a token pruner" in error_of(capsys, "serve", TINY_VLM, "--engine", "vllm")
+
+
 def test_settings_take_the_place_of_saved_ones(tmp_path: Path) -> None:
     TokenPrunerConfig("divprune", budget=7, features="encoder").save_pretrained(tmp_path)
     options = options_of(vllm_command.vllm_command(*parsed(tmp_path, "--budget", 9)))

@@ -52,9 +52,13 @@ _MODULE_OF = {
     "load_sparse": "hf_efficient.sparsity.storage.checkpoint",
     "save_sparse": "hf_efficient.sparsity.storage.checkpoint",
     "sharpness": "hf_efficient.optimization.sharpness",
+    "EfficiencyPlan": "hf_efficient.budget.efficiency_plan",
+    "EfficientTrainer": "hf_efficient.budget.trainer",
 }
 
 if TYPE_CHECKING:
+    from hf_efficient.budget.efficiency_plan import EfficiencyPlan
+    from hf_efficient.budget.trainer import EfficientTrainer
     from hf_efficient.optimization.arguments import SAMArguments
     from hf_efficient.optimization.engine.batch_norm import recalibrate_batch_norm
     from hf_efficient.optimization.loop.optimizers import ASAM, MSAM, S2SAM, SAM, ZOSAM, LookSAM
@@ -97,6 +101,8 @@ __all__ = [
     "BiDSTConfig",
     "BiDSTModel",
     "BiDSTTrainer",
+    "EfficiencyPlan",
+    "EfficientTrainer",
     "FitSettings",
     "LookSAM",
     "ReducedTokens",

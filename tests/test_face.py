@@ -13,19 +13,24 @@ from torch import nn
 from transformers import HfArgumentParser, Trainer, TrainingArguments
 
 import hf_efficient
-from hf_efficient import BiDSTConfig, FitSettings, SAMArguments, STDOConfig, TokenPrunerConfig
+from hf_efficient import BiDSTConfig, EfficiencyPlan, FitSettings, SAMArguments, STDOConfig, TokenPrunerConfig
 from tests.optimization.training.trainers import bert, rows
 from tests.tiny import stock
 
 PUBLIC = [name for name in hf_efficient.__all__ if name != "__version__"]
 OPTIMIZERS = ("ASAM", "MSAM", "S2SAM", "SAM", "ZOSAM", "LookSAM")
-TRAINERS = ("SAMTrainer", "S2SAMTrainer", "ZOSAMTrainer", "BiDSTTrainer")
+TRAINERS = ("SAMTrainer", "S2SAMTrainer", "ZOSAMTrainer", "BiDSTTrainer", "EfficientTrainer")
+OF_TRAINERS: dict[str, Any] = {
+    "BiDSTTrainer": {"sparsity_config": BiDSTConfig(sparsity=0.5)},
+    "EfficientTrainer": {"plan": EfficiencyPlan(sam=SAMArguments("s2sam"))},
+}
 CONFIGS: dict[str, Any] = {
     "TokenPrunerConfig": TokenPrunerConfig("itg", budget=64),
     "SAMArguments": SAMArguments("zosam", rho=0.1, guided=True),
     "FitSettings": FitSettings(method="stdo", num_chunks=3),
     "STDOConfig": STDOConfig(num_features=8),
     "BiDSTConfig": BiDSTConfig(sparsity=0.8, topology="rigl"),
+    "EfficiencyPlan": EfficiencyPlan(token_pruner=TokenPrunerConfig("itg", budget=64), sam=SAMArguments("s2sam")),
 }
 
 
@@ -60,8 +65,7 @@ def made(name: str, folder: Path) -> Any:
     if name in OPTIMIZERS:
         return thing([nn.Parameter(torch.zeros(1000))], torch.optim.SGD, lr=0.1, momentum=0.9)
     if name in TRAINERS:
-        kwargs = {"sparsity_config": BiDSTConfig(sparsity=0.5)} if name == "BiDSTTrainer" else {}
-        return thing(bert(), arguments, train_dataset=rows(4), **kwargs)
+        return thing(bert(), arguments, train_dataset=rows(4), **OF_TRAINERS.get(name, {}))
     if name == "SAMTrainerMixin":
         return type("Mine", (thing, Trainer), {})(bert(), arguments, train_dataset=rows(4))
     if name == "ReducedTokens":

@@ -21,7 +21,10 @@ OVERRIDDEN = {
         "self", "language", "license", "tags", "model_name", "finetuned_from", "tasks", "dataset_tags", "dataset",
         "dataset_args",
     ),
+    "transformers:Trainer.save_model": ("self", "output_dir", "_internal_call"),
     "transformers:Trainer._save_checkpoint": ("self", "model", "trial"),
+    "transformers:Trainer._load_from_checkpoint": ("self", "resume_from_checkpoint", "model"),
+    "transformers:Trainer._load_best_model": ("self",),
     "transformers:Trainer._save_optimizer_and_scheduler": ("self", "output_dir"),
     "transformers:Trainer._load_optimizer_and_scheduler": ("self", "checkpoint"),
     # processors: placeholders of a pruned image

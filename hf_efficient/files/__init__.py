@@ -6,6 +6,7 @@ clear OSError; what a killed process left is removed by the next; one process at
 deleted or replaced that is not known to be ours. Importing it costs nothing.
 """
 
+from .beside import folder_updated
 from .contents import Contents, foreign
 from .finding import find, is_local
 from .folders import (
@@ -46,6 +47,7 @@ __all__ = [
     "delete_folder",
     "ffmpeg_url",
     "find",
+    "folder_updated",
     "folder_written_whole",
     "foreign",
     "full_disk",

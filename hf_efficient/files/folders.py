@@ -79,14 +79,14 @@ def replace_folder(draft: Path, target: Path, contents: Contents | None = None) 
     Raises:
         FileExistsError: `target` is not ours.
     """
-    if _is_empty(target):
+    if is_empty(target):
         target.rmdir()
     if not os.path.lexists(target):
         os.rename(draft, target)
         sync_folder(target.parent)
         return None
     _check_replaceable(target, contents)
-    if _exchanged(draft, target):
+    if exchanged(draft, target):
         old = draft
     else:
         old = aside_name(target)
@@ -139,7 +139,7 @@ def folder_written_whole(
     target.parent.mkdir(parents=True, exist_ok=True)
     with locked(target) if lock else nullcontext():
         recover(target, contents)
-        if os.path.lexists(target) and not _is_empty(target):
+        if os.path.lexists(target) and not is_empty(target):
             _check_replaceable(target, contents)
         draft = draft_name(target)
         old = draft
@@ -202,7 +202,7 @@ def _new_file_mode(folder: Path) -> int:
     return mode
 
 
-def _is_empty(folder: Path) -> bool:
+def is_empty(folder: Path) -> bool:
     return folder.is_dir() and not folder.is_symlink() and not any(folder.iterdir())
 
 
@@ -233,7 +233,7 @@ def _renameat2() -> Any:
         return None
 
 
-def _exchanged(one: Path, other: Path) -> bool:
+def exchanged(one: Path, other: Path) -> bool:
     """Whether the system has exchanged two names in one step; nothing has changed where it cannot."""
     call = _renameat2()
     if call is None:

@@ -33,7 +33,7 @@ def content(folder: Path) -> dict[str, str]:
 def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """Both ways of replacing a folder."""
     if request.param == "aside":
-        monkeypatch.setattr(folders, "_exchanged", lambda one, other: False)
+        monkeypatch.setattr(folders, "exchanged", lambda one, other: False)
     return str(request.param)
 
 
@@ -150,7 +150,7 @@ def test_killed_before_any_of_its_steps_it_leaves_the_old_or_the_new(tmp_path: P
     for step in range(60):
         folder = tmp_path / str(step)
         target = box(folder / "box", 1)
-        killed = killed_before(step, partial(put, target), ((folders, "_exchanged"),))
+        killed = killed_before(step, partial(put, target), ((folders, "exchanged"),))
         if way == "exchange":  # nobody has to call again
             assert content(target) in (old, new)
         recover(target, BOX)

@@ -22,7 +22,7 @@ OF = {
 }
 OURS = {"write_text", "write_bytes", "rename"}  # as functions, they are those of `hf_efficient.files`
 # In the block of one of these, a library is handed a draft.
-DRAFTS = {"written_whole", "folder_written_whole", "scratch_folder"}
+DRAFTS = {"written_whole", "folder_written_whole", "folder_updated", "scratch_folder"}
 # What only looks like it, with the reason.
 ALLOWED = {
     ("hf_efficient/video/encode/overfit.py", "torch.save"),  # into memory
@@ -33,6 +33,7 @@ ALLOWED = {
     ("hf_efficient/representation/vlm/attached.py", "stock.save_pretrained"),
     ("hf_efficient/wrapped.py", "save_pretrained"),  # of a pruner's config, which is ours
     ("hf_efficient/sparsity/storage/checkpoint.py", "save_pretrained"),  # the same
+    ("hf_efficient/budget/plan_folder.py", "save_pretrained"),  # the same
     ("hf_efficient/reading.py", "open_memmap"),  # to read
 }
 

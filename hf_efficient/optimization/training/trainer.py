@@ -27,6 +27,7 @@ from . import memory_file
 from .batch import AccumulatedBatch, Inputs
 from .card import add_section
 from .checks import StepCheck, refuse_trainer
+from .weights_file import load_weights
 
 with extra("training"):
     from transformers import Trainer
@@ -183,6 +184,14 @@ class SAMTrainerMixin(WholeCheckpoints, _AnyTrainer):
         path = memory_file.path_in(checkpoint, self.model, self.args.process_index)
         if warning := memory_file.load(path, self.model, self._current_variant().memory, self.sam_args):
             logger.warning(warning)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
+        if model is not None or not load_weights(self.model, resume_from_checkpoint):
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
+
+    def _load_best_model(self) -> None:
+        if self.is_fsdp_enabled or not load_weights(self.model, self.state.best_model_checkpoint or ""):
+            super()._load_best_model()
 
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:
         """The Trainer's own card, with a section on the method and its arguments."""

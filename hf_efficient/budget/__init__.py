@@ -1,0 +1,1 @@
+"""What a model costs in its three budgets, and plans that spend less."""

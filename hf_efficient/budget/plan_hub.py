@@ -1,0 +1,58 @@
+"""A plan's folder on the Hub, in one commit."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from . import plan_file
+from .plan_card import CARD, is_ours
+from .plan_folder import save
+
+
+def push(
+    plan: Any,
+    repo_id: str,
+    model: Any,
+    processor: Any,
+    report: Any,
+    *,
+    commit_message: str,
+    private: bool | None,
+    token: bool | str | None,
+    revision: str | None,
+    create_pr: bool,
+) -> str:
+    """Upload what `plan_folder.save` writes to a repository (made if absent); returns the URL of the commit.
+
+    Files of an earlier plan that are not written again are deleted there. A card that somebody wrote or edited stays.
+    """
+    from huggingface_hub import HfApi
+
+    api = HfApi(token=token)
+    repo_id = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
+    if revision is not None and not revision.startswith("refs/pr"):
+        api.create_branch(repo_id, branch=revision, exist_ok=True)
+    with TemporaryDirectory() as place:
+        before = Path(place, "before")
+        for name in (plan_file.NAME, CARD):
+            if api.file_exists(repo_id, name, revision=revision):
+                api.hf_hub_download(repo_id, name, revision=revision, local_dir=before)
+        stale = plan_file.files_of(before)
+        card = before / CARD
+        theirs = card.is_file() and not is_ours(card.read_text(encoding="utf-8", errors="replace"))
+        folder = Path(place, "plan")
+        save(plan, folder, model, processor, report, repo_id)
+        return str(
+            api.upload_folder(
+                repo_id=repo_id,
+                folder_path=os.fspath(folder),
+                commit_message=commit_message,
+                revision=revision,
+                create_pr=create_pr,
+                ignore_patterns=[CARD] if theirs else None,
+                delete_patterns=[name for name in stale if name != CARD] or None,
+            ).commit_url
+        )

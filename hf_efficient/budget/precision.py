@@ -112,6 +112,6 @@ def _made(precision: dict[str, Any]) -> Any:
 
 
 def _class(method: str) -> Any:
-    from transformers.utils import quantization_config as configs
+    from transformers import BitsAndBytesConfig, TorchAoConfig
 
-    return configs.BitsAndBytesConfig if method == "bitsandbytes" else configs.TorchAoConfig
+    return BitsAndBytesConfig if method == "bitsandbytes" else TorchAoConfig

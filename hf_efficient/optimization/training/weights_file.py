@@ -8,9 +8,10 @@ from pathlib import Path
 
 import torch
 from transformers import PreTrainedModel
-from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
 
 from hf_efficient.reading import open_tensors
+
+WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"  # whole, or in several files
 
 
 def load_weights(model: object, folder: str | os.PathLike[str]) -> bool:
@@ -44,9 +45,9 @@ def load_weights(model: object, folder: str | os.PathLike[str]) -> bool:
 
 def _names(folder: Path) -> set[str]:
     """Of the tensors in a checkpoint; empty where there are none."""
-    if (folder / SAFE_WEIGHTS_NAME).is_file():
-        with open_tensors(folder / SAFE_WEIGHTS_NAME) as file:
+    if (folder / WEIGHTS).is_file():
+        with open_tensors(folder / WEIGHTS) as file:
             return set(file.keys())
-    if (folder / SAFE_WEIGHTS_INDEX_NAME).is_file():
-        return set(json.loads((folder / SAFE_WEIGHTS_INDEX_NAME).read_text(encoding="utf-8"))["weight_map"])
+    if (folder / INDEX).is_file():
+        return set(json.loads((folder / INDEX).read_text(encoding="utf-8"))["weight_map"])
     return set()

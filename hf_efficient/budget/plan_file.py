@@ -12,7 +12,6 @@ from hf_efficient.reading import AGAIN, naming, read_json, shown
 
 NAME = "efficiency_plan.json"
 FORMAT = "hf_efficient.plan.1"
-ADAPTER = "adapter"  # the folder of the adapter, beside the weights: see `plan_folder`
 
 
 def to_json(parts: dict[str, Any]) -> str:

@@ -19,6 +19,7 @@ from torch import nn
 
 from hf_efficient.extras import extra
 from hf_efficient.files import clear_errors, folder_updated, locked, write_text
+from hf_efficient.files.finding import ADAPTER_FOLDER
 from hf_efficient.reading import read_json
 from hf_efficient.representation.config import TokenPrunerConfig
 from hf_efficient.wrapped import pruner_below, unwrapped
@@ -65,9 +66,9 @@ def save(
         if processor is not None:
             processor.save_pretrained(draft)
         if adapted:
-            model.save_pretrained(draft / plan_file.ADAPTER)
-            (draft / plan_file.ADAPTER / CARD).unlink(missing_ok=True)  # a form that PEFT has left empty
-            _name_base(draft / plan_file.ADAPTER / ADAPTER_CONFIG, repo_id)
+            model.save_pretrained(draft / ADAPTER_FOLDER)
+            (draft / ADAPTER_FOLDER / CARD).unlink(missing_ok=True)  # a form that PEFT has left empty
+            _name_base(draft / ADAPTER_FOLDER / ADAPTER_CONFIG, repo_id)
         if plan.token_pruner is not None:
             plan.token_pruner.save_pretrained(draft)
         if is_free(Path(folder) / CARD):

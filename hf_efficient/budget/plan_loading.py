@@ -8,9 +8,9 @@ from typing import Any
 from hf_efficient.compat.transformers import has_adapter
 from hf_efficient.extras import extra
 from hf_efficient.files import is_local
+from hf_efficient.files.finding import ADAPTER_FOLDER
 from hf_efficient.representation.vlm.loading import ACCESS_ARGUMENTS, HUB_ARGUMENTS
 
-from .plan_file import ADAPTER
 from .precision import check_loaded, quantization_config
 
 
@@ -27,11 +27,11 @@ def load(plan: Any, folder_or_id: str | os.PathLike[str], is_trainable: bool, kw
     name = os.fspath(folder_or_id)
     hub = {k: v for k, v in kwargs.items() if k in HUB_ARGUMENTS and v is not None}
     base, base_hub, above = name, hub, hub.get("subfolder") or ""
-    places = (f"{above}/{ADAPTER}".lstrip("/"), above)
+    places = (f"{above}/{ADAPTER_FOLDER}".lstrip("/"), above)
     found = [place for place in places if has_adapter(name, **{**hub, "subfolder": place})]
     if len(found) > 1:
         raise ValueError(
-            f"{name!r} has two adapters: one of a plan in {ADAPTER!r}, and one at its top, as what a Trainer saves. "
+            f"{name!r} has two adapters: a plan's in {ADAPTER_FOLDER!r}, and one at its top, as a Trainer saves it. "
             "Move one of them away."
         )
     adapter = found[0] if found else None

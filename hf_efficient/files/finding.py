@@ -3,6 +3,8 @@
 import os
 from typing import Any
 
+ADAPTER_FOLDER = "adapter"  # below the weights that it belongs to, in the folder of an EfficiencyPlan
+
 
 def find(folder_or_id: str | os.PathLike[str], name: str, missing: str, **hub_kwargs: Any) -> str:
     """Path of a file in a local folder, or of its copy from the Hub.

@@ -54,7 +54,7 @@ class MemoryGuard:
 def _turned(before: Direction, now: Direction) -> bool:
     """Whether it has another direction than before; a GradScaler divides in place, which leaves it."""
     length = global_norm(before) * global_norm({p: now[p] for p in before})
-    return not dot(before, now) > 0.9999 * length
+    return not dot(before, now) >= 0.9999 * length  # equal where both are zero, as while a first mask is chosen
 
 
 def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:

@@ -77,7 +77,8 @@ class SAMTrainerMixin(WholeCheckpoints, _AnyTrainer):
         self._step_check = StepCheck(self)
         super().__init__(*args, **kwargs)
         refuse_trainer(self)
-        self.add_callback(self._step_check)
+        # before all others: sparse training clears gradients of grown weights, which is not the optimizer's doing
+        self.callback_handler.callbacks.insert(0, self._step_check)
         if self.sam_args.upcast:
             hold_in_float32(self.model)
 

@@ -8,6 +8,7 @@ from typing import Any
 from hf_efficient.compat.transformers import has_adapter
 from hf_efficient.extras import extra
 from hf_efficient.files import is_local
+from hf_efficient.files.finding import ADAPTER_FOLDER
 from hf_efficient.representation.config import TokenPrunerConfig
 
 from .attach import attach_token_pruner
@@ -24,8 +25,8 @@ def load_token_pruned(
     """Load a model and its processor with a token pruner attached.
 
     Args:
-        folder_or_id: what an attached model and processor were saved to, an adapter of PEFT on such a model, or any
-            stock folder or Hub id with `config`.
+        folder_or_id: what an attached model and processor were saved to, alone or by an `EfficiencyPlan`; an adapter
+            of PEFT on such a model; or any stock folder or Hub id with `config`.
         config: a `TokenPrunerConfig`, its values as a dict, or a folder or Hub id it was saved to; None reads
             `token_pruner_config.json` beside the weights.
         kwargs: for the model's `from_pretrained`; those about the Hub (`revision`, `token`, `cache_dir`,
@@ -33,7 +34,7 @@ def load_token_pruned(
 
     Returns:
         Model and processor. Of an adapter's folder a `PeftModel` on the base model that the adapter names, and the
-        processor saved with it, or else the base model's.
+        processor saved with it, or else the base model's; of a plan's folder a `PeftModel` if it has an adapter.
 
     Raises:
         FileNotFoundError: there is no such folder, or no config is given and none was saved.
@@ -51,6 +52,12 @@ def load_token_pruned(
         config = TokenPrunerConfig.from_pretrained(folder_or_id, **hub)  # first: it fails before the weights are read
     processor = AutoProcessor.from_pretrained(folder_or_id, **hub)
     model = AutoModelForImageTextToText.from_pretrained(folder_or_id, **kwargs)
+    below = {**hub, "subfolder": f"{hub.get('subfolder') or ''}/{ADAPTER_FOLDER}".lstrip("/")}
+    if has_adapter(os.fspath(folder_or_id), **below):
+        with extra():
+            from peft import PeftModel
+
+        model = PeftModel.from_pretrained(model, os.fspath(folder_or_id), **below)
     return attach_token_pruner(model, processor, config)
 
 

@@ -53,9 +53,8 @@ CALLED = {
     "transformers:ProcessorMixin._merge_kwargs": ("self", "ModelProcessorKwargs", "tokenizer_init_kwargs", "kwargs"),
     "transformers:PreTrainedModel._from_config": ("config", "kwargs"),
     "transformers:Adafactor._get_lr": ("param_group", "param_state"),
-    "transformers.utils:find_adapter_config_file": (
-        "model_id", "cache_dir", "force_download", "proxies", "token", "revision", "local_files_only", "subfolder",
-    ),
+    "transformers.utils:find_adapter_config_file": ("model_id", "cache_dir", "force_download", "proxies", "token",
+                                                    "revision", "local_files_only", "subfolder"),
     "transformers.vision_utils:get_vision_window_index": (
         "grid_thw", "spatial_merge_size", "window_size", "patch_size", "kwargs",
     ),

@@ -235,10 +235,9 @@ def test_precision_is_applied_on_load_and_an_adapter_on_top_of_it_comes_back(tmp
     model, _ = EfficiencyPlan.load(tmp_path / "stock", plan=chosen)
     disturb(model)
     assert model.get_base_model().is_loaded_in_4bit
-    before = llama_logits(model)
-    chosen.save_pretrained(tmp_path / "plan", model)
+    chosen.save_pretrained(tmp_path / "plan", model)  # before a forward, in which bitsandbytes rounds scales on a CPU
     back, _ = EfficiencyPlan.load(tmp_path / "plan")
-    assert torch.equal(llama_logits(back), before)
+    assert torch.equal(llama_logits(back), llama_logits(model))
     plain = AutoModelForCausalLM.from_pretrained(tmp_path / "plan")  # whose config says how it is quantized
     alone, _ = EfficiencyPlan.load(tmp_path / "stock", plan=dataclasses.replace(chosen, sparsity=None))
     assert torch.equal(llama_logits(plain), llama_logits(alone))

@@ -11,11 +11,15 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.distributed.tensor import DTensor
+
+from hf_efficient.shards import Piece, local
 
 from . import quantized
-from .roles import roles_of
+from .roles import family, roles_of
 from .structure import group_of, innermost, state_names
 
+_CODED = ("bitsandbytes", "torchao")  # packages
 _AVERAGED = ("square", "size", "delta")  # roles whose mean a new weight starts with
 
 
@@ -23,7 +27,8 @@ def check(optimizer: Any, parameters: Iterable[Tensor]) -> None:
     """Refuse an optimizer whose state of these parameters cannot be changed entry by entry.
 
     Raises:
-        ValueError: it is not known; or it projects, shares or keeps something unknown of one of the parameters.
+        ValueError: it is not known; or it projects, shares or keeps something unknown of one of the parameters; or one
+            is sharded and its state would be in 8 bits.
     """
     optimizer = innermost(optimizer)
     try:
@@ -37,6 +42,11 @@ def check(optimizer: Any, parameters: Iterable[Tensor]) -> None:
                 f"{type(optimizer).__name__} projects a parameter of shape {tuple(parameter.shape)} (its group has a "
                 "rank), so that its state does not belong to single weights. Put the active weights (names that end in "
                 "'.values') into a group without rank."
+            )
+        if isinstance(parameter, DTensor) and family(optimizer)[0] in _CODED:
+            raise ValueError(
+                f"{type(optimizer).__name__} keeps codes, of which FSDP2's pieces are not known. Use an optimizer of "
+                "torch, or leave what trains whole: fully_shard(block, ignored_params=...)."
             )
         unknown = [name for name in state_names(optimizer, parameter) if name not in roles]
         if unknown:
@@ -56,20 +66,26 @@ def forget(optimizer: Any, parameter: Tensor, indices: Tensor) -> None:
 
     Args:
         optimizer: one that `check` accepts.
-        parameter: (k,), which already holds the first values of the new weights.
+        parameter: (k,), which already holds the first values of the new weights; where FSDP2 has cut it into pieces,
+            all of its processes must call.
         indices: (c,) int64, of the new weights.
     """
     if not len(indices):
         return
     optimizer = innermost(optimizer)
     roles, state = roles_of(optimizer), optimizer.state.get(parameter, {})
-    stay = torch.ones(len(parameter), dtype=torch.bool, device=parameter.device).index_fill_(0, indices, False)
+    piece = Piece.of(parameter)
+    _, at = piece.slots(indices)
+    stay = torch.ones(piece.length, dtype=torch.bool, device=indices.device).index_fill_(0, at, False)
     for name in state_names(optimizer, parameter):
-        staying = quantized.read(state, name)[..., stay] if roles[name] in _AVERAGED else None
-        start = _start(roles[name], staying, group_of(optimizer, parameter), parameter.detach()[indices])
-        quantized.write(state, name, indices, start)
+        here = {**state, name: local(state[name])}
+        staying = quantized.read(here, name)[..., stay] if roles[name] in _AVERAGED else None
+        if staying is not None and piece.group is not None:
+            staying = piece.mean(staying).nan_to_num()[None].to(staying)
+        start = _start(roles[name], staying, group_of(optimizer, parameter), local(parameter.detach())[at])
+        quantized.write(here, name, at, start)
     if parameter.grad is not None:
-        parameter.grad[indices] = 0.0  # methods that look back at the last gradient see none for a new weight
+        local(parameter.grad)[at] = 0.0  # methods that look back at the last gradient see none for a new weight
 
 
 @torch.no_grad()

@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
+from hf_efficient.shards import whole
+
 from . import quantized
 from .roles import family, roles_of
 from .structure import group_of, innermost, state_names
@@ -56,7 +58,7 @@ def pace(optimizer: Any, parameter: Tensor) -> Pace:
     held = {roles[name]: name for name in state_names(optimizer, parameter)}
     sign = -1.0 if group.get("maximize") else 1.0
     if "rate" in held:
-        return Pace(sign * float(quantized.read(state, held["rate"]).mean()), True, decay)
+        return Pace(sign * float(whole(quantized.read(state, held["rate"])).mean()), True, decay)
     repeats = _steps_of_a_gradient(kind, group, roles)
     lr *= sign * repeats
     if kind[1].lower() in _BY_SIGN:
@@ -69,7 +71,7 @@ def pace(optimizer: Any, parameter: Tensor) -> Pace:
         return Pace(lr, False, decay)
     lr *= trust
     if "delta" in held:
-        lr *= float(quantized.read(state, held["delta"]).sqrt().mean())
+        lr *= float(whole(quantized.read(state, held["delta"])).sqrt().mean())
     if kind[1].lower() == "adagrad":  # it divides by the root of a sum over the steps, not of a mean
         lr /= max(steps, 1.0) ** 0.5
     if kind in _COUPLED and not group.get("decoupled_weight_decay"):
@@ -103,7 +105,7 @@ def _rate(optimizer: Optimizer, group: Mapping[str, Any], state: Mapping[str, An
         return float(optimizer._get_lr(group, state)) if "step" in state else 0.0
     lr = _number(group.get("scheduled_lr") or group["lr"])
     if "beta2_decay" in group and "step" in state:  # torch's Adafactor: relative to the weights
-        size = float(parameter.detach().square().mean().sqrt())
+        size = float(whole(parameter.detach()).square().mean().sqrt())
         lr = max(group["eps"][1], size) * min(lr, _number(state["step"]) ** -0.5)
     if "lr_decay" in group and "step" in state:
         lr /= 1 + (_number(state["step"]) - 1) * group["lr_decay"]

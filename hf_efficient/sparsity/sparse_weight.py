@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from hf_efficient.compat.torch import is_replica
 from hf_efficient.reading import shown
+from hf_efficient.shards import Piece, local, whole
 
 from .pattern import Groups
 
@@ -39,7 +40,8 @@ class SparseWeight(nn.Module):
         device: of values and indices.
 
     Attributes:
-        values: (k,) parameter.
+        values: (k,) parameter; FSDP2 may have cut it into pieces, one a process.
+        sharded: whether it has. Gradients then tell nothing of where a step begins.
         indices: (k,) int32 buffer (int64 if n >= 2^31), flat row-major indices, unique, in any order.
         collecting: while True, backward adds dL/dz to `gradient`, z being the whole tensor.
         gradient_indices: (w,) integer: the entries whose gradient is collected, the active ones first, in their order;
@@ -64,12 +66,7 @@ class SparseWeight(nn.Module):
     groups: Groups | None = None
 
     def __init__(
-        self,
-        shape: Sequence[int],
-        k: int,
-        *,
-        dtype: torch.dtype = torch.float32,
-        device: torch.device | str | None = None,
+        self, shape: Sequence[int], k: int, *, dtype: torch.dtype = torch.float32, device: torch.types.Device = None
     ) -> None:
         super().__init__()
         self.shape = torch.Size(shape)
@@ -82,8 +79,7 @@ class SparseWeight(nn.Module):
         self.matrix = (1, self.shape[0], n // self.shape[0])
         self.input_dim = 1
         self.budget = k
-        self.collecting = False
-        self.probing = False
+        self.collecting = self.probing = self.sharded = False
         self.gradient_indices: Tensor | None = None
         self.gradient: Tensor | None = None
         self.start: Tensor | None = None
@@ -160,6 +156,10 @@ class SparseWeight(nn.Module):
             self.check(state_dict[f"{prefix}indices"], prefix.rstrip(".") or "sparse weight")
         super()._load_from_state_dict(state_dict, prefix, *args)
 
+    def whole_values(self) -> Tensor:
+        """(k,), detached: the values, also where each process has a piece of them; then all must ask."""
+        return whole(self.values.detach())
+
     @torch.no_grad()
     def select(self, indices: Tensor, values: Tensor | None = None) -> None:
         """Make exactly these entries active.
@@ -169,7 +169,8 @@ class SparseWeight(nn.Module):
             values: (k,), their values; None is zeros.
         """
         self.indices.copy_(indices)
-        self.values.zero_() if values is None else self.values.copy_(values)
+        piece, here = Piece.of(self.values), local(self.values)
+        here.zero_() if values is None else here.copy_(values[piece.start : piece.start + piece.length])
 
     @torch.no_grad()
     def swap(self, slots: Tensor, indices: Tensor, values: Tensor | None = None) -> None:
@@ -181,7 +182,8 @@ class SparseWeight(nn.Module):
             values: (c,), their first values; None is zeros.
         """
         self.indices[slots] = indices.to(self.indices.dtype)
-        self.values[slots] = 0.0 if values is None else values.to(self.values.dtype)
+        here, at = Piece.of(self.values).slots(slots)
+        local(self.values)[at] = 0.0 if values is None else values[here].to(self.values.dtype)
 
     @torch.no_grad()
     def resize(self, kept: Tensor, indices: Tensor, values: Tensor | None = None) -> None:
@@ -219,7 +221,7 @@ class SparseWeight(nn.Module):
                 "topology needs, are lost with the copies. Use DistributedDataParallel (torchrun or accelerate), or "
                 "one device: CUDA_VISIBLE_DEVICES=0."
             )
-        if self.values.grad is None:
+        if self.values.grad is None and not self.sharded:
             self.gradient = None
 
     def collect(self, gradient: Tensor) -> None:

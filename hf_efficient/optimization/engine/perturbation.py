@@ -16,6 +16,7 @@ from torch.distributed.tensor import DTensor
 
 from hf_efficient.active_mask import active_mask
 from hf_efficient.compat.torch import foreach_add_, foreach_copy_, foreach_neg_, foreach_norm
+from hf_efficient.shards import local
 
 from .exchange import Buffers, can_exchange, exchanged
 
@@ -212,11 +213,6 @@ class Weights:
 def _forget_casts() -> None:
     """In an autocast block torch holds 16-bit copies of the weights, and would go on with them as they were."""
     torch.clear_autocast_cache()
-
-
-def local(tensor: Tensor) -> Tensor:
-    """This process's part of a sharded tensor, sharing its memory; any other tensor as it is."""
-    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 
 
 def global_norm(direction: Direction) -> float:

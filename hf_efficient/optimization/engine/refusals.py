@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
@@ -80,3 +81,17 @@ def no_step_while_perturbed(weights: Weights) -> Iterator[None]:
         yield
     finally:
         handle.remove()
+
+
+def refuse_shards(weights: Weights) -> None:
+    """Refuse to ask for losses alone, in a loop that only the weights are known of.
+
+    Raises:
+        ValueError: they are sharded.
+    """
+    if any(isinstance(p, DTensor) for p in weights.parameters):
+        raise ValueError(
+            "The weights are sharded (FSDP2). Without a backward pass the model goes on with the weights that it "
+            "gathered for the first loss, so that the second loss would be the first. Use ZOSAMTrainer, which cuts "
+            "them again, or DDP."
+        )

@@ -6,11 +6,13 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import torch
+import torch.distributed as dist
 from torch import Tensor
 
 from hf_efficient.optimization.engine.batch_norm import all_statistics_frozen
 from hf_efficient.optimization.engine.perturbation import Direction, Weights, global_norm
 from hf_efficient.optimization.engine.randomness import random_state, set_random_state
+from hf_efficient.optimization.engine.refusals import refuse_shards
 from hf_efficient.optimization.engine.variant import move_to_higher_loss
 
 Closure = Callable[[], Tensor]
@@ -66,11 +68,20 @@ class ClosureBatch:
 
     @torch.no_grad()
     def loss(self, fraction: float) -> float:
+        refuse_shards(self.weights)
         set_random_state(self._random_state)
         with all_statistics_frozen():
             loss = float(self._loss(float, int))
         set_random_state(self._random_state)
-        return loss
+        return self._mean_over_processes(loss)
+
+    def _mean_over_processes(self, loss: float) -> float:
+        """All processes must go to the same side of the weights; gradients are averaged over them by DDP."""
+        if not dist.is_available() or not dist.is_initialized() or dist.get_world_size() == 1:
+            return loss
+        total = torch.tensor(loss, dtype=torch.float64, device=self.weights.parameters[0].device)
+        dist.all_reduce(total)
+        return float(total) / dist.get_world_size()
 
     @contextmanager
     def at_higher_loss(self, mirror: Callable[[], None], fraction: float) -> Iterator[None]:

@@ -88,7 +88,7 @@ class PerturbingOptimizer(Optimizer):
             A context manager that brings the weights back after an exception.
 
         Raises:
-            ValueError: no closure, where one is needed; one that runs backward itself; or no gradient to follow.
+            ValueError: no closure, where one is needed, or one that runs backward; no gradient; or shards, see ZOSAM.
         """
         now = self._step_state
         if now.perturbation is None:

@@ -98,9 +98,7 @@ class AccumulatedBatch:
                 with self.trainer.compute_loss_context_manager():
                     loss = self.trainer.compute_loss(self.model, prepared, num_items_in_batch=self.num_items)
                 total = total + loss.mean()  # not in place: a float64 loss keeps its digits
-        for module in self.model.modules():
-            if isinstance(module, FSDPModule):
-                module.reshard()  # or the next pass would go on with the weights gathered for this one
+        cut_again(self.model)
         set_random_state(self._random_state)
         return float(self.trainer.accelerator.reduce(total, reduction="mean"))
 
@@ -199,6 +197,13 @@ class AccumulatedBatch:
             yield
         finally:
             set_counters(self.trainer, saved)
+
+
+def cut_again(model: nn.Module) -> None:
+    """Let a model that FSDP2 shards gather its weights anew: a pass without backward leaves some gathered."""
+    for module in model.modules():
+        if isinstance(module, FSDPModule):
+            module.reshard()
 
 
 def share(inputs: Inputs, fraction: float) -> Inputs:

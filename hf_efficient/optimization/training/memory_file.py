@@ -12,9 +12,9 @@ from torch import nn
 from hf_efficient.files import written_whole
 from hf_efficient.optimization.arguments import SAMArguments
 from hf_efficient.optimization.engine.memory import differences
-from hf_efficient.optimization.engine.perturbation import local
 from hf_efficient.optimization.engine.variant import Memory
 from hf_efficient.reading import AGAIN, FLOATS, naming, open_tensors, shown, stored_in
+from hf_efficient.shards import local
 
 NAME = "sam_memory"
 _SETTINGS = "sam_args"  # key of the file's metadata

@@ -18,13 +18,14 @@ from hf_efficient.optimization.arguments import SAMArguments
 from hf_efficient.optimization.engine.batch_norm import copy_statistics, restore_statistics
 from hf_efficient.optimization.engine.memory import MemoryGuard
 from hf_efficient.optimization.engine.merged import weights_to_move
-from hf_efficient.optimization.engine.perturbation import Weights, local
+from hf_efficient.optimization.engine.perturbation import Weights
 from hf_efficient.optimization.engine.refusals import no_step_while_perturbed
 from hf_efficient.optimization.engine.variant import Variant, new_variant
 from hf_efficient.optimization.variants.asam import asam_scaling
+from hf_efficient.shards import local
 
 from . import memory_file
-from .batch import AccumulatedBatch, Inputs
+from .batch import AccumulatedBatch, Inputs, cut_again
 from .card import add_section
 from .checks import StepCheck, refuse_trainer
 from .weights_file import load_weights
@@ -117,6 +118,7 @@ class SAMTrainerMixin(WholeCheckpoints, _AnyTrainer):
         variant, monitor = self._current_variant(), self._step_check.monitor
         scaling = asam_scaling if arguments.adaptive or variant.adaptive else None
         merged = model if arguments.perturb == "merged" else None
+        cut_again(model)  # after evaluation some weights are still gathered, and copies of them would move
         weights = weights_to_move(
             model.parameters(), scaling, not arguments.perturb_pruned, merged, self._step_check.buffers
         )

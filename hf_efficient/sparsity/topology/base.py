@@ -122,7 +122,7 @@ class Topology:
 
     def drop_scores(self, weight: SparseWeight) -> Tensor:
         """(k,): scores of the active weights; the lowest are dropped."""
-        return weight.values.detach().abs()
+        return weight.whole_values().abs()
 
     def grow_scores(self, weight: SparseWeight, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """Indices of inactive weights (c,) int64, and their scores (c,); the highest grow."""

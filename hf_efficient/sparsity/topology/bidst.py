@@ -147,7 +147,7 @@ class BiDST(Topology):
 
     def drop_scores(self, weight: SparseWeight) -> Tensor:
         """psi of the active weights."""
-        return score(weight.values.detach().float())
+        return score(weight.whole_values().float())
 
     def grow_scores(self, weight: SparseWeight, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """psi of the candidates."""
@@ -164,7 +164,7 @@ class BiDST(Topology):
 
     def before_exchange(self, weight: SparseWeight, slots: Tensor, indices: Tensor) -> Tensor | None:
         """Dropped weights become candidates in place of the grown ones, with their values; see the class."""
-        memory, theta = weight.memory, weight.values.detach().float()
+        memory, theta = weight.memory, weight.whole_values().float()
         psi = score(theta)
         edge = psi.min() if len(slots) == len(psi) else psi.index_fill(0, slots, torch.inf).min()
         dormant_at = torch.zeros(weight.numel, device=theta.device).index_copy_(

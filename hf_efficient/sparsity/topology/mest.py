@@ -33,7 +33,7 @@ class MEST(Topology):
 
     def drop_scores(self, weight: SparseWeight) -> Tensor:
         """|w| + lambda |dL/dw|."""
-        return weight.values.detach().abs() + self.gradient_weight * weight.active_gradient().abs()
+        return weight.whole_values().abs() + self.gradient_weight * weight.active_gradient().abs()
 
     def grow_scores(self, weight: SparseWeight, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """Uniform random."""

@@ -1,4 +1,4 @@
-"""Sparse training on several ranks: every rank holds all weights, with the same masks."""
+"""Sparse training on several ranks: every rank has the whole masks, the same; of the values all, or its piece."""
 
 from __future__ import annotations
 
@@ -15,25 +15,33 @@ from torch.utils.hooks import RemovableHandle
 from hf_efficient.sparsity.sparse_weight import SparseWeight
 
 
-def refuse_shards(weights: Mapping[str, SparseWeight], ranks: int, resizes: bool) -> None:
-    """Refuse sharded weights, and weights that would change their size under DDP.
+def check_shards(weights: Mapping[str, SparseWeight], ranks: int, resizes: bool) -> None:
+    """Note which values are sharded; refuse it otherwise than by FSDP2, and where weights would change their size.
 
     Raises:
-        ValueError: values are sharded, or there are several ranks and weights change their size.
+        ValueError: values are flattened, or cut among some of the ranks only; or there are several ranks, or pieces,
+            and weights change their size.
     """
     for name, weight in weights.items():
-        if type(weight.values.data) is not Tensor or weight.values.shape != weight.indices.shape:
+        values = weight.values
+        if values.shape != weight.indices.shape or not (type(values.data) is Tensor or _by_rank(values, ranks)):
             raise ValueError(
-                f"{name}: its values are sharded (FSDP, tensor parallel or ZeRO-3), but a topology needs all of "
-                "them on each rank. Train with DDP; or let FSDP2 shard all that does not train, fully_shard(block, "
-                "ignored_params={p for p in model.parameters() if p.requires_grad}), for each block and the model."
+                f"{name}: its values are sharded by FSDP1, tensor parallel or ZeRO-3, of which a topology cannot read "
+                "all. Train with DDP, or shard with FSDP2: torch.distributed.fsdp.fully_shard(block), for each block "
+                "and the model, before the optimizer is made."
             )
-    if resizes and ranks > 1:
+        weight.sharded = isinstance(values, DTensor)
+    if resizes and (ranks > 1 or any(weight.sharded for weight in weights.values())):
         raise ValueError(
-            "distribution='global', topology='gmp' and initial_sparsity change how many weights a layer has, which the "
-            "buckets of DistributedDataParallel cannot follow. Use distribution='erk' and another topology without "
-            "initial_sparsity, or one process."
+            "distribution='global', topology='gmp' and initial_sparsity change how many weights a layer has, which "
+            "neither the buckets of DistributedDataParallel nor the pieces of FSDP2 can follow. Use distribution='erk' "
+            "and another topology without initial_sparsity, or one process."
         )
+
+
+def _by_rank(values: Tensor, ranks: int) -> bool:
+    """Whether every rank computes with other data: their gradients are averaged over all of them."""
+    return isinstance(values, DTensor) and values.device_mesh.size() == ranks
 
 
 def average_under_fsdp(model: nn.Module) -> list[RemovableHandle]:

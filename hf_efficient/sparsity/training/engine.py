@@ -12,12 +12,13 @@ import torch.distributed as dist
 from torch import Tensor
 
 from hf_efficient import optimizer_state
+from hf_efficient.shards import whole
 from hf_efficient.sparsity.sparse_weight import SparseWeight
 from hf_efficient.sparsity.storage import mask_encoding
 from hf_efficient.sparsity.topology import Topology
 
 from . import initial_mask
-from .distributed import compare_masks, refuse_shards
+from .distributed import check_shards, compare_masks
 from .monitor import warn_that_no_exchange_came
 from .state_checks import check_state, fingerprint
 
@@ -47,9 +48,8 @@ class SparseTraining:
         model_weights: number of weights of the whole model, for the report; None: the entries of `weights`.
 
     Raises:
-        ValueError: values are sharded (FSDP) or would change size under DDP; or weights are exchanged and the state of
-            the optimizer is not known; or the optimizer holds a state of sparse training that is damaged or of another
-            model.
+        ValueError: values are cut otherwise than by FSDP2, or would change size on several ranks; or the optimizer's
+            state is not known, or holds one of sparse training that is damaged or of another model.
     """
 
     def __init__(
@@ -81,7 +81,7 @@ class SparseTraining:
             optimizer_state.check(self.optimizer, [weight.values for weight in self.weights.values()])
         self.ranks = dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
         resizes = global_budget or topology.resizes
-        refuse_shards(self.weights, self.ranks, resizes)
+        check_shards(self.weights, self.ranks, resizes)
         self.began, self.seconds = time.perf_counter(), 0.0  # seconds of mask work
         self.state: dict[str, Any] = {}
         self._raw: dict[str, Tensor] = {}
@@ -216,7 +216,7 @@ class SparseTraining:
             if seen is not None and not weight.probing:
                 # loss scaling and clipping have changed the optimizer's gradients, not ours
                 ours = weight.active_gradient()
-                scale = (seen.float() @ ours) / (ours @ ours)
+                scale = (whole(seen).float() @ ours) / (ours @ ours)
                 weight.gradient *= torch.where(scale.isfinite() & (scale > 0), scale, torch.ones_like(scale))
             finite = finite and bool(weight.gradient.isfinite().all())
         return finite
@@ -297,4 +297,4 @@ def _before_step(training: SparseTraining | None) -> None:
     scale = getattr(training.optimizer, "grad_scale", None)  # of a scaler, where the optimizer itself unscales
     for name, weight in training.weights.items():
         if weight.values.grad is not None and not weight.probing:
-            training._raw[name] = weight.values.grad.clone() if scale is None else weight.values.grad / scale
+            training._raw[name] = whole(weight.values.grad) / (1 if scale is None else scale)

@@ -66,6 +66,8 @@ class Monitor:
 def _gradient_was_cleared(weight: SparseWeight) -> bool:
     """Whether gradients were cleared since the last pass, as after a step, not between micro-batches."""
     gradient = weight.values.grad
+    if weight.sharded:
+        return False  # of pieces nothing is known until a step
     return gradient is None or not bool(gradient.any())
 
 

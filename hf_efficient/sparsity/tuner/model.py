@@ -225,6 +225,13 @@ class BiDSTModel(BaseTuner):
         unwanted_adapter_names: list[str],
     ) -> dict[str, Tensor]:
         """Called before the config is written; adds the counts and the checksum of what is saved."""
+        if any(isinstance(tensor, DTensor) for name, tensor in state_dict.items() if "bidst_" in name):
+            raise ValueError(
+                "The adapter is sharded (FSDP2): this process has a piece of it. Gather it on all ranks, save it on "
+                "one: from torch.distributed.checkpoint.state_dict import get_model_state_dict, StateDictOptions; "
+                "state = get_model_state_dict(model, options=StateDictOptions(full_state_dict=True)); "
+                "model.save_pretrained(folder, state_dict=state)."
+            )
         layers = {n.removeprefix("base_model.model."): m for n, m in model.named_modules() if isinstance(m, BiDSTLayer)}
         config.counts = {
             key: len(layer.sparse_weight(adapter_name).indices)

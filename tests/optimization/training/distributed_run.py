@@ -49,7 +49,7 @@ def data() -> list[dict[str, Any]]:
 def sharded() -> Net:
     """As transformers shards a model at load time; on the CPU accelerate does not offer FSDP."""
     net: Any = Net()
-    for module in (net.first, net.second, net):
+    for module in (net.first, net):  # the root has weights of its own
         fully_shard(module)
     net.is_distributed_loading_by_transformers = True
     net.config = PreTrainedConfig()
@@ -76,7 +76,7 @@ def train(
     cls: Any = Trainer if method is None else SAMTrainer
     ours = {} if method is None else {"sam_args": method}
     alone = adapted if method is not None and method.perturb == "merged" else Net
-    trainer = cls(sharded() if mode == "fsdp" else alone(), args, train_dataset=data(), **ours)
+    trainer = cls(sharded() if mode == "fsdp" else alone(), args, train_dataset=data(), eval_dataset=data()[:4], **ours)
     trainer.train(resume_from_checkpoint=kwargs.get("resume_from_checkpoint"))
     return trainer
 
@@ -104,6 +104,8 @@ if __name__ == "__main__":
         rank = trainer.accelerator.process_index
         assert all(isinstance(p, DTensor) == (mode == "fsdp") for p in trainer.model.parameters())
         save_file(whole(trainer.model), target / f"{name}_{rank}.safetensors")
+    trainer = train(target / "evaluated", METHODS["s2sam"], 2, mode, eval_strategy="steps", eval_steps=1)
+    save_file(whole(trainer.model), target / f"evaluated_{rank}.safetensors")
     if mode == "ddp":  # broken off after three steps, and taken up again
         train(target / "resumed", METHODS["s2sam"], 2, mode, save_strategy="steps", save_steps=3)
         checkpoint = str(target / "resumed" / "checkpoint-3")

@@ -30,6 +30,8 @@ def check(folder: Path, mode: str) -> None:
     launch(folder, mode)
     plain, stock = (load_file(folder / f"{name}_0.safetensors") for name in ("plain", "stock"))
     assert all(torch.equal(plain[key], stock[key]) for key in stock)  # rho = 0 is the stock Trainer
+    evaluated = load_file(folder / "evaluated_0.safetensors")  # between the steps, which changes nothing
+    assert all(torch.equal(evaluated[key], tensor) for key, tensor in load_file(folder / "s2sam_0.safetensors").items())
     for name, method in methods_of(mode).items():
         ranks = [load_file(folder / f"{name}_{rank}.safetensors") for rank in (0, 1)]
         for key in ranks[0]:

@@ -1,4 +1,4 @@
-"""Parameters that FSDP2 has cut into pieces of rows, one a process: the whole, and the piece that is here."""
+"""What is shared among processes: by FSDP2 parameters, in pieces of rows; by tensor parallelism heads of attention."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
 
@@ -18,6 +18,33 @@ def local(tensor: Tensor) -> Tensor:
 def whole(tensor: Tensor) -> Tensor:
     """All of a sharded tensor, a copy, for which all of its processes must ask; any other tensor as it is."""
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+
+
+def heads_split_over(attention: nn.Module) -> dist.ProcessGroup | None:
+    """The processes among which tensor parallelism shares an attention layer's heads; None if each has all."""
+    for parameter in attention.parameters():
+        if isinstance(parameter, DTensor):
+            axes = [axis for axis, placement in enumerate(parameter.placements) if placement.is_shard()]
+            if axes:
+                return parameter.device_mesh.get_group(axes[0])
+    return None
+
+
+def mean_of_heads(total: Tensor, heads: int, over: dist.ProcessGroup | None) -> Tensor:
+    """The mean of what was summed over heads, in float32 or better.
+
+    Args:
+        total: the sum over the heads that are here.
+        heads: how many those are.
+        over: the processes that have the others; None where all are here. All of them must call.
+    """
+    if over is None:
+        return total / heads
+    count = torch.tensor(float(heads), device=total.device)
+    total = total.contiguous()
+    dist.all_reduce(total, group=over)
+    dist.all_reduce(count, group=over)
+    return total / count
 
 
 class Piece(NamedTuple):

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
 from hf_efficient.representation.maths.steps import fixed_draw
+from hf_efficient.shards import mean_of_heads
 
 SEEDS = 0.01  # of the visual tokens: those most like the question, which are asked along with it
 LANDMARKS = 1 / 6  # of the budget, to each of cosine and sine: 5 % of the tokens beside 20 % in the public code
 
 
-def attention_paid(query: Tensor, key: Tensor, mask: Tensor | None, at: Tensor, scaling: float | None) -> Tensor:
+def attention_paid(
+    query: Tensor, key: Tensor, mask: Tensor | None, at: Tensor, scaling: float | None, over: Any = None
+) -> Tensor:
     """Attention that one token pays to all before it, mean of heads (FastV, PyramidDrop): (B, L) float32.
 
     Args:
@@ -20,6 +25,7 @@ def attention_paid(query: Tensor, key: Tensor, mask: Tensor | None, at: Tensor, 
         mask: of the layer, (B or 1, 1, L, L or more) bool or additive, or None.
         at: (B, 1) long, the token.
         scaling: factor of the dot product; None is 1/sqrt(d).
+        over: the processes that have the other heads, if there are some.
     """
     asked = query.gather(2, at[:, None, :, None].expand(-1, query.shape[1], -1, query.shape[3]))
     keys = key.repeat_interleave(query.shape[1] // key.shape[1], dim=1)[:, :, : query.shape[2]]
@@ -30,10 +36,10 @@ def attention_paid(query: Tensor, key: Tensor, mask: Tensor | None, at: Tensor, 
         row = mask.expand(len(query), -1, -1, -1).gather(2, at[:, None, :, None].expand(-1, 1, -1, mask.shape[3]))
         row = row[:, 0, :, : logits.shape[-1]]
         logits = logits.masked_fill(~row, -torch.inf) if row.dtype == torch.bool else logits + row.float()
-    return logits.softmax(-1).mean(1)
+    return mean_of_heads(logits.softmax(-1).sum(1), logits.shape[1], over)
 
 
-def likeness_of_values(value: Tensor, real: Tensor, visual: Tensor, at: Tensor) -> Tensor:
+def likeness_of_values(value: Tensor, real: Tensor, visual: Tensor, at: Tensor, over: Any = None) -> Tensor:
     """How much visual tokens are like the question by their values (IVC-Prune): (B, L) float32, seeds above 1.
 
     a_ij = mean of heads of softmax_j(v_i . v_j / sqrt(d)). Seeds are the visual tokens with the largest mean a_ij over
@@ -45,6 +51,7 @@ def likeness_of_values(value: Tensor, real: Tensor, visual: Tensor, at: Tensor) 
         real: (B, L) bool, no padding.
         visual: (B, L) bool.
         at: (B, 1) long, the last token of the prompt; the question is the text from the last visual token to it.
+        over: the processes that have the other heads, if there are some.
     """
     n = real.shape[1]
     indices = torch.arange(n, device=value.device)
@@ -53,7 +60,8 @@ def likeness_of_values(value: Tensor, real: Tensor, visual: Tensor, at: Tensor) 
     alike = torch.zeros(*real.shape, n, device=value.device)
     for head in value[:, :, :n].float().unbind(1):  # one at a time: all would be as many maps as heads
         logits = torch.bmm(head, head.transpose(1, 2)) * head.shape[-1] ** -0.5
-        alike += logits.masked_fill(~real.unsqueeze(1), -torch.inf).softmax(-1) / value.shape[1]
+        alike += logits.masked_fill(~real.unsqueeze(1), -torch.inf).softmax(-1)
+    alike = mean_of_heads(alike, value.shape[1], over)
     count = (SEEDS * visual.sum(1)).round().clamp_min(1).long()
     seeds = first(_mean_of(alike, asked), visual, count)
     return _mean_of(alike, asked | seeds) + seeds.float()

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from hf_efficient.compat.transformers import cache_of
+from hf_efficient.shards import heads_split_over
 
 from .layer_choice import attention_paid, drawn, landmarks, likeness_of_values
 
@@ -61,12 +62,13 @@ class Drops:
         at = self.last.unsqueeze(1)
         if self.kept:  # where it stands among the columns that are left
             at = (self.columns(module.layer_idx, self.visual.shape[1])[0] == at).byte().argmax(1, keepdim=True)
+        over = heads_split_over(module)  # all processes must drop the same, and by all heads
         if self.rule == "ivc":
             columns, counts = self.columns(module.layer_idx, self.visual.shape[1])
             real = counts if self.real is None else counts & self.real.gather(1, columns)
-            self.scores = likeness_of_values(value, real, self.visual.gather(1, columns), at)
+            self.scores = likeness_of_values(value, real, self.visual.gather(1, columns), at, over)
         else:
-            self.scores = attention_paid(query, key, mask, at, scaling)
+            self.scores = attention_paid(query, key, mask, at, scaling, over)
 
     def choose(self, stage: int, keeps: Keeps, rotary: tuple[Tensor, ...]) -> None:
         """Keep the visual tokens with the largest scores; every row drops what its own budget says.

@@ -24,6 +24,7 @@ from transformers import AttentionInterface
 
 from hf_efficient.compat.transformers import attention_function, attention_name, set_attention_name
 from hf_efficient.representation.maths.importance import cls_attention, received_attention
+from hf_efficient.shards import heads_split_over, mean_of_heads
 
 PREFIX = "token_pruner_watched_"
 SOURCES = ("cls", "received")
@@ -105,6 +106,10 @@ class Watch:
         layer was not called.
         """
         looks = [importance(*part, given.scale, self.source) for given in self.given for part in given.parts()]
+        over = heads_split_over(self.module)
+        if over is not None:
+            heads = self.given[0].queries.shape[1] if self.given else 0
+            looks = [mean_of_heads(look * heads, heads, over) for look in looks]
         if len({look.shape[1] for look in looks}) == 1:
             return torch.cat(looks)
         return torch.cat([look.flatten() for look in looks]) if looks else torch.zeros(0)

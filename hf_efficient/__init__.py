@@ -59,6 +59,13 @@ _MODULE_OF = {
 if TYPE_CHECKING:
     from hf_efficient.budget.efficiency_plan import EfficiencyPlan
     from hf_efficient.budget.trainer import EfficientTrainer
+    "BudgetReport": "hf_efficient.budget.report",
+    "measure": "hf_efficient.budget.measure",
+}
+
+if TYPE_CHECKING:
+    from hf_efficient.budget.measure import measure
+    from hf_efficient.budget.report import BudgetReport
     from hf_efficient.optimization.arguments import SAMArguments
     from hf_efficient.optimization.engine.batch_norm import recalibrate_batch_norm
     from hf_efficient.optimization.loop.optimizers import ASAM, MSAM, S2SAM, SAM, ZOSAM, LookSAM
@@ -103,6 +110,7 @@ __all__ = [
     "BiDSTTrainer",
     "EfficiencyPlan",
     "EfficientTrainer",
+    "BudgetReport",
     "FitSettings",
     "LookSAM",
     "ReducedTokens",
@@ -126,6 +134,7 @@ __all__ = [
     "keep_sparsity",
     "load_sparse",
     "load_token_pruned",
+    "measure",
     "prune_inputs",
     "prune_sparsegpt",
     "prune_wanda",

@@ -40,6 +40,7 @@ READ = (
 IN_SOURCE = {
     "torch._dynamo.eval_frame:OptimizedModule": ("_orig_mod",),
     "torch.nn:Module._replicate_for_data_parallel": ("_is_replica",),
+    "torch.utils.flop_counter:FlopCounterMode.__init__": ("_get_raw",),
 }
 
 from torch.nn.modules.batchnorm import _BatchNorm as AnyBatchNorm  # noqa: E402
@@ -57,6 +58,7 @@ __all__ = [
     "foreach_neg_",
     "foreach_norm",
     "is_replica",
+    "of_tensors",
     "replicates",
     "steps_inside_backward",
     "storage_id",
@@ -119,3 +121,9 @@ foreach_norm = torch._foreach_norm
 
 _OWN_USES = 0
 _OWN_USES = storage_uses(torch.empty(1)) - 1  # of what `untyped_storage` itself returns, which is kept with the storage
+
+
+def of_tensors(formula: Any) -> Any:
+    """Mark a formula of `FlopCounterMode` as one that takes tensors, where others take their shapes."""
+    formula._get_raw = True
+    return formula

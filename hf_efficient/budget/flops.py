@@ -1,0 +1,124 @@
+"""Floating-point operations of a computation, counted from the products that it runs.
+
+Products of matrices, convolutions and attention count two operations for each multiplication with its addition; what
+works entry by entry (norms, activations, softmax) is not counted, as in the usual hand counts. Attention is counted
+whole, masked places included. `torch.utils.flop_counter` does the counting; this module adds the kernels that it
+leaves out, and products with matrices that really are sparse.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from math import prod
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
+
+from hf_efficient.compat.torch import of_tensors
+
+aten = torch.ops.aten
+
+
+@dataclass(frozen=True)
+class Flops:
+    """What was counted.
+
+    Args:
+        total: all operations.
+        own: name of a module -> operations in its own forward and backward, without those of modules inside it. The
+            model itself has the name ""; operations outside of it (an optimizer's) are in `total` alone.
+    """
+
+    total: int = 0
+    own: dict[str, int] = field(default_factory=dict)
+
+
+def count_flops(run: Callable[[], object], model: torch.nn.Module) -> Flops:
+    """Operations of `run()`.
+
+    Args:
+        run: calls `model`, with or without backward.
+        model: its modules are what operations are assigned to.
+    """
+    with FlopCounterMode(display=False, depth=None, custom_mapping=FORMULAS) as counter:  # type: ignore[arg-type]
+        run()
+    root = type(model).__name__
+    whole = {
+        name[len(root) :].lstrip("."): sum(counts.values())
+        for name, counts in counter.get_flop_counts().items()
+        if name == root or name.startswith(f"{root}.")
+    }
+    return Flops(counter.get_total_flops(), _own(whole))
+
+
+def _own(whole: dict[str, int]) -> dict[str, int]:
+    """Counts without those of the counted modules inside: name -> operations."""
+    own = dict(whole)
+    for name, count in whole.items():
+        outer = name
+        while outer:
+            outer = outer.rpartition(".")[0]
+            if outer in own:
+                own[outer] -= count
+                break
+    return own
+
+
+def product_flops(a: Tensor, b: Tensor) -> int:
+    """2 x multiplications of the product (m, n) @ (n, p); of a sparse factor only the entries that it stores count."""
+    if a.layout is not torch.strided:
+        return 2 * stored(a) * b.shape[-1]
+    if b.layout is not torch.strided:
+        return 2 * stored(b) * a.shape[-2]
+    return 2 * prod(a.shape) * b.shape[-1]
+
+
+def stored(matrix: Tensor) -> int:
+    """Entries that a sparse matrix stores."""
+    return (matrix.coalesce() if matrix.layout is torch.sparse_coo else matrix).values().numel()
+
+
+@of_tensors
+def _addmm(added: Tensor, a: Tensor, b: Tensor, *_: Any, **__: Any) -> int:
+    return product_flops(a, b)
+
+
+@of_tensors
+def _mm(a: Tensor, b: Tensor, *_: Any, **__: Any) -> int:
+    return product_flops(a, b)
+
+
+@of_tensors
+def _sampled_addmm(added: Tensor, a: Tensor, b: Tensor, *_: Any, **__: Any) -> int:
+    """a @ b at the places where `added`, a CSR matrix, stores an entry."""
+    return 2 * stored(added) * a.shape[-1]
+
+
+@of_tensors
+def _grouped_mm(a: Tensor, b: Tensor, *_: Any, **__: Any) -> int:
+    """A product for each group: of its own matrix of a stack (a factor of three dimensions) or its share of tokens."""
+    rows = prod(a.shape) if b.dim() == 3 or a.dim() == 2 else prod(a.shape[1:])  # a token belongs to one group
+    return 2 * rows * b.shape[-1]
+
+
+def _attention_on_cpu(query: Any, key: Any, value: Any, *_: Any, **__: Any) -> int:
+    return sdpa_flop_count(query, key, value)
+
+
+def _attention_on_cpu_backward(gradient: Any, query: Any, key: Any, value: Any, *_: Any, **__: Any) -> int:
+    return sdpa_backward_flop_count(gradient, query, key, value)
+
+
+#: Operator -> formula, of those that torch does not count, or counts as if no matrix were sparse.
+FORMULAS: dict[Any, Callable[..., int]] = {
+    aten.mm: _mm,
+    aten.addmm: _addmm,
+    aten.addmm_: _addmm,
+    aten.sparse_sampled_addmm: _sampled_addmm,
+    aten._grouped_mm: _grouped_mm,
+    aten._scaled_dot_product_flash_attention_for_cpu: _attention_on_cpu,
+    aten._scaled_dot_product_flash_attention_for_cpu_backward: _attention_on_cpu_backward,
+}

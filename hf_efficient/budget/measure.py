@@ -1,0 +1,66 @@
+"""What a model costs in its three budgets, counted and measured."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from itertools import chain
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from hf_efficient.budget.forward import representation_budget
+from hf_efficient.budget.parameters import parameter_budget, weights_by_module
+from hf_efficient.budget.report import BudgetReport, ModuleCost
+from hf_efficient.budget.step import as_it_was, optimization_budget
+from hf_efficient.checks import check_whole
+from hf_efficient.modes import evaluating
+
+
+def measure(model: nn.Module, inputs: Any, trainer: Any = None, repeats: int = 3) -> BudgetReport:
+    """Measure what a model costs on given inputs.
+
+    Nothing changes: weights, gradients, the trainer's optimizer and the program's random numbers are as before. What is
+    counted (parameters, operations, bytes of tensors) does not depend on the machine; seconds do.
+
+    Args:
+        model: any module, with whatever of this package is attached to it.
+        inputs: a dict of arguments, as a processor or a data collator makes it; or a tensor, the only argument.
+        trainer: a Trainer of the model, of any method: one step of it is measured too, on a micro-batch of `inputs`,
+            which then need labels. A step that a `BiDSTConfig` makes costs what it costs between exchanges.
+        repeats: forwards and steps that are timed, >= 1; the median counts. One more of each goes before.
+
+    Returns:
+        The report; see `BudgetReport.to_markdown` and `plot`.
+
+    Raises:
+        ValueError: `repeats` below 1, a model without weights, or the trainer is of another model.
+        TypeError: `inputs` are neither a dict nor a tensor.
+    """
+    check_whole("repeats", repeats, 1)
+    if next(chain(model.parameters(), model.buffers()), None) is None:
+        raise ValueError(f"{type(model).__name__} has no weights: there is nothing to measure.")
+    if trainer is not None and trainer.model is not model:
+        raise ValueError("The trainer trains another model; pass measure(trainer.model, inputs, trainer).")
+    if isinstance(inputs, Tensor):
+        arguments, call = {}, lambda: model(inputs)
+    elif isinstance(inputs, Mapping):
+        arguments, call = dict(inputs), lambda: model(**inputs)
+    else:
+        raise TypeError(f"inputs is a {type(inputs).__name__}; expected a dict as a processor returns it, or a tensor.")
+    with evaluating(model), torch.no_grad():
+        representation, flops, useful = representation_budget(model, arguments, call, repeats)
+    step = None
+    if trainer is not None:
+        with as_it_was(trainer):
+            step = optimization_budget(trainer, arguments, repeats)
+            parameters = parameter_budget(model, trainer.optimizer)
+    else:
+        parameters = parameter_budget(model)
+    weights = weights_by_module(model)
+    modules = tuple(
+        ModuleCost(name, type(module).__name__, *weights[name], flops.own.get(name, 0), useful.get(name, 0))
+        for name, module in model.named_modules()
+        if weights[name][0] or flops.own.get(name)
+    )
+    return BudgetReport(parameters, representation, step, modules)

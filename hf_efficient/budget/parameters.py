@@ -1,0 +1,122 @@
+"""The first budget: what a model's weights take, and which of them are zero."""
+
+from __future__ import annotations
+
+import sys
+from math import prod
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from hf_efficient.budget.memory import bytes_of, tensors_in
+from hf_efficient.budget.report import ParameterBudget
+from hf_efficient.sparsity.csr.linear import CSRLinear
+from hf_efficient.sparsity.sparse_weight import SparseWeight
+
+
+def parameter_budget(model: nn.Module, optimizer: torch.optim.Optimizer | None = None) -> ParameterBudget:
+    """Count parameters and bytes.
+
+    Args:
+        model: any module.
+        optimizer: whose state is counted.
+    """
+    counted = weights_by_module(model).values()
+    trainable = [p for p in model.parameters() if p.requires_grad]
+    return ParameterBudget(
+        total=sum(total for total, _ in counted),
+        nonzero=sum(there for _, there in counted),
+        trainable=sum(p.numel() for p in trainable),
+        memory_bytes=bytes_of([*model.parameters(), *model.buffers()]),
+        file_bytes=bytes_of(value for value in model.state_dict().values() if isinstance(value, Tensor)),
+        gradient_bytes=sum(p.numel() * p.element_size() for p in trainable),
+        optimizer_bytes=None if optimizer is None else bytes_of(tensors_in(dict(optimizer.state))),
+    )
+
+
+def weights_by_module(model: nn.Module) -> dict[str, tuple[int, int]]:
+    """Name of a module -> its own weights, and how many of them are not zero.
+
+    Shared weights count with the module that comes first. A sparse layer counts as the dense layer that it stands for:
+    the active weights of a BiDST layer are part of the layer, and those that they replace are zeros. Of a module that
+    PEFT trains as a copy (`modules_to_save`) the copy counts.
+    """
+    zeros, values = replaced_weights(model)
+    seen = originals(model)
+    found = {}
+    for name, module in model.named_modules():
+        if isinstance(module, CSRLinear):
+            bias = 0 if module.bias is None else module.bias.numel()
+            size = module.out_features * module.in_features
+            found[name] = (size + bias, int(module.values.count_nonzero()) + bias)
+            continue
+        total = there = 0
+        for weight in module.parameters(recurse=False):
+            if id(weight) not in seen:
+                seen.add(id(weight))
+                total += 0 if id(weight) in values else entries(weight)
+                there += 0 if id(weight) in zeros else nonzero(weight)
+        found[name] = (total, there)
+    return found
+
+
+def originals(model: nn.Module) -> set[int]:
+    """Ids of weights that PEFT has put a trained copy in the place of."""
+    peft = sys.modules.get("peft")
+    wrappers = [] if peft is None else [m for m in model.modules() if isinstance(m, peft.utils.ModulesToSaveWrapper)]
+    used = [w for w in wrappers if w.active_adapters and not w.disable_adapters]
+    return {id(p) for wrapper in used for p in wrapper.original_module.parameters()}
+
+
+def replaced_weights(model: nn.Module) -> tuple[set[int], set[int]]:
+    """Ids of weights that an active, unmerged BiDST adapter replaces, and of the values that it has in their place."""
+    zeros: set[int] = set()
+    values: set[int] = set()
+    for layer in sparse_layers(model):
+        if layer.merged or layer.disable_adapters:
+            continue
+        for adapter in layer.active_adapters:
+            if layer.target.get(adapter) != "weight":
+                continue
+            weight, bias = layer.base_tensors()
+            zeros.add(id(weight))
+            values.add(id(layer.sparse_weight(adapter).values))
+            if adapter in layer.bidst_bias:
+                zeros.add(id(bias))
+                values.add(id(layer.bidst_bias[adapter]))
+    return zeros, values
+
+
+def sparse_layers(model: nn.Module) -> list[Any]:
+    """Layers of BiDST in a model; PEFT need not be installed where there are none."""
+    layers = sys.modules.get("hf_efficient.sparsity.tuner.layer")
+    return [] if layers is None else [m for m in model.modules() if isinstance(m, layers.BiDSTLayer)]
+
+
+def density(module: nn.Module) -> float:
+    """Share of a layer's weight that is not zero: of the products that it computes, those that are of any use."""
+    if isinstance(module, (CSRLinear, SparseWeight)):
+        return 1.0  # multiplies what it stores alone
+    layers = sys.modules.get("hf_efficient.sparsity.tuner.layer")
+    if layers is not None and isinstance(module, layers.BiDSTLayer):
+        weights = [module.sparse_weight(a) for a in module.active_adapters if module.target.get(a) == "weight"]
+        return len(weights[0].indices) / weights[0].numel if weights and not module.merged else 1.0
+    weight = getattr(module, "weight", None)
+    if not isinstance(weight, Tensor) or weight.dim() < 2 or not weight.numel():
+        return 1.0
+    return nonzero(weight) / entries(weight)
+
+
+def entries(weight: Tensor) -> int:
+    """Numbers that a weight stands for; bitsandbytes packs two of them in a byte."""
+    state = getattr(weight, "quant_state", None)
+    return weight.numel() if state is None else prod(state.shape)
+
+
+@torch.no_grad()
+def nonzero(weight: Tensor) -> int:
+    """Entries that are not zero; of quantized weights, whose codes are not numbers, all."""
+    if weight.is_meta or hasattr(weight, "__tensor_flatten__") or getattr(weight, "quant_state", None) is not None:
+        return entries(weight)
+    return int((weight if weight.layout is torch.strided else weight.values()).count_nonzero())

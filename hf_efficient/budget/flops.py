@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
 
-from hf_efficient.compat.torch import of_tensors
+from hf_efficient.compat.torch import attention_on_cpu, attention_on_cpu_backward, grouped_mm, of_tensors
 
 aten = torch.ops.aten
 
@@ -118,7 +118,7 @@ FORMULAS: dict[Any, Callable[..., int]] = {
     aten.addmm: _addmm,
     aten.addmm_: _addmm,
     aten.sparse_sampled_addmm: _sampled_addmm,
-    aten._grouped_mm: _grouped_mm,
-    aten._scaled_dot_product_flash_attention_for_cpu: _attention_on_cpu,
-    aten._scaled_dot_product_flash_attention_for_cpu_backward: _attention_on_cpu_backward,
+    grouped_mm: _grouped_mm,
+    attention_on_cpu: _attention_on_cpu,
+    attention_on_cpu_backward: _attention_on_cpu_backward,
 }

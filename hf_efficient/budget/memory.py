@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 
 def peak_bytes(run: Callable[[], object], device: torch.device | str = "cpu") -> int:
-    """Most bytes of tensors alive during `run()` beyond those alive at its start.
+    """Most bytes of tensors held at once during `run()`, beyond those held at its start.
 
     Args:
         run: any computation.

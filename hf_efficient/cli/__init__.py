@@ -1,4 +1,4 @@
-"""The command line: `hf-efficient demo | prune | serve | eval | stdo | methods | env`.
+"""The command line: `hf-efficient demo | prune | serve | eval | report | stdo | methods | env`.
 
 The parsers are built without torch, so that `--help` and a mistyped option answer at once; a command's own module is
 imported when it runs.
@@ -21,6 +21,7 @@ from hf_efficient.representation.config import TokenPrunerConfig
 from hf_efficient.representation.config_checks import Difference
 
 from .messages import for_the_shell, options_of, said
+from .report_options import add_report
 from .serve_options import add_eval, add_serve
 from .stdo_options import add_stdo, at_least_one
 
@@ -140,6 +141,7 @@ def build_parser() -> argparse.ArgumentParser:
 
     add_serve(commands, _add_pruner_options)
     add_eval(commands, _add_pruner_options)
+    add_report(commands, _add_pruner_options)
     add_stdo(commands)
 
     methods = commands.add_parser("methods", help="list all methods, or describe one")

@@ -35,6 +35,9 @@ READ = (
     "torch.nn:Conv2d._conv_forward",
     "torch.nn:Conv3d._conv_forward",
     "torch.distributed.fsdp:FSDPModule.reshard",
+    "torch:ops.aten._grouped_mm",
+    "torch:ops.aten._scaled_dot_product_flash_attention_for_cpu",
+    "torch:ops.aten._scaled_dot_product_flash_attention_for_cpu_backward",
 )
 #: "module:name" -> words in its source, where a name exists on instances alone.
 IN_SOURCE = {
@@ -46,9 +49,15 @@ IN_SOURCE = {
 from torch.nn.modules.batchnorm import _BatchNorm as AnyBatchNorm  # noqa: E402
 from torch.nn.modules.conv import _ConvNd as AnyConv  # noqa: E402
 
+grouped_mm = torch.ops.aten._grouped_mm
+attention_on_cpu = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+attention_on_cpu_backward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
+
 __all__ = [
     "AnyBatchNorm",
     "AnyConv",
+    "attention_on_cpu",
+    "attention_on_cpu_backward",
     "change_count",
     "compiled_module",
     "convolve",
@@ -57,6 +66,7 @@ __all__ = [
     "foreach_div_",
     "foreach_neg_",
     "foreach_norm",
+    "grouped_mm",
     "is_replica",
     "of_tensors",
     "replicates",

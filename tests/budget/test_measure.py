@@ -187,8 +187,8 @@ def test_reports_are_written_and_read(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("value", "unit", "text"),
-    [(0, "B", "0 B"), (1536, "B", "1.54 kB"), (22.7e6, "", "22.7 M"), (3.4e9, "FLOP", "3.4 GFLOP"), (0.012, "s", "12 ms")],
-)  # fmt: skip
+    [(0, "B", "0 B"), (1536, "B", "1.54 kB"), (22.7e6, "", "22.7 M"), (3e9, "FLOP", "3 GFLOP"), (0.012, "s", "12 ms")],
+)
 def test_numbers_are_readable(value: float, unit: str, text: str) -> None:
     assert readable(value, unit) == text
 

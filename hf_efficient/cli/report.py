@@ -1,0 +1,84 @@
+"""`hf-efficient report`: what a model costs, and what a token pruner leaves of it."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from hf_efficient.files import is_local, write_text
+
+from . import pruner_settings
+
+if TYPE_CHECKING:
+    from hf_efficient.budget.report import BudgetReport
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Measure a model on one prompt; with options of a token pruner, without and with it.
+
+    Raises:
+        ValueError: a setting is invalid, or options of a pruner are given for a model without pictures.
+        OSError: the model or the image cannot be read.
+    """
+    settings, model_id = pruner_settings(arguments), arguments.model
+    if model_id is not None and not sees(model_id):
+        if settings or arguments.image:
+            given = "image" if arguments.image else next(iter(settings))
+            raise ValueError(
+                f"{given}={getattr(arguments, given)!r} is for models that see; {model_id} reads text alone."
+            )
+        reports = [measured_text_model(model_id, arguments.text)]
+    else:
+        reports = measured_vlm(model_id, arguments.image, arguments.text, settings)
+    now, before = reports[-1], reports[0] if len(reports) > 1 else None
+    print(now.to_markdown(before, modules=max(0, arguments.rows)))
+    if arguments.plot:
+        now.plot(arguments.plot, before)
+    if arguments.json:
+        content = {"now": now.to_dict()} | ({} if before is None else {"before": before.to_dict()})
+        write_text(arguments.json, json.dumps(content, indent=1) + "\n")
+
+
+def sees(model_id: str) -> bool:
+    """Whether a model takes pictures."""
+    from transformers import AutoConfig
+
+    is_local(model_id)  # raises if it is neither here nor on the Hub
+    config = AutoConfig.from_pretrained(model_id)
+    return any(hasattr(config, name) for name in ("vision_config", "image_token_id", "image_token_index"))
+
+
+def measured_text_model(model_id: str, text: str) -> BudgetReport:
+    """On a text."""
+    from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoTokenizer
+
+    from hf_efficient.budget.measure import measure
+
+    classes = AutoConfig.from_pretrained(model_id).architectures or []
+    loader = AutoModelForCausalLM if any("CausalLM" in name for name in classes) else AutoModel
+    inputs = AutoTokenizer.from_pretrained(model_id)(text, return_tensors="pt")
+    return measure(loader.from_pretrained(model_id).eval(), inputs)
+
+
+def measured_vlm(
+    model_id: str | None, image: Path | None, text: str, settings: dict[str, object]
+) -> list[BudgetReport]:
+    """On a picture and a question: stock, and with a pruner if settings of one are given."""
+    from PIL import Image
+
+    from hf_efficient import TokenPrunerConfig, attach_token_pruner
+    from hf_efficient.budget.measure import measure
+    from hf_efficient.representation.evaluation import questions
+
+    config = TokenPrunerConfig.from_dict(settings) if settings else None
+    model, processor = questions.load_vlm(questions.TINY_VLM if model_id is None else model_id)
+    shown = Image.open(image).convert("RGB") if image else questions.load_evaluation_set(limit=1)[0].image
+    reports = []
+    for one in [None] if config is None else [None, config]:
+        if one is not None:
+            attach_token_pruner(model, processor, one)
+        inputs = questions.on_device(model, questions.encode_prompts(processor, [shown], [text]))
+        reports.append(measure(model, inputs))
+    return reports

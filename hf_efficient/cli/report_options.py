@@ -1,0 +1,19 @@
+"""Options of `hf-efficient report`."""
+
+from pathlib import Path
+from typing import Any
+
+
+def add_report(commands: Any, add_pruner_options: Any) -> None:
+    """The command and its options."""
+    report = commands.add_parser("report", help="what a model costs: weights, operations, time, tokens, cache")
+    report.add_argument("model", nargs="?", help="folder or Hub id of a model (default: the shipped one)")
+    report.add_argument("--image", type=Path, help="what a vision-language model is shown (default: a shipped scene)")
+    report.add_argument(
+        "--text", default="What is in the picture?", help="what it is asked; or what a text model reads"
+    )
+    report.add_argument("--rows", type=int, default=12, help="kinds of modules listed, costliest first (default: 12)")
+    report.add_argument("--plot", type=Path, help="PNG file to draw to")
+    report.add_argument("--json", type=Path, help="file to write all numbers to")
+    add_pruner_options(report)
+    report.set_defaults(module="hf_efficient.cli.report")

@@ -54,18 +54,15 @@ _MODULE_OF = {
     "sharpness": "hf_efficient.optimization.sharpness",
     "EfficiencyPlan": "hf_efficient.budget.efficiency_plan",
     "EfficientTrainer": "hf_efficient.budget.trainer",
-}
-
-if TYPE_CHECKING:
-    from hf_efficient.budget.efficiency_plan import EfficiencyPlan
-    from hf_efficient.budget.trainer import EfficientTrainer
     "BudgetReport": "hf_efficient.budget.report",
     "measure": "hf_efficient.budget.measure",
 }
 
 if TYPE_CHECKING:
+    from hf_efficient.budget.efficiency_plan import EfficiencyPlan
     from hf_efficient.budget.measure import measure
     from hf_efficient.budget.report import BudgetReport
+    from hf_efficient.budget.trainer import EfficientTrainer
     from hf_efficient.optimization.arguments import SAMArguments
     from hf_efficient.optimization.engine.batch_norm import recalibrate_batch_norm
     from hf_efficient.optimization.loop.optimizers import ASAM, MSAM, S2SAM, SAM, ZOSAM, LookSAM
@@ -108,9 +105,9 @@ __all__ = [
     "BiDSTConfig",
     "BiDSTModel",
     "BiDSTTrainer",
+    "BudgetReport",
     "EfficiencyPlan",
     "EfficientTrainer",
-    "BudgetReport",
     "FitSettings",
     "LookSAM",
     "ReducedTokens",

@@ -72,6 +72,8 @@ def made(name: str, folder: Path) -> Any:
         return hf_efficient.reduce_tokens(torch.randn(2, 100, 16), TokenPrunerConfig("itg", budget=7))
     if name == "SparsityCallback":
         return thing()
+    if name == "BudgetReport":
+        return hf_efficient.measure(nn.Linear(2, 2), torch.ones(1, 2), repeats=1)
     if name == "STDOModel":
         return thing(STDOConfig())
     if name == "STDOPipeline":

@@ -5,11 +5,14 @@ from __future__ import annotations
 import hashlib
 import re
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hf_efficient.files import write_text
 from hf_efficient.methods import OPTIMIZATION, REPRESENTATION, SPARSITY, Method
 from hf_efficient.wrapped import unwrapped
+
+if TYPE_CHECKING:
+    from hf_efficient.budget.report import BudgetReport
 
 CARD, HEADING = "README.md", "### Efficiency plan"
 _SEAL = re.compile(r"\n<!-- Written by hf_efficient, which replaces it until it is edited: ([0-9a-f]{64}) -->\n\Z")
@@ -41,13 +44,13 @@ What is not at its default; `efficiency_plan.json` has all of it.
 """
 
 
-def card_of(plan: Any, model: Any, report: Any = None) -> str:
+def card_of(plan: Any, model: Any, report: BudgetReport | None = None) -> str:
     """The card in Markdown.
 
     Args:
         plan: an `EfficiencyPlan`.
         model: that is saved with it, or None.
-        report: what it costs, a `BudgetReport`, or None.
+        report: what it costs, or None.
     """
     from huggingface_hub import ModelCardData
 

@@ -47,6 +47,7 @@ READ = (
     "vllm.multimodal:MULTIMODAL_REGISTRY",
     "vllm.multimodal.registry:_ProcessorFactories",
     "vllm.multimodal.parse:EmbeddingItems",
+    "vllm.multimodal.processing:BaseProcessingInfo.allowed_mm_limits",
     "vllm.multimodal.processing:PromptReplacement",
     "vllm.multimodal.processing:PromptInsertion",
     "vllm.multimodal.processing:PromptUpdateDetails",

@@ -96,10 +96,10 @@ class Pruner:
         return self.served.placed(model, modality, arguments, joined(made, counts), joined_indices(kept, counts))
 
     def tokens(self, levels: Tensor, unit: KeptUnit, width: int) -> Tensor:
-        """Kept tokens of a unit of all levels (N, levels x width); a generator refines those of the first."""
-        first, rest = levels[:, :width], levels[:, width:]
-        tokens = unit.tokens(first, self.config.generator).to(levels.dtype)
-        return torch.cat([tokens, unit.tokens(rest).to(levels.dtype)], 1) if rest.shape[1] else tokens
+        """Kept tokens of a unit of all levels (N, levels x width), each by itself; a generator refines the first."""
+        first, *rest = levels.split(width, dim=1)
+        made = [unit.tokens(first, self.config.generator), *(unit.tokens(level) for level in rest)]
+        return torch.cat(made, 1).to(levels.dtype)
 
 
 def joined(tokens: list[Tensor], counts: list[int]) -> list[Tensor]:

@@ -25,19 +25,20 @@ class PrunedPositions:
             found: tuple[Tensor, int] = stock.get_mrope_input_positions(input_tokens, mm_features)
             return found
         positions = torch.zeros(len(input_tokens), dtype=torch.long)
-        at = following = 0
-        for start, end, moved in self.runs(input_tokens, mm_features):
+        at = following = largest = 0
+        for start, end, (time, rows, columns) in self.runs(input_tokens, mm_features):
             positions[at:start] = torch.arange(start - at) + following
             following += start - at
             positions[start:end] = following
-            following += moved
+            largest = max(largest, following + time)
+            following += max(rows, columns)  # as in transformers, however long a video is
             at = end
         positions[at:] = torch.arange(len(input_tokens) - at) + following
         following += len(input_tokens) - at
-        return positions.expand(3, -1).contiguous(), following - len(input_tokens)
+        return positions.expand(3, -1).contiguous(), max(largest, following) - len(input_tokens)
 
-    def runs(self, input_tokens: list[int], mm_features: list[Any]) -> list[tuple[int, int, int]]:
-        """Start and end of every run of placeholders, and how far its picture, video or frame moves the text behind."""
+    def runs(self, input_tokens: list[int], mm_features: list[Any]) -> list[tuple[int, int, tuple[int, int, int]]]:
+        """Start and end of every run of placeholders, and the extent of its picture, video or frame in positions."""
         found = []
         for feature in sorted(mm_features, key=lambda one: one.mm_position.offset):
             modality, first = feature.modality, feature.mm_position.offset
@@ -50,7 +51,7 @@ class PrunedPositions:
             deep = int((time // len(starts) - 1) * step) + 1  # frames may stand apart
             for start, following in zip(starts, [*starts[1:], first + feature.mm_position.length], strict=True):
                 inside = sum(start <= i < following for i in places)
-                found.append((start, start + inside, max(deep, rows, columns)))
+                found.append((start, start + inside, (deep, rows, columns)))
         return found
 
     def embed_input_ids(

@@ -31,9 +31,18 @@ def pruner_of(model_config: Any) -> tuple[TokenPrunerConfig, Served] | None:
 
 
 class PrunedInfo:
-    """Before a class of vLLM's `BaseProcessingInfo`: the largest number of tokens of a picture or video."""
+    """Before a class of vLLM's `BaseProcessingInfo`: what a prompt may have, and how many tokens of it at most."""
 
     ctx: Any
+
+    @property
+    def allowed_mm_limits(self) -> Mapping[str, int]:
+        """The most pictures and videos of a prompt; none of what is not served."""
+        stock: Any = super()
+        limits: Mapping[str, int] = stock.allowed_mm_limits
+        pruner = pruner_of(self.ctx.model_config)
+        served = limits if pruner is None else pruner[1].modalities
+        return {modality: most if modality in served else 0 for modality, most in limits.items()}
 
     def get_mm_max_tokens_per_item(self, seq_len: int, mm_counts: Mapping[str, int]) -> Mapping[str, int] | None:
         stock: Any = super()

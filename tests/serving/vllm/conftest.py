@@ -118,9 +118,8 @@ def clip_of(family: str, shape: tuple[int, int, int]) -> Any:
 
 def generate(vllm: Any, llm: Any, asked: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """As transformers' answers are written."""
-    greedy = vllm.SamplingParams(
-        temperature=0, max_tokens=cases.TOKENS, min_tokens=cases.TOKENS, ignore_eos=True, logprobs=1
-    )
+    # not min_tokens: vLLM then never takes the end of a text, which transformers is not told of
+    greedy = vllm.SamplingParams(temperature=0, max_tokens=cases.TOKENS, ignore_eos=True, logprobs=1)
     found = []
     for output in llm.generate(asked, greedy, use_tqdm=False):
         tokens = list(output.outputs[0].token_ids)
@@ -130,12 +129,8 @@ def generate(vllm: Any, llm: Any, asked: list[dict[str, Any]]) -> list[dict[str,
 
 
 def check_equal(got: list[dict[str, Any]], expected: list[dict[str, Any]]) -> None:
-    """Lengths and tokens are equal, log-probabilities within 1e-4.
-
-    Of two tokens that transformers itself holds equal to 1e-4 either may come; what follows them is not compared then.
-    """
+    """Lengths and tokens are equal, log-probabilities within 1e-4."""
     assert [one["length"] for one in got] == [one["length"] for one in expected]
+    assert [one["tokens"] for one in got] == [one["tokens"] for one in expected]
     for one, other in zip(got, expected):
-        end = next((i for i, (a, b) in enumerate(zip(one["tokens"], other["tokens"])) if a != b), len(one["tokens"]))
-        assert end == len(one["tokens"]) or other["ahead"][end] < 1e-4, (end, one, other)
-        assert one["logprobs"][:end] == pytest.approx(other["logprobs"][:end], abs=1e-4)
+        assert one["logprobs"] == pytest.approx(other["logprobs"], abs=1e-4)

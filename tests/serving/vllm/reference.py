@@ -44,17 +44,15 @@ def inputs_of(family: str, processor: Any, text: str, sizes: list[Any], clips: b
 
 @torch.no_grad()
 def answer(model: Any, inputs: Any, tokens: int) -> dict[str, Any]:
-    """Greedy tokens of a fixed number, their log-probabilities, and by how much each is ahead of the next best."""
+    """Greedy tokens of a fixed number, and their log-probabilities."""
     out = model.generate(
-        **inputs, max_new_tokens=tokens, min_new_tokens=tokens, do_sample=False, output_logits=True,
+        **inputs, max_new_tokens=tokens, do_sample=False, output_logits=True,
         return_dict_in_generate=True,
     )  # fmt: skip
     length = inputs["input_ids"].shape[1]
     made = out.sequences[0, length:].tolist()
-    steps = [x[0].float().log_softmax(-1) for x in out.logits]
-    best = [x.topk(2).values.tolist() for x in steps]
-    logprobs = [float(x[t]) for x, t in zip(steps, made)]
-    return {"length": length, "tokens": made, "logprobs": logprobs, "ahead": [a - b for a, b in best]}
+    logprobs = [float(x[0].float().log_softmax(-1)[t]) for x, t in zip(out.logits, made)]
+    return {"length": length, "tokens": made, "logprobs": logprobs}
 
 
 def main(job: dict[str, Any]) -> dict[str, Any]:

@@ -75,6 +75,7 @@ def test_positions_are_those_of_the_unpruned_prompt_however_it_is_cut(frames_apa
     full: list[list[int]] = []  # positions of what is kept, in the unpruned prompt
     features, encoded = [], []  # (first placeholder, its columns' features)
     following = 0
+    largest = 0
     for _ in range(draw.randint(1, 3)):
         modality, grid, seconds = medium(frames_apart, draw)
         token, time = (IMAGE, 1) if modality == "image" else (VIDEO, grid[0])
@@ -94,7 +95,8 @@ def test_positions_are_those_of_the_unpruned_prompt_however_it_is_cut(frames_apa
             own = places[part * n : (part + 1) * n]
             full += (own[chosen] + following).tolist()
             kept += [part * n + i for i in chosen]
-            following += int(own.max()) + 1
+            largest = max(largest, following + int(own.max()) + 1)
+            following += int(own[:, 1:].max()) + 1  # transformers counts height and width alone
             ids += [token] * len(chosen) + [END]
             full.append([following] * 3)
             following += 1
@@ -113,7 +115,7 @@ def test_positions_are_those_of_the_unpruned_prompt_however_it_is_cut(frames_apa
     numbered, delta = model.get_mrope_input_positions(ids, features)
     want = torch.tensor(full).T
     visual = torch.tensor([i in (IMAGE, VIDEO) for i in ids])
-    assert delta == following + 3 - len(ids)
+    assert delta == max(largest, following + 3) - len(ids)
     assert torch.equal(numbered[:, ~visual], want[:, ~visual])
     rows, step = torch.cat(encoded), draw.randint(1, len(ids))
     for start in range(0, len(ids), step):  # prefill in steps; each may be the first, after a hit in the prefix cache

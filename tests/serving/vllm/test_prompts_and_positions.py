@@ -67,6 +67,23 @@ def medium(frames_apart: bool, draw: random.Random) -> tuple[str, list[int], flo
     return "video", [draw.randint(1, 9), rows // 4 // SIDE * SIDE + SIDE, columns // 4 // SIDE * SIDE + SIDE], 12.5
 
 
+def check_steps(
+    model: Model, ids: torch.Tensor, visual: torch.Tensor, positions: Any, rows: torch.Tensor, step: int
+) -> None:
+    """Prefill in steps, each of which may be the first, after a hit in the prefix cache."""
+    numbered, want = positions
+    for start in range(0, len(ids), step):
+        end = min(start + step, len(ids))
+        before, here = int(visual[:start].sum()), visual[start:end]
+        buffer = torch.zeros(3, end - start + 2, dtype=torch.long)  # vLLM's is longer than a step
+        buffer[:, : end - start] = numbered[:, start:end]
+        given = rows[before : before + int(here.sum())]
+        embedded = model.embed_input_ids(ids[start:end], [given] if len(given) else [], is_multimodal=here)
+        assert embedded.shape[1] == WIDTH
+        assert torch.equal(model.forward(None, buffer, embedded)[:, : end - start], want[:, start:end])
+        assert model.moves is None
+
+
 @pytest.mark.parametrize("frames_apart", [False, True])
 @pytest.mark.parametrize("seed", range(20))
 def test_positions_are_those_of_the_unpruned_prompt_however_it_is_cut(frames_apart: bool, seed: int) -> None:
@@ -117,19 +134,7 @@ def test_positions_are_those_of_the_unpruned_prompt_however_it_is_cut(frames_apa
     visual = torch.tensor([i in (IMAGE, VIDEO) for i in ids])
     assert delta == max(largest, following + 3) - len(ids)
     assert torch.equal(numbered[:, ~visual], want[:, ~visual])
-    rows, step = torch.cat(encoded), draw.randint(1, len(ids))
-    for start in range(0, len(ids), step):  # prefill in steps; each may be the first, after a hit in the prefix cache
-        end = min(start + step, len(ids))
-        before, here = int(visual[:start].sum()), visual[start:end]
-        buffer = torch.zeros(3, end - start + 2, dtype=torch.long)  # vLLM's is longer than a step
-        buffer[:, : end - start] = numbered[:, start:end]
-        given = rows[before : before + int(here.sum())]
-        embedded = model.embed_input_ids(
-            torch.tensor(ids[start:end]), [given] if len(given) else [], is_multimodal=here
-        )
-        assert embedded.shape[1] == WIDTH
-        assert torch.equal(model.forward(None, buffer, embedded)[:, : end - start], want[:, start:end])
-        assert model.moves is None
+    check_steps(model, torch.tensor(ids), visual, (numbered, want), torch.cat(encoded), draw.randint(1, len(ids)))
 
 
 def test_a_model_without_a_pruner_is_left_alone() -> None:

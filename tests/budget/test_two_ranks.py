@@ -17,7 +17,7 @@ from tests.budget.test_efficient_trainer import arguments, rows
 from tests.tiny import stock
 
 for target in ("delta", "weight"):
-    chosen = plan(sparsity={**plan().to_dict()["sparsity"], "target": target})
+    chosen = plan(sparsity={**plan().to_dict()["sparsity"], "target": target, "train_others": False})
     model, processor = chosen.apply(*stock("llava"))
     run = EfficientTrainer(
         model, arguments(f"{target}-out", max_steps=4, save_strategy="steps", save_steps=4), plan=chosen,

@@ -259,4 +259,4 @@ def test_what_pieces_cannot_do_is_refused(ranks: Ranks) -> None:
         assert rank["global"].startswith("distribution='global', topology='gmp' and initial_sparsity change")
         assert rank["falls"] == rank["global"]
         assert "of which a topology cannot read all" in rank["some"]
-    assert list((ranks[0] / "refused").iterdir()) == []
+    assert not list((ranks[0] / "refused").glob("adapter*"))  # a README alone

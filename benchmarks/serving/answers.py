@@ -81,7 +81,7 @@ def ask(values: dict[str, Any], rows: list[tuple[Any, str, str]], batched: int) 
     """Tokens and words of vLLM's answers."""
     from vllm import SamplingParams
 
-    llm = make_engine(TINY_VLM, values, max_num_seqs=32, max_num_batched_tokens=batched)
+    llm = make_engine(TINY_VLM, values, max_model_len=512, max_num_seqs=32, max_num_batched_tokens=batched)
     requests = [{"prompt": f"<image> {q}", "multi_modal_data": {"image": image}} for image, q, _ in rows]
     outputs = llm.generate(requests, SamplingParams(temperature=0, max_tokens=LONGEST), use_tqdm=False)
     tokens = [bare(list(one.outputs[0].token_ids), llm.get_tokenizer()) for one in outputs]

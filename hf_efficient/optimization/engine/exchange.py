@@ -81,7 +81,8 @@ def exchanged(moves: dict[Tensor, Tensor], scale: float, buffers: Buffers) -> It
             while moves:
                 p, d = moves.popitem()
                 saved.append((p, p.detach()))
-                p.set_(torch.add(p, d, alpha=scale, out=buffers.take(p, p)))  # type: ignore[call-overload]
+                # not set_(), after which gradients come by a new node, without the hooks in which DDP averages them
+                p.data = torch.add(p, d, alpha=scale, out=buffers.take(p, p))
                 del d
         yield saved
     finally:
@@ -97,5 +98,5 @@ def _bring_back(p: Tensor, w: Tensor, buffers: Buffers) -> None:
         p.copy_(w)
         return
     buffer = p.detach()
-    p.set_(w)  # type: ignore[call-overload]
+    p.data = w
     buffers.give(p, buffer)

@@ -195,3 +195,15 @@ def test_weights_that_were_changed_in_the_block_come_back_too() -> None:
         net[2].weight.data = net[2].weight.data.double()
     assert net[2].weight.dtype == torch.float64
     assert same(bits(net.float()), before)
+
+
+def test_hooks_where_gradients_are_accumulated_stay() -> None:
+    """DDP averages gradients in hooks of the nodes that accumulate them; new nodes would have none."""
+    net, opt = began()
+    nodes = [p.expand_as(p).grad_fn.next_functions[0][0] for p in net.parameters()]
+    came: list[int] = []
+    for i, node in enumerate(nodes):
+        node.register_hook(lambda *_, i=i: came.append(i))
+    step(net, opt)
+    step(net, opt)
+    assert sorted(came) == sorted([*range(len(nodes))] * 2)

@@ -15,6 +15,7 @@ from transformers import PreTrainedConfig, Trainer, TrainingArguments
 
 from hf_efficient import SAMArguments, SAMTrainer
 
+WIDTH = 1400  # of the first layer: more bytes than exchange.LEAST
 METHODS = {
     "plain": SAMArguments(rho=0.0),
     "sam": SAMArguments("sam"),
@@ -34,7 +35,7 @@ class Net(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         torch.manual_seed(0)
-        self.first, self.second = nn.Linear(6, 10, dtype=torch.float64), nn.Linear(10, 4, dtype=torch.float64)
+        self.first, self.second = nn.Linear(6, WIDTH, dtype=torch.float64), nn.Linear(WIDTH, 4, dtype=torch.float64)
 
     def forward(self, x: Tensor, labels: Tensor) -> dict[str, Tensor]:
         logits = self.second(torch.tanh(self.first(x)))

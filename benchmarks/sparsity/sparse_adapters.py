@@ -108,10 +108,8 @@ def prepare(classes: int, method: str, budget: float, rate: float, seed: int) ->
     return model.train(), optimizer
 
 
-def run(data: Data, classes: int, method: str, budget: float, rate: float, seed: int) -> dict[str, float]:
-    """Train once; accuracy and loss on the last two of `data`, and sizes."""
-    x, y, x_test, y_test = data
-    model, optimizer = prepare(classes, method, budget, rate, seed)
+def train(model: nn.Module, optimizer: torch.optim.Adam, x: Tensor, y: Tensor, seed: int) -> None:
+    """On batches drawn by chance, with a cosine."""
     scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda t: 0.5 * (1 + math.cos(math.pi * t / STEPS)))
     generator = torch.Generator().manual_seed(seed + 1000)
     for _ in range(STEPS):
@@ -120,6 +118,13 @@ def run(data: Data, classes: int, method: str, budget: float, rate: float, seed:
         optimizer.step()
         optimizer.zero_grad()
         scheduler.step()
+
+
+def run(data: Data, classes: int, method: str, budget: float, rate: float, seed: int) -> dict[str, float]:
+    """Train once; accuracy and loss on the last two of `data`, and sizes."""
+    x, y, x_test, y_test = data
+    model, optimizer = prepare(classes, method, budget, rate, seed)
+    train(model, optimizer, x, y, seed)
     activations = kept_for_backward(model, x[:BATCH].clone())  # a slice would count as the whole data set
     model.eval()
     with torch.no_grad():
@@ -198,11 +203,8 @@ def table(stored: dict[str, Any]) -> str:
     for method in METHODS[:3]:  # a seed's mean over the tasks
         each = [zip(*(difference(runs, task, method, b) for task in TASKS), strict=False) for b in BUDGETS]
         others.append(["mean of tasks", method, *(mean_and_interval([mean(d) for d in seeds]) for seeds in each)])
-    parts += [
-        "**BiDST minus others**, same seeds: mean and 95 % interval",
-        "",
-        markdown(["task", "minus", *budgets], others),
-    ]
+    parts += ["**BiDST minus others**, same seeds: mean and 95 % interval", ""]
+    parts.append(markdown(["task", "minus", *budgets], others))
     rates = []
     for task, method in ((t, m) for t in TASKS for m in METHODS):
         found = [stored["rates"].get(f"{task}|{method}|{b}") for b in BUDGETS]

@@ -24,6 +24,7 @@ class Task:
         steps: of training.
         batch: texts a step.
         interval: steps between two exchanges.
+        rates: learning rates tried.
     """
 
     data: Callable[[], Data]
@@ -32,6 +33,7 @@ class Task:
     steps: int = 300
     batch: int = 16
     interval: int = 10
+    rates: tuple[float, ...] = (1e-3, 5e-4, 2e-3, 4e-3)
 
 
 @functools.cache
@@ -84,7 +86,7 @@ def minilm(name: str, classes: int) -> Task:
 
 
 TASKS = {
-    "moved": Task(odd_half, moved, "[02]", steps=400, batch=64, interval=20),
+    "moved": Task(odd_half, moved, "[02]", steps=400, batch=64, interval=20, rates=(2e-3, 1e-3, 4e-3, 8e-3)),
     "newsgroups": minilm("newsgroups", 20),
     "rotten_tomatoes": minilm("rotten_tomatoes", 2),
     "r52": minilm("reuters_r52", 52),

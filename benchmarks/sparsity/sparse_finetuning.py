@@ -36,9 +36,8 @@ from hf_efficient import BiDSTConfig, prune_wanda, train_sparsely
 SPARSITIES = (0.9, 0.95)
 CHOSEN_AT, CHOSEN_BY = 0.95, (100, 101)
 STOP = 0.75  # share of training after which masks stand still, for all methods
-#: Setting -> values tried; the first is what the others are chosen with.
+#: Setting -> values tried ("lr": the task's); the first is what the others are chosen with.
 GRID: dict[str, tuple[Any, ...]] = {
-    "lr": (2e-3, 1e-3, 4e-3, 8e-3),
     "distribution": ("uniform", "erk"),
     "grow_from": ("zero", "start"),
     "levelling": (0.0, 0.5, 1.0),
@@ -165,9 +164,10 @@ class Book:
 def choose(book: Book, data: Data, method: str) -> dict[str, Any]:
     """Settings of a method, each chosen with those before it."""
     _, names = METHODS[method]
-    best = {name: GRID[name][0] for name in names}
+    grid = GRID | {"lr": TASKS[book.task].rates}
+    best = {name: grid[name][0] for name in names}
     for name in names:
-        tried = [best | {name: value} for value in GRID[name]]
+        tried = [best | {name: value} for value in grid[name]]
         best = max(
             tried,
             key=lambda s: mean(book.accuracy(data, "validation", method, CHOSEN_AT, seed, **s) for seed in CHOSEN_BY),

@@ -33,7 +33,7 @@ class Task:
     steps: int = 300
     batch: int = 16
     interval: int = 10
-    rates: tuple[float, ...] = (1e-3, 5e-4, 2e-3, 4e-3)
+    rates: tuple[float, ...] = (1e-3, 5e-4, 2e-3, 4e-3, 8e-3)
 
 
 @functools.cache

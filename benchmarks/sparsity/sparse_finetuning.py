@@ -7,7 +7,8 @@ magnitude and by Wanda, then training with a fixed mask; gradual magnitude pruni
 soft; SET, MEST, RigL and BiDST from the largest weights; RigL and BiDST that start dense and fall along GMP's curve.
 
 Settings of every method (`GRID`, what it reads of it) are chosen one after the other on texts held back from training,
-at 95 % sparsity, two seeds (`chosen.json`); then the test set is opened, with other seeds. Steps, batches, Adam and the
+at 95 % sparsity, two seeds (`chosen.json`), but learning rate and share of weights exchanged together, for the larger
+the steps, the fewer exchanges are borne; then the test set is opened, with other seeds. Steps, batches, Adam and the
 cosine are the same for all. Every run is written when it ends and not done again. Intervals are of seeds, paired.
 """
 
@@ -16,6 +17,7 @@ import json
 import math
 import re
 from collections.abc import Sequence
+from itertools import product
 from pathlib import Path
 from statistics import mean
 from typing import Any
@@ -38,6 +40,7 @@ CHOSEN_AT, CHOSEN_BY = 0.95, (100, 101)
 STOP = 0.75  # share of training after which masks stand still, for all methods
 #: Setting -> values tried ("lr": the task's); the first is what the others are chosen with.
 GRID: dict[str, tuple[Any, ...]] = {
+    "drop_fraction": (0.3, 0.1),
     "distribution": ("uniform", "erk"),
     "grow_from": ("zero", "start"),
     "levelling": (0.0, 0.5, 1.0),
@@ -45,25 +48,26 @@ GRID: dict[str, tuple[Any, ...]] = {
     "score_lr": (1e-2, 1e-3, 1e-1),
     "penalty": (10.0, 1.0, 100.0),
 }
-#: Method -> what is fixed of it, and the settings that are chosen.
-METHODS: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
+BOTH = ("lr", "drop_fraction")
+#: Method -> what is fixed of it, and the settings that are chosen; those of a tuple together.
+METHODS: dict[str, tuple[dict[str, Any], tuple[str | tuple[str, ...], ...]]] = {
     "dense": ({}, ("lr",)),
     "magnitude": ({"topology": "static"}, ("lr", "distribution")),
     "wanda": ({"topology": "static"}, ("lr",)),
-    "set": ({"topology": "set"}, ("lr", "distribution", "grow_from")),
-    "mest": ({"topology": "mest"}, ("lr", "distribution", "grow_from")),
-    "rigl": ({"topology": "rigl"}, ("lr", "distribution", "grow_from", "levelling")),
-    "bidst": ({"topology": "bidst"}, ("lr", "distribution", "levelling", "score_interval")),
+    "set": ({"topology": "set"}, (BOTH, "distribution", "grow_from")),
+    "mest": ({"topology": "mest"}, (BOTH, "distribution", "grow_from")),
+    "rigl": ({"topology": "rigl"}, (BOTH, "distribution", "grow_from", "levelling")),
+    "bidst": ({"topology": "bidst"}, (BOTH, "distribution", "levelling", "score_interval")),
     "gmp": ({"topology": "gmp"}, ("lr", "distribution")),
     "movement": ({"soft": False}, ("lr", "score_lr")),
     "soft movement": ({"soft": True}, ("lr", "score_lr", "penalty")),
     "rigl, dense first": (
         {"topology": "rigl", "initial_sparsity": 0.0},
-        ("lr", "distribution", "grow_from", "levelling"),
+        (BOTH, "distribution", "grow_from", "levelling"),
     ),
     "bidst, dense first": (
         {"topology": "bidst", "initial_sparsity": 0.0},
-        ("lr", "distribution", "levelling", "score_interval"),
+        (BOTH, "distribution", "levelling", "score_interval"),
     ),
 }
 Runs = dict[str, dict[str, float]]
@@ -165,9 +169,10 @@ def choose(book: Book, data: Data, method: str) -> dict[str, Any]:
     """Settings of a method, each chosen with those before it."""
     _, names = METHODS[method]
     grid = GRID | {"lr": TASKS[book.task].rates}
-    best = {name: grid[name][0] for name in names}
-    for name in names:
-        tried = [best | {name: value} for value in grid[name]]
+    groups = [(name,) if isinstance(name, str) else name for name in names]
+    best = {name: grid[name][0] for group in groups for name in group}
+    for group in groups:
+        tried = [best | dict(zip(group, values, strict=True)) for values in product(*(grid[name] for name in group))]
         best = max(
             tried,
             key=lambda s: mean(book.accuracy(data, "validation", method, CHOSEN_AT, seed, **s) for seed in CHOSEN_BY),

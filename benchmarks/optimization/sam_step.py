@@ -24,7 +24,6 @@ from transformers import (
     ViTForImageClassification,
 )
 
-from benchmarks.harness.memory import peak_bytes
 from benchmarks.harness.options import common_parser
 from benchmarks.harness.plots import plt, save
 from benchmarks.harness.results import read_json, record_run, write_json, write_table
@@ -32,6 +31,7 @@ from benchmarks.harness.tables import markdown
 from benchmarks.harness.timing import ratio, time_in_turns
 from benchmarks.optimization.sam_loop_steps import loop_steps
 from benchmarks.optimization.sam_trainer_steps import METHODS, trainer_steps
+from hf_efficient.budget.memory import peak_bytes
 
 #: Methods whose steps differ in kind, of which a median would show but one.
 UNEVEN = ("LookSAM, k=5", "ours: LookSAM, k=5", "pytorch_optimizer: LookSAM, k=5", "ZO-SAM")

@@ -21,6 +21,7 @@ import json
 import math
 import tempfile
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from statistics import mean
 from typing import Any
@@ -30,7 +31,6 @@ import torch.nn.functional as F
 from peft import LoraConfig, PeftConfig, ShiraConfig, SupertuningConfig, get_peft_model
 from torch import Tensor, nn
 
-from benchmarks.harness.memory import kept_for_backward
 from benchmarks.harness.options import common_parser
 from benchmarks.harness.plots import plot_panels
 from benchmarks.harness.results import read_json, record_run, write_json, write_table
@@ -38,6 +38,7 @@ from benchmarks.harness.tables import markdown, mean_and_deviation, mean_and_int
 from benchmarks.harness.timing import time_in_turns
 from benchmarks.models.minilm_top import MiniLMTop, below_top, hidden_states
 from hf_efficient import BiDSTConfig, train_sparsely
+from hf_efficient.budget.memory import kept_for_backward
 
 TASKS = {"rotten_tomatoes": 2, "newsgroups": 20, "reuters_r52": 52}
 SEARCHED = ("newsgroups", "rotten_tomatoes", "reuters_r52")  # the order in which learning rates are searched
@@ -125,7 +126,8 @@ def run(data: Data, classes: int, method: str, budget: float, rate: float, seed:
     x, y, x_test, y_test = data
     model, optimizer = prepare(classes, method, budget, rate, seed)
     train(model, optimizer, x, y, seed)
-    activations = kept_for_backward(model, x[:BATCH].clone())  # a slice would count as the whole data set
+    first = x[:BATCH].clone()  # a slice would count as the whole data set
+    activations = kept_for_backward(model, lambda: model(first))
     model.eval()
     with torch.no_grad():
         logits = torch.cat([model(part) for part in x_test.split(200)])
@@ -203,8 +205,8 @@ def table(stored: dict[str, Any]) -> str:
     for method in METHODS[:3]:  # a seed's mean over the tasks
         each = [zip(*(difference(runs, task, method, b) for task in TASKS), strict=False) for b in BUDGETS]
         others.append(["mean of tasks", method, *(mean_and_interval([mean(d) for d in seeds]) for seeds in each)])
-    parts += ["**BiDST minus others**, same seeds: mean and 95 % interval", ""]
-    parts.append(markdown(["task", "minus", *budgets], others))
+    title = "**BiDST minus others**, same seeds: mean and 95 % interval"
+    parts += [title, "", markdown(["task", "minus", *budgets], others)]
     rates = []
     for task, method in ((t, m) for t in TASKS for m in METHODS):
         found = [stored["rates"].get(f"{task}|{method}|{b}") for b in BUDGETS]
@@ -267,10 +269,7 @@ def main() -> None:
     record_run(arguments.output)
     path = arguments.output / "runs.json"
     stored: dict[str, Any] = read_json(path, {"rates": {}, "runs": {}, "step_ms": {}})
-
-    def keep() -> None:
-        write_json(path, stored)
-
+    keep = partial(write_json, path, stored)
     if arguments.times:
         stored["step_ms"] = step_times(load("newsgroups")[0], arguments.methods)
         keep()

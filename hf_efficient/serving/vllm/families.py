@@ -121,13 +121,20 @@ class Served:
 
 
 class Tiled(Served):
-    """LLaVA-NeXT and LLaVA-OneVision: tiles of one picture become rows with line breaks."""
+    """LLaVA-NeXT and LLaVA-OneVision: tiles of one picture become rows with line breaks.
 
-    FAMILY: ClassVar[dict[str, Callable[[], Family]]] = {}
+    Args:
+        kind: `model_type` of the family, and vLLM's module of it.
+        packing: makes the family as vLLM's model packs its features.
+    """
+
+    def __init__(self, kind: str, packing: Callable[[], Family]) -> None:
+        super().__init__(kind, kind)
+        self.packing = packing
 
     @cached_property
     def family(self) -> Family:
-        return self.FAMILY[self.kind]()
+        return self.packing()
 
     def images(self, model: Any, modality: str, arguments: dict[str, Any]) -> VisualInputs:
         if modality == "image":  # a list of tiles of every picture, or all in one tensor: only its shape is asked
@@ -176,9 +183,6 @@ class ServedLlavaOnevision(LlavaOnevision):
         return [torch.cat([clip.flatten(), clip.new_zeros(1)]) for clip in pooled.split(frames)]
 
 
-Tiled.FAMILY = {"llava_next": ServedLlavaNext, "llava_onevision": ServedLlavaOnevision}
-
-
 class Idefics(Served):
     """SmolVLM and Idefics3: every tile is a unit, black ones are left out by vLLM's model."""
 
@@ -195,10 +199,8 @@ class Idefics(Served):
 class Qwen(Served):
     """Qwen-VL: patches of all pictures in one row, positions with axes."""
 
-    @cached_property
-    def modalities(self) -> tuple[str, ...]:  # type: ignore[override]
-        """Videos of Qwen3-VL are left out: without a pruner, too, vLLM 0.32 answers otherwise than transformers."""
-        return ("image",) if self.kind == "qwen3_vl" else ("image", "video")
+    #: whether a video's frames are numbered apart, with time stamps between them
+    frames_apart = False
 
     def offers(self, model: Any) -> tuple[str, ...]:
         return ("received",)
@@ -210,17 +212,24 @@ class Qwen(Served):
     def placed(
         self, model: Any, modality: str, arguments: dict[str, Any], tokens: list[Tensor], kept: list[Tensor] | None
     ) -> list[Tensor]:
-        return with_places(model, modality, arguments, tokens, kept, frames=self.kind == "qwen3_vl")
+        return with_places(model, modality, arguments, tokens, kept, frames=self.frames_apart)
+
+
+class Qwen3(Qwen):
+    """Qwen3-VL. Its videos are left out: without a pruner, too, vLLM 0.32 answers otherwise than transformers."""
+
+    modalities = ("image",)
+    frames_apart = True
 
 
 #: architecture in config.json -> how it is served
 ARCHITECTURES: dict[str, Served] = {
     "LlavaForConditionalGeneration": Served("llava", "llava"),
-    "LlavaNextForConditionalGeneration": Tiled("llava_next", "llava_next"),
-    "LlavaOnevisionForConditionalGeneration": Tiled("llava_onevision", "llava_onevision"),
+    "LlavaNextForConditionalGeneration": Tiled("llava_next", ServedLlavaNext),
+    "LlavaOnevisionForConditionalGeneration": Tiled("llava_onevision", ServedLlavaOnevision),
     "Qwen2VLForConditionalGeneration": Qwen("qwen2_vl", "qwen2_vl"),
     "Qwen2_5_VLForConditionalGeneration": Qwen("qwen2_5_vl", "qwen2_5_vl"),
-    "Qwen3VLForConditionalGeneration": Qwen("qwen3_vl", "qwen3_vl"),
+    "Qwen3VLForConditionalGeneration": Qwen3("qwen3_vl", "qwen3_vl"),
     "InternVLForConditionalGeneration": Served("internvl", "interns1", "InternS1ForConditionalGeneration"),
     "Gemma3ForConditionalGeneration": Served("gemma3", "gemma3_mm"),
     "SmolVLMForConditionalGeneration": Idefics("smolvlm", "smolvlm"),

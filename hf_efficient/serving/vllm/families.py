@@ -120,6 +120,9 @@ class Served:
         return tokens
 
 
+GIVEN = "tiles_given"  # of every picture, those that pad it counted
+
+
 class Tiled(Served):
     """LLaVA-NeXT and LLaVA-OneVision: tiles of one picture become rows with line breaks.
 
@@ -128,18 +131,25 @@ class Tiled(Served):
         packing: makes the family as vLLM's model packs its features.
     """
 
-    def __init__(self, kind: str, packing: Callable[[], Family]) -> None:
+    def __init__(self, kind: str, packing: Callable[[], LlavaNext]) -> None:
         super().__init__(kind, kind)
         self.packing = packing
 
     @cached_property
-    def family(self) -> Family:
+    def family(self) -> LlavaNext:
         return self.packing()
 
     def images(self, model: Any, modality: str, arguments: dict[str, Any]) -> VisualInputs:
         if modality == "image":  # a list of tiles of every picture, or all in one tensor: only its shape is asked
-            arguments = {**arguments, "pixel_values": arguments["pixel_values"][0]}
+            tiles = arguments["pixel_values"]
+            arguments = {**arguments, "pixel_values": tiles[0], GIVEN: [len(of_picture) for of_picture in tiles]}
         return VisualInputs(model, modality, arguments)
+
+    def scores(self, images: VisualInputs, attention: Tensor, units: list[Unit]) -> list[Tensor]:
+        if GIVEN in images.arguments:  # pictures of one prompt are padded to as many tiles as the largest has
+            whole = zip(attention.split(images.arguments[GIVEN]), self.family.tiles(images), strict=True)
+            attention = torch.cat([rows[:count] for rows, count in whole])
+        return self.family.scores(images, attention, units)
 
     def units(self, images: VisualInputs, features: list[Tensor]) -> list[Unit]:
         if images.modality == "image":

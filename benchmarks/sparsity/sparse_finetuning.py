@@ -165,14 +165,19 @@ class Book:
         return self.runs[key]["accuracy"]
 
 
+def searches(task: Task, method: str) -> list[dict[str, tuple[Any, ...]]]:
+    """Setting -> values tried, of the settings that are chosen together; in the order in which they are chosen."""
+    grid = GRID | {"lr": task.rates}
+    groups = [(name,) if isinstance(name, str) else name for name in METHODS[method][1]]
+    return [{name: grid[name] for name in group} for group in groups]
+
+
 def choose(book: Book, data: Data, method: str) -> dict[str, Any]:
     """Settings of a method, each chosen with those before it."""
-    _, names = METHODS[method]
-    grid = GRID | {"lr": TASKS[book.task].rates}
-    groups = [(name,) if isinstance(name, str) else name for name in names]
-    best = {name: grid[name][0] for group in groups for name in group}
-    for group in groups:
-        tried = [best | dict(zip(group, values, strict=True)) for values in product(*(grid[name] for name in group))]
+    together = searches(TASKS[book.task], method)
+    best = {name: values[0] for search in together for name, values in search.items()}
+    for search in together:
+        tried = [best | dict(zip(search, values, strict=True)) for values in product(*search.values())]
         best = max(
             tried,
             key=lambda s: mean(book.accuracy(data, "validation", method, CHOSEN_AT, seed, **s) for seed in CHOSEN_BY),

@@ -6,7 +6,7 @@ from torch import nn
 
 from benchmarks.sparsity import pretrained_tasks
 from benchmarks.sparsity.movement import MovementPruning, Scores, largest
-from benchmarks.sparsity.sparse_finetuning import GRID, METHODS, Task, run
+from benchmarks.sparsity.sparse_finetuning import METHODS, Task, run, searches
 
 
 def test_scores_get_the_gradient_of_the_masked_weight_times_the_weight() -> None:
@@ -64,7 +64,7 @@ def test_every_method_of_the_benchmark_ends_with_the_zeros_it_is_asked_for(metho
     x, y = torch.randn(200, 30), torch.randint(3, (200,))
     network = nn.Sequential(nn.Linear(30, 20), nn.ReLU(), nn.Linear(20, 20), nn.ReLU(), nn.Linear(20, 3))
     task = Task(lambda: (x, y, x, y), lambda: network, "[02]", steps=24, batch=16, interval=4)
-    settings = {name: GRID[name][0] for name in METHODS[method][1]}
+    settings = {name: values[0] for search in searches(task, method) for name, values in search.items()}
     result = run(task, task.data(), method, 0.8, settings, 0)
     assert result["sparsity"] == pytest.approx(0.0 if method == "dense" else 0.8, abs=0.002)
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hf_efficient.files import is_local, write_text
+from hf_efficient.files.outputs import check_output
 
 from . import pruner_settings
 
@@ -22,18 +23,21 @@ def run(arguments: argparse.Namespace) -> None:
         ValueError: a setting is invalid, or options of a pruner are given for a model without pictures.
         OSError: the model or the image cannot be read.
     """
+    for output in (arguments.json, arguments.plot):
+        if output is not None:
+            check_output(output, "file")
     settings, model_id = pruner_settings(arguments), arguments.model
     if model_id is not None and not sees(model_id):
         if settings or arguments.image:
             given = "image" if arguments.image else next(iter(settings))
             raise ValueError(
-                f"{given}={getattr(arguments, given)!r} is for models that see; {model_id} reads text alone."
+                f"{given}={str(getattr(arguments, given))!r} is for models that see; {model_id} reads text alone."
             )
         reports = [measured_text_model(model_id, arguments.text)]
     else:
         reports = measured_vlm(model_id, arguments.image, arguments.text, settings)
     now, before = reports[-1], reports[0] if len(reports) > 1 else None
-    print(now.to_markdown(before, modules=max(0, arguments.rows)))
+    print(now.to_markdown(before, modules=arguments.rows))
     if arguments.plot:
         now.plot(arguments.plot, before)
     if arguments.json:
@@ -51,14 +55,29 @@ def sees(model_id: str) -> bool:
 
 
 def measured_text_model(model_id: str, text: str) -> BudgetReport:
-    """On a text."""
-    from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoTokenizer
+    """On a text: the model that was saved, its head included; of an encoder and decoder, the first token as well.
+
+    Raises:
+        ValueError: the text has no tokens, or the model does not read text.
+    """
+    import torch
+    import transformers
 
     from hf_efficient.budget.measure import measure
 
-    classes = AutoConfig.from_pretrained(model_id).architectures or []
-    loader = AutoModelForCausalLM if any("CausalLM" in name for name in classes) else AutoModel
-    inputs = AutoTokenizer.from_pretrained(model_id)(text, return_tensors="pt")
+    config = transformers.AutoConfig.from_pretrained(model_id)
+    try:
+        tokenizer = transformers.AutoTokenizer.from_pretrained(model_id)
+    except (OSError, ValueError) as error:
+        said = f"{model_id} has no tokenizer that can be read; expected a model of text, or of text and pictures"
+        raise ValueError(f"{said}: {error}") from error
+    inputs = tokenizer(text, return_tensors="pt")
+    if not inputs["input_ids"].numel():
+        raise ValueError(f"text={text!r} has no tokens; expected at least one.")
+    if config.is_encoder_decoder:
+        inputs["decoder_input_ids"] = torch.full((1, 1), config.decoder_start_token_id or 0)
+    saved = (config.architectures or ["AutoModel"])[0]
+    loader = getattr(transformers, saved, transformers.AutoModel)
     return measure(loader.from_pretrained(model_id).eval(), inputs)
 
 

@@ -1,7 +1,15 @@
 """Options of `hf-efficient report`."""
 
+import argparse
 from pathlib import Path
 from typing import Any
+
+
+def none_or_more(text: str) -> int:
+    """A whole number >= 0."""
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number >= 0")
+    return int(text)
 
 
 def add_report(commands: Any, add_pruner_options: Any) -> None:
@@ -12,7 +20,9 @@ def add_report(commands: Any, add_pruner_options: Any) -> None:
     report.add_argument(
         "--text", default="What is in the picture?", help="what it is asked; or what a text model reads"
     )
-    report.add_argument("--rows", type=int, default=12, help="kinds of modules listed, costliest first (default: 12)")
+    report.add_argument(
+        "--rows", type=none_or_more, default=12, help="kinds of modules listed, costliest first (default: 12)"
+    )
     report.add_argument("--plot", type=Path, help="PNG file to draw to")
     report.add_argument("--json", type=Path, help="file to write all numbers to")
     add_pruner_options(report)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
-from transformers import BertConfig, BertModel
+from transformers import BertConfig, BertModel, GPT2Config, GPT2LMHeadModel, T5Config, T5ForConditionalGeneration
 
 from hf_efficient.budget.report import BudgetReport
 from hf_efficient.cli import main
@@ -49,6 +49,44 @@ def test_a_text_model_has_one_column(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert "| budget |  | value |" in out
     assert "visual tokens encoded | 0 |" in out
     assert "module" not in out
+
+
+def test_the_saved_model_is_measured_with_its_head(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    tokenizer = make_tokenizer(["<s>"])
+    size = len(tokenizer)
+    models = [
+        GPT2LMHeadModel(GPT2Config(vocab_size=size, n_embd=32, n_layer=1, n_head=4, bos_token_id=0, eos_token_id=0)),
+        T5ForConditionalGeneration(
+            T5Config(vocab_size=size, d_model=32, d_kv=8, d_ff=64, num_layers=1, num_heads=4, decoder_start_token_id=0)
+        ),
+    ]
+    for i, model in enumerate(models):
+        folder, numbers = tmp_path / str(i), tmp_path / "n.json"
+        model.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+        assert main(["report", str(folder), "--text", "w1 w2", "--json", str(numbers)]) == 0
+        found = BudgetReport.from_dict(json.loads(numbers.read_text())["now"])
+        rows = 2 if i == 0 else 1  # one token of a decoder
+        assert {m.name: m.flops for m in found.modules}["lm_head"] == 2 * rows * 32 * size
+        assert found.representation.cache_bytes > 0
+
+
+def test_wrong_arguments_are_refused_before_anything_is_measured(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = text_model(tmp_path / "bert")
+    for option in ("--json", "--plot"):
+        assert main(["report", model, option, str(tmp_path / "nowhere" / "x")]) == 2
+        printed = capsys.readouterr()
+        assert "nowhere" in printed.err
+        assert not printed.out
+    assert main(["report", model, "--text", ""]) == 2
+    assert "has no tokens" in capsys.readouterr().err
+    assert main(["report", model, "--image", "x.png"]) == 2
+    assert "--image x.png is for models that see" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        main(["report", model, "--rows", "-3"])
+    assert "'-3' is not a whole number >= 0" in capsys.readouterr().err
 
 
 def test_pictures_are_for_models_that_see(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

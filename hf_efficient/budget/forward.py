@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from itertools import chain
 from typing import Any
 
 import torch
 from torch import nn
 
 from hf_efficient.budget.flops import Flops, count_flops
-from hf_efficient.budget.memory import bytes_of
+from hf_efficient.budget.memory import bytes_of, device_of
 from hf_efficient.budget.parameters import density
 from hf_efficient.budget.report import RepresentationBudget
 from hf_efficient.budget.timing import seconds_of
@@ -46,7 +45,7 @@ def representation_budget(
         prompt_tokens=0 if ids is None else ids.numel(),
         prefill_flops=flops.total,
         prefill_flops_nonzero=flops.total - sum(flops.own.values()) + sum(useful.values()),
-        prefill_seconds=seconds_of(call, next(chain(model.parameters(), model.buffers())).device, repeats),
+        prefill_seconds=seconds_of(call, device_of(model), repeats),
         cache_bytes=cache_bytes(outputs[0]),
     )
     return budget, flops, useful
@@ -66,5 +65,7 @@ def visual_tokens(model: nn.Module, inputs: dict[str, Any]) -> tuple[int, int]:
 def cache_bytes(output: Any) -> int:
     """Bytes of the keys and values, and of recurrent states, that a model returns."""
     cache = output.get(cache_name()) if isinstance(output, dict) else None
-    layers = getattr(cache, "layers", ())
+    parts = (getattr(cache, name, None) for name in ("self_attention_cache", "cross_attention_cache"))  # of decoders
+    caches = [part for part in (cache, *parts) if part is not None]
+    layers = [layer for part in caches for layer in getattr(part, "layers", ())]
     return bytes_of(value for layer in layers for value in vars(layer).values() if isinstance(value, torch.Tensor))

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from itertools import chain
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from hf_efficient.budget.forward import representation_budget
+from hf_efficient.budget.memory import device_of
 from hf_efficient.budget.parameters import parameter_budget, weights_by_module
 from hf_efficient.budget.report import BudgetReport, ModuleCost
-from hf_efficient.budget.step import as_it_was, optimization_budget
+from hf_efficient.budget.step import as_it_was, optimization_budget, random_numbers_kept
 from hf_efficient.checks import check_whole
+from hf_efficient.compat.transformers import cache_name
 from hf_efficient.modes import evaluating
 
 
@@ -34,25 +35,24 @@ def measure(model: nn.Module, inputs: Any, trainer: Any = None, repeats: int = 3
         The report; see `BudgetReport.to_markdown` and `plot`.
 
     Raises:
-        ValueError: `repeats` below 1, a model without weights, or the trainer is of another model.
+        ValueError: `repeats` below 1; a model without weights, or with all of them on the device "meta"; inputs with a
+            cache, which a forward would fill; or the trainer is of another model.
         TypeError: `inputs` are neither a dict nor a tensor.
     """
     check_whole("repeats", repeats, 1)
-    if next(chain(model.parameters(), model.buffers()), None) is None:
-        raise ValueError(f"{type(model).__name__} has no weights: there is nothing to measure.")
+    device_of(model)
+    check_inputs(inputs, trainer)
     if trainer is not None and trainer.model is not model:
         raise ValueError("The trainer trains another model; pass measure(trainer.model, inputs, trainer).")
     if isinstance(inputs, Tensor):
         arguments, call = {}, lambda: model(inputs)
-    elif isinstance(inputs, Mapping):
-        arguments, call = dict(inputs), lambda: model(**inputs)
     else:
-        raise TypeError(f"inputs is a {type(inputs).__name__}; expected a dict as a processor returns it, or a tensor.")
-    with evaluating(model), torch.no_grad():
+        arguments, call = dict(inputs), lambda: model(**inputs)
+    with evaluating(model), random_numbers_kept(model), torch.no_grad():
         representation, flops, useful = representation_budget(model, arguments, call, repeats)
     step = None
     if trainer is not None:
-        with as_it_was(trainer):
+        with as_it_was(trainer), torch.enable_grad():
             step = optimization_budget(trainer, arguments, repeats)
             parameters = parameter_budget(model, trainer.optimizer)
     else:
@@ -64,3 +64,17 @@ def measure(model: nn.Module, inputs: Any, trainer: Any = None, repeats: int = 3
         if weights[name][0] or flops.own.get(name)
     )
     return BudgetReport(parameters, representation, step, modules)
+
+
+def check_inputs(inputs: Any, trainer: Any) -> None:
+    """Refuse what is no input of a model, or of a step, or would not be the same after it."""
+    if not isinstance(inputs, (Tensor, Mapping)):
+        raise TypeError(f"inputs is a {type(inputs).__name__}; expected a dict as a processor returns it, or a tensor.")
+    if isinstance(inputs, Tensor):
+        if trainer is not None:
+            raise ValueError("inputs is a tensor; expected a dict with labels, which a step of the trainer takes.")
+    elif inputs.get(cache_name()) is not None:
+        raise ValueError(
+            f"inputs has {cache_name()}, a cache that every forward fills further; leave it out, and pass the whole "
+            "prompt."
+        )

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from itertools import chain
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from hf_efficient.compat.torch import storage_id
 
 
 def peak_bytes(run: Callable[[], object], device: torch.device | str = "cpu") -> int:
@@ -53,12 +56,32 @@ def kept_for_backward(model: nn.Module, run: Callable[[], Any]) -> int:
 
 def bytes_of(tensors: Iterable[Tensor]) -> int:
     """Bytes of tensors; those that share their memory count once."""
-    seen: dict[int, int] = {}
+    sizes: dict[int, int] = {}
+    views: dict[int, dict[int, int]] = {}  # storage -> start of a view -> its bytes
     for tensor in tensors:
         for part in stored_parts(tensor):
-            at = part.untyped_storage().data_ptr()
-            seen[at] = max(seen.get(at, 0), part.numel() * part.element_size())
-    return sum(seen.values())
+            at, start = storage_id(part), int(part.storage_offset()) * part.element_size()
+            sizes[at] = part.untyped_storage().nbytes()
+            found = views.setdefault(at, {})
+            found[start] = max(found.get(start, 0), part.numel() * part.element_size())
+    return sum(min(sizes[at], sum(found.values())) for at, found in views.items())
+
+
+def device_of(model: nn.Module) -> torch.device:
+    """Where the first weight or buffer lies that lies anywhere; parts that accelerate has offloaded do not.
+
+    Raises:
+        ValueError: there is none.
+    """
+    devices = [t.device for t in chain(model.parameters(), model.buffers())]
+    if not devices:
+        raise ValueError(f"{type(model).__name__} has no weights: there is nothing to measure.")
+    for device in devices:
+        if device.type != "meta":
+            return device
+    raise ValueError(
+        f"All weights of {type(model).__name__} are on the device 'meta', without values; load them first."
+    )
 
 
 def stored_parts(tensor: Tensor) -> list[Tensor]:

@@ -29,10 +29,22 @@ def parameter_budget(model: nn.Module, optimizer: torch.optim.Optimizer | None =
         nonzero=sum(there for _, there in counted),
         trainable=sum(p.numel() for p in trainable),
         memory_bytes=bytes_of([*model.parameters(), *model.buffers()]),
-        file_bytes=bytes_of(value for value in model.state_dict().values() if isinstance(value, Tensor)),
+        file_bytes=bytes_of(saved(model)),
         gradient_bytes=sum(p.numel() * p.element_size() for p in trainable),
         optimizer_bytes=None if optimizer is None else bytes_of(tensors_in(dict(optimizer.state))),
     )
+
+
+def saved(model: nn.Module) -> list[Tensor]:
+    """The tensors that `save_pretrained` writes: of a `PeftModel` those of its adapters."""
+    peft = sys.modules.get("peft")
+    if peft is None or not isinstance(model, peft.PeftModel):
+        return tensors_in(dict(model.state_dict()))
+    states = (
+        peft.get_peft_model_state_dict(model, adapter_name=name, save_embedding_layers=False)
+        for name in model.peft_config
+    )
+    return [tensor for state in states for tensor in tensors_in(dict(state))]
 
 
 def weights_by_module(model: nn.Module) -> dict[str, tuple[int, int]]:
@@ -40,12 +52,15 @@ def weights_by_module(model: nn.Module) -> dict[str, tuple[int, int]]:
 
     Shared weights count with the module that comes first. A sparse layer counts as the dense layer that it stands for:
     the active weights of a BiDST layer are part of the layer, and those that they replace are zeros. Of a module that
-    PEFT trains as a copy (`modules_to_save`) the copy counts.
+    PEFT trains as a copy (`modules_to_save`) the one that is in use counts.
     """
     zeros, values = replaced_weights(model)
-    seen = originals(model)
+    idle, seen = unused(model), set()
     found = {}
     for name, module in model.named_modules():
+        if id(module) in idle:
+            found[name] = (0, 0)
+            continue
         if isinstance(module, CSRLinear):
             bias = 0 if module.bias is None else module.bias.numel()
             size = module.out_features * module.in_features
@@ -61,30 +76,36 @@ def weights_by_module(model: nn.Module) -> dict[str, tuple[int, int]]:
     return found
 
 
-def originals(model: nn.Module) -> set[int]:
-    """Ids of weights that PEFT has put a trained copy in the place of."""
+def unused(model: nn.Module) -> set[int]:
+    """Ids of modules in whose place another one works: those that PEFT trains a copy of, or the copies if it is off."""
     peft = sys.modules.get("peft")
     wrappers = [] if peft is None else [m for m in model.modules() if isinstance(m, peft.utils.ModulesToSaveWrapper)]
-    used = [w for w in wrappers if w.active_adapters and not w.disable_adapters]
-    return {id(p) for wrapper in used for p in wrapper.original_module.parameters()}
+    idle = []
+    for wrapper in wrappers:
+        active = [] if wrapper.disable_adapters else wrapper.active_adapters
+        idle += [copy for name, copy in wrapper.modules_to_save.items() if name not in active]
+        idle += [wrapper.original_module] if active else []
+    return {id(module) for part in idle for module in part.modules()}
 
 
 def replaced_weights(model: nn.Module) -> tuple[set[int], set[int]]:
-    """Ids of weights that an active, unmerged BiDST adapter replaces, and of the values that it has in their place."""
+    """Ids of weights that count as zeros, and of the values of BiDST adapters that stand for other weights.
+
+    An adapter of `target="weight"` stands for the weights of its layer: they are the zeros where it works, and its
+    values where it is off or merged. Values of a delta that is merged are in the weights.
+    """
     zeros: set[int] = set()
     values: set[int] = set()
     for layer in sparse_layers(model):
-        if layer.merged or layer.disable_adapters:
-            continue
-        for adapter in layer.active_adapters:
-            if layer.target.get(adapter) != "weight":
+        works = not (layer.merged or layer.disable_adapters)
+        for adapter, target in layer.target.items():
+            if target != "weight" and adapter not in layer.merged_adapters:
                 continue
             weight, bias = layer.base_tensors()
-            zeros.add(id(weight))
-            values.add(id(layer.sparse_weight(adapter).values))
-            if adapter in layer.bidst_bias:
-                zeros.add(id(bias))
-                values.add(id(layer.bidst_bias[adapter]))
+            own = [(weight, layer.sparse_weight(adapter).values)]
+            own += [(bias, layer.bidst_bias[adapter])] if adapter in layer.bidst_bias else []
+            values |= {id(value) for _, value in own}
+            zeros |= {id(weight if works and adapter in layer.active_adapters else value) for weight, value in own}
     return zeros, values
 
 
@@ -101,7 +122,8 @@ def density(module: nn.Module) -> float:
     layers = sys.modules.get("hf_efficient.sparsity.tuner.layer")
     if layers is not None and isinstance(module, layers.BiDSTLayer):
         weights = [module.sparse_weight(a) for a in module.active_adapters if module.target.get(a) == "weight"]
-        return len(weights[0].indices) / weights[0].numel if weights and not module.merged else 1.0
+        works = weights and not (module.merged or module.disable_adapters)
+        return len(weights[0].indices) / weights[0].numel if works else 1.0
     weight = getattr(module, "weight", None)
     if not isinstance(weight, Tensor) or weight.dim() < 2 or not weight.numel():
         return 1.0
@@ -119,4 +141,7 @@ def nonzero(weight: Tensor) -> int:
     """Entries that are not zero; of quantized weights, whose codes are not numbers, all."""
     if weight.is_meta or hasattr(weight, "__tensor_flatten__") or getattr(weight, "quant_state", None) is not None:
         return entries(weight)
-    return int((weight if weight.layout is torch.strided else weight.values()).count_nonzero())
+    values = weight if weight.layout is torch.strided else weight.values()
+    if values.is_floating_point() and values.element_size() == 1:
+        values = values.float()  # of 8-bit floats torch counts nothing
+    return int(values.count_nonzero())

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import copy
+import functools
+import random
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from hf_efficient.budget.flops import count_flops
-from hf_efficient.budget.memory import kept_for_backward, peak_bytes, tensors_in
+from hf_efficient.budget.memory import device_of, kept_for_backward, peak_bytes, tensors_in
 from hf_efficient.budget.report import OptimizationBudget
 from hf_efficient.budget.timing import seconds_of
+
+RECOMPUTES = "gradient_checkpointing"  # what a module of transformers knows it by
 
 
 def optimization_budget(trainer: Any, inputs: dict[str, Any], repeats: int) -> OptimizationBudget:
@@ -24,25 +29,50 @@ def optimization_budget(trainer: Any, inputs: dict[str, Any], repeats: int) -> O
         inputs: a batch with labels; its micro-batch of the step.
         repeats: steps that are timed.
     """
-    model, device = trainer.model, next(trainer.model.parameters()).device
+    model, device = trainer.model, device_of(trainer.model)
 
     def step() -> None:
         trainer.training_step(model, dict(inputs))
         trainer.optimizer.step()
         trainer.optimizer.zero_grad()
 
-    with passes_counted(model) as passes:
-        flops = count_flops(step, model).total
-    counted = dict(passes)
-    model.train()
-    return OptimizationBudget(
-        forward_passes=counted["forward"],
-        backward_passes=counted["backward"],
-        flops=flops,
-        activation_bytes=kept_for_backward(model, lambda: model(**inputs)),
-        peak_bytes=peak_bytes(step, device),
-        seconds=seconds_of(step, device, repeats),
-    )
+    with as_in_training(trainer):
+        with passes_counted(model) as passes:
+            flops = count_flops(step, model).total
+        model.train()
+        return OptimizationBudget(
+            forward_passes=passes["forward"],
+            backward_passes=passes["backward"],
+            flops=flops,
+            activation_bytes=kept_for_backward(model, lambda: model(**inputs)),
+            peak_bytes=peak_bytes(step, device),
+            seconds=seconds_of(step, device, repeats),
+        )
+
+
+@contextmanager
+def as_in_training(trainer: Any) -> Iterator[None]:
+    """The model casts to 16 bits and recomputes activations if its Trainer says so, which `train` only turns on."""
+    model, args = trainer.model, trainer.args
+    forward, own = model.forward, vars(model).get("forward")
+
+    @functools.wraps(forward)
+    def cast(*given: Any, **named: Any) -> Any:
+        with trainer.accelerator.autocast():
+            return forward(*given, **named)
+
+    recompute = args.gradient_checkpointing and not any(getattr(m, RECOMPUTES, False) for m in model.modules())
+    if recompute:
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs=args.gradient_checkpointing_kwargs)
+    model.forward = cast
+    try:
+        yield
+    finally:
+        del model.forward
+        if own is not None:
+            model.forward = own
+        if recompute:
+            model.gradient_checkpointing_disable()
 
 
 @contextmanager
@@ -73,6 +103,19 @@ def _plain(output: Any) -> Any:
 
 
 @contextmanager
+def random_numbers_kept(model: nn.Module) -> Iterator[None]:
+    """The program's random numbers are after the block as before: of torch, numpy and Python."""
+    devices = sorted({t.device.index or 0 for t in [*model.parameters(), *model.buffers()] if t.device.type == "cuda"})
+    plain, arrays = random.getstate(), np.random.get_state()
+    try:
+        with torch.random.fork_rng(devices):
+            yield
+    finally:
+        random.setstate(plain)
+        np.random.set_state(arrays)
+
+
+@contextmanager
 def as_it_was(trainer: Any) -> Iterator[None]:
     """Let a Trainer train inside the block; then weights, buffers, gradients, optimizer and random numbers come back.
 
@@ -83,15 +126,16 @@ def as_it_was(trainer: Any) -> Iterator[None]:
     before = [t.detach().clone() for t in tensors]
     gradients = {p: p.grad for p in model.parameters()}
     modes = {module: module.training for module in model.modules()}
-    optimizer = trainer.optimizer
+    optimizer, attributes, synced = trainer.optimizer, dict(vars(trainer)), trainer.accelerator.sync_gradients
     state = None if optimizer is None else copy.deepcopy(optimizer.state_dict())
-    devices = sorted({t.device.index or 0 for t in tensors if t.device.type == "cuda"})
+    memory = getattr(trainer, "memory_kept", nullcontext)  # of a sharpness-aware one
     try:
-        with torch.random.fork_rng(devices):
+        with random_numbers_kept(model), memory():
             for p in gradients:
                 p.grad = None
             if optimizer is None:
                 trainer.create_optimizer()
+            trainer.accelerator.sync_gradients = True  # the only micro-batch of a step, also in the middle of one
             trainer.current_gradient_accumulation_steps = 1  # which train() sets, and training_step reads
             yield
     finally:
@@ -102,7 +146,18 @@ def as_it_was(trainer: Any) -> Iterator[None]:
             p.grad = gradient
         for module, training in modes.items():
             module.training = training
-        if optimizer is None:
-            trainer.optimizer = None
-        else:
-            optimizer.load_state_dict(state)
+        trainer.accelerator.sync_gradients = synced
+        vars(trainer).clear()
+        vars(trainer).update(attributes)
+        if optimizer is not None:
+            restore(optimizer, state)
+
+
+def restore(optimizer: Any, state: Any) -> None:
+    """Load the state of an optimizer, each tensor in its dtype: `load_state_dict` casts them to that of the weight."""
+    optimizer.load_state_dict(copy.deepcopy(state))
+    weights = [p for group in optimizer.param_groups for p in group["params"]]
+    for place, values in state["state"].items():
+        own = optimizer.state.get(weights[place]) if isinstance(place, int) else None
+        if isinstance(own, dict):
+            own.update({name: v.to(own[name].device) for name, v in values.items() if isinstance(v, Tensor)})

@@ -5,6 +5,9 @@ One Trainer runs every method, which `sam_args` names. `S2SAMTrainer` and `ZOSAM
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +21,7 @@ from hf_efficient.optimization.arguments import SAMArguments
 from hf_efficient.optimization.engine.batch_norm import copy_statistics, restore_statistics
 from hf_efficient.optimization.engine.memory import MemoryGuard
 from hf_efficient.optimization.engine.merged import weights_to_move
+from hf_efficient.optimization.engine.monitor import StepMonitor
 from hf_efficient.optimization.engine.perturbation import Weights
 from hf_efficient.optimization.engine.refusals import no_step_while_perturbed
 from hf_efficient.optimization.engine.variant import Variant, new_variant
@@ -171,6 +175,23 @@ class SAMTrainerMixin(WholeCheckpoints, _AnyTrainer):
             logs = {**logs, **self._diagnostics}
             self._diagnostics = {}
         super().log(logs, *args, **kwargs)
+
+    @contextmanager
+    def memory_kept(self) -> Iterator[None]:
+        """Steps inside the block go on from what the method remembers; after it that is as it was before."""
+        before, check, variant = dict(vars(self)), self._step_check, self._variant
+        checked = dict(vars(check))
+        if variant is not None:
+            self._variant = copy.copy(variant)
+            self._variant.memory = {name: dict(direction) for name, direction in variant.memory.items()}
+        self._micro_batches, self._collecting_for = [], None
+        check.monitor = StepMonitor(check.monitor.name, check.monitor.warn)
+        try:
+            yield
+        finally:
+            check.__dict__.update(checked)
+            names = ("_variant", "_variant_of", "_micro_batches", "_collecting_for", "_diagnostics")
+            self.__dict__.update({name: before[name] for name in names})
 
     # What the method remembers is part of the training state: saved and loaded where the optimizer's is.
 

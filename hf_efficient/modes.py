@@ -1,4 +1,4 @@
-"""Evaluation mode for a while."""
+"""Training and evaluation mode, for a while."""
 
 from __future__ import annotations
 
@@ -9,12 +9,19 @@ from torch import nn
 
 
 @contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
-    """A model in evaluation mode inside the block; every module has its own mode again after it, parts frozen too."""
+def modes_kept(model: nn.Module) -> Iterator[None]:
+    """Every module has its own mode again after the block, parts frozen too."""
     modes = {module: module.training for module in model.modules()}
-    model.eval()
     try:
         yield
     finally:
         for module, training in modes.items():
             module.training = training
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """A model in evaluation mode inside the block; every module has its own mode again after it."""
+    with modes_kept(model):
+        model.eval()
+        yield

@@ -50,14 +50,13 @@ def measure(model: nn.Module, inputs: Any, trainer: Any = None, repeats: int = 3
         arguments, call = dict(inputs), lambda: model(**inputs)
     with evaluating(model), random_numbers_kept(model), torch.no_grad():
         representation, flops, useful = representation_budget(model, arguments, call, repeats)
-    step = None
+    step, weights = None, weights_by_module(model)  # before steps, which fill what was zero
     if trainer is not None:
         with as_it_was(trainer), torch.enable_grad():
             step = optimization_budget(trainer, arguments, repeats)
-            parameters = parameter_budget(model, trainer.optimizer)
+            parameters = parameter_budget(model, weights, trainer.optimizer)
     else:
-        parameters = parameter_budget(model)
-    weights = weights_by_module(model)
+        parameters = parameter_budget(model, weights)
     modules = tuple(
         ModuleCost(name, type(module).__name__, *weights[name], flops.own.get(name, 0), useful.get(name, 0))
         for name, module in model.named_modules()

@@ -15,18 +15,20 @@ from hf_efficient.sparsity.csr.linear import CSRLinear
 from hf_efficient.sparsity.sparse_weight import SparseWeight
 
 
-def parameter_budget(model: nn.Module, optimizer: torch.optim.Optimizer | None = None) -> ParameterBudget:
+def parameter_budget(
+    model: nn.Module, weights: dict[str, tuple[int, int]], optimizer: torch.optim.Optimizer | None = None
+) -> ParameterBudget:
     """Count parameters and bytes.
 
     Args:
         model: any module.
+        weights: its `weights_by_module`.
         optimizer: whose state is counted.
     """
-    counted = weights_by_module(model).values()
     trainable = [p for p in model.parameters() if p.requires_grad]
     return ParameterBudget(
-        total=sum(total for total, _ in counted),
-        nonzero=sum(there for _, there in counted),
+        total=sum(total for total, _ in weights.values()),
+        nonzero=sum(there for _, there in weights.values()),
         trainable=sum(p.numel() for p in trainable),
         memory_bytes=bytes_of([*model.parameters(), *model.buffers()]),
         file_bytes=bytes_of(saved(model)),

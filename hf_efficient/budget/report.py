@@ -207,13 +207,12 @@ class BudgetReport:
         """Modules whose names differ in numbers alone, together; the costliest first."""
         together: dict[tuple[str, str], list[ModuleCost]] = {}
         for module in self.modules:
-            pattern = re.sub(r"(?<![^.])\d+(?![^.])", "*", module.name)
-            together.setdefault((pattern, module.kind), []).append(module)
+            together.setdefault((pattern_of(module), module.kind), []).append(module)
         groups = sorted(together.items(), key=lambda item: -sum(m.flops for m in item[1]))[:count]
         total = sum(m.flops for m in self.modules) or 1
         rows = [
             [
-                name or "(the model)", kind, str(len(group)), readable(sum(m.parameters for m in group), ""),
+                name, kind, str(len(group)), readable(sum(m.parameters for m in group), ""),
                 readable(sum(m.flops for m in group), "FLOP"), f"{sum(m.flops for m in group) / total:.1%}",
             ]
             for (name, kind), group in groups
@@ -255,10 +254,14 @@ class BudgetReport:
         """Name of a kind of module -> share of the operations, the largest first."""
         sums: dict[str, int] = {}
         for module in self.modules:
-            name = re.sub(r"(?<![^.])\d+(?![^.])", "*", module.name) or "(the model)"
-            sums[name] = sums.get(name, 0) + module.flops
+            sums[pattern_of(module)] = sums.get(pattern_of(module), 0) + module.flops
         total = sum(sums.values()) or 1
         return {name: sums[name] / total for name in sorted(sums, key=lambda n: -sums[n])[:count] if sums[name]}
+
+
+def pattern_of(module: ModuleCost) -> str:
+    """A module's name with "*" for the numbers of layers."""
+    return re.sub(r"(?<![^.])\d+(?![^.])", "*", module.name) or "(the model)"
 
 
 def readable(value: float, unit: str) -> str:

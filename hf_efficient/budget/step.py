@@ -17,6 +17,7 @@ from hf_efficient.budget.flops import count_flops
 from hf_efficient.budget.memory import device_of, kept_for_backward, peak_bytes, tensors_in
 from hf_efficient.budget.report import OptimizationBudget
 from hf_efficient.budget.timing import seconds_of
+from hf_efficient.modes import modes_kept
 
 RECOMPUTES = "gradient_checkpointing"  # what a module of transformers knows it by
 
@@ -82,7 +83,7 @@ def passes_counted(model: nn.Module) -> Iterator[dict[str, int]]:
 
     def after_forward(module: nn.Module, args: Any, output: Any) -> None:
         passes["forward"] += 1
-        made = [t for t in tensors_in(_plain(output)) if t.requires_grad]
+        made = [t for t in tensors_in(output) if t.requires_grad]
         if made:  # the loss where there is one: it comes first
 
             def came_back(gradient: Tensor) -> None:
@@ -95,11 +96,6 @@ def passes_counted(model: nn.Module) -> Iterator[dict[str, int]]:
         yield passes
     finally:
         handle.remove()
-
-
-def _plain(output: Any) -> Any:
-    """A model's output as a list, its loss first."""
-    return list(output.values()) if isinstance(output, dict) else output
 
 
 @contextmanager
@@ -125,12 +121,11 @@ def as_it_was(trainer: Any) -> Iterator[None]:
     tensors = [*model.parameters(), *model.buffers()]
     before = [t.detach().clone() for t in tensors]
     gradients = {p: p.grad for p in model.parameters()}
-    modes = {module: module.training for module in model.modules()}
     optimizer, attributes, synced = trainer.optimizer, dict(vars(trainer)), trainer.accelerator.sync_gradients
     state = None if optimizer is None else copy.deepcopy(optimizer.state_dict())
     memory = getattr(trainer, "memory_kept", nullcontext)  # of a sharpness-aware one
     try:
-        with random_numbers_kept(model), memory():
+        with random_numbers_kept(model), modes_kept(model), memory():
             for p in gradients:
                 p.grad = None
             if optimizer is None:
@@ -144,8 +139,6 @@ def as_it_was(trainer: Any) -> Iterator[None]:
                 tensor.copy_(old)
         for p, gradient in gradients.items():
             p.grad = gradient
-        for module, training in modes.items():
-            module.training = training
         trainer.accelerator.sync_gradients = synced
         vars(trainer).clear()
         vars(trainer).update(attributes)

@@ -148,6 +148,14 @@ def test_a_trainers_own_optimizer_keeps_its_state(tmp_path: Path) -> None:
     assert all(torch.equal(a, b) for a, b in zip(gradients, after, strict=True))
 
 
+def test_zeros_are_counted_before_steps_fill_them(tmp_path: Path) -> None:
+    model = llama()
+    with torch.no_grad():
+        model.model.layers[0].mlp.up_proj.weight[1:] = 0
+    alone, trained = (measure(model, LABELLED, t, repeats=1) for t in (None, trainer_of(model, tmp_path)))
+    assert trained.parameters.nonzero == alone.parameters.nonzero == trained.parameters.total - 63 * 32
+
+
 def test_an_adapter_trains_few_values() -> None:
     model = get_peft_model(llama(), LoraConfig(r=2, target_modules=["q_proj"]))
     report = measure(model, LABELLED, repeats=1)

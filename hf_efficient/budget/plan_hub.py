@@ -7,6 +7,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from hf_efficient.files import repository
+
 from . import plan_file
 from .plan_card import CARD, is_ours
 from .plan_folder import save
@@ -32,9 +34,7 @@ def push(
     from huggingface_hub import HfApi
 
     api = HfApi(token=token)
-    repo_id = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
-    if revision is not None and not revision.startswith("refs/pr"):
-        api.create_branch(repo_id, branch=revision, exist_ok=True)
+    repo_id = repository(api, repo_id, private, revision)
     with TemporaryDirectory() as place:
         before = Path(place, "before")
         for name in (plan_file.NAME, CARD):

@@ -8,7 +8,7 @@ deleted or replaced that is not known to be ours. Importing it costs nothing.
 
 from .beside import folder_updated
 from .contents import Contents, foreign
-from .finding import find, is_local
+from .finding import find, is_local, repository
 from .folders import (
     check_ours,
     delete_folder,
@@ -61,6 +61,7 @@ __all__ = [
     "remove_leftovers",
     "rename",
     "replace_folder",
+    "repository",
     "require_space",
     "scratch_folder",
     "set_modes_and_sync",

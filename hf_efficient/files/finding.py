@@ -48,3 +48,21 @@ def is_local(folder_or_id: str | os.PathLike[str]) -> bool:
         home = " (~ is a shortcut of the shell alone: write the whole path)" if named.startswith("~") else ""
         raise FileNotFoundError(f"{named!r} is missing: there is no such folder{home}.") from None
     return False
+
+
+def repository(api: Any, repo_id: str, private: bool | None, revision: str | None) -> str:
+    """Make what an upload goes to, where it is absent: a repository of the Hub, and the branch `revision`.
+
+    Args:
+        api: an `HfApi`.
+        repo_id: of the repository.
+        private: whether a new one is.
+        revision: a branch, a pull request's reference, or None for the main branch.
+
+    Returns:
+        The repository's id, with its owner.
+    """
+    repo_id = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
+    if revision is not None and not revision.startswith("refs/pr"):
+        api.create_branch(repo_id, branch=revision, exist_ok=True)
+    return repo_id

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from hf_efficient.files import clear_errors, find, locked, remove_file, write_bytes, write_text
+from hf_efficient.files import clear_errors, find, locked, remove_file, repository, write_bytes, write_text
 from hf_efficient.files.interrupted_save import configs_inside, finish_save
 from hf_efficient.reading import naming, parse_object, read_json, shown
 
@@ -152,9 +152,7 @@ def push(
     from huggingface_hub import CommitOperationAdd, HfApi
 
     api = HfApi(token=token)
-    repo_id = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
-    if revision is not None and not revision.startswith("refs/pr"):
-        api.create_branch(repo_id, branch=revision, exist_ok=True)
+    repo_id = repository(api, repo_id, private, revision)
     commit = api.create_commit(
         repo_id,
         [CommitOperationAdd(name, content) for name, content in files.items()],

@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 
 def on_two_ranks(program: str, folder: Path) -> None:
@@ -14,3 +15,11 @@ def on_two_ranks(program: str, folder: Path) -> None:
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2]), "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=folder)
     assert done.returncode == 0, done.stderr[-3000:]
+
+
+def set_sync(model: Any, synchronizes: bool) -> None:
+    """Whether DDP or FSDP2 averages gradients in the next backward."""
+    if hasattr(model, "set_requires_gradient_sync"):
+        model.set_requires_gradient_sync(synchronizes)
+    else:
+        model.require_backward_grad_sync = synchronizes

@@ -13,6 +13,7 @@ from transformers.pytorch_utils import Conv1D
 
 from hf_efficient.compat.peft import dequantized_weight, resolve_quantization_backend
 from hf_efficient.compat.torch import AnyConv
+from hf_efficient.shards import whole
 
 #: Layers whose `weight` is one matrix, or one kernel.
 LAYERS = (nn.Linear, Conv1D, nn.Embedding, AnyConv)
@@ -90,8 +91,7 @@ class BaseWeight:
             ValueError: nothing here reads codes of this kind.
         """
         if not is_quantized(self.module):
-            tensor = self.tensor.detach()
-            return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor  # FSDP2 shards it between forwards
+            return whole(self.tensor.detach())  # FSDP2 shards it between forwards
         numbers = dequantized_weight(self.module) if hasattr(self.module, "weight") else None
         if numbers is None or numbers.shape != self.shape or not numbers.is_floating_point():
             raise ValueError(

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from hf_efficient import MSAM, S2SAM, SAM, ZOSAM, LookSAM
 from tests.optimization.training.distributed_run import Net, whole
-from tests.sparsity.ranks import on_two_ranks
+from tests.sparsity.ranks import on_two_ranks, set_sync
 
 #: Name -> the optimizer, and whether it is asked for losses alone.
 METHODS: dict[str, tuple[type, dict[str, Any], bool]] = {
@@ -60,13 +60,6 @@ def run(name: str, model: Any, rank: int | None = None) -> None:
                 loss_of(part).backward()
         optimizer.step()
         optimizer.zero_grad()
-
-
-def set_sync(model: Any, synchronizes: bool) -> None:
-    if hasattr(model, "set_requires_gradient_sync"):
-        model.set_requires_gradient_sync(synchronizes)
-    else:
-        model.require_backward_grad_sync = synchronizes
 
 
 PROGRAM = """

@@ -14,7 +14,7 @@ from torch.distributed.checkpoint.state_dict import (
 )
 
 from hf_efficient import BiDSTConfig, train_sparsely
-from tests.sparsity.ranks import on_two_ranks
+from tests.sparsity.ranks import on_two_ranks, set_sync
 from tests.sparsity.tuner.test_fsdp2 import Block
 
 STEPS, HALF, ROWS = 16, 7, 12  # steps, those before a training is broken off, and rows of a step
@@ -90,13 +90,6 @@ def run(model: nn.Module, optimizer: Any, data: list[Any], rank: int | None = No
                 (loss * ranks / len(x)).backward()
         optimizer.step()
         optimizer.zero_grad()
-
-
-def set_sync(model: Any, synchronizes: bool) -> None:
-    if hasattr(model, "set_requires_gradient_sync"):
-        model.set_requires_gradient_sync(synchronizes)
-    else:
-        model.require_backward_grad_sync = synchronizes
 
 
 PROGRAM = """

@@ -67,6 +67,18 @@ BACKBONES = Kind(
             published={"num_features": 32, "num_blocks": 16},
         ),
         Method(
+            "luma_wdsr",
+            "the same on luma alone, chroma by the bicubic filter; what the general networks are",
+            f"{_NETWORKS}.luma:LumaWDSR",
+            Paper("Wide Activation for Efficient and Accurate Image Super-Resolution", 2018, "1808.08718"),
+            reads=("expansion",),
+        ),
+        Method(
+            "luma_filter",
+            "a 5 x 5 filter of luma for each sub-pixel position, chroma by the bicubic filter",
+            f"{_NETWORKS}.luma:LumaFilter",
+        ),
+        Method(
             "espcn",
             "plain layers and a sub-pixel convolution",
             f"{_NETWORKS}.espcn:ESPCN",

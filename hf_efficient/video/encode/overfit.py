@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -18,11 +19,20 @@ from hf_efficient.reading import AGAIN, FLOATS, open_tensors, read_tensors
 from hf_efficient.video.networks.backbones.backbone import center
 from hf_efficient.video.patches import squared_errors
 
-from .patch_store import PatchStore
 
 LAST_LEARNING_RATE = 4e-8
 # Published with 0.999, at which the large first gradients keep steps small for long (docs/stdo.md).
 BETAS = (0.9, 0.95)
+
+
+class Patches(Protocol):
+    """Where patches come from: `PatchStore`, or others of this form."""
+
+    def __len__(self) -> int:
+        """How many there are."""
+
+    def batch(self, indices: np.ndarray) -> tuple[Tensor, Tensor]:
+        """Patches with their context, and the true ones, as `PatchStore.batch` gives them."""
 
 
 @dataclass(frozen=True)
@@ -62,13 +72,20 @@ def on_patches(net: nn.Module, lr: Tensor, hr: Tensor, trim: bool) -> Tensor:
     return center(net(lr, trim), hr.shape[-2:])
 
 
+def l1(enlarged: Tensor, hr: Tensor) -> Tensor:
+    """Mean absolute error, the paper's loss."""
+    return F.l1_loss(enlarged, hr)
+
+
 def overfit(
     net: nn.Module,
-    store: PatchStore,
+    store: Patches,
     recipe: Recipe,
     checkpoint: Path,
     progress: Callable[[int], object] | None = None,
     process: tuple[int, int] = (0, 1),
+    loss: Callable[[Tensor, Tensor], Tensor] = l1,
+    penalty: Callable[[nn.Module], Tensor] | None = None,
 ) -> nn.Module:
     """Train `net` in place. If there is a checkpoint, go on from it.
 
@@ -79,6 +96,8 @@ def overfit(
         checkpoint: file of weights, optimizer and step; written under a temporary name, then renamed.
         progress: called with the number of steps since the last call.
         process: (rank, number of processes) of those that share each batch; their gradients are averaged.
+        loss: of enlarged patches and true ones, both (B, 3, h, w).
+        penalty: of the network itself, added to the loss.
 
     Returns:
         The trained network.
@@ -97,7 +116,8 @@ def overfit(
         for group in optimizer.param_groups:
             group["lr"] = recipe.rate(step)
         optimizer.zero_grad(set_to_none=True)
-        F.l1_loss(on_patches(net, lr, hr, recipe.trim), hr).backward()
+        cost = loss(on_patches(net, lr, hr, recipe.trim), hr)
+        (cost if penalty is None else cost + penalty(net)).backward()
         if processes > 1:
             average_gradients(net, processes)
         optimizer.step()
@@ -158,7 +178,7 @@ def load_checkpoint(path: Path, net: nn.Module, optimizer: torch.optim.Optimizer
 
 
 @torch.no_grad()
-def store_error(net: nn.Module, store: PatchStore, trim: bool, most: int = 256, batch_size: int = 32) -> float:
+def store_error(net: nn.Module, store: Patches, trim: bool, most: int = 256, batch_size: int = 32) -> float:
     """Mean squared error of a network on patches that are spaced evenly, rounded to 8 bits; white is 1.
 
     Args:

@@ -6,6 +6,7 @@ from torch.nn import functional as F
 
 from hf_efficient.methods import BACKBONES
 from hf_efficient.video.networks.backbones.backbone import center, upsample_bicubic
+from hf_efficient.video.networks.backbones.luma import bicubic, luma
 from hf_efficient.video.networks.backbones.wdsr import WDSR
 from hf_efficient.video.networks.spec import NetworkSpec
 from hf_efficient.video.networks.weights import Int8Conv2d, add_weight_norm, as_stored, fold_weight_norm, stored_bytes
@@ -18,7 +19,8 @@ PUBLISHED_PARAMETERS = {  # by scale 2, 3, 4
     "vdsr": (10_955, 10_955, 10_955),
     "edsr": (1_369_859, 1_554_499, 1_517_571),
 }
-SMALL = {"wdsr": (6, 2), "espcn": (8, 1), "edsr": (6, 2), "srcnn": (8, 1), "vdsr": (6, 3)}
+SMALL = {"wdsr": (6, 2), "espcn": (8, 1), "edsr": (6, 2), "srcnn": (8, 1), "vdsr": (6, 3), "luma_wdsr": (6, 2),
+         "luma_filter": (1, 1)}
 
 
 def published(name: str, scale: int) -> NetworkSpec:
@@ -90,7 +92,7 @@ def test_the_largest_activation_is_counted(name: str) -> None:
         for layer in net.modules():
             if isinstance(layer, torch.nn.Conv2d):
                 layer.register_forward_hook(lambda _, __, y: made.append(y.numel()))
-        net(torch.rand(1, 3, 6, 5))
+        made.append(net(torch.rand(1, 3, 6, 5)).numel())
         assert max(made) == max(spec.largest_activation, 3 * scale**2) * 6 * 5
 
 
@@ -129,6 +131,27 @@ def test_bicubic_start_is_bicubic(scale: int) -> None:
     x = torch.rand(1, 3, 12, 14)
     inside = (..., slice(3 * scale, -3 * scale), slice(3 * scale, -3 * scale))
     torch.testing.assert_close(net(x)[inside], upsample_bicubic(x, scale)[inside], atol=1e-5, rtol=0)
+
+
+def test_luma_networks_add_the_same_to_red_green_and_blue() -> None:
+    torch.manual_seed(0)
+    x = torch.rand(2, 3, 12, 14)
+    for name in ("luma_wdsr", "luma_filter"):
+        net = NetworkSpec(name, 2, 4, 1).build()
+        net.skip.weight.data.normal_()
+        correction = net(x) - bicubic(x, 2)
+        assert correction.abs().mean() > 0.1
+        torch.testing.assert_close(correction, correction[:, :1].expand_as(correction), atol=1e-5, rtol=0)
+        gray = luma(x).expand_as(x)
+        torch.testing.assert_close(net(gray) - bicubic(gray, 2), correction, atol=1e-5, rtol=0)  # it sees luma alone
+
+
+@pytest.mark.parametrize("scale", [2, 3, 4])
+def test_a_luma_network_without_a_correction_is_bicubic(scale: int) -> None:
+    x = torch.rand(1, 3, 12, 14)
+    inside = (..., slice(3 * scale, -3 * scale), slice(3 * scale, -3 * scale))
+    enlarged = NetworkSpec("luma_filter", scale).build()(x)
+    torch.testing.assert_close(enlarged[inside], upsample_bicubic(x, scale)[inside], atol=1e-5, rtol=0)
 
 
 @pytest.mark.parametrize("name", BACKBONES.names)

@@ -43,11 +43,8 @@ class WDSR(Backbone):
         The 5x5 skip spans the four taps of every sub-pixel position, so its result is exact away from the frame's
         border. Ours, not the paper's: a short training does not have to learn it.
         """
-        s = self.scale
-        positions = (torch.arange(s, dtype=torch.float64) + 0.5) / s - 0.5
-        taps = cubic(torch.arange(-2, 3, dtype=torch.float64)[None] - positions[:, None])  # (s, 5)
-        filters = (taps[:, None, :, None] * taps[None, :, None, :]).reshape(s * s, 5, 5)
-        weight = torch.einsum("ck,nhw->cnkhw", torch.eye(3), filters.float()).reshape(3 * s * s, 3, 5, 5)
+        filters = bicubic_filters(self.scale)
+        weight = torch.einsum("ck,nhw->cnkhw", torch.eye(3), filters).reshape(-1, 3, 5, 5)
         self.skip.weight.copy_(weight)
         self.tail.weight.mul_(0.1)
 
@@ -71,6 +68,13 @@ class WideBlock(nn.Module):
     def forward(self, x: Tensor, trim: bool = False) -> Tensor:
         y = self.project(self.expand(x, trim).relu_(), trim)
         return y.add_(center(x, y.shape[-2:]))
+
+
+def bicubic_filters(scale: int) -> Tensor:
+    """(s², 5, 5): the bicubic filter of every sub-pixel position, row by row; a = -0.5, as MATLAB's imresize."""
+    positions = (torch.arange(scale, dtype=torch.float64) + 0.5) / scale - 0.5
+    taps = cubic(torch.arange(-2, 3, dtype=torch.float64)[None] - positions[:, None])  # (s, 5)
+    return (taps[:, None, :, None] * taps[None, :, None, :]).reshape(scale**2, 5, 5).float()
 
 
 def cubic(x: Tensor, a: float = -0.5) -> Tensor:

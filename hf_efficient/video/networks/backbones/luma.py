@@ -1,0 +1,101 @@
+"""Networks that see and correct luma alone: chroma is enlarged by the bicubic filter.
+
+The eye and the codec keep little detail of chroma, and on small streams a network that also corrects chroma made it
+worse. So with y the luma of x, the result is bicubic(x) + r(y): the same correction r for red, green and blue, which
+leaves the chroma of every YUV matrix as it is.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from .backbone import Backbone, Conv, center, set_length
+from .wdsr import WideBlock, bicubic_filters
+
+LUMA = (0.299, 0.587, 0.114)  # of red, green and blue, BT.601
+
+
+class LumaFilter(Backbone):
+    """bicubic(x) + shuffle(skip(y)): one 5 x 5 filter for each of the s² positions. It has neither width nor depth."""
+
+    def __init__(self, scale: int, num_features: int = 1, num_blocks: int = 1, expansion: int = 4) -> None:
+        super().__init__()
+        self.scale = scale
+        self.skip = Conv(1, scale**2, 5)
+        nn.init.zeros_(self.skip.weight)
+        nn.init.zeros_(self.skip.bias)  # type: ignore[arg-type]
+
+    def forward(self, x: Tensor, trim: bool = False) -> Tensor:
+        enlarged, y = bicubic(x, self.scale, trim), luma(x) - 0.5
+        correction = F.pixel_shuffle(self.correct(y, trim), self.scale)
+        return center(enlarged, correction.shape[-2:]) + correction
+
+    def correct(self, y: Tensor, trim: bool) -> Tensor:
+        """(B, 1, H, W) of luma - 1/2 to (B, s², H, W) of correction."""
+        return self.skip(y, trim)
+
+    @staticmethod
+    def receptive_radius(scale: int, num_blocks: int) -> int:
+        return 2
+
+    @staticmethod
+    def largest_activation(scale: int, num_features: int, expansion: int) -> int:
+        return 3 * scale**2
+
+
+class LumaWDSR(LumaFilter):
+    """bicubic(x) + shuffle(skip(y) + tail(blocks(head(y)))): WDSR on luma, see `wdsr.py`."""
+
+    weight_norm = True
+
+    def __init__(self, scale: int, num_features: int, num_blocks: int, expansion: int = 4) -> None:
+        super().__init__(scale)
+        nn.init.normal_(self.skip.weight)  # weight norm needs a direction
+        self.head = Conv(1, num_features, 3)
+        blocks = [WideBlock(num_features, expansion) for _ in range(num_blocks)]
+        self.blocks = nn.Sequential(*blocks)
+        self.tail = Conv(num_features, scale**2, 3)
+        set_length(self.skip, 0.01)
+        set_length(self.head, 1.0)
+        set_length(self.tail, 0.1)
+        for block in blocks:
+            set_length(block.expand, 2.0)
+            set_length(block.project, num_blocks**-0.5)
+
+    def correct(self, y: Tensor, trim: bool) -> Tensor:
+        z = self.head(y, trim)
+        for block in self.blocks:
+            z = block(z, trim)
+        z = self.tail(z, trim)
+        return z.add_(center(self.skip(y, trim), z.shape[-2:]))
+
+    @staticmethod
+    def receptive_radius(scale: int, num_blocks: int) -> int:
+        return 2 * num_blocks + 2
+
+    @staticmethod
+    def largest_activation(scale: int, num_features: int, expansion: int) -> int:
+        return num_features * expansion
+
+
+def luma(x: Tensor) -> Tensor:
+    """(B, 3, H, W) to its luma, (B, 1, H, W)."""
+    red, green, blue = x.unbind(1)
+    return (LUMA[0] * red + LUMA[1] * green + LUMA[2] * blue)[:, None]
+
+
+def bicubic(x: Tensor, scale: int, trim: bool = False) -> Tensor:
+    """(B, 3, H, W) to (B, 3, sH, sW) by the bicubic filter, as a 5 x 5 convolution; beyond the border lies 0.5."""
+    filters = _filters(scale, x.dtype, x.device)
+    y = F.conv2d(x - 0.5, filters, padding=0 if trim else 2, groups=3)
+    return F.pixel_shuffle(y, scale) + 0.5
+
+
+@cache
+def _filters(scale: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """(3s², 1, 5, 5): the filters of every sub-pixel position, for three colors."""
+    return bicubic_filters(scale).repeat(3, 1, 1)[:, None].to(device, dtype)

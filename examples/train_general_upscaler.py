@@ -63,7 +63,9 @@ def make_source(folder: Path) -> Path:
     """All shots as one lossless video."""
     path = folder / "shots.mkv"
     if not path.exists():
-        like = replace(probe(fetch("bikes.mp4")), rate=Fraction(25), time_base=Fraction(1, 25))  # its form, not its frames
+        like = replace(
+            probe(fetch("bikes.mp4")), rate=Fraction(25), time_base=Fraction(1, 25)
+        )  # its form, not its frames
         like = replace(like, width=WIDTH, height=HEIGHT, pixel_aspect=Fraction(0))
         codec, pixels, options = LOSSLESS
         with VideoWriter(path, like, (WIDTH, HEIGHT), codec, pixels, options) as writer:
@@ -105,17 +107,21 @@ class Crops:
     def batch(self, indices: np.ndarray) -> tuple[Tensor, Tensor]:
         """(B, 3, SIDE + 2·HALO, SIDE + 2·HALO) and (B, 3, s·SIDE, s·SIDE) in [0, 1], turned and mirrored."""
         pairs = [self._crop(np.random.default_rng(int(index))) for index in indices]
-        lr, hr = (torch.from_numpy(np.stack(side)).permute(0, 3, 1, 2).float() / 255 for side in zip(*pairs, strict=True))
+        lr, hr = (
+            torch.from_numpy(np.stack(side)).permute(0, 3, 1, 2).float() / 255 for side in zip(*pairs, strict=True)
+        )
         return lr, hr
 
     def _crop(self, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
         small, s, whole = self.small[rng.integers(len(self.small))], self.scale, SIDE + 2 * HALO
-        t, y, x = (int(rng.integers(0, n)) for n in (len(small), small.shape[1] - whole + 1, small.shape[2] - whole + 1))
+        t, y, x = (
+            int(rng.integers(0, n)) for n in (len(small), small.shape[1] - whole + 1, small.shape[2] - whole + 1)
+        )
         lr = small[t, y : y + whole, x : x + whole]
         y, x = s * (y + HALO), s * (x + HALO)
         hr = self.large[t, y : y + s * SIDE, x : x + s * SIDE]
-        turns, mirrored = rng.integers(4), rng.integers(2)
-        lr, hr = (np.rot90(part[:, ::-1] if mirrored else part, turns) for part in (lr, hr))
+        turns, mirrored = int(rng.integers(4)), bool(rng.integers(2))
+        lr, hr = (np.rot90(part[:, ::-1] if mirrored else part, int(turns)) for part in (lr, hr))
         return np.ascontiguousarray(lr), np.ascontiguousarray(hr)
 
 
@@ -155,7 +161,9 @@ def parser() -> argparse.ArgumentParser:
     """The options."""
     made = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     made.add_argument("--output-dir", type=Path, required=True, help="folder of streams, checkpoints and networks")
-    made.add_argument("--steps", type=int, default=4000, help="of each network; the wide ones take half (default: 4000)")
+    made.add_argument(
+        "--steps", type=int, default=4000, help="of each network; the wide ones take half (default: 4000)"
+    )
     made.add_argument("--publish", type=Path, help="copy the networks into this folder")
     return made
 

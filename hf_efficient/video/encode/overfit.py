@@ -19,7 +19,6 @@ from hf_efficient.reading import AGAIN, FLOATS, open_tensors, read_tensors
 from hf_efficient.video.networks.backbones.backbone import center
 from hf_efficient.video.patches import squared_errors
 
-
 LAST_LEARNING_RATE = 4e-8
 # Published with 0.999, at which the large first gradients keep steps small for long (docs/stdo.md).
 BETAS = (0.9, 0.95)

@@ -19,8 +19,15 @@ PUBLISHED_PARAMETERS = {  # by scale 2, 3, 4
     "vdsr": (10_955, 10_955, 10_955),
     "edsr": (1_369_859, 1_554_499, 1_517_571),
 }
-SMALL = {"wdsr": (6, 2), "espcn": (8, 1), "edsr": (6, 2), "srcnn": (8, 1), "vdsr": (6, 3), "luma_wdsr": (6, 2),
-         "luma_filter": (1, 1)}
+SMALL = {
+    "wdsr": (6, 2),
+    "espcn": (8, 1),
+    "edsr": (6, 2),
+    "srcnn": (8, 1),
+    "vdsr": (6, 3),
+    "luma_wdsr": (6, 2),
+    "luma_filter": (1, 1),
+}
 
 
 def published(name: str, scale: int) -> NetworkSpec:
@@ -154,7 +161,7 @@ def test_a_luma_network_without_a_correction_is_bicubic(scale: int) -> None:
     torch.testing.assert_close(enlarged[inside], upsample_bicubic(x, scale)[inside], atol=1e-5, rtol=0)
 
 
-@pytest.mark.parametrize("name", BACKBONES.names)
+@pytest.mark.parametrize("name", [name for name in BACKBONES.names if name != "luma_filter"])  # it starts from zeros
 def test_stored_weights_change_little(name: str) -> None:
     spec = NetworkSpec(name, 2, *SMALL[name])
     torch.manual_seed(0)

@@ -41,8 +41,10 @@ demo: $(VENV)/.stamp  ## a real VLM on real images: stock against pruned
 space-%: $(VENV)/.stamp-dev  ## a Space on http://127.0.0.1:7860: space-visual-tokens, space-video, space-training
 	$(BIN)/python spaces/$(subst -,_,$*)/app.py
 
+# files of tests are shared out over so many processes
+PROCESSES ?= 2
 test: $(VENV)/.stamp-dev  ## the test suite (offline, no GPU)
-	$(BIN)/python -m pytest -q -m "not slow and not serving"
+	$(BIN)/python -m pytest -q -m "not slow and not serving" --numprocesses $(PROCESSES) --dist loadfile
 
 test-slow: $(VENV)/.stamp-dev  ## the tests that take minutes each
 	$(BIN)/python -m pytest -q -m slow

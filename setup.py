@@ -52,6 +52,7 @@ DEV = [
     "pdoc>=15",
     "playwright>=1.60",
     "pytest>=9",
+    "pytest-xdist>=3.8",
     "ruff>=0.17",
     "schedulefree>=1.4",
     "setuptools>=77",

@@ -116,7 +116,7 @@ def wait_until_gone(server: Server, keep: float, page: set[Path]) -> None:
 
 
 def test_a_few_clients(tmp_path: Path) -> None:
-    result, _, _ = under_load("visual_tokens", tmp_path, clients=3, seconds=4, keep=1)
+    result, _, _ = under_load("visual_tokens", tmp_path, clients=3, seconds=4, keep=3)
     assert result.failed == []
     assert result.answered >= 2
     assert sum(result.harmed.values()) >= 1

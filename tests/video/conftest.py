@@ -11,7 +11,7 @@ import imageio_ffmpeg
 import pytest
 
 
-@pytest.fixture(scope="session", autouse=True)
+@pytest.fixture(scope="module", autouse=True)
 def _ffmpeg(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     folder, before = tmp_path_factory.mktemp("bin"), os.environ["PATH"]
     (folder / "ffmpeg").symlink_to(Path(imageio_ffmpeg.get_ffmpeg_exe()).resolve())

@@ -43,6 +43,7 @@ PAN = 2  # pixels a frame
 STREAMS = (("libsvtav1", 32), ("libsvtav1", 44), ("libsvtav1", 52), ("libsvtav1", 58), ("libx265", 32), ("libx264", 30))
 SIDE, HALO = 40, 6
 ORDER = ((8, 2), (8, 3), (8, 4), (16, 2), (16, 3), (16, 4))  # width and scale
+STEPS = {8: 4000, 16: 5000}
 
 
 def shots() -> Iterator[np.ndarray]:
@@ -173,7 +174,7 @@ def main() -> None:
     torch.set_num_threads(1)
     arguments.output_dir.mkdir(parents=True, exist_ok=True)
     for width, scale in ORDER:
-        path = train(arguments.output_dir, width, scale, arguments.steps // (1 if width == 8 else 2))
+        path = train(arguments.output_dir, width, scale, arguments.steps or STEPS[width])
         if arguments.publish:
             write_bytes(arguments.publish / path.name, path.read_bytes())
 

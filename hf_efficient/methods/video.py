@@ -36,6 +36,11 @@ VIDEO = Kind(
             only=_ONE_SIZE,
             published={"num_chunks": 4, "warm_start": "none", "num_features": 32, "num_blocks": 16, "halo": 0},
         ),
+        Method(
+            "delta",
+            "the general network and what this video changes of it; the cheapest part that pays is sent",
+            "hf_efficient.video.methods.delta:DeltaToGeneral",
+        ),
         Method("single", "one network on all patches", "hf_efficient.video.methods.single:Single"),
         Method(
             "time",

@@ -32,8 +32,9 @@ class FitSettings(PlainSettings):
 
     Args:
         scale: 2, 3 or 4.
-        method: "jstdo": one network on the data-aware sample; "stdo": a network for each chunk of similar difficulty;
-            "single": one network on all patches; "time": a network for each time segment (NAS).
+        method: "delta": a general network on luma (num_features: 8 or 16) and what this video changes of it, of which
+            what pays is sent; "jstdo": one network on the data-aware sample; "stdo": a network for each chunk of
+            similar difficulty; "single": one network on all patches; "time": a network for each time segment (NAS).
         num_chunks: k: networks of "stdo" and "time", levels of sampling of "jstdo"; "auto": by the share of the
             error in each chunk and the steps for each network (4 for "jstdo").
         edges: "count": chunks of equally many patches, as published; "error": chunks of equal error.
@@ -121,9 +122,21 @@ class FitSettings(PlainSettings):
                 f"num_features={shown(self.num_features)}, num_blocks={shown(self.num_blocks)}: a list needs "
                 f"method={per_chunk} and num_chunks equal to its length."
             )
+        if self.assignment.starts_from_general:
+            self._check_general()
         for m in range(len(lists[0]) if lists else 1):
             self.network(m)
         check_settings(self, VIDEO, BACKBONES)
+
+    def _check_general(self) -> None:
+        """Raise ValueError for a setting that the general network decides."""
+        for name in ("backbone", "num_blocks", "expansion", "weight_dtype"):
+            usual = type(self).__dataclass_fields__[name].default
+            if getattr(self, name) != usual:
+                raise ValueError(
+                    f"{name}={shown(getattr(self, name))}: method={self.method!r} starts from a general network, which "
+                    f"decides it. Leave it out."
+                )
 
     def network(self, m: int) -> NetworkSpec:
         """What builds network m."""
@@ -131,6 +144,8 @@ class FitSettings(PlainSettings):
         def at(value: Any) -> Any:
             return value[m] if isinstance(value, (list, tuple)) else value
 
+        if self.assignment.starts_from_general:
+            return NetworkSpec("luma_wdsr", self.scale, at(self.num_features), 2)
         return NetworkSpec(self.backbone, self.scale, at(self.num_features), at(self.num_blocks), self.expansion)
 
     @property

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ from transformers.utils import logging
 
 from hf_efficient.files import write_text
 from hf_efficient.video.files.card import model_card
-from hf_efficient.video.files.manifest import MANIFEST_NAME, source_to_json, write_manifest
+from hf_efficient.video.files.manifest import read_manifest, source_to_json, write_manifest
 from hf_efficient.video.files.reader import VideoInfo
 from hf_efficient.video.measure.break_even import compare_with_bicubic, total_bytes, verdicts
 
@@ -26,6 +26,7 @@ def describe(
     config: dict[str, Any],
     device: torch.device,
     frames: int,
+    write: Callable[..., None] = write_manifest,
     **fields: Any,
 ) -> None:
     """Write bundle.json and the card of a draft that has all its other files. Warn if it does not break even.
@@ -38,12 +39,13 @@ def describe(
         config: the model's.
         device: where the networks are run to compare them with bicubic enlargement.
         frames: how many the source has.
+        write: what writes bundle.json.
         fields: further fields of bundle.json.
     """
     record = source_to_json(info, source, frames)
-    write_manifest(draft, stream, record, **fields)
-    write_manifest(draft, stream, record, **fields, compared=compare_with_bicubic(draft, source, info, device))
-    manifest, notes = json.loads((draft / MANIFEST_NAME).read_text(encoding="utf-8")), [""]
+    write(draft, stream, record, **fields)
+    write(draft, stream, record, **fields, compared=compare_with_bicubic(draft, source, info, device))
+    manifest, notes = read_manifest(draft), [""]
     for _ in range(3):  # the card gives its own size
         write_text(draft / "README.md", model_card(manifest, config, notes))
         notes = verdicts(manifest, total_bytes(draft))

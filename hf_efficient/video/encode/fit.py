@@ -83,7 +83,10 @@ def fit_video(
         ValueError: a setting is out of range, or the device does not exist.
     """
     chosen = FitSettings(**{**(asdict(settings) if settings else {}), **changes})
-    return Fit(Path(source), Path(output), chosen, progress_bar, find_device(device), progress).run(overwrite)
+    kind = Fit
+    if chosen.assignment.starts_from_general:
+        from .delta_fit import DeltaFit as kind  # a Fit itself
+    return kind(Path(source), Path(output), chosen, progress_bar, find_device(device), progress).run(overwrite)
 
 
 class Fit:

@@ -9,7 +9,7 @@ from typing import Any
 
 from hf_efficient.files import Contents
 from hf_efficient.reading import Fields
-from hf_efficient.video.networks.experts import CONFIG_NAME, WEIGHTS_NAME, load_config
+from hf_efficient.video.networks.experts import CONFIG_NAME, DELTA_NAME, WEIGHTS_NAME, load_config
 from hf_efficient.video.patches import Geometry
 
 from .fit_record import check_fit_record
@@ -29,8 +29,8 @@ from .reader import REFUSE, StrPath, VideoInfo, probe
 
 BUNDLE = Contents(
     "bundle", MANIFEST_NAME, lambda record: record.get("format") == FORMAT,
-    (LOW_RESOLUTION.pattern, r"(bundle|model_index)\.json", r"README\.md", MODEL_FOLDER,
-     rf"{MODEL_FOLDER}/({re.escape(CONFIG_NAME)}|{re.escape(WEIGHTS_NAME)})"),
+    (LOW_RESOLUTION.pattern, r"(bundle|fit|model_index)\.json", r"README\.md", MODEL_FOLDER,
+     rf"{MODEL_FOLDER}/({'|'.join(map(re.escape, (CONFIG_NAME, WEIGHTS_NAME, DELTA_NAME)))})"),
 )  # fmt: skip
 
 
@@ -103,7 +103,7 @@ class Bundle:
             fields = Fields(manifest, MANIFEST_NAME)
             source = source_from_json(fields["source"])
             low, files = fields.text("low_resolution", LOW_RESOLUTION.pattern), fields.fields("files")
-            if set(files.values) != set(checked_files(low)):
+            if set(files.values) not in [set(checked_files(low, name)) for name in (WEIGHTS_NAME, DELTA_NAME)]:
                 raise ValueError("it does not name the files of a bundle")
             listed = {name: files.fields(name) for name in files.values}
             expected = {name: (f.whole("bytes"), f.text("sha256", SHA256)) for name, f in listed.items()}

@@ -11,18 +11,25 @@ from typing import Any
 
 from hf_efficient.files import write_text
 from hf_efficient.reading import NOT_PRINTED, Fields, is_whole, read_json, shown
-from hf_efficient.video.networks.experts import CONFIG_NAME, WEIGHTS_NAME
+from hf_efficient.video.networks.experts import CONFIG_NAME, DELTA_NAME, WEIGHTS_NAME
 
 from .reader import MAX_PIXELS, ColorTags, VideoInfo
 from .side_data import SideData
 
 MANIFEST_NAME, MODEL_FOLDER = "bundle.json", "model"
-FORMAT, VERSION = "hf_efficient.stdo", 1
+# Version 2 is a bundle with a delta: short, and what no player needs stands in RECORD_NAME, which need not be sent.
+FORMAT, VERSION, SHORT_VERSION, RECORD_NAME = "hf_efficient.stdo", 1, 2, "fit.json"
 # Version of `color.py`, on which depends what networks learn. docs/stdo.md has 2; 1 did not interpolate chroma.
 CONVERSION = 2
 LOW_RESOLUTION = re.compile(r"low_resolution\.(mp4|mkv)")
 LARGEST_MANIFEST = 1 << 20
 SHA256 = r"[0-9a-f]{64}"
+# The source's fields in a short bundle.json that are left out at these values.
+USUAL: dict[str, Any] = {
+    "name": "", "sha256": "0" * 64, "bytes": 0, "pixel_format": "yuv420p", "pixel_aspect": "0", "color": [2, 2, 2, 0],
+    "rotation": 0, "container": "mov,mp4,m4a,3gp,3g2,mj2", "other_streams": [], "side": {},
+}  # fmt: skip
+OF_FILE = ("name", "sha256", "bytes")  # fields of the source that no player needs
 EXTRA = ("fit", "experts", "general_patch_psnr", "compared")  # fields of bundle.json that no player needs
 PIPELINE = {"_class_name": "STDOPipeline", "_diffusers_version": "0.42.1", "model": ["hf_efficient", "STDOModel"]}
 
@@ -51,10 +58,26 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         raise BundleError(str(error)) from error
     if manifest.get("format") != FORMAT:
         raise BundleError(f"{path} does not describe a bundle: its format is not {FORMAT!r}.")
-    if manifest.get("version") != VERSION:
+    if manifest.get("version") not in (VERSION, SHORT_VERSION):
         version = shown(manifest.get("version"))
-        raise BundleError(f"{path} has version {version}; this player knows {VERSION}. Upgrade hf_efficient.")
+        raise BundleError(
+            f"{path} has version {version}; this player knows {VERSION} and {SHORT_VERSION}. Upgrade hf_efficient."
+        )
     _check_conversion(path, manifest.get("conversion", 1))
+    return _with_record(folder, manifest) if manifest["version"] == SHORT_VERSION else manifest
+
+
+def _with_record(folder: Path, manifest: dict[str, Any]) -> dict[str, Any]:
+    """A short bundle.json with its usual values, and with the record of the fit if it is there."""
+    try:
+        record = read_json(folder / RECORD_NAME, LARGEST_MANIFEST) if (folder / RECORD_NAME).is_file() else {}
+    except ValueError as error:
+        raise BundleError(str(error)) from error
+    manifest = {**manifest, **{name: record[name] for name in (*EXTRA, "candidates") if name in record}}
+    if isinstance(manifest.get("source"), dict):
+        named = record.get("source")
+        own = {name: named[name] for name in OF_FILE if name in named} if isinstance(named, dict) else {}
+        manifest["source"] = {**USUAL, **manifest["source"], **own}
     return manifest
 
 
@@ -69,9 +92,9 @@ def _check_conversion(path: Path, conversion: object) -> None:
     )
 
 
-def checked_files(low_resolution: str) -> list[str]:
+def checked_files(low_resolution: str, weights: str = WEIGHTS_NAME) -> list[str]:
     """The files that a player reads, relative to the bundle."""
-    return [low_resolution, f"{MODEL_FOLDER}/{CONFIG_NAME}", f"{MODEL_FOLDER}/{WEIGHTS_NAME}"]
+    return [low_resolution, f"{MODEL_FOLDER}/{CONFIG_NAME}", f"{MODEL_FOLDER}/{weights}"]
 
 
 def write_manifest(folder: Path, low_resolution: str, source: dict[str, Any], **extra: Any) -> None:
@@ -84,6 +107,21 @@ def write_manifest(folder: Path, low_resolution: str, source: dict[str, Any], **
     manifest |= {"source": source, "low_resolution": low_resolution}
     write_text(folder / "model_index.json", json.dumps(PIPELINE, indent=2) + "\n")
     write_text(folder / MANIFEST_NAME, json.dumps({**manifest, "files": files, **extra}, indent=2) + "\n")
+
+
+def write_short_manifest(folder: Path, low_resolution: str, source: dict[str, Any], **extra: Any) -> None:
+    """As `write_manifest`, for a bundle with a delta: every byte of it counts against what the delta gains."""
+    files = {
+        name: {"bytes": (folder / name).stat().st_size, "sha256": sha256(folder / name)}
+        for name in checked_files(low_resolution, DELTA_NAME)
+    }
+    short = {name: value for name, value in source.items() if name not in OF_FILE and USUAL.get(name) != value}
+    manifest = {"format": FORMAT, "version": SHORT_VERSION, "conversion": CONVERSION, "source": short}
+    manifest |= {"low_resolution": low_resolution, "files": files}
+    record = {"source": {name: source[name] for name in OF_FILE}, **extra}
+    write_text(folder / "model_index.json", json.dumps(PIPELINE, indent=2) + "\n")
+    write_text(folder / RECORD_NAME, json.dumps(record, indent=1) + "\n")
+    write_text(folder / MANIFEST_NAME, json.dumps(manifest, separators=(",", ":")) + "\n")
 
 
 def sha256(path: Path) -> str:

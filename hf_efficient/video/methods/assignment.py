@@ -10,10 +10,12 @@ class Assignment:
 
     Attributes:
         per_chunk: whether each chunk has a network of its own. If not, there is one network, and no map is sent.
+        starts_from_general: whether the network is a general one of the package, and what is sent its delta.
         sample_suffices: whether `auto_chunks` may be asked about a sample of frames, before all are scored.
     """
 
     per_chunk = True
+    starts_from_general = False
     sample_suffices = False
 
     def auto_chunks(self, errors: np.ndarray, steps: int) -> int:

@@ -26,6 +26,7 @@ class STDOConfig(PretrainedConfig):
         patch_width: of the routing grid, in low-resolution pixels.
         patch_height: likewise.
         routing_bytes: length of the packed routing map; 0 for one network.
+        general: which general network a delta starts from (weight_dtype="delta"): the start of its file's SHA-256.
 
     Raises:
         ValueError: a value is out of range; the message names it.
@@ -43,6 +44,7 @@ class STDOConfig(PretrainedConfig):
     patch_width: int = 48
     patch_height: int = 54
     routing_bytes: int = 0
+    general: str = ""
 
     def __post_init__(self, **kwargs: Any) -> None:
         super().__post_init__(**kwargs)

@@ -13,14 +13,18 @@ from safetensors.torch import save_file
 from torch import nn
 
 from hf_efficient.checks import check_choice, check_whole
-from hf_efficient.files import write_text, written_whole
+from hf_efficient.files import write_bytes, write_text, written_whole
 from hf_efficient.reading import AGAIN, FLOATS, Stored, naming, open_tensors, read_json, shown, stored_in
 from hf_efficient.video.routing import MOST_EXPERTS
 
+from .delta import unpack_delta
+from .general import find_general
 from .spec import WEIGHT_DTYPES, NetworkSpec
 from .weights import to_int8
 
 CONFIG_NAME, WEIGHTS_NAME = "config.json", "model.safetensors"
+# Instead of weights: the routing map and what `delta.pack_delta` makes. Then weight_dtype is DELTA.
+DELTA_NAME, DELTA, LARGEST_DELTA = "delta.bin", "delta", 1 << 26
 # Fields of a config and their defaults: everything that a player must know.
 DEFAULTS: dict[str, Any] = {
     "backbone": "wdsr",
@@ -33,6 +37,7 @@ DEFAULTS: dict[str, Any] = {
     "patch_width": 48,
     "patch_height": 54,
     "routing_bytes": 0,
+    "general": "",
 }
 BOUNDS = {
     "num_experts": (1, MOST_EXPERTS),
@@ -46,8 +51,16 @@ def check_config(config: Any) -> None:
     """Raise ValueError for the first field of `config` that is out of range."""
     for name, (least, most) in BOUNDS.items():
         check_whole(name, getattr(config, name), least, most)
-    check_choice("weight_dtype", config.weight_dtype, WEIGHT_DTYPES)
-    network_specs(config)
+    check_choice("weight_dtype", config.weight_dtype, (*WEIGHT_DTYPES, DELTA))
+    specs = network_specs(config)
+    if not isinstance(config.general, str):
+        raise ValueError(f"general={shown(config.general)} is out of range; expected text.")
+    if config.general and config.weight_dtype != DELTA:
+        raise ValueError(f"general={shown(config.general)} belongs to weight_dtype={DELTA!r} alone.")
+    if config.general and any(spec != find_general(config.general).spec for spec in specs):
+        raise ValueError(f"general={shown(config.general)} names a general network of another backbone, scale or size.")
+    if config.weight_dtype == DELTA and not config.general and config.backbone != "luma_filter":
+        raise ValueError("general='' leaves a delta without a start; expected the name of a general network.")
 
 
 def network_specs(config: Any) -> list[NetworkSpec]:
@@ -99,8 +112,28 @@ def save_experts(folder: Path, config: dict[str, Any], experts: nn.ModuleList, p
     with written_whole(folder / WEIGHTS_NAME) as draft:
         save_file(state, draft, metadata={"format": "pt"})
     kind = {"architectures": ["STDOModel"], "model_type": "stdo", "dtype": str(dtype).removeprefix("torch.")}
-    fields = {name: config[name] for name in DEFAULTS}
+    fields = {name: config.get(name, default) for name, default in DEFAULTS.items() if name != "general"}
     write_text(folder / CONFIG_NAME, json.dumps({**kind, **fields}, indent=2) + "\n")
+
+
+def save_delta(folder: Path, config: dict[str, Any], delta: bytes, packed: bytes = b"") -> None:
+    """Write config.json and delta.bin, which `load_experts` reads; what has its default value is left out.
+
+    Args:
+        folder: the model's; it is made if absent.
+        config: fields of DEFAULTS.
+        delta: as made by `pack_delta`.
+        packed: the routing map.
+    """
+    folder.mkdir(exist_ok=True)
+    write_bytes(folder / DELTA_NAME, packed + delta)
+    write_text(folder / CONFIG_NAME, config_text(config))
+
+
+def config_text(config: dict[str, Any]) -> str:
+    """The short config.json of a delta."""
+    fields = {name: config[name] for name, default in DEFAULTS.items() if config.get(name, default) != default}
+    return json.dumps({"model_type": "stdo", **fields}, separators=(",", ":")) + "\n"
 
 
 def load_config(folder: Path) -> SimpleNamespace:
@@ -127,6 +160,8 @@ def load_experts(folder: Path, config: SimpleNamespace) -> tuple[nn.ModuleList, 
     Raises:
         ValueError: the file is damaged, or its tensors do not match the config.
     """
+    if config.weight_dtype == DELTA:
+        return _restored(folder / DELTA_NAME, config)
     path = folder / WEIGHTS_NAME
     check_weights(folder, config)
     with open_tensors(path) as file:
@@ -136,6 +171,20 @@ def load_experts(folder: Path, config: SimpleNamespace) -> tuple[nn.ModuleList, 
     experts = build_experts(config)
     experts.load_state_dict(weights)
     return experts.eval().requires_grad_(False), routing.numpy().tobytes()
+
+
+def _restored(path: Path, config: SimpleNamespace) -> tuple[nn.ModuleList, bytes]:
+    """The general networks, each with its delta."""
+    if path.stat().st_size > LARGEST_DELTA:
+        raise ValueError(f"{path} has {path.stat().st_size} bytes, expected at most {LARGEST_DELTA}.")
+    data = path.read_bytes()
+    if len(data) < config.routing_bytes:
+        raise ValueError(f"{path} does not belong to its config: it is shorter than the map. {AGAIN}")
+    specs = network_specs(config)
+    nets = [find_general(config.general).load() if config.general else spec.build() for spec in specs]
+    with naming(path):
+        unpack_delta(data[config.routing_bytes :], nets)
+    return nn.ModuleList(nets).eval().requires_grad_(False), data[: config.routing_bytes]
 
 
 def check_weights(folder: Path, config: Any) -> None:

@@ -7,18 +7,18 @@ sent. Before the first number they follow 1/(1 + |q|)².
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
 from hf_efficient.extras import extra
 
 with extra("video"):
-    from constriction.stream.model import Categorical
-    from constriction.stream.queue import RangeDecoder, RangeEncoder
+    from constriction import stream
 
 MOST = 127  # numbers run from -MOST to MOST
 _PRIOR = 1 / (1 + np.abs(np.arange(-MOST, MOST + 1.0))) ** 2
-_FLAG = Categorical(np.array([0.5, 0.5]), perfect=False)
+_FLAG = stream.model.Categorical(np.array([0.5, 0.5]), perfect=False)
 
 
 class Counts:
@@ -27,9 +27,9 @@ class Counts:
     def __init__(self) -> None:
         self._counts = _PRIOR.copy()
 
-    def model(self) -> Categorical:
+    def model(self) -> Any:
         """The distribution of the next number."""
-        return Categorical(self._counts / self._counts.sum(), perfect=False)
+        return stream.model.Categorical(self._counts / self._counts.sum(), perfect=False)
 
     def add(self, index: int) -> None:
         """Count a number, by its index in the alphabet."""
@@ -51,7 +51,7 @@ def encode_levels(parts: Sequence[tuple[str, np.ndarray]]) -> bytes:
     """
     if not any(levels.any() for _, levels in parts):
         return b""
-    coder, counts = RangeEncoder(), {kind: Counts() for kind, _ in parts}
+    coder, counts = stream.queue.RangeEncoder(), {kind: Counts() for kind, _ in parts}
     for kind, levels in parts:
         if np.abs(levels).max(initial=0) > MOST:
             raise ValueError(f"A level of {np.abs(levels).max()} is out of range; expected -{MOST} to {MOST}.")
@@ -79,7 +79,7 @@ def decode_levels(data: bytes, parts: Sequence[tuple[str, int]]) -> list[np.ndar
     if not data:
         return found
     words = np.frombuffer(data + b"\0" * (-len(data) % 4), "<u4").astype(np.uint32)
-    coder, counts = RangeDecoder(words), {kind: Counts() for kind, _ in parts}
+    coder, counts = stream.queue.RangeDecoder(words), {kind: Counts() for kind, _ in parts}
     try:
         for (kind, size), levels in zip(parts, found, strict=True):
             for n in range(size) if coder.decode(_FLAG) else ():

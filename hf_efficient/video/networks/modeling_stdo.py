@@ -20,7 +20,7 @@ from hf_efficient.reading import errors_named
 from hf_efficient.video import routing
 
 from .configuration_stdo import STDOConfig
-from .experts import CONFIG_NAME, WEIGHTS_NAME, build_experts, check_weights, load_config
+from .experts import CONFIG_NAME, DELTA_NAME, WEIGHTS_NAME, build_experts, check_weights, load_config, load_experts
 from .inference import enlarge, enlarge_whole
 
 
@@ -72,11 +72,23 @@ class STDOModel(PreTrainedModel):
         """
         if pretrained_model_name_or_path is not None and is_local(pretrained_model_name_or_path):
             folder = Path(pretrained_model_name_or_path, kwargs.get("subfolder") or "")
+            if (folder / CONFIG_NAME).is_file() and (folder / DELTA_NAME).is_file():
+                return cls._from_delta(folder)
             if (folder / CONFIG_NAME).is_file() and (folder / WEIGHTS_NAME).is_file():
                 check_weights(folder, load_config(folder))
                 with errors_named(folder / CONFIG_NAME):
                     return super().from_pretrained(pretrained_model_name_or_path, *model_args, **kwargs)
         return super().from_pretrained(pretrained_model_name_or_path, *model_args, **kwargs)
+
+    @classmethod
+    def _from_delta(cls, folder: Path) -> STDOModel:
+        """A general network with the delta of a folder, in float32."""
+        fields = load_config(folder)
+        experts, packed = load_experts(folder, fields)
+        model = cls(STDOConfig(**vars(fields)))
+        model.experts.load_state_dict(experts.state_dict())
+        model.set_routing(packed)
+        return model.eval()
 
     def _init_weights(self, module: nn.Module) -> None:
         """Do nothing: the networks initialize themselves, as published."""

@@ -1,0 +1,83 @@
+"""What may enlarge a stream, from nothing sent to a delta of all weights; the one with the best rate and distortion."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from hf_efficient.video.files.reader import VideoInfo
+from hf_efficient.video.networks.backbones.luma import luma
+from hf_efficient.video.networks.experts import config_text
+from hf_efficient.video.networks.inference import enlarge
+from hf_efficient.video.networks.spec import NetworkSpec
+from hf_efficient.video.patches import psnr, round8
+
+from .patch_store import Pair
+
+SAMPLES = 12  # frames that candidates are compared on, spread over the video
+
+
+@dataclass
+class Candidate:
+    """One way to enlarge.
+
+    Args:
+        name: "bicubic", "filter", "general", "scales" or "delta".
+        config: fields of the model's config.json.
+        delta: what is sent for it.
+        net: the network, as a player restores it.
+        spec: what builds it.
+    """
+
+    name: str
+    config: dict[str, Any]
+    delta: bytes
+    net: nn.Module
+    spec: NetworkSpec
+
+    @property
+    def bytes(self) -> int:
+        """Of the model's files."""
+        return len(self.delta) + len(config_text(self.config))
+
+
+def compare(
+    candidates: Sequence[Candidate], pairs: Iterable[Pair], info: VideoInfo, device: torch.device, every: int
+) -> list[dict[str, Any]]:
+    """Bytes and PSNR of each candidate on every `every`-th frame, whole frames, errors pooled.
+
+    Returns:
+        For each its "name" and "bytes"; "psnr" of RGB and "psnr_luma", in dB; "error" of luma.
+    """
+    errors: list[list[tuple[float, float]]] = [[] for _ in candidates]
+    for lr, hr in islice(pairs, 0, None, every):
+        truth = round8(hr[..., : info.height, : info.width]) / 255
+        for candidate, found in zip(candidates, errors, strict=True):
+            large = enlarge([candidate.net], [candidate.spec], lr.to(device), None, (1, 1)).cpu()
+            played = round8(large[..., : info.height, : info.width]) / 255
+            of_luma = float((luma(played) - luma(truth)).square().mean())
+            found.append((float((played - truth).square().mean()), of_luma))
+    rows = []
+    for candidate, found in zip(candidates, errors, strict=True):
+        rgb, y = np.mean(found, 0).tolist()
+        row = {"name": candidate.name, "bytes": candidate.bytes, "psnr": round(psnr(rgb), 4)}
+        rows.append(row | {"psnr_luma": round(psnr(y), 4), "error": y})
+    return rows
+
+
+def best(rows: Sequence[dict[str, Any]], stream_bytes: int) -> int:
+    """The number of the candidate with the least D + λ R.
+
+    D is the error of luma, R the bytes of the model. λ = D(bicubic) / bytes of the stream: at these rates a codec's
+    error falls in about the proportion in which its bits grow, so that a byte of the model is worth what a byte more
+    of the stream is.
+    """
+    price = next(row["error"] for row in rows if row["name"] == "bicubic") / max(stream_bytes, 1)
+    costs = [row["error"] + price * row["bytes"] for row in rows]
+    return costs.index(min(costs))

@@ -1,0 +1,121 @@
+"""The fit of method="delta": train what is sent of a general network, compare it with its parts, send what pays."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import partial
+from itertools import islice
+from typing import Any
+
+import numpy as np
+from torch import Tensor, nn
+
+from hf_efficient.video.files.manifest import MODEL_FOLDER, write_short_manifest
+from hf_efficient.video.networks.backbones.luma import luma
+from hf_efficient.video.networks.delta import BIAS_STEP, ZERO_STEP, Delta, pack_delta, unpack_delta
+from hf_efficient.video.networks.experts import DELTA, save_delta
+from hf_efficient.video.networks.general import general_network
+from hf_efficient.video.networks.spec import NetworkSpec
+from hf_efficient.video.patches import psnr
+
+from .candidates import SAMPLES, Candidate, best, compare
+from .description import describe
+from .filter import filter_levels, fit_filter
+from .fit import Fit
+from .overfit import Recipe, load_checkpoint, overfit, store_error
+
+EXPERT, SCALES = "expert-0", "scales"  # all may change; scales and biases alone
+RATE_WEIGHT = 4.0  # times the error of bicubic enlargement for each bit of the stream
+SCALES_SHARE, SCALES_RATE = 1 / 3, 3.0  # of the steps, and times the learning rate
+FILTER_FINENESS = 1
+
+
+def luma_error(enlarged: Tensor, hr: Tensor) -> Tensor:
+    """Mean squared error of luma."""
+    return (luma(enlarged) - luma(hr)).square().mean()
+
+
+class DeltaFit(Fit):
+    """Trains the delta and, in a third of the steps, scales and biases alone; both resumable as all fits are."""
+
+    def __init__(self, *arguments: Any, **named: Any) -> None:
+        super().__init__(*arguments, **named)
+        width = self.settings.num_features
+        self.general = general_network(self.settings.scale, width if isinstance(width, int) else width[0])
+        self.identity |= {"general": self.general.digest}
+
+    def deltas(self) -> dict[str, tuple[Delta, Recipe]]:
+        """What is trained, by its name."""
+        all_steps = self.plan.recipes()[EXPERT]
+        of_scales = max(1, round(all_steps.steps * SCALES_SHARE))
+        base = self.general.load().to(self.device)
+        scales = replace(all_steps, steps=of_scales, learning_rate=min(1.0, all_steps.learning_rate * SCALES_RATE))
+        rest = replace(all_steps, steps=max(1, all_steps.steps - of_scales))
+        return {EXPERT: (Delta(base), rest), SCALES: (Delta(base, weights=False), scales)}
+
+    def train(self) -> None:
+        """Train with the rate in the loss."""
+        store = self.store(EXPERT)
+        price = RATE_WEIGHT * float(self.plan.errors.mean()) / (8 * self.low_resolution.stat().st_size)
+        with self.progress.training(self.settings.steps) as count:
+            for name, (delta, recipe) in self.deltas().items():
+                overfit(
+                    delta, store, recipe, self.checkpoint(name), partial(count, name), self.processes.share,
+                    loss=luma_error, penalty=lambda net: price * net.bits(),
+                )  # fmt: skip
+                self.processes.wait()
+
+    def finish(self) -> None:
+        """Compare the candidates on whole frames, and write the bundle of the best."""
+        candidates = self.candidates()
+        every = max(1, len(self.plan.errors) // SAMPLES)
+        rows = compare(candidates, self.pairs(), self.info, self.device, every)
+        taken = best(rows, self.low_resolution.stat().st_size)
+        chosen, store = candidates[taken], self.store(EXPERT)
+        save_delta(self.draft / MODEL_FOLDER, chosen.config, chosen.delta)
+        error = round(psnr(store_error(chosen.net.to(self.device), store, True)), 4)
+        record = {"patches": len(store), "steps": self.settings.steps, "error_share": 1.0}
+        record |= {"psnr_float32": error, "psnr_stored": error}
+        described = vars(chosen.spec) | {"num_experts": 1}
+        describe(
+            self.draft, self.low_resolution.name, self.source, self.info, described | {"weight_dtype": chosen.name},
+            self.device, frames=len(self.plan.errors), write=write_short_manifest, fit=self.record, experts=[record],
+            general_patch_psnr=round(psnr(float(self.plan.errors.mean(dtype=np.float64))), 4),
+            candidates={"taken": chosen.name, "every": every, "rows": [
+                {name: value for name, value in row.items() if name != "error"} for row in rows
+            ]},
+        )  # fmt: skip
+        self.folder.publish(self.identity)
+
+    def candidates(self) -> list[Candidate]:
+        """From the cheapest to the dearest."""
+        scale = self.settings.scale
+        blank, spec = NetworkSpec("luma_filter", scale, 1, 1), self.general.spec
+        found = [self._candidate("bicubic", blank, b"")]
+        every = max(1, len(self.plan.errors) // SAMPLES)
+        fitted = fit_filter(islice(self.pairs(), 0, None, every), scale)
+        fine = 2.0**-FILTER_FINENESS
+        levels = [q.clamp(-127, 127).long().numpy() for q in filter_levels(fitted, ZERO_STEP * fine, BIAS_STEP * fine)]
+        found.append(self._candidate("filter", blank, pack_delta([blank_filter(blank)], [levels], FILTER_FINENESS)))
+        found.append(self._candidate("general", spec, b""))
+        for name, (delta, _) in self.deltas().items():
+            load_checkpoint(self.checkpoint(name), delta)
+            packed = pack_delta([self.general.load()], [delta.levels()], delta.fineness)
+            found.append(self._candidate("delta" if name == EXPERT else name, spec, packed))
+        return found
+
+    def _candidate(self, name: str, spec: NetworkSpec, delta: bytes) -> Candidate:
+        """With the network as a player restores it from these bytes."""
+        g = self.geometry
+        config: dict[str, Any] = {**vars(spec), "weight_dtype": DELTA}
+        config |= {"patch_width": g.patch_width, "patch_height": g.patch_height}
+        if spec == self.general.spec:
+            config["general"] = self.general.digest
+        net = self.general.load() if spec == self.general.spec else blank_filter(spec)
+        unpack_delta(delta, [net])
+        return Candidate(name, config, delta, net.to(self.device), spec)
+
+
+def blank_filter(spec: NetworkSpec) -> nn.Module:
+    """A filter that corrects nothing."""
+    return spec.build().eval().requires_grad_(False)

@@ -26,12 +26,12 @@ from benchmarks.video.fetch_clips import fetch
 from examples.photo_vlm.sources import SPLITS, photograph
 from hf_efficient.files import write_bytes, written_whole
 from hf_efficient.video.codecs import LOSSLESS
+from hf_efficient.video.encode.delta_fit import luma_error
 from hf_efficient.video.encode.low_resolution import downscaled, write_stream
 from hf_efficient.video.encode.overfit import Recipe, load_checkpoint, overfit
 from hf_efficient.video.encode.patch_store import paired_frames
 from hf_efficient.video.files.reader import probe, read_frames
 from hf_efficient.video.files.writer import VideoWriter
-from hf_efficient.video.networks.backbones.luma import luma
 from hf_efficient.video.networks.spec import NetworkSpec
 from hf_efficient.video.networks.weights import add_weight_norm, fold_weight_norm
 from hf_efficient.video.patches import Geometry
@@ -125,11 +125,6 @@ class Crops:
         return np.ascontiguousarray(lr), np.ascontiguousarray(hr)
 
 
-def luma_error(enlarged: Tensor, hr: Tensor) -> Tensor:
-    """Mean squared error of luma."""
-    return (luma(enlarged) - luma(hr)).square().mean()
-
-
 def train(folder: Path, width: int, scale: int, steps: int) -> Path:
     """One network; beyond x2 it starts from the head and the blocks of x2, as EDSR does."""
     target, first = folder / f"luma_x{scale}_w{width}.safetensors", folder / f"luma_x2_w{width}.safetensors"
@@ -161,9 +156,7 @@ def parser() -> argparse.ArgumentParser:
     """The options."""
     made = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     made.add_argument("--output-dir", type=Path, required=True, help="folder of streams, checkpoints and networks")
-    made.add_argument(
-        "--steps", type=int, default=4000, help="of each network (default: 4000)"
-    )
+    made.add_argument("--steps", type=int, default=4000, help="of each network (default: 4000)")
     made.add_argument("--publish", type=Path, help="copy the networks into this folder")
     return made
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import numpy as np
 import torch
 from peft import PeftModel, get_peft_model
 from PIL import Image
@@ -22,6 +23,9 @@ from hf_efficient.representation.generator import TokenGenerator
 from hf_efficient.video.encode.fit import fit_video
 from hf_efficient.video.encode.overfit import Recipe, load_checkpoint, overfit
 from hf_efficient.video.files.manifest import checked_files, sha256
+from hf_efficient.video.networks.delta import Delta, pack_delta
+from hf_efficient.video.networks.experts import save_delta
+from hf_efficient.video.networks.general import general_network
 from hf_efficient.video.networks.modeling_stdo import STDOModel
 from hf_efficient.video.play.player import Player
 from tests.sparsity.csr.test_compress import sparse_llama
@@ -118,12 +122,37 @@ def bundle(folder: Path) -> Callable[[], Any]:
     return load
 
 
+def delta_bundle(folder: Path) -> Callable[[], Any]:
+    source = make_clip(folder.parent / "a.mkv", moving_frames(2, 24, 20))
+    fit_video(source, folder, **{**QUICK, "num_features": 8, "num_blocks": 2, "steps": 3, "method": "delta"})
+    config = {
+        "backbone": "luma_wdsr",
+        "num_features": 8,
+        "weight_dtype": "delta",
+        "patch_width": 24,
+        "patch_height": 27,
+    }
+    general = general_network(2, 8)
+    rng = np.random.default_rng(0)  # whatever was taken: a delta of all kinds of numbers
+    levels = [rng.integers(-9, 10, shape) for shape in (q.shape for q in Delta(general.load()).levels())]
+    delta = pack_delta([general.load()], [levels], 1)
+    save_delta(folder / "model", {**config, "general": general.digest}, delta)
+    for name in ("model/config.json", "model/delta.bin"):
+        signed(folder)(name)
+
+    def load() -> Any:
+        player = Player(folder)
+        return [torch.from_numpy(frame.rgb) for frame in player.frames()], dict(player.experts.state_dict())
+
+    return load
+
+
 def signed(folder: Path) -> Callable[[str], None]:
     """Whoever forges a file forges its checksum too."""
 
     def sign(name: str) -> None:
         path = folder / "bundle.json"
-        if name == path.name:
+        if name in (path.name, "fit.json"):
             return
         manifest = json.loads(path.read_text())
         manifest["files"][name] = {"bytes": (folder / name).stat().st_size, "sha256": sha256(folder / name)}
@@ -205,6 +234,9 @@ FORMATS: dict[str, Format] = {
     "token pruner": Format(pruner, ["token_pruner_config.json", "generator.safetensors"]),
     "adapter": Format(adapter, ["adapter_config.json", "adapter_model.safetensors"]),
     "bundle": Format(bundle, ["bundle.json", *checked_files(STREAM)], signed),
+    "bundle with a delta": Format(
+        delta_bundle, ["bundle.json", "fit.json", *checked_files(STREAM, "delta.bin")], signed
+    ),
     "STDO model": Format(stdo_model, ["model/config.json", "model/model.safetensors"], signed),
     "STDO pipeline": Format(pipeline, ["model_index.json"]),
     "work folder": Format(

@@ -67,7 +67,6 @@ def decode(arguments: argparse.Namespace) -> None:
 def info(arguments: argparse.Namespace) -> None:
     """Print what a bundle contains."""
     from hf_efficient.video.files.bundle import Bundle
-    from hf_efficient.video.files.manifest import MANIFEST_NAME
     from hf_efficient.video.measure.break_even import total_bytes, verdicts
     from hf_efficient.video.networks.experts import load_config
 
@@ -84,10 +83,17 @@ def info(arguments: argparse.Namespace) -> None:
         print(f"{size:>11,} {name}")
     print(f"{sum(bundle.sizes().values()):>11,} in all, {bundle.kilobits:.0f} kbit/s")
     total = total_bytes(bundle.path)
-    print(f"{total:>11,} with {MANIFEST_NAME}, index and card; the source has {bundle.manifest['source']['bytes']:,}")
+    print(f"{total:>11,} with what no player needs; the source has {bundle.manifest['source']['bytes']:,}")
     for m, expert in enumerate(bundle.manifest.get("experts", [])):
         print(f"network {m}   {expert['patches']} patches, {expert['steps']} steps, {expert['psnr_float32']:.2f} dB "
               f"({expert['psnr_stored']:.2f} as stored), {expert['error_share']:.1%} of the error")  # fmt: skip
+    record = bundle.manifest.get("candidates", {})
+    for row in record.get("rows", []):
+        taken = "  <- taken" if row["name"] == record["taken"] else ""
+        print(
+            f"{row['name']:<11} {row['psnr_luma']:.2f} dB of luma, {row['psnr']:.2f} of RGB, "
+            f"{row['bytes']:,} bytes{taken}"
+        )
     compared = bundle.manifest.get("compared")
     if compared:
         print(f"played      {compared['psnr']:.2f} dB on {compared['frames']} whole frames; its stream by bicubic "

@@ -35,6 +35,12 @@ def luma_error(enlarged: Tensor, hr: Tensor) -> Tensor:
     return (luma(enlarged) - luma(hr)).square().mean()
 
 
+def rate_penalty(price: float, delta: nn.Module) -> Tensor:
+    """λ Σ log2(1 + |change| / h)."""
+    assert isinstance(delta, Delta)
+    return price * delta.bits()
+
+
 class DeltaFit(Fit):
     """Trains the delta and, in a third of the steps, scales and biases alone; both resumable as all fits are."""
 
@@ -61,7 +67,7 @@ class DeltaFit(Fit):
             for name, (delta, recipe) in self.deltas().items():
                 overfit(
                     delta, store, recipe, self.checkpoint(name), partial(count, name), self.processes.share,
-                    loss=luma_error, penalty=lambda net: price * net.bits(),
+                    loss=luma_error, penalty=partial(rate_penalty, price),
                 )  # fmt: skip
                 self.processes.wait()
 
@@ -76,10 +82,10 @@ class DeltaFit(Fit):
         error = round(psnr(store_error(chosen.net.to(self.device), store, True)), 4)
         record = {"patches": len(store), "steps": self.settings.steps, "error_share": 1.0}
         record |= {"psnr_float32": error, "psnr_stored": error}
-        described = vars(chosen.spec) | {"num_experts": 1}
+        described = vars(chosen.spec) | {"num_experts": 1, "weight_dtype": f"sent: {chosen.name}"}
         describe(
-            self.draft, self.low_resolution.name, self.source, self.info, described | {"weight_dtype": chosen.name},
-            self.device, frames=len(self.plan.errors), write=write_short_manifest, fit=self.record, experts=[record],
+            self.draft, self.low_resolution.name, self.source, self.info, described, self.device,
+            frames=len(self.plan.errors), write=write_short_manifest, fit=self.record, experts=[record],
             general_patch_psnr=round(psnr(float(self.plan.errors.mean(dtype=np.float64))), 4),
             candidates={"taken": chosen.name, "every": every, "rows": [
                 {name: value for name, value in row.items() if name != "error"} for row in rows
@@ -106,9 +112,7 @@ class DeltaFit(Fit):
 
     def _candidate(self, name: str, spec: NetworkSpec, delta: bytes) -> Candidate:
         """With the network as a player restores it from these bytes."""
-        g = self.geometry
         config: dict[str, Any] = {**vars(spec), "weight_dtype": DELTA}
-        config |= {"patch_width": g.patch_width, "patch_height": g.patch_height}
         if spec == self.general.spec:
             config["general"] = self.general.digest
         net = self.general.load() if spec == self.general.spec else blank_filter(spec)

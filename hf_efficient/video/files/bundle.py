@@ -18,7 +18,7 @@ from .manifest import (
     LOW_RESOLUTION,
     MANIFEST_NAME,
     MODEL_FOLDER,
-    SHA256,
+    SHORT_DIGEST,
     BundleError,
     checked_files,
     read_manifest,
@@ -27,6 +27,7 @@ from .manifest import (
 )
 from .reader import REFUSE, StrPath, VideoInfo, probe
 
+DIGEST = rf"[0-9a-f]{{{SHORT_DIGEST}}}([0-9a-f]{{32}})?"
 BUNDLE = Contents(
     "bundle", MANIFEST_NAME, lambda record: record.get("format") == FORMAT,
     (LOW_RESOLUTION.pattern, r"(bundle|fit|model_index)\.json", r"README\.md", MODEL_FOLDER,
@@ -83,12 +84,18 @@ class Bundle:
 
     @property
     def kilobits(self) -> float:
-        """Kilobits per second of the checked files."""
+        """Kilobits per second of the files that a player needs."""
         return sum(self.sizes().values()) * 8 / 1000 / self.source.seconds
 
     def sizes(self) -> dict[str, int]:
-        """Bytes of each checked file."""
-        return {name: file["bytes"] for name, file in self.manifest["files"].items()}
+        """Bytes of each file that a player needs."""
+        checked = {name: file["bytes"] for name, file in self.manifest["files"].items()}
+        return checked | {MANIFEST_NAME: (self.path / MANIFEST_NAME).stat().st_size}
+
+    @property
+    def is_delta(self) -> bool:
+        """Whether a delta to a general network is sent, and not weights."""
+        return (self.model / DELTA_NAME).is_file()
 
     @classmethod
     def open(cls, path: StrPath) -> Bundle:
@@ -106,7 +113,7 @@ class Bundle:
             if set(files.values) not in [set(checked_files(low, name)) for name in (WEIGHTS_NAME, DELTA_NAME)]:
                 raise ValueError("it does not name the files of a bundle")
             listed = {name: files.fields(name) for name in files.values}
-            expected = {name: (f.whole("bytes"), f.text("sha256", SHA256)) for name, f in listed.items()}
+            expected = {name: (f.whole("bytes"), f.text("sha256", DIGEST)) for name, f in listed.items()}
             experts = check_fit_record(fields)
         except ValueError as error:
             raise BundleError(f"{folder / MANIFEST_NAME} is damaged: {error}") from error
@@ -115,7 +122,7 @@ class Bundle:
             file = folder / name
             if not file.is_file():
                 raise BundleError(f"{file} is missing: copy the bundle as a whole.")
-            if file.stat().st_size != size or sha256(file) != digest:
+            if file.stat().st_size != size or not sha256(file).startswith(digest):
                 raise BundleError(f"{file} is not the file that the bundle was made with: copy the bundle again.")
         bundle = cls(folder, manifest, source, opened)
         bundle._check_networks(experts)
@@ -131,7 +138,7 @@ class Bundle:
         for name, stamp in self.opened.items():
             file = self.path / name
             if _stamp(file) != stamp and not (
-                file.is_file() and sha256(file) == self.manifest["files"][name]["sha256"]
+                file.is_file() and sha256(file).startswith(self.manifest["files"][name]["sha256"])
             ):
                 raise BundleError(f"{self.path} was replaced while it was read: open it again.")
 

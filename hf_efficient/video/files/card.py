@@ -12,8 +12,8 @@ tags: [stdo, video-super-resolution, video]
 
 # {name}, for STDO
 
-A {lr_note} and {networks} ({backbone}, width {features}, depth {blocks}, {dtype}) that enlarge it by {scale}. The
-networks know this one video and nothing else.
+A {lr_note} and {networks} ({backbone}, width {features}, depth {blocks}, {dtype}) that enlarge it by {scale}.
+{known}
 {notes}
 | part | bytes |
 |---|---|
@@ -51,6 +51,10 @@ general model that chose them ({scorer}), on all patches: {general:.2f} dB.
 ```
 """
 
+OWN = "The networks know this one video and nothing else."
+GENERAL = """What is sent of the network is its difference to a general one, which comes with hf_efficient; of the parts
+that were tried the cheapest that pays was taken."""
+
 
 def model_card(manifest: dict[str, Any], config: dict[str, Any], notes: Sequence[str] = ()) -> str:
     """The card in Markdown, from bundle.json and the model's config; `notes` stand at its top."""
@@ -67,6 +71,7 @@ def model_card(manifest: dict[str, Any], config: dict[str, Any], notes: Sequence
         blocks=config["num_blocks"],
         dtype=config["weight_dtype"],
         scale=config["scale"],
+        known=GENERAL if "candidates" in manifest else OWN,
         sizes="\n".join(f"| {name} | {size:,} |" for name, size in sizes.items()),
         width=source["width"],
         height=source["height"],

@@ -9,6 +9,8 @@ from hf_efficient.reading import Fields, is_number, is_whole
 from hf_efficient.video.routing import MOST_EXPERTS
 from hf_efficient.video.settings import ALPHA, AUTO, INTERLACED, FitSettings
 
+MOST_CANDIDATES = 64
+
 
 def check_fit_record(manifest: Fields) -> int | None:
     """Check what tables, cards and measurements read of a bundle's fit.
@@ -34,6 +36,14 @@ def check_fit_record(manifest: Fields) -> int | None:
         compared.whole("frames", 1)
         for name in ("psnr", "psnr_bicubic"):
             compared.number(name, finite=False)
+    if "candidates" in manifest.values:
+        candidates = manifest.fields("candidates")
+        candidates.text("taken"), candidates.whole("every", 1)
+        for n, values in enumerate(candidates.items("rows", MOST_CANDIDATES)):
+            row = Fields(values, f"candidates: {n}")
+            row.text("name"), row.whole("bytes")
+            for name in ("psnr", "psnr_luma"):
+                row.number(name, finite=False)
     if "experts" not in manifest.values:
         return None
     experts = manifest.items("experts", MOST_EXPERTS)

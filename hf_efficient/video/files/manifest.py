@@ -24,13 +24,14 @@ CONVERSION = 2
 LOW_RESOLUTION = re.compile(r"low_resolution\.(mp4|mkv)")
 LARGEST_MANIFEST = 1 << 20
 SHA256 = r"[0-9a-f]{64}"
+SHORT_DIGEST = 32  # digits of it that a short bundle.json gives
 # The source's fields in a short bundle.json that are left out at these values.
 USUAL: dict[str, Any] = {
     "name": "", "sha256": "0" * 64, "bytes": 0, "pixel_format": "yuv420p", "pixel_aspect": "0", "color": [2, 2, 2, 0],
     "rotation": 0, "container": "mov,mp4,m4a,3gp,3g2,mj2", "other_streams": [], "side": {},
 }  # fmt: skip
 OF_FILE = ("name", "sha256", "bytes")  # fields of the source that no player needs
-EXTRA = ("fit", "experts", "general_patch_psnr", "compared")  # fields of bundle.json that no player needs
+EXTRA = ("fit", "experts", "general_patch_psnr", "compared", "candidates")  # fields of bundle.json that no player needs
 PIPELINE = {"_class_name": "STDOPipeline", "_diffusers_version": "0.42.1", "model": ["hf_efficient", "STDOModel"]}
 
 
@@ -73,7 +74,7 @@ def _with_record(folder: Path, manifest: dict[str, Any]) -> dict[str, Any]:
         record = read_json(folder / RECORD_NAME, LARGEST_MANIFEST) if (folder / RECORD_NAME).is_file() else {}
     except ValueError as error:
         raise BundleError(str(error)) from error
-    manifest = {**manifest, **{name: record[name] for name in (*EXTRA, "candidates") if name in record}}
+    manifest = {**manifest, **{name: record[name] for name in EXTRA if name in record}}
     if isinstance(manifest.get("source"), dict):
         named = record.get("source")
         own = {name: named[name] for name in OF_FILE if name in named} if isinstance(named, dict) else {}
@@ -112,7 +113,7 @@ def write_manifest(folder: Path, low_resolution: str, source: dict[str, Any], **
 def write_short_manifest(folder: Path, low_resolution: str, source: dict[str, Any], **extra: Any) -> None:
     """As `write_manifest`, for a bundle with a delta: every byte of it counts against what the delta gains."""
     files = {
-        name: {"bytes": (folder / name).stat().st_size, "sha256": sha256(folder / name)}
+        name: {"bytes": (folder / name).stat().st_size, "sha256": sha256(folder / name)[:SHORT_DIGEST]}
         for name in checked_files(low_resolution, DELTA_NAME)
     }
     short = {name: value for name, value in source.items() if name not in OF_FILE and USUAL.get(name) != value}

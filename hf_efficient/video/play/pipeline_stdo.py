@@ -20,9 +20,17 @@ from hf_efficient.extras import extra
 from hf_efficient.files import copy_file, folder_written_whole, is_local
 from hf_efficient.reading import read_json
 from hf_efficient.video.files.bundle import BUNDLE, Bundle
-from hf_efficient.video.files.manifest import EXTRA, MANIFEST_NAME, MODEL_FOLDER, PIPELINE, BundleError, write_manifest
+from hf_efficient.video.files.manifest import (
+    EXTRA,
+    MANIFEST_NAME,
+    MODEL_FOLDER,
+    PIPELINE,
+    RECORD_NAME,
+    BundleError,
+    write_manifest,
+)
 from hf_efficient.video.files.reader import probe, read_frames
-from hf_efficient.video.networks.experts import DEFAULTS, save_experts
+from hf_efficient.video.networks.experts import CONFIG_NAME, DEFAULTS, DELTA_NAME, save_experts
 from hf_efficient.video.networks.modeling_stdo import STDOModel
 from hf_efficient.video.patches import Geometry
 
@@ -131,11 +139,17 @@ class STDOPipeline(DiffusionPipeline):
         packed = self.model.routing.cpu().numpy().tobytes()
         extra = {name: bundle.manifest[name] for name in EXTRA if name in bundle.manifest}
         with folder_written_whole(save_directory, BUNDLE) as draft:
-            for name in (bundle.low_resolution.name, "README.md"):
+            copied = [bundle.low_resolution.name, "README.md"]
+            if bundle.is_delta:  # what is sent is not weights: as it is
+                (draft / MODEL_FOLDER).mkdir()
+                model = [f"{MODEL_FOLDER}/{name}" for name in (CONFIG_NAME, DELTA_NAME)]
+                copied += [MANIFEST_NAME, RECORD_NAME, "model_index.json", *model]
+            for name in copied:
                 if (bundle.path / name).exists():
                     copy_file(bundle.path / name, draft / name)
-            save_experts(draft / MODEL_FOLDER, fields, self.model.experts, packed)
-            write_manifest(draft, bundle.low_resolution.name, bundle.manifest["source"], **extra)
+            if not bundle.is_delta:
+                save_experts(draft / MODEL_FOLDER, fields, self.model.experts, packed)
+                write_manifest(draft, bundle.low_resolution.name, bundle.manifest["source"], **extra)
         if push_to_hub:
             self.push_to_hub(kwargs.pop("repo_id", Path(save_directory).name), **kwargs)
 

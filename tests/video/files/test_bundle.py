@@ -130,7 +130,7 @@ def test_a_changed_or_missing_file_is_reported(bundle: Bundle, tmp_path: Path) -
 
 
 HOSTILE: list[tuple[str, dict[str, Any], str]] = [
-    ("bundle.json", {"version": 2}, "version 2"),
+    ("bundle.json", {"version": 3}, "version 3"),
     ("bundle.json", {"conversion": 1}, "darker by 1.3 of 255. Encode the video again"),
     ("bundle.json", {"conversion": 3}, "conversion 3 .*Upgrade"),
     ("bundle.json", {"conversion": "2"}, "conversion '2'"),

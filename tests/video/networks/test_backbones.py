@@ -1,5 +1,7 @@
 """Networks against published parameter counts, and against what their layers must do."""
 
+from typing import Any
+
 import pytest
 import torch
 from torch.nn import functional as F
@@ -144,7 +146,7 @@ def test_luma_networks_add_the_same_to_red_green_and_blue() -> None:
     torch.manual_seed(0)
     x = torch.rand(2, 3, 12, 14)
     for name in ("luma_wdsr", "luma_filter"):
-        net = NetworkSpec(name, 2, 4, 1).build()
+        net: Any = NetworkSpec(name, 2, 4, 1).build()
         net.skip.weight.data.normal_()
         correction = net(x) - bicubic(x, 2)
         assert correction.abs().mean() > 0.1

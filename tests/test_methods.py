@@ -154,7 +154,7 @@ def test_all_arguments_of_the_paper_index_are_accepted() -> None:
 
 CHOICES = {kind.choice: tuple(k.name for kk in KINDS if kk.choice == kind.choice for k in kk.methods) for kind in KINDS}
 # names that are words of English or of the code, too: compared with a setting that chooses a method only
-WORDS = {"random", "uniform", "static", "set", "time", "single", "sam", "stdo"}
+WORDS = {"random", "uniform", "static", "set", "time", "single", "sam", "stdo", "delta"}
 DISTINCT = {method.name for _, method in NAMES} - WORDS
 OF_METHODS = {method.where.partition(":")[0] for _, method in NAMES}
 

@@ -1,1 +1,1 @@
-"""From a video file to a bundle: `fit.py` has the stages in order."""
+"""From a video file to a bundle: `stages.py` has the stages in order."""

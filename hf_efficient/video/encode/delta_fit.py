@@ -21,8 +21,8 @@ from hf_efficient.video.patches import psnr
 from .candidates import SAMPLES, Candidate, best, compare
 from .description import describe
 from .filter import filter_levels, fit_filter
-from .fit import Fit
 from .overfit import Recipe, load_checkpoint, overfit, store_error
+from .stages import Fit
 
 EXPERT, SCALES = "expert-0", "scales"  # all may change; scales and biases alone
 RATE_WEIGHT = 4.0  # times the error of bicubic enlargement for each bit of the stream

@@ -59,7 +59,7 @@ def check_config(config: Any) -> None:
         raise ValueError(f"general={shown(config.general)} belongs to weight_dtype={DELTA!r} alone.")
     if config.general and any(spec != find_general(config.general).spec for spec in specs):
         raise ValueError(f"general={shown(config.general)} names a general network of another backbone, scale or size.")
-    if config.weight_dtype == DELTA and not config.general and config.backbone != "luma_filter":
+    if config.weight_dtype == DELTA and not config.general and not specs[0].starts_at_zero:
         raise ValueError("general='' leaves a delta without a start; expected the name of a general network.")
 
 

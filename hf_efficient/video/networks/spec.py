@@ -60,6 +60,11 @@ class NetworkSpec:
         return self._backbone.largest_activation(self.scale, self.num_features, self.expansion)
 
     @property
+    def starts_at_zero(self) -> bool:
+        """Whether a new network corrects nothing, so that a delta needs no general network."""
+        return self._backbone.starts_at_zero
+
+    @property
     def _backbone(self) -> type[Backbone]:
         backbone: type[Backbone] = BACKBONES.row(self.backbone).implementation
         return backbone

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from hf_efficient.video.encode import fit as fit_module
+from hf_efficient.video.encode import stages as fit_module
 from hf_efficient.video.encode.fit import fit_video
 from hf_efficient.video.encode.overfit import Recipe, load_checkpoint, overfit
 from hf_efficient.video.encode.patch_store import PatchStore

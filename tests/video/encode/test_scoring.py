@@ -58,7 +58,7 @@ STDO: dict[str, Any] = {**QUICK, "method": "stdo", "num_chunks": 3}
 @pytest.mark.parametrize("start", ["general", "previous", "none"])
 def test_what_networks_start_from(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, start: str) -> None:
     """The weights that training begins with, against those that were trained before."""
-    from hf_efficient.video.encode import fit as fit_module
+    from hf_efficient.video.encode import stages as fit_module
 
     before: dict[str, dict[str, torch.Tensor]] = {}
     after: dict[str, dict[str, torch.Tensor]] = {}

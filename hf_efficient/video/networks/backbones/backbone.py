@@ -21,9 +21,11 @@ class Backbone(nn.Module):
 
     Attributes:
         weight_norm: whether it trains with weight norm (Salimans & Kingma, 2016).
+        starts_at_zero: whether a new one enlarges as the bicubic filter does, and nothing in it is random.
     """
 
     weight_norm = False
+    starts_at_zero = False
 
     def start_from_bicubic(self) -> None:
         """Before training, make it enlarge as the bicubic filter does. Backbones that have no such start do nothing."""

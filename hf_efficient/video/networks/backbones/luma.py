@@ -22,6 +22,8 @@ LUMA = (0.299, 0.587, 0.114)  # of red, green and blue, BT.601
 class LumaFilter(Backbone):
     """bicubic(x) + shuffle(skip(y)): one 5 x 5 filter for each of the s² positions. It has neither width nor depth."""
 
+    starts_at_zero = True
+
     def __init__(self, scale: int, num_features: int = 1, num_blocks: int = 1, expansion: int = 4) -> None:
         super().__init__()
         self.scale = scale
@@ -51,6 +53,7 @@ class LumaWDSR(LumaFilter):
     """bicubic(x) + shuffle(skip(y) + tail(blocks(head(y)))): WDSR on luma, see `wdsr.py`."""
 
     weight_norm = True
+    starts_at_zero = False
 
     def __init__(self, scale: int, num_features: int, num_blocks: int, expansion: int = 4) -> None:
         super().__init__(scale)

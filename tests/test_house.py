@@ -23,22 +23,6 @@ KEPT = {
     "pyproject.toml", "setup.py",
 }  # fmt: skip
 
-# Imports each module in a process in which none of ours was imported; the libraries were, so that it takes no time.
-FRESH = """
-import os, sys, traceback
-import torch, transformers, peft, diffusers, accelerate, av, transformers.trainer
-for name in sys.argv[1:]:
-    child = os.fork()
-    if not child:
-        try:
-            __import__(name)
-        except BaseException:
-            traceback.print_exc()
-            os._exit(1)
-        os._exit(0)
-    if os.waitpid(child, 0)[1]:
-        sys.exit(f"{name} cannot be imported by itself")
-"""
 IN_ORDER = "import sys\nfor name in sys.argv[1:]: __import__(name)"
 
 
@@ -49,11 +33,6 @@ def importable() -> list[str]:
 def run(code: str, names: list[str]) -> None:
     done = subprocess.run([sys.executable, "-c", code, *names], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-3000:]
-
-
-@pytest.mark.slow  # a process for each; what follows from it for the quick suite: no circles, and any order
-def test_every_module_can_be_the_first_that_is_imported() -> None:
-    run(FRESH, importable())
 
 
 def test_modules_can_be_imported_in_any_order() -> None:

@@ -52,15 +52,15 @@ _MODULE_OF = {
     "load_sparse": "hf_efficient.sparsity.storage.checkpoint",
     "save_sparse": "hf_efficient.sparsity.storage.checkpoint",
     "sharpness": "hf_efficient.optimization.sharpness",
-    "EfficiencyPlan": "hf_efficient.budget.efficiency_plan",
+    "EfficiencyPlan": "hf_efficient.budget.plan.efficiency_plan",
     "EfficientTrainer": "hf_efficient.budget.trainer",
     "BudgetReport": "hf_efficient.budget.report",
     "measure": "hf_efficient.budget.measure",
 }
 
 if TYPE_CHECKING:
-    from hf_efficient.budget.efficiency_plan import EfficiencyPlan
     from hf_efficient.budget.measure import measure
+    from hf_efficient.budget.plan.efficiency_plan import EfficiencyPlan
     from hf_efficient.budget.report import BudgetReport
     from hf_efficient.budget.trainer import EfficientTrainer
     from hf_efficient.optimization.arguments import SAMArguments

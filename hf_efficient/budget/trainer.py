@@ -12,10 +12,10 @@ from hf_efficient.extras import extra
 from hf_efficient.optimization.arguments import SAMArguments
 from hf_efficient.optimization.training.trainer import SAMTrainerMixin
 
-from . import plan_file
-from .efficiency_plan import EfficiencyPlan
-from .plan_card import add_section
-from .plan_parts import PARTS
+from .plan import file as plan_file
+from .plan.card import add_section
+from .plan.efficiency_plan import EfficiencyPlan
+from .plan.parts import PARTS
 
 with extra("training"):
     from transformers import Trainer

@@ -19,7 +19,7 @@ from transformers import (
 )
 
 from hf_efficient import BiDSTConfig, EfficiencyPlan, load_token_pruned
-from hf_efficient.budget.plan_file import NAME
+from hf_efficient.budget.plan.file import NAME
 from tests.budget.plans import applied, files, logits, plan
 from tests.sparsity.models import disturb, llama
 from tests.sparsity.models import logits as llama_logits
@@ -157,7 +157,7 @@ def test_a_broken_off_save_leaves_the_old_folder(tmp_path: Path, monkeypatch: py
     model, processor = applied(plan())
     plan().save_pretrained(tmp_path / "mine", model, processor)
     before = files(tmp_path)
-    monkeypatch.setattr("hf_efficient.budget.plan_file.write", lambda *_: 1 / 0)
+    monkeypatch.setattr("hf_efficient.budget.plan.file.write", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         plan(sam=None).save_pretrained(tmp_path / "mine", model, processor)
     assert files(tmp_path) == before

@@ -33,7 +33,7 @@ ALLOWED = {
     ("hf_efficient/representation/vlm/attached.py", "stock.save_pretrained"),
     ("hf_efficient/wrapped.py", "save_pretrained"),  # of a pruner's config, which is ours
     ("hf_efficient/sparsity/storage/checkpoint.py", "save_pretrained"),  # the same
-    ("hf_efficient/budget/plan_folder.py", "save_pretrained"),  # the same
+    ("hf_efficient/budget/plan/folder.py", "save_pretrained"),  # the same
     ("hf_efficient/reading.py", "open_memmap"),  # to read
 }
 

@@ -24,9 +24,9 @@ from hf_efficient.reading import read_json
 from hf_efficient.representation.config import TokenPrunerConfig
 from hf_efficient.wrapped import pruner_below, unwrapped
 
-from . import plan_file
+from . import file as plan_file
 from .applying import check_model
-from .plan_card import CARD, card_of, is_free
+from .card import CARD, card_of, is_free
 
 ADAPTER_CONFIG = "adapter_config.json"
 

@@ -9,9 +9,9 @@ from typing import Any
 
 from hf_efficient.files import repository
 
-from . import plan_file
-from .plan_card import CARD, is_ours
-from .plan_folder import save
+from . import file as plan_file
+from .card import CARD, is_ours
+from .folder import save
 
 
 def push(
@@ -27,7 +27,7 @@ def push(
     revision: str | None,
     create_pr: bool,
 ) -> str:
-    """Upload what `plan_folder.save` writes to a repository (made if absent); returns the URL of the commit.
+    """Upload what `folder.save` writes to a repository (made if absent); returns the URL of the commit.
 
     Files of an earlier plan that are not written again are deleted there. A card that somebody wrote or edited stays.
     """

@@ -10,8 +10,8 @@ from hf_efficient.optimization.arguments import SAMArguments
 from hf_efficient.reading import naming, shown
 from hf_efficient.representation.config import TokenPrunerConfig
 
-from . import plan_file
-from .plan_parts import PARTS, check_together, part_of, values_of
+from . import file as plan_file
+from .parts import PARTS, check_together, part_of, values_of
 
 if TYPE_CHECKING:
     from hf_efficient.sparsity.tuner.config import BiDSTConfig
@@ -128,7 +128,7 @@ class EfficiencyPlan:
             BlockingIOError: another process is writing the folder.
             OSError: no space is left, or no permission; what was there is kept.
         """
-        from .plan_folder import save
+        from .folder import save
 
         save(self, folder, model, processor, report)
 
@@ -144,7 +144,7 @@ class EfficiencyPlan:
             FileNotFoundError: the local folder has no plan.
             ValueError: the file is not JSON, was written by another version, or has unknown or invalid settings.
         """
-        from .plan_folder import check_pruner
+        from .folder import check_pruner
 
         path, values = plan_file.read(folder_or_id, **hub_kwargs)
         with naming(path):
@@ -176,7 +176,7 @@ class EfficiencyPlan:
             ModuleNotFoundError: the library of the plan's precision is not installed.
             ValueError: as `from_pretrained` and `apply`.
         """
-        from .plan_loading import ACCESS_ARGUMENTS, HUB_ARGUMENTS, load
+        from .loading import ACCESS_ARGUMENTS, HUB_ARGUMENTS, load
 
         hub = {k: v for k, v in kwargs.items() if k in HUB_ARGUMENTS and v is not None}
         if plan is None:
@@ -215,7 +215,7 @@ class EfficiencyPlan:
         Returns:
             The URL of the commit.
         """
-        from .plan_hub import push
+        from .hub import push
 
         return push(
             self, repo_id, model, processor, report, commit_message=commit_message, private=private, token=token,

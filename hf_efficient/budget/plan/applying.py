@@ -12,7 +12,7 @@ from hf_efficient.reading import shown
 from hf_efficient.representation.vlm.attach import attach_token_pruner, detach_token_pruner
 from hf_efficient.wrapped import pruner_below, unwrapped
 
-from .plan_parts import differing
+from .parts import differing
 from .precision import check_loaded
 
 

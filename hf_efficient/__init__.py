@@ -54,6 +54,11 @@ _MODULE_OF = {
     "sharpness": "hf_efficient.optimization.sharpness",
     "EfficiencyPlan": "hf_efficient.budget.plan.efficiency_plan",
     "EfficientTrainer": "hf_efficient.budget.trainer",
+    "FoundPlan": "hf_efficient.budget.planner.found",
+    "LimitError": "hf_efficient.budget.planner.limits",
+    "PruningConfig": "hf_efficient.budget.plan.pruning",
+    "find_plan": "hf_efficient.budget.planner.search",
+    "train_plan": "hf_efficient.budget.training",
     "BudgetReport": "hf_efficient.budget.report",
     "measure": "hf_efficient.budget.measure",
 }
@@ -61,8 +66,13 @@ _MODULE_OF = {
 if TYPE_CHECKING:
     from hf_efficient.budget.measure import measure
     from hf_efficient.budget.plan.efficiency_plan import EfficiencyPlan
+    from hf_efficient.budget.plan.pruning import PruningConfig
+    from hf_efficient.budget.planner.found import FoundPlan
+    from hf_efficient.budget.planner.limits import LimitError
+    from hf_efficient.budget.planner.search import find_plan
     from hf_efficient.budget.report import BudgetReport
     from hf_efficient.budget.trainer import EfficientTrainer
+    from hf_efficient.budget.training import train_plan
     from hf_efficient.optimization.arguments import SAMArguments
     from hf_efficient.optimization.engine.batch_norm import recalibrate_batch_norm
     from hf_efficient.optimization.loop.optimizers import ASAM, MSAM, S2SAM, SAM, ZOSAM, LookSAM
@@ -109,7 +119,10 @@ __all__ = [
     "EfficiencyPlan",
     "EfficientTrainer",
     "FitSettings",
+    "FoundPlan",
+    "LimitError",
     "LookSAM",
+    "PruningConfig",
     "ReducedTokens",
     "S2SAMTrainer",
     "SAMArguments",
@@ -127,6 +140,7 @@ __all__ = [
     "convert_bitmask",
     "decompress",
     "detach_token_pruner",
+    "find_plan",
     "fit_video",
     "keep_sparsity",
     "load_sparse",
@@ -141,6 +155,7 @@ __all__ = [
     "save_sparse",
     "sharpness",
     "token_pruner",
+    "train_plan",
     "train_sparsely",
 ]
 

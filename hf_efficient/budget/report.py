@@ -198,7 +198,7 @@ class BudgetReport:
             if before is not None:
                 cells.append(f"{value / old:.3g}" if old else "")
             rows.append(cells)
-        parts = [_table(head, rows)]
+        parts = [table(head, rows)]
         if modules:
             parts.append(self._modules_table(modules))
         return "\n\n".join(parts)
@@ -217,7 +217,7 @@ class BudgetReport:
             ]
             for (name, kind), group in groups
         ]  # fmt: skip
-        return _table(["module", "class", "how many", "parameters", "operations", "share"], rows)
+        return table(["module", "class", "how many", "parameters", "operations", "share"], rows)
 
     def plot(self, path: str | os.PathLike[str], before: BudgetReport | None = None) -> None:
         """Draw bars: each number as a share of what it was before; without `before`, operations by module.
@@ -274,6 +274,7 @@ def readable(value: float, unit: str) -> str:
     return f"{value:g} {unit}".rstrip()
 
 
-def _table(head: list[str], rows: list[list[str]]) -> str:
+def table(head: list[str], rows: list[list[str]]) -> str:
+    """A table of Markdown."""
     lines = [head, ["---"] * len(head), *rows]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)

@@ -102,6 +102,11 @@ def is_whole(folder: Path) -> bool:
     return isinstance(state, dict) and not (folder / UNFINISHED).exists()
 
 
+def has_whole(folder: str | os.PathLike[str]) -> bool:
+    """Whether there is a whole checkpoint among those of a Trainer's folder, also one that had stepped aside."""
+    return any(is_whole(path) for pattern in ("", ".") for path in Path(folder).glob(f"{pattern}{_PREFIX}*"))
+
+
 def check_whole(folder: Path) -> None:
     """Refuse a checkpoint that was not written to its end.
 

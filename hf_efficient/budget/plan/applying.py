@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterable
 from typing import Any
 
 from torch import nn
@@ -14,17 +15,19 @@ from hf_efficient.wrapped import pruner_below, unwrapped
 
 from .parts import differing
 from .precision import check_loaded
+from .pruning import prune
 
 
-def apply(plan: Any, model: Any, processor: Any) -> tuple[Any, Any]:
-    """Attach the pruner, make the sparse model, and check the precision; what the model has already stays.
+def apply(plan: Any, model: Any, processor: Any, batches: Iterable[Any] | None = None) -> tuple[Any, Any]:
+    """Prune weights, attach the pruner of tokens, make the sparse model, check the precision; what is there stays.
 
-    Everything is checked before anything is changed; where the last part fails, the pruner is detached again.
+    Everything is checked before anything is changed; where the last part fails, the pruner of tokens is detached again.
 
     Args:
         plan: an `EfficiencyPlan`.
         model: a model of transformers, stock, or with parts of this plan.
         processor: its processor; None where the plan has no pruner, or the model has it already.
+        batches: calibration data, where the plan prunes weights that the model still has.
 
     Returns:
         The model, a `PeftModel` where the plan has sparsity; and the processor.
@@ -36,6 +39,8 @@ def apply(plan: Any, model: Any, processor: Any) -> tuple[Any, Any]:
     if not isinstance(model, nn.Module):
         raise TypeError(f"model={shown(model)} is not a model; expected one of transformers, loaded.")
     has_adapter = check_model(plan, model)
+    if plan.pruning is not None and not getattr(model, "peft_config", None):
+        prune(unwrapped(model), plan.pruning, batches)
     before = pruner_below(model)
     if plan.token_pruner is not None and not (processor is None and before is not None):
         if processor is None:

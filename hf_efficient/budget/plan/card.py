@@ -129,6 +129,9 @@ def done(plan: Any) -> list[str]:
     if plan.sam is not None:
         row = rows["sam"]
         lines.append(f"Optimization: `{row.name}` with rho = {plan.sam.rho:g} ({row.source}), in training.")
+    if plan.pruning is not None:
+        pruning = plan.pruning
+        lines.append(f"Parameters: {pruning.sparsity:.4g} of the linear layers' weights are zero ({pruning.method}).")
     if plan.precision is not None:
         lines.append(f"Precision: {plan.precision['quant_method']}, on load.")
     return lines or ["Nothing: every part of the plan is empty."]
@@ -153,6 +156,8 @@ def settings_of(plan: Any) -> dict[str, Any]:
 def _others(plan: Any, model: Any) -> str:
     if model is None:
         return "The plan alone; `EfficiencyPlan.load(MODEL, plan=THIS_FOLDER_OR_HUB_ID)` puts it on a model.\n"
+    if plan.pruning is not None and not getattr(model, "peft_config", None):
+        return "The weights are stored sparsely: `hf_efficient.load_sparse` reads them, plain transformers does not.\n"
     lines = "Plain transformers reads the stock weights here, without the plan"
     if getattr(model, "peft_config", None):
         lines += (

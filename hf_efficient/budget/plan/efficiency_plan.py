@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +13,7 @@ from hf_efficient.representation.config import TokenPrunerConfig
 
 from . import file as plan_file
 from .parts import PARTS, check_together, part_of, values_of
+from .pruning import PruningConfig
 
 if TYPE_CHECKING:
     from hf_efficient.sparsity.tuner.config import BiDSTConfig
@@ -29,6 +31,7 @@ class EfficiencyPlan:
         sam: how training finds a flat minimum, `SAMArguments`; read by `EfficientTrainer`.
         precision: how weights are quantized when they are loaded, a `BitsAndBytesConfig` or `TorchAoConfig` of
             transformers; kept as its plain dict.
+        pruning: zeros put into the weights in one shot, a `PruningConfig`.
 
     Raises:
         ValueError: a setting is not known or out of range, or parts cannot go together; the message names part, value
@@ -39,6 +42,7 @@ class EfficiencyPlan:
     sparsity: BiDSTConfig | None = None
     sam: SAMArguments | None = None
     precision: dict[str, Any] | None = None
+    pruning: PruningConfig | None = None
 
     def __post_init__(self) -> None:
         for name in PARTS:
@@ -89,12 +93,15 @@ class EfficiencyPlan:
         raise TypeError(f"plan={shown(plan)} is not a plan; expected an EfficiencyPlan, a dict of its parts, or a "
                         "folder or Hub id.")  # fmt: skip
 
-    def apply(self, model: Any, processor: Any = None) -> tuple[Any, Any]:
-        """Put the plan on a model: attach the pruner, make the sparse model; in place, what is there already stays.
+    def apply(self, model: Any, processor: Any = None, batches: Iterable[Any] | None = None) -> tuple[Any, Any]:
+        """Put the plan on a model: prune its weights, attach the pruner of tokens, make the sparse model.
+
+        In place; what is there already stays.
 
         Args:
             model: a model of transformers, loaded with the plan's precision if it has one.
-            processor: its processor, which a pruner needs; None for a text model.
+            processor: its processor, which a pruner of tokens needs; None for a text model.
+            batches: inputs that the model is called with, which a plan with `pruning` looks at.
 
         Returns:
             The model, inside a `PeftModel` where the plan has sparsity, and the processor.
@@ -106,7 +113,7 @@ class EfficiencyPlan:
         """
         from .applying import apply
 
-        return apply(self, model, processor)
+        return apply(self, model, processor, batches)
 
     def save_pretrained(
         self, folder: str | os.PathLike[str], model: Any = None, processor: Any = None, report: Any = None

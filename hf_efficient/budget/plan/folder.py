@@ -22,11 +22,13 @@ from hf_efficient.files import clear_errors, folder_updated, locked, write_text
 from hf_efficient.files.finding import ADAPTER_FOLDER
 from hf_efficient.reading import read_json
 from hf_efficient.representation.config import TokenPrunerConfig
+from hf_efficient.sparsity.storage.checkpoint import save_sparse
 from hf_efficient.wrapped import pruner_below, unwrapped
 
 from . import file as plan_file
 from .applying import check_model
 from .card import CARD, card_of, is_free
+from .pruning import is_pruned
 
 ADAPTER_CONFIG = "adapter_config.json"
 
@@ -61,8 +63,11 @@ def save(
     adapted = bool(getattr(model, "peft_config", None))
     inside = unwrapped(model)
     with folder_updated(folder, _ours) as draft:
-        with without_adapters(inside) if adapted else nullcontext():
-            inside.save_pretrained(draft)
+        if plan.pruning is not None and not adapted:
+            save_sparse(inside, draft)
+        else:
+            with without_adapters(inside) if adapted else nullcontext():
+                inside.save_pretrained(draft)
         if processor is not None:
             processor.save_pretrained(draft)
         if adapted:
@@ -103,10 +108,16 @@ def _check(plan: Any, model: Any, processor: Any) -> None:
             "A processor is saved with its model: save_pretrained(folder, model, processor), or the plan alone."
         )
     has_adapter = check_model(plan, model)
+    has_adapters = bool(getattr(model, "peft_config", None))
     if plan.sparsity is not None and not has_adapter:
         raise ValueError(
             "The plan has sparsity and the model no sparse adapter. Call plan.apply(model, processor) first; of a "
             "model that is merged already save the plan without it: dataclasses.replace(plan, sparsity=None)."
+        )
+    if plan.pruning is not None and not has_adapters and not is_pruned(unwrapped(model), plan.pruning):
+        raise ValueError(
+            f"The plan prunes weights, {plan.pruning}, and the model has fewer zeros. Call "
+            "plan.apply(model, processor, batches) first."
         )
     if plan.token_pruner is not None and (pruner_below(model) is None or processor is None):
         lacking = "no processor is given" if processor is None else "the model has no token pruner"

@@ -11,11 +11,12 @@ from hf_efficient.reading import naming, shown
 from hf_efficient.representation.config import TokenPrunerConfig
 
 from .precision import precision_of
+from .pruning import PruningConfig
 
 if TYPE_CHECKING:
     from hf_efficient.sparsity.tuner.config import BiDSTConfig
 
-PARTS = ("token_pruner", "sparsity", "sam", "precision")
+PARTS = ("token_pruner", "sparsity", "sam", "precision", "pruning")
 #: Fields of a BiDSTConfig that PEFT fills in when the model is made or saved: they are the adapter's, not the plan's.
 FILLED_IN = (
     "peft_type", "auto_mapping", "peft_version", "base_model_name_or_path", "revision", "inference_mode", "counts",
@@ -38,7 +39,8 @@ def part_of(name: str, value: Any) -> Any:
         return None
     if name == "precision":
         return precision_of(value)
-    cls: Any = {"token_pruner": TokenPrunerConfig, "sam": SAMArguments}.get(name) or _sparsity_class()
+    classes = {"token_pruner": TokenPrunerConfig, "sam": SAMArguments, "pruning": PruningConfig}
+    cls: Any = classes.get(name) or _sparsity_class()
     if not isinstance(value, (cls, dict)):
         raise ValueError(
             f"{name}={shown(value)} is out of range; expected a {cls.__name__}, its settings as a dict, or None."
@@ -120,6 +122,18 @@ def check_together(plan: Any) -> None:
             f"precision={shown(precision['quant_method'])} cannot go together with sparsity: target='weight', which "
             "trains the weights that precision quantizes. Use target='delta', or leave precision out and quantize the "
             "merged model."
+        )
+    if plan.pruning is not None and precision is not None:
+        raise ValueError(
+            f"pruning={shown(plan.pruning.method)} cannot go together with precision="
+            f"{shown(precision['quant_method'])}: weights that were quantized on load cannot be pruned. Leave one of "
+            "them out."
+        )
+    chooses = sparsity is not None and sparsity.target == "weight" and sparsity.distribution != "as_pruned"
+    if plan.pruning is not None and chooses:
+        raise ValueError(
+            f"pruning cannot go together with sparsity: distribution={shown(sparsity.distribution)}, which chooses "
+            "other zeros. Use distribution='as_pruned', which keeps those of the pruning, or leave one out."
         )
     if sam is not None and sam.perturb == "merged" and sparsity is not None:
         raise ValueError(

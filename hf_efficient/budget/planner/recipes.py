@@ -1,0 +1,121 @@
+"""Levers that need training: recipes, priced by one measured step."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from hf_efficient.budget.measure import measure
+from hf_efficient.budget.plan.efficiency_plan import EfficiencyPlan
+from hf_efficient.extras import extra
+from hf_efficient.optimization.arguments import SAMArguments
+
+from .found import Candidate
+from .limits import OF_TRAINING, LimitError, broken, costs_of, said
+from .weights import loaded_again
+
+TrainBatch = Mapping[str, Any] | Callable[[Any], Mapping[str, Any]]
+_DELTAS = [{"target": "delta", "sparsity": share} for share in (0.98, 0.995, 0.999)]
+#: Parts of a plan, the most wanted first: flat minima by two passes, by one, plain; then adapters, ever smaller.
+RECIPES: tuple[dict[str, Any], ...] = (
+    {"sam": SAMArguments("sam", rho=0.05)},
+    {"sam": SAMArguments("s2sam", rho=0.05)},
+    {},
+    *({"sparsity": delta, "sam": SAMArguments("s2sam", rho=0.05)} for delta in _DELTAS),
+    *({"sparsity": delta} for delta in _DELTAS),
+)
+
+
+class Recipes:
+    """What training may be like.
+
+    Args:
+        model: stock; it is copied.
+        processor: copied too.
+        args: of the Trainer.
+        batch: a micro-batch with labels, or a function of the processor that makes one.
+        recipes: parts of plans, the most wanted first; None: `RECIPES`.
+        calibration: batches for pruning of weights.
+    """
+
+    def __init__(
+        self, model: Any, processor: Any, args: Any, batch: TrainBatch | None,
+        recipes: Sequence[Mapping[str, Any]] | None, calibration: Callable[[], Any],
+    ) -> None:  # fmt: skip
+        if batch is None:
+            raise ValueError("args is given without train_batch: pass a micro-batch with labels, or a function of the "
+                             "processor that makes one.")  # fmt: skip
+        self.model, self.processor, self.args, self.batch = model, processor, args, batch
+        self.recipes = [dict(recipe) for recipe in (RECIPES if recipes is None else recipes)]
+        self.calibration = calibration
+        for recipe in self.recipes:
+            EfficiencyPlan(**recipe)  # raises before any work
+
+    def stock(self) -> dict[str, float]:
+        """What plain training of all weights costs."""
+        return self.costs(EfficiencyPlan())
+
+    def costs(self, plan: EfficiencyPlan) -> dict[str, float]:
+        """What a step of training under a plan costs, by measuring one on a copy of the model."""
+        with extra("training"):
+            from hf_efficient.budget.trainer import EfficientTrainer
+
+        model = self.model if plan.precision is None else loaded_again(self.model, plan.precision)
+        batches = self.calibration() if plan.pruning is not None else None
+        model, processor = plan.apply(copy.deepcopy(model), copy.deepcopy(self.processor), batches)
+        trainer = EfficientTrainer(model, self.args, plan=plan, processing_class=processor)
+        batch = self.batch(processor) if callable(self.batch) else self.batch
+        found = costs_of(measure(trainer.model, dict(batch), trainer, repeats=2))
+        return {name: found[name] for name in OF_TRAINING}
+
+    def added(self, best: Candidate, limits: Mapping[str, float]) -> Candidate:
+        """The plan with the first recipe that keeps the limits of training.
+
+        Raises:
+            LimitError: none does.
+        """
+        least: dict[str, float] = {}
+        for recipe in self.recipes:
+            if (plan := under(best.plan, recipe)) is None:
+                continue
+            costs = self.costs(plan)
+            if not broken(costs, limits):
+                return replace(
+                    best, name=f"{best.name}; trained: {named(plan)}", plan=plan, predicted={**best.predicted, **costs}
+                )
+            least = {name: min(cost, least.get(name, cost)) for name, cost in costs.items()}
+        over = {name: least[name] for name in OF_TRAINING if name in limits and name in least}
+        lines = [f"{n}: {said(n, limits[n])} is asked for, {said(n, v)} can be reached" for n, v in over.items()]
+        raise LimitError(
+            f"No recipe keeps the limit: {'; '.join(lines)}. What binds: weights and activations of the batch, which "
+            "no recipe changes; take fewer rows a step (per_device_train_batch_size), or recompute activations "
+            "(gradient_checkpointing).",
+            over,
+        )
+
+
+def under(plan: EfficiencyPlan, recipe: Mapping[str, Any]) -> EfficiencyPlan | None:
+    """A plan with a recipe for its training; None where they cannot go together.
+
+    Zeros of a pruned model stay zeros; quantized weights stay as they are, so that only an adapter can train.
+    """
+    parts = dict(recipe)
+    if plan.precision is not None and parts.get("sparsity") is None:
+        return None
+    if plan.pruning is not None:
+        if parts.get("sparsity") is not None:
+            return None
+        parts["sparsity"] = {"target": "weight", "distribution": "as_pruned", "topology": "static"}
+    return replace(plan, **parts)
+
+
+def named(plan: EfficiencyPlan) -> str:
+    """A recipe in a few words."""
+    sam = "plain steps" if plan.sam is None else str(plan.sam.method)
+    if plan.sparsity is None:
+        return f"all weights, {sam}"
+    if plan.sparsity.target == "weight":
+        return f"weights that are left, {sam}"
+    return f"adapter of {1 - plan.sparsity.sparsity:.2g}, {sam}"

@@ -1,0 +1,36 @@
+"""Rows of data as inputs of a model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from hf_efficient.reading import shown
+from hf_efficient.representation.evaluation.questions import encode_prompts
+
+
+def inputs_of_rows(processor: Any, rows: Sequence[Mapping[str, Any]]) -> dict[str, Tensor]:
+    """The inputs of a batch.
+
+    Args:
+        processor: a processor or tokenizer; not read for rows of tensors.
+        rows: with "image" and "question"; or with "text"; or of tensors and numbers of equal shapes, as a model takes
+            them.
+
+    Raises:
+        ValueError: there are no rows, or they have none of these.
+    """
+    first = rows[0] if len(rows) else {}
+    if "image" in first and "question" in first:
+        return encode_prompts(processor, [row["image"] for row in rows], [str(row["question"]) for row in rows])
+    if "text" in first and processor is not None:
+        return dict(processor([str(row["text"]) for row in rows], padding=True, return_tensors="pt"))
+    if first and all(isinstance(value, (Tensor, int, float, list)) for value in first.values()):
+        return {name: torch.stack([torch.as_tensor(row[name]) for row in rows]) for name in first}
+    raise ValueError(
+        f"data has rows of {shown(sorted(first))}, of which no inputs are known to be made; expected 'image' and "
+        "'question', or 'text', or tensors. Or pass inputs=, a function of processor and rows that makes them."
+    )

@@ -1,0 +1,276 @@
+"""Find a plan that keeps limits: costs are predicted, plans that fit are tried, the best of them is returned."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
+from typing import Any
+
+from hf_efficient.budget.measure import measure
+from hf_efficient.budget.memory import bytes_of
+from hf_efficient.budget.parameters import saved
+from hf_efficient.budget.plan.efficiency_plan import EfficiencyPlan
+from hf_efficient.checks import check_choice, check_whole
+from hf_efficient.methods import REPRESENTATION
+from hf_efficient.representation.config import TokenPrunerConfig
+from hf_efficient.representation.vlm.attach import token_pruner
+from hf_efficient.sparsity.storage.checkpoint import dense_state_dict, encode
+from hf_efficient.wrapped import pruner_below, unwrapped
+
+from .found import Candidate, FoundPlan
+from .limits import OF_A_FORWARD, LimitError, Limits, amounts, broken, costs_of, said
+from .recipes import Recipes, TrainBatch
+from .rows import inputs_of_rows
+from .tokens import TokenCosts, largest_unit, stock_costs
+from .weights import LEVERS, WeightLevers, Weights
+
+Metric = Callable[[Any, Any, Sequence[Any]], float]
+Inputs = Callable[[Any, Sequence[Any]], dict[str, Any]]
+CALIBRATED_ON = 64  # rows that pruning of weights looks at
+
+
+def find_plan(
+    model: Any,
+    processor: Any,
+    data: Sequence[Any],
+    metric: Metric,
+    limit: Limits,
+    *,
+    inputs: Inputs = inputs_of_rows,
+    methods: Sequence[str] = ("id_pruner", "itg", "scope"),
+    levers: Sequence[str] = LEVERS,
+    batch_size: int = 8,
+    further: int = 2,
+    repeats: int = 3,
+    args: Any = None,
+    train_batch: TrainBatch | None = None,
+    recipes: Sequence[Mapping[str, Any]] | None = None,
+    progress: Callable[[str], object] | None = None,
+) -> FoundPlan:
+    """The best plan for a model that costs no more than it may.
+
+    Costs are counted or predicted, without trying a plan: of visual tokens from three forwards of each method, of
+    weights from their sizes. As costs only fall with fewer tokens, more zeros and fewer bits, bisection finds for each
+    method the most tokens, and the fewest zeros, that fit; these few plans are tried on the data. Training is not tried
+    but priced: of the recipes the first one that fits is taken, by one measured step.
+
+    Args:
+        model: stock, on its device; it is as before afterwards.
+        processor: its processor or tokenizer; None where rows are tensors.
+        data: rows on which plans are compared; keep others to test the one that is found.
+        metric: of model, processor and rows; larger is better. The processor writes as many placeholders as tokens
+            are kept: make prompts with it.
+        limit: name of a cost (`COSTS`) -> the most it may be: a number, "40MB", "200ms", "50%" (of what it is now).
+            Costs of a forward are those of the first `batch_size` rows.
+        inputs: makes inputs of the model from processor and rows.
+        methods: selections of visual tokens that are tried.
+        levers: on the weights, of "sparsegpt", "wanda", "int8" and "int4" (which need bitsandbytes).
+        batch_size: rows of a forward that is measured.
+        further: plans beside the best that show the trade-off: half of its tokens, a quarter, and so on.
+        repeats: forwards timed for each measurement.
+        args: `TrainingArguments`, where the plan is to be trained; limits of training need them.
+        train_batch: a micro-batch with labels, or a function of the processor that makes one.
+        recipes: parts of plans ("sam", "sparsity"), in the order in which they are wanted; None: `RECIPES`.
+        progress: called with the name of each plan that is tried.
+
+    Returns:
+        The plan, its costs as predicted and as measured, and all that was tried.
+
+    Raises:
+        LimitError: no plan keeps the limits; `best` says what can be reached. It is a ValueError.
+        ValueError: a limit, method or lever is not known, the data are empty, or the model has a pruner or adapter.
+    """
+    for name in methods:
+        check_choice("methods", name, REPRESENTATION.names)
+    for name in levers:
+        check_choice("levers", name, LEVERS)
+    check_whole("batch_size", batch_size, 1)
+    check_whole("further", further, 0)
+    if not len(data):
+        raise ValueError("data has no rows; expected some on which plans are compared.")
+    if pruner_below(model) is not None or getattr(model, "peft_config", None) or unwrapped(model) is not model:
+        raise ValueError("The model has a pruner or an adapter, or is wrapped: plan for the stock model.")
+    search = _Search(model, processor, data, metric, inputs, batch_size, repeats, progress)
+    training = Recipes(model, processor, args, train_batch, recipes, search.calibration) if args is not None else None
+    stock = search.stock | ({} if training is None else training.stock())
+    limits = amounts(limit, stock)
+    tried = list(search.tried_under(limits, methods, WeightLevers(model, levers)))
+    if not (fitting := [one for one in tried if not broken(one.measured, limits)]):
+        raise search.refused(limits)
+    tried += search.further_than(the_best(fitting, limits, stock), limits, further)
+    best = the_best([one for one in tried if not broken(one.measured, limits)], limits, stock)
+    if training is not None:
+        best = training.added(best, limits)
+    nothing = Candidate("stock", EfficiencyPlan(), search.quality, stock, stock)
+    return FoundPlan(best, limits, nothing, tried)
+
+
+def the_best(fitting: Sequence[Candidate], limits: Mapping[str, float], stock: Mapping[str, float]) -> Candidate:
+    """The plan of the highest quality; of equal ones the cheapest in what is limited."""
+    cost = lambda one: sum(one.measured[n] / stock[n] for n in limits if n in one.measured and stock[n])  # noqa: E731
+    return max(fitting, key=lambda one: (one.quality, -cost(one)))
+
+
+class _Search:
+    """What is known of a model while plans for it are looked for."""
+
+    def __init__(
+        self, model: Any, processor: Any, data: Any, metric: Metric, inputs: Inputs, batch_size: int, repeats: int,
+        progress: Any,
+    ) -> None:  # fmt: skip
+        self.model, self.processor, self.data, self.metric = model, processor, data, metric
+        self.inputs, self.repeats, self.progress = inputs, repeats, progress or (lambda name: None)
+        rows = [data[i] for i in range(min(batch_size, len(data)))]
+        self.batch = lambda: inputs(processor, rows)
+        self.report = measure(model, self.batch(), repeats=repeats)
+        self.stock = costs_of(self.report)
+        self.progress("stock")
+        self.quality = float(metric(model, processor, data))
+        self.lines: dict[str, TokenCosts] = {}
+        self.best: dict[str, float] = {}  # name of a cost -> the least that was predicted or measured
+        self.models: dict[str, Any] = {}  # at most one copy of the model
+        self.weights: WeightLevers | None = None
+
+    def calibration(self) -> list[dict[str, Any]]:
+        """Batches that pruning of weights looks at."""
+        rows = [self.data[i] for i in range(min(CALIBRATED_ON, len(self.data)))]
+        return [self.inputs(self.processor, rows[i : i + 8]) for i in range(0, len(rows), 8)]
+
+    def tried_under(
+        self, limits: Mapping[str, float], methods: Sequence[str], levers: WeightLevers
+    ) -> Iterator[Candidate]:
+        """All plans that come into question, each tried."""
+        self.weights = levers
+        options = self.options(limits)
+        if not options:
+            self.best["file_bytes"] = levers.least_file()
+            raise self.refused(limits)
+        for weights in options:
+            density, slower = self.density(weights), self.slowness(weights, limits)
+            whole = stock_costs(self.report, density, slower) | {"file_bytes": weights.file_bytes}
+            self.remember(whole)
+            if not broken(whole, limits):
+                yield self.tried(weights, None, 0, whole, limits)
+                continue
+            for method in methods if self.report.representation.visual_tokens else ():
+                line = self.line_of(method)
+                budget = line.most_within(limits, density, slower)
+                self.remember(line.at(1, density, slower))
+                if budget:
+                    yield self.fitted(weights, line, budget, density, slower, limits)
+
+    def options(self, limits: Mapping[str, float]) -> list[Weights]:
+        """The ways to treat the weights that may be tried."""
+        assert self.weights is not None
+        return self.weights.options(limits, lambda density: not broken(stock_costs(self.report, density), limits))
+
+    def density(self, weights: Weights) -> dict[str, float]:
+        """Name of a pruned layer -> share of its weight that stays."""
+        assert self.weights is not None
+        return {} if weights.sparsity is None else self.weights.density(weights.sparsity)
+
+    def line_of(self, method: str) -> TokenCosts:
+        """Costs under a selection method, predicted once."""
+        if method not in self.lines:
+            config = TokenPrunerConfig(method)
+            most = largest_unit(self.model, self.processor, self.batch, config)
+            self.lines[method] = TokenCosts(self.model, self.processor, self.batch, config, most, self.repeats)
+        return self.lines[method]
+
+    def slowness(self, weights: Weights, limits: Mapping[str, float]) -> float:
+        """Seconds of a forward with these weights, as a multiple of the stock ones; measured where bits change."""
+        if weights.precision is None or "prefill_seconds" not in limits:
+            return 1.0
+        report = measure(self.with_weights(weights), self.batch(), repeats=self.repeats)
+        return float(report.representation.prefill_seconds / self.stock["prefill_seconds"])
+
+    def with_weights(self, weights: Weights) -> Any:
+        """The model with its weights treated so; the last copy is kept."""
+        assert self.weights is not None
+        if weights.name not in self.models:
+            self.models.clear()
+            self.models[weights.name] = self.weights.applied(weights, self.calibration())
+        return self.models[weights.name]
+
+    def fitted(
+        self, weights: Weights, line: TokenCosts, budget: int, density: Mapping[str, float], slower: float,
+        limits: Mapping[str, float],
+    ) -> Candidate:  # fmt: skip
+        """The plan with the most tokens that keep the limits when measured, where that is fewer than was thought."""
+        model, tightened = self.with_weights(weights), dict(limits)
+        for _ in range(4):
+            report = line.measured(model, budget)
+            over = broken(costs_of(report) | {"file_bytes": 0}, limits)
+            if not over or budget == 1:
+                break
+            for name in over:
+                tightened[name] *= limits[name] / costs_of(report)[name]
+            budget = max(1, min(budget - 1, line.most_within(tightened, density, slower)))
+        predicted = line.at(budget, density, slower) | {"file_bytes": weights.file_bytes}
+        return self.tried(weights, line.with_budget(budget), line.most, predicted, limits)
+
+    def tried(
+        self, weights: Weights, pruner: TokenPrunerConfig | None, most: int, predicted: Mapping[str, float],
+        limits: Mapping[str, float],
+    ) -> Candidate:  # fmt: skip
+        """A plan, measured, and its quality where it keeps the limits."""
+        model = self.with_weights(weights)
+        kept = "" if pruner is None else f"{pruner.method} {pruner.budget} of {most}"
+        changed = "" if weights.pruning is None and weights.precision is None else weights.name
+        name = ", ".join(part for part in (kept, changed) if part) or "as it is"
+        self.progress(name)
+        with nullcontext() if pruner is None else token_pruner(model, self.processor, pruner):
+            costs = costs_of(measure(model, self.batch(), repeats=self.repeats))
+            quality = float(self.metric(model, self.processor, self.data))
+        costs["file_bytes"] = file_bytes(model, weights)
+        self.remember(costs)
+        return Candidate(name, EfficiencyPlan(token_pruner=pruner, **weights.parts), quality, dict(predicted), costs)
+
+    def further_than(self, best: Candidate, limits: Mapping[str, float], count: int) -> Iterator[Candidate]:
+        """Plans like the best with half of its tokens, a quarter, and so on."""
+        pruner = best.plan.token_pruner
+        if pruner is None or self.weights is None:
+            return
+        weights = next(o for o in self.options(limits) if o.parts == {k: getattr(best.plan, k) for k in o.parts})
+        line, density = self.line_of(pruner.method), self.density(weights)
+        slower = self.slowness(weights, limits)
+        budgets = [int(pruner.budget) >> i for i in range(1, count + 1)]
+        for budget in [b for b in budgets if b]:
+            predicted = line.at(budget, density, slower) | {"file_bytes": weights.file_bytes}
+            yield self.tried(weights, line.with_budget(budget), line.most, predicted, limits)
+
+    def remember(self, costs: Mapping[str, float]) -> None:
+        """Keep the least of every cost."""
+        for name, value in costs.items():
+            self.best[name] = min(value, self.best.get(name, math.inf))
+
+    def refused(self, limits: Mapping[str, float]) -> LimitError:
+        """The error of limits that no plan keeps: the best that can be reached of each, and what takes it."""
+        over = [name for name in limits if self.best.get(name, self.stock.get(name, 0)) > limits[name]]
+        reached = {name: self.best.get(name, self.stock.get(name, 0)) for name in over or limits}
+        lines = [f"{n}: {said(n, limits[n])} is asked for, {said(n, v)} can be reached" for n, v in reached.items()]
+        binds = self.binding(over) if over else "each can be met alone, but not all together"
+        return LimitError(f"No plan keeps the limit: {'; '.join(lines)}. What binds: {binds}.", reached)
+
+    def binding(self, over: Sequence[str]) -> str:
+        """What no lever here changes."""
+        parts = []
+        if "file_bytes" in over and self.weights is not None:
+            layers = self.weights.layers.values()
+            rest = self.stock["file_bytes"] - sum(m.weight.numel() * m.weight.element_size() for m in layers)
+            parts.append(f"weights that no lever changes (embeddings, heads, norms) take {said('file_bytes', rest)}")
+        if set(over) & set(OF_A_FORWARD):
+            if self.report.representation.visual_tokens:
+                parts.append("the encoder of pictures and the text of the prompt stay, with one visual token each")
+            else:
+                parts.append("the prompt has no visual tokens, and no other lever makes a forward cheaper")
+        return "; ".join(parts)
+
+
+def file_bytes(model: Any, weights: Weights) -> float:
+    """Bytes of the tensors that a plan's folder holds: stored sparsely where the plan prunes."""
+    if weights.pruning is None:
+        return float(bytes_of(saved(model)))
+    tensors, _ = encode(dense_state_dict(model))
+    return float(sum(tensor.nbytes for tensor in tensors.values()))

@@ -1,0 +1,64 @@
+"""A plan carried out: trained, however often it is broken off, and saved."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from hf_efficient.extras import extra
+from hf_efficient.files.checkpoints import has_whole
+
+from .plan.efficiency_plan import EfficiencyPlan
+from .planner.found import FoundPlan
+from .trainer import EfficientTrainer
+
+with extra("training"):
+    from transformers import set_seed
+
+
+def train_plan(
+    plan: FoundPlan | EfficiencyPlan | dict[str, Any] | str | os.PathLike[str],
+    model: Any,
+    args: Any,
+    folder: str | os.PathLike[str],
+    processor: Any = None,
+    batches: Iterable[Any] | None = None,
+    **kwargs: Any,
+) -> EfficientTrainer:
+    """Train a model under a plan, and save plan and model into one folder.
+
+    Call it again after a kill, with the same arguments: it goes on from the last whole checkpoint in `args.output_dir`,
+    or starts anew where there is none, and ends bit for bit where it would have ended.
+
+    Args:
+        plan: what `find_plan` returned, or a plan, its values, or where it was saved.
+        model: stock, loaded with the plan's precision if it has one.
+        args: `TrainingArguments`; checkpoints as often as they say. The seed is set before the plan is applied.
+        folder: where the plan is saved with the trained model; not `args.output_dir`.
+        processor: the model's; it is changed in place where the plan has a token pruner.
+        batches: inputs on which weights are pruned, where the plan says so.
+        kwargs: of `EfficientTrainer`: `train_dataset`, `data_collator`, ...
+
+    Returns:
+        The Trainer, whose `model` is trained. Where the plan prunes weights, zeros stay zeros, and the folder holds the
+        merged model, stored sparsely.
+
+    Raises:
+        ValueError: `folder` is `args.output_dir`, or as `EfficiencyPlan.apply`.
+    """
+    chosen = plan.plan if isinstance(plan, FoundPlan) else EfficiencyPlan.of(plan)
+    if Path(folder).resolve() == Path(args.output_dir).resolve():
+        raise ValueError(f"folder={os.fspath(folder)!r} holds the checkpoints (output_dir); name another one.")
+    set_seed(args.seed)
+    model, processor = chosen.apply(model, processor, batches)
+    trainer = EfficientTrainer(model, args, plan=chosen, processing_class=processor, **kwargs)
+    trainer.train(resume_from_checkpoint=has_whole(args.output_dir))
+    trained = trainer.model
+    if chosen.pruning is not None and chosen.sparsity is not None and chosen.sparsity.target == "weight":
+        trained, chosen = trained.merge_and_unload(), replace(chosen, sparsity=None)
+    if trainer.is_world_process_zero():
+        chosen.save_pretrained(folder, trained, processor)
+    return trainer

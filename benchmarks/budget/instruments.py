@@ -1,4 +1,4 @@
-"""What plans are compared on: two vision-language models and a text classifier, with rows to choose on and to test on."""
+"""What plans are compared on: two vision-language models and a text classifier; rows to choose on, rows to test on."""
 
 from __future__ import annotations
 
@@ -69,9 +69,7 @@ def batch_of(processor: Any, rows: Rows) -> dict[str, Tensor]:
 def rows_of(scenes: Sequence[Scene], limit: int) -> Rows:
     """Questions about scenes, those of a scene after those of the one before."""
     asked = [(scene, question) for scene in scenes for question in scene.questions][:limit]
-    return [
-        {"image": scene.image, "question": q.question, "answer": q.answer, "scene": scene.name} for scene, q in asked
-    ]
+    return [{"image": s.image, "question": q.question, "answer": q.answer, "scene": s.name} for s, q in asked]
 
 
 def tiny(seed: int, sets: Path, validation: int, test: int) -> Instrument:
@@ -92,6 +90,7 @@ def text(seed: int, sets: Path, validation: int, test: int) -> Instrument:
     """MiniLM's top two layers, trained on the twenty newsgroups; the layers below have been run once."""
     x, y, x_test, y_test = hidden_states("newsgroups")
     held = torch.randperm(len(x), generator=torch.Generator().manual_seed(0))
+    assert validation <= HELD_BACK
     network = trained_top(seed, held)
     rows = [[{"x": a, "label": int(b)} for a, b in zip(x[held[:validation]], y[held[:validation]], strict=True)],
             [{"x": a, "label": int(b)} for a, b in zip(x_test[:test], y_test[:test], strict=True)]]  # fmt: skip

@@ -1,6 +1,6 @@
 """Quality against cost, each lever alone and the planned combination: `python -m benchmarks.budget.tradeoff`.
 
-Instruments (`--instruments`): "tiny", the shipped VLM (144 tokens); "photo", the VLM behind DINOv2 (256 tokens; its sets
+Instruments (`--instruments`): "tiny", the shipped VLM (144 tokens); "photo", the VLM behind DINOv2 (256 tokens; sets
 are made by `examples.make_photo_vlm_evaluation` into FOLDER/photo_validation and FOLDER/photo_test, `--sets FOLDER`);
 "text", MiniLM's top two layers trained on the newsgroups, which sees no pictures.
 
@@ -36,6 +36,10 @@ GRID: tuple[dict[str, str], ...] = (
     *({"file_bytes": f"{share}%"} for share in (60, 40, 28, 20)),
     {"prefill_flops": "70%", "file_bytes": "40%"},
 )
+#: Of the slow one.
+SHORT_GRID = (GRID[1], GRID[3], GRID[6], GRID[-1])
+#: Rows that plans are chosen on, and tested on.
+SIZES = {"text": (1000, 1000), "tiny": (320, 960), "photo": (96, 320)}
 LEVERS = ("tokens", "sparsegpt", "wanda", "int8", "int4")
 STOCK, PLAN = "stock", "plan"
 
@@ -161,8 +165,8 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--instruments", nargs="+", choices=INSTRUMENTS, default=list(INSTRUMENTS))
     made.add_argument("--seeds", nargs="+", type=int, default=[0], help="training seeds, of photo (0, 1) and text")
     made.add_argument("--sets", type=Path, default=Path("runs"), help="folder of photo_validation and photo_test")
-    made.add_argument("--validation", type=int, default=160, help="rows that plans are chosen on (default: 160)")
-    made.add_argument("--test", type=int, default=480, help="rows that they are tested on (default: 480)")
+    made.add_argument("--validation", type=int, help="rows that plans are chosen on (default: 1000, 320, 96)")
+    made.add_argument("--test", type=int, help="rows that they are tested on (default: 1000, 960, 320)")
     return made
 
 
@@ -173,11 +177,17 @@ def main() -> None:
     book = Rows(arguments.output / "rows.json", arguments, ("validation", "test"))
     for name in arguments.instruments:
         for seed in arguments.seeds if name != "tiny" else [0]:
-            wanted = {f"{name}|{seed}|{', '.join(f'{k}={v}' for k, v in limit.items())}": limit for limit in GRID}
+            wanted = {
+                f"{name}|{seed}|{', '.join(f'{k}={v}' for k, v in limit.items())}": limit
+                for limit in (SHORT_GRID if name == "photo" else GRID)
+            }
             key = f"{name}|{seed}|{STOCK}"
             if {key, *wanted} <= set(book.rows):
                 continue
-            instrument = INSTRUMENTS[name](seed, arguments.sets, arguments.validation, arguments.test)
+            validation, test = SIZES[name]
+            instrument = INSTRUMENTS[name](
+                seed, arguments.sets, arguments.validation or validation, arguments.test or test
+            )
             if key not in book.rows:
                 scenes = [str(row.get("scene", i)) for i, row in enumerate(instrument.test)]
                 book.add(key, {"hits": tested(instrument, EfficiencyPlan()), "scenes": scenes})

@@ -8,6 +8,7 @@ leaves out, and products with matrices that really are sparse.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from math import prod
@@ -46,7 +47,7 @@ def count_flops(run: Callable[[], object], model: torch.nn.Module) -> Flops:
     fused = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)  # a whole layer as one kernel, whose products nobody sees
     try:
-        with FlopCounterMode(display=False, depth=None, custom_mapping=FORMULAS) as counter:  # type: ignore[arg-type]
+        with FlopCounterMode(display=False, depth=None, custom_mapping=formulas()) as counter:  # type: ignore[arg-type]
             run()
     finally:
         torch.backends.mha.set_fastpath_enabled(fused)
@@ -124,6 +125,38 @@ def _lstm_on_cpu(x: Any, inputs: Any, states: Any, *_: Any, **__: Any) -> int:
 
 def _lstm_on_cpu_backward(x: Any, inputs: Any, states: Any, *_: Any, **__: Any) -> int:
     return 2 * _lstm_on_cpu(x, inputs, states)
+
+
+def _bnb_int8(x: Any, weight: Any, *_: Any, **__: Any) -> int:
+    """(..., inputs) times (outputs, inputs), which are 8-bit codes."""
+    return 2 * prod(x) * int(weight[0])
+
+
+def _bnb_int8_mixed(x: Any, codes: Any, weight: Any, *_: Any, **__: Any) -> int:
+    return _bnb_int8(x, weight)
+
+
+def _bnb_4bit(x: Any, weight: Any, shape: Any, *_: Any, **__: Any) -> int:
+    """(..., inputs) times a weight of this shape, which is stored as 4-bit codes."""
+    return 2 * prod(x) * int(shape[0])
+
+
+#: Operator of bitsandbytes -> formula. They exist once the library is imported.
+OF_BITSANDBYTES = {
+    "int8_scaled_mm": _bnb_int8,
+    "int8_linear_matmul": _bnb_int8,
+    "int8_mixed_scaled_mm": _bnb_int8_mixed,
+    "gemv_4bit": _bnb_4bit,
+    "gemm_4bit": _bnb_4bit,
+}
+
+
+def formulas() -> dict[Any, Callable[..., int]]:
+    """Operator -> formula, of what may run now."""
+    if "bitsandbytes" not in sys.modules:
+        return FORMULAS
+    known = {name: getattr(torch.ops.bitsandbytes, name, None) for name in OF_BITSANDBYTES}
+    return FORMULAS | {op: OF_BITSANDBYTES[name] for name, op in known.items() if op is not None}
 
 
 #: Operator -> formula, of those that torch does not count, or counts as if no matrix were sparse.

@@ -5,13 +5,15 @@ from __future__ import annotations
 import copy
 import math
 import tempfile
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from torch import nn
+from transformers.utils import logging
 
 from hf_efficient.budget.memory import bytes_of
 from hf_efficient.budget.parameters import saved
@@ -164,9 +166,21 @@ class WeightLevers:
         return model
 
 
+@contextmanager
+def no_progress_bar() -> Iterator[None]:
+    """In the block transformers draws none."""
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
+
+
 def loaded_again(model: Any, precision: dict[str, Any]) -> Any:
     """A model as it is when it is loaded with a precision: it is saved, and read back."""
-    with tempfile.TemporaryDirectory() as above, scratch_folder(Path(above) / "model") as folder:
+    with tempfile.TemporaryDirectory() as above, scratch_folder(Path(above) / "model") as folder, no_progress_bar():
         model.save_pretrained(folder)
         again = type(model).from_pretrained(folder, quantization_config=quantization_config(precision))
     again.generation_config = copy.deepcopy(getattr(model, "generation_config", None))

@@ -1,0 +1,108 @@
+"""A plan is carried out to the same bits, at whatever moment it is killed."""
+
+import os
+import signal
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import TrainingArguments
+
+from hf_efficient import EfficiencyPlan, SAMArguments, train_plan
+from tests.sparsity.models import llama
+
+DATA = [{"input_ids": (torch.arange(8) * (i + 3)) % 50, "labels": (torch.arange(8) * (i + 3)) % 50} for i in range(8)]
+PLAN = EfficiencyPlan(
+    sparsity={"sparsity": 0.9, "target": "delta", "target_modules": ["up_proj"], "update_interval": 1},
+    sam=SAMArguments("s2sam", rho=0.1),
+)
+
+
+def carry_out(folder: Path, plan: EfficiencyPlan = PLAN) -> Any:
+    args = TrainingArguments(
+        str(folder / "out"), max_steps=4, per_device_train_batch_size=1, learning_rate=1e-2, save_steps=1,
+        save_total_limit=2, logging_strategy="no", disable_tqdm=True, report_to="none", use_cpu=True, seed=3,
+    )  # fmt: skip
+    batches = [{"input_ids": torch.stack([row["input_ids"] for row in DATA])}]
+    return train_plan(plan, llama(), args, folder / "plan", batches=batches, train_dataset=DATA)
+
+
+def weights(folder: Path) -> dict[str, bytes]:
+    return {
+        path.relative_to(folder / "plan").as_posix(): path.read_bytes()
+        for path in sorted((folder / "plan").rglob("*.safetensors"))
+    }
+
+
+def killed_at(folder: Path, change: int) -> bool:
+    """Carry it out in a child that is killed at its n-th change of a file; whether it came that far."""
+    child = os.fork()
+    if child == 0:
+        seen = [0]
+
+        def hook(event: str, args: Any) -> None:
+            writes = event in ("os.rename", "os.mkdir", "os.remove", "shutil.rmtree") or (
+                event == "open" and isinstance(args[1], str) and set(args[1]) & set("wax+")
+            )
+            if writes and str(folder) in str(args[0]):
+                seen[0] += 1
+                if seen[0] == change:
+                    os.kill(os.getpid(), signal.SIGKILL)
+
+        try:
+            sys.addaudithook(hook)
+            carry_out(folder)
+        finally:
+            os._exit(0)
+    return os.WIFSIGNALED(os.waitpid(child, 0)[1])
+
+
+@pytest.fixture(scope="module")
+def wanted(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    folder = tmp_path_factory.mktemp("whole")
+    carry_out(folder)
+    return weights(folder)
+
+
+def check(folder: Path, moments: list[int], wanted: dict[str, bytes]) -> None:
+    for moment in moments:
+        place = folder / str(moment)
+        place.mkdir()
+        assert killed_at(place, moment), moment
+        carry_out(place)
+        assert weights(place) == wanted, moment
+
+
+def test_two_kills(tmp_path: Path, wanted: dict[str, bytes]) -> None:
+    check(tmp_path, [2, 15], wanted)
+
+
+@pytest.mark.slow
+def test_ten_kills(tmp_path: Path, wanted: dict[str, bytes]) -> None:
+    check(tmp_path, [1, 3, 5, 8, 11, 14, 18, 22, 26, 30], wanted)
+
+
+def test_again_and_again_in_one_folder(tmp_path: Path, wanted: dict[str, bytes]) -> None:
+    assert killed_at(tmp_path, 9)
+    killed_at(tmp_path, 4)
+    carry_out(tmp_path)
+    assert weights(tmp_path) == wanted
+    carry_out(tmp_path)  # it is done: nothing changes
+    assert weights(tmp_path) == wanted
+
+
+def test_zeros_of_a_pruned_model_stay_zeros(tmp_path: Path) -> None:
+    sparsity = {"distribution": "as_pruned", "topology": "static"}
+    carry_out(tmp_path, EfficiencyPlan(pruning={"method": "wanda", "sparsity": 0.5}, sparsity=sparsity))
+    model, _ = EfficiencyPlan.load(tmp_path / "plan")
+    layer = model.model.layers[0].mlp.up_proj.weight
+    assert int(layer.count_nonzero()) == layer.numel() // 2
+    assert not torch.equal(layer[layer != 0], llama().model.layers[0].mlp.up_proj.weight[layer != 0])
+
+
+def test_checkpoints_and_plan_have_folders_of_their_own(tmp_path: Path) -> None:
+    args = TrainingArguments(str(tmp_path), report_to="none", use_cpu=True)
+    with pytest.raises(ValueError, match="holds the checkpoints"):
+        train_plan(PLAN, llama(), args, tmp_path)

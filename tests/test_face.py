@@ -13,7 +13,16 @@ from torch import nn
 from transformers import HfArgumentParser, Trainer, TrainingArguments
 
 import hf_efficient
-from hf_efficient import BiDSTConfig, EfficiencyPlan, FitSettings, SAMArguments, STDOConfig, TokenPrunerConfig
+from hf_efficient import (
+    BiDSTConfig,
+    EfficiencyPlan,
+    FitSettings,
+    PruningConfig,
+    SAMArguments,
+    STDOConfig,
+    TokenPrunerConfig,
+)
+from hf_efficient.budget.planner.found import Candidate
 from tests.optimization.training.trainers import bert, rows
 from tests.tiny import stock
 
@@ -30,6 +39,7 @@ CONFIGS: dict[str, Any] = {
     "FitSettings": FitSettings(method="stdo", num_chunks=3),
     "STDOConfig": STDOConfig(num_features=8),
     "BiDSTConfig": BiDSTConfig(sparsity=0.8, topology="rigl"),
+    "PruningConfig": PruningConfig("wanda", 0.6),
     "EfficiencyPlan": EfficiencyPlan(token_pruner=TokenPrunerConfig("itg", budget=64), sam=SAMArguments("s2sam")),
 }
 
@@ -74,6 +84,11 @@ def made(name: str, folder: Path) -> Any:
         return thing()
     if name == "BudgetReport":
         return hf_efficient.measure(nn.Linear(2, 2), torch.ones(1, 2), repeats=1)
+    if name == "LimitError":
+        return thing("too much", {"file_bytes": 3.0})
+    if name == "FoundPlan":
+        nothing = Candidate("stock", EfficiencyPlan(), 1.0, {}, {"file_bytes": 3.0})
+        return thing(nothing, {"file_bytes": 4.0}, nothing, [])
     if name == "STDOModel":
         return thing(STDOConfig())
     if name == "STDOPipeline":

@@ -190,7 +190,10 @@ def test_limits_are_read() -> None:
 def test_the_first_recipe_that_fits_is_taken(tmp_path: Path) -> None:
     arguments = TrainingArguments(tmp_path, report_to=[], use_cpu=True, optim="adamw_torch", max_steps=3)
     batch = {**text_inputs(None, TEXT[:2]), "labels": text_inputs(None, TEXT[:2])["input_ids"]}
-    recipes = [{"sam": SAMArguments("sam", rho=0.1)}, {"sparsity": {"target": "delta", "sparsity": 0.9}}]
+    recipes: list[dict[str, Any]] = [
+        {"sam": SAMArguments("sam", rho=0.1)},
+        {"sparsity": {"target": "delta", "sparsity": 0.9}},
+    ]
 
     def found(limit: dict[str, Any]) -> FoundPlan:
         return find_plan(llama(), None, TEXT, lambda *_: 0.0, limit, inputs=text_inputs, repeats=1, args=arguments,
@@ -200,6 +203,7 @@ def test_the_first_recipe_that_fits_is_taken(tmp_path: Path) -> None:
     assert free.plan.sam is not None
     small = found({"training_bytes": 0.8 * free.predicted["training_bytes"]})
     assert small.plan.sam is None
+    assert small.plan.sparsity is not None
     assert small.plan.sparsity.sparsity == 0.9
     with pytest.raises(LimitError, match="No recipe keeps the limit: training_bytes"):
         found({"training_bytes": 1000})
@@ -215,9 +219,10 @@ def test_what_cannot_be_planned_is_refused() -> None:
         find_plan(model, processor, [{"picture": "a"}], kept, {"cache_bytes": 1})
     with pytest.raises(ValueError, match="pass a few batches"):
         EfficiencyPlan(pruning=PruningConfig("wanda", 0.5)).apply(llama())
+    half = {"sparsity": 0.5}
     with pytest.raises(ValueError, match="cannot go together with precision"):
-        EfficiencyPlan(pruning={"sparsity": 0.5}, precision={"quant_method": "bitsandbytes", "load_in_8bit": True})
+        EfficiencyPlan.from_dict({"pruning": half, "precision": {"quant_method": "bitsandbytes", "load_in_8bit": True}})
     with pytest.raises(ValueError, match="as_pruned"):
-        EfficiencyPlan(pruning={"sparsity": 0.5}, sparsity={"sparsity": 0.9})
+        EfficiencyPlan.from_dict({"pruning": half, "sparsity": {"sparsity": 0.9}})
     with pytest.raises(ValueError, match="fewer zeros"):
-        EfficiencyPlan(pruning={"sparsity": 0.5}).save_pretrained("nowhere", llama())
+        EfficiencyPlan.from_dict({"pruning": half}).save_pretrained("nowhere", llama())

@@ -14,9 +14,11 @@ from hf_efficient import EfficiencyPlan, SAMArguments, train_plan
 from tests.sparsity.models import llama
 
 DATA = [{"input_ids": (torch.arange(8) * (i + 3)) % 50, "labels": (torch.arange(8) * (i + 3)) % 50} for i in range(8)]
-PLAN = EfficiencyPlan(
-    sparsity={"sparsity": 0.9, "target": "delta", "target_modules": ["up_proj"], "update_interval": 1},
-    sam=SAMArguments("s2sam", rho=0.1),
+PLAN = EfficiencyPlan.from_dict(
+    {
+        "sparsity": {"sparsity": 0.9, "target": "delta", "target_modules": ["up_proj"], "update_interval": 1},
+        "sam": SAMArguments("s2sam", rho=0.1),
+    }
 )
 
 
@@ -95,7 +97,9 @@ def test_again_and_again_in_one_folder(tmp_path: Path, wanted: dict[str, bytes])
 
 def test_zeros_of_a_pruned_model_stay_zeros(tmp_path: Path) -> None:
     sparsity = {"distribution": "as_pruned", "topology": "static"}
-    carry_out(tmp_path, EfficiencyPlan(pruning={"method": "wanda", "sparsity": 0.5}, sparsity=sparsity))
+    carry_out(
+        tmp_path, EfficiencyPlan.from_dict({"pruning": {"method": "wanda", "sparsity": 0.5}, "sparsity": sparsity})
+    )
     model, _ = EfficiencyPlan.load(tmp_path / "plan")
     layer = model.model.layers[0].mlp.up_proj.weight
     assert int(layer.count_nonzero()) == layer.numel() // 2

@@ -34,6 +34,7 @@ ALLOWED = {
     ("hf_efficient/wrapped.py", "save_pretrained"),  # of a pruner's config, which is ours
     ("hf_efficient/sparsity/storage/checkpoint.py", "save_pretrained"),  # the same
     ("hf_efficient/budget/plan/folder.py", "save_pretrained"),  # the same
+    ("hf_efficient/budget/training.py", "chosen.save_pretrained"),  # of a plan, which is ours
     ("hf_efficient/reading.py", "open_memmap"),  # to read
 }
 

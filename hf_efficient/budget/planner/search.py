@@ -81,29 +81,24 @@ def find_plan(
         LimitError: no plan keeps the limits; `best` says what can be reached. It is a ValueError.
         ValueError: a limit, method or lever is not known, the data are empty, or the model has a pruner or adapter.
     """
+    check_asked(model, data, methods, levers)
+    check_whole("batch_size", batch_size, 1)
+    check_whole("further", further, 0)
+    search = _Search(model, processor, data, metric, inputs, batch_size, repeats, progress)
+    training = Recipes(model, processor, args, train_batch, recipes, search.calibration) if args is not None else None
+    return search.found(limit, methods, WeightLevers(model, levers), further, training)
+
+
+def check_asked(model: Any, data: Any, methods: Sequence[str], levers: Sequence[str]) -> None:
+    """Refuse what no plan can be found for."""
     for name in methods:
         check_choice("methods", name, REPRESENTATION.names)
     for name in levers:
         check_choice("levers", name, LEVERS)
-    check_whole("batch_size", batch_size, 1)
-    check_whole("further", further, 0)
     if not len(data):
         raise ValueError("data has no rows; expected some on which plans are compared.")
     if pruner_below(model) is not None or getattr(model, "peft_config", None) or unwrapped(model) is not model:
         raise ValueError("The model has a pruner or an adapter, or is wrapped: plan for the stock model.")
-    search = _Search(model, processor, data, metric, inputs, batch_size, repeats, progress)
-    training = Recipes(model, processor, args, train_batch, recipes, search.calibration) if args is not None else None
-    stock = search.stock | ({} if training is None else training.stock())
-    limits = amounts(limit, stock)
-    tried = list(search.tried_under(limits, methods, WeightLevers(model, levers)))
-    if not (fitting := [one for one in tried if not broken(one.measured, limits)]):
-        raise search.refused(limits)
-    tried += search.further_than(the_best(fitting, limits, stock), limits, further)
-    best = the_best([one for one in tried if not broken(one.measured, limits)], limits, stock)
-    if training is not None:
-        best = training.added(best, limits)
-    nothing = Candidate("stock", EfficiencyPlan(), search.quality, stock, stock)
-    return FoundPlan(best, limits, nothing, tried)
 
 
 def the_best(fitting: Sequence[Candidate], limits: Mapping[str, float], stock: Mapping[str, float]) -> Candidate:
@@ -131,6 +126,22 @@ class _Search:
         self.best: dict[str, float] = {}  # name of a cost -> the least that was predicted or measured
         self.models: dict[str, Any] = {}  # at most one copy of the model
         self.weights: WeightLevers | None = None
+
+    def found(
+        self, limit: Limits, methods: Sequence[str], levers: WeightLevers, further: int, training: Recipes | None
+    ) -> FoundPlan:
+        """The search itself; arguments as of `find_plan`."""
+        stock = self.stock | ({} if training is None else training.stock())
+        limits = amounts(limit, stock)
+        tried = list(self.tried_under(limits, methods, levers))
+        if not (fitting := [one for one in tried if not broken(one.measured, limits)]):
+            raise self.refused(limits)
+        tried += self.further_than(the_best(fitting, limits, stock), limits, further)
+        best = the_best([one for one in tried if not broken(one.measured, limits)], limits, stock)
+        if training is not None:
+            best = training.added(best, limits)
+        nothing = Candidate("stock", EfficiencyPlan(), self.quality, stock, stock)
+        return FoundPlan(best, limits, nothing, tried)
 
     def calibration(self) -> list[dict[str, Any]]:
         """Batches that pruning of weights looks at."""

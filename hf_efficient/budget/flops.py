@@ -142,7 +142,7 @@ def _bnb_4bit(x: Any, weight: Any, shape: Any, *_: Any, **__: Any) -> int:
 
 
 #: Operator of bitsandbytes -> formula. They exist once the library is imported.
-OF_BITSANDBYTES = {
+OF_BITSANDBYTES: dict[str, Callable[..., int]] = {
     "int8_scaled_mm": _bnb_int8,
     "int8_linear_matmul": _bnb_int8,
     "int8_mixed_scaled_mm": _bnb_int8_mixed,

@@ -10,7 +10,7 @@ export HF_HUB_DISABLE_TELEMETRY ?= 1
 export GRADIO_ANALYTICS_ENABLED ?= False
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow test-serving lmms-eval test-lmms lint format pages docs bench-speed bench-footing bench-parts bench-retention bench-representation bench-generation bench-video bench-cost bench-field clips clean
+.PHONY: help demo test test-slow test-serving lmms-eval test-lmms lint format numbers pages docs bench-speed bench-footing bench-parts bench-retention bench-representation bench-generation bench-video bench-cost bench-field clips clean
 
 help:  ## this list
 	@grep -hE '^[a-z%-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/' | expand -t 24
@@ -92,6 +92,9 @@ format: $(VENV)/.stamp-dev  ## let ruff put the code in order
 pages: $(VENV)/.stamp-dev  ## docs/paper_index.md out of the table of methods, docs/model_types.md out of transformers
 	$(BIN)/hf-efficient methods --paper-index > docs/paper_index.md
 	$(BIN)/python -m tests.zoo.table > docs/model_types.md
+
+numbers: $(VENV)/.stamp-dev  ## figures of README, docs and cards out of benchmarks/results
+	$(BIN)/python -m benchmarks.numbers
 
 docs: $(VENV)/.stamp-dev  ## API pages into docs/api, links of all Markdown pages checked
 	$(BIN)/python -m pytest -q tests/test_docs.py

@@ -96,9 +96,9 @@ pages: $(VENV)/.stamp-dev  ## docs/paper_index.md out of the table of methods, d
 numbers: $(VENV)/.stamp-dev  ## figures of README, docs and cards out of benchmarks/results
 	$(BIN)/python -m benchmarks.numbers
 
-docs: $(VENV)/.stamp-dev  ## API pages into docs/api, links of all Markdown pages checked
+docs: $(VENV)/.stamp-dev  ## the documentation as a site, in build/site/html; every link is checked
 	$(BIN)/python -m pytest -q tests/test_docs.py
-	$(BIN)/pdoc --docformat google --output-directory docs/api hf_efficient hf_efficient.representation hf_efficient.optimization hf_efficient.sparsity hf_efficient.video
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m docs.make_site
 
 bench-speed: $(VENV)/.stamp-dev  ## time and memory of token pruning
 	$(BIN)/python -m benchmarks.representation.token_pruning_speed
@@ -135,5 +135,5 @@ bench-%: $(VENV)/.stamp-dev  ## any other benchmark: bench-sam-step runs benchma
 	$(BIN)/python -m $(subst /,.,$(basename $(wildcard benchmarks/*/$(subst -,_,$*).py)))
 
 clean:  ## remove what the targets made, but for environments
-	rm -rf build dist *.egg-info docs/api hf_efficient_demo .pytest_cache .mypy_cache .ruff_cache
+	rm -rf build dist *.egg-info hf_efficient_demo .pytest_cache .mypy_cache .ruff_cache
 	find . -name __pycache__ -type d -not -path './.venv*' -prune -exec rm -rf {} +

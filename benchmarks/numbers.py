@@ -102,7 +102,7 @@ def place(path: Path, parts: list[str]) -> str:
         found |= {line.cells[i] for line in lines for i in columns}
     if len(found) != 1:
         raise LookupError(
-            f"{path.relative_to(ROOT)}: {len(found)} cells are named {' > '.join(parts)}: {sorted(found)}"
+            f"{path.parent.name}/{path.name}: {len(found)} cells are named {' > '.join(parts)}: {sorted(found)}"
         )
     return found.pop()
 
@@ -126,7 +126,7 @@ def figures(folder: Path, reference: str) -> list[Decimal]:
     text = place(path, parts[:-1] if last else parts)
     values = [Decimal(n.replace("−", "-").replace(",", "")) for n in NUMBER.findall(text)]
     if not values:
-        raise LookupError(f"{path.relative_to(ROOT)}: no figure at {reference}, but {text!r}")
+        raise LookupError(f"no figure at {reference}, but {text!r}")
     if last == "%":
         return [100 * value for value in values]
     return [-values[0], *values[1:]] if last else values

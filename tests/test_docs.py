@@ -3,9 +3,12 @@
 import ast
 import re
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
+
+import hf_efficient
 
 LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
 
@@ -62,3 +65,25 @@ def test_pages_lead_to_the_function_with_the_equation(page: str, repository: Pat
         body = [n for n in function.body if not (isinstance(n, ast.Expr) and isinstance(n.value, ast.Constant))]
         assert (body[-1].end_lineno or 0) - body[0].lineno < 40
         assert ast.get_docstring(function)
+
+
+def test_every_page_is_in_the_navigation_once(repository: Path) -> None:
+    nav = (repository / "docs/mkdocs.yml").read_text(encoding="utf-8").partition("\nnav:\n")[2]
+    listed = re.findall(r": ([\w/.-]+\.md)$", nav, re.MULTILINE)
+    pages = [str(p.relative_to(repository)) for f in ("docs/**/*.md", "model_cards/*.md") for p in repository.glob(f)]
+    made = {f"docs/api/{room}.md" for room in ("representation", "optimization", "sparsity", "video", "budget")}
+    assert len(listed) == len(set(listed))
+    assert set(pages) | made <= set(listed)
+    assert all((repository / page).is_file() for page in set(listed) - made)
+    assert {module.split(".")[1] for module in hf_efficient._MODULE_OF.values()} == {Path(p).stem for p in made}
+
+
+@pytest.mark.slow
+def test_the_site_is_built_without_a_warning(repository: Path) -> None:
+    pytest.importorskip("mkdocs")
+    pytest.importorskip("mkdocstrings")
+    done = subprocess.run([sys.executable, "-m", "docs.make_site"], cwd=repository, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    html = repository / "build/site/html"
+    assert 'id="hf_efficient.optimization.arguments.SAMArguments"' in (html / "docs/api/optimization.html").read_text()
+    assert (html / "docs/bidst.html").is_file()

@@ -16,7 +16,7 @@ from tests.conftest import ROOT
 #: docs/adding.md makes methods that are not there; `test_adding.py` runs it.
 PAGES = sorted(
     page
-    for pattern in ("*.md", "docs/*.md", "*/*/README.md", "model_cards/*.md")
+    for pattern in ("*.md", "docs/**/*.md", "*/*/README.md", "model_cards/*.md")
     for page in ROOT.glob(pattern)
     if page.name != "adding.md"
 )

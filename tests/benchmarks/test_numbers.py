@@ -54,7 +54,7 @@ def filled(page: Path, text: str) -> str:
     ("old", "new", "place"),
     [
         ("+9.9 ± 9.9", "+1.2 ± 0.3", "table.md > one > a > gain#1"),
-        ("9.9", "-3.0", "table.md > two > a > gain"),
+        ("9.9", "−3.0", "table.md > two > a > gain"),
         ("−9 %", "−3 %", "table.md > two > a 5 > gain"),
         ("9", "3", "table.md > two > a > gain > minus"),
         (".999", ".123", "rows.json > rows > 0 > right"),
@@ -70,7 +70,7 @@ def test_a_figure_keeps_its_form(page: Path, old: str, new: str, place: str) -> 
 
 def test_a_table_is_filled(page: Path) -> None:
     marker = "<!-- numbers: results/table.md > one > $row > $column\nrows: a; -; ab\ncolumns: gain#1; gain#2\n-->\n"
-    table = "| | x | y |\n|---|---|---|\n| A | **+9.99** | 9 |\n| hand | 7 | 7 |\n| B | 0 | |\n"
+    table = "| | x | y |\n|---|---|---|\n| A | **+9.99** | 9 |\n| hand | 7 | 7 |\n| B | 0 |  |\n"
     assert filled(page, marker + table) == marker + table.replace("+9.99", "+1.25").replace(
         "| A | **+1.25** | 9", "| A | **+1.25** | 1"
     ).replace("| B | 0", "| B | 9")

@@ -27,12 +27,12 @@ from benchmarks.video.fetch_clips import fetch
 from benchmarks.video.rate import CLIPS
 from benchmarks.video.stdo_rate import silent
 from hf_efficient.video.encode.candidates import SAMPLES
-from hf_efficient.video.encode.delta_fit import EXPERT, RATE_WEIGHT, SCALES, DeltaFit, luma_error, rate_penalty
+from hf_efficient.video.encode.delta_fit import EXPERT, SCALES, DeltaFit, luma_error, rate_penalty
 from hf_efficient.video.encode.overfit import overfit
 from hf_efficient.video.networks.backbones.luma import bicubic, luma
 from hf_efficient.video.networks.delta import pack_delta, unpack_delta
 from hf_efficient.video.networks.inference import enlarge_whole
-from hf_efficient.video.networks.weights import add_weight_norm, as_stored, stored_bytes
+from hf_efficient.video.networks.weights import add_weight_norm, as_stored, fold_weight_norm, stored_bytes
 from hf_efficient.video.patches import psnr, round8
 from hf_efficient.video.settings import FitSettings
 
@@ -90,10 +90,10 @@ class Bench:
         add_weight_norm(net.requires_grad_(True))
         recipe = replace(self.recipe, learning_rate=RATES[start])
         overfit(net, self.fit.store(EXPERT), recipe, self.fit.work / f"whole-{start}.safetensors", loss=luma_error)
-        rows = {}
+        rows, plain = {}, fold_weight_norm(net)
         for dtype in ("float16", "int8"):
             size = stored_bytes(self.fit.general.spec.build(), dtype)
-            stored = as_stored(copy.deepcopy(net), dtype)
+            stored = as_stored(copy.deepcopy(plain), dtype)
             rows[f"all weights, {dtype}, from {start}"] = {"bytes": size, "psnr": self.quality(stored)}
         return rows
 

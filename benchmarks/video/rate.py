@@ -73,7 +73,7 @@ def bundle_points(
 ) -> dict[str, dict[str, float]]:
     """Bytes and PSNR of every part on one stream, and of what was taken ("bundle")."""
     bundle = fit_video(
-        source, folder / "bundle", method="delta", scale=arguments.scale, num_features=arguments.features,
+        source, folder / "bundle", method="delta", scale=arguments.scale, downscaling=arguments.downscaling, num_features=arguments.features,
         lr_codec="libsvtav1", lr_quality=quality, steps=arguments.steps, batch_size=arguments.batch_size,
         max_patches=arguments.max_patches, overwrite=True, progress_bar=False, device="cpu",
     )  # fmt: skip
@@ -113,6 +113,7 @@ def parser() -> argparse.ArgumentParser:
     made = common_parser(__doc__, "rate", threads=True)
     made.add_argument("--clips", nargs="+", default=list(CLIPS), choices=list(CLIPS))
     made.add_argument("--scale", type=int, default=2)
+    made.add_argument("--downscaling", default="bicubic", choices=["bicubic", "back-projected"])
     made.add_argument("--features", type=int, default=8)
     made.add_argument("--steps", type=int, default=600)
     made.add_argument("--batch-size", type=int, default=8)
@@ -168,7 +169,9 @@ def main() -> None:
     arguments = parser().parse_args()
     torch.set_num_threads(arguments.threads)
     output = arguments.output
-    results = Rows(output / "results.json", arguments, ("scale", "features", "steps", "batch_size", "max_patches"))
+    results = Rows(
+        output / "results.json", arguments, ("scale", "features", "steps", "batch_size", "max_patches", "downscaling")
+    )
     record_run(output)
     each = len(STREAM_QUALITIES) + sum(len(qualities) for *_, qualities in CODECS.values())
     with tqdm(total=each * len(arguments.clips), unit="point") as bar:

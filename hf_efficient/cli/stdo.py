@@ -16,6 +16,12 @@ from tqdm import tqdm
 from hf_efficient.extras import extra
 from hf_efficient.files import check_output, check_report, write_text, written_whole
 
+#: Settings of networks: with one of them --budget chooses for networks that are sent whole.
+OF_NETWORKS = {
+    "method", "num_chunks", "edges", "scorer", "warm_start", "backbone", "num_features", "num_blocks", "expansion",
+    "weight_dtype",
+}  # fmt: skip
+
 
 def run(arguments: argparse.Namespace) -> None:
     """Run the chosen action. Its errors are ValueError, OSError or ImportError, and say what to change."""
@@ -32,6 +38,7 @@ def run(arguments: argparse.Namespace) -> None:
 
 def encode(arguments: argparse.Namespace) -> None:
     """Encode a video as a bundle."""
+    from hf_efficient.video.encode.budget import spend
     from hf_efficient.video.encode.fit import fit_video
     from hf_efficient.video.encode.rate_control import parse_rate, settings_for_rate
     from hf_efficient.video.encode.work_folder import WorkFolder
@@ -40,8 +47,17 @@ def encode(arguments: argparse.Namespace) -> None:
     given = {f.name: getattr(arguments, f.name) for f in fields(FitSettings) if hasattr(arguments, f.name)}
     settings = FitSettings(**given)
     WorkFolder(arguments.bundle).check(arguments.source, arguments.overwrite)
-    if arguments.budget is not None:
+    if arguments.budget is not None and OF_NETWORKS & given.keys():
         settings = settings_for_rate(arguments.source, parse_rate(arguments.budget), given)
+    elif arguments.budget is not None:
+        plain = check_output(arguments.bundle.with_name(f"{arguments.bundle.name}.mkv"), "file", [arguments.source])
+        if plain.exists() and not arguments.overwrite:
+            raise FileExistsError(f"{str(plain)!r} exists: choose another name, or --overwrite.")
+        chosen = spend(arguments.source, parse_rate(arguments.budget), plain, given)
+        if chosen is None:
+            print(f"{plain}: at this rate the codec alone is better than a bundle, so this is its file")
+            return
+        settings = chosen
     bundle = fit_video(
         arguments.source, arguments.bundle, overwrite=arguments.overwrite, device=arguments.device, settings=settings
     )

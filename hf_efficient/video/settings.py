@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 EDGES = ("count", "error")
 LR_CODECS = tuple(CODECS)
 STARTS = ("general", "previous", "none")
+DOWNSCALINGS = ("bicubic", "back-projected")
 ALPHA, INTERLACED = ("refuse", "drop"), ("refuse", "deinterlace", "keep")
 AUTO, BICUBIC = "auto", "bicubic"
 
@@ -52,7 +53,10 @@ class FitSettings(PlainSettings):
         learning_rate: of the first step.
         halo: low-resolution pixels of true context around training patches; 0 trains them alone, as published. 6 is
             the receptive radius of the default network.
+        model_bytes: "delta": the most bytes that are sent of a network and its config; 0: as many as pay.
         max_patches: the most patches kept on disk for one network; if its chunk has more, a random part of them.
+        downscaling: "bicubic", antialiased; or "back-projected": small frames whose bicubic enlargement is nearest to the
+            source. The second is sharper and costs more bits.
         lr_codec: of the low-resolution stream: "libx264", "libx265" or "libsvtav1".
         lr_quality: its constant quality (crf, smaller is better); 0 is lossless RGB (libx264 only).
         lr_preset: its preset; "" is a slow one.
@@ -87,6 +91,8 @@ class FitSettings(PlainSettings):
     learning_rate: float = field(default=1e-3, metadata=_help("Learning rate of the first step."))
     halo: int = field(default=6, metadata=_help("Context around training patches, low-resolution pixels."))
     max_patches: int = field(default=4096, metadata=_help("The most training patches kept for one network."))
+    model_bytes: int = field(default=0, metadata=_help("delta: the most bytes sent of the network; 0: what pays."))
+    downscaling: str = field(default=BICUBIC, metadata=_help("How small frames are made.", DOWNSCALINGS))
     lr_codec: str = field(default="libx264", metadata=_help("Codec of the low-resolution stream.", LR_CODECS))
     lr_quality: int = field(default=10, metadata=_help("Constant quality (crf) of the stream; 0 is lossless RGB."))
     lr_preset: str = field(default="", metadata=_help("Preset of the stream's codec; a slow one if empty."))
@@ -98,11 +104,11 @@ class FitSettings(PlainSettings):
     def __post_init__(self) -> None:
         plain_numbers(self)
         for name, choices in (("method", VIDEO.names), ("edges", EDGES), ("weight_dtype", WEIGHT_DTYPES),
-                              ("lr_codec", LR_CODECS), ("warm_start", STARTS), ("alpha", ALPHA),
+                              ("lr_codec", LR_CODECS), ("warm_start", STARTS), ("alpha", ALPHA), ("downscaling", DOWNSCALINGS),
                               ("interlaced", INTERLACED)):  # fmt: skip
             check_choice(name, getattr(self, name), choices)
         bounds = {"steps": (1, None), "batch_size": (1, 4096), "halo": (0, 60), "max_patches": (1, None),
-                  "lr_quality": (0, 63), "seed": (0, 2**31), "checkpoint_every": (1, None)}  # fmt: skip
+                  "model_bytes": (0, None), "lr_quality": (0, 63), "seed": (0, 2**31), "checkpoint_every": (1, None)}  # fmt: skip
         for name, (least, most) in bounds.items():
             check_whole(name, getattr(self, name), least, most)
         if not isinstance(self.lr_preset, str):

@@ -71,8 +71,8 @@ def compare(
     return rows
 
 
-def best(rows: Sequence[dict[str, Any]], stream_bytes: int) -> int:
-    """The number of the candidate with the least D + λ R.
+def best(rows: Sequence[dict[str, Any]], stream_bytes: int, most: int = 0) -> int:
+    """The number of the candidate with the least D + λ R, among those of at most `most` bytes, if that is not 0.
 
     D is the error of luma, R the bytes of the model. λ = D(bicubic) / bytes of the stream: at these rates a codec's
     error falls in about the proportion in which its bits grow, so that a byte of the model is worth what a byte more
@@ -80,4 +80,6 @@ def best(rows: Sequence[dict[str, Any]], stream_bytes: int) -> int:
     """
     price = next(row["error"] for row in rows if row["name"] == "bicubic") / max(stream_bytes, 1)
     costs = [row["error"] + price * row["bytes"] for row in rows]
-    return costs.index(min(costs))
+    least = min(row["bytes"] for row in rows)  # something has to be sent
+    allowed = [n for n, row in enumerate(rows) if not most or row["bytes"] <= max(most, least)]
+    return min(allowed, key=costs.__getitem__)

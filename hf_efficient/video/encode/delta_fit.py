@@ -76,7 +76,7 @@ class DeltaFit(Fit):
         candidates = self.candidates()
         every = max(1, len(self.plan.errors) // SAMPLES)
         rows = compare(candidates, self.pairs(), self.info, self.device, every)
-        taken = best(rows, self.low_resolution.stat().st_size)
+        taken = best(rows, self.low_resolution.stat().st_size, self.settings.model_bytes)
         chosen, store = candidates[taken], self.store(EXPERT)
         save_delta(self.draft / MODEL_FOLDER, chosen.config, chosen.delta)
         error = round(psnr(store_error(chosen.net.to(self.device), store, True)), 4)

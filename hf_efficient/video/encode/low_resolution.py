@@ -6,19 +6,44 @@ from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
+from torch import Tensor
+from torch.nn import functional as F
+
 from hf_efficient.video.codecs import LOSSLESS, encoder_options
 from hf_efficient.video.files.reader import Frame, StrPath, VideoInfo
 from hf_efficient.video.files.side_data import SideData
 from hf_efficient.video.files.writer import VideoWriter
+from hf_efficient.video.networks.backbones.backbone import upsample_bicubic
 from hf_efficient.video.patches import Geometry, degrade, pad_to_grid, to_rgb8, to_tensor
 from hf_efficient.video.settings import FitSettings
 
+PROJECTIONS = 2
 
-def downscaled(frames: Iterable[Frame], geometry: Geometry) -> Iterator[Frame]:
+
+def downscaled(frames: Iterable[Frame], geometry: Geometry, back_projected: bool = False) -> Iterator[Frame]:
     """Every frame at low resolution."""
+    make = back_projection if back_projected else degrade
     for frame in frames:
-        small = degrade(pad_to_grid(to_tensor(frame.rgb), geometry), geometry)
-        yield frame._replace(rgb=to_rgb8(small))
+        yield frame._replace(rgb=to_rgb8(make(pad_to_grid(to_tensor(frame.rgb), geometry), geometry)))
+
+
+def back_projection(y: Tensor, geometry: Geometry) -> Tensor:
+    """The small frame x whose bicubic enlargement U x is nearest to y: x <- x + D(y - U x), from x = D y.
+
+    Irani and Peleg, 1991; D is antialiased bicubic downscaling. PROJECTIONS rounds, unrounded between them.
+
+    Args:
+        y: (1, 3, s·lr_height, s·lr_width) in [0, 1].
+        geometry: the grid.
+    """
+
+    def down(image: Tensor) -> Tensor:
+        return F.interpolate(image, size=(geometry.lr_height, geometry.lr_width), mode="bicubic", antialias=True)
+
+    x = down(y)
+    for _ in range(PROJECTIONS):
+        x = x + down(y - upsample_bicubic(x, geometry.scale))
+    return x
 
 
 def write_stream(

@@ -22,7 +22,7 @@ from hf_efficient.video.networks.spec import SCALES
 from hf_efficient.video.networks.weights import stored_bytes
 from hf_efficient.video.patches import Geometry, pad_to_grid, patch_errors, psnr, round8, to_tensor
 from hf_efficient.video.routing import planes
-from hf_efficient.video.settings import AUTO, FitSettings
+from hf_efficient.video.settings import AUTO, BICUBIC, FitSettings
 
 from .low_resolution import downscaled, stream_name, write_stream
 
@@ -118,7 +118,7 @@ class Trial:
         self.suffix = Path(stream_name(info)).suffix
         self.lossless = folder / f"lossless{self.suffix}"
         lossless = replace(settings, lr_quality=0, lr_codec="libx264", lr_preset="")  # a preset is of its codec
-        small = downscaled(read_frames(source, info), self.geometry)
+        small = downscaled(read_frames(source, info), self.geometry, settings.downscaling != BICUBIC)
         write_stream(source, info, small, self.geometry, lossless, self.lossless)
 
     def fit(self, total: int, choose_width: bool) -> Fitting:

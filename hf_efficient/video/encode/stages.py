@@ -27,7 +27,7 @@ from hf_efficient.video.networks.experts import DEFAULTS, save_experts
 from hf_efficient.video.networks.spec import NetworkSpec
 from hf_efficient.video.networks.weights import add_weight_norm, as_stored
 from hf_efficient.video.patches import Geometry, patch_errors, psnr
-from hf_efficient.video.settings import FitSettings
+from hf_efficient.video.settings import BICUBIC, FitSettings
 
 from .description import describe
 from .low_resolution import downscaled, stream_name, write_stream
@@ -126,7 +126,7 @@ class Fit:
         """Encode the low-resolution stream. Networks are trained on its decoded frames."""
         if not self.low_resolution.exists():
             with self.progress.frames(read_frames(self.source, self.info), "low resolution") as frames:
-                small = downscaled(frames, self.geometry)
+                small = downscaled(frames, self.geometry, self.settings.downscaling != BICUBIC)
                 write_stream(self.source, self.info, small, self.geometry, self.settings, self.low_resolution)
 
     def score(self) -> None:

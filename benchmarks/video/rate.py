@@ -73,7 +73,8 @@ def bundle_points(
 ) -> dict[str, dict[str, float]]:
     """Bytes and PSNR of every part on one stream, and of what was taken ("bundle")."""
     bundle = fit_video(
-        source, folder / "bundle", method="delta", scale=arguments.scale, downscaling=arguments.downscaling, num_features=arguments.features,
+        source, folder / "bundle", method="delta", scale=arguments.scale, downscaling=arguments.downscaling,
+        num_features=arguments.features,
         lr_codec="libsvtav1", lr_quality=quality, steps=arguments.steps, batch_size=arguments.batch_size,
         max_patches=arguments.max_patches, overwrite=True, progress_bar=False, device="cpu",
     )  # fmt: skip

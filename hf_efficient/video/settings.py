@@ -55,8 +55,8 @@ class FitSettings(PlainSettings):
             the receptive radius of the default network.
         model_bytes: "delta": the most bytes that are sent of a network and its config; 0: as many as pay.
         max_patches: the most patches kept on disk for one network; if its chunk has more, a random part of them.
-        downscaling: "bicubic", antialiased; or "back-projected": small frames whose bicubic enlargement is nearest to the
-            source. The second is sharper and costs more bits.
+        downscaling: "bicubic", antialiased; or "back-projected": small frames whose bicubic enlargement is nearest to
+            the source, which are sharper and cost more bits.
         lr_codec: of the low-resolution stream: "libx264", "libx265" or "libsvtav1".
         lr_quality: its constant quality (crf, smaller is better); 0 is lossless RGB (libx264 only).
         lr_preset: its preset; "" is a slow one.
@@ -104,11 +104,12 @@ class FitSettings(PlainSettings):
     def __post_init__(self) -> None:
         plain_numbers(self)
         for name, choices in (("method", VIDEO.names), ("edges", EDGES), ("weight_dtype", WEIGHT_DTYPES),
-                              ("lr_codec", LR_CODECS), ("warm_start", STARTS), ("alpha", ALPHA), ("downscaling", DOWNSCALINGS),
-                              ("interlaced", INTERLACED)):  # fmt: skip
+                              ("lr_codec", LR_CODECS), ("warm_start", STARTS), ("alpha", ALPHA),
+                              ("downscaling", DOWNSCALINGS), ("interlaced", INTERLACED)):  # fmt: skip
             check_choice(name, getattr(self, name), choices)
         bounds = {"steps": (1, None), "batch_size": (1, 4096), "halo": (0, 60), "max_patches": (1, None),
-                  "model_bytes": (0, None), "lr_quality": (0, 63), "seed": (0, 2**31), "checkpoint_every": (1, None)}  # fmt: skip
+                  "model_bytes": (0, None), "lr_quality": (0, 63), "seed": (0, 2**31),
+                  "checkpoint_every": (1, None)}  # fmt: skip
         for name, (least, most) in bounds.items():
             check_whole(name, getattr(self, name), least, most)
         if not isinstance(self.lr_preset, str):

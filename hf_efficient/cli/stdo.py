@@ -151,12 +151,11 @@ def evaluate(arguments: argparse.Namespace) -> None:
 
 def quality_table(result: dict[str, Any]) -> str:
     """The results of `evaluate` as a Markdown table."""
-    lines = ["| | PSNR, whole frames | mean of frames | paper's metric | SSIM |", "|---|---|---|---|---|"]
-    for name in ("stdo", "bicubic", "lanczos"):
+    lines = ["| | PSNR, whole frames | of luma | mean of frames | paper's metric | SSIM |", "|---|---|---|---|---|---|"]
+    for name in ("stdo", "general", "bicubic", "lanczos"):
         q = result[name]
-        lines.append(
-            f"| {name} | {q['psnr']:.2f} | {q['psnr_frame_mean']:.2f} | {q['psnr_paper']:.2f} | {q['ssim']:.4f} |"
-        )
+        decibels = " | ".join(f"{q[f'psnr{kind}']:.2f}" for kind in ("", "_luma", "_frame_mean", "_paper"))
+        lines.append(f"| {name} | {decibels} | {q['ssim']:.4f} |")
     lines += ["", "| network | patches | paper's metric | bicubic |", "|---|---|---|---|"]
     for row in result["chunks"]:
         ours, theirs = row["psnr_paper_stdo"], row["psnr_paper_bicubic"]
@@ -196,7 +195,7 @@ def compare(arguments: argparse.Namespace) -> None:
     total = sum(result["bytes"].values())
     rows = [("stdo", total, result["stdo"]["psnr"])]
     stream = next(size for name, size in result["bytes"].items() if name.startswith("low_resolution"))
-    rows += [(f"stream, {name}", stream, result[name]["psnr"]) for name in ("bicubic", "lanczos")]
+    rows += [(f"stream, {name}", stream, result[name]["psnr"]) for name in ("general", "bicubic", "lanczos")]
     with tempfile.TemporaryDirectory() as folder:
         for codec in tqdm(arguments.codecs, desc="codecs"):
             rows.append((codec, *encode_at_size(arguments.source, info, Path(folder) / "codec.mkv", codec, total)))

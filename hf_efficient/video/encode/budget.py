@@ -77,7 +77,8 @@ def spend(
         raise ValueError(f"lr_quality={given['lr_quality']!r}: the budget chooses it. Leave out one of the two.")
     base = FitSettings(**{**DEFAULTS, **(given or {})})
     info = probe(source, base.alpha, base.interlaced)
-    total, found = int(rate * info.seconds / 8), []
+    total = int(rate * info.seconds / 8)
+    found: list[Offer] = []
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         for scale in (base.scale,) if given and "scale" in given else SCALES:

@@ -23,9 +23,14 @@ from hf_efficient.files import ffmpeg_url
 from hf_efficient.video.files.containers import ONLY_THIS_FILE
 from hf_efficient.video.files.reader import StrPath, read_frames
 from hf_efficient.video.growing_table import GrowingTable
-from hf_efficient.video.patches import pad_to_grid, patch_errors, psnr, to_tensor
+from hf_efficient.video.networks.backbones.luma import LUMA
+from hf_efficient.video.networks.general import anchor
+from hf_efficient.video.networks.inference import enlarge_whole
+from hf_efficient.video.patches import pad_to_grid, patch_errors, psnr, to_rgb8, to_tensor
 from hf_efficient.video.play.decode import decode
 from hf_efficient.video.play.player import Player
+
+LUMA_WEIGHTS = np.array(LUMA, np.float32)
 
 
 @dataclass
@@ -34,11 +39,13 @@ class Quality:
 
     Args:
         frame_errors: mean squared error of every whole frame (RGB, 8 bits, white is 1).
+        luma_errors: the same of luma (BT.601).
         similarities: SSIM of every frame (luma).
         patch_errors: (I·J) errors of every frame's patches without s + 4 pixels on all sides: the paper's metric.
     """
 
     frame_errors: list[float] = field(default_factory=list)
+    luma_errors: list[float] = field(default_factory=list)
     similarities: list[float] = field(default_factory=list)
     patch_errors: GrowingTable = field(default_factory=lambda: GrowingTable(np.float32))
 
@@ -46,6 +53,7 @@ class Quality:
         """PSNR of the pooled error, mean PSNR of frames, the paper's PSNR, and SSIM."""
         return {
             "psnr": psnr(float(np.mean(self.frame_errors))),
+            "psnr_luma": psnr(float(np.mean(self.luma_errors))),
             "psnr_frame_mean": float(np.mean([psnr(error) for error in self.frame_errors])),
             "psnr_paper": psnr(float(self.patch_errors.array().mean(dtype=np.float64))),
             "ssim": float(np.mean(self.similarities)),
@@ -56,6 +64,7 @@ class Quality:
         g = player.geometry
         self.frame_errors.append(float(np.square((rgb.astype(np.float32) - truth) / 255).mean(dtype=np.float64)))
         self.similarities.append(ssim(rgb, truth))
+        self.luma_errors.append(float(np.square((rgb.astype(np.float32) - truth) / 255 @ LUMA_WEIGHTS).mean()))
         played, true = (pad_to_grid(to_tensor(x), g) for x in (rgb, truth))
         self.patch_errors.add(patch_errors(played, true, g, border=g.scale + 4))
 
@@ -90,6 +99,16 @@ def enlarged_frames(low_resolution: Path, player: Player, filter_name: str, ever
         yield np.array(large)[: source.height, : source.width]
 
 
+def general_frames(low_resolution: Path, player: Player, every: int = 1) -> Iterator[np.ndarray]:
+    """Every `every`-th frame of the low-resolution stream, enlarged by the general network, uint8."""
+    general, source = anchor(player.geometry.scale), player.bundle.source
+    net = general.load().to(player.device)
+    for frame in islice(read_frames(low_resolution), 0, None, every):
+        with torch.no_grad():
+            large = enlarge_whole(net, general.spec, to_tensor(frame.rgb).to(player.device)).cpu()
+        yield to_rgb8(large[..., : source.height, : source.width])
+
+
 def evaluate(
     bundle: StrPath,
     source: StrPath,
@@ -110,24 +129,25 @@ def evaluate(
         progress: called with 1 for each frame that is compared.
 
     Returns:
-        "stdo", "bicubic", "lanczos": psnr, psnr_frame_mean, psnr_paper (dB), ssim; "chunks": a row for each network;
-        "bytes"; "frame_psnr": curve; "patch_gain": (I, J) dB over bicubic for each patch; "vmaf" if asked for.
+        "stdo", "general" (network on the same stream), "bicubic", "lanczos": psnr, psnr_luma, psnr_frame_mean,
+        psnr_paper (dB), ssim; "chunks": a row for each network; "bytes"; "frame_psnr": curve; "patch_gain": (I, J) dB
+        over bicubic for each patch; "vmaf" if asked for.
 
     Raises:
         BundleError: the bundle was made from another source, or is damaged.
     """
     player = Player(bundle, device)
     info, low = player.bundle.probe_source(source), player.bundle.low_resolution
-    names = ("stdo", "bicubic", "lanczos")
+    names = ("stdo", "general", "bicubic", "lanczos")
     quality = {name: Quality() for name in names}
     labels = GrowingTable(np.uint8)
     streams = zip(
-        islice(read_frames(source, info), 0, None, every), player.frames(every),
+        islice(read_frames(source, info), 0, None, every), player.frames(every), general_frames(low, player, every),
         enlarged_frames(low, player, "bicubic", every), enlarged_frames(low, player, "lanczos", every),
         islice(player.labels(), 0, None, every), strict=False,
     )  # fmt: skip
-    for truth, played, bicubic, lanczos, mine in streams:
-        for name, rgb in zip(names, (played.rgb, bicubic, lanczos), strict=True):
+    for truth, played, general, bicubic, lanczos, mine in streams:
+        for name, rgb in zip(names, (played.rgb, general, bicubic, lanczos), strict=True):
             quality[name].add(rgb, truth.rgb, player)
         labels.add(mine)
         if progress is not None:

@@ -60,6 +60,11 @@ def general_network(scale: int, width: int) -> General:
     raise ValueError(f"num_features={shown(width)}: there is no general network of this width; expected {widths}.")
 
 
+def anchor(scale: int) -> General:
+    """The narrowest general network of a scale, which tables compare with: it costs no bits."""
+    return min((g for g in general_networks() if g.spec.scale == scale), key=lambda g: g.spec.num_features)
+
+
 def find_general(digest: str) -> General:
     """The general network that a bundle names.
 

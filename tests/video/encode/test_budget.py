@@ -20,13 +20,15 @@ GIVEN: dict[str, Any] = {"scale": 2, "steps": 4, "batch_size": 2, "max_patches":
 
 
 def test_a_codec_alone_is_written_where_it_is_best(tmp_path: Path) -> None:
-    source, said = source_clip(tmp_path), []
+    source = source_clip(tmp_path)
+    said: list[str] = []
     assert spend(source, 8e5, tmp_path / "plain.mkv", GIVEN, said.append) is None
     assert (tmp_path / "plain.mkv").stat().st_size * 8 / probe(source).seconds <= 8e5
     assert [line[:2] for line in said].count("->") == 1
     assert next(line for line in said if line.startswith("->")).startswith("-> libx264 alone")
 
 
+@pytest.mark.slow
 def test_a_bundle_keeps_its_rate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(budget, "full_size", lambda *_: iter(()))
     source = source_clip(tmp_path)

@@ -88,6 +88,7 @@ def test_an_unknown_general_network_is_named(fitted: Bundle, tmp_path: Path) -> 
         Bundle.open(tmp_path)
 
 
+@pytest.mark.slow
 def test_a_killed_fit_makes_the_same_bundle(fitted: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     class Killed(Exception):
         pass

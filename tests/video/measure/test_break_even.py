@@ -48,7 +48,7 @@ def test_a_bundle_larger_than_its_source_is_said(
     assert main(["stdo", "info", str(bundle.path)]) == 0
     printed = capsys.readouterr().out
     assert re.search(f"warning: {sentence}", printed)
-    assert f"{total:,} with bundle.json" in printed
+    assert f"{total:,} with what no player needs" in printed
 
 
 def test_the_comparison_with_bicubic_is_measured_on_frames(tmp_path: Path) -> None:

@@ -1,7 +1,7 @@
 """Train the general networks that the package ships: `python -m examples.train_general_upscaler --output-dir runs/up`.
 
 Tiny WDSRs on luma that enlarge any decoded stream better than the bicubic filter, and from which every fit starts:
-width 8 and 16, at x2, x3 and x4. They learn from 60 photographs, each as a shot of four frames that pans, and from a
+at x2, x3 and x4. They learn from 60 photographs, each as a shot of four frames that pans, and from a
 night in a city (`cityCC0.mpg`): downscaled, encoded with AV1, HEVC and H.264 at several qualities, and decoded. None of
 the other clips of `benchmarks.video.fetch_clips` is seen, so that these can be tests.
 
@@ -42,7 +42,7 @@ PAN = 2  # pixels a frame
 #: Codec and qualities of the streams; a worse one is drawn as often as a better one.
 STREAMS = (("libsvtav1", 32), ("libsvtav1", 44), ("libsvtav1", 52), ("libsvtav1", 58), ("libx265", 32), ("libx264", 30))
 SIDE, HALO = 40, 6
-ORDER = ((8, 2), (8, 3), (8, 4), (16, 2), (16, 3), (16, 4))  # width and scale
+ORDER = (2, 3, 4)  # scales
 
 
 def shots() -> Iterator[np.ndarray]:
@@ -157,6 +157,7 @@ def parser() -> argparse.ArgumentParser:
     made = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     made.add_argument("--output-dir", type=Path, required=True, help="folder of streams, checkpoints and networks")
     made.add_argument("--steps", type=int, default=4000, help="of each network (default: 4000)")
+    made.add_argument("--width", type=int, default=8, help="num_features (default: 8)")
     made.add_argument("--publish", type=Path, help="copy the networks into this folder")
     return made
 
@@ -165,8 +166,8 @@ def main() -> None:
     arguments = parser().parse_args()
     torch.set_num_threads(1)
     arguments.output_dir.mkdir(parents=True, exist_ok=True)
-    for width, scale in ORDER:
-        path = train(arguments.output_dir, width, scale, arguments.steps)
+    for scale in ORDER:
+        path = train(arguments.output_dir, arguments.width, scale, arguments.steps)
         if arguments.publish:
             write_bytes(arguments.publish / path.name, path.read_bytes())
 

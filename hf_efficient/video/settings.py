@@ -10,7 +10,7 @@ from hf_efficient.methods import BACKBONES, VIDEO, check_settings
 from hf_efficient.plain_settings import PlainSettings
 from hf_efficient.reading import shown
 from hf_efficient.video.codecs import CODECS, check_encoder
-from hf_efficient.video.networks.spec import SCALES, WEIGHT_DTYPES, NetworkSpec
+from hf_efficient.video.networks.spec import GENERAL_WIDTHS, SCALES, WEIGHT_DTYPES, NetworkSpec
 
 if TYPE_CHECKING:
     from hf_efficient.video.methods.assignment import Assignment
@@ -33,8 +33,8 @@ class FitSettings(PlainSettings):
 
     Args:
         scale: 2, 3 or 4.
-        method: "delta": a general network on luma (num_features: 8 or 16) and what this video changes of it, of which
-            what pays is sent; "jstdo": one network on the data-aware sample; "stdo": a network for each chunk of
+        method: "delta": the widest general network on luma of at most num_features, and what this video changes of it,
+            of which what pays is sent; "jstdo": one network on the data-aware sample; "stdo": a network for each chunk of
             similar difficulty; "single": one network on all patches; "time": a network for each time segment (NAS).
         num_chunks: k: networks of "stdo" and "time", levels of sampling of "jstdo"; "auto": by the share of the
             error in each chunk and the steps for each network (4 for "jstdo").
@@ -137,6 +137,11 @@ class FitSettings(PlainSettings):
 
     def _check_general(self) -> None:
         """Raise ValueError for a setting that the general network decides."""
+        if isinstance(self.num_features, (list, tuple)) or self.num_features < min(GENERAL_WIDTHS):
+            raise ValueError(
+                f"num_features={shown(self.num_features)}: there is no general network that is so narrow; expected at "
+                f"least {min(GENERAL_WIDTHS)}."
+            )
         for name in ("backbone", "num_blocks", "expansion", "weight_dtype"):
             usual = type(self).__dataclass_fields__[name].default
             if getattr(self, name) != usual:
@@ -152,7 +157,7 @@ class FitSettings(PlainSettings):
             return value[m] if isinstance(value, (list, tuple)) else value
 
         if self.assignment.starts_from_general:
-            return NetworkSpec("luma_wdsr", self.scale, at(self.num_features), 2)
+            return NetworkSpec("luma_wdsr", self.scale, max(w for w in GENERAL_WIDTHS if w <= at(self.num_features)), 2)
         return NetworkSpec(self.backbone, self.scale, at(self.num_features), at(self.num_blocks), self.expansion)
 
     @property

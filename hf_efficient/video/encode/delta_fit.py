@@ -46,8 +46,7 @@ class DeltaFit(Fit):
 
     def __init__(self, *arguments: Any, **named: Any) -> None:
         super().__init__(*arguments, **named)
-        width = self.settings.num_features
-        self.general = general_network(self.settings.scale, width if isinstance(width, int) else width[0])
+        self.general = general_network(self.settings.scale, self.settings.network(0).num_features)
         self.identity |= {"general": self.general.digest}
 
     def deltas(self) -> dict[str, tuple[Delta, Recipe]]:

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from .backbones.backbone import Backbone
 
 SCALES = (2, 3, 4)
+GENERAL_WIDTHS = (8,)  # of the general networks that the package has, see `general.py`
 WEIGHT_DTYPES = ("float32", "float16", "int8")
 
 

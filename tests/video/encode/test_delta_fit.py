@@ -119,4 +119,7 @@ def test_what_a_general_network_decides_cannot_be_set() -> None:
     for name, value in refused:
         with pytest.raises(ValueError, match=f"{name}="):
             FitSettings(**{"method": "delta", "num_features": 8, name: value})
+    with pytest.raises(ValueError, match="num_features=4: there is no general network"):
+        FitSettings(method="delta", num_features=4)
+    assert FitSettings(method="delta").network(0).num_features == 8
     assert FitSettings(method="delta", num_features=8).network(0).backbone == "luma_wdsr"

@@ -8,6 +8,7 @@ from torch import nn
 from hf_efficient.video.networks.delta import Delta, changed, pack_delta, parts, quantized, unpack_delta
 from hf_efficient.video.networks.general import find_general, general_network, general_networks
 from hf_efficient.video.networks.level_coding import MOST, decode_levels, encode_levels
+from hf_efficient.video.networks.spec import GENERAL_WIDTHS
 
 
 def test_levels_come_back_and_cost_about_their_entropy() -> None:
@@ -79,7 +80,7 @@ def test_a_change_is_what_the_formula_says() -> None:
 
 def test_general_networks_are_found_by_scale_and_by_digest() -> None:
     assert {(g.spec.scale, g.spec.num_features) for g in general_networks()} == {
-        (s, w) for s in (2, 3, 4) for w in (8,)
+        (s, w) for s in (2, 3, 4) for w in GENERAL_WIDTHS
     }
     assert sum(g.path.stat().st_size for g in general_networks()) < 300_000
     for general in general_networks():

@@ -34,8 +34,8 @@ class FitSettings(PlainSettings):
     Args:
         scale: 2, 3 or 4.
         method: "delta": the widest general network on luma of at most num_features, and what this video changes of it,
-            of which what pays is sent; "jstdo": one network on the data-aware sample; "stdo": a network for each chunk of
-            similar difficulty; "single": one network on all patches; "time": a network for each time segment (NAS).
+            of which what pays is sent; "jstdo": one network on the data-aware sample; "stdo": a network for each chunk
+            of similar difficulty; "single": one network on all patches; "time": a network for each time segment (NAS).
         num_chunks: k: networks of "stdo" and "time", levels of sampling of "jstdo"; "auto": by the share of the
             error in each chunk and the steps for each network (4 for "jstdo").
         edges: "count": chunks of equally many patches, as published; "error": chunks of equal error.

@@ -2,8 +2,8 @@
 
 Tiny WDSRs on luma that enlarge any decoded stream better than the bicubic filter, and from which every fit of
 `method="delta"` starts, at x2, x3 and x4. They learn from photographs, each as a shot of four frames that pans, and
-from a night in a city (`cityCC0.mpg`): downscaled, encoded with AV1, HEVC and H.264 at several qualities, and decoded. None
-of the other clips of `benchmarks.video.fetch_clips` is seen, so that these can be tests.
+from a night in a city (`cityCC0.mpg`): downscaled, encoded with AV1, HEVC and H.264 at several qualities, decoded.
+None of the other clips of `benchmarks.video.fetch_clips` is seen, so that these can be tests.
 
 Resumable: run the same command again. Photographs and clip are fetched once (`examples.photo_vlm.sources`,
 `benchmarks.video.fetch_clips`). `--publish` writes OUTPUT/*.safetensors into the package.

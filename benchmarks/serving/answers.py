@@ -2,10 +2,12 @@
 
 Questions of the tiny VLM's evaluation set, one prompt each, greedy. transformers answers first, in an environment of
 its own (`--reference-python`, with transformers >= 5.23), one prompt at a time; then vLLM, many at a time. A config
-whose answers are there is not asked again.
+whose answers are there is not asked again. Where the two part, the lead is written down that transformers' token has
+over its second best: next to nothing where rounding decides.
 """
 
 import argparse
+import itertools
 import json
 import subprocess
 import sys
@@ -66,10 +68,19 @@ def reference(arguments: argparse.Namespace, path: Path) -> None:
         with token_pruner(model, processor, config), torch.no_grad():
             for image, question, _ in asked(arguments.questions):
                 inputs = encode_prompts(processor, [image], [question])
-                out = model.generate(**inputs, do_sample=False, max_new_tokens=LONGEST)
-                found.append(bare(out[0, inputs["input_ids"].shape[1] :].tolist(), processor.tokenizer))
+                out = model.generate(
+                    **inputs, do_sample=False, max_new_tokens=LONGEST, output_logits=True, return_dict_in_generate=True
+                )
+                tokens = bare(out.sequences[0, inputs["input_ids"].shape[1] :].tolist(), processor.tokenizer)
+                found.append({"tokens": tokens, "leads": [lead(step) for step in out.logits]})
         known[name] = found
         write_json(path, known)
+
+
+def lead(logits: Any) -> float:
+    """By how much the best of logits (1, V) is ahead of the second best."""
+    first, second = logits[0].float().topk(2).values.tolist()
+    return float(f"{first - second:.3g}")
 
 
 def bare(tokens: list[int], tokenizer: Any) -> list[int]:
@@ -105,12 +116,52 @@ def main() -> None:
     for name, values in configs(arguments).items():
         if name not in rows.rows:
             tokens, words = ask(values, questions, arguments.batched_tokens)
-            equal = sum(a == b for a, b in zip(tokens, expected[name][: len(tokens)], strict=True))
+            parted = differences(tokens, expected[name][: len(tokens)])
             right = sum(a == answer for a, (_, _, answer) in zip(words, questions, strict=True))
-            rows.add(name, {**values, "equal": equal, "right": right, "of": len(tokens)})
+            equal = len(tokens) - len(parted)
+            rows.add(name, {**values, "equal": equal, "right": right, "of": len(tokens), "differences": parted})
             print(name, rows.rows[name], flush=True)
-    lines = [[r["method"], r["budget"], f"{r['equal']} of {r['of']}", r["right"]] for r in rows.rows.values()]
-    write_table(arguments.output / "table.md", markdown(["method", "tokens", "answers equal", "right"], lines))
+    write_table(arguments.output / "table.md", table(rows.rows))
+    plot(rows.rows, arguments.output / "answers.png")
+
+
+def differences(tokens: list[list[int]], expected: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The question's number and transformers' lead where answers part, of those that differ."""
+    found = []
+    for number, (got, known) in enumerate(zip(tokens, expected, strict=True)):
+        if got != known["tokens"]:
+            pairs = enumerate(itertools.zip_longest(got, known["tokens"]))
+            parts = next(step for step, (one, other) in pairs if one != other)
+            found.append({"question": number, "got": got, "expected": known["tokens"], "lead": known["leads"][parts]})
+    return found
+
+
+def table(rows: dict[str, dict[str, Any]]) -> str:
+    """One line a method: answers equal of all, and right, at each budget."""
+    budgets = sorted({row["budget"] for row in rows.values()}, reverse=True)
+    methods = dict.fromkeys(row["method"] for row in rows.values())
+    lines = []
+    for method in methods:
+        own = {row["budget"]: row for row in rows.values() if row["method"] == method}
+        cells = [f"{own[k]['equal']} of {own[k]['of']}; {own[k]['right']}" if k in own else "–" for k in budgets]
+        lines.append([method, *cells])
+    return markdown(["answers equal; right", *(f"{k} tokens" for k in budgets)], lines)
+
+
+def plot(rows: dict[str, dict[str, Any]], path: Path) -> None:
+    """Right answers of vLLM by tokens kept, a line for each method."""
+    from benchmarks.harness.plots import plt, save
+
+    figure, axes = plt.subplots(figsize=(7, 4.5), layout="constrained")
+    for number, method in enumerate(dict.fromkeys(row["method"] for row in rows.values())):
+        own = sorted(
+            (row["budget"], 100 * row["right"] / row["of"]) for row in rows.values() if row["method"] == method
+        )
+        style = {"linewidth": 2.5} if method in ("itg", "id_pruner") else {"linewidth": 1.0}
+        axes.plot(*zip(*own, strict=True), marker="osv^"[number % 4], markersize=4, label=method, **style)
+    axes.set(xlabel="visual tokens of 144", ylabel="right answers of vLLM, %", xscale="log")
+    axes.legend(fontsize=7, ncols=2)
+    save(figure, path)
 
 
 if __name__ == "__main__":

@@ -30,6 +30,9 @@ OVERRIDDEN = {
     "vllm.model_executor.models.interfaces:SupportsMRoPE.get_mrope_input_positions": (
         "self", "input_tokens", "mm_features",
     ),
+    "vllm.model_executor.layers.attention:Attention.forward": (
+        "self", "query", "key", "value", "output_shape", "output_dtype",
+    ),
 }  # fmt: skip
 #: "module:name" -> parameters, of what is called.
 CALLED = {
@@ -55,11 +58,22 @@ READ = (
     "vllm.model_executor.models.interfaces:SupportsMultiModal",
     "vllm.distributed:get_tensor_model_parallel_world_size",
     "vllm.distributed:tensor_model_parallel_all_reduce",
+    "vllm.v1.attention.backend:AttentionBackend.supports_head_size",
+    "vllm.v1.attention.backend:AttentionBackend.get_name",
 )
 #: "module:name" -> words in its source, where a name exists on instances alone.
 IN_SOURCE = {
     "vllm.multimodal.registry:MultiModalRegistry.register_processor": ("_processor_factory",),
     "vllm.model_executor.layers.attention:MMEncoderAttention": ("self.head_size", "self.scale"),
+    "vllm.model_executor.layers.attention:Attention": (
+        "self.attn_backend",
+        "self.layer_name",
+        "self.sliding_window",
+        "self.has_sink",
+        "self.kv_cache_torch_dtype",
+        "compilation_config.static_forward_context[prefix] = self",
+        "attn_backend: ",
+    ),
 }
 
 
@@ -146,6 +160,62 @@ def encoder_attention() -> Any:
     from vllm.model_executor.layers.attention import MMEncoderAttention
 
     return MMEncoderAttention
+
+
+def attention_layers(model: Any) -> list[tuple[Any, str, Any]]:
+    """Attention layers with a cache: the module that each is in, its name there, and itself."""
+    from vllm.model_executor.layers.attention import Attention
+
+    return [
+        (parent, name, layer)
+        for parent in model.modules()
+        for name, layer in parent.named_children()
+        if isinstance(layer, Attention)
+    ]
+
+
+_WIDER: dict[tuple[type, type], type] = {}
+
+
+def wider_layer(layer: Any, width: int, mixin: type, vllm_config: Any) -> Any:
+    """A layer like an attention layer, with heads of another width and a mixin before its class, in its place.
+
+    Args:
+        layer: vLLM's `Attention`, just built.
+        width: of the heads of its cache and of what it is given.
+        mixin: a class.
+        vllm_config: all settings of the engine.
+
+    Raises:
+        ValueError: the layer does more than add up values by the softmax of products.
+    """
+    stock, impl = type(layer), layer.impl
+    more = {
+        "ALiBi": getattr(impl, "alibi_slopes", None) is not None,
+        "a soft cap": bool(getattr(impl, "logits_soft_cap", None)),
+        "sinks": layer.has_sink,
+        "a cache shared by layers": layer.kv_sharing_target_layer_name is not None,
+        f"the class {stock.__name__}": stock.__module__.split(".")[0] != "vllm" or stock.__name__ != "Attention",
+    }
+    if any(more.values()):
+        raise ValueError(
+            f"Sizes of tokens (proportional attention) cannot be counted by attention with "
+            f"{' and '.join(name for name, there in more.items() if there)}. Set proportional_attention=False."
+        )
+    if (stock, mixin) not in _WIDER:
+        _WIDER[stock, mixin] = type(stock.__name__, (mixin, stock), {"__module__": stock.__module__})
+    del vllm_config.compilation_config.static_forward_context[layer.layer_name]  # its name is that of the new one
+    return _WIDER[stock, mixin](
+        layer.num_heads, width, impl.scale, num_kv_heads=layer.num_kv_heads, cache_config=vllm_config.cache_config,
+        quant_config=layer.quant_config, per_layer_sliding_window=layer.sliding_window, prefix=layer.layer_name,
+        attn_type=layer.attn_type, attn_backend=layer.attn_backend,
+    )  # fmt: skip
+
+
+def longest_step(vllm_config: Any) -> int:
+    """The most tokens that a model is run on at once, those counted that fill up a captured graph."""
+    captured: int = vllm_config.compilation_config.max_cudagraph_capture_size or 0
+    return max(vllm_config.scheduler_config.max_num_batched_tokens, captured)
 
 
 def merged_tiles(cls: Any, model: Any, size: Any, tiles: Any) -> Any:

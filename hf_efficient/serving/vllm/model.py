@@ -22,6 +22,7 @@ from .encoder import AttentionInputs
 from .families import Served
 from .positions import refused_with_positions
 from .processing import pruner_of
+from .sizes import TokenSizes, refused_with_sizes, with_sizes
 
 logger = logging.getLogger("vllm.hf_efficient")
 
@@ -62,7 +63,8 @@ class Pruner:
         """
         modality = "video" if any(name.startswith(("pixel_values_videos", "video_")) for name in arguments) else "image"
         if any(name.endswith("_embeds") for name in arguments):
-            return self.served.placed(model, modality, arguments, list(stock(**arguments)), None)
+            whole = self.served.placed(model, modality, arguments, list(stock(**arguments)), None)
+            return with_sizes(whole, None) if self.config.wants_sizes else whole
         images = self.served.images(model, modality, arguments)
         layer = None if self.source is None else self.served.attention(model)
         encoded: list[Tensor] = []
@@ -74,14 +76,14 @@ class Pruner:
                 stack.callback(hook.remove)
             features = [x.reshape(-1, x.shape[-1]) for x in stock(**arguments)]
         units = self.served.units(images, features)
-        whole = torch.cat(features)
-        if sum(unit.n for unit in units) != len(whole):
+        joint = torch.cat(features)
+        if sum(unit.n for unit in units) != len(joint):
             raise RuntimeError(
-                f"{type(model).__name__} of vLLM made {len(whole)} features where {sum(unit.n for unit in units)} were "
+                f"{type(model).__name__} of vLLM made {len(joint)} features where {sum(unit.n for unit in units)} were "
                 "expected: this release cuts pictures in another way. Serve the model as it is, or with transformers."
             )
         sizes = [unit.n for unit in units]
-        levels = list(whole.split(sizes))
+        levels = list(joint.split(sizes))
         width = self.served.width(model)
         scores = None
         if watch is not None:
@@ -93,7 +95,13 @@ class Pruner:
         kept = choose(compared, units, scores, None, self.config, modality, budgets)
         made = [self.tokens(x, unit, width) for x, unit in zip(levels, kept, strict=True)]
         counts = self.served.units_of_items(units, [len(x) for x in features])
-        return self.served.placed(model, modality, arguments, joined(made, counts), joined_indices(kept, counts))
+        placed = self.served.placed(model, modality, arguments, joined(made, counts), joined_indices(kept, counts))
+        if not self.config.wants_sizes:
+            return placed
+        stands_for = [
+            torch.ones(len(x)) if unit.mass is None else unit.mass for x, unit in zip(made, kept, strict=True)
+        ]
+        return with_sizes(placed, joined(stands_for, counts))
 
     def tokens(self, levels: Tensor, unit: KeptUnit, width: int) -> Tensor:
         """Kept tokens of a unit of all levels (N, levels x width), each by itself; a generator refines the first."""
@@ -125,9 +133,11 @@ class PrunedModel:
 
     Attributes:
         token_pruner: what is done with features, None where the model is served as it is.
+        token_sizes: what tokens of the step that is run next stand for, None where attention counts all alike.
     """
 
     served: ClassVar[Served]
+    token_sizes: TokenSizes | None = None
 
     def __init__(self, *, vllm_config: Any, prefix: str = "") -> None:
         found = pruner_of(vllm_config.model_config)
@@ -136,6 +146,8 @@ class PrunedModel:
         stock: Any = super()
         stock.__init__(vllm_config=vllm_config, prefix=prefix)
         self.token_pruner = None if found is None else Pruner(self, *found)
+        if found is not None and found[0].wants_sizes:
+            self.token_sizes = TokenSizes(self, vllm_config)
         note = untested()
         if found is not None and note is not None:
             logger.warning(note)
@@ -145,6 +157,16 @@ class PrunedModel:
         if self.token_pruner is None:
             return stock.embed_multimodal(**kwargs)
         return self.token_pruner.embed(self, stock.embed_multimodal, kwargs)
+
+    def embed_input_ids(
+        self, input_ids: Tensor, multimodal_embeddings: Any = None, *, is_multimodal: Tensor | None = None
+    ) -> Tensor:
+        stock: Any = super()
+        if self.token_sizes is not None:
+            given = () if multimodal_embeddings is None else multimodal_embeddings
+            multimodal_embeddings = self.token_sizes.take(given, is_multimodal)
+        embedded: Tensor = stock.embed_input_ids(input_ids, multimodal_embeddings, is_multimodal=is_multimodal)
+        return embedded
 
     def load_weights(self, weights: Iterable[tuple[str, Tensor]]) -> Any:
         stock: Any = super()
@@ -185,6 +207,7 @@ def check_engine(vllm_config: Any, config: TokenPrunerConfig, served: Served) ->
             parallel and attention,
             "each rank sees the attention of its own pictures alone; importance='distinct' needs none"),
         **(refused_with_positions(vllm_config) if served.family.mrope else {}),
+        **(refused_with_sizes(vllm_config) if config.wants_sizes else {}),
     }  # fmt: skip
     for name, (asked, why) in refused.items():
         if asked:

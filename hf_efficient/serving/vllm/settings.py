@@ -20,11 +20,6 @@ logger = logging.getLogger("vllm.hf_efficient")  # below vLLM's own, whose handl
 OVERRIDE = "token_pruner"
 #: setting -> whether it asks for something that vLLM cannot do, why, and what to set instead
 CANNOT: dict[str, tuple[Callable[[TokenPrunerConfig, Family], Any], str, str]] = {
-    "proportional_attention": (
-        lambda config, family: config.proportional_attention,
-        "its paged attention adds no bias to a key",
-        "None or False",
-    ),
     "positions": (
         lambda config, family: config.positions == "original" and not family.mrope,
         "it numbers the tokens of models with one-axis positions itself, without gaps",
@@ -89,7 +84,7 @@ def _config(model: str, revision: str | None, given: str | None) -> TokenPrunerC
 
 @functools.lru_cache(maxsize=16)
 def _servable(text: str, family: Family, kind: str) -> bool:
-    """Say once in a process how a config is served, and raise unless it can be."""
+    """Raise unless a config can be served; asked once in a process for each."""
     config = TokenPrunerConfig.from_dict(json.loads(text))
     check_config(config, kind, family)
     keeps_positions(family, replace(config, proportional_attention=False))
@@ -99,17 +94,11 @@ def _servable(text: str, family: Family, kind: str) -> bool:
                 f"{name}={getattr(config, name)!r} cannot be served by vLLM: {why}. Set {name}={instead}, or serve the "
                 "model with transformers."
             )
-    if config.wants_sizes:
-        logger.warning(
-            "%s is served without proportional attention, which vLLM's paged attention cannot do, and with the "
-            "settings that are best without it (initial centers on coverage): docs/vllm.md has what that costs.",
-            config.method,
-        )
     return True
 
 
 def for_engine(config: TokenPrunerConfig, family: Family, kind: str) -> TokenPrunerConfig:
-    """The config as the engine runs it: what is left open about sizes is decided without them.
+    """The config as the engine runs it: whether attention counts sizes is settled, by the method's row of the table.
 
     Args:
         config: as `served_config` found it.
@@ -120,7 +109,7 @@ def for_engine(config: TokenPrunerConfig, family: Family, kind: str) -> TokenPru
         ValueError: it asks for something that cannot be served; the message says why, and what to set.
     """
     _servable(json.dumps({**config.to_dict(), "generator": None}), family, kind)
-    return replace(config, proportional_attention=False)
+    return replace(config, proportional_attention=config.wants_sizes)
 
 
 def fingerprint(config: TokenPrunerConfig) -> str:

@@ -32,6 +32,7 @@ TOKENS = 8
 CONFIGS: dict[str, dict[str, Any]] = {
     "id_pruner": {"method": "id_pruner", "budget": 5},
     "itg": {"method": "itg", "budget": 0.3},
+    "without sizes": {"method": "itg", "budget": 0.3, "proportional_attention": False},
     "by attention": {"method": "scope", "budget": 0.4},
     "received": {"method": "id_pruner", "budget": 4, "importance": "received", "importance_weight": 0.5},
 }

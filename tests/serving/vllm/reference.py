@@ -64,9 +64,9 @@ def main(job: dict[str, Any]) -> dict[str, Any]:
     for name, values in job["configs"].items():
         model = hf.AutoModelForImageTextToText.from_pretrained(folder).eval()
         processor = hf.AutoProcessor.from_pretrained(folder)
-        if values is not None:  # as the plug-in serves it: without sizes
-            config = TokenPrunerConfig.from_dict({"proportional_attention": False, **values})
-            attach_token_pruner(model, processor, config)
+        if values is not None:  # vLLM numbers tokens with one-axis positions without gaps
+            positions = {} if family.startswith("qwen") else {"positions": "compact"}
+            attach_token_pruner(model, processor, TokenPrunerConfig.from_dict(positions | values))
         found[name] = [
             answer(model, inputs_of(family, processor, text, sizes, job["kind"] == "clips"), cases.TOKENS)
             for text, sizes in cases.prompts(family, job["kind"])

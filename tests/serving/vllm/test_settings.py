@@ -1,6 +1,5 @@
 """The config of a served model, and what of it vLLM cannot do. Needs no vLLM."""
 
-import logging
 import subprocess
 import sys
 from pathlib import Path
@@ -41,7 +40,6 @@ def test_an_override_counts_more_and_null_is_the_stock_model(tmp_path: Path) -> 
 @pytest.mark.parametrize(
     ("setting", "message"),
     [
-        ({"method": "itg", "proportional_attention": True}, "adds no bias to a key"),
         ({"positions": "original"}, "without gaps"),
         ({"question_weight": 0.5}, "requests with other questions"),
         ({"adaptive": True}, "before a picture is looked at"),
@@ -61,14 +59,16 @@ def test_positions_with_axes_stay_and_compact_ones_are_refused() -> None:
         for_engine(TokenPrunerConfig(positions="compact"), QWEN, "qwen2_5_vl")
 
 
-def test_itg_is_served_with_what_is_best_without_sizes_and_says_so_once(caplog: pytest.LogCaptureFixture) -> None:
-    config = TokenPrunerConfig(method="itg", budget=11)
-    assert config.centers_source == "farthest_first"
-    with caplog.at_level(logging.WARNING, logger="vllm.hf_efficient"):
-        served = [for_engine(config, LLAVA, "llava") for _ in range(2)]
-    assert served[0].centers_source == "coverage"
-    assert not served[0].wants_sizes
-    assert [record.getMessage().split()[0] for record in caplog.records] == ["itg"]
+def test_sizes_count_with_the_methods_that_count_them_elsewhere() -> None:
+    for config, sizes, centers in (
+        (TokenPrunerConfig(method="itg", budget=11), True, "farthest_first"),
+        (TokenPrunerConfig(method="itg", budget=11, proportional_attention=False), False, "coverage"),
+        (TokenPrunerConfig(budget=11), False, None),
+        (TokenPrunerConfig(budget=11, proportional_attention=True), True, None),
+    ):
+        served = for_engine(config, LLAVA, "llava")
+        assert served.proportional_attention is sizes
+        assert centers in (None, served.centers_source)
 
 
 def test_configs_have_fingerprints_of_their_own() -> None:

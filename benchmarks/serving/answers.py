@@ -1,9 +1,9 @@
 """Answers of vLLM with the plug-in against those of transformers, by the same config: how many are equal.
 
 Questions of the tiny VLM's evaluation set, one prompt each, greedy. transformers answers first, in an environment of
-its own (`--reference-python`, with transformers >= 5.23), one prompt at a time; then vLLM, many at a time. A config
-whose answers are there is not asked again. Where the two part, the lead is written down that transformers' token has
-over its second best: next to nothing where rounding decides.
+its own (`--reference-python`, with transformers >= 5.23), prompts of one length at a time; then vLLM, many at a time.
+A config whose answers are there is not asked again. Where the two part, the lead is written down that transformers'
+token has over its second best: next to nothing where rounding decides.
 """
 
 import argparse
@@ -46,8 +46,9 @@ def asked(count: int) -> list[tuple[Any, str, str]]:
 
 
 def configs(arguments: argparse.Namespace) -> dict[str, dict[str, Any]]:
-    """By the name of the row."""
-    return {f"{m} {k}": {"method": m, "budget": k} for m in arguments.methods for k in arguments.budgets}
+    """By the name of the row; vLLM numbers the tokens of this model without gaps."""
+    both = itertools.product(arguments.methods, arguments.budgets)
+    return {f"{m} {k}": {"method": m, "budget": k, "positions": "compact"} for m, k in both}
 
 
 def reference(arguments: argparse.Namespace, path: Path) -> None:
@@ -60,26 +61,37 @@ def reference(arguments: argparse.Namespace, path: Path) -> None:
 
     torch.set_num_threads(1)
     model, processor = load_vlm()
-    known = read_json(path, {})
+    known, rows = read_json(path, {}), asked(arguments.questions)
+    alike = of_one_length(rows, processor.tokenizer)
     for name, values in configs(arguments).items():
         if len(known.get(name, [])) >= arguments.questions:
             continue
-        config, found = TokenPrunerConfig(**values, proportional_attention=False), []
-        with token_pruner(model, processor, config), torch.no_grad():
-            for image, question, _ in asked(arguments.questions):
-                inputs = encode_prompts(processor, [image], [question])
+        found: dict[int, Any] = {}
+        with token_pruner(model, processor, TokenPrunerConfig(**values)), torch.no_grad():
+            for numbers in alike:
+                inputs = encode_prompts(processor, [rows[i][0] for i in numbers], [rows[i][1] for i in numbers])
                 out = model.generate(
                     **inputs, do_sample=False, max_new_tokens=LONGEST, output_logits=True, return_dict_in_generate=True
                 )
-                tokens = bare(out.sequences[0, inputs["input_ids"].shape[1] :].tolist(), processor.tokenizer)
-                found.append({"tokens": tokens, "leads": [lead(step) for step in out.logits]})
-        known[name] = found
+                for row, i in enumerate(numbers):
+                    tokens = bare(out.sequences[row, inputs["input_ids"].shape[1] :].tolist(), processor.tokenizer)
+                    leads = [lead(step[row]) for step in out.logits[: len(tokens) + 1]]
+                    found[i] = {"tokens": tokens, "leads": leads}
+        known[name] = [found[i] for i in range(len(rows))]
         write_json(path, known)
 
 
+def of_one_length(rows: list[tuple[Any, str, str]], tokenizer: Any) -> list[list[int]]:
+    """Numbers of the questions, at most 32 of one length together: nothing is filled up."""
+    lengths: dict[int, list[int]] = {}
+    for i, (_, question, _) in enumerate(rows):
+        lengths.setdefault(len(tokenizer(question)["input_ids"]), []).append(i)
+    return [members[at : at + 32] for members in lengths.values() for at in range(0, len(members), 32)]
+
+
 def lead(logits: Any) -> float:
-    """By how much the best of logits (1, V) is ahead of the second best."""
-    first, second = logits[0].float().topk(2).values.tolist()
+    """By how much the best of logits (V,) is ahead of the second best."""
+    first, second = logits.float().topk(2).values.tolist()
     return float(f"{first - second:.3g}")
 
 

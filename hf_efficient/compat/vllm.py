@@ -22,6 +22,10 @@ OVERRIDDEN = {
         "self", "mm_items", "hf_processor_mm_kwargs", "out_mm_kwargs",
     ),
     "vllm.multimodal.processing:BaseMultiModalProcessor._get_mm_hashes": ("self", "inputs"),
+    "vllm.multimodal.processing:BaseMultiModalProcessor._apply_hf_processor_main": ("self", "mm_items", "hf_kwargs"),
+    "vllm.multimodal.processing:BaseMultiModalProcessor._get_mm_fields_config": (
+        "self", "hf_inputs", "hf_processor_mm_kwargs",
+    ),
     "vllm.multimodal.processing:BaseProcessingInfo.get_mm_max_tokens_per_item": ("self", "seq_len", "mm_counts"),
     "vllm.model_executor.models.interfaces:SupportsMultiModal.embed_multimodal": ("self", "kwargs"),
     "vllm.model_executor.models.interfaces:SupportsMultiModal.embed_input_ids": (
@@ -49,6 +53,7 @@ CALLED = {
 READ = (
     "vllm.multimodal:MULTIMODAL_REGISTRY",
     "vllm.multimodal.registry:_ProcessorFactories",
+    "vllm.multimodal.inputs:MultiModalFieldConfig.batched",
     "vllm.multimodal.parse:EmbeddingItems",
     "vllm.multimodal.processing:BaseProcessingInfo.allowed_mm_limits",
     "vllm.multimodal.processing:PromptReplacement",
@@ -250,6 +255,13 @@ def details(ids: list[int], places: list[bool] | None) -> Any:
         return PromptUpdateDetails.from_seq(ids)
     mask = torch.tensor(places)
     return PromptUpdateDetails(full=ids, is_embed=lambda full: mask)
+
+
+def batched(modality: str) -> Any:
+    """vLLM's `MultiModalFieldConfig` of an argument that has a row for every picture or video."""
+    from vllm.multimodal.inputs import MultiModalFieldConfig
+
+    return MultiModalFieldConfig.batched(modality)
 
 
 def are_embeddings(items: Any) -> bool:

@@ -6,6 +6,7 @@ import contextlib
 import logging
 import re
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from typing import Any, ClassVar
 
 import torch
@@ -18,6 +19,7 @@ from hf_efficient.representation.vlm.families import towers
 from hf_efficient.representation.vlm.features import choose
 from hf_efficient.representation.vlm.kept import KeptUnit
 
+from .budgets import taken
 from .encoder import AttentionInputs
 from .families import Served
 from .positions import refused_with_positions
@@ -61,6 +63,7 @@ class Pruner:
             stock: its `embed_multimodal`.
             arguments: of the call; of pictures or videos, of one or many requests.
         """
+        arguments, asked = taken(arguments)
         modality = "video" if any(name.startswith(("pixel_values_videos", "video_")) for name in arguments) else "image"
         if any(name.endswith("_embeds") for name in arguments):
             whole = self.served.placed(model, modality, arguments, list(stock(**arguments)), None)
@@ -82,26 +85,23 @@ class Pruner:
                 f"{type(model).__name__} of vLLM made {len(joint)} features where {sum(unit.n for unit in units)} were "
                 "expected: this release cuts pictures in another way. Serve the model as it is, or with transformers."
             )
-        sizes = [unit.n for unit in units]
-        levels = list(joint.split(sizes))
-        width = self.served.width(model)
         scores = None
         if watch is not None:
             scores = self.served.scores(images, watch.importance(self.served.lengths(images)), units)
-        compared = (
-            [x[:, :width] for x in levels] if not encoded else list(torch.cat(encoded).flatten(0, 1).split(sizes))
-        )
-        budgets = [unit.budget(self.config) for unit in units]
-        kept = choose(compared, units, scores, None, self.config, modality, budgets)
-        made = [self.tokens(x, unit, width) for x, unit in zip(levels, kept, strict=True)]
         counts = self.served.units_of_items(units, [len(x) for x in features])
-        placed = self.served.placed(model, modality, arguments, joined(made, counts), joined_indices(kept, counts))
+        budgets = [self.config.budget] * len(counts) if asked is None else asked
+        configs = [replace(self.config, budget=one) for one, n in zip(budgets, counts, strict=True) for _ in range(n)]
+        ks = [unit.budget(one) for unit, one in zip(units, configs, strict=True)]
+        sizes = [unit.n for unit in units]
+        levels, width = list(joint.split(sizes)), self.served.width(model)
+        compared = list(torch.cat(encoded).flatten(0, 1).split(sizes)) if encoded else [x[:, :width] for x in levels]
+        kept = choose(compared, units, scores, None, self.config, modality, ks)
+        made = joined([self.tokens(x, unit, width) for x, unit in zip(levels, kept, strict=True)], counts)
+        placed = self.served.placed(model, modality, arguments, made, joined_indices(kept, counts))
         if not self.config.wants_sizes:
             return placed
-        stands_for = [
-            torch.ones(len(x)) if unit.mass is None else unit.mass for x, unit in zip(made, kept, strict=True)
-        ]
-        return with_sizes(placed, joined(stands_for, counts))
+        masses = [torch.ones(len(unit.indices)) if unit.mass is None else unit.mass for unit in kept]
+        return with_sizes(placed, joined(masses, counts))
 
     def tokens(self, levels: Tensor, unit: KeptUnit, width: int) -> Tensor:
         """Kept tokens of a unit of all levels (N, levels x width), each by itself; a generator refines the first."""

@@ -6,13 +6,14 @@ what is written here is what a picture costs.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from hf_efficient.compat.vllm import are_embeddings, details, with_content
+from hf_efficient.compat.vllm import are_embeddings, batched, details, with_content
 from hf_efficient.representation.config import TokenPrunerConfig
 from hf_efficient.representation.vlm.families.family import Family
 
+from .budgets import MODALITIES, NAME, as_rows, check_fewer, field, with_budget, without_budget
 from .families import ARCHITECTURES, Served
 from .settings import fingerprint, for_engine, served_config
 
@@ -59,18 +60,42 @@ class PrunedProcessing:
 
     info: Any
 
+    def _apply_hf_processor_main(self, mm_items: Any, hf_kwargs: Mapping[str, Any]) -> Any:
+        stock: Any = super()
+        pruner = pruner_of(self.info.ctx.model_config)
+        if NAME in hf_kwargs and pruner is None:
+            raise ValueError(
+                f"{NAME}={hf_kwargs[NAME]!r}, but this model is served without a token pruner. Leave it out."
+            )
+        found = stock._apply_hf_processor_main(mm_items, without_budget(hf_kwargs))
+        if NAME in hf_kwargs and pruner is not None:
+            budget = with_budget(pruner[0], hf_kwargs).budget
+            counts = mm_items.get_all_counts()
+            found.update({field(m): as_rows(budget, counts[m]) for m in MODALITIES if counts.get(m)})
+        return found
+
+    def _get_mm_fields_config(self, hf_inputs: Any, hf_processor_mm_kwargs: Mapping[str, Any]) -> Mapping[str, Any]:
+        stock: Any = super()
+        fields = stock._get_mm_fields_config(hf_inputs, without_budget(hf_processor_mm_kwargs))
+        return {**fields, **{field(m): batched(m) for m in MODALITIES if field(m) in hf_inputs}}
+
     def _get_prompt_updates(
         self, mm_items: Any, hf_processor_mm_kwargs: Mapping[str, Any], out_mm_kwargs: Any
     ) -> Sequence[Any]:
         stock: Any = super()
-        updates: Sequence[Any] = stock._get_prompt_updates(mm_items, hf_processor_mm_kwargs, out_mm_kwargs)
+        plain = without_budget(hf_processor_mm_kwargs)
+        updates: Sequence[Any] = stock._get_prompt_updates(mm_items, plain, out_mm_kwargs)
         pruner = pruner_of(self.info.ctx.model_config)
         if pruner is None:
             return updates
         config, served = pruner
-        processor = self.info.get_hf_processor(**hf_processor_mm_kwargs)
+        asked, processor = with_budget(config, hf_processor_mm_kwargs), self.info.get_hf_processor(**plain)
+
+        def kept(n: int) -> int:
+            return check_fewer(asked, config, n)
+
         return [
-            update if are_embeddings(mm_items.get(update.modality)) else fewer(update, config, served.family, processor)
+            update if are_embeddings(mm_items.get(update.modality)) else fewer(update, kept, served.family, processor)
             for update in updates
         ]
 
@@ -85,12 +110,12 @@ class PrunedProcessing:
         return {modality: [f"{one}-{mark}" for one in many] for modality, many in hashes.items()}
 
 
-def fewer(update: Any, config: TokenPrunerConfig, family: Family, processor: Any) -> Any:
-    """A prompt update that writes as many placeholders per unit as the config keeps.
+def fewer(update: Any, kept: Callable[[int], int], family: Family, processor: Any) -> Any:
+    """A prompt update that writes as many placeholders per unit as are kept.
 
     Args:
         update: vLLM's `PromptReplacement` or `PromptInsertion`.
-        config: how many are kept.
+        kept: how many are kept of a unit of so many.
         family: how a run of placeholders divides into units.
         processor: transformers' processor of the model.
     """
@@ -98,11 +123,11 @@ def fewer(update: Any, config: TokenPrunerConfig, family: Family, processor: Any
     def content(item: int) -> Any:
         stock = update.resolve(item).content
         places = [True] * len(stock.full) if stock.is_embed is None else stock.is_embed(stock.full).tolist()
-        ids, kept = shrunk(stock.full, places, lambda run: kept_of(run, item))
-        return details(ids, None if stock.is_embed is None else kept)
+        ids, still = shrunk(stock.full, places, lambda run: kept_of(run, item))
+        return details(ids, None if stock.is_embed is None else still)
 
     def kept_of(run: int, item: int) -> int:
-        return sum(map(config.tokens_to_keep, family.run_units(processor, run, update.modality, None, item)))
+        return sum(map(kept, family.run_units(processor, run, update.modality, None, item)))
 
     return with_content(update, content)
 

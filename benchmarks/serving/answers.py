@@ -17,7 +17,7 @@ from typing import Any
 from benchmarks.harness.options import at_least_one, common_parser
 from benchmarks.harness.results import Rows, read_json, record_run, write_json, write_table
 from benchmarks.harness.tables import markdown
-from benchmarks.serving.engines import make_engine
+from benchmarks.serving.engines import close_engine, make_engine
 from hf_efficient.representation.evaluation.questions import TINY_VLM, load_evaluation_set
 
 METHODS = (
@@ -107,8 +107,10 @@ def ask(values: dict[str, Any], rows: list[tuple[Any, str, str]], batched: int) 
     llm = make_engine(TINY_VLM, values, max_model_len=512, max_num_seqs=32, max_num_batched_tokens=batched)
     requests = [{"prompt": f"<image> {q}", "multi_modal_data": {"image": image}} for image, q, _ in rows]
     outputs = llm.generate(requests, SamplingParams(temperature=0, max_tokens=LONGEST), use_tqdm=False)
-    tokens = [bare(list(one.outputs[0].token_ids), llm.get_tokenizer()) for one in outputs]
-    return tokens, [" ".join(llm.get_tokenizer().decode(t).split()) for t in tokens]
+    tokenizer = llm.get_tokenizer()
+    close_engine(llm)
+    tokens = [bare(list(one.outputs[0].token_ids), tokenizer) for one in outputs]
+    return tokens, [" ".join(tokenizer.decode(t).split()) for t in tokens]
 
 
 def main() -> None:

@@ -11,6 +11,14 @@ SETTINGS = {
 os.environ.update({name: os.environ.get(name, value) for name, value in SETTINGS.items()})  # read when it is imported
 
 
+def close_engine(llm: Any) -> None:
+    """End an engine of this process, whose cache and groups another one would find taken."""
+    from vllm.distributed import cleanup_dist_env_and_memory
+
+    llm.llm_engine.engine_core.shutdown()
+    cleanup_dist_env_and_memory()
+
+
 def make_engine(folder: str | os.PathLike[str] | Path, pruner: dict[str, Any] | None, **options: Any) -> Any:
     """vLLM's `LLM` of a folder, in float32 and in this process.
 

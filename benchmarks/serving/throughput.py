@@ -20,7 +20,7 @@ from PIL import Image
 from benchmarks.harness.options import at_least_one, common_parser
 from benchmarks.harness.results import Rows, record_run, write_table
 from benchmarks.harness.tables import markdown
-from benchmarks.serving.engines import make_engine
+from benchmarks.serving.engines import close_engine, make_engine
 
 SIDE, PATCH = 336, 14
 
@@ -141,6 +141,7 @@ def main() -> None:
             for level in levels:
                 found[level][name] = measure(llm, level, level * arguments.requests, arguments.tokens, level * 100)
                 print(name, level, found[level][name], flush=True)
+            close_engine(llm)
             del llm
             gc.collect()
     for level in levels:

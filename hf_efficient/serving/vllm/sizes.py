@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from hf_efficient.compat.vllm import attention_layers, longest_step, wider_layer
 
@@ -96,7 +96,7 @@ class TokenSizes:
         ValueError: its attention cannot count sizes.
     """
 
-    def __init__(self, model: nn.Module, vllm_config: Any) -> None:
+    def __init__(self, model: Any, vllm_config: Any) -> None:
         self.log_sizes = torch.zeros(longest_step(vllm_config), dtype=torch.float32)
         for parent, name, layer in attention_layers(model):
             own = layer.head_size

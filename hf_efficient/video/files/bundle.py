@@ -9,8 +9,8 @@ from typing import Any
 
 from hf_efficient.files import Contents
 from hf_efficient.reading import Fields
+from hf_efficient.video.geometry import Geometry
 from hf_efficient.video.networks.experts import CONFIG_NAME, DELTA_NAME, WEIGHTS_NAME, load_config
-from hf_efficient.video.patches import Geometry
 
 from .fit_record import check_fit_record
 from .manifest import (

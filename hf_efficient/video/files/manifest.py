@@ -11,7 +11,7 @@ from typing import Any
 
 from hf_efficient.files import write_text
 from hf_efficient.reading import NOT_PRINTED, Fields, is_whole, read_json, shown
-from hf_efficient.video.networks.experts import CONFIG_NAME, DELTA_NAME, WEIGHTS_NAME
+from hf_efficient.video.networks.spec import CONFIG_NAME, DELTA_NAME, WEIGHTS_NAME
 
 from .reader import MAX_PIXELS, ColorTags, VideoInfo
 from .side_data import SideData

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import warnings
 from contextlib import suppress
 from pathlib import Path
@@ -10,7 +11,6 @@ from types import TracebackType
 from typing import Any
 
 import numpy as np
-import torch
 
 from hf_efficient.extras import extra
 from hf_efficient.files import ffmpeg_url, full_disk, written_whole
@@ -92,7 +92,7 @@ class VideoWriter:
         options = {**options, **self.encodable.tags}
         for name, value in like.side.options(codec).items():
             options[name] = ":".join(filter(None, [options.get(name), value]))
-        if codec.startswith("libx264") and torch.backends.cpu.get_cpu_capability() == "AVX512":
+        if codec.startswith("libx264") and _has_avx512():
             # x264's AVX-512 code of macroblock trees reads uninitialized memory: the same frames give other files
             options = {**options, "x264-params": ":".join(filter(None, [options.get("x264-params"), "asm=AVX2"]))}
         if codec == "libsvtav1":
@@ -180,3 +180,9 @@ class VideoWriter:
             with suppress(av.error.FFmpegError, ValueError, OSError):  # the file is thrown away
                 self.container.close()
         self._draft.__exit__(type(error), error, error.__traceback__)
+
+
+def _has_avx512() -> bool:
+    """Whether torch finds AVX-512; False in a player without torch, whose files need not be the same every time."""
+    torch = sys.modules.get("torch")
+    return torch is not None and torch.backends.cpu.get_cpu_capability() == "AVX512"

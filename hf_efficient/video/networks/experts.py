@@ -19,12 +19,14 @@ from hf_efficient.video.routing import MOST_EXPERTS
 
 from .delta import unpack_delta
 from .general import find_general
+from .spec import CONFIG_NAME as CONFIG_NAME
+from .spec import DELTA_NAME as DELTA_NAME
 from .spec import WEIGHT_DTYPES, NetworkSpec
+from .spec import WEIGHTS_NAME as WEIGHTS_NAME
 from .weights import to_int8
 
-CONFIG_NAME, WEIGHTS_NAME = "config.json", "model.safetensors"
 # Instead of weights: the routing map and what `delta.pack_delta` makes. Then weight_dtype is DELTA.
-DELTA_NAME, DELTA, LARGEST_DELTA = "delta.bin", "delta", 1 << 26
+DELTA, LARGEST_DELTA = "delta", 1 << 26
 # Fields of a config and their defaults: everything that a player must know.
 DEFAULTS: dict[str, Any] = {
     "backbone": "wdsr",

@@ -12,6 +12,7 @@ from hf_efficient.reading import shown
 if TYPE_CHECKING:
     from .backbones.backbone import Backbone
 
+CONFIG_NAME, WEIGHTS_NAME, DELTA_NAME = "config.json", "model.safetensors", "delta.bin"
 SCALES = (2, 3, 4)
 GENERAL_WIDTHS = (8,)  # of the general networks that the package has, see `general.py`
 WEIGHT_DTYPES = ("float32", "float16", "int8")

@@ -7,11 +7,9 @@ from itertools import islice
 from pathlib import Path
 
 from hf_efficient.files import check_output, locked
-from hf_efficient.video.codecs import CODECS, check_encoder, encoder_options
-from hf_efficient.video.files.bundle import Bundle
-from hf_efficient.video.files.manifest import sha256
-from hf_efficient.video.files.reader import StrPath, VideoInfo
-from hf_efficient.video.files.writer import VideoWriter
+from hf_efficient.video.codecs import check_encoder
+from hf_efficient.video.files.outputs import check_no_original, open_output
+from hf_efficient.video.files.reader import StrPath
 
 from .player import Player
 
@@ -49,39 +47,11 @@ def decode(
     check_encoder(codec, quality, preset)
     player = bundle if isinstance(bundle, Player) else Player(bundle)
     target = check_output(output, "file", [player.bundle.path])
-    _check_no_original(target, player.bundle)
-    source = player.bundle.source
-    options = {}
-    if codec != "ffv1":
-        lossless, fast = (CODECS[codec].visually_lossless, CODECS[codec].fast) if codec in CODECS else (10, "")
-        options = encoder_options(codec, lossless if quality is None else quality, preset or fast)
-    size = (source.width, source.height)
-    kind = output_pixel_format(source, codec)
-    with (
-        locked(target),
-        VideoWriter(target, source, size, codec, kind, options, player.bundle.low_resolution) as writer,
-    ):
+    check_no_original(target, player.bundle.manifest["source"])
+    low, source = player.bundle.low_resolution, player.bundle.source
+    with locked(target), open_output(target, source, codec, quality, preset, low) as writer:
         for frame in islice(player.frames(), max_frames):
             writer.write(*frame)
             if progress is not None:
                 progress(1)
     return target
-
-
-def _check_no_original(target: Path, bundle: Bundle) -> None:
-    """Refuse to overwrite the video that the bundle was made from: what is played is only close to it."""
-    source = bundle.manifest["source"]
-    if target.is_file() and target.stat().st_size == source["bytes"] and sha256(target) == source["sha256"]:
-        raise ValueError(
-            f"{str(target)!r} is the video that the bundle was made from. It is not replaced by what the bundle plays: "
-            "name another output."
-        )
-
-
-def output_pixel_format(source: VideoInfo, codec: str) -> str:
-    """A pixel format with the source's chroma, if codec and size allow it."""
-    if codec == "libsvtav1":
-        return "yuv420p"
-    even = source.width % 2 == source.height % 2 == 0
-    halved = any(mark in source.pixel_format for mark in ("420", "nv12", "nv21", "411", "410"))
-    return "yuv420p" if halved and even else "yuv444p"

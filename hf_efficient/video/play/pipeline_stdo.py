@@ -30,9 +30,9 @@ from hf_efficient.video.files.manifest import (
     write_manifest,
 )
 from hf_efficient.video.files.reader import probe, read_frames
+from hf_efficient.video.geometry import Geometry
 from hf_efficient.video.networks.experts import CONFIG_NAME, DEFAULTS, DELTA_NAME, save_experts
 from hf_efficient.video.networks.modeling_stdo import STDOModel
-from hf_efficient.video.patches import Geometry
 
 from .decode import decode
 from .player import Player

@@ -6,8 +6,9 @@ import torch
 
 from hf_efficient.methods import BACKBONES
 from hf_efficient.video.networks.backbones.wdsr import WDSR
-from hf_efficient.video.networks.inference import best_tile, enlarge, join_boxes, merge_patches, split_into_tiles
+from hf_efficient.video.networks.inference import best_tile, enlarge
 from hf_efficient.video.networks.spec import NetworkSpec
+from hf_efficient.video.tiles import join_boxes, merge_patches, split_into_tiles
 from tests.video.bundles import on_whole_frames
 
 

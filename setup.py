@@ -31,6 +31,8 @@ VLM = ["torchvision>=0.28", "num2words>=0.5.14"]
 VLLM = ["vllm>=0.32"]
 # imageio-ffmpeg: VMAF, which the FFmpeg 7.0 of 0.6 has; matplotlib: the plots of `stdo evaluate`
 VIDEO = ["av>=18,<19", "constriction>=0.4,<1", "diffusers>=0.42,<1", "imageio-ffmpeg>=0.6", "matplotlib>=3.9"]
+# Networks of videos as ONNX: the runtime that plays them, and what torch's exporter needs.
+ONNX = ["onnx>=1.17", "onnxruntime>=1.22", "onnxscript>=0.5"]
 # The tuner stands on BaseTuner, which PEFT calls internal; 0.21 is the first release whose state dict is structural.
 SPARSITY = ["accelerate>=1.15", "peft>=0.21,<1"]
 TRAINING = ["accelerate>=1.15"]  # transformers' Trainer asks for it
@@ -88,13 +90,14 @@ setup(
         "vlm": VLM,
         "vllm": VLLM,
         "video": VLM + VIDEO,
+        "onnx": VLM + VIDEO + ONNX,
         "sparsity": SPARSITY,
         "training": TRAINING,
         "plots": PLOTS,
         "serving": VLM + SERVING,
         "spaces": VLM + SPACES,
         "bench": VLM + BENCH,
-        "dev": VLM + VIDEO + SPARSITY + SERVING + SPACES + BENCH + DEV,
+        "dev": VLM + VIDEO + ONNX + SPARSITY + SERVING + SPACES + BENCH + DEV,
     },
     entry_points={
         "console_scripts": ["hf-efficient = hf_efficient.cli:main"],

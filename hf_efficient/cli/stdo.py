@@ -1,4 +1,4 @@
-"""`hf-efficient stdo encode | decode | info | evaluate | compare`."""
+"""`hf-efficient stdo encode | decode | export | info | evaluate | compare`."""
 
 from __future__ import annotations
 
@@ -29,7 +29,9 @@ def run(arguments: argparse.Namespace) -> None:
 
     if getattr(arguments, "threads", None):
         torch.set_num_threads(arguments.threads)
-    actions = {"encode": encode, "decode": decode, "info": info, "evaluate": evaluate, "compare": compare}
+    actions = {
+        "encode": encode, "decode": decode, "export": export, "info": info, "evaluate": evaluate, "compare": compare,
+    }  # fmt: skip
     with warnings.catch_warnings():
         warnings.simplefilter("default", UserWarning)
         warnings.showwarning = lambda message, *_: print(f"warning: {message}", file=sys.stderr)
@@ -78,6 +80,21 @@ def decode(arguments: argparse.Namespace) -> None:
             player, arguments.output, arguments.codec, arguments.quality, arguments.preset, progress=bar.update
         )
     print(arguments.output)
+
+
+def export(arguments: argparse.Namespace) -> None:
+    """Write what players without torch need of a bundle."""
+    from hf_efficient.video.export.export import export_bundle
+
+    made = export_bundle(
+        arguments.bundle, arguments.output, arguments.format, arguments.runtime, arguments.overwrite
+    )  # fmt: skip
+    sizes = {path.name: path.stat().st_size for path in sorted(made.path.rglob("*")) if path.is_file()}
+    print("\n".join(f"{size:>11,} {name}" for name, size in sizes.items()))
+    if arguments.format == "web":
+        print(f"Serve it and open it: python -m http.server --directory {made.path}")
+    else:
+        print(f"Play it where onnxruntime, av and numpy are: python {made.path / 'player.pyz'} {made.path} out.mp4")
 
 
 def info(arguments: argparse.Namespace) -> None:

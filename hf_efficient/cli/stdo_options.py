@@ -68,6 +68,15 @@ def add_stdo(commands: Any) -> None:
     decode.add_argument("--preset", help="preset of the codec (default: a fast one)")
     decode.add_argument("--overwrite", action="store_true", help="replace an existing output")
 
+    export = actions.add_parser("export", help="write a bundle for players without torch, or for a browser")
+    export.add_argument("bundle", type=Path, help="folder")
+    export.add_argument("output", type=Path, help="new folder")
+    export.add_argument("--format", default="onnx", choices=("onnx", "web"), help="(default: onnx)")
+    export.add_argument(
+        "--runtime", type=Path, help="for web: folder of onnxruntime-web (default: npm fetches the tested version)"
+    )
+    export.add_argument("--overwrite", action="store_true", help="replace an earlier export")
+
     info = actions.add_parser("info", help="print what a bundle contains")
     info.add_argument("bundle", type=Path, help="folder")
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -12,19 +11,12 @@ from torch import nn
 from hf_efficient.video import routing
 from hf_efficient.video.files.bundle import Bundle
 from hf_efficient.video.files.manifest import BundleError
-from hf_efficient.video.files.reader import StrPath, probe, read_frames
+from hf_efficient.video.files.played import PlayedFrame, played_frames
+from hf_efficient.video.files.reader import StrPath
 from hf_efficient.video.networks.devices import find_device
 from hf_efficient.video.networks.experts import load_config, load_experts, network_specs
 from hf_efficient.video.networks.inference import enlarge
 from hf_efficient.video.patches import to_rgb8, to_tensor
-
-
-class PlayedFrame(NamedTuple):
-    """rgb (height, width, 3) uint8; time stamp and duration in units of the source's time base."""
-
-    rgb: np.ndarray
-    pts: int
-    duration: int
 
 
 class Player:
@@ -82,22 +74,8 @@ class Player:
         Raises:
             BundleError: stream or map do not have the source's number of frames.
         """
-        source, low = self.bundle.source, probe(self.bundle.low_resolution)
-        another = f"{self.bundle.path} says {source.frames} frames; its map or its stream has another number."
-        count = 0
-        labels = self.labels()
-        tick = low.time_base / source.time_base
-        for frame in read_frames(self.bundle.low_resolution, low):
-            if count == 0:  # the stream is open now, and stays the one that it is
-                self.bundle.check_unchanged()
-            try:
-                mine = next(labels, None)
-            except routing.RoutingError as error:
-                raise BundleError(f"{self.bundle.model}: {error}") from error
-            count += 1
-            if mine is None or count > source.frames:
-                raise BundleError(another)
-            if (count - 1) % every == 0:
-                yield PlayedFrame(self.enlarge(frame.rgb, mine), round(frame.pts * tick), round(frame.duration * tick))
-        if count != source.frames or (self.config.num_experts > 1 and next(labels, None) is not None):
-            raise BundleError(another)
+        bundle = self.bundle
+        return played_frames(
+            bundle.path, bundle.low_resolution, bundle.source, self.labels(), self.enlarge, self.config.num_experts,
+            every, bundle.check_unchanged,
+        )  # fmt: skip

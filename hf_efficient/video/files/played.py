@@ -1,0 +1,67 @@
+"""The frames that a player shows: those of the stream in order, each enlarged by its map. Without torch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from hf_efficient.video.routing import RoutingError
+
+from .manifest import BundleError
+from .reader import VideoInfo, probe, read_frames
+
+
+class PlayedFrame(NamedTuple):
+    """rgb (height, width, 3) uint8; time stamp and duration in units of the source's time base."""
+
+    rgb: np.ndarray
+    pts: int
+    duration: int
+
+
+def played_frames(
+    path: Path,
+    low_resolution: Path,
+    source: VideoInfo,
+    labels: Iterator[np.ndarray],
+    enlarge: Callable[[np.ndarray, np.ndarray], np.ndarray],
+    num_networks: int,
+    every: int = 1,
+    opened: Callable[[], object] | None = None,
+) -> Iterator[PlayedFrame]:
+    """Play a stream, with constant memory.
+
+    Args:
+        path: the folder, for messages.
+        low_resolution: the stream.
+        source: the video that is restored.
+        labels: (I, J) network of each patch, frame by frame; without end for one network.
+        enlarge: makes of a decoded frame (h, w, 3) and its labels the played one, (height, width, 3), both uint8.
+        num_networks: how many there are.
+        every: yield every `every`-th frame, from the first; the others are not enlarged.
+        opened: called once the stream is open and stays the one that it is.
+
+    Raises:
+        BundleError: stream or map do not have the source's number of frames, or the map is damaged.
+    """
+    low = probe(low_resolution)
+    another = f"{path} says {source.frames} frames; its map or its stream has another number."
+    count = 0
+    tick = low.time_base / source.time_base
+    for frame in read_frames(low_resolution, low):
+        if count == 0 and opened is not None:
+            opened()
+        try:
+            mine = next(labels, None)
+        except RoutingError as error:
+            raise BundleError(f"{path}: {error}") from error
+        count += 1
+        if mine is None or count > source.frames:
+            raise BundleError(another)
+        if (count - 1) % every == 0:
+            yield PlayedFrame(enlarge(frame.rgb, mine), round(frame.pts * tick), round(frame.duration * tick))
+    if count != source.frames or (num_networks > 1 and next(labels, None) is not None):
+        raise BundleError(another)

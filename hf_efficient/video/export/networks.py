@@ -58,6 +58,7 @@ def to_onnx(net: nn.Module, spec: NetworkSpec) -> bytes:
             logger.setLevel(logging.ERROR)
         with warnings.catch_warnings(), torch.no_grad():
             warnings.simplefilter("ignore")  # of libraries about themselves
+            plain(frame, trim=True)  # so that nothing is cached for the first time while torch exports, without values
             program = torch.onnx.export(
                 Inner(plain, spec), (frame,), dynamo=True, opset_version=OPSET, dynamic_shapes=({2: height, 3: width},),
                 input_names=["frame"], output_names=["enlarged"], external_data=False, verbose=False,

@@ -46,8 +46,9 @@ def test_one_file_plays_where_there_is_no_torch(tmp_path: Path) -> None:
     folder, _ = made_export(tmp_path / "export", 2)
     write_archive(tmp_path / "player.pyz")
     command = [sys.executable, "-I", "-c", BARE, str(tmp_path / "player.pyz")]
-    run = subprocess.run([*command, str(folder), str(tmp_path / "out.mkv"), "--codec", "ffv1"], capture_output=True)
-    assert run.returncode == 0, run.stderr.decode()[-2000:]
+    folders = [str(folder), str(tmp_path / "out.mkv"), "--codec", "ffv1"]
+    run = subprocess.run([*command, *folders], capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr[-2000:]
     video = probe(tmp_path / "out.mkv")
     assert (video.width, video.height, video.frames, video.other_streams) == (WIDTH, HEIGHT, COUNT, ("aac",))
     run = subprocess.run([*command, str(tmp_path), str(tmp_path / "b.mkv")], capture_output=True, text=True)

@@ -46,6 +46,7 @@ CODECS: dict[str, tuple[str, dict[str, str], tuple[int, ...]]] = {
 }
 STREAM_QUALITIES = (44, 50, 56, 62)
 PARTS = ("bicubic", "filter", "general", "scales", "delta")
+AHEAD = ("over SVT-AV1 alone, luma", "RGB")
 MEASURES = {"psnr_luma": "luma", "psnr": "RGB"}
 
 
@@ -133,6 +134,14 @@ def curves(results: Rows) -> dict[str, dict[str, list[dict[str, Any]]]]:
     }
 
 
+def ahead(row: dict[str, Any], anchor: list[dict[str, Any]], measure_name: str) -> str:
+    """dB by which a point is above a curve at its bytes, linear in their logarithm; "" outside of the curve."""
+    bytes_, quality = np.array([(r["bytes"], r[measure_name]) for r in anchor]).T
+    if not bytes_[0] <= row["bytes"] <= bytes_[-1]:
+        return ""
+    return f"{row[measure_name] - np.interp(np.log(row['bytes']), np.log(bytes_), quality):+.2f}"
+
+
 def write(results: Rows, output: Path) -> None:
     """Tables and plots of all points."""
     found, text = curves(results), ""
@@ -147,13 +156,15 @@ def write(results: Rows, output: Path) -> None:
                     gains = [bd_rate(points[a], points[kind]) if a in points else math.nan for a in anchors]
                     rows.append([clip, kind, *("" if math.isnan(g) else f"{100 * g:+.1f} %" for g in gains)])
         head = ["clip", "enlarged by", "bicubic", "SVT-AV1", "x265", "x265, tune=psnr", "x264"]
-        text += f"BD-rate in PSNR of {label} (negative: fewer bits than the anchor):\n\n{markdown(head, rows)}\n"
+        text += f"**BD-rate, {label}** (negative: fewer bits than the anchor)\n\n{markdown(head, rows)}\n\n"
     rows = [
         [clip, kind, f"{r['bytes']:,}", f"{r['kbps']:.1f}", f"{r['psnr_luma']:.2f}", f"{r['psnr']:.2f}",
-         r.get("taken", "")]
+         r.get("taken", ""), *(ahead(r, kinds["SVT-AV1"], name) if "SVT-AV1" in kinds else "" for name in MEASURES)]
         for clip, kinds in found.items() for kind, points_ in kinds.items() for r in points_
     ]  # fmt: skip
-    text += "All points:\n\n" + markdown(["clip", "kind", "bytes", "kbit/s", "luma, dB", "RGB, dB", "taken"], rows)
+    text += "**All points**\n\n" + markdown(
+        ["clip", "kind", "bytes", "kbit/s", "luma, dB", "RGB, dB", "taken", *AHEAD], rows
+    )
     write_table(output / "table.md", text)
     for clip, kinds in found.items():
         figure, axes = plt.subplots(1, 2, figsize=(11, 4), layout="constrained")

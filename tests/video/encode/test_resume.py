@@ -22,7 +22,10 @@ def run_forked(source: Path, output: Path, settings: dict[str, Any]) -> None:
     fit_video(source, output, **settings)
 
 
-@pytest.mark.parametrize("settings", [{"method": "jstdo"}, {"method": "stdo", "num_chunks": 2}])
+DELTA = pytest.param({"method": "delta", "num_blocks": 2}, marks=pytest.mark.slow)
+
+
+@pytest.mark.parametrize("settings", [{"method": "jstdo"}, {"method": "stdo", "num_chunks": 2}, DELTA])
 def test_ten_kills_at_random_moments_change_nothing(tmp_path: Path, settings: dict[str, Any]) -> None:
     source = source_clip(tmp_path)
     chosen = {**QUICK, **settings, "steps": 60, "num_features": 8}

@@ -39,6 +39,7 @@ TRAINING = ["accelerate>=1.15"]  # transformers' Trainer asks for it
 # What `transformers serve` needs; accelerate for its device_map. The bounds are those of transformers' own extra.
 SERVING = ["accelerate>=1.15", "fastapi>=0.115", "openai>=1.98", "uvicorn>=0.34"]
 PLOTS = ["matplotlib>=3.9"]  # of `loss_along`
+COMPLETION = ["shtab>=1.7"]  # `hf-efficient completion` writes a script for a shell
 SPACES = ["gradio>=6.31,<7", "matplotlib>=3.9", "scikit-learn>=1.6"]
 BENCH = ["matplotlib>=3.9", "onnx>=1.17", "pytorch-optimizer>=4.1", "scikit-image>=0.25", "scipy>=1.13"]
 # bitsandbytes, galore-torch, lion-pytorch, schedulefree: optimizers whose state is read and changed.
@@ -94,10 +95,11 @@ setup(
         "sparsity": SPARSITY,
         "training": TRAINING,
         "plots": PLOTS,
+        "completion": COMPLETION,
         "serving": VLM + SERVING,
         "spaces": VLM + SPACES,
         "bench": VLM + BENCH,
-        "dev": VLM + VIDEO + ONNX + SPARSITY + SERVING + SPACES + BENCH + DEV,
+        "dev": VLM + VIDEO + ONNX + SPARSITY + SERVING + SPACES + BENCH + COMPLETION + DEV,
     },
     entry_points={
         "console_scripts": ["hf-efficient = hf_efficient.cli:main"],

@@ -20,6 +20,7 @@ LIBRARIES = {
     "onnxscript": ("onnx",),
     "openai": ("serving",),
     "peft": ("sparsity",),
+    "shtab": ("completion",),
     "sklearn": ("spaces",),
     "torchvision": ("vlm", "video", "spaces"),
     "uvicorn": ("serving",),

@@ -1,4 +1,4 @@
-"""The command line: `hf-efficient demo | prune | serve | eval | report | stdo | methods | env`.
+"""The command line: `hf-efficient demo | prune | serve | eval | report | plan | apply | train | doctor | ...`.
 
 The parsers are built without torch, so that `--help` and a mistyped option answer at once; a command's own module is
 imported when it runs.
@@ -20,7 +20,9 @@ from hf_efficient.extras import extra
 from hf_efficient.representation.config import TokenPrunerConfig
 from hf_efficient.representation.config_checks import Difference
 
+from .examples import add_examples
 from .messages import for_the_shell, options_of, said
+from .plan_options import add_plans
 from .report_options import add_report
 from .serve_options import add_eval, add_serve
 from .stdo_options import add_stdo, at_least_one
@@ -142,6 +144,7 @@ def build_parser() -> argparse.ArgumentParser:
     add_serve(commands, _add_pruner_options)
     add_eval(commands, _add_pruner_options)
     add_report(commands, _add_pruner_options)
+    add_plans(commands)
     add_stdo(commands)
 
     methods = commands.add_parser("methods", help="list all methods, or describe one")
@@ -153,6 +156,7 @@ def build_parser() -> argparse.ArgumentParser:
 
     env = commands.add_parser("env", help="print versions, for a bug report")
     env.set_defaults(module="hf_efficient.cli.env")
+    add_examples(commands.choices)
     return parser
 
 
@@ -163,8 +167,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: arguments without the program's name; those of the process by default.
 
     Returns:
-        The exit code: 0; 2 after an error (one line on stderr, no traceback); 130 after an interrupt; 141 where the
-        reader of the output has gone (`| head`), as of a program that the signal ends.
+        The exit code: 0; 2 after an error (one line on stderr, no traceback), 3 where it is that no plan keeps a
+        limit; 130 after an interrupt; 141 where the reader of the output has gone (`| head`), as of a program that the
+        signal ends.
     """
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a name or a sign that the locale cannot write is no reason to fail
@@ -215,7 +220,7 @@ def _run(argv: Sequence[str] | None) -> int:
         command = f" {arguments.command}" if arguments else ""
         message = for_the_shell(said(error), options)
         print(f"hf-efficient{command}: error: {prefix}{message}{advice}", file=sys.stderr)
-        return 2
+        return int(getattr(error, "exit_code", 2))
     return 0
 
 

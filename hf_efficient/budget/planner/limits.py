@@ -37,6 +37,8 @@ class LimitError(ValueError):
         best: name of the limit -> best reachable value.
     """
 
+    exit_code = 3  # of the command line
+
     def __init__(self, message: str, best: dict[str, float]) -> None:
         super().__init__(message)
         self.best = best

@@ -1,0 +1,29 @@
+"""What stands below the options in the help of each command."""
+
+import argparse
+
+EXAMPLES = {
+    "demo": ("hf-efficient demo", "hf-efficient demo --method divprune --budgets 64 32 0.1"),
+    "prune": ("hf-efficient prune llava-hf/llava-1.5-7b-hf pruned --budget 64 --method itg",),
+    "serve": ("hf-efficient serve pruned", "hf-efficient serve llava-hf/llava-1.5-7b-hf --budget 64 --engine vllm"),
+    "eval": ("hf-efficient eval llava-hf/llava-1.5-7b-hf --budget 64 --tasks pope,mme --output results/",),
+    "report": ("hf-efficient report", "hf-efficient report llava-hf/llava-1.5-7b-hf --budget 64 --json numbers.json"),
+    "plan": (
+        "hf-efficient plan MODEL plan --limit prefill_flops=60% file_bytes=40MB --data validation/",
+        "hf-efficient plan MODEL plan --limit file_bytes=30% --data lines.txt --json -",
+    ),
+    "apply": ("hf-efficient apply MODEL plan planned --data validation/",),
+    "train": ("hf-efficient train MODEL plan trained --data train/ --steps 500 --learning-rate 1e-3",),
+    "doctor": ("hf-efficient doctor", "hf-efficient doctor --json -"),
+    "completion": ('eval "$(hf-efficient completion bash)"',),
+    "stdo": ("hf-efficient stdo encode in.mp4 bundle/ --scale 2", "hf-efficient stdo decode bundle/ out.mp4"),
+    "methods": ("hf-efficient methods", "hf-efficient methods itg"),
+    "env": ("hf-efficient env",),
+}
+
+
+def add_examples(commands: dict[str, argparse.ArgumentParser]) -> None:
+    """Below the options of each command."""
+    for name, parser in commands.items():
+        parser.formatter_class = argparse.RawDescriptionHelpFormatter
+        parser.epilog = "examples:\n" + "\n".join(f"  {line}" for line in EXAMPLES[name])

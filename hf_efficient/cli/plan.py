@@ -1,0 +1,41 @@
+"""`hf-efficient plan`: the best plan under limits."""
+
+import argparse
+import sys
+
+from hf_efficient.files.outputs import check_output
+
+from .plan_models import loaded, rows_for, write_json
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Find it, print what was tried, write the plan into a folder.
+
+    Raises:
+        LimitError: no plan keeps the limits.
+        ValueError: a limit, a method or the data cannot be read.
+        OSError: the model cannot be loaded, or the folder not be written.
+    """
+    to_stdout = str(arguments.json) == "-"
+    for output in (arguments.plot, None if to_stdout else arguments.json):
+        if output is not None:
+            check_output(output, "file")
+    from hf_efficient import find_plan
+    from hf_efficient.budget.planner.ready import INPUTS, METRICS
+    from hf_efficient.representation.evaluation.questions import on_device
+
+    model, processor, looks = loaded(arguments)
+    rows = rows_for(arguments, looks)
+    found = find_plan(
+        model, processor, rows, METRICS[looks], dict(arguments.limit), methods=arguments.methods,
+        inputs=lambda p, some: on_device(model, INPUTS[looks](p, some)), levers=arguments.levers,
+        progress=lambda name: print(f"trying {name}", file=sys.stderr),
+    )  # fmt: skip
+    found.plan.save_pretrained(arguments.output)
+    if arguments.plot:
+        found.plot(arguments.plot)
+    if arguments.json:
+        write_json(arguments.json, found.to_dict())
+    if not to_stdout:
+        print(found.to_markdown())
+        print(f"\nThe plan is in {arguments.output}. Next: hf-efficient apply {arguments.model} {arguments.output} NEW")

@@ -1,0 +1,77 @@
+"""Models, rows and files of the commands that work with plans."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from hf_efficient.files import is_local, write_text
+from hf_efficient.reading import shown
+
+from .report import sees
+
+
+def loaded(arguments: argparse.Namespace, plan: Any = None) -> tuple[Any, Any, bool]:
+    """The stock model with the precision of a plan, its processor or tokenizer, and whether it sees.
+
+    Raises:
+        ValueError: the dtype or device is not known, or the model neither sees nor writes text.
+    """
+    import torch
+    from transformers import AutoModelForCausalLM, AutoModelForImageTextToText, AutoProcessor, AutoTokenizer
+
+    from hf_efficient.budget.plan.precision import quantization_config
+
+    is_local(arguments.model)
+    looks = sees(arguments.model)
+    if arguments.dtype != "auto" and not isinstance(getattr(torch, arguments.dtype, None), torch.dtype):
+        raise ValueError(f"dtype={shown(arguments.dtype)} is not known; expected auto, float32, bfloat16 or float16.")
+    kwargs: dict[str, Any] = {"revision": arguments.revision, "dtype": arguments.dtype}
+    precision = None if plan is None else plan.precision
+    more = {} if precision is None else {"quantization_config": quantization_config(precision)}
+    made = AutoModelForImageTextToText if looks else AutoModelForCausalLM
+    processor = (AutoProcessor if looks else AutoTokenizer).from_pretrained(
+        arguments.model, revision=arguments.revision
+    )
+    if not looks and processor.pad_token is None:
+        processor.pad_token = processor.eos_token
+    model = made.from_pretrained(arguments.model, **kwargs, **more).eval()
+    return (model if precision is not None else model.to(arguments.device)), processor, looks
+
+
+def rows_for(arguments: argparse.Namespace, looks: bool) -> Any:
+    """Rows of the data that are given, or of the shipped images.
+
+    Raises:
+        ValueError: a model of text has no texts.
+    """
+    from hf_efficient.budget.planner.ready import rows_of_pictures, rows_of_text
+
+    if looks:
+        return rows_of_pictures(arguments.data, arguments.rows)
+    if arguments.data is None:
+        raise ValueError("data=None: the model reads text alone; name a file with a text a line.")
+    return rows_of_text(arguments.data, arguments.rows)
+
+
+def batches_for(plan: Any, arguments: argparse.Namespace, model: Any, processor: Any, looks: bool) -> Any:
+    """Calibration data, where the plan prunes weights."""
+    from hf_efficient.budget.planner.ready import INPUTS
+    from hf_efficient.representation.evaluation.questions import on_device
+
+    if plan.pruning is None:
+        return None
+    rows = rows_for(arguments, looks)[:64]
+    return [on_device(model, INPUTS[looks](processor, rows[i : i + 8])) for i in range(0, len(rows), 8)]
+
+
+def write_json(path: Path, content: Any) -> None:
+    """To a file, or to standard output where it is called "-"."""
+    text = json.dumps(content, indent=1) + "\n"
+    if str(path) == "-":
+        sys.stdout.write(text)
+    else:
+        write_text(path, text)

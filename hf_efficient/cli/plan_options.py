@@ -1,0 +1,83 @@
+"""Options of `hf-efficient plan`, `apply`, `train` and `doctor`, without torch."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from .stdo_options import at_least_one
+
+
+def limit(text: str) -> tuple[str, str]:
+    """NAME=AMOUNT."""
+    name, equals, amount = text.partition("=")
+    if not equals or not name or not amount:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a limit: NAME=AMOUNT, such as prefill_flops=60%")
+    return name, amount
+
+
+def positive(text: str) -> float:
+    """A number > 0."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0 < value < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number > 0")
+    return value
+
+
+def add_plans(commands: Any) -> None:
+    """The commands and their options."""
+    plan = commands.add_parser("plan", help="find the best plan for a model that keeps limits on what it costs")
+    plan.add_argument("model", help="folder or Hub id of a model, of pictures and text or of text alone")
+    plan.add_argument("output", type=Path, help="folder to write the plan to")
+    plan.add_argument(
+        "--limit", type=limit, nargs="+", required=True, metavar="NAME=AMOUNT",
+        help="the most it may cost: prefill_seconds, prefill_flops, prefill_flops_nonzero, cache_bytes, file_bytes; "
+        "amounts as 50%% (of now), 40MB, 3GFLOP, 200ms",
+    )  # fmt: skip
+    plan.add_argument("--methods", nargs="+", default=["id_pruner", "itg", "scope"], metavar="METHOD",
+                      help="selections of visual tokens that are tried (default: id_pruner itg scope)")  # fmt: skip
+    plan.add_argument("--levers", nargs="*", choices=("sparsegpt", "wanda", "int8", "int4"),
+                      default=["sparsegpt", "wanda", "int8", "int4"],
+                      help="what may be done to weights (default: all four)")  # fmt: skip
+    plan.add_argument("--plot", type=Path, help="PNG file to draw quality over cost to")
+    plan.add_argument("--json", type=Path, help="file to write all numbers to, - for standard output")
+    plan.set_defaults(module="hf_efficient.cli.plan")
+
+    apply = commands.add_parser("apply", help="put a plan on a model and save both in one folder")
+    apply.add_argument("model", help="folder or Hub id of a stock model")
+    apply.add_argument("plan", help="folder or Hub id of a plan")
+    apply.add_argument("output", type=Path, help="new folder to save to")
+    apply.set_defaults(module="hf_efficient.cli.apply")
+
+    train = commands.add_parser("train", help="train a model under a plan; the same command again goes on")
+    train.add_argument("model", help="folder or Hub id of a stock model")
+    train.add_argument("plan", help="folder or Hub id of a plan")
+    train.add_argument("output", type=Path, help="folder to save plan and trained model to")
+    train.add_argument("--checkpoints", type=Path, help="folder of checkpoints (default: OUTPUT_checkpoints)")
+    train.add_argument("--steps", type=at_least_one, default=100, help="optimizer steps (default: 100)")
+    train.add_argument("--save-steps", type=at_least_one, default=20, help="steps between checkpoints (default: 20)")
+    train.add_argument("--batch-size", type=at_least_one, default=8, help="rows a step (default: 8)")
+    train.add_argument("--learning-rate", type=positive, default=1e-4, help="of AdamW (default: 0.0001)")
+    train.add_argument("--seed", type=int, default=0, help="of everything random (default: 0)")
+    train.set_defaults(module="hf_efficient.cli.train")
+
+    for parser in (plan, apply, train):
+        parser.add_argument("--data", type=Path, help="folder of images with metadata.jsonl, or a file with a text a "
+                            "line (default: the shipped images)")  # fmt: skip
+        rows = 96 if parser is plan else 10_000 if parser is train else 64
+        parser.add_argument("--rows", type=at_least_one, default=rows, help=f"the first so many (default: {rows})")
+        parser.add_argument("--revision", help="branch, tag or commit of the model's Hub id")
+        parser.add_argument("--device", default="cpu", help="such as cuda:0 (default: cpu)")
+        parser.add_argument("--dtype", default="auto", help="such as bfloat16 (default: auto, as it was saved)")
+
+    doctor = commands.add_parser("doctor", help="what is installed, which methods can run here, what is untested")
+    doctor.add_argument("--json", type=Path, help="file to write all of it to, - for standard output")
+    doctor.set_defaults(module="hf_efficient.cli.doctor")
+
+    completion = commands.add_parser("completion", help="print a script that completes commands and options in a shell")
+    completion.add_argument("shell", choices=("bash", "zsh", "tcsh"), help="for which shell")
+    completion.set_defaults(module="hf_efficient.cli.completion")

@@ -1,0 +1,94 @@
+"""`plan`, `apply`, `train`, `doctor` and `completion`, from model to trained folder, and the help of all commands."""
+
+import json
+import shlex
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoModelForImageTextToText
+
+from hf_efficient import EfficiencyPlan, SAMArguments
+from hf_efficient.cli import build_parser, main
+from hf_efficient.cli.doctor import judged
+from hf_efficient.cli.examples import EXAMPLES
+from tests.cli.shell import error_of
+from tests.scene_vlm import make_scenes, save_vlm
+
+
+@pytest.fixture(scope="module")
+def places(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
+    folder = tmp_path_factory.mktemp("plans")
+    return save_vlm(folder / "model"), str(make_scenes(folder / "data", scenes=2))
+
+
+@pytest.mark.slow
+def test_from_a_model_to_a_planned_folder(
+    places: tuple[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model, data = places
+    plan, new = str(tmp_path / "plan"), str(tmp_path / "new")
+    limits = ["--limit", "prefill_flops=70%", "--levers", "--methods", "divprune", "--rows", "4"]
+    assert main(["plan", model, plan, "--data", data, *limits, "--json", "-"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["best"]["measured"]["prefill_flops"] <= found["limits"]["prefill_flops"]
+    assert main(["apply", model, plan, new]) == 0
+    kept = EfficiencyPlan.from_pretrained(new).token_pruner
+    assert kept is not None
+    assert kept.budget == found["best"]["plan"]["token_pruner"]["budget"]
+    loaded, _ = EfficiencyPlan.load(new)
+    assert loaded.token_pruner.config == kept
+    assert main(["plan", model, plan, "--data", data, "--limit", "prefill_flops=1%", "--rows", "2", "--levers"]) == 3
+    assert "can be reached. What binds" in capsys.readouterr().err
+
+
+def test_a_plan_is_trained_and_trained_on(places: tuple[str, str], tmp_path: Path) -> None:
+    model, data = places
+    EfficiencyPlan(sam=SAMArguments("s2sam", rho=0.1)).save_pretrained(tmp_path / "plan")
+    command = ["train", model, str(tmp_path / "plan"), str(tmp_path / "new"), "--data", data, "--batch-size", "2",
+               "--save-steps", "1", "--learning-rate", "1e-3"]  # fmt: skip
+    assert main([*command, "--steps", "1"]) == 0
+    assert main([*command, "--steps", "2"]) == 0
+    assert (tmp_path / "new_checkpoints" / "checkpoint-2").is_dir()
+    trained, before = (AutoModelForImageTextToText.from_pretrained(p) for p in (tmp_path / "new", model))
+    assert not torch.equal(trained.lm_head.weight, before.lm_head.weight)
+
+
+def test_what_cannot_be_planned_is_told_in_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for given, told in (
+        ("plan m p --limit fast", "'fast' is not a limit: NAME=AMOUNT"),
+        ("plan m p", "required: --limit"),
+        ("train m p o --learning-rate -1", "'-1' is not a number > 0"),
+        ("apply /gone/m /gone/p {tmp}/o", "/gone/p' is missing"),
+    ):
+        assert told in error_of(capsys, *given.format(tmp=tmp_path).split())
+
+
+def test_every_command_has_examples_that_it_understands() -> None:
+    parser = build_parser()
+    commands = next(a for a in parser._actions if a.dest == "command").choices
+    assert set(commands or ()) == set(EXAMPLES)
+    for name, lines in EXAMPLES.items():
+        for line in lines:
+            if line.startswith("hf-efficient"):
+                assert parser.parse_args(shlex.split(line)[1:]).command == name
+
+
+def test_the_doctor_says_what_runs(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("hf_efficient.cli.doctor.unmet_names", lambda: ["oak: the name is gone"])  # takes its time
+    assert main(["doctor", "--json", "-"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["methods"]["itg"] == {"budget": "representation", "runs": True}
+    assert found["uses"]["serve --engine vllm"] == {"runs": False, "missing": ["vllm"]}
+    assert judged("torch", ">=99")["verdict"] == "outside of what was tested"
+    assert judged("oak", ">=1")["verdict"] == "not installed"
+    assert main(["doctor"]) == 0
+    said = capsys.readouterr().out
+    assert "what can run here" in said
+    assert "oak: the name is gone" in said
+
+
+def test_completion_knows_the_commands(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["completion", "bash"]) == 0
+    script = capsys.readouterr().out
+    assert all(word in script for word in (*EXAMPLES, "--learning-rate", "divprune"))

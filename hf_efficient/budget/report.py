@@ -70,16 +70,16 @@ class OptimizationBudget:
     """One training step on the inputs, optimizer included.
 
     Args:
-        forward_passes: calls of the model.
-        backward_passes: gradients of all that is trainable.
+        forward_passes: calls of the model; the mean where steps differ by a rule.
+        backward_passes: gradients of all that is trainable; so.
         flops: as `count_flops` counts.
         seconds: median.
         activation_bytes: what one forward keeps for backward, but for parameters.
         peak_bytes: largest sum of what the step allocated, beyond what was there before.
     """
 
-    forward_passes: int
-    backward_passes: int
+    forward_passes: int | float
+    backward_passes: int | float
     flops: int
     seconds: float
     activation_bytes: int

@@ -25,30 +25,41 @@ RECOMPUTES = "gradient_checkpointing"  # what a module of transformers knows it 
 def optimization_budget(trainer: Any, inputs: dict[str, Any], repeats: int) -> OptimizationBudget:
     """Measure steps of a Trainer on one batch: `training_step`, and its optimizer's step.
 
+    Where steps differ by a rule (LookSAM), a whole period of them is run: the peak is the largest, the rest the mean.
+
     Args:
         trainer: a Trainer that is not training; inside `as_it_was`.
         inputs: a batch with labels; its micro-batch of the step.
         repeats: steps that are timed.
     """
     model, device = trainer.model, device_of(trainer.model)
+    period, first = getattr(trainer, "step_period", 1), trainer.state.global_step
 
-    def step() -> None:
-        trainer.training_step(model, dict(inputs))
-        trainer.optimizer.step()
-        trainer.optimizer.zero_grad()
+    def steps() -> None:
+        for number in range(first, first + period):
+            trainer.state.global_step = number
+            trainer.training_step(model, dict(inputs))
+            trainer.optimizer.step()
+            trainer.optimizer.zero_grad()
 
-    with as_in_training(trainer):
-        with passes_counted(model) as passes:
-            flops = count_flops(step, model).total
-        model.train()
-        return OptimizationBudget(
-            forward_passes=passes["forward"],
-            backward_passes=passes["backward"],
-            flops=flops,
-            activation_bytes=kept_for_backward(model, lambda: model(**inputs)),
-            peak_bytes=peak_bytes(step, device),
-            seconds=seconds_of(step, device, repeats),
-        )
+    def each(total: int) -> int | float:
+        return total / period if total % period else total // period
+
+    try:
+        with as_in_training(trainer):
+            with passes_counted(model) as passes:
+                flops = count_flops(steps, model).total
+            model.train()
+            return OptimizationBudget(
+                forward_passes=each(passes["forward"]),
+                backward_passes=each(passes["backward"]),
+                flops=round(flops / period),
+                activation_bytes=kept_for_backward(model, lambda: model(**inputs)),
+                peak_bytes=peak_bytes(steps, device),
+                seconds=seconds_of(steps, device, repeats) / period,
+            )
+    finally:
+        trainer.state.global_step = first
 
 
 @contextmanager

@@ -1,6 +1,7 @@
 """What stands below the options in the help of each command."""
 
 import argparse
+from collections.abc import Mapping
 
 EXAMPLES = {
     "demo": ("hf-efficient demo", "hf-efficient demo --method divprune --budgets 64 32 0.1"),
@@ -22,7 +23,7 @@ EXAMPLES = {
 }
 
 
-def add_examples(commands: dict[str, argparse.ArgumentParser]) -> None:
+def add_examples(commands: Mapping[str, argparse.ArgumentParser]) -> None:
     """Below the options of each command."""
     for name, parser in commands.items():
         parser.formatter_class = argparse.RawDescriptionHelpFormatter

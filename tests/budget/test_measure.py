@@ -211,3 +211,15 @@ def test_what_cannot_be_measured_is_refused(tmp_path: Path) -> None:
         measure(nn.ReLU(), torch.ones(2))
     with pytest.raises(TypeError, match="inputs is a list"):
         measure(model, [1, 2])
+
+
+def test_a_step_of_looksam_is_the_mean_of_its_period(tmp_path: Path) -> None:
+    """k = 4: one step of two passes, three of one."""
+    found: dict[str | None, Any] = {}
+    for sam in (None, SAMArguments("sam", rho=0.1), SAMArguments("looksam", rho=0.1, reuse_interval=4)):
+        trainer = trainer_of(llama(), tmp_path, sam)
+        report = measure(trainer.model, LABELLED, trainer, repeats=1)
+        assert trainer.state.global_step == 0
+        found[getattr(sam, "method", None)] = report.optimization
+    assert found["looksam"].forward_passes == found["looksam"].backward_passes == 1.25
+    assert found["looksam"].flops == pytest.approx((found["sam"].flops + 3 * found[None].flops) / 4, rel=0.01)

@@ -73,7 +73,8 @@ def test_a_training_that_is_measured_goes_on_bit_for_bit(
     look = Measuring("gradient_accumulation_steps" in more)
     alone = trained(tmp_path, sam, None, **more)
     measured = trained(tmp_path, sam, look, **more)
-    assert [report.optimization.backward_passes for report in look.reports] == [1] * 4
+    each = 1 if sam is None or sam.method != "looksam" else 1.2  # two passes in every fifth step
+    assert [report.optimization.backward_passes for report in look.reports] == [each] * 4
     assert all(torch.equal(value, alone[name]) for name, value in measured.items())
 
 

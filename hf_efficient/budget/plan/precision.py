@@ -10,7 +10,8 @@ from typing import Any
 from hf_efficient.checks import check_choice
 from hf_efficient.reading import shown
 
-METHODS = ("bitsandbytes", "torchao")
+#: Library -> its quantization config in transformers.
+CONFIGS = {"bitsandbytes": "BitsAndBytesConfig", "torchao": "TorchAoConfig"}
 
 
 def precision_of(value: Any) -> dict[str, Any]:
@@ -30,7 +31,7 @@ def precision_of(value: Any) -> dict[str, Any]:
         )
     values = {name: v for name, v in values.items() if not name.startswith("_")}  # copies that transformers writes
     method = getattr(values.get("quant_method"), "value", values.get("quant_method"))
-    check_choice("precision: quant_method", method, METHODS)
+    check_choice("precision: quant_method", method, tuple(CONFIGS))
     assert isinstance(method, str)
     values["quant_method"] = method
     known = {*inspect.signature(_class(method).__init__).parameters, "quant_method"} - {"self", "kwargs"}
@@ -39,7 +40,7 @@ def precision_of(value: Any) -> dict[str, Any]:
             f"precision: unknown settings {shown(unknown)}; expected only those of {_class(method).__name__}: "
             f"{', '.join(sorted(known))}. Remove them, or upgrade transformers."
         )
-    if method == "bitsandbytes":
+    if "load_in_4bit" in known:
         if bool(values.get("load_in_4bit")) == bool(values.get("load_in_8bit")):
             raise ValueError("precision: expected either load_in_4bit=True or load_in_8bit=True, as bitsandbytes does.")
         check_choice("precision: bnb_4bit_quant_type", values.get("bnb_4bit_quant_type", "fp4"), ("fp4", "nf4"))
@@ -112,6 +113,6 @@ def _made(precision: dict[str, Any]) -> Any:
 
 
 def _class(method: str) -> Any:
-    from transformers import BitsAndBytesConfig, TorchAoConfig
+    import transformers
 
-    return BitsAndBytesConfig if method == "bitsandbytes" else TorchAoConfig
+    return getattr(transformers, CONFIGS[method])

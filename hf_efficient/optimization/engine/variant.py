@@ -54,6 +54,7 @@ class Variant(ABC):
         adaptive: whether distances are always measured as in ASAM.
         needs_batch: whether the direction comes from the batch of the step.
         needs_loss: whether it also evaluates the loss itself.
+        period: steps after which costs repeat; 1 where every step costs the same.
         idle_reason: why it may move nothing although there is a gradient, and what to do.
     """
 
@@ -65,6 +66,7 @@ class Variant(ABC):
     def __init__(self) -> None:
         self.memory: Memory = {}
         self.step = 0
+        self.period = 1
 
     @classmethod
     def of(cls, arguments: SAMArguments, optimizer: Callable[[], Any]) -> Variant:

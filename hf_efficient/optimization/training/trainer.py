@@ -176,6 +176,11 @@ class SAMTrainerMixin(WholeCheckpoints, _AnyTrainer):
             self._diagnostics = {}
         super().log(logs, *args, **kwargs)
 
+    @property
+    def step_period(self) -> int:
+        """Steps after which the costs of a step repeat: k of LookSAM, else 1."""
+        return 1 if self.sam_args.rho == 0 else self._current_variant().period
+
     @contextmanager
     def memory_kept(self) -> Iterator[None]:
         """Steps inside the block go on from what the method remembers; after it that is as it was before."""

@@ -49,6 +49,7 @@ class LookSAMVariant(Variant):
     def __init__(self, interval: int, alpha: float) -> None:
         super().__init__()
         self.interval, self.alpha = interval, alpha
+        self.period = interval
         self.memory = {"across": {}}
 
     @classmethod

@@ -13,12 +13,19 @@ import numpy as np
 
 from hf_efficient.extras import extra
 
-with extra("video"):
-    from constriction import stream
-
 MOST = 127  # numbers run from -MOST to MOST
 _PRIOR = 1 / (1 + np.abs(np.arange(-MOST, MOST + 1.0))) ** 2
-_FLAG = stream.model.Categorical(np.array([0.5, 0.5]), perfect=False)
+_EVEN = np.array([0.5, 0.5])  # whether a tensor has any number but zero
+
+
+def _stream() -> Any:
+    with extra("video"):  # here: networks that are sent whole do not need it
+        from constriction import stream
+    return stream
+
+
+def _categorical(probabilities: np.ndarray) -> Any:
+    return _stream().model.Categorical(probabilities, perfect=False)
 
 
 class Counts:
@@ -29,7 +36,7 @@ class Counts:
 
     def model(self) -> Any:
         """The distribution of the next number."""
-        return stream.model.Categorical(self._counts / self._counts.sum(), perfect=False)
+        return _categorical(self._counts / self._counts.sum())
 
     def add(self, index: int) -> None:
         """Count a number, by its index in the alphabet."""
@@ -51,11 +58,11 @@ def encode_levels(parts: Sequence[tuple[str, np.ndarray]]) -> bytes:
     """
     if not any(levels.any() for _, levels in parts):
         return b""
-    coder, counts = stream.queue.RangeEncoder(), {kind: Counts() for kind, _ in parts}
+    coder, flag, counts = _stream().queue.RangeEncoder(), _categorical(_EVEN), {kind: Counts() for kind, _ in parts}
     for kind, levels in parts:
         if np.abs(levels).max(initial=0) > MOST:
             raise ValueError(f"A level of {np.abs(levels).max()} is out of range; expected -{MOST} to {MOST}.")
-        coder.encode(int(levels.any()), _FLAG)
+        coder.encode(int(levels.any()), flag)
         for index in (levels.ravel() + MOST).tolist() if levels.any() else ():
             coder.encode(int(index), counts[kind].model())
             counts[kind].add(int(index))
@@ -79,10 +86,14 @@ def decode_levels(data: bytes, parts: Sequence[tuple[str, int]]) -> list[np.ndar
     if not data:
         return found
     words = np.frombuffer(data + b"\0" * (-len(data) % 4), "<u4").astype(np.uint32)
-    coder, counts = stream.queue.RangeDecoder(words), {kind: Counts() for kind, _ in parts}
+    coder, flag, counts = (
+        _stream().queue.RangeDecoder(words),
+        _categorical(_EVEN),
+        {kind: Counts() for kind, _ in parts},
+    )
     try:
         for (kind, size), levels in zip(parts, found, strict=True):
-            for n in range(size) if coder.decode(_FLAG) else ():
+            for n in range(size) if coder.decode(flag) else ():
                 index = int(coder.decode(counts[kind].model()))
                 counts[kind].add(index)
                 levels[n] = index - MOST

@@ -1,0 +1,1 @@
+"""The metric exact_match_by_family, as `evaluate` loads it."""

@@ -1,0 +1,1 @@
+"""The metric forgetting, as `evaluate` loads it."""

@@ -1,0 +1,122 @@
+"""The metrics themselves."""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from hf_efficient.representation.evaluation.questions import exact_match
+
+LUMA = (0.299, 0.587, 0.114)  # BT.601
+
+
+def check_alike(predictions: Sequence[Any], references: Sequence[Any], what: str) -> None:
+    """Refuse what cannot be compared one by one."""
+    if not len(predictions) or len(predictions) != len(references):
+        raise ValueError(f"{len(predictions)} {what} for {len(references)}; expected as many, and one at least.")
+
+
+def token_retention(predictions: Sequence[str], references: Sequence[str], stock: Sequence[str]) -> dict[str, float]:
+    """What is left of a model's right answers with fewer visual tokens.
+
+    Args:
+        predictions: answers with fewer tokens.
+        references: right answers.
+        stock: answers with all tokens.
+
+    Returns:
+        Accuracy of both, their ratio, and the share of answers that stayed the same.
+    """
+    check_alike(predictions, references, "answers")
+    now, before = (float(np.mean(exact_match(given, references))) for given in (predictions, stock))
+    same = float(np.mean(exact_match(predictions, stock)))
+    return {"accuracy": now, "stock_accuracy": before, "retention": now / before if before else math.nan, "same": same}
+
+
+def exact_match_by_family(
+    predictions: Sequence[str], references: Sequence[str], families: Sequence[str]
+) -> dict[str, float]:
+    """Share of answers that match word for word: of all, the mean of families, and of each.
+
+    Args:
+        predictions: answers.
+        references: right answers.
+        families: of questions, one for each.
+    """
+    check_alike(predictions, references, "answers")
+    check_alike(predictions, families, "answers")
+    hits: dict[str, list[bool]] = defaultdict(list)
+    for family, hit in zip(families, exact_match(predictions, references), strict=True):
+        hits[family].append(hit)
+    each = {family: float(np.mean(found)) for family, found in sorted(hits.items())}
+    return {"exact_match": float(np.mean([hit for found in hits.values() for hit in found])),
+            "mean_of_families": float(np.mean(list(each.values()))), **each}  # fmt: skip
+
+
+def sparsity(predictions: Sequence[int], references: Sequence[int], dense: int = 0) -> dict[str, float]:
+    """Share of zeros: of the layers that are sparse, and of the whole model.
+
+    Args:
+        predictions: weights of each layer that are not zero.
+        references: weights of each layer.
+        dense: all other parameters of the model.
+    """
+    check_alike(predictions, references, "layers")
+    left, size = int(np.sum(predictions)), int(np.sum(references))
+    return {"sparsity": 1 - left / size, "whole_model": (size - left) / (size + dense)}
+
+
+def video_quality(predictions: Sequence[Any], references: Sequence[Any]) -> dict[str, float]:
+    """PSNR of the mean squared error over all frames, on RGB and on BT.601 luma, and the mean SSIM on luma.
+
+    Args:
+        predictions: frames, (H, W, 3) of 0 to 255.
+        references: frames of the same sizes.
+    """
+    from hf_efficient.video.measure.evaluation import ssim
+
+    check_alike(predictions, references, "frames")
+    rgb, luma, similar = [], [], []
+    for given, right in zip(predictions, references, strict=True):
+        x, y = np.asarray(given, dtype=np.float64), np.asarray(right, dtype=np.float64)
+        if x.shape != y.shape:
+            raise ValueError(f"A frame of {x.shape} for one of {y.shape}; expected frames of the same size.")
+        rgb.append(float(np.mean((x - y) ** 2)))
+        luma.append(float(np.mean(((x - y) @ LUMA) ** 2)))
+        similar.append(ssim(x, y))
+    return {"psnr_rgb": _psnr(rgb), "psnr_luma": _psnr(luma), "ssim_luma": float(np.mean(similar))}
+
+
+def _psnr(errors: Sequence[float]) -> float:
+    error = float(np.mean(errors))
+    return 10 * math.log10(255**2 / error) if error else math.inf
+
+
+def forgetting(predictions: Sequence[float], references: Sequence[float]) -> dict[str, float]:
+    """How far scores of earlier tasks fell.
+
+    Args:
+        predictions: scores after training on another task, one for each task.
+        references: the scores before.
+    """
+    check_alike(predictions, references, "scores")
+    lost = np.subtract(references, predictions)
+    return {"forgetting": float(lost.mean()), "largest": float(lost.max())}
+
+
+def loss_rise(predictions: Sequence[float], references: Sequence[float]) -> dict[str, float]:
+    """Sharpness of losses that were measured: how far they rise where weights are moved.
+
+    `hf_efficient.sharpness` moves them and measures.
+
+    Args:
+        predictions: losses of batches at the moved weights.
+        references: losses of the same batches at the weights.
+    """
+    check_alike(predictions, references, "losses")
+    rise = np.subtract(predictions, references)
+    return {"sharpness": float(rise.mean()), "largest": float(rise.max())}

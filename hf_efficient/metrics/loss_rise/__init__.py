@@ -1,0 +1,1 @@
+"""The metric loss_rise, as `evaluate` loads it."""

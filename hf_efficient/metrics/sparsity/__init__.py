@@ -1,0 +1,1 @@
+"""The metric sparsity, as `evaluate` loads it."""

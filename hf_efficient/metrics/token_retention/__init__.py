@@ -1,0 +1,1 @@
+"""The metric token_retention, as `evaluate` loads it."""

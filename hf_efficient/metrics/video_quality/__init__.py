@@ -1,0 +1,1 @@
+"""The metric video_quality, as `evaluate` loads it."""

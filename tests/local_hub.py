@@ -27,7 +27,7 @@ class LocalHub(ThreadingHTTPServer):
     """The server; a context manager.
 
     Attributes:
-        repos: the files of every repository, by its id. Kept in memory, one branch.
+        repos: the files of every repository, by its id; those of another branch or of a proposal by "id@revision".
         requests: (method, path) of everything asked, in order.
     """
 
@@ -80,8 +80,8 @@ class _Handler(BaseHTTPRequestHandler):
             self._create(json.loads(body))
         elif match := re.fullmatch(r"/api/(?:models|datasets|spaces)/([^/]+/[^/]+)(?:/([\w-]+)(?:/(.*))?)?", path):
             self._repository(match[1], match[2], match[3] or "", body)
-        elif match := re.fullmatch(r"/(?:datasets/|spaces/)?([^/]+/[^/]+)/resolve/[^/]+/(.+)", path):
-            self._file(match[1], match[2])
+        elif match := re.fullmatch(r"/(?:datasets/|spaces/)?([^/]+/[^/]+)/resolve/(refs/pr/\d+|[^/]+)/(.+)", path):
+            self._file(match[1], match[2], match[3])
         else:
             self._missing("Not", f"the local Hub does not know {self.command} {path}")
 
@@ -96,19 +96,36 @@ class _Handler(BaseHTTPRequestHandler):
             self.server.repos[repo] = {}
             self._json(reply)
 
+    def _files(self, repo: str, revision: str) -> Files | None:
+        """The files of a branch, or of a commit that is the last of one; None where there is no such repository."""
+        repos = self.server.repos
+        of_repo = [files for name, files in repos.items() if name.partition("@")[0] == repo]
+        as_commit = next((files for files in of_repo if _revision(files) == revision), repos.get(repo))
+        return repos.get(f"{repo}@{revision}", as_commit)
+
+    def _branch(self, repo: str, revision: str) -> Files:
+        """The files that a commit changes: of a proposal, where one is asked for."""
+        repos = self.server.repos
+        if "create_pr=1" in self.path:
+            revision = "refs/pr/1"
+        return repos[repo] if revision == "main" else repos.setdefault(f"{repo}@{revision}", dict(repos[repo]))
+
     def _repository(self, repo: str, verb: str | None, rest: str, body: bytes) -> None:
-        files = self.server.repos.get(repo)
+        files = self._files(repo, rest if verb == "revision" else rest.partition("/")[0])
         if files is None:
             return self._missing("Repo", f"Repository {repo} not found")
+        if verb == "branch":
+            return self._json(bool(self._branch(repo, rest)) and {})
         if verb == "preupload":
             asked = [file["path"] for file in json.loads(body)["files"]]
             return self._json({"files": [{"path": p, "uploadMode": "regular", "shouldIgnore": False} for p in asked]})
         if verb == "commit":
+            files = self._branch(repo, rest)
             _commit(files, body)
             oid = _revision(files)
-            return self._json(
-                {"success": True, "commitOid": oid, "commitUrl": f"{self.server.url}/{repo}/commit/{oid}"}
-            )
+            made = {"success": True, "commitOid": oid, "commitUrl": f"{self.server.url}/{repo}/commit/{oid}"}
+            proposal = {"pullRequestUrl": f"{self.server.url}/{repo}/discussions/1"}
+            return self._json(made | proposal if "create_pr=1" in self.path else made)
         if verb == "tree":
             folder = rest.partition("/")[2]  # behind the revision
             inside = {path: data for path, data in files.items() if not folder or path.startswith(f"{folder}/")}
@@ -126,8 +143,8 @@ class _Handler(BaseHTTPRequestHandler):
             {"id": repo, "modelId": repo, "sha": _revision(files), "private": False, "tags": [], "siblings": siblings}
         )
 
-    def _file(self, repo: str, path: str) -> None:
-        files = self.server.repos.get(repo)
+    def _file(self, repo: str, revision: str, path: str) -> None:
+        files = self._files(repo, revision)
         if files is None:
             return self._missing("Repo", f"Repository {repo} not found")
         if path not in files:

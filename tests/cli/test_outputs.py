@@ -21,7 +21,7 @@ def prune(vlm: Path, output: Path) -> int:
 
 def is_whole(folder: Path, vlm: Path) -> bool:
     model, _ = load_vlm(folder)
-    return {*os.listdir(vlm), "token_pruner_config.json"} == set(os.listdir(folder)) and model is not None
+    return {*os.listdir(vlm), "README.md", "token_pruner_config.json"} == set(os.listdir(folder)) and model is not None
 
 
 def test_prune_gives_files_the_modes_of_the_umask(vlm: Path, tmp_path: Path) -> None:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hf_efficient.files import write_text
+from hf_efficient.files.card import sealed
 from hf_efficient.methods import OPTIMIZATION, REPRESENTATION, SPARSITY, Method
 from hf_efficient.wrapped import unwrapped
 
@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     from hf_efficient.budget.report import BudgetReport
 
 CARD, HEADING = "README.md", "### Efficiency plan"
-_SEAL = re.compile(r"\n<!-- Written by hf_efficient, which replaces it until it is edited: ([0-9a-f]{64}) -->\n\Z")
 
 TEXT = """---
 {data}
@@ -72,7 +71,7 @@ def card_of(plan: Any, model: Any, report: BudgetReport | None = None) -> str:
         cost="" if report is None else f"## What it costs\n\n{report.to_markdown().strip()}\n\n",
         settings="\n".join(f"- {name}: {value}" for name, value in settings_of(plan).items()) or "None.",
     )
-    return text + f"\n<!-- Written by hf_efficient, which replaces it until it is edited: {_digest(text)} -->\n"
+    return sealed(text)
 
 
 def add_section(path: Path, plan: Any) -> None:
@@ -88,19 +87,6 @@ def add_section(path: Path, plan: Any) -> None:
 
 def _tags(plan: Any) -> list[str]:
     return list(dict.fromkeys(["hf_efficient", "efficiency-plan", *(row.name for row in methods_of(plan).values())]))
-
-
-def is_free(path: Path) -> bool:
-    """Whether there is no card yet, or one that was written here and not edited since."""
-    if not path.is_file():
-        return True
-    return is_ours(path.read_text(encoding="utf-8", errors="replace"))
-
-
-def is_ours(text: str) -> bool:
-    """Whether a card was written by `card_of` and not edited since."""
-    found = _SEAL.search(text)
-    return found is not None and _digest(text[: found.start()]) == found[1]
 
 
 def methods_of(plan: Any) -> dict[str, Method]:
@@ -165,7 +151,3 @@ def _others(plan: Any, model: Any) -> str:
             "after `import hf_efficient`"
         )
     return f"{lines}.\n"
-
-
-def _digest(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()

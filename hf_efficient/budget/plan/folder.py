@@ -19,6 +19,7 @@ from torch import nn
 
 from hf_efficient.extras import extra
 from hf_efficient.files import clear_errors, folder_updated, locked, write_text
+from hf_efficient.files.card import is_free
 from hf_efficient.files.finding import ADAPTER_FOLDER
 from hf_efficient.reading import read_json
 from hf_efficient.representation.config import TokenPrunerConfig
@@ -27,7 +28,7 @@ from hf_efficient.wrapped import pruner_below, unwrapped
 
 from . import file as plan_file
 from .applying import check_model
-from .card import CARD, card_of, is_free
+from .card import CARD, card_of
 from .pruning import is_pruned
 
 ADAPTER_CONFIG = "adapter_config.json"
@@ -78,6 +79,8 @@ def save(
             plan.token_pruner.save_pretrained(draft)
         if is_free(Path(folder) / CARD):
             write_text(draft / CARD, card_of(plan, model, report))
+        else:
+            (draft / CARD).unlink(missing_ok=True)  # the model's own, in place of somebody's
         files = [path.relative_to(draft).as_posix() for path in draft.rglob("*") if path.is_file()]
         plan_file.write(draft, plan.to_dict(), files)
 

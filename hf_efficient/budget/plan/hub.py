@@ -8,9 +8,10 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from hf_efficient.files import repository
+from hf_efficient.files.card import is_ours
 
 from . import file as plan_file
-from .card import CARD, is_ours
+from .card import CARD
 from .folder import save
 
 

@@ -8,12 +8,15 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from pathlib import Path
 from typing import Any, ClassVar
 
 from hf_efficient.compat.accelerate import refresh_held_forward
 from hf_efficient.compat.torch import replicates
 from hf_efficient.files import clear_errors
 from hf_efficient.representation.config import TokenPrunerConfig
+
+from . import card
 
 
 class Attached:
@@ -118,6 +121,8 @@ class Saved(Attached):
             result = stock.save_pretrained(**arguments)
         if arguments.get("is_main_process", True):
             self._pruner_config().save_pretrained(save_directory)
+            if hasattr(self, "base_model"):  # of a processor there is nothing to say
+                card.write(Path(save_directory), self, self._pruner_config())
         if push:  # the stock method would upload before the pruner's config is there
             hub.setdefault("repo_id", os.path.basename(os.path.normpath(save_directory)))
             if "token" in arguments:

@@ -31,7 +31,7 @@ from hf_efficient.sparsity.csr.linear import CSRLinear
 from hf_efficient.sparsity.csr.semi_structured import dense_of
 from hf_efficient.wrapped import pruner_below, unwrapped
 
-from . import mask_encoding
+from . import card, mask_encoding
 from .checkpoint_checks import check_expansion, check_fit, check_layout, maker
 
 FORMAT = "hf_efficient.sparse.1"
@@ -43,8 +43,8 @@ def save_sparse(model: nn.Module, folder: str | os.PathLike[str]) -> Path:
 
     At fp32 and density d a weight takes 4 d + min(d, 1/8) bytes, or little more. The loaded model equals the saved one,
     bit for bit but for the sign of zeros (multiplying by a mask leaves minus zeros). The config of a transformers model
-    is written beside the file, and that of an attached token pruner. If saving is interrupted, `load_sparse` finds the
-    old model or the new one.
+    is written beside the file, that of an attached token pruner, and a model card. If saving is interrupted,
+    `load_sparse` finds the old model or the new one.
 
     Args:
         model: a plain model (merge adapters first), compressed or not. Of a compiled or parallel model the inner one is
@@ -90,6 +90,7 @@ def save_sparse(model: nn.Module, folder: str | os.PathLike[str]) -> Path:
                 remove_file(marker)
             raise
         remove_file(marker)
+        card.write(target, model, _zeros(model))
     return target / FILE_NAME
 
 
@@ -103,6 +104,12 @@ def _configs(model: Any, target: Path) -> dict[str, str]:
                     config.architectures = [type(model).__name__]
                 config.save_pretrained(folder)
         return {path.name: path.read_text(encoding="utf-8") for path in sorted(folder.glob("*config.json"))}
+
+
+def _zeros(model: nn.Module) -> float:
+    """The share of zeros among a model's values."""
+    state = [tensor for tensor in dense_state_dict(model).values() if not tensor.is_meta]
+    return 1 - sum(int(t.count_nonzero()) for t in state) / max(sum(t.numel() for t in state), 1)
 
 
 def _stamp(path: Path) -> tuple[int, int] | None:

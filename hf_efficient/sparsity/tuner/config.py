@@ -15,6 +15,7 @@ from hf_efficient.methods import SPARSITY, check_settings
 from hf_efficient.reading import Stored, naming, shown
 from hf_efficient.sparsity.pattern import NMPattern
 
+from . import card
 from .adapter_checks import WEIGHTS_NAME, check_values, read_config, read_header
 
 with extra("sparsity"):
@@ -145,6 +146,11 @@ class BiDSTConfig(PeftConfig):
             config: BiDSTConfig = super().from_pretrained(pretrained_model_name_or_path, subfolder, **kwargs)
         config.stored = read_header(folder / WEIGHTS_NAME, config)
         return config
+
+    def save_pretrained(self, save_directory: str, **kwargs: Any) -> None:
+        """As in PEFT; what the model card has to say of the adapter is added to it."""
+        super().save_pretrained(save_directory, **kwargs)
+        card.write(Path(save_directory), self)
 
     def __post_init__(self) -> None:
         super().__post_init__()

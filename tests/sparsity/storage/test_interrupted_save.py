@@ -48,7 +48,9 @@ def check_kill(folder: Path, step: int) -> bool:
     assert number_of(folder) in (1, 2)
     save_sparse(model(3), folder)
     assert number_of(folder) == 3
-    assert sorted(os.listdir(folder)) == ["config.json", "generation_config.json", FILE_NAME, "notes.txt"]
+    assert sorted(os.listdir(folder)) == [
+        "README.md", "config.json", "generation_config.json", FILE_NAME, "notes.txt",
+    ]  # fmt: skip
     return killed
 
 

@@ -13,7 +13,7 @@ from tests.conftest import ROOT
 from tests.local_hub import LocalHub
 
 #: Name -> (what makes one, how it is pushed, how it is loaded, what tells two of them apart).
-CODE = """
+CODE = '''
 import torch
 from huggingface_hub import HfApi
 from peft import PeftModel, get_peft_model
@@ -24,8 +24,21 @@ from hf_efficient import (
 from hf_efficient.representation.evaluation.questions import TINY_VLM, load_vlm
 from tests.optimization.training.trainers import bert
 
+class Pair:
+    """A model and its processor, which go together."""
+
+    def __init__(self, *both):
+        self.both = both
+
+    def push_to_hub(self, *args, **kwargs):
+        for thing in self.both:
+            thing.push_to_hub(*args, **kwargs)
+
+    def save_pretrained(self, folder):
+        for thing in self.both:
+            thing.save_pretrained(folder)
 def pruned(n):
-    return attach_token_pruner(*load_vlm(TINY_VLM), TokenPrunerConfig(budget=n))[0]
+    return Pair(*attach_token_pruner(*load_vlm(TINY_VLM), TokenPrunerConfig(budget=n)))
 def adapter(n):
     return get_peft_model(bert(), BiDSTConfig(target="delta", sparsity=0.9 - n / 100))
 def stdo(n):
@@ -65,7 +78,7 @@ for name, (make, load, told) in TABLE.items():
     HfApi().upload_folder(repo_id=repo, folder_path="FOLDER/" + repo, path_in_repo="inside")
     assert told(load(repo, subfolder="inside", **access)) == 4, name
     print(name)
-"""
+'''
 
 
 @pytest.mark.slow

@@ -43,6 +43,11 @@ def vision_language_model(folder: Path) -> str:
     from tests.tiny import stock
 
     model, processor = stock("qwen2_5_vl")
+    processor.chat_template = "".join([
+        "{% for message in messages %}{% for part in message['content'] %}",
+        "{% if part['type'] == 'image' %}<|vision_start|><|image_pad|><|vision_end|>{% else %}{{ part['text'] }}{% endif %}",
+        "{% endfor %}{% endfor %}",
+    ])  # fmt: skip
     model.save_pretrained(folder)
     processor.save_pretrained(folder)
     return str(folder)

@@ -92,3 +92,18 @@ def test_every_class_takes_the_arguments_of_the_hub(tmp_path: Path) -> None:
         )
         assert done.returncode == 0, done.stdout + done.stderr
         assert len(done.stdout.splitlines()) == 5
+
+
+@pytest.mark.slow
+def test_a_command_uploads_what_it_saved(tmp_path: Path) -> None:
+    from hf_efficient.representation.evaluation.questions import TINY_VLM
+
+    with LocalHub() as hub:
+        command = [sys.executable, "-m", "hf_efficient.cli", "prune", str(TINY_VLM), str(tmp_path / "out")]
+        command += ["--budget", "9", "--push-to-hub", "tester/pruned"]
+        done = subprocess.run(command, env=hub.environment(tmp_path / "home"), cwd=ROOT, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        assert "Uploaded to" in done.stdout
+        there = {name for name in hub.repos["tester/pruned"] if name != ".gitattributes"}
+        assert there == {path.name for path in (tmp_path / "out").iterdir()}
+        assert b"load_token_pruned" in hub.repos["tester/pruned"]["README.md"]

@@ -23,6 +23,7 @@ from hf_efficient.representation.config_checks import Difference
 from .examples import add_examples
 from .messages import for_the_shell, options_of, said
 from .plan_options import add_plans
+from .push import add_push
 from .report_options import add_report
 from .serve_options import add_eval, add_serve
 from .stdo_options import add_stdo, at_least_one
@@ -139,6 +140,7 @@ def build_parser() -> argparse.ArgumentParser:
     prune.add_argument("model", help="folder or Hub id of a vision-language model and its processor")
     prune.add_argument("output", type=Path, help="new folder to save to")
     _add_pruner_options(prune)
+    add_push(prune)
     prune.set_defaults(module="hf_efficient.cli.prune")
 
     add_serve(commands, _add_pruner_options)

@@ -5,6 +5,7 @@ import argparse
 from hf_efficient.files.outputs import check_output
 
 from .plan_models import batches_for, loaded
+from .push import push
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -22,6 +23,7 @@ def run(arguments: argparse.Namespace) -> None:
     model, processor = plan.apply(model, processor, batches_for(plan, arguments, model, processor, looks))
     plan.save_pretrained(arguments.output, model, processor)
     print(f"Saved to {arguments.output}.")
+    push(arguments.output, arguments)
     print(
         f"    from hf_efficient import EfficiencyPlan\n    model, processor = EfficiencyPlan.load("
         f"{str(arguments.output)!r})"

@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from .push import add_push
 from .stdo_options import at_least_one
 
 
@@ -51,6 +52,7 @@ def add_plans(commands: Any) -> None:
     apply.add_argument("model", help="folder or Hub id of a stock model")
     apply.add_argument("plan", help="folder or Hub id of a plan")
     apply.add_argument("output", type=Path, help="new folder to save to")
+    add_push(apply)
     apply.set_defaults(module="hf_efficient.cli.apply")
 
     train = commands.add_parser("train", help="train a model under a plan; the same command again goes on")
@@ -63,6 +65,7 @@ def add_plans(commands: Any) -> None:
     train.add_argument("--batch-size", type=at_least_one, default=8, help="rows a step (default: 8)")
     train.add_argument("--learning-rate", type=positive, default=1e-4, help="of AdamW (default: 0.0001)")
     train.add_argument("--seed", type=int, default=0, help="of everything random (default: 0)")
+    add_push(train)
     train.set_defaults(module="hf_efficient.cli.train")
 
     for parser in (plan, apply, train):

@@ -7,6 +7,7 @@ from hf_efficient.files import folder_written_whole
 from hf_efficient.representation.evaluation.questions import load_vlm
 
 from . import pruner_settings
+from .push import push
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -24,4 +25,5 @@ def run(arguments: argparse.Namespace) -> None:
         model.save_pretrained(draft)
         processor.save_pretrained(draft)
     print(f"Saved to {output}: {config.method}, budget {config.budget}.")
+    push(output, arguments)
     print(f"    from hf_efficient import load_token_pruned\n    model, processor = load_token_pruned({str(output)!r})")

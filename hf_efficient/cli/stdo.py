@@ -16,6 +16,8 @@ from tqdm import tqdm
 from hf_efficient.extras import extra
 from hf_efficient.files import check_output, check_report, write_text, written_whole
 
+from .push import push
+
 #: Settings of networks: with one of them --budget chooses for networks that are sent whole.
 OF_NETWORKS = {
     "method", "num_chunks", "edges", "scorer", "warm_start", "backbone", "num_features", "num_blocks", "expansion",
@@ -64,6 +66,7 @@ def encode(arguments: argparse.Namespace) -> None:
         arguments.source, arguments.bundle, overwrite=arguments.overwrite, device=arguments.device, settings=settings
     )
     print(f"{bundle.path}: {sum(bundle.sizes().values()):,} bytes, {bundle.kilobits:.0f} kbit/s")
+    push(bundle.path, arguments)
 
 
 def decode(arguments: argparse.Namespace) -> None:

@@ -7,6 +7,8 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+from .push import add_push
+
 
 def at_least_one(text: str) -> int:
     """A whole number >= 1."""
@@ -59,6 +61,7 @@ def add_stdo(commands: Any) -> None:
     )
     encode.add_argument("--overwrite", action="store_true", help="replace an existing output")
     _add_settings(encode)
+    add_push(encode)
 
     decode = actions.add_parser("decode", help="decode a bundle to a video")
     decode.add_argument("bundle", type=Path, help="folder")

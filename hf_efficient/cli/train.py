@@ -6,6 +6,7 @@ from pathlib import Path
 from hf_efficient.files.outputs import check_output
 
 from .plan_models import batches_for, loaded, rows_for
+from .push import push
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -35,3 +36,4 @@ def run(arguments: argparse.Namespace) -> None:
         train_dataset=list(rows), data_collator=lambda some: labelled(processor, some),
     )  # fmt: skip
     print(f"Saved to {arguments.output}; checkpoints are in {checkpoints}.")
+    push(arguments.output, arguments)

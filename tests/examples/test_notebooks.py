@@ -45,7 +45,8 @@ def vision_language_model(folder: Path) -> str:
     model, processor = stock("qwen2_5_vl")
     processor.chat_template = "".join([
         "{% for message in messages %}{% for part in message['content'] %}",
-        "{% if part['type'] == 'image' %}<|vision_start|><|image_pad|><|vision_end|>{% else %}{{ part['text'] }}{% endif %}",
+        "{% if part['type'] == 'image' %}<|vision_start|><|image_pad|><|vision_end|>",
+        "{% else %}{{ part['text'] }}{% endif %}",
         "{% endfor %}{% endfor %}",
     ])  # fmt: skip
     model.save_pretrained(folder)

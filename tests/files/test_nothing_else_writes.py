@@ -31,6 +31,7 @@ ALLOWED = {
     ("hf_efficient/cli/__init__.py", "os.open"),  # /dev/null
     ("hf_efficient/representation/vlm/attached.py", "save_pretrained"),  # the stock method, and the config beside it
     ("hf_efficient/representation/vlm/attached.py", "stock.save_pretrained"),
+    ("hf_efficient/sparsity/tuner/config.py", "save_pretrained"),  # the stock method, and a section of the card
     ("hf_efficient/wrapped.py", "save_pretrained"),  # of a pruner's config, which is ours
     ("hf_efficient/sparsity/storage/checkpoint.py", "save_pretrained"),  # the same
     ("hf_efficient/budget/plan/folder.py", "save_pretrained"),  # the same

@@ -171,18 +171,27 @@ def evaluate(arguments: argparse.Namespace) -> None:
 
 def quality_table(result: dict[str, Any]) -> str:
     """The results of `evaluate` as a Markdown table."""
-    lines = ["| | PSNR, whole frames | of luma | mean of frames | paper's metric | SSIM |", "|---|---|---|---|---|---|"]
+    lines = ["| | PSNR, whole frames | of luma | mean of frames | paper's metric | SSIM | flicker | VMAF | VMAF-NEG |",
+             "|---|---|---|---|---|---|---|---|---|"]  # fmt: skip
     for name in ("stdo", "general", "bicubic", "lanczos"):
         q = result[name]
         decibels = " | ".join(f"{q[f'psnr{kind}']:.2f}" for kind in ("", "_luma", "_frame_mean", "_paper"))
-        lines.append(f"| {name} | {decibels} | {q['ssim']:.4f} |")
+        lines.append(f"| {name} | {decibels} | {perceived(q)} |")
     lines += ["", "| network | patches | paper's metric | bicubic |", "|---|---|---|---|"]
     for row in result["chunks"]:
         ours, theirs = row["psnr_paper_stdo"], row["psnr_paper_bicubic"]
         lines.append(f"| {row['expert']} | {row['patches']} | {ours:.2f} | {theirs:.2f} |")
-    if "vmaf" in result:
-        lines += ["", f"VMAF {result['vmaf']:.2f}"]
+    lines += [
+        "",
+        f"Flicker: RMS of what changes in the {result['still']:.0%} of the source that stand still, levels of 255.",
+    ]
     return "\n".join(lines)
+
+
+def perceived(q: dict[str, float]) -> str:
+    """Cells of SSIM, flicker, VMAF and VMAF-NEG; those that were not measured are empty."""
+    vmaf = [f"{q[name]:.2f}" if name in q else "" for name in ("vmaf", "vmaf_neg")]
+    return " | ".join([f"{q['ssim']:.4f}", f"{q['flicker']:.2f}", *vmaf])
 
 
 def draw(result: dict[str, Any], path: Path) -> None:
@@ -207,18 +216,25 @@ def compare(arguments: argparse.Namespace) -> None:
     """Compare a bundle with codecs of the same size, and with plain enlargement of its own stream."""
     from hf_efficient.video.files.bundle import Bundle
     from hf_efficient.video.measure.evaluation import evaluate as measure
+    from hf_efficient.video.measure.evaluation import quality_of_file
     from hf_efficient.video.measure.rate_distortion import encode_at_size
+    from hf_efficient.video.measure.vmaf import vmaf_of_file
 
     info = Bundle.open(arguments.bundle).probe_source(arguments.source)
     with tqdm(desc="comparing", unit="frame") as bar:
-        result = measure(arguments.bundle, arguments.source, device=arguments.device, progress=bar.update)
+        result = measure(
+            arguments.bundle, arguments.source, vmaf=arguments.vmaf, device=arguments.device, progress=bar.update
+        )
     total = sum(result["bytes"].values())
-    rows = [("stdo", total, result["stdo"]["psnr"])]
+    rows = [("stdo", total, result["stdo"])]
     stream = next(size for name, size in result["bytes"].items() if name.startswith("low_resolution"))
-    rows += [(f"stream, {name}", stream, result[name]["psnr"]) for name in ("general", "bicubic", "lanczos")]
+    rows += [(f"stream, {name}", stream, result[name]) for name in ("general", "bicubic", "lanczos")]
     with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "codec.mkv"
         for codec in tqdm(arguments.codecs, desc="codecs"):
-            rows.append((codec, *encode_at_size(arguments.source, info, Path(folder) / "codec.mkv", codec, total)))
-    print("| | bytes | PSNR, whole frames |\n|---|---|---|")
+            size, psnr = encode_at_size(arguments.source, info, file, codec, total)
+            found = {"psnr": psnr, **quality_of_file(file, arguments.source, info)}
+            rows.append((codec, size, found | (vmaf_of_file(file, arguments.source) if arguments.vmaf else {})))
+    print("| | bytes | PSNR, whole frames | SSIM | flicker | VMAF | VMAF-NEG |\n|---|---|---|---|---|---|---|")
     for name, size, quality in rows:
-        print(f"| {name} | {size:,} | {quality:.2f} |")
+        print(f"| {name} | {size:,} | {quality['psnr']:.2f} | {perceived(quality)} |")

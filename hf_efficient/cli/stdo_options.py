@@ -88,12 +88,14 @@ def add_stdo(commands: Any) -> None:
     evaluate.add_argument("source", type=Path, help="the video it was made from")
     evaluate.add_argument("--output", type=Path, help="folder for JSON and plot")
     evaluate.add_argument("--every", type=at_least_one, default=1, metavar="N", help="take every Nth frame")
-    evaluate.add_argument("--vmaf", action="store_true", help="also measure VMAF (needs imageio-ffmpeg)")
+    evaluate.add_argument("--vmaf", action="store_true", help="also measure VMAF and VMAF-NEG (needs imageio-ffmpeg)")
 
     compare = actions.add_parser("compare", help="compare a bundle with codecs of the same size")
     compare.add_argument("bundle", type=Path, help="folder")
     compare.add_argument("source", type=Path, help="the video it was made from")
     compare.add_argument("--codecs", nargs="+", default=tuple(CODECS), choices=CODECS, help="encoders (default: all)")
+
+    compare.add_argument("--vmaf", action="store_true", help="also measure VMAF and VMAF-NEG (needs imageio-ffmpeg)")
 
     for action in (encode, decode, evaluate, compare):
         action.add_argument("--device", default="auto" if action is encode else "cpu", help="cpu, cuda, ...")

@@ -13,9 +13,9 @@ from .writer import VideoWriter
 
 
 def open_output(
-    target: Path, source: VideoInfo, codec: str, quality: int | None, preset: str | None, low_resolution: Path
+    target: Path, source: VideoInfo, codec: str, quality: int | None, preset: str | None, low_resolution: Path | None
 ) -> VideoWriter:
-    """A writer of the source's size, rate, tags and chroma, with the sound and subtitles of the stream.
+    """A writer of the source's size, rate, tags and chroma, with the sound and subtitles of the stream if it is given.
 
     Args:
         target: the new file.

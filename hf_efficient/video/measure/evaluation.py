@@ -1,11 +1,8 @@
-"""Quality of a bundle: PSNR of whole frames and by the paper's metric, SSIM, VMAF, against plain enlargement."""
+"""Quality of a bundle: PSNR (whole frames, the paper's), SSIM, flicker and VMAF, against plain enlargement."""
 
 from __future__ import annotations
 
 import math
-import re
-import subprocess
-import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from itertools import islice
@@ -18,17 +15,16 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
-from hf_efficient.extras import extra
-from hf_efficient.files import ffmpeg_url
-from hf_efficient.video.files.containers import ONLY_THIS_FILE
-from hf_efficient.video.files.reader import StrPath, read_frames
+from hf_efficient.video.files.reader import StrPath, VideoInfo, read_frames
 from hf_efficient.video.growing_table import GrowingTable
 from hf_efficient.video.networks.backbones.luma import LUMA
 from hf_efficient.video.networks.general import anchor
 from hf_efficient.video.networks.inference import enlarge_whole
 from hf_efficient.video.patches import pad_to_grid, patch_errors, psnr, to_rgb8, to_tensor
-from hf_efficient.video.play.decode import decode
 from hf_efficient.video.play.player import Player
+
+from .flicker import Flicker
+from .vmaf import vmaf_of_frames
 
 LUMA_WEIGHTS = np.array(LUMA, np.float32)
 
@@ -41,6 +37,7 @@ class Quality:
         frame_errors: mean squared error of every whole frame (RGB, 8 bits, white is 1).
         luma_errors: the same of luma (BT.601).
         similarities: SSIM of every frame (luma).
+        flicker: of what stands still in the source (luma).
         patch_errors: (I·J) errors of every frame's patches without s + 4 pixels on all sides: the paper's metric.
     """
 
@@ -48,15 +45,17 @@ class Quality:
     luma_errors: list[float] = field(default_factory=list)
     similarities: list[float] = field(default_factory=list)
     patch_errors: GrowingTable = field(default_factory=lambda: GrowingTable(np.float32))
+    flicker: Flicker = field(default_factory=Flicker)
 
     def summary(self) -> dict[str, float]:
-        """PSNR of the pooled error, mean PSNR of frames, the paper's PSNR, and SSIM."""
+        """PSNR of the pooled error, mean PSNR of frames, the paper's PSNR, SSIM, and flicker."""
         return {
             "psnr": psnr(float(np.mean(self.frame_errors))),
             "psnr_luma": psnr(float(np.mean(self.luma_errors))),
             "psnr_frame_mean": float(np.mean([psnr(error) for error in self.frame_errors])),
             "psnr_paper": psnr(float(self.patch_errors.array().mean(dtype=np.float64))),
             "ssim": float(np.mean(self.similarities)),
+            "flicker": self.flicker.value,
         }
 
     def add(self, rgb: np.ndarray, truth: np.ndarray, player: Player) -> None:
@@ -65,6 +64,7 @@ class Quality:
         self.frame_errors.append(float(np.square((rgb.astype(np.float32) - truth) / 255).mean(dtype=np.float64)))
         self.similarities.append(ssim(rgb, truth))
         self.luma_errors.append(float(np.square((rgb.astype(np.float32) - truth) / 255 @ LUMA_WEIGHTS).mean()))
+        self.flicker.add(rgb @ LUMA_WEIGHTS, truth @ LUMA_WEIGHTS)
         played, true = (pad_to_grid(to_tensor(x), g) for x in (rgb, truth))
         self.patch_errors.add(patch_errors(played, true, g, border=g.scale + 4))
 
@@ -124,14 +124,15 @@ def evaluate(
         bundle: the folder.
         source: the video it was made from.
         every: take every `every`-th frame.
-        vmaf: also measure VMAF of the whole video, by the FFmpeg of the imageio-ffmpeg package.
+        vmaf: also measure VMAF and VMAF-NEG of the whole videos, by the FFmpeg of the imageio-ffmpeg package.
         device: where the networks run.
         progress: called with 1 for each frame that is compared.
 
     Returns:
         "stdo", "general" (network on the same stream), "bicubic", "lanczos": psnr, psnr_luma, psnr_frame_mean,
-        psnr_paper (dB), ssim; "chunks": a row for each network; "bytes"; "frame_psnr": curve; "patch_gain": (I, J) dB
-        over bicubic for each patch; "vmaf" if asked for.
+        psnr_paper (dB), ssim, flicker (levels of 255, between the frames taken), and vmaf and vmaf_neg if asked for;
+        "chunks": a row for each network; "bytes"; "frame_psnr": curve; "patch_gain": (I, J) dB
+        over bicubic for each patch; "still": share of the pixels whose flicker is measured.
 
     Raises:
         BundleError: the bundle was made from another source, or is damaged.
@@ -157,12 +158,33 @@ def evaluate(
     result["chunks"] = _chunks(errors, labels.array(), player.config.num_experts)
     result["bytes"] = player.bundle.sizes()
     result["frames"] = len(labels)
+    result["still"] = quality["stdo"].flicker.share
     result["frame_psnr"] = {name: [psnr(error) for error in quality[name].frame_errors] for name in names}
     gain = errors["bicubic"].mean(0) / np.maximum(errors["stdo"].mean(0), 1e-12)
     result["patch_gain"] = (10 * np.log10(np.maximum(gain, 1e-12))).reshape(player.geometry.rows, -1).tolist()
     if vmaf:
-        result["vmaf"] = vmaf_score(player, Path(source))
+        shown = {
+            "stdo": (frame.rgb for frame in player.frames()), "general": general_frames(low, player),
+            **{name: enlarged_frames(low, player, name) for name in ("bicubic", "lanczos")},
+        }  # fmt: skip
+        for name, frames in shown.items():
+            result[name] |= vmaf_of_frames(frames, player, source)
     return result
+
+
+def quality_of_file(path: StrPath, source: StrPath, info: VideoInfo) -> dict[str, float]:
+    """SSIM and flicker of a video file, such as a codec makes of the whole source.
+
+    Args:
+        path: the file.
+        source: the video that it should be.
+        info: what `probe` said of the source.
+    """
+    similarities, flicker = [], Flicker()
+    for frame, truth in zip(read_frames(path), read_frames(source, info), strict=True):
+        similarities.append(ssim(frame.rgb, truth.rgb))
+        flicker.add(frame.rgb @ LUMA_WEIGHTS, truth.rgb @ LUMA_WEIGHTS)
+    return {"ssim": float(np.mean(similarities)), "flicker": flicker.value}
 
 
 def _chunks(errors: dict[str, np.ndarray], labels: np.ndarray, k: int) -> list[dict[str, Any]]:
@@ -176,25 +198,3 @@ def _chunks(errors: dict[str, np.ndarray], labels: np.ndarray, k: int) -> list[d
             row[f"psnr_paper_{name}"] = psnr(float(own.mean(dtype=np.float64))) if own.size else math.nan
         rows.append(row)
     return rows
-
-
-def vmaf_score(player: Player, source: Path) -> float:
-    """VMAF of the whole video, decoded without loss.
-
-    Raises:
-        ImportError: imageio-ffmpeg is not installed.
-        RuntimeError: its FFmpeg failed.
-    """
-    with extra("video"):
-        import imageio_ffmpeg
-
-    with tempfile.TemporaryDirectory() as folder:
-        decoded = decode(player, Path(folder) / "decoded.mkv", codec="ffv1")
-        only = [word for name, value in ONLY_THIS_FILE.items() for word in (f"-{name}", value)]
-        command = [imageio_ffmpeg.get_ffmpeg_exe(), *only, "-i", ffmpeg_url(decoded), *only, "-i", ffmpeg_url(source)]
-        command += ["-lavfi", "libvmaf"]
-        run = subprocess.run([*command, "-f", "null", "-"], capture_output=True, text=True)
-    found = re.search(r"VMAF score: ([\d.]+)", run.stderr)
-    if not found:
-        raise RuntimeError(f"VMAF could not be measured: {run.stderr.strip().splitlines()[-1:]}")
-    return float(found[1])

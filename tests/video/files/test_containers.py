@@ -16,7 +16,7 @@ from hf_efficient.video.encode.fit import fit_video
 from hf_efficient.video.files.containers import FORMATS, ONLY_THIS_FILE, measure_extent
 from hf_efficient.video.files.reader import MediaError, probe, read_frames
 from hf_efficient.video.files.writer import VideoWriter
-from hf_efficient.video.measure.evaluation import vmaf_score
+from hf_efficient.video.measure.vmaf import vmaf_of_file
 from tests.video.bundles import QUICK
 from tests.video.clips import make_clip, moving_frames
 
@@ -144,16 +144,15 @@ def test_vmaf_is_not_measured_against_a_playlist(tmp_path: Path, monkeypatch: py
     seen: list[list[str]] = []
 
     class Run:
-        stderr = "VMAF score: 1.0"
+        stderr = "nothing was measured"
 
     def run(command: list[str], **_: Any) -> Any:
         seen.append(command)
         return Run()
 
     monkeypatch.setattr(subprocess, "run", run)
-    monkeypatch.setattr("hf_efficient.video.measure.evaluation.decode", lambda player, path, codec: path)
-    player: Any = None
-    vmaf_score(player, tmp_path / "source.mp4")
+    with pytest.raises(RuntimeError, match="nothing was measured"):
+        vmaf_of_file(tmp_path / "decoded.mkv", tmp_path / "source.mp4")
     inputs = [n for n, word in enumerate(seen[0]) if word == "-i"]
     assert len(inputs) == 2
     for n in inputs:

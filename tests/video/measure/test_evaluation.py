@@ -90,7 +90,7 @@ def test_vmaf_is_that_of_the_decoded_frames(tmp_path: Path) -> None:
     from hf_efficient.video.play.decode import decode
 
     bundle = quick_bundle(tmp_path)
-    ours = evaluate(bundle.path, tmp_path / "source.mp4", every=6, vmaf=True)["vmaf"]
+    ours = evaluate(bundle.path, tmp_path / "source.mp4", every=6, vmaf=True)["stdo"]["vmaf"]
     decoded, log = decode(bundle.path, tmp_path / "out.mkv", codec="ffv1"), tmp_path / "vmaf.json"
     command = [imageio_ffmpeg.get_ffmpeg_exe(), "-v", "error", "-i", decoded, "-i", tmp_path / "source.mp4", "-lavfi",
                f"libvmaf=log_fmt=json:log_path={log}", "-f", "null", "-"]  # fmt: skip

@@ -24,8 +24,8 @@ from hf_efficient.space import (
 )
 from hf_efficient.video.encode.fit import fit_video
 from hf_efficient.video.files.containers import measure_extent
-from hf_efficient.video.files.reader import MediaError, probe
-from hf_efficient.video.measure.evaluation import enlarged_frames, evaluate
+from hf_efficient.video.files.reader import MediaError, probe, read_frames
+from hf_efficient.video.measure.evaluation import enlarged_frames, evaluate, general_frames
 from hf_efficient.video.play.decode import decode
 from hf_efficient.video.play.player import Player
 
@@ -35,6 +35,7 @@ METHODS = {
     "One network, all patches alike": "single",
 }
 SCALES = [2, 3, 4]
+LABELS = {"stdo": "this network", "general": "the general network", "lanczos": "Lanczos", "bicubic": "bicubic"}
 STEPS, FEWEST_STEPS, MOST_STEPS = 400, 20, 2000
 MOST_PIXELS, SMALLEST_SIDE = 80_000_000, 48  # of all frames together: five seconds of 640 x 360; of one frame
 MOST_SECONDS = 600  # of work for a clip
@@ -54,11 +55,13 @@ class Outcome(NamedTuple):
     Args:
         frame: number of the frame shown, the one that gains most.
         images: that frame, plainly enlarged and played, (height, width, 3) uint8.
+        beside: the same frame by every way to enlarge it and as it was, with their names.
         measures: what `evaluate` says.
     """
 
     frame: int
     images: tuple[np.ndarray, np.ndarray]
+    beside: list[tuple[np.ndarray, str]]
     measures: dict[str, Any]
 
 
@@ -89,18 +92,24 @@ def look(player: Player, source: Path, step: Callable[[int], object] | None = No
     curves = measures["frame_psnr"]
     best = int(np.argmax(np.subtract(curves["stdo"], curves["bicubic"])))
     every, at = max(best, 1), min(best, 1)  # the frames between are decoded, but not enlarged
-    plain = next(islice(enlarged_frames(player.bundle.low_resolution, player, "bicubic", every), at, None))
-    played = next(islice(player.frames(every), at, None)).rgb
-    return Outcome(best, (plain, played), measures)
+    low = player.bundle.low_resolution
+
+    def shown(frames: Iterator[Any]) -> Any:
+        return next(islice(frames, at, None))
+
+    plain, lanczos = (shown(enlarged_frames(low, player, name, every)) for name in ("bicubic", "lanczos"))
+    played, general = shown(player.frames(every)).rgb, shown(general_frames(low, player, every))
+    original = next(islice(read_frames(source, player.bundle.probe_source(source)), best, None)).rgb
+    beside = [(played, "this network"), (general, "general network"), (lanczos, "Lanczos"), (original, "original")]
+    return Outcome(best, (plain, played), beside, measures)
 
 
+Shown = tuple[tuple[np.ndarray, np.ndarray], str, str, str, list[tuple[np.ndarray, str]]]
 PROGRESS = gr.Progress(track_tqdm=True)  # Gradio finds it as the default of an argument
 
 
-def fit(
-    path: str | None, scale: int, method: str, steps: int, progress: gr.Progress = PROGRESS
-) -> Iterator[tuple[tuple[np.ndarray, np.ndarray], str, str, str]]:
-    """What the page shows: the two images, the measures as HTML, the played video and the bundle as an archive.
+def fit(path: str | None, scale: int, method: str, steps: int, progress: gr.Progress = PROGRESS) -> Iterator[Shown]:
+    """What the page shows: two images, measures as HTML, the played video, the bundle as an archive, and the gallery.
 
     A generator, so that its files live until the page has taken them.
     """
@@ -108,9 +117,7 @@ def fit(
         yield in_one_thread(_fit, path, scale, method, steps, folder)
 
 
-def _fit(
-    path: str | None, scale: int, method: str, steps: int, folder: Path
-) -> tuple[tuple[np.ndarray, np.ndarray], str, str, str]:
+def _fit(path: str | None, scale: int, method: str, steps: int, folder: Path) -> Shown:
     deadline = Deadline(MOST_SECONDS, "Take a shorter clip or fewer steps.")
     scale, method = one_of("Make it smaller by", scale, SCALES), one_of("Method", method, METHODS.values())
     steps, source = whole("Training steps", steps, FEWEST_STEPS, MOST_STEPS), check_clip(path)
@@ -127,7 +134,7 @@ def _fit(
     archive = folder / f"{source.stem}-bundle.zip"
     with written_whole(archive) as draft:
         shutil.make_archive(str(draft.with_suffix("")), "zip", bundle.path)
-    return outcome.images, describe(outcome, source), str(played), str(archive)
+    return outcome.images, describe(outcome, source), str(played), str(archive), outcome.beside
 
 
 def describe(outcome: Outcome, source: Path) -> str:
@@ -141,13 +148,38 @@ def describe(outcome: Outcome, source: Path) -> str:
         for name, size in parts
     )
     rows = "".join(
-        f"<tr><td>{label}</td><td>{outcome.measures[name]['psnr']:.2f} dB</td>"
-        f"<td>{outcome.measures[name]['ssim']:.4f}</td></tr>"
-        for name, label in (("stdo", "with the network"), ("lanczos", "Lanczos"), ("bicubic", "bicubic"))
+        f"<tr><td>{label}</td><td>{(sum(sizes.values()) if name == 'stdo' else stream) / 1024:,.0f} KiB</td>"
+        f"<td>{outcome.measures[name]['psnr']:.2f} dB</td><td>{outcome.measures[name]['ssim']:.4f}</td></tr>"
+        for name, label in LABELS.items()
     )
-    head = "<tr><th>enlarged</th><th>PSNR</th><th>SSIM</th></tr>"
+    head = "<tr><th>enlarged by</th><th>sent</th><th>PSNR</th><th>SSIM</th></tr>"
     note = f"All {outcome.measures['frames']} frames, measured against yours. Frame {outcome.frame} is shown."
-    return f'<div class="weights">{bars}</div><table class="quality">{head}{rows}</table><p class="note">{note}</p>'
+    advice = advise({name: outcome.measures[name]["psnr"] for name in LABELS}, sum(sizes.values()), stream, all_of_it)
+    table = f'<table class="quality">{head}{rows}</table>'
+    return f'<div class="weights">{bars}</div>{table}<p class="advice">{advice}</p><p class="note">{note}</p>'
+
+
+def advise(psnr: dict[str, float], total: int, stream: int, source: int) -> str:
+    """Which of them to use, in a sentence.
+
+    Args:
+        psnr: dB of "stdo", "general", "lanczos", "bicubic".
+        total: bytes of the bundle.
+        stream: bytes of its small video.
+        source: bytes of the clip.
+    """
+    if stream >= source:
+        return "<b>Keep your file:</b> the small video alone is not smaller."
+    plain = max(("lanczos", "bicubic"), key=lambda name: psnr[name])
+    free = max((plain, "general"), key=lambda name: psnr[name])
+    if psnr["stdo"] > psnr[free] and total < source:
+        return (
+            f"<b>Use this network:</b> it adds {psnr['stdo'] - psnr[free]:.2f} dB to what is free ({LABELS[free]}) "
+            f"for {(total - stream) / 1024:,.1f} KiB, {(total - stream) / total:.0%} of what is sent."
+        )
+    reason = "the bundle is larger than your file" if psnr["stdo"] > psnr[free] else f"{LABELS[free]} is as good, free"
+    advice = "enlarge it by the general network" if free == "general" else f"enlarge it by {LABELS[plain]}"
+    return f"<b>This network does not pay here:</b> {reason}. Send the small video alone and {advice}."
 
 
 def build_demo() -> gr.Blocks:
@@ -168,13 +200,14 @@ def build_demo() -> gr.Blocks:
                     label="Enlarged plainly | with the network", format="png", interactive=False, elem_id="images"
                 )
                 measures = gr.HTML(elem_id="measures", padding=True)
+                beside = gr.Gallery(label="Side by side", columns=2, format="png", interactive=False, elem_id="beside")
                 with gr.Row():
                     played = gr.Video(label="Played", interactive=False, elem_id="played")
                     archive = gr.File(label="Bundle", interactive=False, elem_id="archive")
         button.click(
             fit,
             [clip, scale, method, steps],
-            [images, measures, played, archive],
+            [images, measures, played, archive, beside],
             api_name="fit",
             concurrency_limit=1,
             show_progress_on=measures,

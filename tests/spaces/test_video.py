@@ -85,17 +85,28 @@ def test_bad_uploads_get_a_message(app: Any, source: Path, tmp_path: Path) -> No
         next(app.fit(None, 2, "jstdo", 20))
 
 
+def test_the_page_says_what_to_use(app: Any) -> None:
+    psnr = {"stdo": 31.0, "general": 30.5, "lanczos": 30.1, "bicubic": 30.0}
+    assert "adds 0.50 dB" in app.advise(psnr, 30_000, 20_000, 90_000)
+    assert "does not pay here" in app.advise({**psnr, "stdo": 30.3}, 30_000, 20_000, 90_000)
+    assert "the general network" in app.advise({**psnr, "stdo": 30.3}, 30_000, 20_000, 90_000)
+    assert "by Lanczos" in app.advise({**psnr, "stdo": 30, "general": 29}, 30_000, 20_000, 90_000)
+    assert "larger than your file" in app.advise(psnr, 30_000, 20_000, 25_000)
+    assert "Keep your file" in app.advise(psnr, 30_000, 20_000, 15_000)
+
+
 @pytest.mark.parametrize("method", ["jstdo", "stdo"])
 def test_over_http(url: str, source: Path, tmp_path: Path, method: str) -> None:
     from gradio_client import Client, handle_file
 
-    (plain, played_image), measures, played, archive = Client(url, verbose=False).predict(
+    (plain, played_image), measures, played, archive, beside = Client(url, verbose=False).predict(
         handle_file(str(source)), 2, method, 40, api_name="/fit"
     )
     for path in (plain, played_image):
         with Image.open(path) as image:
             assert image.size == (96, 64)
-    assert len(re.findall(r"<td>[\d.]+ dB</td>", measures)) == 3
+    assert len(re.findall(r"<td>[\d.]+ dB</td>", measures)) == 4
+    assert [image["caption"] for image in beside] == ["this network", "general network", "Lanczos", "original"]
     video = probe(played["video"] if isinstance(played, dict) else played)
     assert (video.width, video.height, video.other_streams) == (96, 64, ("aac",))
     with zipfile.ZipFile(archive) as packed:
@@ -114,4 +125,5 @@ def test_in_a_browser(url: str, source: Path) -> None:
         page.wait_for_selector("#measures .quality", timeout=120_000)
         page.wait_for_selector("#images img")
         page.wait_for_selector("#archive >> text=bundle")
-        assert page.locator("#measures .quality tr").count() == 4
+        assert page.locator("#measures .quality tr").count() == 5
+        assert page.locator("#measures .advice").count() == 1

@@ -163,13 +163,19 @@ def evaluate(
     gain = errors["bicubic"].mean(0) / np.maximum(errors["stdo"].mean(0), 1e-12)
     result["patch_gain"] = (10 * np.log10(np.maximum(gain, 1e-12))).reshape(player.geometry.rows, -1).tolist()
     if vmaf:
-        shown = {
-            "stdo": (frame.rgb for frame in player.frames()), "general": general_frames(low, player),
-            **{name: enlarged_frames(low, player, name) for name in ("bicubic", "lanczos")},
-        }  # fmt: skip
-        for name, frames in shown.items():
+        for name, frames in _all_frames(player).items():
             result[name] |= vmaf_of_frames(frames, player, source)
     return result
+
+
+def _all_frames(player: Player) -> dict[str, Iterator[np.ndarray]]:
+    """All frames by every way to play a bundle."""
+    low = player.bundle.low_resolution
+    return {
+        "stdo": (frame.rgb for frame in player.frames()),
+        "general": general_frames(low, player),
+        **{name: enlarged_frames(low, player, name) for name in ("bicubic", "lanczos")},
+    }
 
 
 def quality_of_file(path: StrPath, source: StrPath, info: VideoInfo) -> dict[str, float]:

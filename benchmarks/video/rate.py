@@ -37,7 +37,7 @@ from hf_efficient.video.networks.backbones.luma import luma
 from hf_efficient.video.patches import psnr, to_tensor
 
 CLIPS = {"bikes.mp4": 250, "bigbuckbunny.mp4": 100, "sports2d.mp4": 60, "vtest.avi": 100}  # and their first frames
-#: Name -> encoder, further options, qualities. SVT-AV1 takes crf above 63 by its own parameters alone.
+#: Name -> encoder, further options, qualities.
 CODECS: dict[str, tuple[str, dict[str, str], tuple[int, ...]]] = {
     "SVT-AV1": ("libsvtav1", {}, (44, 52, 58, 63, 68)),
     "x265": ("libx265", {}, (30, 34, 38, 42, 46)),
@@ -53,9 +53,7 @@ MEASURES = {"psnr_luma": "luma", "psnr": "RGB"}
 def codec_point(source: Path, info: VideoInfo, name: str, quality: int, folder: Path) -> dict[str, float]:
     """Bytes and PSNR of a codec alone."""
     encoder, more, _ = CODECS[name]
-    options = encoder_options(encoder, min(quality, 63)) | more
-    if quality > 63:
-        options["svtav1-params"] = f"crf={quality}"
+    options = encoder_options(encoder, quality) | more
     color = replace(info.color, space=info.color.matrix(info.height))
     target = folder / "coded.mkv"
     with VideoWriter(target, replace(info, color=color), (info.width, info.height), encoder, options=options) as writer:

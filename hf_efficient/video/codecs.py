@@ -31,8 +31,9 @@ class Codec:
 CODECS = {
     "libx264": Codec(_X26, 51, 10, "slow", "medium"),
     "libx265": Codec(_X26, 51, 12, "slow", "medium"),
-    "libsvtav1": Codec(tuple(map(str, range(-1, 14))), 63, 12, "4", "8"),
+    "libsvtav1": Codec(tuple(map(str, range(-1, 14))), 70, 12, "4", "8"),
 }
+LARGEST_CRF = 63  # that FFmpeg hands over; SVT-AV1 takes larger ones by its own parameters alone
 # Encoder, pixel format and options that keep RGB bit for bit.
 LOSSLESS = ("libx264rgb", "rgb24", {"qp": "0", "preset": "veryfast"})
 
@@ -64,6 +65,8 @@ def encoder_options(codec: str, quality: int, preset: str = "") -> dict[str, str
     """FFmpeg's options for a constant quality (crf) and a preset; "" is the codec's slow one."""
     slow = CODECS[codec].slow if codec in CODECS else ""
     options = {"crf": str(quality), "preset": preset or slow}
+    if codec == "libsvtav1" and quality > LARGEST_CRF:
+        options |= {"crf": str(LARGEST_CRF), "svtav1-params": f"crf={quality}"}
     if codec == "libx265":
         options["x265-params"] = "log-level=error"
     return options

@@ -108,7 +108,7 @@ class FitSettings(PlainSettings):
                               ("downscaling", DOWNSCALINGS), ("interlaced", INTERLACED)):  # fmt: skip
             check_choice(name, getattr(self, name), choices)
         bounds = {"steps": (1, None), "batch_size": (1, 4096), "halo": (0, 60), "max_patches": (1, None),
-                  "model_bytes": (0, None), "lr_quality": (0, 63), "seed": (0, 2**31),
+                  "model_bytes": (0, None), "lr_quality": (0, 70), "seed": (0, 2**31),
                   "checkpoint_every": (1, None)}  # fmt: skip
         for name, (least, most) in bounds.items():
             check_whole(name, getattr(self, name), least, most)

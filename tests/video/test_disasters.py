@@ -11,9 +11,9 @@ import pytest
 
 from hf_efficient.cli import main
 from hf_efficient.files import NpyWriter
-from hf_efficient.video.encode import fit as fit_module
 from hf_efficient.video.encode import overfit as overfit_module
 from hf_efficient.video.encode import patch_store
+from hf_efficient.video.encode import stages as fit_module
 from hf_efficient.video.encode.fit import fit_video
 from hf_efficient.video.files import bundle as bundle_module
 from hf_efficient.video.files import manifest as manifest_module

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from hf_efficient.video.encode import fit as fit_module
+from hf_efficient.video.encode import stages as fit_module
 from hf_efficient.video.encode.fit import fit_video
 from hf_efficient.video.files.bundle import Bundle
 from hf_efficient.video.files.reader import probe, read_frames

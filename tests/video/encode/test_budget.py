@@ -11,6 +11,7 @@ from hf_efficient.video.encode.budget import spend
 from hf_efficient.video.encode.fit import fit_video
 from hf_efficient.video.encode.low_resolution import back_projection
 from hf_efficient.video.files.reader import probe
+from hf_efficient.video.measure.rate_distortion import encode_at_quality
 from hf_efficient.video.networks.backbones.backbone import upsample_bicubic
 from hf_efficient.video.patches import Geometry, degrade
 from tests.video.bundles import source_clip
@@ -50,3 +51,9 @@ def test_back_projected_frames_are_enlarged_to_what_is_nearer() -> None:
         for x in (degrade(y, geometry), back_projection(y, geometry))
     ]  # fmt: skip
     assert errors[1] < 0.98 * errors[0]
+
+
+def test_av1_goes_below_the_rates_of_ffmpegs_largest_crf(tmp_path: Path) -> None:
+    source = source_clip(tmp_path)
+    sizes = [encode_at_quality(source, probe(source), tmp_path / f"{q}.mkv", "libsvtav1", q)[0] for q in (63, 70)]
+    assert sizes[1] < sizes[0]

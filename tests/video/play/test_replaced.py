@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from hf_efficient.video.encode import fit as fit_module
+from hf_efficient.video.encode import stages as fit_module
 from hf_efficient.video.encode.fit import fit_video
 from hf_efficient.video.files.manifest import BundleError
 from hf_efficient.video.files.reader import MediaError

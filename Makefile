@@ -25,7 +25,7 @@ $(BIN)/python:
 
 $(VENV)/.stamp: setup.py constraints.txt | $(BIN)/python
 	@echo "Installing hf_efficient into $(VENV) (a few minutes the first time, most of them for torch)"
-	$(PIP_INSTALL) --editable '.[vlm]'
+	$(PIP_INSTALL) --editable '.[vlm,video,sparsity,training,plots]'
 	@rm -rf hf_efficient.egg-info  # a left-over of the build, which would go stale
 	@touch $@
 
@@ -35,8 +35,8 @@ $(VENV)/.stamp-dev: setup.py constraints.txt | $(BIN)/python
 	@rm -rf hf_efficient.egg-info
 	@touch $(VENV)/.stamp $@
 
-demo: $(VENV)/.stamp  ## a real VLM on real images: stock against pruned
-	$(BIN)/hf-efficient demo
+demo: $(VENV)/.stamp  ## all six methods on real images: cost and quality before and after, a page with pictures
+	$(BIN)/hf-efficient demo --all
 
 space-%: $(VENV)/.stamp-dev  ## a Space on http://127.0.0.1:7860: space-visual-tokens, space-video, space-training
 	$(BIN)/python spaces/$(subst -,_,$*)/app.py

@@ -133,6 +133,7 @@ def build_parser() -> argparse.ArgumentParser:
         "--draw", type=at_least_one, default=6, help="number of images to draw the kept tokens on (default: 6)"
     )
     demo.add_argument("--batch-size", type=at_least_one, default=32, help="number of prompts in a batch (default: 32)")
+    demo.add_argument("--all", action="store_true", help="also train flat and sparse networks, and play a video")
     _add_pruner_options(demo, leave_out=["budget"])
     demo.set_defaults(module="hf_efficient.cli.demo")
 

@@ -32,6 +32,7 @@ from hf_efficient.representation.evaluation.questions import (
 )
 
 from . import pruner_settings
+from .demo_line import PAGE_FILES, Line
 
 PROMPTS_TIMED = 32
 ROUNDS = 5
@@ -71,7 +72,7 @@ def run(arguments: argparse.Namespace) -> None:
     settings = pruner_settings(arguments)
     pruners = [TokenPrunerConfig(**{**settings, "budget": b}) for b in arguments.budget]  # type: ignore[arg-type]
     configs: list[Config] = [None, *pruners]
-    check_report(arguments.output, "results.json", [r"kept_tokens_\d+\.png"], "token_pruner")
+    check_report(arguments.output, "results.json", [r"kept_tokens_\d+\.png", *PAGE_FILES], "token_pruner")
     scenes = load_evaluation_set(arguments.data or EVALUATION_SET, limit=arguments.scenes)
     model, processor = load_vlm(arguments.model or TINY_VLM)
     arguments.output.mkdir(parents=True, exist_ok=True)
@@ -87,6 +88,17 @@ def run(arguments: argparse.Namespace) -> None:
         with written_whole(arguments.output / f"kept_tokens_{number:02d}.png") as draft:
             page.save(draft)
     print(f"\n{len(drawn)} images with the kept tokens drawn on them, and results.json, are in {arguments.output}")
+    if arguments.all:
+        from .demo_all import run_all
+
+        run_all(arguments.output, [line_of(row, rows[0], pruners[0].method) for row in rows])
+
+
+def line_of(row: Row, stock: Row, method: str) -> Line:
+    """A row of the one table."""
+    name = "all visual tokens" if row is stock else f"{method}, {row.visual_tokens} of {stock.visual_tokens} tokens"
+    cost = f"prefill {row.prefill_ratio:.0%}, cache {row.kv_cache_bytes / stock.kv_cache_bytes:.0%}"
+    return Line("representation", name, cost, f"{row.accuracy:.1%} right")
 
 
 def answer_all(

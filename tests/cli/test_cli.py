@@ -214,3 +214,18 @@ def test_demo_of_the_shipped_model(tmp_path: Path) -> None:
     assert pruned[0]["accuracy"] >= stock["accuracy"] - 0.1, "half of the tokens answer nearly as well"
     cache = [row["kv_cache_bytes"] for row in (stock, *pruned)]
     assert cache == sorted(cache, reverse=True)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not TINY_VLM.is_dir(), reason="the shipped model is not in this checkout")
+def test_demo_of_all_six(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "demo"
+    assert main(["demo", "--all", "--output", str(out), "--scenes", "8", "--draw", "1", "--budgets", "36"]) == 0
+    table = capsys.readouterr().out
+    assert all(
+        name in table for name in ("id_pruner", "S2-SAM", "ZO-SAM", "BiDST", "video by STDO", "JSTDO", "bicubic")
+    )
+    page = (out / "report.html").read_text()
+    for name in ("landscape.png", "masks.png", "frame.png", "kept_tokens_00.png"):
+        assert name in page
+        assert (out / name).read_bytes().startswith(b"\x89PNG")

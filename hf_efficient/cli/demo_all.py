@@ -1,0 +1,98 @@
+"""`hf-efficient demo --all`: after the visual tokens the other two budgets, in one table and one page with pictures."""
+
+from __future__ import annotations
+
+import html
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from hf_efficient.extras import extra
+from hf_efficient.files import write_text, written_whole
+from hf_efficient.optimization.sharpness import loss_along, plot_landscape
+from hf_efficient.representation.evaluation.questions import load_evaluation_set
+
+from .demo_line import Line
+from .demo_training import DISTANCES, flat_minima, garments_of, loss_of, sparse_weights
+
+PAGE = """<!doctype html>
+<html lang="en"><head><meta charset="utf-8"><title>hf_efficient: three budgets</title><style>
+body {{ font-family: sans-serif; max-width: 70em; margin: 2em auto; }} img {{ max-width: 100%; }}
+td, th {{ padding: .2em .8em; text-align: left; border-bottom: 1px solid #ddd; }}
+</style></head><body><h1>Three budgets, cost and quality</h1>
+<table><tr><th>budget</th><th></th><th>cost</th><th>quality</th></tr>
+{rows}
+</table>
+<p>Small models, one seed, a short training: what can be seen here, not what is claimed. Figures with intervals stand in
+the benchmarks.</p>
+{pictures}
+</body></html>
+"""
+
+
+def run_all(folder: Path, tokens: Sequence[Line]) -> None:
+    """Train, encode, print the table and write the page.
+
+    Args:
+        folder: of the page.
+        tokens: rows of the visual tokens.
+    """
+    scenes = load_evaluation_set()
+    data = garments_of(scenes)
+    flat, networks = flat_minima(data)
+    curves = {name: loss_along(net, [(data.x, data.y)], DISTANCES, loss_of=loss_of) for name, net in networks.items()}
+    with extra("plots"), written_whole(folder / "landscape.png") as draft:
+        plot_landscape(curves, DISTANCES, str(draft))
+    sparse, masks = sparse_weights(data)
+    save(folder / "masks.png", picture_of(masks))
+    with extra("video"):
+        from .demo_video import played
+    with tempfile.TemporaryDirectory() as scratch:
+        video, frame = played(scenes, Path(scratch))
+    save(folder / "frame.png", frame)
+    lines = [*tokens, *video, *flat, *sparse]
+    print(f"\n{table_of(lines)}")
+    write_text(folder / "report.html", page_of(lines, folder))
+    print(f"\nAll of it with pictures: {folder / 'report.html'}")
+
+
+def picture_of(masks: dict[str, torch.Tensor]) -> Image.Image:
+    """How much each pixel is used by the first layer, networks side by side; black pixels are not looked at."""
+    panels = [np.pad((255 * mask.numpy()).astype(np.uint8), 2, constant_values=128) for mask in masks.values()]
+    return Image.fromarray(np.concatenate(panels, axis=1)).resize((len(panels) * 216, 216), Image.Resampling.NEAREST)
+
+
+def save(path: Path, image: Image.Image) -> None:
+    """A picture, whole or not at all."""
+    with written_whole(path) as draft:
+        image.save(draft)
+
+
+def table_of(lines: Sequence[Line]) -> str:
+    """The rows as text."""
+    cells: list[Any] = [("budget", "", "cost", "quality"), *((x.budget, x.name, x.cost, x.quality) for x in lines)]
+    widths = [max(len(row[i]) for row in cells) for i in range(4)]
+    return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in cells)
+
+
+def page_of(lines: Sequence[Line], folder: Path) -> str:
+    """The page, whose pictures lie beside it."""
+    rows = "\n".join(
+        "<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in (x.budget, x.name, x.cost, x.quality)) + "</tr>"
+        for x in lines
+    )
+    shown = [
+        (path.name, "Kept visual tokens, and the answers") for path in sorted(folder.glob("kept_tokens_*.png"))[:3]
+    ]
+    shown += [
+        ("landscape.png", "Loss around the minima that were found with wrong labels"),
+        ("masks.png", "Pixels that the first layer looks at: dense, zeros in one shot, BiDST"),
+        ("frame.png", "The first frame: source, bicubic, STDO, JSTDO"),
+    ]
+    pictures = "\n".join(f'<h2>{text}</h2><img src="{name}" alt="{text}">' for name, text in shown)
+    return PAGE.format(rows=rows, pictures=pictures)

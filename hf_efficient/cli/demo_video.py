@@ -1,0 +1,63 @@
+"""The video methods in the demonstration: a clip that pans over pictures, sent small, enlarged by its own networks."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from tqdm import tqdm
+
+from hf_efficient.representation.evaluation.questions import Scene
+from hf_efficient.video.encode.fit import fit_video
+from hf_efficient.video.files.color import ColorTags
+from hf_efficient.video.files.reader import VideoInfo
+from hf_efficient.video.files.writer import VideoWriter
+from hf_efficient.video.measure.evaluation import evaluate
+from hf_efficient.video.play.player import Player
+
+from .demo_line import Line
+
+FRAMES, SIDE, STEPS = 12, 192, 200
+
+
+def played(scenes: Sequence[Scene], folder: Path) -> tuple[list[Line], Image.Image]:
+    """Bytes and PSNR by bicubic enlargement and by each method; and the first frame: source, bicubic, played.
+
+    Args:
+        scenes: whose pictures are panned over.
+        folder: for the clip and what is made of it.
+    """
+    clip, frames = folder / "clip.mp4", pan(scenes)
+    about = VideoInfo(SIDE, SIDE, "yuv420p", Fraction(12), Fraction(1, 12), Fraction(1), ColorTags(), 0, FRAMES, 1.0,
+                      "mov,mp4,m4a,3gp,3g2,mj2", ())  # fmt: skip
+    with VideoWriter(clip, about, (SIDE, SIDE), options={"crf": "4"}) as writer:
+        for number, frame in enumerate(frames):
+            writer.write(frame, number)
+    lines, shown = [], []
+    for method in tqdm(("stdo", "jstdo"), desc="video", unit="method", leave=False):
+        chunks = {"num_chunks": 2} if method == "stdo" else {}
+        fit_video(clip, folder / method, method=method, steps=STEPS, num_features=8, num_blocks=1, lr_quality=20,
+                  progress_bar=False, device="cpu", overwrite=True, **chunks)  # fmt: skip
+        found = evaluate(folder / method, clip)
+        size = sum(found["bytes"].values())
+        if not lines:
+            low = (folder / method / Player(folder / method, "cpu").bundle.low_resolution.name).stat().st_size
+            lines.append(Line("representation", "video at half its size, bicubic", f"{low:,} bytes",
+                              f"{found['bicubic']['psnr']:.2f} dB"))  # fmt: skip
+        lines.append(Line("representation", f"video by {method.upper()}", f"{size:,} bytes in all",
+                          f"{found['stdo']['psnr']:.2f} dB"))  # fmt: skip
+        shown.append(next(iter(Player(folder / method, "cpu").frames(1))).rgb)
+    low = Image.fromarray(frames[0]).resize((SIDE // 2, SIDE // 2), Image.Resampling.BICUBIC)
+    panels = [frames[0], np.asarray(low.resize((SIDE, SIDE), Image.Resampling.BICUBIC)), *shown]
+    return lines, Image.fromarray(np.concatenate(panels, axis=1)).resize((len(panels) * 2 * SIDE, 2 * SIDE))
+
+
+def pan(scenes: Sequence[Scene]) -> list[np.ndarray]:
+    """(SIDE, SIDE, 3) uint8 frames that move over a sheet of pictures."""
+    sheet = Image.new("RGB", (4 * 96, 3 * 96))
+    for number, scene in enumerate(scenes[:12]):
+        sheet.paste(scene.image.convert("RGB").resize((96, 96)), (number % 4 * 96, number // 4 * 96))
+    return [np.asarray(sheet.crop((6 * i, 3 * i, 6 * i + SIDE, 3 * i + SIDE))) for i in range(FRAMES)]

@@ -1,0 +1,22 @@
+"""The data of the demonstration are what the questions say."""
+
+import pytest
+import torch
+
+from hf_efficient.cli.demo_training import PLACES, SIDE, garments_of
+from hf_efficient.representation.evaluation.questions import EVALUATION_SET, load_evaluation_set
+
+
+@pytest.mark.skipif(not EVALUATION_SET.is_dir(), reason="the shipped images are not in this checkout")
+def test_garments_are_cut_out_of_the_place_that_is_asked_about() -> None:
+    scenes = load_evaluation_set(limit=40)
+    data = garments_of(scenes)
+    asked = [q for s in scenes for q in s.questions if q.family == "at"]
+    assert len(data.y) + len(data.y_test) == len(asked)
+    assert data.classes == len({q.answer for q in asked})
+    scene = scenes[1]
+    (question,) = [q for q in scene.questions if q.family == "at"]
+    row, column = divmod(PLACES.index(question.question.removeprefix("what is at ").removesuffix(" ?")), 3)
+    box = (column * SIDE, row * SIDE, (column + 1) * SIDE, (row + 1) * SIDE)
+    cut = torch.tensor(list(scene.image.convert("L").crop(box).tobytes())) / 255
+    assert torch.equal(data.x[0], cut)

@@ -164,6 +164,7 @@ def sparse_weights(data: Garments) -> tuple[list[Line], dict[str, Tensor]]:
                 f"{accuracy(network, data):.1%} right",
             )
         )
-        used = network.layers[0].weight.detach().abs().sum(0).view(SIDE, SIDE)
+        first: Any = next(iter(network.children()))[0]  # type: ignore[index]
+        used = first.weight.detach().abs().sum(0).view(SIDE, SIDE)
         masks[name] = used / used.max().clamp_min(1e-12)
     return lines, masks

@@ -17,6 +17,7 @@ from hf_efficient.video.files.reader import VideoInfo
 from hf_efficient.video.files.writer import VideoWriter
 from hf_efficient.video.measure.evaluation import evaluate
 from hf_efficient.video.play.player import Player
+from hf_efficient.video.settings import AUTO
 
 from .demo_line import Line
 
@@ -36,11 +37,12 @@ def played(scenes: Sequence[Scene], folder: Path) -> tuple[list[Line], Image.Ima
     with VideoWriter(clip, about, (SIDE, SIDE), options={"crf": "4"}) as writer:
         for number, frame in enumerate(frames):
             writer.write(frame, number)
-    lines, shown = [], []
-    for method in tqdm(("stdo", "jstdo"), desc="video", unit="method", leave=False):
-        chunks = {"num_chunks": 2} if method == "stdo" else {}
-        fit_video(clip, folder / method, method=method, steps=STEPS, num_features=8, num_blocks=1, lr_quality=20,
-                  progress_bar=False, device="cpu", overwrite=True, **chunks)  # fmt: skip
+    lines: list[Line] = []
+    shown: list[np.ndarray] = []
+    networks: tuple[tuple[str, int | str], ...] = (("stdo", 2), ("jstdo", AUTO))
+    for method, number in tqdm(networks, desc="video", unit="method", leave=False):
+        fit_video(clip, folder / method, method=method, num_chunks=number, steps=STEPS, num_features=8, num_blocks=1,
+                  lr_quality=20, progress_bar=False, device="cpu", overwrite=True)  # fmt: skip
         found = evaluate(folder / method, clip)
         size = sum(found["bytes"].values())
         if not lines:

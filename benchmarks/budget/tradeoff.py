@@ -136,6 +136,8 @@ def prediction_errors(costs: Sequence[Mapping[str, Mapping[str, float]]]) -> str
     errors: dict[str, list[float]] = {}
     for one in costs:
         for cost, value in one["measured"].items():
+            if cost not in one["predicted"]:
+                continue
             errors.setdefault(cost, []).append(abs(one["predicted"][cost] / value - 1) if value else 0.0)
     told = [f"{cost} {max(v):.1%} (median {float(np.median(v)):.1%})" for cost, v in errors.items()]
     return f"Predicted against measured, {len(costs)} plans, largest error: {'; '.join(told)}."

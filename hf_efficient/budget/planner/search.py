@@ -14,6 +14,7 @@ from hf_efficient.budget.plan.efficiency_plan import EfficiencyPlan
 from hf_efficient.checks import check_choice, check_whole
 from hf_efficient.methods import REPRESENTATION
 from hf_efficient.representation.config import TokenPrunerConfig
+from hf_efficient.representation.evaluation.questions import on_device
 from hf_efficient.representation.vlm.attach import token_pruner
 from hf_efficient.sparsity.storage.checkpoint import dense_state_dict, encode
 from hf_efficient.wrapped import pruner_below, unwrapped
@@ -117,7 +118,7 @@ class _Search:
         self.model, self.processor, self.data, self.metric = model, processor, data, metric
         self.inputs, self.repeats, self.progress = inputs, repeats, progress or (lambda name: None)
         rows = [data[i] for i in range(min(batch_size, len(data)))]
-        self.batch = lambda: inputs(processor, rows)
+        self.batch = lambda: self.placed(rows)
         self.report = measure(model, self.batch(), repeats=repeats)
         self.stock = costs_of(self.report)
         self.progress("stock")
@@ -146,7 +147,12 @@ class _Search:
     def calibration(self) -> list[dict[str, Any]]:
         """Batches that pruning of weights looks at."""
         rows = [self.data[i] for i in range(min(CALIBRATED_ON, len(self.data)))]
-        return [self.inputs(self.processor, rows[i : i + 8]) for i in range(0, len(rows), 8)]
+        return [self.placed(rows[i : i + 8]) for i in range(0, len(rows), 8)]
+
+    def placed(self, rows: Sequence[Any]) -> dict[str, Any]:
+        """Inputs where the model is, in its dtype."""
+        made = self.inputs(self.processor, rows)
+        return on_device(self.model, made) if hasattr(self.model, "device") else made
 
     def tried_under(
         self, limits: Mapping[str, float], methods: Sequence[str], levers: WeightLevers
@@ -235,6 +241,8 @@ class _Search:
             costs = costs_of(measure(model, self.batch(), repeats=self.repeats))
             quality = float(self.metric(model, self.processor, self.data))
         costs["file_bytes"] = file_bytes(model, weights)
+        if weights.precision is not None and "prefill_seconds" not in limits:  # whose slowness was not measured
+            predicted = {cost: value for cost, value in predicted.items() if cost != "prefill_seconds"}
         self.remember(costs)
         return Candidate(name, EfficiencyPlan(token_pruner=pruner, **weights.parts), quality, dict(predicted), costs)
 

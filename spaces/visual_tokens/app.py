@@ -45,6 +45,9 @@ those in the list.
 ABOUT_UPLOADS = """
 Your own photograph works too, to see what the pruner keeps of it. The model has never seen a photograph, though:
 what it *answers* means something for the garment scenes only.
+
+Kept tokens may lie beside a garment, or on the background, and the answer still be right: a token tells of what
+surrounds it too, since all patches have looked at each other before any of them is dropped.
 """
 LAUNCH_OPTIONS = launch_options(__file__, "amber", largest_upload=20 << 20)
 
@@ -193,6 +196,11 @@ def pick(selection: gr.SelectData) -> tuple[Image.Image, Any]:
     return scene.image, gr.Dropdown(choices=asked, value=asked[0])
 
 
+def about_method(name: str) -> str:
+    """What a method does, in one sentence."""
+    return f"**{name}**: {REPRESENTATION.row(name).line}."
+
+
 def path_of(payload: ImageData | None) -> str | None:
     """An upload as it came. Gradio would open it first, and fail without a word to the user."""
     return payload.path if payload else None
@@ -201,15 +209,9 @@ def path_of(payload: ImageData | None) -> str | None:
 def show_images(first: Image.Image) -> tuple[gr.Image, gr.Gallery]:
     """The image that is asked about, and the scenes to pick from."""
     image = gr.Image(
-        first,
-        label="Image",
-        type="filepath",
-        image_mode=None,
-        format="png",
-        sources=["upload", "clipboard"],
-        height=330,
-        elem_id="image",
-    )
+        first, label="Image", type="filepath", image_mode=None, format="png", sources=["upload", "clipboard"],
+        height=330, elem_id="image",
+    )  # fmt: skip
     image.preprocess = path_of  # type: ignore[method-assign]
     gallery = gr.Gallery(
         [scene.image for scene in examples()],
@@ -264,11 +266,13 @@ def build_demo() -> gr.Blocks:
                     budget = gr.Slider(
                         1, TOKENS, START_BUDGET, step=1, label="Visual tokens to keep", scale=2, elem_id="budget"
                     )
+                about = gr.Markdown(about_method("id_pruner"), elem_id="about-method")
                 button = gr.Button("Ask", variant="primary", elem_id="ask")
                 gr.Markdown(ABOUT_UPLOADS)
             with gr.Column(scale=6):
                 outputs = show_answers()
         inputs = [image, question, method, budget]
+        method.input(about_method, method, about, api_visibility="private", queue=False)
         one_at_a_time: dict[str, Any] = {
             "concurrency_limit": 1,
             "concurrency_id": "model",

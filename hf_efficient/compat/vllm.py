@@ -26,6 +26,7 @@ OVERRIDDEN = {
     "vllm.multimodal.processing:BaseMultiModalProcessor._get_mm_fields_config": (
         "self", "hf_inputs", "hf_processor_mm_kwargs",
     ),
+    "vllm.multimodal.processing:BaseProcessingInfo.validate_num_items": ("self", "modality", "num_items"),
     "vllm.multimodal.processing:BaseProcessingInfo.get_mm_max_tokens_per_item": ("self", "seq_len", "mm_counts"),
     "vllm.model_executor.models.interfaces:SupportsMultiModal.embed_multimodal": ("self", "kwargs"),
     "vllm.model_executor.models.interfaces:SupportsMultiModal.embed_input_ids": (

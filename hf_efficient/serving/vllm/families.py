@@ -34,6 +34,8 @@ class Served:
     SOURCES: ClassVar[tuple[str, ...]] = ("cls", "received")
     #: what a prompt may have of what vLLM takes
     modalities: tuple[str, ...] = ("image", "video")
+    #: why other ones are left out
+    left_out: str = "the plug-in serves pictures and videos alone"
     #: why no attention can be read, None where it can
     fault: str | None = None
 
@@ -229,6 +231,7 @@ class Qwen3(Qwen):
     """Qwen3-VL. Its videos are left out: without a pruner, too, vLLM 0.32 answers otherwise than transformers."""
 
     modalities = ("image",)
+    left_out = "of videos of Qwen3-VL vLLM 0.32 gives other answers than transformers, without a pruner too"
     frames_apart = True
 
 

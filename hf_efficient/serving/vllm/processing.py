@@ -45,6 +45,16 @@ class PrunedInfo:
         served = limits if pruner is None else pruner[1].modalities
         return {modality: most if modality in served else 0 for modality, most in limits.items()}
 
+    def validate_num_items(self, modality: str, num_items: int) -> None:
+        pruner = pruner_of(self.ctx.model_config)
+        if pruner is not None and num_items and modality not in pruner[1].modalities:
+            raise ValueError(
+                f"A prompt with a {modality} cannot be served with a token pruner: {pruner[1].left_out}. Serve the "
+                "model with transformers, or leave it out."
+            )
+        stock: Any = super()
+        stock.validate_num_items(modality, num_items)
+
     def get_mm_max_tokens_per_item(self, seq_len: int, mm_counts: Mapping[str, int]) -> Mapping[str, int] | None:
         stock: Any = super()
         most: Mapping[str, int] | None = stock.get_mm_max_tokens_per_item(seq_len, mm_counts)

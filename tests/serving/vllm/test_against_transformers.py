@@ -10,7 +10,7 @@ import pytest
 from hf_efficient.compat.names import changes
 from hf_efficient.representation.config import TokenPrunerConfig
 from tests.serving.vllm import cases
-from tests.serving.vllm.conftest import check_equal, generate, requests
+from tests.serving.vllm.conftest import check_equal, clip_of, generate, requests
 
 Answers = Callable[..., Any]
 Engine = Callable[..., Any]
@@ -134,6 +134,17 @@ def test_refusals(
     folder, _ = answers(family, {})
     with pytest.raises(Exception, match=message):
         engine(folder, config, **options)
+
+
+def test_a_video_that_is_not_served_is_refused_with_the_reason(vllm: Any, engine: Engine, answers: Answers) -> None:
+    folder, _ = answers("qwen3_vl", {})
+    llm = engine(folder, cases.CONFIGS["id_pruner"], limit_mm_per_prompt={"image": 1, "video": 1})
+    asked = {
+        "prompt": cases.prompt(cases.QWEN_CLIP),
+        "multi_modal_data": {"video": clip_of("qwen3_vl", cases.CLIPS[0])},
+    }
+    with pytest.raises(ValueError, match="other answers than transformers"):
+        generate(vllm, llm, [asked])
 
 
 def test_features_in_place_of_a_picture_stay_as_they_are(vllm: Any, engine: Engine, answers: Answers) -> None:

@@ -19,7 +19,7 @@ from hf_efficient.representation.vlm.families import towers
 from hf_efficient.representation.vlm.features import choose
 from hf_efficient.representation.vlm.kept import KeptUnit
 
-from .budgets import taken
+from .budgets import NAME, taken
 from .encoder import AttentionInputs
 from .families import Served
 from .positions import refused_with_positions
@@ -196,7 +196,8 @@ def check_engine(vllm_config: Any, config: TokenPrunerConfig, served: Served) ->
         served: how the model's family is served.
     """
     compilation, attention = vllm_config.compilation_config, reads_attention(config, served)
-    parallel = vllm_config.model_config.multimodal_config.mm_encoder_tp_mode == "data"
+    pictures = vllm_config.model_config.multimodal_config
+    parallel = pictures.mm_encoder_tp_mode == "data"
     refused = {
         "cudagraph_mm_encoder": (
             compilation.cudagraph_mm_encoder, "graphs of the encoder pass by the place where tokens are chosen"),
@@ -206,6 +207,8 @@ def check_engine(vllm_config: Any, config: TokenPrunerConfig, served: Served) ->
         "mm_encoder_tp_mode='data'": (
             parallel and attention,
             "each rank sees the attention of its own pictures alone; importance='distinct' needs none"),
+        f"mm_processor_kwargs={pictures.mm_processor_kwargs}": (
+            NAME in (pictures.mm_processor_kwargs or {}), "the engine's own budget is that of the pruner's config"),
         **(refused_with_positions(vllm_config) if served.family.mrope else {}),
         **(refused_with_sizes(vllm_config) if config.wants_sizes else {}),
     }  # fmt: skip

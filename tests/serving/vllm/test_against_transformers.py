@@ -124,6 +124,8 @@ def test_a_saved_pruner_is_served_and_null_serves_the_stock_model(
     ("family", "config", "options", "message"),
     [
         ("llava", {"llm_layers": [1]}, {}, "table of cache blocks"),
+        ("llava", {"budget": 4}, {"mm_processor_kwargs": {"token_budget": 2}}, "that of the pruner's config"),
+        ("llava", {"method": "itg", "budget": 4}, {"kv_cache_dtype": "fp8"}, "do not hold a token's size"),
         ("llava", {"budget": 4}, {"model_impl": "transformers"}, "cannot be served with a token pruner"),
         ("smolvlm", {"method": "scope"}, {}, "importance='distinct'"),
     ],

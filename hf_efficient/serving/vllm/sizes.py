@@ -135,7 +135,7 @@ def refused_with_sizes(vllm_config: Any) -> dict[str, tuple[bool, str]]:
     """Settings of an engine with which keys would not get their sizes -> whether they are on, and why."""
     parallel, cache = vllm_config.parallel_config, vllm_config.cache_config
     why = "sizes of tokens are known in the process and the step that embed them alone"
-    instead = "; or set proportional_attention=False"
+    instead = "; proportional_attention=False needs none"
     found: dict[str, tuple[bool, str]] = {
         "pipeline_parallel_size": (parallel.pipeline_parallel_size > 1, why),
         "prefill_context_parallel_size": (getattr(parallel, "prefill_context_parallel_size", 1) > 1, why),

@@ -47,11 +47,16 @@ def train_plan(
         merged model, stored sparsely.
 
     Raises:
-        ValueError: `folder` is `args.output_dir`, or as `EfficiencyPlan.apply`.
+        ValueError: `folder` is `args.output_dir`, nothing of the plan trains, or as `EfficiencyPlan.apply`.
     """
     chosen = plan.plan if isinstance(plan, FoundPlan) else EfficiencyPlan.of(plan)
     if Path(folder).resolve() == Path(args.output_dir).resolve():
         raise ValueError(f"folder={os.fspath(folder)!r} holds the checkpoints (output_dir); name another one.")
+    if chosen.precision is not None and chosen.sparsity is None:
+        raise ValueError(
+            f"The plan has precision={chosen.precision['quant_method']!r} and nothing that trains: quantized weights do "
+            "not. Give it an adapter, sparsity={'target': 'delta', 'sparsity': 0.995}, or leave precision out."
+        )
     set_seed(args.seed)
     model, processor = chosen.apply(model, processor, batches)
     trainer = EfficientTrainer(model, args, plan=chosen, processing_class=processor, **kwargs)

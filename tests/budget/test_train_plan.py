@@ -110,3 +110,10 @@ def test_checkpoints_and_plan_have_folders_of_their_own(tmp_path: Path) -> None:
     args = TrainingArguments(str(tmp_path), report_to="none", use_cpu=True)
     with pytest.raises(ValueError, match="holds the checkpoints"):
         train_plan(PLAN, llama(), args, tmp_path)
+
+
+def test_quantized_weights_alone_do_not_train(tmp_path: Path) -> None:
+    args = TrainingArguments(str(tmp_path / "out"), report_to="none", use_cpu=True)
+    plan = EfficiencyPlan(precision={"quant_method": "bitsandbytes", "load_in_8bit": True})
+    with pytest.raises(ValueError, match="nothing that trains"):
+        train_plan(plan, llama(), args, tmp_path / "plan")

@@ -1,0 +1,155 @@
+"""What players without torch cost: `python -m benchmarks.video.players`.
+
+A frame at x2, width 8, 2 blocks, by the player and by its bare network, in CPU time of one thread, so that other
+processes count little: torch, onnxruntime, and the page in Chromium by WebAssembly (of which CPU time is that of the
+page's worker). The share of real time is that of one such thread at 25 frames a second. Without Chromium or
+onnxruntime-web the page is left out. Clips are made by FFmpeg: what they show does not matter here.
+"""
+
+import argparse
+import shutil
+import subprocess
+import tempfile
+import threading
+import time
+from collections.abc import Callable
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from itertools import islice
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import imageio_ffmpeg
+import numpy as np
+import psutil
+import torch
+
+from benchmarks.harness.options import common_parser
+from benchmarks.harness.results import Rows, record_run, write_table
+from benchmarks.harness.tables import markdown
+from hf_efficient.video.encode.fit import fit_video
+from hf_efficient.video.export.export import export_bundle
+from hf_efficient.video.export.player import OnnxPlayer
+from hf_efficient.video.export.web import find_runtime
+from hf_efficient.video.files.reader import read_frames
+from hf_efficient.video.patches import to_tensor
+from hf_efficient.video.play.player import Player
+
+RATE = 25
+FLAGS = ["--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking", "--disable-sync"]
+SHOW = "async ([first, count]) => { for (let n = 0; n < count; n++) await window.player.show(first + n); }"
+
+
+def made(folder: Path, size: str, frames: int) -> Path:
+    """A clip and its bundle, barely trained."""
+    clip = folder / f"{size}.mp4"
+    source = ["-f", "lavfi", "-i", f"testsrc2=size={size}:rate={RATE}", "-frames:v", str(2 * frames + 2)]
+    command = [imageio_ffmpeg.get_ffmpeg_exe(), "-v", "error", "-y", *source, "-pix_fmt", "yuv420p", str(clip)]
+    subprocess.run(command, check=True)
+    options: dict[str, Any] = {"num_features": 8, "num_blocks": 2, "steps": 4, "batch_size": 4, "max_patches": 64}
+    fit_video(clip, folder / size, progress_bar=False, device="cpu", lr_preset="ultrafast", **options)
+    return folder / size
+
+
+@torch.no_grad()
+def in_python(bundle: Path, exported: Path, frames: int, rounds: int) -> dict[str, float]:
+    """CPU milliseconds a frame of both players and of their bare networks, in turns; medians."""
+    ours, onnx = Player(bundle), OnnxPlayer(exported, threads=1)
+    lows = [frame.rgb for frame in islice(read_frames(ours.bundle.low_resolution), frames)]
+    labels, radius = next(ours.labels()), onnx.export.networks[0].radius
+    tensors = [to_tensor(low).to(memory_format=torch.channels_last) for low in lows]
+    sides = [(0, 0), (0, 0), (radius, radius), (radius, radius)]
+    padded = [np.pad(x.numpy(), sides, mode="edge") for x in tensors]
+    calls: dict[str, Callable[[], object]] = {
+        "torch": lambda: [ours.enlarge(low, labels) for low in lows],
+        "torch, bare": lambda: [ours.experts[0](x) for x in tensors],
+        "onnxruntime": lambda: [onnx.enlarge(low, labels) for low in lows],
+        "onnxruntime, bare": lambda: [onnx.networks[0].run(None, {"frame": x}) for x in padded],
+    }
+    spent: dict[str, list[float]] = {name: [] for name in calls}
+    for _ in range(rounds):
+        for name, call in calls.items():
+            before = time.thread_time()
+            call()
+            spent[name].append(1e3 * (time.thread_time() - before) / frames)
+    return {name: median(values) for name, values in spent.items()}
+
+
+def worker_seconds(processes: list[psutil.Process]) -> float:
+    """CPU seconds of the threads of a browser that run a page's workers."""
+    total = 0.0
+    for task in (path for process in processes for path in Path(f"/proc/{process.pid}/task").glob("*")):
+        if (task / "comm").read_text().startswith("DedicatedWorker"):
+            total += int((task / "schedstat").read_text().split()[0]) / 1e9
+    return total
+
+
+def in_browser(exported: Path, frames: int) -> dict[str, float]:
+    """CPU milliseconds a frame of the page's worker, and of the network in it."""
+    from playwright.sync_api import sync_playwright
+
+    class Quiet(SimpleHTTPRequestHandler):
+        def log_message(self, format: str, *args: object) -> None: ...
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(exported)))
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    with sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=shutil.which("chromium"), args=FLAGS)
+        page = browser.new_page()
+        page.set_default_timeout(300_000)
+        page.goto(f"http://127.0.0.1:{server.server_port}/?runtime=wasm&threads=1")
+        page.wait_for_selector("#status:has-text('Frame 1 of')")
+        page.evaluate(SHOW, [1, frames])  # compiled by now
+        processes = psutil.Process().children(recursive=True)
+        before = worker_seconds(processes)
+        page.evaluate(SHOW, [1 + frames, frames])
+        spent = 1e3 * (worker_seconds(processes) - before) / frames
+        share = page.evaluate(f"""() => {{
+            const sum = (values) => values.slice(-{frames}).reduce((a, b) => a + b);
+            return sum(window.player.counts.network) / sum(window.player.counts.ms);
+        }}""")
+        browser.close()
+    server.shutdown()
+    return {"page": spent, "page, bare": share * spent}
+
+
+def measured(size: str, runtime: Path | None, arguments: argparse.Namespace) -> dict[str, float]:
+    """All players at one size."""
+    with tempfile.TemporaryDirectory() as folder:
+        bundle, exported = made(Path(folder), size, arguments.frames), Path(folder) / "exported"
+        export_bundle(bundle, exported, "web" if runtime else "onnx", runtime)
+        row = in_python(bundle, exported, arguments.frames, arguments.rounds)
+        return row | (in_browser(exported, arguments.frames) if runtime else {})
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Measure, and write a table."""
+    parser = common_parser(__doc__, "players", threads=True)
+    parser.add_argument("--sizes", nargs="+", default=["640x272", "1280x720"])
+    parser.add_argument("--frames", type=int, default=8)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--runtime", type=Path, help="folder of onnxruntime-web (default: npm fetches it)")
+    arguments = parser.parse_args(argv)
+    torch.set_num_threads(arguments.threads)
+    try:
+        runtime = find_runtime(arguments.runtime) if shutil.which("chromium") else None
+    except FileNotFoundError as error:
+        print(f"the page is left out: {error}")
+        runtime = None
+    arguments.output.mkdir(parents=True, exist_ok=True)
+    record_run(arguments.output)
+    results = Rows(arguments.output / "results.json", arguments, ("frames", "rounds"))
+    for size in arguments.sizes:
+        results.add(size, measured(size, runtime, arguments))
+    rows = [
+        [size, name, f"{row[name]:.1f}", f"{row[f'{name}, bare']:.1f}", f"{row[name] / row[f'{name}, bare']:.2f}",
+         f"{100 * 1e3 / RATE / row[name]:.0f} %"]
+        for size, row in results.rows.items() for name in ("torch", "onnxruntime", "page") if name in row
+    ]  # fmt: skip
+    head = ["played size", "player", "a frame, CPU ms", "bare network", "ratio", "of real time, one thread"]
+    write_table(arguments.output / "table.md", markdown(head, rows))
+
+
+if __name__ == "__main__":
+    main()

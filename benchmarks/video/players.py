@@ -41,7 +41,7 @@ FLAGS = ["--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-backgroun
 SHOW = "async ([first, count]) => { for (let n = 0; n < count; n++) await window.player.show(first + n); }"
 
 
-def made(folder: Path, size: str, frames: int) -> Path:
+def made_bundle(folder: Path, size: str, frames: int) -> Path:
     """A clip and its bundle, barely trained."""
     clip = folder / f"{size}.mp4"
     source = ["-f", "lavfi", "-i", f"testsrc2=size={size}:rate={RATE}", "-frames:v", str(2 * frames + 2)]
@@ -117,20 +117,25 @@ def in_browser(exported: Path, frames: int) -> dict[str, float]:
 def measured(size: str, runtime: Path | None, arguments: argparse.Namespace) -> dict[str, float]:
     """All players at one size."""
     with tempfile.TemporaryDirectory() as folder:
-        bundle, exported = made(Path(folder), size, arguments.frames), Path(folder) / "exported"
+        bundle, exported = made_bundle(Path(folder), size, arguments.frames), Path(folder) / "exported"
         export_bundle(bundle, exported, "web" if runtime else "onnx", runtime)
         row = in_python(bundle, exported, arguments.frames, arguments.rounds)
         return row | (in_browser(exported, arguments.frames) if runtime else {})
 
 
+def parser() -> argparse.ArgumentParser:
+    """The options."""
+    made = common_parser(__doc__, "players", threads=True)
+    made.add_argument("--sizes", nargs="+", default=["640x272", "1280x720"])
+    made.add_argument("--frames", type=int, default=8)
+    made.add_argument("--rounds", type=int, default=5)
+    made.add_argument("--runtime", type=Path, help="folder of onnxruntime-web (default: npm fetches it)")
+    return made
+
+
 def main(argv: list[str] | None = None) -> None:
     """Measure, and write a table."""
-    parser = common_parser(__doc__, "players", threads=True)
-    parser.add_argument("--sizes", nargs="+", default=["640x272", "1280x720"])
-    parser.add_argument("--frames", type=int, default=8)
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--runtime", type=Path, help="folder of onnxruntime-web (default: npm fetches it)")
-    arguments = parser.parse_args(argv)
+    arguments = parser().parse_args(argv)
     torch.set_num_threads(arguments.threads)
     try:
         runtime = find_runtime(arguments.runtime) if shutil.which("chromium") else None

@@ -54,8 +54,8 @@ def train_plan(
         raise ValueError(f"folder={os.fspath(folder)!r} holds the checkpoints (output_dir); name another one.")
     if chosen.precision is not None and chosen.sparsity is None:
         raise ValueError(
-            f"The plan has precision={chosen.precision['quant_method']!r} and nothing that trains: quantized weights do "
-            "not. Give it an adapter, sparsity={'target': 'delta', 'sparsity': 0.995}, or leave precision out."
+            f"The plan has precision={chosen.precision['quant_method']!r} and nothing that trains: quantized weights "
+            "do not. Give it an adapter, sparsity={'target': 'delta', 'sparsity': 0.995}, or leave precision out."
         )
     set_seed(args.seed)
     model, processor = chosen.apply(model, processor, batches)

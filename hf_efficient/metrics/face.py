@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from importlib import import_module
+from importlib.util import find_spec
 from typing import Any
 
 from . import functions
@@ -21,7 +22,9 @@ TYPES = {
 
 
 def metric(name: str) -> Any:
-    """The class that `evaluate.load` finds in a metric's folder."""
+    """The class that `evaluate.load` finds in a metric's folder; None where `evaluate` is not installed."""
+    if find_spec("evaluate") is None:
+        return None
     evaluate, datasets = import_module("evaluate"), import_module("datasets")
     function = getattr(functions, name)
 

@@ -32,6 +32,7 @@ def test_an_attached_pair_saves_the_stock_files_and_its_config(name, tmp_path):
         processor.save_pretrained(folder)
     plain, ours = files(tmp_path / "stock"), files(tmp_path / "pruned")
     assert json.loads(ours.pop(CONFIG_FILE)) == TokenPrunerConfig(budget=budget(name)).to_dict()
+    assert b"load_token_pruned" in ours.pop("README.md")
     assert ours == plain
     assert json.loads(ours["config.json"])["architectures"] == [type(model).__name__]
 

@@ -109,7 +109,7 @@ def _configs(model: Any, target: Path) -> dict[str, str]:
 def _zeros(model: nn.Module) -> float:
     """The share of zeros among a model's values."""
     state = [tensor for tensor in dense_state_dict(model).values() if not tensor.is_meta]
-    return 1 - sum(int(t.count_nonzero()) for t in state) / max(sum(t.numel() for t in state), 1)
+    return 1 - sum(int(t.ne(0).sum()) for t in state) / max(sum(t.numel() for t in state), 1)
 
 
 def _stamp(path: Path) -> tuple[int, int] | None:

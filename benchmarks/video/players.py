@@ -47,7 +47,9 @@ def made_bundle(folder: Path, size: str, frames: int) -> Path:
     source = ["-f", "lavfi", "-i", f"testsrc2=size={size}:rate={RATE}", "-frames:v", str(2 * frames + 2)]
     command = [imageio_ffmpeg.get_ffmpeg_exe(), "-v", "error", "-y", *source, "-pix_fmt", "yuv420p", str(clip)]
     subprocess.run(command, check=True)
-    options: dict[str, Any] = {"num_features": 8, "num_blocks": 2, "steps": 4, "batch_size": 4, "max_patches": 64}
+    options: dict[str, Any] = {
+        "method": "jstdo", "num_features": 8, "num_blocks": 2, "steps": 4, "batch_size": 4, "max_patches": 64,
+    }  # fmt: skip
     fit_video(clip, folder / size, progress_bar=False, device="cpu", lr_preset="ultrafast", **options)
     return folder / size
 

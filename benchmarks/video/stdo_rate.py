@@ -62,7 +62,7 @@ def bundle_points(
         prepared: Prepared | None = None
         for width, key in keys.items():
             settings = FitSettings(
-                scale=scale, num_features=width, num_blocks=arguments.blocks, steps=arguments.steps,
+                method="jstdo", scale=scale, num_features=width, num_blocks=arguments.blocks, steps=arguments.steps,
                 batch_size=arguments.batch_size, max_patches=arguments.max_patches,
                 weight_dtype=arguments.weight_dtype, lr_codec=codec, lr_quality=quality,
             )  # fmt: skip

@@ -116,8 +116,8 @@ def measure(seed: int, results: Rows, arguments: argparse.Namespace) -> None:
     if not missing:
         return
     settings = FitSettings(
-        scale=arguments.scale, num_features=arguments.features, steps=arguments.steps, batch_size=arguments.batch_size,
-        lr_quality=0, seed=seed,
+        method="jstdo", scale=arguments.scale, num_features=arguments.features, steps=arguments.steps,
+        batch_size=arguments.batch_size, lr_quality=0, seed=seed,
     )  # fmt: skip
     kinds = {name: (fit_on(SAMPLES[name], beta), {"method": "jstdo"}) for name, beta in missing}
     with tempfile.TemporaryDirectory() as folder:

@@ -90,7 +90,9 @@ def decode_ratio(clip: Path, method: str, k: int, folder: Path, arguments: argpa
 
 def step_ratio(clip: Path, folder: Path, arguments: argparse.Namespace) -> dict[str, Any]:
     """A step of `overfit` over forward, backward and Adam's step of a batch of the same shape."""
-    settings = FitSettings(num_features=arguments.features, num_blocks=arguments.blocks, max_patches=256)
+    settings = FitSettings(
+        method="jstdo", num_features=arguments.features, num_blocks=arguments.blocks, max_patches=256
+    )
     fit = Fit(clip, folder / f"step-{clip.stem}", settings, False, torch.device("cpu"))
     fit.prepare(False)
     fit.make_low_resolution()
@@ -180,7 +182,9 @@ def child(action: str, folder: str) -> None:
     """Encode or decode, and print the peak of resident memory in MiB."""
     source, bundle = Path(folder) / "long.mkv", Path(folder) / "bundle"
     if action == "encode":
-        fit_video(source, bundle, scale=4, steps=4, max_patches=256, progress_bar=False, device="cpu")
+        fit_video(
+            source, bundle, method="jstdo", scale=4, steps=4, max_patches=256, progress_bar=False, device="cpu"
+        )  # fmt: skip
     else:
         decode(bundle, Path(folder) / "out.mkv")
     print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)

@@ -1,7 +1,8 @@
 # %% [markdown]
 # # A video as a small stream, and a network that knows it
 #
-# `fit_video` makes the video smaller and trains tiny networks on it that enlarge it again; the bundle plays anywhere
+# `fit_video` makes the video smaller and fits a general network to it that enlarges it again: what this video changes
+# of it is sent, about a kilobyte (`method="jstdo"`: a network from scratch, sent whole). The bundle plays anywhere
 # torch runs. At equal quality nearly all that is saved is the small stream's: compare before you use it.
 #
 # `pip install '.[video]'`
@@ -10,7 +11,7 @@ from hf_efficient import STDOPipeline, fit_video
 
 VIDEO = "in.mp4"
 # %%
-bundle = fit_video(VIDEO, "runs/video_bundle", scale=2, method="jstdo", steps=20, num_features=4)
+bundle = fit_video(VIDEO, "runs/video_bundle", scale=2, steps=20)
 # %% [markdown]
 # Play it: frames as pictures, or a file.
 # %%

@@ -18,12 +18,6 @@ from hf_efficient.files import check_output, check_report, write_text, written_w
 
 from .push import push
 
-#: Settings of networks: with one of them --budget chooses for networks that are sent whole.
-OF_NETWORKS = {
-    "method", "num_chunks", "edges", "scorer", "warm_start", "backbone", "num_features", "num_blocks", "expansion",
-    "weight_dtype",
-}  # fmt: skip
-
 
 def run(arguments: argparse.Namespace) -> None:
     """Run the chosen action. Its errors are ValueError, OSError or ImportError, and say what to change."""
@@ -51,7 +45,7 @@ def encode(arguments: argparse.Namespace) -> None:
     given = {f.name: getattr(arguments, f.name) for f in fields(FitSettings) if hasattr(arguments, f.name)}
     settings = FitSettings(**given)
     WorkFolder(arguments.bundle).check(arguments.source, arguments.overwrite)
-    if arguments.budget is not None and OF_NETWORKS & given.keys():
+    if arguments.budget is not None and not settings.assignment.starts_from_general:  # networks are sent whole
         settings = settings_for_rate(arguments.source, parse_rate(arguments.budget), given)
     elif arguments.budget is not None:
         plain = check_output(arguments.bundle.with_name(f"{arguments.bundle.name}.mkv"), "file", [arguments.source])

@@ -58,7 +58,7 @@ _NETWORKS = "hf_efficient.video.networks.backbones"
 BACKBONES = Kind(
     budget="video networks",
     choice="backbone",
-    call='fit_video("in.mp4", "bundle/", {})',
+    call='fit_video("in.mp4", "bundle/", method="jstdo", {})',
     runs="fit_video, STDOModel and STDOPipeline; CPU and CUDA",
     page="stdo.md",
     config="hf_efficient.video.settings:FitSettings",

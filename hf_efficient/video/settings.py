@@ -27,6 +27,12 @@ def _help(text: str, choices: tuple[object, ...] | None = None) -> dict[str, obj
     return {"help": text} if choices is None else {"help": text, "choices": choices}
 
 
+def _from_scratch() -> str:
+    """The methods that any setting of a network is for, in words."""
+    names = [repr(row.name) for row in VIDEO.methods if not row.implementation.starts_from_general]
+    return f"a method that trains from scratch ({', '.join(names)})"
+
+
 @dataclass
 class FitSettings(PlainSettings):
     """How a video becomes a bundle. The defaults fit a CPU; the paper's are in docs/stdo.md.
@@ -34,8 +40,9 @@ class FitSettings(PlainSettings):
     Args:
         scale: 2, 3 or 4.
         method: "delta": the widest general network on luma of at most num_features, and what this video changes of it,
-            of which what pays is sent; "jstdo": one network on the data-aware sample; "stdo": a network for each chunk
-            of similar difficulty; "single": one network on all patches; "time": a network for each time segment (NAS).
+            of which what pays is sent. The others train networks from scratch and send them whole: the paper's "jstdo",
+            one network on the data-aware sample, and "stdo", a network for each chunk of similar difficulty; "single":
+            one network on all patches; "time": a network for each time segment (NAS).
         num_chunks: k: networks of "stdo" and "time", levels of sampling of "jstdo"; "auto": by the share of the
             error in each chunk and the steps for each network (4 for "jstdo").
         edges: "count": chunks of equally many patches, as published; "error": chunks of equal error.
@@ -43,7 +50,7 @@ class FitSettings(PlainSettings):
             model with one network for this scale, fitted to any video.
         warm_start: where each of several networks starts: "general": from one network that takes half of the steps;
             "previous": from the network of the previous (harder, or earlier) chunk; "none": from its initial weights.
-        backbone: "wdsr", "espcn", "edsr", "srcnn" or "vdsr".
+        backbone: of networks from scratch: "wdsr", "espcn", "edsr", "srcnn" or "vdsr".
         num_features: width of the networks; a list gives each chunk its own, the hardest first.
         num_blocks: depth, likewise.
         expansion: WDSR's width inside a block over its width outside.
@@ -70,7 +77,7 @@ class FitSettings(PlainSettings):
     """
 
     scale: int = field(default=2, metadata=_help("Scale of the enlargement.", SCALES))
-    method: str = field(default="jstdo", metadata=_help("Which network is trained on which patches.", VIDEO.names))
+    method: str = field(default="delta", metadata=_help("Which network is trained on which patches.", VIDEO.names))
     num_chunks: int | str = field(default=AUTO, metadata=_help("Number of chunks, or auto."))
     edges: str = field(
         default="count", metadata=_help("Chunks of equally many patches (count) or of equal error.", EDGES)
@@ -137,17 +144,19 @@ class FitSettings(PlainSettings):
 
     def _check_general(self) -> None:
         """Raise ValueError for a setting that the general network decides."""
-        if isinstance(self.num_features, (list, tuple)) or self.num_features < min(GENERAL_WIDTHS):
+        narrowest = min(GENERAL_WIDTHS)
+        asked = NetworkSpec(self.backbone, self.scale, self.num_features, self.num_blocks, self.expansion)  # type: ignore
+        if asked.num_features < narrowest:
             raise ValueError(
-                f"num_features={shown(self.num_features)}: there is no general network that is so narrow; expected at "
-                f"least {min(GENERAL_WIDTHS)}."
+                f"num_features={asked.num_features}: method={self.method!r} starts from a general network, and none is "
+                f"so narrow; expected at least {narrowest}, or {_from_scratch()}."
             )
         for name in ("backbone", "num_blocks", "expansion", "weight_dtype"):
             usual = type(self).__dataclass_fields__[name].default
             if getattr(self, name) != usual:
                 raise ValueError(
                     f"{name}={shown(getattr(self, name))}: method={self.method!r} starts from a general network, which "
-                    f"decides it. Leave it out."
+                    f"decides it. Leave it out, or choose {_from_scratch()}."
                 )
 
     def network(self, m: int) -> NetworkSpec:

@@ -30,6 +30,7 @@ from hf_efficient.video.play.decode import decode
 from hf_efficient.video.play.player import Player
 
 METHODS = {
+    "The general network, and what this clip changes of it": "delta",
     "One network, hard patches first (JSTDO)": "jstdo",
     "A network for each of 2 chunks (STDO)": "stdo",
     "One network, all patches alike": "single",
@@ -190,7 +191,7 @@ def build_demo() -> gr.Blocks:
             with gr.Column(scale=4):
                 clip = gr.File(label="Clip", file_types=["video"], type="filepath", elem_id="clip")
                 scale = gr.Radio(SCALES, value=2, label="Make it smaller by", elem_id="scale")
-                method = gr.Dropdown(list(METHODS.items()), value="jstdo", label="Method", elem_id="method")
+                method = gr.Dropdown(list(METHODS.items()), value="delta", label="Method", elem_id="method")
                 steps = gr.Slider(
                     FEWEST_STEPS, MOST_STEPS, STEPS, step=20, label="Training steps", elem_id="steps"
                 )  # fmt: skip

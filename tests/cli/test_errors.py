@@ -129,9 +129,9 @@ def test_choices_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
             "stdo encode {tmp}/file {tmp}/b --method single --num-chunks 4",
             "--num-chunks 4 is not read by --method single, only by 'jstdo', 'stdo', 'time'",
         ),
-        ("stdo encode {tmp}/file {tmp}/b --warm-start none", "--warm-start none is not read by --method jstdo"),
+        ("stdo encode {tmp}/file {tmp}/b --warm-start none", "--warm-start none is not read by --method delta"),
         (
-            "stdo encode {tmp}/file {tmp}/b --backbone espcn --expansion 2",
+            "stdo encode {tmp}/file {tmp}/b --method jstdo --backbone espcn --expansion 2",
             "--expansion 2 is not read by --backbone espcn, only by 'wdsr'",
         ),
         ("stdo encode {tmp}/file {tmp}/b --budget 1Mbps --lr-quality 3", "--lr-quality 3: the budget chooses it"),
@@ -262,8 +262,9 @@ def test_work_of_another_source_is_told_without_checksums(tmp_path: Path, capsys
     from tests.video.clips import make_clip, moving_frames
 
     clips = [make_clip(tmp_path / name, moving_frames(2, 96, 64, seed)) for seed, name in enumerate(("a.mp4", "b.mp4"))]
-    Fit(clips[0], tmp_path / "out", FitSettings(steps=5), False, torch.device("cpu")).prepare(False)
-    error = error_of(capsys, *["stdo", "encode", clips[1], tmp_path / "out", "--steps", "6", "--device", "cpu"])
+    Fit(clips[0], tmp_path / "out", FitSettings(method="jstdo", steps=5), False, torch.device("cpu")).prepare(False)
+    chosen = ["--method", "jstdo", "--steps", "6", "--device", "cpu"]
+    error = error_of(capsys, *["stdo", "encode", clips[1], tmp_path / "out", *chosen])
     assert "(another source file, --steps 5 then, --steps 6 now)" in error
     assert "or with --overwrite to start again" in error
     assert not re.search(r"[0-9a-f]{20}", error)

@@ -128,9 +128,7 @@ def test_an_evaluation_replaces_evaluations_alone(tmp_path: Path, capsys: pytest
 def test_encode_looks_at_its_output_before_it_looks_for_a_budget(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(
-        "hf_efficient.video.encode.rate_control.settings_for_rate", lambda *_: pytest.fail("it was looked for")
-    )
+    monkeypatch.setattr("hf_efficient.video.encode.budget.spend", lambda *_: pytest.fail("it was looked for"))
     bundle = quick_bundle(tmp_path, steps=2).path
     (tmp_path / "file").write_text("mine")
     for output, overwrite in ((bundle, []), (tmp_path / "file", ["--overwrite"]), (tmp_path, ["--overwrite"])):

@@ -95,7 +95,7 @@ def test_the_page_says_what_to_use(app: Any) -> None:
     assert "Keep your file" in app.advise(psnr, 30_000, 20_000, 15_000)
 
 
-@pytest.mark.parametrize("method", ["jstdo", "stdo"])
+@pytest.mark.parametrize("method", ["delta", "stdo"])
 def test_over_http(url: str, source: Path, tmp_path: Path, method: str) -> None:
     from gradio_client import Client, handle_file
 

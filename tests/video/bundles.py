@@ -13,6 +13,7 @@ from hf_efficient.video.settings import FitSettings
 from tests.video.clips import make_clip, moving_frames
 
 QUICK: dict[str, Any] = {
+    "method": "jstdo",
     "num_features": 4, "num_blocks": 1, "steps": 8, "batch_size": 4, "checkpoint_every": 2, "max_patches": 32,
     "progress_bar": False, "device": "cpu", "lr_preset": "ultrafast",
 }  # fmt: skip

@@ -13,7 +13,8 @@ from tests.cli.shell import error_of
 from tests.video.bundles import source_clip
 from tests.video.clips import make_clip, moving_frames
 
-QUICK = ["--num-features", "4", "--num-blocks", "1", "--steps", "6", "--batch-size", "4", "--device", "cpu"]
+FEW = ["--steps", "6", "--batch-size", "4", "--device", "cpu"]
+QUICK = [*FEW, "--method", "jstdo", "--num-features", "4", "--num-blocks", "1"]
 
 
 @pytest.fixture(scope="module")
@@ -34,6 +35,19 @@ def sound_seconds(path: Path) -> float:
         assert sound.duration
         assert sound.time_base
         return float(sound.duration * sound.time_base)
+
+
+def test_the_default_sends_a_delta_to_a_general_network(
+    source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["stdo", "encode", str(source), str(tmp_path / "small"), *FEW]) == 0
+    assert main(["stdo", "info", str(tmp_path / "small")]) == 0
+    printed = capsys.readouterr().out
+    assert "<- taken" in printed
+    assert "method delta" in printed
+    with pytest.raises(SystemExit):
+        main(["stdo", "encode", "--help"])
+    assert "(default: delta)" in " ".join(capsys.readouterr().out.split())
 
 
 def test_there_and_back(source: Path, bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

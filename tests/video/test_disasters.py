@@ -85,7 +85,7 @@ def test_a_decoder_killed_anywhere(tmp_path: Path, name: str) -> None:
 
 SIZES = [40, 80, 120, 160, 200, 260, 320, 400, 500, 700, 900]  # KiB
 ENCODE = ["--steps", "8", "--batch-size", "4", "--num-features", "4", "--num-blocks", "1", "--checkpoint-every", "2",
-          "--max-patches", "32", "--lr-preset", "ultrafast", "--device", "cpu"]  # fmt: skip
+          "--method", "jstdo", "--max-patches", "32", "--lr-preset", "ultrafast", "--device", "cpu"]  # fmt: skip
 
 
 @pytest.mark.slow

@@ -49,6 +49,10 @@ class DeltaFit(Fit):
         self.general = general_network(self.settings.scale, self.settings.network(0).num_features)
         self.identity |= {"general": self.general.digest}
 
+    def network_bytes(self) -> int:
+        """Of the general network as it is: more is sent only where it pays."""
+        return self._candidate("general", self.general.spec, b"").bytes
+
     def deltas(self) -> dict[str, tuple[Delta, Recipe]]:
         """What is trained, by its name."""
         all_steps = self.plan.recipes()[EXPERT]

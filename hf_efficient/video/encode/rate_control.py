@@ -29,7 +29,7 @@ from .low_resolution import downscaled, stream_name, write_stream
 HEADER_BYTES = 4096  # of safetensors and JSON, generously
 # From benchmarks/video/stdo_rate.py: an AV1 stream gives the best bundles of a rate, with networks of about a tenth
 # of the bits; 8-bit weights cost under 0.1 dB and half the bytes.
-MEASURED = {"weight_dtype": "int8", "lr_codec": "libsvtav1"}
+MEASURED = {"method": "jstdo", "weight_dtype": "int8", "lr_codec": "libsvtav1"}
 NETWORK_SHARE = 0.1
 WIDTHS = (32, 24, 16, 12, 8, 6, 4)
 SAMPLES = 16  # frames that a scale is judged by
@@ -63,8 +63,9 @@ def settings_for_rate(
     Args:
         source: the video.
         rate: bits per second, sound and subtitles included.
-        given: fields of FitSettings that are fixed. The others among scale, num_features, num_chunks (for method
-            "stdo"), weight_dtype ("int8") and lr_codec ("libsvtav1") are chosen, and always lr_quality.
+        given: fields of FitSettings that are fixed; "method" is one that sends its networks whole. The others among
+            scale, num_features, num_chunks (for method "stdo"), weight_dtype ("int8") and lr_codec ("libsvtav1") are
+            chosen, and always lr_quality.
         log: called with a line on each scale: what was chosen, and what the other scales would have given.
 
     Raises:

@@ -93,7 +93,7 @@ class Fit:
     def _run(self, overwrite: bool) -> None:
         if self.processes.first:
             self.prepare(overwrite)
-            warn_before(self.source, self.info, self.settings.steps, network_bytes(self.settings))
+            warn_before(self.source, self.info, self.settings.steps, self.network_bytes())
             try:
                 self.make_low_resolution()
                 self.score()
@@ -117,6 +117,10 @@ class Fit:
                 f"{str(self.source)!r} was changed while it was fitted: stream and networks are of different videos. "
                 "Call again when nothing writes to it."
             )
+
+    def network_bytes(self) -> int:
+        """Bytes of all networks on disk, as far as they are known before the work."""
+        return network_bytes(self.settings)
 
     def prepare(self, overwrite: bool) -> None:
         """Make or check the work folder."""

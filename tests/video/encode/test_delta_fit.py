@@ -117,9 +117,13 @@ def test_a_killed_fit_makes_the_same_bundle(fitted: Bundle, tmp_path: Path, monk
 def test_what_a_general_network_decides_cannot_be_set() -> None:
     refused: list[tuple[str, Any]] = [("backbone", "edsr"), ("num_blocks", 3), ("weight_dtype", "int8")]
     for name, value in refused:
-        with pytest.raises(ValueError, match=f"{name}="):
-            FitSettings(**{"method": "delta", "num_features": 8, name: value})
-    with pytest.raises(ValueError, match="num_features=4: there is no general network"):
-        FitSettings(method="delta", num_features=4)
-    assert FitSettings(method="delta").network(0).num_features == 8
-    assert FitSettings(method="delta", num_features=8).network(0).backbone == "luma_wdsr"
+        with pytest.raises(
+            ValueError, match=rf"{name}=.*Leave it out, or choose .* \('jstdo', 'stdo', 'single', 'time'\)"
+        ):
+            FitSettings(**{name: value})
+    with pytest.raises(
+        ValueError, match=r"num_features=4: .* expected at least 8, or a method that trains from scratch"
+    ):
+        FitSettings(num_features=4)
+    assert FitSettings().network(0).num_features == 8
+    assert FitSettings(num_features=8).network(0).backbone == "luma_wdsr"

@@ -96,7 +96,7 @@ def test_training_beats_bicubic(tmp_path: Path, method: str) -> None:
 
 def test_early_gradients_are_soon_forgotten(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A short training on a real clip, against Adam with its published memory: nearer by more than 0.2 dB."""
-    settings = FitSettings(num_features=8, lr_quality=0)
+    settings = FitSettings(method="jstdo", num_features=8, lr_quality=0)
     fit = Fit(clip("carphone_pristine.mp4"), tmp_path / "bundle", settings, False, torch.device("cpu"))
     fit.prepare(overwrite=False)
     fit.make_low_resolution()

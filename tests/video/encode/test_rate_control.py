@@ -17,7 +17,7 @@ from hf_efficient.video.patches import Geometry, to_rgb8, to_tensor
 from hf_efficient.video.settings import FitSettings
 from tests.video.bundles import QUICK, source_clip, started
 
-GIVEN: dict[str, Any] = {k: QUICK[k] for k in ("num_blocks", "steps", "batch_size", "lr_preset")}
+GIVEN: dict[str, Any] = {k: QUICK[k] for k in ("method", "num_blocks", "steps", "batch_size", "lr_preset")}
 GIVEN["lr_codec"] = "libx264"
 
 

@@ -50,7 +50,7 @@ def test_ten_bits_are_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
     with pytest.warns(UserWarning, match="10 bits per color"):
         bundle = fit_video(source, tmp_path / "bundle", **QUICK)
     assert len(list(Player(bundle).frames())) == 4
-    command = ["stdo", "encode", str(source), str(tmp_path / "other"), "--steps", "2", "--num-features", "4"]
+    command = ["stdo", "encode", str(source), str(tmp_path / "other"), "--steps", "2"]
     assert main(command) == 0
     warnings = [line for line in capsys.readouterr().err.splitlines() if "10 bits" in line]
     assert len(warnings) == 1

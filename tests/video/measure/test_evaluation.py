@@ -69,9 +69,9 @@ def test_bd_rate_of_a_curve_that_needs_half_the_bits() -> None:
 
 
 def test_network_bytes_count_all_networks() -> None:
-    one = network_bytes(FitSettings())
+    one = network_bytes(FitSettings(method="jstdo"))
     assert network_bytes(FitSettings(method="stdo", num_chunks=3)) == 3 * one
-    assert network_bytes(FitSettings(weight_dtype="float32")) == 2 * one
+    assert network_bytes(FitSettings(method="jstdo", weight_dtype="float32")) == 2 * one
     sizes = FitSettings(method="stdo", num_chunks=2, num_features=[16, 8])
     assert one < network_bytes(sizes) < 2 * one
 

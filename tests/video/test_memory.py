@@ -53,7 +53,8 @@ def test_scoring_many_frames_takes_the_memory_of_a_few(large: Path, tmp_path: Pa
 
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="resident memory is read from /proc")
 def test_evaluating_many_frames_takes_the_memory_of_a_few(large: Path, tmp_path: Path) -> None:
-    fit_video(large, tmp_path / "bundle", steps=1, max_patches=8, progress_bar=False)
+    small: dict[str, Any] = {"method": "jstdo", "steps": 1, "num_features": 1, "num_blocks": 1, "max_patches": 8}
+    fit_video(large, tmp_path / "bundle", progress_bar=False, **small)
     used: list[float] = []
     evaluate(tmp_path / "bundle", large, progress=lambda _: used.append(resident()))
     assert len(used) == 32

@@ -1,5 +1,6 @@
 """Plans under limits: predictions against measurements, bisection against trying everything, and what is refused."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -201,7 +202,13 @@ def test_the_first_recipe_that_fits_is_taken(tmp_path: Path) -> None:
 
     free = found({"training_bytes": "300%"})
     assert free.plan.sam is not None
-    small = found({"training_bytes": 0.8 * free.predicted["training_bytes"]})
+    costs = next(line for line in free.to_markdown().splitlines() if line.startswith("| weights, optimizer state"))
+    assert all(cell.strip() for i, cell in enumerate(costs.split("|")[1:-1]) if i != 3), costs  # it is not predicted
+    assert free.front()[-1].measured["training_bytes"] > 0
+    free.plot(tmp_path / "front.png")
+    with pytest.raises(ValueError, match="cost='weights'"):
+        free.plot(tmp_path / "front.png", "weights")
+    small = found({"training_bytes": 0.8 * free.measured["training_bytes"]})
     assert small.plan.sam is None
     assert small.plan.sparsity is not None
     assert small.plan.sparsity.sparsity == 0.9
@@ -226,3 +233,55 @@ def test_what_cannot_be_planned_is_refused() -> None:
         EfficiencyPlan.from_dict({"pruning": half, "sparsity": {"sparsity": 0.9}})
     with pytest.raises(ValueError, match="fewer zeros"):
         EfficiencyPlan.from_dict({"pruning": half}).save_pretrained("nowhere", llama())
+
+
+def test_the_model_is_in_evaluation_mode_meanwhile_and_random_numbers_are_as_before(tmp_path: Path) -> None:
+    model = llama().train()
+    arguments = TrainingArguments(tmp_path, report_to=[], use_cpu=True, optim="adamw_torch", max_steps=3)
+    batch = {**text_inputs(None, TEXT[:2]), "labels": text_inputs(None, TEXT[:2])["input_ids"]}
+    torch.manual_seed(7)
+    before = torch.get_rng_state()
+    found = find_plan(model, None, TEXT, lambda model, *_: float(model.training), {"training_bytes": "300%"},
+                      inputs=text_inputs, repeats=1, args=arguments, train_batch=batch, recipes=[{}])  # fmt: skip
+    assert {one.quality for one in (found.stock, *found.tried)} == {0.0}
+    assert model.training
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_a_plan_with_nan_is_never_the_best() -> None:
+    answers = iter([0.5, float("nan"), 0.1])
+    found = find_plan(llama(), None, TEXT, lambda *_: next(answers), {"file_bytes": "70%"}, inputs=text_inputs,
+                      levers=["sparsegpt", "wanda"], repeats=1)  # fmt: skip
+    assert found.quality == 0.1
+    assert json.dumps(found.to_dict(), allow_nan=False)
+
+
+@pytest.mark.parametrize(
+    ("what", "message"),
+    [
+        ({"data": (row for row in TEXT)}, "data is a generator; expected a sequence"),
+        ({"data": ["a text"]}, "rows of type str"),
+        ({"data": [{"ids": torch.ones(2)}, {"ids": torch.ones(3)}]}, "of shapes"),
+        ({"metric": "accuracy"}, "is no function"),
+        ({"metric": lambda *_: torch.ones(2)}, "metric returned a tensor"),
+        ({"metric": lambda *_: float("nan")}, "no finite number for the stock model"),
+        ({"methods": "itg"}, "expected a list of names"),
+        ({"recipes": [], "args": 1, "train_batch": {}}, "recipes is empty"),
+        ({"recipes": [{"sma": 1}], "args": 1, "train_batch": {}}, "recipes: 'sma' is no part"),
+    ],
+)
+def test_odd_arguments_are_named(what: dict[str, Any], message: str) -> None:
+    given: dict[str, Any] = {"data": TEXT, "metric": lambda *_: 0.0, "limit": {"file_bytes": "90%"}, **what}
+    if not (isinstance(given["data"], list) and given["data"] is not TEXT):
+        given["inputs"] = text_inputs
+    with pytest.raises(ValueError, match=message):
+        find_plan(llama(), None, repeats=1, **given)
+
+
+def test_a_wrong_limit_is_refused_before_any_work() -> None:
+    with pytest.raises(ValueError, match="is not known"):
+        find_plan(llama(), None, TEXT, lambda *_: pytest.fail("asked"), {"cache": 1}, inputs=text_inputs)
+    with pytest.raises(ValueError, match="args= and train_batch="):
+        find_plan(llama(), None, TEXT, lambda *_: pytest.fail("asked"), {"step_seconds": 1}, inputs=text_inputs)
+    with pytest.raises(ValueError, match="cache_bytes is 0 of this model"):
+        amounts({"cache_bytes": "50%"}, {"cache_bytes": 0.0})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -9,6 +10,7 @@ from typing import Any
 
 from hf_efficient.budget.plan.efficiency_plan import EfficiencyPlan
 from hf_efficient.budget.report import table
+from hf_efficient.checks import check_choice
 from hf_efficient.extras import extra
 from hf_efficient.files import written_whole
 
@@ -24,7 +26,7 @@ class Candidate:
         plan: all of it.
         quality: what the metric said.
         predicted: name of a cost -> value, before it was measured.
-        measured: the same, measured.
+        measured: the same, measured; those of training of the plan that is taken alone.
     """
 
     name: str
@@ -35,7 +37,8 @@ class Candidate:
 
     def to_dict(self) -> dict[str, Any]:
         """As plain values."""
-        own = {"name": self.name, "plan": self.plan.to_dict(), "quality": self.quality}
+        quality = self.quality if math.isfinite(self.quality) else None  # JSON knows no infinity
+        own = {"name": self.name, "plan": self.plan.to_dict(), "quality": quality}
         return {**own, "predicted": dict(self.predicted), "measured": dict(self.measured)}
 
 
@@ -80,8 +83,11 @@ class FoundPlan:
 
         Args:
             cost: name of the cost; None: the first one that is limited.
+
+        Raises:
+            ValueError: it is no cost that was measured.
         """
-        name = next(iter(self.limits)) if cost is None else cost
+        name = self._cost(cost)
         known = [one for one in (self.stock, *self.tried) if name in one.measured]
         ordered = sorted(known, key=lambda one: (one.measured[name], -one.quality))
         front: list[Candidate] = []
@@ -89,6 +95,17 @@ class FoundPlan:
             if not front or one.quality > front[-1].quality:
                 front.append(one)
         return front
+
+    def _cost(self, cost: str | None) -> str:
+        if cost is not None:
+            check_choice("cost", cost, tuple(self.measured))
+        return next(iter(self.limits)) if cost is None else cost
+
+    def _kept(self, one: Candidate) -> str:
+        """Whether a plan keeps the limits, as far as it was measured."""
+        if broken(one.measured, self.limits):
+            return "no"
+        return "yes" if all(name in one.measured for name in self.limits) else "not priced"
 
     def to_dict(self) -> dict[str, Any]:
         """As plain JSON values."""
@@ -118,7 +135,7 @@ class FoundPlan:
             [
                 one.name, f"{one.quality:.4g}",
                 *(said(n, one.measured[n]) if n in one.measured else "" for n in limited),
-                "yes" if not broken(one.measured, self.limits) else "no", "yes" if one.name in on_front else "",
+                self._kept(one), "yes" if one.name in on_front else "",
             ]
             for one in sorted((self.stock, *self.tried), key=lambda one: -one.quality)
         ]  # fmt: skip
@@ -134,11 +151,12 @@ class FoundPlan:
 
         Raises:
             ImportError: matplotlib is absent; the message says what to install.
+            ValueError: it is no cost that was measured.
         """
         with extra("plots"):
             from matplotlib.figure import Figure
 
-        name = next(iter(self.limits)) if cost is None else cost
+        name = self._cost(cost)
         figure = Figure(figsize=(7, 4), layout="constrained")
         axes = figure.subplots()
         front = self.front(name)

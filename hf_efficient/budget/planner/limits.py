@@ -55,17 +55,31 @@ def amounts(limits: Limits, stock: Mapping[str, float]) -> dict[str, float]:
     Raises:
         ValueError: a name is not known, an amount cannot be read or is not > 0, or there is none at all.
     """
+    check_limits(limits, any(name in stock for name in OF_TRAINING))
+    return {name: _amount(name, value, stock[name]) for name, value in limits.items()}
+
+
+def check_limits(limits: Any, trained: bool) -> None:
+    """Refuse what cannot be limited, before anything is measured.
+
+    Args:
+        limits: as of `amounts`.
+        trained: whether training is priced.
+
+    Raises:
+        ValueError: see there.
+    """
     if not isinstance(limits, Mapping) or not limits:
         raise ValueError(
             f"limit={shown(limits)} limits nothing; expected a dict of at least one of {', '.join(COSTS)}."
         )
-    found = {}
     for name, value in limits.items():
         check_choice("limit", name, tuple(COSTS))
-        if name not in stock:
-            raise ValueError(f"limit: {name} is of training; pass what is trained: find_plan(..., args=, train_rows=).")
-        found[name] = _amount(name, value, stock[name])
-    return found
+        if name in OF_TRAINING and not trained:
+            raise ValueError(
+                f"limit: {name} is of training; pass what is trained to find_plan in Python: args= and train_batch=."
+            )
+        _amount(name, value, 1.0)
 
 
 def _amount(name: str, value: Any, now: float) -> float:
@@ -80,6 +94,8 @@ def _amount(name: str, value: Any, now: float) -> float:
             number *= 1e-3 if (size, unit) == ("m", "s") else _SIZES[size]
         else:
             number = None
+    if number == 0 and not now:
+        raise ValueError(f"limit: {name} is 0 of this model, and so is {shown(value)} of it; there is nothing to save.")
     if number is None or not 0 < number < math.inf:
         example = {"s": "'200ms'", "B": "'40MB'", "FLOP": "'3GFLOP'"}[unit]
         raise ValueError(

@@ -11,6 +11,7 @@ from hf_efficient.budget.measure import measure
 from hf_efficient.budget.plan.efficiency_plan import EfficiencyPlan
 from hf_efficient.extras import extra
 from hf_efficient.optimization.arguments import SAMArguments
+from hf_efficient.reading import shown
 
 from .found import Candidate
 from .limits import OF_TRAINING, LimitError, broken, costs_of, said
@@ -50,7 +51,11 @@ class Recipes:
         self.model, self.processor, self.args, self.batch = model, processor, args, batch
         self.recipes = [dict(recipe) for recipe in (RECIPES if recipes is None else recipes)]
         self.calibration = calibration
+        if not self.recipes:
+            raise ValueError("recipes is empty; expected one at least, such as {} for plain training.")
         for recipe in self.recipes:
+            if unknown := [name for name in recipe if name not in ("sam", "sparsity")]:
+                raise ValueError(f"recipes: {shown(unknown[0])} is no part of one; expected 'sam' and 'sparsity'.")
             EfficiencyPlan(**recipe)  # raises before any work
 
     def stock(self) -> dict[str, float]:
@@ -83,7 +88,7 @@ class Recipes:
             costs = self.costs(plan)
             if not broken(costs, limits):
                 return replace(
-                    best, name=f"{best.name}; trained: {named(plan)}", plan=plan, predicted={**best.predicted, **costs}
+                    best, name=f"{best.name}; trained: {named(plan)}", plan=plan, measured={**best.measured, **costs}
                 )
             least = {name: min(cost, least.get(name, cost)) for name, cost in costs.items()}
         over = {name: least[name] for name in OF_TRAINING if name in limits and name in least}

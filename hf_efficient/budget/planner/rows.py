@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -21,15 +22,23 @@ def inputs_of_rows(processor: Any, rows: Sequence[Mapping[str, Any]]) -> dict[st
             them.
 
     Raises:
-        ValueError: there are no rows, or they have none of these.
+        ValueError: there are no rows, or they have none of these, or tensors of unequal shapes.
     """
     first = rows[0] if len(rows) else {}
+    if not isinstance(first, Mapping):
+        raise ValueError(f"data has rows of type {type(first).__name__}; expected dicts, or pass inputs=, a function "
+                         "of processor and rows that makes inputs of the model.")  # fmt: skip
     if "image" in first and "question" in first:
         return encode_prompts(processor, [row["image"] for row in rows], [str(row["question"]) for row in rows])
     if "text" in first and processor is not None:
         return dict(processor([str(row["text"]) for row in rows], padding=True, return_tensors="pt"))
-    if first and all(isinstance(value, (Tensor, int, float, list)) for value in first.values()):
-        return {name: torch.stack([torch.as_tensor(row[name]) for row in rows]) for name in first}
+    if first and all(isinstance(value, (Tensor, np.ndarray, int, float, list)) for value in first.values()):
+        made = {name: [torch.as_tensor(row[name]) for row in rows] for name in first}
+        for name, tensors in made.items():
+            if len(shapes := {tuple(tensor.shape) for tensor in tensors}) > 1:
+                raise ValueError(f"data has {name!r} of shapes {sorted(shapes)}; expected one shape, or pass inputs=, "
+                                 "a function of processor and rows that pads them.")  # fmt: skip
+        return {name: torch.stack(tensors) for name, tensors in made.items()}
     raise ValueError(
         f"data has rows of {shown(sorted(first))}, of which no inputs are known to be made; expected 'image' and "
         "'question', or 'text', or tensors. Or pass inputs=, a function of processor and rows that makes them."

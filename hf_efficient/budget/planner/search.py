@@ -11,16 +11,17 @@ from hf_efficient.budget.measure import measure
 from hf_efficient.budget.memory import bytes_of
 from hf_efficient.budget.parameters import saved
 from hf_efficient.budget.plan.efficiency_plan import EfficiencyPlan
-from hf_efficient.checks import check_choice, check_whole
-from hf_efficient.methods import REPRESENTATION
+from hf_efficient.budget.step import random_numbers_kept
+from hf_efficient.checks import check_whole
+from hf_efficient.modes import evaluating
 from hf_efficient.representation.config import TokenPrunerConfig
 from hf_efficient.representation.evaluation.questions import on_device
 from hf_efficient.representation.vlm.attach import token_pruner
 from hf_efficient.sparsity.storage.checkpoint import dense_state_dict, encode
-from hf_efficient.wrapped import pruner_below, unwrapped
 
+from .asked import check_asked, quality_of
 from .found import Candidate, FoundPlan
-from .limits import OF_A_FORWARD, LimitError, Limits, amounts, broken, costs_of, said
+from .limits import OF_A_FORWARD, LimitError, Limits, amounts, broken, check_limits, costs_of, said
 from .recipes import Recipes, TrainBatch
 from .rows import inputs_of_rows
 from .tokens import TokenCosts, largest_unit, stock_costs
@@ -57,11 +58,11 @@ def find_plan(
     but priced: of the recipes the first one that fits is taken, by one measured step.
 
     Args:
-        model: stock, on its device; it is as before afterwards.
+        model: stock, on its device; it is as before afterwards. In evaluation mode meanwhile.
         processor: its processor or tokenizer; None where rows are tensors.
         data: rows on which plans are compared; keep others to test the one that is found.
-        metric: of model, processor and rows; larger is better. The processor writes as many placeholders as tokens
-            are kept: make prompts with it.
+        metric: of model, processor and rows, a number; larger is better, a plan with NaN the worst. The processor
+            writes as many placeholders as tokens are kept: make prompts with it.
         limit: name of a cost (`COSTS`) -> the most it may be: a number, "40MB", "200ms", "50%" (of what it is now).
             Costs of a forward are those of the first `batch_size` rows.
         inputs: makes inputs of the model from processor and rows.
@@ -80,26 +81,17 @@ def find_plan(
 
     Raises:
         LimitError: no plan keeps the limits; `best` says what can be reached. It is a ValueError.
-        ValueError: a limit, method or lever is not known, the data are empty, or the model has a pruner or adapter.
+        ValueError: a limit, method, lever or recipe is not known, the data are empty or no sequence, the metric gives
+            no number, or the model has a pruner or adapter.
     """
-    check_asked(model, data, methods, levers)
+    check_asked(model, data, metric, methods, levers)
+    check_limits(limit, args is not None)
     check_whole("batch_size", batch_size, 1)
     check_whole("further", further, 0)
-    search = _Search(model, processor, data, metric, inputs, batch_size, repeats, progress)
-    training = Recipes(model, processor, args, train_batch, recipes, search.calibration) if args is not None else None
-    return search.found(limit, methods, WeightLevers(model, levers), further, training)
-
-
-def check_asked(model: Any, data: Any, methods: Sequence[str], levers: Sequence[str]) -> None:
-    """Refuse what no plan can be found for."""
-    for name in methods:
-        check_choice("methods", name, REPRESENTATION.names)
-    for name in levers:
-        check_choice("levers", name, LEVERS)
-    if not len(data):
-        raise ValueError("data has no rows; expected some on which plans are compared.")
-    if pruner_below(model) is not None or getattr(model, "peft_config", None) or unwrapped(model) is not model:
-        raise ValueError("The model has a pruner or an adapter, or is wrapped: plan for the stock model.")
+    with evaluating(model), random_numbers_kept(model):
+        search = _Search(model, processor, data, metric, inputs, batch_size, repeats, progress)
+        training = None if args is None else Recipes(model, processor, args, train_batch, recipes, search.calibration)
+        return search.found(limit, methods, WeightLevers(model, levers), further, training)
 
 
 def the_best(fitting: Sequence[Candidate], limits: Mapping[str, float], stock: Mapping[str, float]) -> Candidate:
@@ -122,7 +114,9 @@ class _Search:
         self.report = measure(model, self.batch(), repeats=repeats)
         self.stock = costs_of(self.report)
         self.progress("stock")
-        self.quality = float(metric(model, processor, data))
+        self.quality = quality_of(metric, model, processor, data)
+        if self.quality == -math.inf:
+            raise ValueError("metric gives no finite number for the stock model, so that no plan can be compared.")
         self.lines: dict[str, TokenCosts] = {}
         self.best: dict[str, float] = {}  # name of a cost -> the least that was predicted or measured
         self.models: dict[str, Any] = {}  # at most one copy of the model
@@ -139,8 +133,11 @@ class _Search:
             raise self.refused(limits)
         tried += self.further_than(the_best(fitting, limits, stock), limits, further)
         best = the_best([one for one in tried if not broken(one.measured, limits)], limits, stock)
+        if best.quality == -math.inf:
+            raise ValueError("metric gives no finite number for any plan that keeps the limits.")
         if training is not None:
-            best = training.added(best, limits)
+            untrained, best = best, training.added(best, limits)
+            tried = [best if one is untrained else one for one in tried]
         nothing = Candidate("stock", EfficiencyPlan(), self.quality, stock, stock)
         return FoundPlan(best, limits, nothing, tried)
 
@@ -239,7 +236,7 @@ class _Search:
         self.progress(name)
         with nullcontext() if pruner is None else token_pruner(model, self.processor, pruner):
             costs = costs_of(measure(model, self.batch(), repeats=self.repeats))
-            quality = float(self.metric(model, self.processor, self.data))
+            quality = quality_of(self.metric, model, self.processor, self.data)
         costs["file_bytes"] = file_bytes(model, weights)
         if weights.precision is not None and "prefill_seconds" not in limits:  # whose slowness was not measured
             predicted = {cost: value for cost, value in predicted.items() if cost != "prefill_seconds"}

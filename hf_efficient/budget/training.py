@@ -12,6 +12,7 @@ from hf_efficient.extras import extra
 from hf_efficient.files.checkpoints import has_whole
 
 from .plan.efficiency_plan import EfficiencyPlan
+from .plan.folder import check_free
 from .planner.found import FoundPlan
 from .trainer import EfficientTrainer
 
@@ -48,6 +49,7 @@ def train_plan(
 
     Raises:
         ValueError: `folder` is `args.output_dir`, nothing of the plan trains, or as `EfficiencyPlan.apply`.
+        FileExistsError: weights of another origin are in `folder`.
     """
     chosen = plan.plan if isinstance(plan, FoundPlan) else EfficiencyPlan.of(plan)
     if Path(folder).resolve() == Path(args.output_dir).resolve():
@@ -57,6 +59,7 @@ def train_plan(
             f"The plan has precision={chosen.precision['quant_method']!r} and nothing that trains: quantized weights "
             "do not. Give it an adapter, sparsity={'target': 'delta', 'sparsity': 0.995}, or leave precision out."
         )
+    check_free(folder, weights=chosen.sparsity is None and chosen.pruning is None)
     set_seed(args.seed)
     model, processor = chosen.apply(model, processor, batches)
     trainer = EfficientTrainer(model, args, plan=chosen, processing_class=processor, **kwargs)

@@ -17,7 +17,9 @@ def run(arguments: argparse.Namespace) -> None:
     """
     check_output(arguments.output, "folder")
     from hf_efficient import EfficiencyPlan
+    from hf_efficient.budget.plan.folder import check_free
 
+    check_free(arguments.output)
     plan = EfficiencyPlan.from_pretrained(arguments.plan)
     model, processor, looks = loaded(arguments, plan)
     model, processor = plan.apply(model, processor, batches_for(plan, arguments, model, processor, looks))

@@ -10,7 +10,7 @@ from typing import Any
 
 from hf_efficient.methods import KINDS
 
-from .plan_models import write_json
+from .output import write_json
 
 #: What can be done -> modules that it needs.
 USES = {

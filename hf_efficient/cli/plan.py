@@ -5,7 +5,8 @@ import sys
 
 from hf_efficient.files.outputs import check_output
 
-from .plan_models import loaded, rows_for, write_json
+from .output import write_json
+from .plan_models import loaded, rows_for
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -20,10 +21,18 @@ def run(arguments: argparse.Namespace) -> None:
     for output in (arguments.plot, None if to_stdout else arguments.json):
         if output is not None:
             check_output(output, "file")
+    check_output(arguments.output, "folder")
+    names = [name for name, _ in arguments.limit]
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise ValueError(f"limit: {twice[0]} is given more than once; expected one amount.")
     from hf_efficient import find_plan
+    from hf_efficient.budget.plan.folder import check_free
+    from hf_efficient.budget.planner.limits import check_limits
     from hf_efficient.budget.planner.ready import INPUTS, METRICS
     from hf_efficient.representation.evaluation.questions import on_device
 
+    check_limits(dict(arguments.limit), trained=False)
+    check_free(arguments.output)
     model, processor, looks = loaded(arguments)
     rows = rows_for(arguments, looks)
     found = find_plan(

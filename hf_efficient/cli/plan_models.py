@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import json
-import sys
-from pathlib import Path
 from typing import Any
 
-from hf_efficient.files import is_local, write_text
+from hf_efficient.files import is_local
 from hf_efficient.reading import shown
 
 from .report import sees
@@ -29,6 +26,10 @@ def loaded(arguments: argparse.Namespace, plan: Any = None) -> tuple[Any, Any, b
     looks = sees(arguments.model)
     if arguments.dtype != "auto" and not isinstance(getattr(torch, arguments.dtype, None), torch.dtype):
         raise ValueError(f"dtype={shown(arguments.dtype)} is not known; expected auto, float32, bfloat16 or float16.")
+    try:
+        torch.empty(0, device=arguments.device)
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(f"device={shown(arguments.device)} cannot be used here: {error}") from error
     kwargs: dict[str, Any] = {"revision": arguments.revision, "dtype": arguments.dtype}
     precision = None if plan is None else plan.precision
     more = {} if precision is None else {"quantization_config": quantization_config(precision)}
@@ -66,12 +67,3 @@ def batches_for(plan: Any, arguments: argparse.Namespace, model: Any, processor:
         return None
     rows = rows_for(arguments, looks)[:64]
     return [on_device(model, INPUTS[looks](processor, rows[i : i + 8])) for i in range(0, len(rows), 8)]
-
-
-def write_json(path: Path, content: Any) -> None:
-    """To a file, or to standard output where it is called "-"."""
-    text = json.dumps(content, indent=1) + "\n"
-    if str(path) == "-":
-        sys.stdout.write(text)
-    else:
-        write_text(path, text)

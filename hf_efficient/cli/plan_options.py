@@ -35,7 +35,7 @@ def add_plans(commands: Any) -> None:
     plan.add_argument("model", help="folder or Hub id of a model, of pictures and text or of text alone")
     plan.add_argument("output", type=Path, help="folder to write the plan to")
     plan.add_argument(
-        "--limit", type=limit, nargs="+", required=True, metavar="NAME=AMOUNT",
+        "--limit", type=limit, nargs="+", action="extend", required=True, metavar="NAME=AMOUNT",
         help="the most it may cost: prefill_seconds, prefill_flops, prefill_flops_nonzero, cache_bytes, file_bytes; "
         "amounts as 50%% (of now), 40MB, 3GFLOP, 200ms",
     )  # fmt: skip

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hf_efficient.files import is_local, write_text
+from hf_efficient.files import is_local
 from hf_efficient.files.outputs import check_output
 
 from . import pruner_settings
+from .output import write_json
 
 if TYPE_CHECKING:
     from hf_efficient.budget.report import BudgetReport
@@ -23,7 +23,8 @@ def run(arguments: argparse.Namespace) -> None:
         ValueError: a setting is invalid, or options of a pruner are given for a model without pictures.
         OSError: the model or the image cannot be read.
     """
-    for output in (arguments.json, arguments.plot):
+    to_stdout = str(arguments.json) == "-"
+    for output in (None if to_stdout else arguments.json, arguments.plot):
         if output is not None:
             check_output(output, "file")
     settings, model_id = pruner_settings(arguments), arguments.model
@@ -37,12 +38,13 @@ def run(arguments: argparse.Namespace) -> None:
     else:
         reports = measured_vlm(model_id, arguments.image, arguments.text, settings)
     now, before = reports[-1], reports[0] if len(reports) > 1 else None
-    print(now.to_markdown(before, modules=arguments.rows))
+    if not to_stdout:
+        print(now.to_markdown(before, modules=arguments.rows))
     if arguments.plot:
         now.plot(arguments.plot, before)
     if arguments.json:
         content = {"now": now.to_dict()} | ({} if before is None else {"before": before.to_dict()})
-        write_text(arguments.json, json.dumps(content, indent=1) + "\n")
+        write_json(arguments.json, content)
 
 
 def sees(model_id: str) -> bool:

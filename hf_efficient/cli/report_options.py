@@ -24,6 +24,6 @@ def add_report(commands: Any, add_pruner_options: Any) -> None:
         "--rows", type=none_or_more, default=12, help="kinds of modules listed, costliest first (default: 12)"
     )
     report.add_argument("--plot", type=Path, help="PNG file to draw to")
-    report.add_argument("--json", type=Path, help="file to write all numbers to")
+    report.add_argument("--json", type=Path, help="file to write all numbers to, - for standard output")
     add_pruner_options(report)
     report.set_defaults(module="hf_efficient.cli.report")

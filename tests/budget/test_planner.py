@@ -12,9 +12,8 @@ from hf_efficient import EfficiencyPlan, LimitError, PruningConfig, SAMArguments
 from hf_efficient.budget import forward
 from hf_efficient.budget.planner.found import Candidate, FoundPlan
 from hf_efficient.budget.planner.limits import amounts, broken, costs_of
-from hf_efficient.budget.planner.search import file_bytes
 from hf_efficient.budget.planner.tokens import TokenCosts, largest_unit
-from hf_efficient.budget.planner.weights import WeightLevers
+from hf_efficient.budget.planner.weights import WeightLevers, file_bytes
 from hf_efficient.wrapped import pruner_below
 from tests.budget.plans import logits
 from tests.tiny import prompts, stock
@@ -285,3 +284,15 @@ def test_a_wrong_limit_is_refused_before_any_work() -> None:
         find_plan(llama(), None, TEXT, lambda *_: pytest.fail("asked"), {"step_seconds": 1}, inputs=text_inputs)
     with pytest.raises(ValueError, match="cache_bytes is 0 of this model"):
         amounts({"cache_bytes": "50%"}, {"cache_bytes": 0.0})
+
+
+def test_a_lever_that_does_not_run_here_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(*_: Any) -> Any:
+        raise AssertionError("N must be divisible by block_n")
+
+    monkeypatch.setattr("hf_efficient.budget.planner.weights.loaded_again", fails)
+    said: list[str] = []
+    found = find_plan(llama(), None, TEXT, lambda *_: 0.0, {"file_bytes": "70%"}, inputs=text_inputs, repeats=1,
+                      levers=["int4", "wanda"], progress=said.append)  # fmt: skip
+    assert found.plan.pruning is not None
+    assert any("int4 is left out" in line and "block_n" in line for line in said)

@@ -58,10 +58,31 @@ def test_what_cannot_be_planned_is_told_in_one_line(tmp_path: Path, capsys: pyte
     for given, told in (
         ("plan m p --limit fast", "'fast' is not a limit: NAME=AMOUNT"),
         ("plan m p", "required: --limit"),
+        ("plan m {tmp}/p --limit file_bytes=1MB --limit file_bytes=2MB", "file_bytes is given more than once"),
+        ("plan m {tmp}/p --limit fast=3", "--limit fast is not known"),
+        ("plan m {tmp}/p --limit step_seconds=3", "is of training; pass what is trained to find_plan in Python"),
         ("train m p o --learning-rate -1", "'-1' is not a number > 0"),
         ("apply /gone/m /gone/p {tmp}/o", "/gone/p' is missing"),
     ):
         assert told in error_of(capsys, *given.format(tmp=tmp_path).split())
+
+
+def test_limits_add_up() -> None:
+    given = build_parser().parse_args(["plan", "m", "p", "--limit", "a=1", "b=2", "--limit", "c=3"])
+    assert given.limit == [("a", "1"), ("b", "2"), ("c", "3")]
+
+
+def test_a_folder_that_cannot_be_saved_to_is_refused_before_training(
+    places: tuple[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model, data = places
+    EfficiencyPlan(sam=SAMArguments("s2sam", rho=0.1)).save_pretrained(tmp_path / "plan")
+    (tmp_path / "new").mkdir()
+    (tmp_path / "new" / "model.safetensors").write_bytes(b"mine")
+    command = ["train", model, str(tmp_path / "plan"), str(tmp_path / "new"), "--data", data]
+    assert "is not replaced: name another folder" in error_of(capsys, *command)
+    assert not (tmp_path / "new_checkpoints").exists()
+    assert "--device oak cannot be used here" in error_of(capsys, *command, "--device", "oak")
 
 
 def test_every_command_has_examples_that_it_understands() -> None:

@@ -41,6 +41,8 @@ def test_a_pruner_is_compared_with_the_stock_model(tmp_path: Path, capsys: pytes
     assert f"| visual tokens in the prompt | {before.visual_tokens} | 9 |" in out
     assert "vision_tower" in out
     assert plot.read_bytes().startswith(b"\x89PNG")
+    assert main(["report", model, "--json", "-"]) == 0
+    assert set(json.loads(capsys.readouterr().out)) == {"now"}
 
 
 def test_a_text_model_has_one_column(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

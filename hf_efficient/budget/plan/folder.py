@@ -33,6 +33,30 @@ from .pruning import is_pruned
 
 ADAPTER_CONFIG = "adapter_config.json"
 
+ADAPTER_AT_TOP = (
+    "{!r} has an adapter at its top, as what a Trainer saves, and transformers would load it with the weights. Name "
+    "another folder."
+)
+
+
+def check_free(folder: str | os.PathLike[str], weights: bool = False) -> None:
+    """Refuse a folder that nothing could be saved to, before work is done for it.
+
+    Args:
+        folder: may be absent.
+        weights: whether other weights than those that may lie there will be saved.
+
+    Raises:
+        FileExistsError: weights are there that are no plan's, an adapter, or a plan's file that cannot be read.
+    """
+    target = Path(folder)
+    ours = set(plan_file.files_of(target)) if target.is_dir() else set()
+    if weights and (target / ADAPTER_CONFIG).exists():
+        raise FileExistsError(ADAPTER_AT_TOP.format(str(folder)))
+    foreign = sorted(path.name for path in target.glob("*.safetensors") if path.name not in ours)
+    if weights and foreign:
+        raise FileExistsError(f"{str(target / foreign[0])!r} is no plan's, and is not replaced: name another folder.")
+
 
 def save(
     plan: Any, folder: str | os.PathLike[str], model: Any, processor: Any, report: Any = None, repo_id: str = ""
@@ -57,10 +81,7 @@ def save(
         return
     _check(plan, model, processor)
     if (Path(folder) / ADAPTER_CONFIG).exists():
-        raise FileExistsError(
-            f"{str(folder)!r} has an adapter at its top, as what a Trainer saves, and transformers would load it with "
-            "the weights. Name another folder."
-        )
+        raise FileExistsError(ADAPTER_AT_TOP.format(str(folder)))
     adapted = bool(getattr(model, "peft_config", None))
     inside = unwrapped(model)
     with folder_updated(folder, _ours) as draft:

@@ -8,8 +8,6 @@ from contextlib import nullcontext
 from typing import Any
 
 from hf_efficient.budget.measure import measure
-from hf_efficient.budget.memory import bytes_of
-from hf_efficient.budget.parameters import saved
 from hf_efficient.budget.plan.efficiency_plan import EfficiencyPlan
 from hf_efficient.budget.step import random_numbers_kept
 from hf_efficient.checks import check_whole
@@ -17,7 +15,6 @@ from hf_efficient.modes import evaluating
 from hf_efficient.representation.config import TokenPrunerConfig
 from hf_efficient.representation.evaluation.questions import on_device
 from hf_efficient.representation.vlm.attach import token_pruner
-from hf_efficient.sparsity.storage.checkpoint import dense_state_dict, encode
 
 from .asked import check_asked, quality_of
 from .found import Candidate, FoundPlan
@@ -25,7 +22,7 @@ from .limits import OF_A_FORWARD, LimitError, Limits, amounts, broken, check_lim
 from .recipes import Recipes, TrainBatch
 from .rows import inputs_of_rows
 from .tokens import TokenCosts, largest_unit, stock_costs
-from .weights import LEVERS, WeightLevers, Weights
+from .weights import LEVERS, WeightLevers, Weights, file_bytes, without_warnings
 
 Metric = Callable[[Any, Any, Sequence[Any]], float]
 Inputs = Callable[[Any, Sequence[Any]], dict[str, Any]]
@@ -88,7 +85,7 @@ def find_plan(
     check_limits(limit, args is not None)
     check_whole("batch_size", batch_size, 1)
     check_whole("further", further, 0)
-    with evaluating(model), random_numbers_kept(model):
+    with evaluating(model), random_numbers_kept(model), without_warnings():
         search = _Search(model, processor, data, metric, inputs, batch_size, repeats, progress)
         training = None if args is None else Recipes(model, processor, args, train_batch, recipes, search.calibration)
         return search.found(limit, methods, WeightLevers(model, levers), further, training)
@@ -161,6 +158,9 @@ class _Search:
             self.best["file_bytes"] = levers.least_file()
             raise self.refused(limits)
         for weights in options:
+            if fault := self.fault_of(weights):
+                self.progress(f"{weights.name} is left out, for it does not run here: {fault}")
+                continue
             density, slower = self.density(weights), self.slowness(weights, limits)
             whole = stock_costs(self.report, density, slower) | {"file_bytes": weights.file_bytes}
             self.remember(whole)
@@ -198,6 +198,16 @@ class _Search:
             return 1.0
         report = measure(self.with_weights(weights), self.batch(), repeats=self.repeats)
         return float(report.representation.prefill_seconds / self.stock["prefill_seconds"])
+
+    def fault_of(self, weights: Weights) -> str:
+        """Why a model of fewer bits does not run on this machine, or with layers of such sizes; "" where it does."""
+        if weights.precision is None:
+            return ""
+        try:
+            measure(self.with_weights(weights), self.batch(), repeats=1)
+        except (RuntimeError, AssertionError, ValueError, TypeError) as error:
+            return str(error) or type(error).__name__
+        return ""
 
     def with_weights(self, weights: Weights) -> Any:
         """The model with its weights treated so; the last copy is kept."""
@@ -282,11 +292,3 @@ class _Search:
             else:
                 parts.append("the prompt has no visual tokens, and no other lever makes a forward cheaper")
         return "; ".join(parts)
-
-
-def file_bytes(model: Any, weights: Weights) -> float:
-    """Bytes of the tensors that a plan's folder holds: stored sparsely where the plan prunes."""
-    if weights.pruning is None:
-        return float(bytes_of(saved(model)))
-    tensors, _ = encode(dense_state_dict(model))
-    return float(sum(tensor.nbytes for tensor in tensors.values()))

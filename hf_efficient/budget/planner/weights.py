@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
+from logging import ERROR, getLogger
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from hf_efficient.budget.parameters import saved
 from hf_efficient.budget.plan.precision import precision_of, quantization_config
 from hf_efficient.budget.plan.pruning import METHODS, PruningConfig, layers_of, prune, zeros_of, zeros_planned
 from hf_efficient.files import scratch_folder
+from hf_efficient.sparsity.storage.checkpoint import dense_state_dict, encode
 
 SPARSITIES = (0.3, 0.5, 0.6, 0.7, 0.8)  # tried where zeros count in operations, which tokens can pay for as well
 SPARSEST = 0.95
@@ -176,6 +178,26 @@ def no_progress_bar() -> Iterator[None]:
     finally:
         if shown:
             logging.enable_progress_bar()
+
+
+def file_bytes(model: Any, weights: Weights) -> float:
+    """Bytes of the tensors that a plan's folder holds: stored sparsely where the plan prunes."""
+    if weights.pruning is None:
+        return float(bytes_of(saved(model)))
+    tensors, _ = encode(dense_state_dict(model))
+    return float(sum(tensor.nbytes for tensor in tensors.values()))
+
+
+@contextmanager
+def without_warnings() -> Iterator[None]:
+    """In the block bitsandbytes does not say at every product that it rounds what goes in."""
+    logger = getLogger("bitsandbytes")
+    before = logger.level
+    logger.setLevel(ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)
 
 
 def loaded_again(model: Any, precision: dict[str, Any]) -> Any:

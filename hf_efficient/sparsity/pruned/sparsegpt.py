@@ -59,9 +59,9 @@ def prune_layer(
     for start in range(0, columns, block):
         end = min(start + block, columns)
         score = obs_scores(w[:, start:end], diagonal[start:end])
-        mask = torch.zeros_like(score, dtype=torch.bool)
+        mask = torch.zeros(score.shape, dtype=torch.bool, device=score.device)  # in order, for W^T too
         if pattern is None:
-            mask.flatten()[score.flatten().topk(int(share * score.numel()), largest=False).indices] = True
+            mask.view(-1)[score.flatten().topk(int(share * score.numel()), largest=False).indices] = True
         errors = torch.zeros_like(score)
         for j in range(start, end):
             if pattern is not None and j % pattern.of == 0:

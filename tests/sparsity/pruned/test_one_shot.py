@@ -189,3 +189,11 @@ def test_a_part_in_evaluation_mode_stays_in_it(prune: Any) -> None:
     prune(model, [torch.randn(8, 4)], target_modules=["0"])
     assert [module.training for module in model] == [True, False]
     assert model.training
+
+
+def test_a_view_of_a_transposed_weight_is_pruned_as_its_copy() -> None:
+    generator = torch.Generator().manual_seed(0)
+    stored, x = torch.randn(8, 5, generator=generator), torch.randn(50, 8, generator=generator)  # as Conv1D stores it
+    found, expected = (prune_layer(weight, x.T @ x / 50, 0.5) for weight in (stored.T, stored.T.contiguous()))
+    assert torch.equal(found, expected)
+    assert int((found == 0).sum()) == 20

@@ -20,7 +20,7 @@ from hf_efficient.reading import errors_named
 from hf_efficient.video import routing
 from hf_efficient.video.codecs import CODECS, check_encoder
 from hf_efficient.video.files.outputs import check_no_original, open_output
-from hf_efficient.video.files.played import PlayedFrame, played_frames
+from hf_efficient.video.files.played import PlayedFrame, played_frames, small_frames
 from hf_efficient.video.files.reader import StrPath
 from hf_efficient.video.tiles import boxes
 
@@ -78,9 +78,10 @@ class OnnxPlayer:
             BundleError: stream or map do not have the source's number of frames.
         """
         export = self.export
-        return played_frames(
-            export.path, export.low_resolution, export.source, self.labels(), self.enlarge, len(self.networks), every
-        )
+        small = small_frames(
+            export.path, export.low_resolution, export.source, self.labels(), len(self.networks), every
+        )  # fmt: skip
+        return played_frames(small, self.enlarge)
 
     def decode(
         self,

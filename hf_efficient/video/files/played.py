@@ -22,26 +22,33 @@ class PlayedFrame(NamedTuple):
     duration: int
 
 
-def played_frames(
+class SmallFrame(NamedTuple):
+    """rgb (h, w, 3) uint8 as decoded; labels (I, J), the network of each patch; time as that of `PlayedFrame`."""
+
+    rgb: np.ndarray
+    labels: np.ndarray
+    pts: int
+    duration: int
+
+
+def small_frames(
     path: Path,
     low_resolution: Path,
     source: VideoInfo,
     labels: Iterator[np.ndarray],
-    enlarge: Callable[[np.ndarray, np.ndarray], np.ndarray],
     num_networks: int,
     every: int = 1,
     opened: Callable[[], object] | None = None,
-) -> Iterator[PlayedFrame]:
-    """Play a stream, with constant memory.
+) -> Iterator[SmallFrame]:
+    """What a player enlarges: the stream's frames with their maps, with constant memory.
 
     Args:
         path: the folder, for messages.
         low_resolution: the stream.
         source: the video that is restored.
         labels: (I, J) network of each patch, frame by frame; without end for one network.
-        enlarge: makes of a decoded frame (h, w, 3) and its labels the played one, (height, width, 3), both uint8.
         num_networks: how many there are.
-        every: yield every `every`-th frame, from the first; the others are not enlarged.
+        every: yield every `every`-th frame, from the first.
         opened: called once the stream is open and stays the one that it is.
 
     Raises:
@@ -62,6 +69,18 @@ def played_frames(
         if mine is None or count > source.frames:
             raise BundleError(another)
         if (count - 1) % every == 0:
-            yield PlayedFrame(enlarge(frame.rgb, mine), round(frame.pts * tick), round(frame.duration * tick))
+            yield SmallFrame(frame.rgb, mine, round(frame.pts * tick), round(frame.duration * tick))
     if count != source.frames or (num_networks > 1 and next(labels, None) is not None):
         raise BundleError(another)
+
+
+def played_frames(
+    small: Iterator[SmallFrame], enlarge: Callable[[np.ndarray, np.ndarray], np.ndarray]
+) -> Iterator[PlayedFrame]:
+    """Play a stream.
+
+    Args:
+        small: its frames.
+        enlarge: makes of a decoded frame (h, w, 3) and its labels the played one, (height, width, 3), both uint8.
+    """
+    return (PlayedFrame(enlarge(rgb, labels), pts, duration) for rgb, labels, pts, duration in small)

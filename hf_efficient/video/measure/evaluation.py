@@ -90,23 +90,45 @@ def ssim(x: np.ndarray, y: np.ndarray) -> float:
     return float(value.mean())
 
 
-def enlarged_frames(low_resolution: Path, player: Player, filter_name: str, every: int = 1) -> Iterator[np.ndarray]:
-    """Every `every`-th frame of the low-resolution stream, enlarged by Pillow's "bicubic" or "lanczos", uint8."""
+Enlarge = Callable[[np.ndarray], np.ndarray]
+"""Makes of a decoded frame (h, w, 3) one of the source's size (H, W, 3), both uint8."""
+
+
+def by_filter(player: Player, filter_name: str) -> Enlarge:
+    """Enlargement by Pillow's "bicubic" or "lanczos"."""
     g, source = player.geometry, player.bundle.source
     resampling = {"bicubic": Image.Resampling.BICUBIC, "lanczos": Image.Resampling.LANCZOS}[filter_name]
-    for frame in islice(read_frames(low_resolution), 0, None, every):
-        large = Image.fromarray(frame.rgb).resize((g.lr_width * g.scale, g.lr_height * g.scale), resampling)
-        yield np.array(large)[: source.height, : source.width]
+
+    def enlarge(rgb: np.ndarray) -> np.ndarray:
+        large = Image.fromarray(rgb).resize((g.lr_width * g.scale, g.lr_height * g.scale), resampling)
+        return np.array(large)[: source.height, : source.width]
+
+    return enlarge
+
+
+def by_general(player: Player) -> Enlarge:
+    """Enlargement by the general network."""
+    general, source = anchor(player.geometry.scale), player.bundle.source
+    net = general.load().to(player.device)
+
+    @torch.no_grad()
+    def enlarge(rgb: np.ndarray) -> np.ndarray:
+        large = enlarge_whole(net, general.spec, to_tensor(rgb).to(player.device)).cpu()
+        return to_rgb8(large[..., : source.height, : source.width])
+
+    return enlarge
+
+
+def enlarged_frames(low_resolution: Path, player: Player, filter_name: str, every: int = 1) -> Iterator[np.ndarray]:
+    """Every `every`-th frame of the low-resolution stream, enlarged by Pillow's "bicubic" or "lanczos", uint8."""
+    enlarge = by_filter(player, filter_name)
+    return (enlarge(frame.rgb) for frame in islice(read_frames(low_resolution), 0, None, every))
 
 
 def general_frames(low_resolution: Path, player: Player, every: int = 1) -> Iterator[np.ndarray]:
     """Every `every`-th frame of the low-resolution stream, enlarged by the general network, uint8."""
-    general, source = anchor(player.geometry.scale), player.bundle.source
-    net = general.load().to(player.device)
-    for frame in islice(read_frames(low_resolution), 0, None, every):
-        with torch.no_grad():
-            large = enlarge_whole(net, general.spec, to_tensor(frame.rgb).to(player.device)).cpu()
-        yield to_rgb8(large[..., : source.height, : source.width])
+    enlarge = by_general(player)
+    return (enlarge(frame.rgb) for frame in islice(read_frames(low_resolution), 0, None, every))
 
 
 def evaluate(
@@ -138,19 +160,16 @@ def evaluate(
         BundleError: the bundle was made from another source, or is damaged.
     """
     player = Player(bundle, device)
-    info, low = player.bundle.probe_source(source), player.bundle.low_resolution
-    names = ("stdo", "general", "bicubic", "lanczos")
-    quality = {name: Quality() for name in names}
+    info = player.bundle.probe_source(source)
+    others = {"general": by_general(player), **{name: by_filter(player, name) for name in ("bicubic", "lanczos")}}
+    quality = {name: Quality() for name in ("stdo", *others)}
     labels = GrowingTable(np.uint8)
-    streams = zip(
-        islice(read_frames(source, info), 0, None, every), player.frames(every), general_frames(low, player, every),
-        enlarged_frames(low, player, "bicubic", every), enlarged_frames(low, player, "lanczos", every),
-        islice(player.labels(), 0, None, every), strict=False,
-    )  # fmt: skip
-    for truth, played, general, bicubic, lanczos, mine in streams:
-        for name, rgb in zip(names, (played.rgb, general, bicubic, lanczos), strict=True):
-            quality[name].add(rgb, truth.rgb, player)
-        labels.add(mine)
+    truths = islice(read_frames(source, info), 0, None, every)
+    for truth, small in zip(truths, player.small_frames(every), strict=False):  # decoded once for all of them
+        quality["stdo"].add(player.enlarge(small.rgb, small.labels), truth.rgb, player)
+        for name, enlarge in others.items():
+            quality[name].add(enlarge(small.rgb), truth.rgb, player)
+        labels.add(small.labels)
         if progress is not None:
             progress(1)
     result: dict[str, Any] = {name: q.summary() for name, q in quality.items()}
@@ -159,7 +178,7 @@ def evaluate(
     result["bytes"] = player.bundle.sizes()
     result["frames"] = len(labels)
     result["still"] = quality["stdo"].flicker.share
-    result["frame_psnr"] = {name: [psnr(error) for error in quality[name].frame_errors] for name in names}
+    result["frame_psnr"] = {name: [psnr(error) for error in q.frame_errors] for name, q in quality.items()}
     gain = errors["bicubic"].mean(0) / np.maximum(errors["stdo"].mean(0), 1e-12)
     result["patch_gain"] = (10 * np.log10(np.maximum(gain, 1e-12))).reshape(player.geometry.rows, -1).tolist()
     if vmaf:

@@ -11,7 +11,7 @@ from torch import nn
 from hf_efficient.video import routing
 from hf_efficient.video.files.bundle import Bundle
 from hf_efficient.video.files.manifest import BundleError
-from hf_efficient.video.files.played import PlayedFrame, played_frames
+from hf_efficient.video.files.played import PlayedFrame, SmallFrame, played_frames, small_frames
 from hf_efficient.video.files.reader import StrPath
 from hf_efficient.video.networks.devices import find_device
 from hf_efficient.video.networks.experts import load_config, load_experts, network_specs
@@ -64,18 +64,21 @@ class Player:
         source = self.bundle.source
         return to_rgb8(output.cpu()[..., : source.height, : source.width])
 
+    def small_frames(self, every: int = 1) -> Iterator[SmallFrame]:
+        """The decoded frames in order with their maps, not enlarged; as `frames`."""
+        bundle = self.bundle
+        return small_frames(
+            bundle.path, bundle.low_resolution, bundle.source, self.labels(), self.config.num_experts, every,
+            bundle.check_unchanged,
+        )  # fmt: skip
+
     def frames(self, every: int = 1) -> Iterator[PlayedFrame]:
         """The frames in order, with constant memory.
 
         Args:
             every: yield every `every`-th frame, from the first.
 
-
         Raises:
             BundleError: stream or map do not have the source's number of frames.
         """
-        bundle = self.bundle
-        return played_frames(
-            bundle.path, bundle.low_resolution, bundle.source, self.labels(), self.enlarge, self.config.num_experts,
-            every, bundle.check_unchanged,
-        )  # fmt: skip
+        return played_frames(self.small_frames(every), self.enlarge)

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,8 @@ import numpy as np
 import pytest
 
 from hf_efficient.video.encode.rate_control import network_bytes, parse_rate
-from hf_efficient.video.measure.evaluation import evaluate, ssim
+from hf_efficient.video.files.reader import Frame, read_frames
+from hf_efficient.video.measure.evaluation import enlarged_frames, evaluate, general_frames, ssim
 from hf_efficient.video.measure.rate_distortion import bd_rate
 from hf_efficient.video.play.player import Player
 from hf_efficient.video.settings import FitSettings
@@ -76,9 +78,27 @@ def test_network_bytes_count_all_networks() -> None:
     assert one < network_bytes(sizes) < 2 * one
 
 
-def test_evaluating_some_frames_is_some_of_evaluating_all(tmp_path: Path) -> None:
-    bundle = quick_bundle(tmp_path, method="stdo", num_chunks=2)
-    every, some = (evaluate(bundle.path, tmp_path / "source.mp4", every=n) for n in (1, 5))
+def test_the_stream_is_decoded_once_for_all_ways_to_enlarge_some_frames_or_all(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    player = Player(quick_bundle(tmp_path, method="stdo", num_chunks=2))
+    low, source = player.bundle.low_resolution, tmp_path / "source.mp4"
+    truth = [frame.rgb for frame in read_frames(source)]
+    by_itself = {"stdo": [frame.rgb for frame in player.frames()], "general": list(general_frames(low, player))}
+    by_itself |= {name: list(enlarged_frames(low, player, name)) for name in ("bicubic", "lanczos")}
+    opened: list[Path] = []
+
+    def noted(path: Path, *rest: Any) -> Iterator[Frame]:
+        opened.append(path)
+        return read_frames(path, *rest)
+
+    for module in ("files.played", "measure.evaluation"):
+        monkeypatch.setattr(f"hf_efficient.video.{module}.read_frames", noted)
+    every, some = (evaluate(player.bundle.path, source, every=n) for n in (1, 5))
+    assert sorted(opened) == sorted([low, source, low, source])
+    for name, frames in by_itself.items():
+        errors = [np.square(x / 255 - y / 255).mean() for x, y in zip(frames, truth, strict=True)]
+        assert 10 ** (-every[name]["psnr"] / 10) == pytest.approx(np.mean(errors), rel=1e-6)
     assert some["frames"] == 3
     for name, curve in some["frame_psnr"].items():
         assert curve == every["frame_psnr"][name][::5]

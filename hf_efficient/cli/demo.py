@@ -32,7 +32,7 @@ from hf_efficient.representation.evaluation.questions import (
 )
 
 from . import pruner_settings
-from .demo_line import PAGE_FILES, Line
+from .demo_line import PAGE_FILES, Line, right
 
 PROMPTS_TIMED = 32
 ROUNDS = 5
@@ -73,6 +73,10 @@ def run(arguments: argparse.Namespace) -> None:
     pruners = [TokenPrunerConfig(**{**settings, "budget": b}) for b in arguments.budget]  # type: ignore[arg-type]
     configs: list[Config] = [None, *pruners]
     check_report(arguments.output, "results.json", [r"kept_tokens_\d+\.png", *PAGE_FILES], "token_pruner")
+    if arguments.all:
+        from .demo_all import check_installed
+
+        check_installed()
     scenes = load_evaluation_set(arguments.data or EVALUATION_SET, limit=arguments.scenes)
     model, processor = load_vlm(arguments.model or TINY_VLM)
     arguments.output.mkdir(parents=True, exist_ok=True)
@@ -91,14 +95,16 @@ def run(arguments: argparse.Namespace) -> None:
     if arguments.all:
         from .demo_all import run_all
 
-        run_all(arguments.output, [line_of(row, rows[0], pruners[0].method) for row in rows])
+        asked = sum(len(scene.questions) for scene in scenes)
+        tokens = [line_of(row, rows[0], pruners[0].method, asked) for row in rows]
+        run_all(arguments.output, tokens, [f"kept_tokens_{number:02d}.png" for number in range(min(3, len(drawn)))])
 
 
-def line_of(row: Row, stock: Row, method: str) -> Line:
+def line_of(row: Row, stock: Row, method: str, questions: int) -> Line:
     """A row of the one table."""
     name = "all visual tokens" if row is stock else f"{method}, {row.visual_tokens} of {stock.visual_tokens} tokens"
     cost = f"prefill {row.prefill_ratio:.0%}, cache {row.kv_cache_bytes / stock.kv_cache_bytes:.0%}"
-    return Line("representation", name, cost, f"{row.accuracy:.1%} right")
+    return Line("representation", name, cost, right(row.accuracy, questions))
 
 
 def answer_all(

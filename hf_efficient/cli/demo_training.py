@@ -21,7 +21,7 @@ from hf_efficient.optimization.loop.optimizers import S2SAM, SAM, ZOSAM
 from hf_efficient.optimization.sharpness import sharpness
 from hf_efficient.representation.evaluation.questions import Scene
 
-from .demo_line import Line
+from .demo_line import Line, right
 
 SIDE, PLACES = 32, ("top-left", "top", "top-right", "left", "center", "right", "bottom-left", "bottom", "bottom-right")
 STEPS, BATCH, RATE, WRONG = 300, 32, 0.05, 0.4
@@ -124,11 +124,16 @@ def trained(data: Garments, y: Tensor, method: Any, sparse: bool = False) -> tup
     return network, time.perf_counter() - start
 
 
-def flat_minima(data: Garments) -> tuple[list[Line], dict[str, nn.Module]]:
-    """Training with wrong labels, by each method: accuracy on right ones, sharpness, time of a step."""
+def with_wrong(data: Garments) -> Tensor:
+    """The labels of the training pictures, a share of them drawn at random."""
     chance = torch.Generator().manual_seed(0)
     wrong = torch.rand(len(data.y), generator=chance) < WRONG
-    y = torch.where(wrong, torch.randint(data.classes, data.y.shape, generator=chance), data.y)
+    return torch.where(wrong, torch.randint(data.classes, data.y.shape, generator=chance), data.y)
+
+
+def flat_minima(data: Garments) -> tuple[list[Line], dict[str, nn.Module]]:
+    """Training with wrong labels, by each method: accuracy on right ones, sharpness, time of a step."""
+    y = with_wrong(data)
     lines, networks = [], {}
     for name, method in tqdm(METHODS.items(), desc="flat minima", unit="training", leave=False):
         network, seconds = trained(data, y, method)
@@ -137,7 +142,7 @@ def flat_minima(data: Garments) -> tuple[list[Line], dict[str, nn.Module]]:
         lines.append(
             Line(
                 "optimization", f"{name}, {WRONG:.0%} of the labels wrong", f"{1e3 * seconds / STEPS:.2f} ms a step",
-                f"{accuracy(network, data):.1%} right, sharpness {rise:.3f}",
+                f"{right(accuracy(network, data), len(data.y_test))}, sharpness {rise:.3f}",
             )
         )  # fmt: skip
     return lines, networks
@@ -154,14 +159,14 @@ def sparse_weights(data: Garments) -> tuple[list[Line], dict[str, Tensor]]:
             layer.weight[layer.weight.abs() <= magnitudes.kthvalue(int(0.9 * len(magnitudes))).values] = 0
     tuned, _ = trained(data, data.y, None, sparse=True)
     merged: Any = tuned.merge_and_unload()  # type: ignore[operator]
-    for name, network in (("dense", dense), ("zeros in one shot", one_shot), ("BiDST", merged)):
+    for name, network in (("dense", dense), ("smallest weights set to zero", one_shot), ("BiDST", merged)):
         report = measure(network, data.x_test[:1], repeats=1).parameters
         lines.append(
             Line(
                 "parameters",
                 name,
                 f"{report.nonzero:,} of {report.total:,} weights",
-                f"{accuracy(network, data):.1%} right",
+                right(accuracy(network, data), len(data.y_test)),
             )
         )
         first: Any = next(iter(network.children()))[0]  # type: ignore[index]

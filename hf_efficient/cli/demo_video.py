@@ -15,7 +15,7 @@ from hf_efficient.video.encode.fit import fit_video
 from hf_efficient.video.files.color import ColorTags
 from hf_efficient.video.files.reader import VideoInfo
 from hf_efficient.video.files.writer import VideoWriter
-from hf_efficient.video.measure.evaluation import evaluate
+from hf_efficient.video.measure.evaluation import enlarged_frames, evaluate
 from hf_efficient.video.play.player import Player
 from hf_efficient.video.settings import AUTO
 
@@ -44,17 +44,16 @@ def played(scenes: Sequence[Scene], folder: Path) -> tuple[list[Line], Image.Ima
         fit_video(clip, folder / method, method=method, num_chunks=number, steps=STEPS, num_features=8, num_blocks=1,
                   lr_quality=20, progress_bar=False, device="cpu", overwrite=True)  # fmt: skip
         found = evaluate(folder / method, clip)
-        size = sum(found["bytes"].values())
+        size, player = sum(found["bytes"].values()), Player(folder / method, "cpu")
         if not lines:
-            low = (folder / method / Player(folder / method, "cpu").bundle.low_resolution.name).stat().st_size
-            lines.append(Line("representation", "video at half its size, bicubic", f"{low:,} bytes",
+            low = player.bundle.low_resolution
+            lines.append(Line("representation", "video at half its size, bicubic", f"{low.stat().st_size:,} bytes",
                               f"{found['bicubic']['psnr']:.2f} dB"))  # fmt: skip
+            shown = [frames[0], next(enlarged_frames(low, player, "bicubic"))]
         lines.append(Line("representation", f"video by {method.upper()}", f"{size:,} bytes in all",
                           f"{found['stdo']['psnr']:.2f} dB"))  # fmt: skip
-        shown.append(next(iter(Player(folder / method, "cpu").frames(1))).rgb)
-    low = Image.fromarray(frames[0]).resize((SIDE // 2, SIDE // 2), Image.Resampling.BICUBIC)
-    panels = [frames[0], np.asarray(low.resize((SIDE, SIDE), Image.Resampling.BICUBIC)), *shown]
-    return lines, Image.fromarray(np.concatenate(panels, axis=1)).resize((len(panels) * 2 * SIDE, 2 * SIDE))
+        shown.append(next(player.frames()).rgb)
+    return lines, Image.fromarray(np.concatenate(shown, axis=1)).resize((len(shown) * 2 * SIDE, 2 * SIDE))
 
 
 def pan(scenes: Sequence[Scene]) -> list[np.ndarray]:

@@ -3,6 +3,8 @@
 import pytest
 import torch
 
+from hf_efficient.cli.demo_all import page_of
+from hf_efficient.cli.demo_line import Line, right
 from hf_efficient.cli.demo_training import PLACES, SIDE, garments_of
 from hf_efficient.representation.evaluation.questions import EVALUATION_SET, load_evaluation_set
 
@@ -20,3 +22,15 @@ def test_garments_are_cut_out_of_the_place_that_is_asked_about() -> None:
     box = (column * SIDE, row * SIDE, (column + 1) * SIDE, (row + 1) * SIDE)
     cut = torch.tensor(list(scene.image.convert("L").crop(box).tobytes())) / 255
     assert torch.equal(data.x[0], cut)
+
+
+def test_shares_have_intervals() -> None:
+    assert right(0.5, 100) == "50.0% right (40.4 to 59.6)"  # as published tables of Wilson's interval
+    assert right(1.0, 10) == "100.0% right (72.2 to 100.0)"
+
+
+def test_the_page_shows_the_pictures_it_is_given_and_no_others() -> None:
+    page = page_of([Line("parameters", "a <b>", "c", "d")], ["kept_tokens_00.png"], 128)
+    assert page.count("kept_tokens_") == 1
+    assert "a &lt;b&gt;" in page
+    assert "128 test pictures" in page

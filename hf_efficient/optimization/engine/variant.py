@@ -54,7 +54,6 @@ class Variant(ABC):
         adaptive: whether distances are always measured as in ASAM.
         needs_batch: whether the direction comes from the batch of the step.
         needs_loss: whether it also evaluates the loss itself.
-        period: steps after which costs repeat; 1 where every step costs the same.
         idle_reason: why it may move nothing although there is a gradient, and what to do.
     """
 
@@ -66,7 +65,11 @@ class Variant(ABC):
     def __init__(self) -> None:
         self.memory: Memory = {}
         self.step = 0
-        self.period = 1
+
+    @property
+    def period(self) -> int:
+        """Steps after which costs repeat; 1 where every step costs the same."""
+        return 1
 
     @classmethod
     def of(cls, arguments: SAMArguments, optimizer: Callable[[], Any]) -> Variant:

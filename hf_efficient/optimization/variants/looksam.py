@@ -49,8 +49,12 @@ class LookSAMVariant(Variant):
     def __init__(self, interval: int, alpha: float) -> None:
         super().__init__()
         self.interval, self.alpha = interval, alpha
-        self.period = interval
         self.memory = {"across": {}}
+
+    @property
+    def period(self) -> int:
+        """k: the gradient at w + ε is taken in every k-th step."""
+        return self.interval
 
     @classmethod
     def of(cls, arguments: SAMArguments, optimizer: Callable[[], Any]) -> LookSAMVariant:

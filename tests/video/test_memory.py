@@ -51,6 +51,7 @@ def test_scoring_many_frames_takes_the_memory_of_a_few(large: Path, tmp_path: Pa
     assert used[-1] - used[8] < 40  # it was 3 MiB for each frame
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="resident memory is read from /proc")
 def test_evaluating_many_frames_takes_the_memory_of_a_few(large: Path, tmp_path: Path) -> None:
     small: dict[str, Any] = {"method": "jstdo", "steps": 1, "num_features": 1, "num_blocks": 1, "max_patches": 8}

@@ -66,6 +66,10 @@ class EfficientTrainer(SAMTrainerMixin, Trainer):
             folder = Path(output_dir or self.args.output_dir)
             plan_file.write(folder, self.plan.to_dict(), plan_file.files_of(folder))
 
+    def load_weights(self, checkpoint: str) -> None:
+        """The weights of a checkpoint of the same plan, without a step."""
+        self._load_from_checkpoint(checkpoint)
+
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         self._check_plan(resume_from_checkpoint)
         super()._load_from_checkpoint(resume_from_checkpoint, model)

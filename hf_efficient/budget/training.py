@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterable
 from dataclasses import replace
@@ -9,11 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from hf_efficient.extras import extra
-from hf_efficient.files.checkpoints import has_whole
+from hf_efficient.files.checkpoints import RECORD, has_whole, is_whole
 
 from .plan.efficiency_plan import EfficiencyPlan
 from .plan.folder import check_free
 from .planner.found import FoundPlan
+from .planner.recipes import AS_PRUNED
 from .trainer import EfficientTrainer
 
 with extra("training"):
@@ -60,13 +62,36 @@ def train_plan(
             "do not. Give it an adapter, sparsity={'target': 'delta', 'sparsity': 0.995}, or leave precision out."
         )
     check_free(folder, weights=chosen.sparsity is None and chosen.pruning is None)
+    if chosen.pruning is not None and chosen.sparsity is None:
+        chosen = replace(chosen, sparsity=AS_PRUNED)  # or its zeros would train away
     set_seed(args.seed)
     model, processor = chosen.apply(model, processor, batches)
     trainer = EfficientTrainer(model, args, plan=chosen, processing_class=processor, **kwargs)
-    trainer.train(resume_from_checkpoint=has_whole(args.output_dir))
+    done = finished(args)
+    if done is None:
+        trainer.train(resume_from_checkpoint=has_whole(args.output_dir))
+    else:
+        trainer.load_weights(done)
     trained = trainer.model
     if chosen.pruning is not None and chosen.sparsity is not None and chosen.sparsity.target == "weight":
         trained, chosen = trained.merge_and_unload(), replace(chosen, sparsity=None)
     if trainer.is_world_process_zero():
         chosen.save_pretrained(folder, trained, processor)
     return trainer
+
+
+def finished(args: Any) -> str | None:
+    """A whole checkpoint that has all steps, where there is one: the Trainer would go on from it, by one more step.
+
+    Args:
+        args: `TrainingArguments`.
+    """
+    if args.max_steps <= 0 or args.load_best_model_at_end:
+        return None
+    steps = {
+        str(path): json.loads((path / RECORD).read_text(encoding="utf-8")).get("global_step", 0)
+        for path in Path(args.output_dir).glob("checkpoint-*")
+        if is_whole(path)
+    }
+    done = {path: step for path, step in steps.items() if step >= args.max_steps}
+    return min(done, key=done.__getitem__, default=None)

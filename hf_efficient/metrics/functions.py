@@ -46,7 +46,12 @@ def exact_match_by_family(
         predictions: answers.
         references: right answers.
         families: of questions, one for each.
+
+    Raises:
+        ValueError: a family has the name of one of the means, or there is not one for each.
     """
+    if taken := {"exact_match", "mean_of_families"} & set(families):
+        raise ValueError(f"families: {sorted(taken)[0]!r} is the name of a mean that is returned; rename the family.")
     check_alike(predictions, references, "answers")
     check_alike(predictions, families, "answers")
     hits: dict[str, list[bool]] = defaultdict(list)
@@ -64,10 +69,16 @@ def sparsity(predictions: Sequence[int], references: Sequence[int], dense: int =
         predictions: weights of each layer that are not zero.
         references: weights of each layer.
         dense: all other parameters of the model.
+
+    Raises:
+        ValueError: a layer has no weights, or more that are not zero than it has.
     """
     check_alike(predictions, references, "layers")
-    left, size = int(np.sum(predictions)), int(np.sum(references))
-    return {"sparsity": 1 - left / size, "whole_model": (size - left) / (size + dense)}
+    for left, size in zip(predictions, references, strict=True):
+        if not 0 <= left <= size or not size:
+            raise ValueError(f"A layer with {left} weights that are not zero of {size}; expected 0 to as many.")
+    nonzero, weights = int(np.sum(predictions)), int(np.sum(references))
+    return {"sparsity": 1 - nonzero / weights, "whole_model": (weights - nonzero) / (weights + dense)}
 
 
 def video_quality(predictions: Sequence[Any], references: Sequence[Any]) -> dict[str, float]:
@@ -83,8 +94,8 @@ def video_quality(predictions: Sequence[Any], references: Sequence[Any]) -> dict
     rgb, luma, similar = [], [], []
     for given, right in zip(predictions, references, strict=True):
         x, y = np.asarray(given, dtype=np.float64), np.asarray(right, dtype=np.float64)
-        if x.shape != y.shape:
-            raise ValueError(f"A frame of {x.shape} for one of {y.shape}; expected frames of the same size.")
+        if x.shape != y.shape or x.ndim != 3 or x.shape[2] != 3:
+            raise ValueError(f"A frame of {x.shape} for one of {y.shape}; expected the same size, (H, W, 3).")
         rgb.append(float(np.mean((x - y) ** 2)))
         luma.append(float(np.mean(((x - y) @ LUMA) ** 2)))
         similar.append(ssim(x, y))

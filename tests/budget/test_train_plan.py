@@ -22,10 +22,10 @@ PLAN = EfficiencyPlan.from_dict(
 )
 
 
-def carry_out(folder: Path, plan: EfficiencyPlan = PLAN) -> Any:
+def carry_out(folder: Path, plan: EfficiencyPlan = PLAN, **more: Any) -> Any:
     args = TrainingArguments(
         str(folder / "out"), max_steps=4, per_device_train_batch_size=1, learning_rate=1e-2, save_steps=1,
-        save_total_limit=2, logging_strategy="no", disable_tqdm=True, report_to="none", use_cpu=True, seed=3,
+        save_total_limit=2, logging_strategy="no", disable_tqdm=True, report_to="none", use_cpu=True, seed=3, **more,
     )  # fmt: skip
     batches = [{"input_ids": torch.stack([row["input_ids"] for row in DATA])}]
     return train_plan(plan, llama(), args, folder / "plan", batches=batches, train_dataset=DATA)
@@ -95,11 +95,18 @@ def test_again_and_again_in_one_folder(tmp_path: Path, wanted: dict[str, bytes])
     assert weights(tmp_path) == wanted
 
 
-def test_zeros_of_a_pruned_model_stay_zeros(tmp_path: Path) -> None:
-    sparsity = {"distribution": "as_pruned", "topology": "static"}
-    carry_out(
-        tmp_path, EfficiencyPlan.from_dict({"pruning": {"method": "wanda", "sparsity": 0.5}, "sparsity": sparsity})
-    )
+def test_what_is_done_makes_no_further_step(tmp_path: Path) -> None:
+    plan = EfficiencyPlan(sam=SAMArguments("s2sam", rho=0.1))
+    carry_out(tmp_path, plan, lr_scheduler_type="constant")
+    before = weights(tmp_path)
+    carry_out(tmp_path, plan, lr_scheduler_type="constant")
+    assert weights(tmp_path) == before
+    assert not (tmp_path / "out" / "checkpoint-5").exists()
+
+
+@pytest.mark.parametrize("parts", [{}, {"sparsity": {"distribution": "as_pruned", "topology": "static"}}])
+def test_zeros_of_a_pruned_model_stay_zeros(parts: dict[str, Any], tmp_path: Path) -> None:
+    carry_out(tmp_path, EfficiencyPlan.from_dict({"pruning": {"method": "wanda", "sparsity": 0.5}, **parts}))
     model, _ = EfficiencyPlan.load(tmp_path / "plan")
     layer = model.model.layers[0].mlp.up_proj.weight
     assert int(layer.count_nonzero()) == layer.numel() // 2

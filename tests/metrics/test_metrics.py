@@ -60,5 +60,12 @@ def test_what_cannot_be_compared_is_refused() -> None:
         metrics.load("oak")
     with pytest.raises(ValueError, match="0 scores for 1"):
         functions.forgetting([], [1.0])
-    with pytest.raises(ValueError, match="expected frames of the same size"):
+    with pytest.raises(ValueError, match="expected the same size"):
         functions.video_quality([FRAME], [FRAME[:8]])
+    with pytest.raises(ValueError, match="expected the same size"):
+        functions.video_quality([FRAME[..., 0]], [FRAME[..., 0]])
+    with pytest.raises(ValueError, match="'exact_match' is the name of a mean"):
+        functions.exact_match_by_family(["a"], ["a"], ["exact_match"])
+    for left, size in ((5, 2), (0, 0), (-1, 2)):
+        with pytest.raises(ValueError, match="expected 0 to as many"):
+            functions.sparsity([left], [size])

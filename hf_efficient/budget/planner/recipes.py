@@ -18,6 +18,8 @@ from .limits import OF_TRAINING, LimitError, broken, costs_of, said
 from .weights import loaded_again
 
 TrainBatch = Mapping[str, Any] | Callable[[Any], Mapping[str, Any]]
+#: Part of a plan that keeps the zeros of a pruned model while it trains.
+AS_PRUNED: Any = {"target": "weight", "distribution": "as_pruned", "topology": "static"}
 _DELTAS = [{"target": "delta", "sparsity": share} for share in (0.98, 0.995, 0.999)]
 #: Parts of a plan, the most wanted first: flat minima by two passes, by one, plain; then adapters, ever smaller.
 RECIPES: tuple[dict[str, Any], ...] = (
@@ -112,7 +114,7 @@ def under(plan: EfficiencyPlan, recipe: Mapping[str, Any]) -> EfficiencyPlan | N
     if plan.pruning is not None:
         if parts.get("sparsity") is not None:
             return None
-        parts["sparsity"] = {"target": "weight", "distribution": "as_pruned", "topology": "static"}
+        parts["sparsity"] = AS_PRUNED
     return replace(plan, **parts)
 
 

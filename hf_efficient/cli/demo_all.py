@@ -40,9 +40,10 @@ move it too.</li>
 estimates that direction from losses alone, which costs it time and precision on networks of this kind.</li>
 <li><b>zeros</b>: the smallest weights of the dense network are set to zero and nothing is trained after; BiDST trains
 with its zeros.</li>
-<li><b>bytes</b> of a video: the small stream, and with STDO and JSTDO networks and maps as well. On a clip of one
-second the networks weigh more than the stream; on a longer one they serve more frames. <b>dB</b>: PSNR of
-RGB; another seed moves it by tenths.</li>
+<li><b>bytes</b> of a video: the small stream, and what is sent beside it: whole networks and maps with STDO and JSTDO,
+the difference from a network that ships with the package with a delta. On a clip of one second whole networks weigh
+more than the stream; on a longer one they serve more frames. <b>dB</b>: PSNR of RGB; another seed moves it by
+tenths.</li>
 </ul>
 {pictures}
 </body></html>
@@ -119,7 +120,7 @@ def page_of(lines: Sequence[Line], kept: Sequence[str], tests: int) -> str:
     shown += [
         ("landscape.png", "Loss of training, wrong labels included, at a distance from the weights that were found"),
         ("masks.png", "How much the first layer looks at each pixel (white: most): dense, smallest set to zero, BiDST"),
-        ("frame.png", "The first frame: source; the small stream enlarged by bicubic; by STDO; by JSTDO"),
+        ("frame.png", "The first frame: source; the small stream enlarged by bicubic; by STDO; by JSTDO; by a delta"),
     ]
     pictures = "\n".join(f'<h2>{text}</h2><img src="{name}" alt="{text}">' for name, text in shown)
     return PAGE.format(rows=rows, pictures=pictures, tests=tests)

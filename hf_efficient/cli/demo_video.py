@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -22,6 +23,13 @@ from hf_efficient.video.settings import AUTO
 from .demo_line import Line
 
 FRAMES, SIDE, STEPS = 12, 192, 200
+_OWN = {"num_features": 8, "num_blocks": 1}
+#: Name in the table -> settings of the fit.
+NETWORKS: dict[str, dict[str, Any]] = {
+    "STDO": {"method": "stdo", "num_chunks": 2, **_OWN},
+    "JSTDO": {"method": "jstdo", "num_chunks": AUTO, **_OWN},
+    "a delta to the general network": {"method": "delta"},
+}
 
 
 def played(scenes: Sequence[Scene], folder: Path) -> tuple[list[Line], Image.Image]:
@@ -39,18 +47,17 @@ def played(scenes: Sequence[Scene], folder: Path) -> tuple[list[Line], Image.Ima
             writer.write(frame, number)
     lines: list[Line] = []
     shown: list[np.ndarray] = []
-    networks: tuple[tuple[str, int | str], ...] = (("stdo", 2), ("jstdo", AUTO))
-    for method, number in tqdm(networks, desc="video", unit="method", leave=False):
-        fit_video(clip, folder / method, method=method, num_chunks=number, steps=STEPS, num_features=8, num_blocks=1,
-                  lr_quality=20, progress_bar=False, device="cpu", overwrite=True)  # fmt: skip
-        found = evaluate(folder / method, clip)
-        size, player = sum(found["bytes"].values()), Player(folder / method, "cpu")
+    for number, (name, settings) in enumerate(tqdm(NETWORKS.items(), desc="video", unit="method", leave=False)):
+        bundle = folder / f"bundle{number}"
+        fit_video(clip, bundle, steps=STEPS, lr_quality=20, progress_bar=False, device="cpu", **settings)
+        found = evaluate(bundle, clip)
+        size, player = sum(found["bytes"].values()), Player(bundle, "cpu")
         if not lines:
             low = player.bundle.low_resolution
             lines.append(Line("representation", "video at half its size, bicubic", f"{low.stat().st_size:,} bytes",
                               f"{found['bicubic']['psnr']:.2f} dB"))  # fmt: skip
             shown = [frames[0], next(enlarged_frames(low, player, "bicubic"))]
-        lines.append(Line("representation", f"video by {method.upper()}", f"{size:,} bytes in all",
+        lines.append(Line("representation", f"video by {name}", f"{size:,} bytes in all",
                           f"{found['stdo']['psnr']:.2f} dB"))  # fmt: skip
         shown.append(next(player.frames()).rgb)
     return lines, Image.fromarray(np.concatenate(shown, axis=1)).resize((len(shown) * 2 * SIDE, 2 * SIDE))

@@ -223,7 +223,8 @@ def test_demo_of_all_six(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
     assert main(["demo", "--all", "--output", str(out), "--scenes", "8", "--draw", "1", "--budgets", "36"]) == 0
     table = capsys.readouterr().out
     assert all(
-        name in table for name in ("id_pruner", "S2-SAM", "ZO-SAM", "BiDST", "video by STDO", "JSTDO", "bicubic")
+        name in table
+        for name in ("id_pruner", "S2-SAM", "ZO-SAM", "BiDST", "video by STDO", "JSTDO", "a delta", "bicubic")
     )
     page = (out / "report.html").read_text()
     for name in ("landscape.png", "masks.png", "frame.png", "kept_tokens_00.png"):

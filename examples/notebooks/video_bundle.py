@@ -16,7 +16,7 @@ bundle = fit_video(VIDEO, "runs/video_bundle", scale=2, steps=20)
 # Play it: frames as pictures, or a file.
 # %%
 pipeline = STDOPipeline.from_pretrained("runs/video_bundle")
-frames = pipeline(output_type="pil", max_frames=4).frames
+frames = pipeline(output_type="pil", max_frames=4)[0]
 print(len(frames), frames[0].size)
 # %% [markdown]
 # `hf-efficient stdo evaluate runs/video_bundle in.mp4` measures it, `hf-efficient stdo compare` sets it beside codecs,

@@ -23,7 +23,10 @@ for name in {names}:
         assert {library!r} in str(error), f"{{name}}: {{error!r}}"
         print(name, str(error).split("[")[1].split("]")[0])
 """
-SPARSE = {"BiDSTConfig", "BiDSTModel", "BiDSTTrainer", "SparsityCallback", "train_sparsely"}
+SPARSE = {
+    "BiDSTConfig", "BiDSTModel", "BiDSTTrainer", "SparsityCallback", "keep_sparsity", "prune_sparsegpt", "prune_wanda",
+    "train_sparsely",
+}  # fmt: skip
 TRAINERS = {"SAMTrainer", "S2SAMTrainer", "ZOSAMTrainer", "SAMTrainerMixin"}
 
 

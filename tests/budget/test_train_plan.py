@@ -1,5 +1,6 @@
 """A plan is carried out to the same bits, at whatever moment it is killed."""
 
+import multiprocessing
 import os
 import signal
 import sys
@@ -38,27 +39,32 @@ def weights(folder: Path) -> dict[str, bytes]:
     }
 
 
+def carry_out_until(folder: Path, change: int) -> None:
+    """Carry it out, and be killed at the n-th change of a file."""
+    seen = [0]
+
+    def hook(event: str, args: Any) -> None:
+        writes = event in ("os.rename", "os.mkdir", "os.remove", "shutil.rmtree") or (
+            event == "open" and isinstance(args[1], str) and set(args[1]) & set("wax+")
+        )
+        if writes and str(folder) in str(args[0]):
+            seen[0] += 1
+            if seen[0] == change:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+    sys.addaudithook(hook)
+    carry_out(folder)
+
+
 def killed_at(folder: Path, change: int) -> bool:
-    """Carry it out in a child that is killed at its n-th change of a file; whether it came that far."""
-    child = os.fork()
-    if child == 0:
-        seen = [0]
-
-        def hook(event: str, args: Any) -> None:
-            writes = event in ("os.rename", "os.mkdir", "os.remove", "shutil.rmtree") or (
-                event == "open" and isinstance(args[1], str) and set(args[1]) & set("wax+")
-            )
-            if writes and str(folder) in str(args[0]):
-                seen[0] += 1
-                if seen[0] == change:
-                    os.kill(os.getpid(), signal.SIGKILL)
-
-        try:
-            sys.addaudithook(hook)
-            carry_out(folder)
-        finally:
-            os._exit(0)
-    return os.WIFSIGNALED(os.waitpid(child, 0)[1])
+    """Whether a process of its own came so far; not a fork of this one, whose autograd may have threads."""
+    processes = multiprocessing.get_context("forkserver")
+    processes.set_forkserver_preload([__name__])
+    child = processes.Process(target=carry_out_until, args=(folder, change))
+    child.start()
+    child.join()
+    assert child.exitcode in (0, -signal.SIGKILL)
+    return child.exitcode != 0
 
 
 @pytest.fixture(scope="module")

@@ -60,7 +60,7 @@ test-slow: $(VENV)/.stamp-dev  ## the tests that take minutes each
 lmms-eval: .venv-lmms/.stamp  ## lmms-eval with our model, in an environment of its own: .venv-lmms/bin/lmms-eval
 
 test-lmms: .venv-lmms/.stamp $(VENV)/.stamp-dev  ## the tests that need lmms-eval
-	LMMS_PYTHON=.venv-lmms/bin/python $(BIN)/python -m pytest -q tests/serving/lmms
+	LMMS_PYTHON=$(CURDIR)/.venv-lmms/bin/python $(BIN)/python -m pytest -q tests/serving/lmms
 
 # vLLM asks for an older transformers than models with fewer visual tokens do, so it has an environment of its own, whose
 # tests ask the other one what transformers answers. SERVING_VLLM=vllm where there is a GPU; the build for CPUs needs

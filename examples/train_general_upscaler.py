@@ -26,12 +26,12 @@ from benchmarks.video.fetch_clips import fetch
 from examples.photo_vlm.sources import SPLITS, photograph
 from hf_efficient.files import write_bytes, written_whole
 from hf_efficient.video.codecs import LOSSLESS
-from hf_efficient.video.encode.delta_fit import luma_error
 from hf_efficient.video.encode.low_resolution import downscaled, write_stream
 from hf_efficient.video.encode.overfit import Recipe, load_checkpoint, overfit
 from hf_efficient.video.encode.patch_store import paired_frames
 from hf_efficient.video.files.reader import probe, read_frames
 from hf_efficient.video.files.writer import VideoWriter
+from hf_efficient.video.networks.backbones.luma import luma_error
 from hf_efficient.video.networks.spec import NetworkSpec
 from hf_efficient.video.networks.weights import add_weight_norm, fold_weight_norm
 from hf_efficient.video.patches import Geometry

@@ -27,9 +27,9 @@ from benchmarks.video.fetch_clips import fetch
 from benchmarks.video.rate import CLIPS
 from benchmarks.video.stdo_rate import silent
 from hf_efficient.video.encode.candidates import SAMPLES
-from hf_efficient.video.encode.delta_fit import EXPERT, SCALES, DeltaFit, luma_error, rate_penalty
+from hf_efficient.video.encode.delta_fit import EXPERT, SCALES, DeltaFit, rate_penalty
 from hf_efficient.video.encode.overfit import overfit
-from hf_efficient.video.networks.backbones.luma import bicubic, luma
+from hf_efficient.video.networks.backbones.luma import bicubic, luma, luma_error
 from hf_efficient.video.networks.delta import pack_delta, unpack_delta
 from hf_efficient.video.networks.inference import enlarge_whole
 from hf_efficient.video.networks.weights import add_weight_norm, as_stored, fold_weight_norm, stored_bytes

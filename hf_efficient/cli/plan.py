@@ -29,7 +29,6 @@ def run(arguments: argparse.Namespace) -> None:
     from hf_efficient.budget.plan.folder import check_free
     from hf_efficient.budget.planner.limits import check_limits
     from hf_efficient.budget.planner.ready import INPUTS, METRICS
-    from hf_efficient.representation.evaluation.questions import on_device
 
     check_limits(dict(arguments.limit), trained=False)
     check_free(arguments.output)
@@ -37,7 +36,7 @@ def run(arguments: argparse.Namespace) -> None:
     rows = rows_for(arguments, looks)
     found = find_plan(
         model, processor, rows, METRICS[looks], dict(arguments.limit), methods=arguments.methods,
-        inputs=lambda p, some: on_device(model, INPUTS[looks](p, some)), levers=arguments.levers,
+        inputs=INPUTS[looks], levers=arguments.levers,
         progress=lambda name: print(f"trying {name}", file=sys.stderr),
     )  # fmt: skip
     found.plan.save_pretrained(arguments.output)

@@ -61,9 +61,10 @@ def rows_for(arguments: argparse.Namespace, looks: bool) -> Any:
 def batches_for(plan: Any, arguments: argparse.Namespace, model: Any, processor: Any, looks: bool) -> Any:
     """Calibration data, where the plan prunes weights."""
     from hf_efficient.budget.planner.ready import INPUTS
+    from hf_efficient.budget.planner.rows import calibration_batches
     from hf_efficient.representation.evaluation.questions import on_device
 
     if plan.pruning is None:
         return None
-    rows = rows_for(arguments, looks)[:64]
-    return [on_device(model, INPUTS[looks](processor, rows[i : i + 8])) for i in range(0, len(rows), 8)]
+    rows = rows_for(arguments, looks)
+    return calibration_batches(rows, lambda some: on_device(model, INPUTS[looks](processor, some)))

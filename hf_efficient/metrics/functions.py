@@ -11,8 +11,6 @@ import numpy as np
 
 from hf_efficient.representation.evaluation.questions import exact_match
 
-LUMA = (0.299, 0.587, 0.114)  # BT.601
-
 
 def check_alike(predictions: Sequence[Any], references: Sequence[Any], what: str) -> None:
     """Refuse what cannot be compared one by one."""
@@ -89,6 +87,8 @@ def video_quality(predictions: Sequence[Any], references: Sequence[Any]) -> dict
         references: frames of the same sizes.
     """
     from hf_efficient.video.measure.evaluation import ssim
+    from hf_efficient.video.networks.backbones.luma import LUMA
+    from hf_efficient.video.patches import psnr
 
     check_alike(predictions, references, "frames")
     rgb, luma, similar = [], [], []
@@ -96,15 +96,12 @@ def video_quality(predictions: Sequence[Any], references: Sequence[Any]) -> dict
         x, y = np.asarray(given, dtype=np.float64), np.asarray(right, dtype=np.float64)
         if x.shape != y.shape or x.ndim != 3 or x.shape[2] != 3:
             raise ValueError(f"A frame of {x.shape} for one of {y.shape}; expected the same size, (H, W, 3).")
-        rgb.append(float(np.mean((x - y) ** 2)))
-        luma.append(float(np.mean(((x - y) @ LUMA) ** 2)))
+        error = (x - y) / 255
+        rgb.append(float(np.mean(error**2)))
+        luma.append(float(np.mean((error @ LUMA) ** 2)))
         similar.append(ssim(x, y))
-    return {"psnr_rgb": _psnr(rgb), "psnr_luma": _psnr(luma), "ssim_luma": float(np.mean(similar))}
-
-
-def _psnr(errors: Sequence[float]) -> float:
-    error = float(np.mean(errors))
-    return 10 * math.log10(255**2 / error) if error else math.inf
+    of_rgb, of_luma, similarity = (float(np.mean(values)) for values in (rgb, luma, similar))
+    return {"psnr_rgb": psnr(of_rgb), "psnr_luma": psnr(of_luma), "ssim_luma": similarity}
 
 
 def forgetting(predictions: Sequence[float], references: Sequence[float]) -> dict[str, float]:

@@ -8,7 +8,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from hf_efficient.files import repository
-from hf_efficient.files.card import is_ours
+from hf_efficient.files.card import is_free
 
 from . import file as plan_file
 from .card import CARD
@@ -43,7 +43,7 @@ def push(
                 api.hf_hub_download(repo_id, name, revision=revision, local_dir=before)
         stale = plan_file.files_of(before)
         card = before / CARD
-        theirs = card.is_file() and not is_ours(card.read_text(encoding="utf-8", errors="replace"))
+        theirs = not is_free(card)
         folder = Path(place, "plan")
         save(plan, folder, model, processor, report, repo_id)
         return str(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,6 +11,8 @@ from torch import Tensor
 
 from hf_efficient.reading import shown
 from hf_efficient.representation.evaluation.questions import encode_prompts
+
+CALIBRATED_ON, CALIBRATION_BATCH = 64, 8  # rows that pruning of weights looks at, in all and at a time
 
 
 def inputs_of_rows(processor: Any, rows: Sequence[Mapping[str, Any]]) -> dict[str, Tensor]:
@@ -43,3 +45,14 @@ def inputs_of_rows(processor: Any, rows: Sequence[Mapping[str, Any]]) -> dict[st
         f"data has rows of {shown(sorted(first))}, of which no inputs are known to be made; expected 'image' and "
         "'question', or 'text', or tensors. Or pass inputs=, a function of processor and rows that makes them."
     )
+
+
+def calibration_batches(rows: Sequence[Any], inputs: Callable[[Sequence[Any]], Any]) -> list[Any]:
+    """Inputs of the first rows, in batches: what pruning of weights looks at.
+
+    Args:
+        rows: of data.
+        inputs: makes inputs of the model from some of them.
+    """
+    first = [rows[i] for i in range(min(CALIBRATED_ON, len(rows)))]
+    return [inputs(first[i : i + CALIBRATION_BATCH]) for i in range(0, len(first), CALIBRATION_BATCH)]

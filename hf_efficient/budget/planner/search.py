@@ -20,13 +20,12 @@ from .asked import check_asked, quality_of
 from .found import Candidate, FoundPlan
 from .limits import OF_A_FORWARD, LimitError, Limits, amounts, broken, check_limits, costs_of, said
 from .recipes import Recipes, TrainBatch
-from .rows import inputs_of_rows
+from .rows import calibration_batches, inputs_of_rows
 from .tokens import TokenCosts, largest_unit, stock_costs
 from .weights import LEVERS, WeightLevers, Weights, file_bytes, without_warnings
 
 Metric = Callable[[Any, Any, Sequence[Any]], float]
 Inputs = Callable[[Any, Sequence[Any]], dict[str, Any]]
-CALIBRATED_ON = 64  # rows that pruning of weights looks at
 
 
 def find_plan(
@@ -140,8 +139,7 @@ class _Search:
 
     def calibration(self) -> list[dict[str, Any]]:
         """Batches that pruning of weights looks at."""
-        rows = [self.data[i] for i in range(min(CALIBRATED_ON, len(self.data)))]
-        return [self.placed(rows[i : i + 8]) for i in range(0, len(rows), 8)]
+        return calibration_batches(self.data, self.placed)
 
     def placed(self, rows: Sequence[Any]) -> dict[str, Any]:
         """Inputs where the model is, in its dtype."""
@@ -224,28 +222,28 @@ class _Search:
         """The plan with the most tokens that keep the limits when measured, where that is fewer than was thought."""
         model, tightened = self.with_weights(weights), dict(limits)
         for _ in range(4):
-            report = line.measured(model, budget)
-            over = broken(costs_of(report) | {"file_bytes": 0}, limits)
+            costs = costs_of(line.measured(model, budget))
+            over = broken(costs | {"file_bytes": 0}, limits)
             if not over or budget == 1:
                 break
             for name in over:
-                tightened[name] *= limits[name] / costs_of(report)[name]
-            budget = max(1, min(budget - 1, line.most_within(tightened, density, slower)))
+                tightened[name] *= limits[name] / costs[name]
+            budget, costs = max(1, min(budget - 1, line.most_within(tightened, density, slower))), {}
         predicted = line.at(budget, density, slower) | {"file_bytes": weights.file_bytes}
-        return self.tried(weights, line.with_budget(budget), line.most, predicted, limits)
+        return self.tried(weights, line.with_budget(budget), line.most, predicted, limits, costs)
 
     def tried(
         self, weights: Weights, pruner: TokenPrunerConfig | None, most: int, predicted: Mapping[str, float],
-        limits: Mapping[str, float],
+        limits: Mapping[str, float], measured: Mapping[str, float] | None = None,
     ) -> Candidate:  # fmt: skip
-        """A plan, measured, and its quality where it keeps the limits."""
+        """A plan and its quality; its costs are measured unless they were already."""
         model = self.with_weights(weights)
         kept = "" if pruner is None else f"{pruner.method} {pruner.budget} of {most}"
         changed = "" if weights.pruning is None and weights.precision is None else weights.name
         name = ", ".join(part for part in (kept, changed) if part) or "as it is"
         self.progress(name)
         with nullcontext() if pruner is None else token_pruner(model, self.processor, pruner):
-            costs = costs_of(measure(model, self.batch(), repeats=self.repeats))
+            costs = dict(measured or costs_of(measure(model, self.batch(), repeats=self.repeats)))
             quality = quality_of(self.metric, model, self.processor, self.data)
         costs["file_bytes"] = file_bytes(model, weights)
         if weights.precision is not None and "prefill_seconds" not in limits:  # whose slowness was not measured

@@ -23,7 +23,7 @@ from hf_efficient.files import copy_file
 from hf_efficient.video.codecs import CODECS
 from hf_efficient.video.files.reader import StrPath, VideoInfo, probe, read_frames
 from hf_efficient.video.measure.rate_distortion import encode_at_size
-from hf_efficient.video.networks.backbones.luma import luma
+from hf_efficient.video.networks.backbones.luma import luma_error
 from hf_efficient.video.networks.general import general_network
 from hf_efficient.video.networks.inference import enlarge
 from hf_efficient.video.networks.spec import SCALES
@@ -135,5 +135,4 @@ def _sampled(stream: Path, source: StrPath, info: VideoInfo) -> Iterator[tuple[t
 
 
 def _luma_error(played: torch.Tensor, truth: torch.Tensor, info: VideoInfo) -> float:
-    rounded = round8(played[..., : info.height, : info.width]) / 255
-    return float((luma(rounded) - luma(truth)).square().mean())
+    return float(luma_error(round8(played[..., : info.height, : info.width]) / 255, truth))

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from hf_efficient.video.files.reader import VideoInfo
-from hf_efficient.video.networks.backbones.luma import luma
+from hf_efficient.video.networks.backbones.luma import luma_error
 from hf_efficient.video.networks.experts import config_text
 from hf_efficient.video.networks.inference import enlarge
 from hf_efficient.video.networks.spec import NetworkSpec
@@ -61,8 +61,7 @@ def compare(
         for candidate, found in zip(candidates, errors, strict=True):
             large = enlarge([candidate.net], [candidate.spec], lr.to(device), None, (1, 1)).cpu()
             played = round8(large[..., : info.height, : info.width]) / 255
-            of_luma = float((luma(played) - luma(truth)).square().mean())
-            found.append((float((played - truth).square().mean()), of_luma))
+            found.append((float((played - truth).square().mean()), float(luma_error(played, truth))))
     rows = []
     for candidate, found in zip(candidates, errors, strict=True):
         rgb, y = np.mean(found, 0).tolist()

@@ -11,7 +11,7 @@ import numpy as np
 from torch import Tensor, nn
 
 from hf_efficient.video.files.manifest import MODEL_FOLDER, write_short_manifest
-from hf_efficient.video.networks.backbones.luma import luma
+from hf_efficient.video.networks.backbones.luma import luma_error
 from hf_efficient.video.networks.delta import BIAS_STEP, ZERO_STEP, Delta, pack_delta, unpack_delta
 from hf_efficient.video.networks.experts import DELTA, save_delta
 from hf_efficient.video.networks.general import general_network
@@ -28,11 +28,6 @@ EXPERT, SCALES = "expert-0", "scales"  # all may change; scales and biases alone
 RATE_WEIGHT = 4.0  # times the error of bicubic enlargement for each bit of the stream
 SCALES_SHARE, SCALES_RATE = 1 / 3, 3.0  # of the steps, and times the learning rate
 FILTER_FINENESS = 1
-
-
-def luma_error(enlarged: Tensor, hr: Tensor) -> Tensor:
-    """Mean squared error of luma."""
-    return (luma(enlarged) - luma(hr)).square().mean()
 
 
 def rate_penalty(price: float, delta: nn.Module) -> Tensor:
@@ -76,8 +71,9 @@ class DeltaFit(Fit):
 
     def finish(self) -> None:
         """Compare the candidates on whole frames, and write the bundle of the best."""
-        candidates = self.candidates()
-        every = max(1, len(self.plan.errors) // SAMPLES)
+        errors = self.plan.errors
+        every = max(1, len(errors) // SAMPLES)
+        candidates = self.candidates(every)
         rows = compare(candidates, self.pairs(), self.info, self.device, every)
         taken = best(rows, self.low_resolution.stat().st_size, self.settings.model_bytes)
         chosen, store = candidates[taken], self.store(EXPERT)
@@ -88,20 +84,19 @@ class DeltaFit(Fit):
         described = vars(chosen.spec) | {"num_experts": 1, "weight_dtype": f"sent: {chosen.name}"}
         describe(
             self.draft, self.low_resolution.name, self.source, self.info, described, self.device,
-            frames=len(self.plan.errors), write=write_short_manifest, fit=self.record, experts=[record],
-            general_patch_psnr=round(psnr(float(self.plan.errors.mean(dtype=np.float64))), 4),
+            frames=len(errors), write=write_short_manifest, fit=self.record, experts=[record],
+            general_patch_psnr=round(psnr(float(errors.mean(dtype=np.float64))), 4),
             candidates={"taken": chosen.name, "every": every, "rows": [
                 {name: value for name, value in row.items() if name != "error"} for row in rows
             ]},
         )  # fmt: skip
         self.folder.publish(self.identity)
 
-    def candidates(self) -> list[Candidate]:
-        """From the cheapest to the dearest."""
+    def candidates(self, every: int) -> list[Candidate]:
+        """From the cheapest to the dearest; the filter is fitted on every `every`-th frame."""
         scale = self.settings.scale
         blank, spec = NetworkSpec("luma_filter", scale, 1, 1), self.general.spec
         found = [self._candidate("bicubic", blank, b"")]
-        every = max(1, len(self.plan.errors) // SAMPLES)
         fitted = fit_filter(islice(self.pairs(), 0, None, every), scale)
         fine = 2.0**-FILTER_FINENESS
         levels = [q.clamp(-127, 127).long().numpy() for q in filter_levels(fitted, ZERO_STEP * fine, BIAS_STEP * fine)]

@@ -74,7 +74,7 @@ def ssim(x: np.ndarray, y: np.ndarray) -> float:
 
     The window is Gaussian, 11 x 11, of standard deviation 1.5, as published; the mean is over all positions inside.
     """
-    weights = torch.tensor([0.299, 0.587, 0.114], dtype=torch.float64)
+    weights = torch.tensor(LUMA, dtype=torch.float64)
     a, b = (torch.from_numpy(p.astype(np.float64)) @ weights for p in (x, y))
     side = min(11, *a.shape)
     line = torch.exp(-((torch.arange(side, dtype=torch.float64) - (side - 1) / 2) ** 2) / (2 * 1.5**2))

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .backbone import Backbone, Conv, center, set_length
-from .wdsr import WideBlock, bicubic_filters
+from .wdsr import bicubic_filters, wide_activation, wide_blocks
 
 LUMA = (0.299, 0.587, 0.114)  # of red, green and blue, BT.601
 
@@ -59,22 +59,14 @@ class LumaWDSR(LumaFilter):
         super().__init__(scale)
         nn.init.normal_(self.skip.weight)  # weight norm needs a direction
         self.head = Conv(1, num_features, 3)
-        blocks = [WideBlock(num_features, expansion) for _ in range(num_blocks)]
-        self.blocks = nn.Sequential(*blocks)
+        self.blocks = wide_blocks(num_features, num_blocks, expansion)
         self.tail = Conv(num_features, scale**2, 3)
         set_length(self.skip, 0.01)
         set_length(self.head, 1.0)
         set_length(self.tail, 0.1)
-        for block in blocks:
-            set_length(block.expand, 2.0)
-            set_length(block.project, num_blocks**-0.5)
 
     def correct(self, y: Tensor, trim: bool) -> Tensor:
-        z = self.head(y, trim)
-        for block in self.blocks:
-            z = block(z, trim)
-        z = self.tail(z, trim)
-        return z.add_(center(self.skip(y, trim), z.shape[-2:]))
+        return wide_activation(self, y, trim)
 
     @staticmethod
     def receptive_radius(scale: int, num_blocks: int) -> int:
@@ -89,6 +81,11 @@ def luma(x: Tensor) -> Tensor:
     """(B, 3, H, W) to its luma, (B, 1, H, W)."""
     red, green, blue = x.unbind(1)
     return (LUMA[0] * red + LUMA[1] * green + LUMA[2] * blue)[:, None]
+
+
+def luma_error(x: Tensor, y: Tensor) -> Tensor:
+    """Mean squared error of the luma of two images, (B, 3, H, W) each."""
+    return (luma(x) - luma(y)).square().mean()
 
 
 def bicubic(x: Tensor, scale: int, trim: bool = False) -> Tensor:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -18,23 +20,14 @@ class WDSR(Backbone):
         super().__init__()
         self.scale = scale
         self.head = Conv(3, num_features, 3)
-        blocks = [WideBlock(num_features, expansion) for _ in range(num_blocks)]
-        self.blocks = nn.Sequential(*blocks)
+        self.blocks = wide_blocks(num_features, num_blocks, expansion)
         self.tail = Conv(num_features, 3 * scale**2, 3)
         self.skip = Conv(3, 3 * scale**2, 5)
         for layer in (self.head, self.tail, self.skip):
             set_length(layer, 1.0)
-        for block in blocks:
-            set_length(block.expand, 2.0)
-            set_length(block.project, num_blocks**-0.5)
 
     def forward(self, x: Tensor, trim: bool = False) -> Tensor:
-        x = x - 0.5
-        y = self.head(x, trim)
-        for block in self.blocks:
-            y = block(y, trim)
-        y = self.tail(y, trim)
-        return F.pixel_shuffle(y.add_(center(self.skip(x, trim), y.shape[-2:])), self.scale).add_(0.5)
+        return F.pixel_shuffle(wide_activation(self, x - 0.5, trim), self.scale).add_(0.5)
 
     @torch.no_grad()
     def start_from_bicubic(self) -> None:
@@ -68,6 +61,24 @@ class WideBlock(nn.Module):
     def forward(self, x: Tensor, trim: bool = False) -> Tensor:
         y = self.project(self.expand(x, trim).relu_(), trim)
         return y.add_(center(x, y.shape[-2:]))
+
+
+def wide_blocks(num_features: int, num_blocks: int, expansion: int) -> nn.Sequential:
+    """The blocks, their weights of the lengths with which training begins."""
+    blocks = [WideBlock(num_features, expansion) for _ in range(num_blocks)]
+    for block in blocks:
+        set_length(block.expand, 2.0)
+        set_length(block.project, num_blocks**-0.5)
+    return nn.Sequential(*blocks)
+
+
+def wide_activation(net: Any, x: Tensor, trim: bool) -> Tensor:
+    """skip(x) + tail(blocks(head(x))), before the shuffle, of a network that has these layers."""
+    y = net.head(x, trim)
+    for block in net.blocks:
+        y = block(y, trim)
+    y = net.tail(y, trim)
+    return y.add_(center(net.skip(x, trim), y.shape[-2:]))
 
 
 def bicubic_filters(scale: int) -> Tensor:

@@ -21,6 +21,7 @@ STARTS = ("general", "previous", "none")
 DOWNSCALINGS = ("bicubic", "back-projected")
 ALPHA, INTERLACED = ("refuse", "drop"), ("refuse", "deinterlace", "keep")
 AUTO, BICUBIC = "auto", "bicubic"
+MOST_SCENES = 250  # with the networks of the whole video no more than a map can name
 
 
 def _help(text: str, choices: tuple[object, ...] | None = None) -> dict[str, object]:
@@ -62,6 +63,8 @@ class FitSettings(PlainSettings):
             the receptive radius of the default network.
         model_bytes: "delta": the most bytes that are sent of a network and its config; 0: as many as pay.
         max_patches: the most patches kept on disk for one network; if its chunk has more, a random part of them.
+        scenes: "delta": the most scenes that may have a delta of their own, cut where the stream changes most; 1: one
+            delta for the whole video.
         downscaling: "bicubic", antialiased; or "back-projected": small frames whose bicubic enlargement is nearest to
             the source, which are sharper and cost more bits.
         lr_codec: of the low-resolution stream: "libx264", "libx265" or "libsvtav1".
@@ -99,6 +102,7 @@ class FitSettings(PlainSettings):
     halo: int = field(default=6, metadata=_help("Context around training patches, low-resolution pixels."))
     max_patches: int = field(default=4096, metadata=_help("The most training patches kept for one network."))
     model_bytes: int = field(default=0, metadata=_help("delta: the most bytes sent of the network; 0: what pays."))
+    scenes: int = field(default=1, metadata=_help("delta: the most scenes with deltas of their own."))
     downscaling: str = field(default=BICUBIC, metadata=_help("How small frames are made.", DOWNSCALINGS))
     lr_codec: str = field(default="libx264", metadata=_help("Codec of the low-resolution stream.", LR_CODECS))
     lr_quality: int = field(default=10, metadata=_help("Constant quality (crf) of the stream; 0 is lossless RGB."))
@@ -115,7 +119,7 @@ class FitSettings(PlainSettings):
                               ("downscaling", DOWNSCALINGS), ("interlaced", INTERLACED)):  # fmt: skip
             check_choice(name, getattr(self, name), choices)
         bounds = {"steps": (1, None), "batch_size": (1, 4096), "halo": (0, 60), "max_patches": (1, None),
-                  "model_bytes": (0, None), "lr_quality": (0, 70), "seed": (0, 2**31),
+                  "model_bytes": (0, None), "scenes": (1, MOST_SCENES), "lr_quality": (0, 70), "seed": (0, 2**31),
                   "checkpoint_every": (1, None)}  # fmt: skip
         for name, (least, most) in bounds.items():
             check_whole(name, getattr(self, name), least, most)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any
 
@@ -28,23 +28,33 @@ class Candidate:
     """One way to enlarge.
 
     Args:
-        name: "bicubic", "filter", "general", "scales" or "delta".
+        name: "bicubic", "filter", "general", "scales", "delta" or "scenes".
         config: fields of the model's config.json.
         delta: what is sent for it.
-        net: the network, as a player restores it.
-        spec: what builds it.
+        nets: the networks, as a player restores them.
+        spec: what builds each.
+        of_frame: (T,) the network of every frame; empty for one network.
+        packed: the map that says so.
+        record: further fields of the fit's record.
     """
 
     name: str
     config: dict[str, Any]
     delta: bytes
-    net: nn.Module
+    nets: list[nn.Module]
     spec: NetworkSpec
+    of_frame: np.ndarray = field(default_factory=lambda: np.empty(0, np.int64))
+    packed: bytes = b""
+    record: dict[str, Any] = field(default_factory=dict)
 
     @property
     def bytes(self) -> int:
         """Of the model's files."""
-        return len(self.delta) + len(config_text(self.config))
+        return len(self.packed) + len(self.delta) + len(config_text(self.config))
+
+    def net(self, t: int) -> nn.Module:
+        """The network that enlarges frame t."""
+        return self.nets[self.of_frame[t]] if len(self.of_frame) else self.nets[0]
 
 
 def compare(
@@ -56,12 +66,9 @@ def compare(
         For each its "name" and "bytes"; "psnr" of RGB and "psnr_luma", in dB; "error" of luma.
     """
     errors: list[list[tuple[float, float]]] = [[] for _ in candidates]
-    for lr, hr in islice(pairs, 0, None, every):
-        truth = round8(hr[..., : info.height, : info.width]) / 255
+    for t, pair in islice(enumerate(pairs), 0, None, every):
         for candidate, found in zip(candidates, errors, strict=True):
-            large = enlarge([candidate.net], [candidate.spec], lr.to(device), None, (1, 1)).cpu()
-            played = round8(large[..., : info.height, : info.width]) / 255
-            found.append((float((played - truth).square().mean()), float(luma_error(played, truth))))
+            found.append(frame_error(candidate.net(t), candidate.spec, pair, info, device))
     rows = []
     for candidate, found in zip(candidates, errors, strict=True):
         rgb, y = np.mean(found, 0).tolist()
@@ -70,15 +77,32 @@ def compare(
     return rows
 
 
+def frame_error(
+    net: nn.Module, spec: NetworkSpec, pair: Pair, info: VideoInfo, device: torch.device
+) -> tuple[float, float]:
+    """Mean squared error of RGB and of luma of a frame as it is played."""
+    large = enlarge([net], [spec], pair.lr.to(device), None, (1, 1)).cpu()
+    played, truth = (round8(x[..., : info.height, : info.width]) / 255 for x in (large, pair.hr))
+    return float((played - truth).square().mean()), float(luma_error(played, truth))
+
+
 def best(rows: Sequence[dict[str, Any]], stream_bytes: int, most: int = 0) -> int:
     """The number of the candidate with the least D + λ R, among those of at most `most` bytes, if that is not 0.
 
-    D is the error of luma, R the bytes of the model. λ = D(bicubic) / bytes of the stream: at these rates a codec's
-    error falls in about the proportion in which its bits grow, so that a byte of the model is worth what a byte more
-    of the stream is.
+    D is the error of luma, R the bytes of the model.
     """
-    price = next(row["error"] for row in rows if row["name"] == "bicubic") / max(stream_bytes, 1)
+    price = byte_price(rows, stream_bytes)
     costs = [row["error"] + price * row["bytes"] for row in rows]
     least = min(row["bytes"] for row in rows)  # something has to be sent
     allowed = [n for n, row in enumerate(rows) if not most or row["bytes"] <= max(most, least)]
     return min(allowed, key=costs.__getitem__)
+
+
+def byte_price(rows: Sequence[dict[str, Any]], stream_bytes: int) -> float:
+    """λ = D(bicubic) / bytes of the stream.
+
+    At these rates a codec's error falls in about the proportion in which its bits grow, so that a byte of the model is
+    worth what a byte more of the stream is.
+    """
+    bicubic: float = next(row["error"] for row in rows if row["name"] == "bicubic")
+    return bicubic / max(stream_bytes, 1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from itertools import islice
@@ -27,13 +28,13 @@ from .stages import Fit
 EXPERT, SCALES = "expert-0", "scales"  # all may change; scales and biases alone
 RATE_WEIGHT = 4.0  # times the error of bicubic enlargement for each bit of the stream
 SCALES_SHARE, SCALES_RATE = 1 / 3, 3.0  # of the steps, and times the learning rate
-FILTER_FINENESS = 1
+FINENESS, FILTER_FINENESS = 0, 1
 
 
-def rate_penalty(price: float, delta: nn.Module) -> Tensor:
-    """λ Σ log2(1 + |change| / h)."""
+def rate_penalty(price: float, delta: nn.Module, known: Sequence[np.ndarray] | None = None) -> Tensor:
+    """λ Σ log2(1 + |change| / h), of what is not `known` already."""
     assert isinstance(delta, Delta)
-    return price * delta.bits()
+    return price * delta.bits(known)
 
 
 class DeltaFit(Fit):
@@ -46,7 +47,7 @@ class DeltaFit(Fit):
 
     def network_bytes(self) -> int:
         """Of the general network as it is: more is sent only where it pays."""
-        return self._candidate("general", self.general.spec, b"").bytes
+        return self.candidate("general", self.general.spec, b"").bytes
 
     def deltas(self) -> dict[str, tuple[Delta, Recipe]]:
         """What is trained, by its name."""
@@ -60,62 +61,84 @@ class DeltaFit(Fit):
     def train(self) -> None:
         """Train with the rate in the loss."""
         store = self.store(EXPERT)
-        price = RATE_WEIGHT * float(self.plan.errors.mean()) / (8 * self.low_resolution.stat().st_size)
         with self.progress.training(self.settings.steps) as count:
             for name, (delta, recipe) in self.deltas().items():
                 overfit(
                     delta, store, recipe, self.checkpoint(name), partial(count, name), self.processes.share,
-                    loss=luma_error, penalty=partial(rate_penalty, price),
+                    loss=luma_error, penalty=partial(rate_penalty, self.bit_price),
                 )  # fmt: skip
                 self.processes.wait()
+
+    @property
+    def bit_price(self) -> float:
+        """λ of training: error for a bit."""
+        return RATE_WEIGHT * float(self.plan.errors.mean()) / (8 * self.low_resolution.stat().st_size)
 
     def finish(self) -> None:
         """Compare the candidates on whole frames, and write the bundle of the best."""
         errors = self.plan.errors
-        every = max(1, len(errors) // SAMPLES)
+        every = max(1, len(errors) // self.samples)
         candidates = self.candidates(every)
         rows = compare(candidates, self.pairs(), self.info, self.device, every)
         taken = best(rows, self.low_resolution.stat().st_size, self.settings.model_bytes)
-        chosen, store = candidates[taken], self.store(EXPERT)
-        save_delta(self.draft / MODEL_FOLDER, chosen.config, chosen.delta)
-        error = round(psnr(store_error(chosen.net.to(self.device), store, True)), 4)
-        record = {"patches": len(store), "steps": self.settings.steps, "error_share": 1.0}
-        record |= {"psnr_float32": error, "psnr_stored": error}
-        described = vars(chosen.spec) | {"num_experts": 1, "weight_dtype": f"sent: {chosen.name}"}
+        chosen = candidates[taken]
+        save_delta(self.draft / MODEL_FOLDER, chosen.config, chosen.delta, chosen.packed)
+        described = vars(chosen.spec) | {"num_experts": len(chosen.nets), "weight_dtype": f"sent: {chosen.name}"}
         describe(
             self.draft, self.low_resolution.name, self.source, self.info, described, self.device,
-            frames=len(errors), write=write_short_manifest, fit=self.record, experts=[record],
+            frames=len(errors), write=write_short_manifest, fit=self.record, experts=self.expert_records(chosen),
             general_patch_psnr=round(psnr(float(errors.mean(dtype=np.float64))), 4),
-            candidates={"taken": chosen.name, "every": every, "rows": [
+            candidates={"taken": chosen.name, "every": every, **chosen.record, "rows": [
                 {name: value for name, value in row.items() if name != "error"} for row in rows
             ]},
         )  # fmt: skip
         self.folder.publish(self.identity)
 
+    @property
+    def samples(self) -> int:
+        """Frames that candidates are compared on, spread over the video."""
+        return SAMPLES
+
+    def expert_records(self, chosen: Candidate) -> list[dict[str, Any]]:
+        """What bundle.json says of each network."""
+        return [self.expert_record(chosen.nets[0], EXPERT, self.settings.steps, 1.0)]
+
+    def expert_record(self, net: nn.Module, store: str, steps: int, share: float) -> dict[str, Any]:
+        """The record of a network that plays patches like those of a store, with a share of the error."""
+        patches = self.store(store)
+        error = round(psnr(store_error(net.to(self.device), patches, True)), 4)
+        record = {"patches": len(patches), "steps": steps, "error_share": round(share, 4)}
+        return record | {"psnr_float32": error, "psnr_stored": error}
+
     def candidates(self, every: int) -> list[Candidate]:
         """From the cheapest to the dearest; the filter is fitted on every `every`-th frame."""
         scale = self.settings.scale
         blank, spec = NetworkSpec("luma_filter", scale, 1, 1), self.general.spec
-        found = [self._candidate("bicubic", blank, b"")]
+        found = [self.candidate("bicubic", blank, b"")]
         fitted = fit_filter(islice(self.pairs(), 0, None, every), scale)
         fine = 2.0**-FILTER_FINENESS
         levels = [q.clamp(-127, 127).long().numpy() for q in filter_levels(fitted, ZERO_STEP * fine, BIAS_STEP * fine)]
-        found.append(self._candidate("filter", blank, pack_delta([blank_filter(blank)], [levels], FILTER_FINENESS)))
-        found.append(self._candidate("general", spec, b""))
-        for name, (delta, _) in self.deltas().items():
-            load_checkpoint(self.checkpoint(name), delta)
-            packed = pack_delta([self.general.load()], [delta.levels()], delta.fineness)
-            found.append(self._candidate("delta" if name == EXPERT else name, spec, packed))
+        found.append(self.candidate("filter", blank, pack_delta([blank_filter(blank)], [levels], FILTER_FINENESS)))
+        found.append(self.candidate("general", spec, b""))
+        for name in self.deltas():
+            packed = pack_delta([self.general.load()], [self.levels(name)], FINENESS)
+            found.append(self.candidate("delta" if name == EXPERT else name, spec, packed))
         return found
 
-    def _candidate(self, name: str, spec: NetworkSpec, delta: bytes) -> Candidate:
+    def levels(self, name: str) -> list[np.ndarray]:
+        """What was trained of a delta, in whole steps."""
+        delta = self.deltas()[name][0]
+        load_checkpoint(self.checkpoint(name), delta)
+        return delta.levels()
+
+    def candidate(self, name: str, spec: NetworkSpec, delta: bytes) -> Candidate:
         """With the network as a player restores it from these bytes."""
         config: dict[str, Any] = {**vars(spec), "weight_dtype": DELTA}
         if spec == self.general.spec:
             config["general"] = self.general.digest
         net = self.general.load() if spec == self.general.spec else blank_filter(spec)
         unpack_delta(delta, [net])
-        return Candidate(name, config, delta, net.to(self.device), spec)
+        return Candidate(name, config, delta, [net.to(self.device)], spec)
 
 
 def blank_filter(spec: NetworkSpec) -> nn.Module:

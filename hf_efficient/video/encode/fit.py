@@ -13,6 +13,7 @@ from hf_efficient.video.networks.devices import find_device
 from hf_efficient.video.settings import AUTO, FitSettings
 
 from .delta_fit import DeltaFit
+from .scene_fit import SceneFit
 from .stages import Fit as Fit
 
 
@@ -57,5 +58,7 @@ def fit_video(
         ValueError: a setting is out of range, or the device does not exist.
     """
     chosen = FitSettings(**{**(asdict(settings) if settings else {}), **changes})
-    kind = DeltaFit if chosen.assignment.starts_from_general else Fit
+    kind = Fit
+    if chosen.assignment.starts_from_general:
+        kind = DeltaFit if chosen.scenes == 1 else SceneFit
     return kind(Path(source), Path(output), chosen, progress_bar, find_device(device), progress).run(overwrite)

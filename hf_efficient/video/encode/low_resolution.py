@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
+import torch
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -14,27 +16,54 @@ from hf_efficient.video.files.reader import Frame, StrPath, VideoInfo
 from hf_efficient.video.files.side_data import SideData
 from hf_efficient.video.files.writer import VideoWriter
 from hf_efficient.video.networks.backbones.backbone import upsample_bicubic
+from hf_efficient.video.networks.backbones.luma import luma
+from hf_efficient.video.networks.general import general_network
+from hf_efficient.video.networks.inference import enlarge
 from hf_efficient.video.patches import Geometry, degrade, pad_to_grid, to_rgb8, to_tensor
-from hf_efficient.video.settings import FitSettings
+from hf_efficient.video.settings import BICUBIC, FitSettings
 
 PROJECTIONS = 2
 
+Enlarger = Callable[[Tensor], Tensor]
+"""(1, 3, h, w) to (1, 3, s·h, s·w), colors in [0, 1]."""
 
-def downscaled(frames: Iterable[Frame], geometry: Geometry, back_projected: bool = False) -> Iterator[Frame]:
-    """Every frame at low resolution."""
-    make = back_projection if back_projected else degrade
+
+def made_for(settings: FitSettings, device: torch.device) -> Enlarger | None:
+    """How a player will enlarge the small frames that these settings ask for; None: they are not made for it."""
+    if settings.downscaling == BICUBIC:
+        return None
+    if not settings.assignment.starts_from_general:
+        return partial(upsample_bicubic, scale=settings.scale)
+    general = general_network(settings.scale, settings.network(0).num_features)
+    net = general.load().to(device)
+    return lambda x: enlarge([net], [general.spec], x.to(device), None, (1, 1)).cpu()
+
+
+def downscaled(frames: Iterable[Frame], geometry: Geometry, player: Enlarger | None = None) -> Iterator[Frame]:
+    """Every frame at low resolution.
+
+    Args:
+        frames: of the source.
+        geometry: the grid.
+        player: how small frames will be enlarged: they are made for it by `back_projection`. None: bicubic frames.
+    """
     for frame in frames:
-        yield frame._replace(rgb=to_rgb8(make(pad_to_grid(to_tensor(frame.rgb), geometry), geometry)))
+        large = pad_to_grid(to_tensor(frame.rgb), geometry)
+        small = degrade(large, geometry) if player is None else back_projection(large, geometry, player)
+        yield frame._replace(rgb=to_rgb8(small))
 
 
-def back_projection(y: Tensor, geometry: Geometry) -> Tensor:
-    """The small frame x whose bicubic enlargement U x is nearest to y: x <- x + D(y - U x), from x = D y.
+def back_projection(y: Tensor, geometry: Geometry, player: Enlarger) -> Tensor:
+    """The small frame x whose enlargement U x is nearest to y in luma: x <- x + D Y(y - U x), from x = D y.
 
-    Irani and Peleg, 1991; D is antialiased bicubic downscaling. PROJECTIONS rounds, unrounded between them.
+    Irani and Peleg, 1991; D is antialiased bicubic downscaling, Y luma, which is added to the three colors alike:
+    chroma is enlarged by a filter that keeps little of its detail, which would cost bits. PROJECTIONS rounds,
+    unrounded between them.
 
     Args:
         y: (1, 3, s·lr_height, s·lr_width) in [0, 1].
         geometry: the grid.
+        player: U.
     """
 
     def down(image: Tensor) -> Tensor:
@@ -42,7 +71,7 @@ def back_projection(y: Tensor, geometry: Geometry) -> Tensor:
 
     x = down(y)
     for _ in range(PROJECTIONS):
-        x = x + down(y - upsample_bicubic(x, geometry.scale))
+        x = x + down(luma(y - player(x)))
     return x
 
 

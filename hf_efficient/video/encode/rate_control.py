@@ -22,9 +22,9 @@ from hf_efficient.video.networks.spec import SCALES
 from hf_efficient.video.networks.weights import stored_bytes
 from hf_efficient.video.patches import Geometry, pad_to_grid, patch_errors, psnr, round8, to_tensor
 from hf_efficient.video.routing import planes
-from hf_efficient.video.settings import AUTO, BICUBIC, FitSettings
+from hf_efficient.video.settings import AUTO, FitSettings
 
-from .low_resolution import downscaled, stream_name, write_stream
+from .low_resolution import downscaled, made_for, stream_name, write_stream
 
 HEADER_BYTES = 4096  # of safetensors and JSON, generously
 # From benchmarks/video/stdo_rate.py: an AV1 stream gives the best bundles of a rate, with networks of about a tenth
@@ -119,7 +119,7 @@ class Trial:
         self.suffix = Path(stream_name(info)).suffix
         self.lossless = folder / f"lossless{self.suffix}"
         lossless = replace(settings, lr_quality=0, lr_codec="libx264", lr_preset="")  # a preset is of its codec
-        small = downscaled(read_frames(source, info), self.geometry, settings.downscaling != BICUBIC)
+        small = downscaled(read_frames(source, info), self.geometry, made_for(settings, torch.device("cpu")))
         write_stream(source, info, small, self.geometry, lossless, self.lossless)
 
     def fit(self, total: int, choose_width: bool) -> Fitting:

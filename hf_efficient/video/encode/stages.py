@@ -27,10 +27,10 @@ from hf_efficient.video.networks.experts import DEFAULTS, save_experts
 from hf_efficient.video.networks.spec import NetworkSpec
 from hf_efficient.video.networks.weights import add_weight_norm, as_stored
 from hf_efficient.video.patches import Geometry, patch_errors, psnr
-from hf_efficient.video.settings import BICUBIC, FitSettings
+from hf_efficient.video.settings import FitSettings
 
 from .description import describe
-from .low_resolution import downscaled, stream_name, write_stream
+from .low_resolution import downscaled, made_for, stream_name, write_stream
 from .overfit import Recipe, load_checkpoint, overfit, store_error
 from .patch_store import Pair, PatchStore, paired_frames, patch_sizes, write_stores
 from .processes import Processes
@@ -130,7 +130,7 @@ class Fit:
         """Encode the low-resolution stream. Networks are trained on its decoded frames."""
         if not self.low_resolution.exists():
             with self.progress.frames(read_frames(self.source, self.info), "low resolution") as frames:
-                small = downscaled(frames, self.geometry, self.settings.downscaling != BICUBIC)
+                small = downscaled(frames, self.geometry, made_for(self.settings, self.device))
                 write_stream(self.source, self.info, small, self.geometry, self.settings, self.low_resolution)
 
     def score(self) -> None:
@@ -166,7 +166,11 @@ class Fit:
             ValueError: one of their files is damaged, or belongs to another plan.
         """
         sizes = patch_sizes(self.geometry, self.settings.halo)
-        return PatchStore(self.work / name, len(self.plan.chosen_patches()[name]), sizes)
+        return PatchStore(self.work / name, len(self.wanted_patches()[name]), sizes)
+
+    def wanted_patches(self) -> dict[str, np.ndarray]:
+        """Name of each store -> sorted numbers of its patches."""
+        return self.plan.chosen_patches()
 
     def checkpoint(self, name: str) -> Path:
         """The file of a network's training."""
@@ -174,7 +178,7 @@ class Fit:
 
     def make_stores(self) -> None:
         """Cut the training patches of all networks in one pass."""
-        wanted = {n: numbers for n, numbers in self.plan.chosen_patches().items() if not (self.work / n).exists()}
+        wanted = {n: numbers for n, numbers in self.wanted_patches().items() if not (self.work / n).exists()}
         if wanted:
             folders = [self.work / n for n in wanted]
             with self.progress.frames(self.pairs(), "cutting patches") as pairs:

@@ -25,7 +25,7 @@ from hf_efficient.video.files.bundle import BUNDLE
 from hf_efficient.video.files.manifest import MANIFEST_NAME, sha256
 from hf_efficient.video.files.reader import StrPath
 
-NETWORK = r"(general|scales|expert-\d+)"
+NETWORK = r"(general|scales|(expert|scene)-\d+)"
 NAMES = (r"(settings|deleting)\.json", r"errors\.npy", rf"{NETWORK}(/(lr|hr)\.npy|\.safetensors)?", "bundle",
          *(f"bundle/{name}" for name in BUNDLE.names))  # fmt: skip
 

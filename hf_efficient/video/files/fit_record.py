@@ -7,7 +7,7 @@ from typing import Any
 
 from hf_efficient.reading import Fields, is_number, is_whole
 from hf_efficient.video.routing import MOST_EXPERTS
-from hf_efficient.video.settings import ALPHA, AUTO, INTERLACED, FitSettings
+from hf_efficient.video.settings import ALPHA, AUTO, INTERLACED, MOST_SCENES, FitSettings
 
 MOST_CANDIDATES = 64
 
@@ -39,6 +39,9 @@ def check_fit_record(manifest: Fields) -> int | None:
     if "candidates" in manifest.values:
         candidates = manifest.fields("candidates")
         candidates.text("taken"), candidates.whole("every", 1)
+        for n, values in enumerate(candidates.items("scenes", MOST_SCENES) if "scenes" in candidates.values else []):
+            scene = Fields(values, f"candidates: scenes: {n}")
+            scene.whole("frame"), scene.text("by")
         for n, values in enumerate(candidates.items("rows", MOST_CANDIDATES)):
             row = Fields(values, f"candidates: {n}")
             row.text("name"), row.whole("bytes")

@@ -21,6 +21,7 @@ DEAD_ZONE = 0.65  # of a step: smaller changes are zero
 #: Steps h at fineness 0: of a weight, in standard deviations of its layer's; of a layer of zeros; of scales and biases.
 WEIGHT_STEP, ZERO_STEP, SCALE_STEP, BIAS_STEP = 0.2, 1 / 128, 0.02, 0.005
 FINEST = 8
+OVER_FIRST = 0x80  # beside the fineness: what follows of the second network and later ones is added to the first's
 
 
 def quantized(ratio: Tensor) -> Tensor:
@@ -70,9 +71,21 @@ class Delta(nn.Module):
         levels = [None if ratio is None else quantized(ratio) for ratio in self.ratios()]
         return torch.func.functional_call(self._base[0], changed(self._base[0], levels, self.steps), (x, trim))
 
-    def bits(self) -> Tensor:
-        """Of all changes, smoothly."""
-        return torch.stack([approximate_bits(ratio) for ratio in self.ratios() if ratio is not None]).sum()
+    def bits(self, known: Sequence[np.ndarray] | None = None) -> Tensor:
+        """Of all changes, smoothly.
+
+        Args:
+            known: levels of every part to which the changes are coded as differences; None: zeros.
+        """
+        ratios = self.ratios()
+        offsets = [0.0] * len(ratios) if known is None else [torch.from_numpy(q).to(self.device) for q in known]
+        bits = [approximate_bits(r - q) for r, q in zip(ratios, offsets, strict=True) if r is not None]
+        return torch.stack(bits).sum()
+
+    @property
+    def device(self) -> torch.device:
+        """Where the changes are."""
+        return next(self.parameters()).device
 
     @torch.no_grad()
     def levels(self) -> list[np.ndarray]:
@@ -116,14 +129,24 @@ def changed(base: nn.Module, levels: Sequence[Tensor | None], steps: Sequence[fl
 
 
 def pack_delta(bases: Sequence[nn.Module], levels: Sequence[Sequence[np.ndarray]], fineness: int) -> bytes:
-    """The levels of one or several networks in bytes; none if nothing changes."""
-    tagged = [
-        (kind, q)
-        for base, mine in zip(bases, levels, strict=True)
-        for (kind, *_), q in zip(parts(base), mine, strict=True)
-    ]
-    coded = encode_levels(tagged)
-    return bytes([fineness]) + coded if coded else b""
+    """The levels of one or several networks in bytes; none if nothing changes.
+
+    Those of the second network and later ones are coded as they are or, where that is shorter, as differences to the
+    first's.
+    """
+    kinds = [[kind for kind, *_ in parts(base)] for base in bases]
+    differences = [levels[0], *([q - first for q, first in zip(own, levels[0], strict=True)] for own in levels[1:])]
+    coded = [(fineness, encode_levels(_tagged(kinds, levels)))]
+    if len(bases) > 1 and max(np.abs(q).max(initial=0) for own in differences for q in own) <= MOST:
+        coded.append((fineness | OVER_FIRST, encode_levels(_tagged(kinds, differences))))
+    first, shortest = min(coded, key=lambda pair: len(pair[1]))
+    return bytes([first]) + shortest if shortest else b""
+
+
+def _tagged(kinds: Sequence[Sequence[str]], levels: Sequence[Sequence[np.ndarray]]) -> list[tuple[str, np.ndarray]]:
+    """Every tensor with its class, network after network."""
+    pairs = (zip(names, own, strict=True) for names, own in zip(kinds, levels, strict=True))
+    return [pair for network in pairs for pair in network]
 
 
 def unpack_delta(data: bytes, bases: Sequence[nn.Module]) -> None:
@@ -132,13 +155,18 @@ def unpack_delta(data: bytes, bases: Sequence[nn.Module]) -> None:
     Raises:
         ValueError: the bytes are damaged.
     """
-    fineness, coded = (data[0], data[1:]) if data else (0, b"")
+    head, coded = (data[0], data[1:]) if data else (0, b"")
+    fineness, over_first = head & ~OVER_FIRST, bool(head & OVER_FIRST)
     if fineness > FINEST:
         raise ValueError(f"the coded weights are damaged: a fineness of {fineness}, expected 0 to {FINEST}")
     tagged = [(kind, int(np.prod(_size(kind, tensor)))) for base in bases for kind, tensor, _ in parts(base)]
-    found = iter(decode_levels(coded, tagged))
+    found, first = iter(decode_levels(coded, tagged)), None
     for base in bases:
         mine = [torch.from_numpy(next(found).reshape(_size(kind, t))).float() for kind, t, _ in parts(base)]
+        if first is None:
+            first = mine
+        elif over_first:
+            mine = [q + of_first for q, of_first in zip(mine, first, strict=True)]
         steps = [step * 2.0**-fineness for _, _, step in parts(base)]
         base.load_state_dict(changed(base, mine, steps))
 

@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import nn
 
-from hf_efficient.video.networks.delta import Delta, changed, pack_delta, parts, quantized, unpack_delta
+from hf_efficient.video.networks.delta import OVER_FIRST, Delta, changed, pack_delta, parts, quantized, unpack_delta
 from hf_efficient.video.networks.general import find_general, general_network, general_networks
 from hf_efficient.video.networks.level_coding import MOST, decode_levels, encode_levels
 from hf_efficient.video.networks.spec import GENERAL_WIDTHS
@@ -62,6 +62,33 @@ def test_what_is_unpacked_computes_what_was_trained(weights: bool) -> None:
     kinds = [kind for kind, *_ in parts(general.load())]
     moved = {kind for kind, q in zip(kinds, delta.levels(), strict=True) if q.any()}
     assert moved == ({"scale", "weight", "bias"} if weights else {"scale", "bias"})
+
+
+@pytest.mark.parametrize("alike", [True, False])
+def test_several_networks_are_coded_over_the_first_where_that_is_shorter(alike: bool) -> None:
+    general, rng = general_network(2, 8), np.random.default_rng(0)
+    sizes = [q.shape for q in Delta(general.load()).levels()]
+    first = [rng.integers(-9, 10, size) for size in sizes]
+    more = [q + (rng.random(q.shape) < 0.02) if alike else rng.integers(-1, 2, q.shape) for q in first]
+    data = pack_delta([general.load()] * 2, [first, more], 0)
+    assert bool(data[0] & OVER_FIRST) == alike
+    restored = [general.load(), general.load()]
+    unpack_delta(data, restored)
+    for levels, net in zip((first, more), restored, strict=True):
+        alone = general.load()
+        unpack_delta(pack_delta([general.load()], [levels], 0), [alone])
+        assert all(map(torch.equal, alone.state_dict().values(), net.state_dict().values()))
+
+
+def test_what_is_known_costs_no_bits() -> None:
+    delta = Delta(general_network(2, 8).load())
+    known = [np.full(q.shape, 3) for q in delta.levels()]
+    count = sum(q.size for q in known)
+    assert float(delta.bits(known).detach()) == pytest.approx(2 * count)  # log2(1 + 3) each
+    with torch.no_grad():
+        for change, step in zip(delta.changes, delta.steps, strict=True):
+            change.add_(3 * step)
+    assert float(delta.bits(known).detach()) == pytest.approx(0, abs=1e-2)
 
 
 def test_a_change_is_what_the_formula_says() -> None:

@@ -10,7 +10,7 @@ export HF_HUB_DISABLE_TELEMETRY ?= 1
 export GRADIO_ANALYTICS_ENABLED ?= False
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow test-serving lmms-eval test-lmms lint format numbers pages docs bench-speed bench-footing bench-parts bench-retention bench-representation bench-generation bench-video bench-cost bench-field clips clean
+.PHONY: help demo test test-slow test-serving lmms-eval test-lmms lint format numbers pages pictures docs bench-speed bench-footing bench-parts bench-retention bench-representation bench-generation bench-video bench-cost bench-field clips clean
 
 help:  ## this list
 	@grep -hE '^[a-z%-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/' | expand -t 24
@@ -93,8 +93,12 @@ pages: $(VENV)/.stamp-dev  ## docs/paper_index.md out of the table of methods, d
 	$(BIN)/hf-efficient methods --paper-index > docs/paper_index.md
 	$(BIN)/python -m tests.zoo.table > docs/model_types.md
 
-numbers: $(VENV)/.stamp-dev  ## figures of README, docs and cards out of benchmarks/results
+numbers: $(VENV)/.stamp-dev  ## figures of README, docs and cards, and cards of the methods, out of benchmarks/results
 	$(BIN)/python -m benchmarks.numbers
+	$(BIN)/python -m benchmarks.cards
+
+pictures: $(VENV)/.stamp-dev  ## the pictures of the method pages, docs/pictures
+	$(BIN)/python -m docs.draw
 
 docs: $(VENV)/.stamp-dev  ## the documentation as a site, in build/site/html; every link is checked
 	$(BIN)/python -m pytest -q tests/test_docs.py

@@ -67,6 +67,21 @@ def test_pages_lead_to_the_function_with_the_equation(page: str, repository: Pat
         assert ast.get_docstring(function)
 
 
+@pytest.mark.parametrize("page", ["id_pruner", "itg", "bidst", "s2_sam", "zo_sam", "stdo"])
+def test_a_method_has_a_picture_and_says_how_to_cite_it(page: str, repository: Path) -> None:
+    text = (repository / f"docs/{page}.md").read_text(encoding="utf-8")
+    (alt,) = re.findall(rf"!\[([^\]]+)\]\(pictures/{page}\.png\)", text.partition("Equation in code")[0])
+    assert len(alt) > 40
+    cited = text.partition("## Citation")[2]
+    assert "```bibtex" in cited or "CITATION.cff" in cited
+
+
+def test_pictures_are_drawn(repository: Path, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "docs.draw", "s2_sam", "zo_sam", "--output", str(tmp_path)]
+    subprocess.run(command, cwd=repository, check=True, capture_output=True)
+    assert {path.name for path in tmp_path.iterdir()} == {"s2_sam.png", "zo_sam.png"}
+
+
 def test_every_page_is_in_the_navigation_once(repository: Path) -> None:
     nav = (repository / "docs/mkdocs.yml").read_text(encoding="utf-8").partition("\nnav:\n")[2]
     listed = re.findall(r": ([\w/.-]+\.md)$", nav, re.MULTILINE)

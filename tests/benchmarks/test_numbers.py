@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from huggingface_hub import ModelCard
 
-from benchmarks import numbers
+from benchmarks import card_texts, cards, numbers
 from tests.conftest import ROOT
 
 RESULTS = ROOT / "benchmarks/results"
@@ -18,6 +19,19 @@ RESULTS = ROOT / "benchmarks/results"
 @pytest.mark.parametrize("page", numbers.pages(), ids=lambda page: str(page.relative_to(ROOT)))
 def test_figures_are_those_of_the_results(page: Path) -> None:
     assert numbers.page_filled(page) == page.read_text(encoding="utf-8"), "run `make numbers`"
+
+
+@pytest.mark.parametrize("card", cards.cards(), ids=lambda path: str(path.relative_to(ROOT)))
+def test_cards_are_those_of_the_results(card: Path) -> None:
+    assert cards.cards()[card] == card.read_text(encoding="utf-8"), "run `make numbers`"
+    written: Any = ModelCard.load(card)
+    assert written.data.eval_results
+    for result in written.data.eval_results:
+        shown = [value for text, *_ in numbers.FIGURE.findall(written.text) for value in numbers.NUMBER.findall(text)]
+        if card.parent.name == "model_cards" and card.stem in card_texts.CARDS:  # its table shows the same
+            assert any(
+                float(value.replace("−", "-")) == pytest.approx(result.metric_value, abs=0.06) for value in shown
+            )
 
 
 def test_most_tables_of_results_are_filled() -> None:

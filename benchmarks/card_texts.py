@@ -1,0 +1,225 @@
+"""What the cards say of each method, and which figures of result files they show."""
+
+from dataclasses import dataclass
+
+from huggingface_hub import EvalResult
+
+from benchmarks.numbers import ROOT, figures, filled
+
+FOLDER = ROOT / "model_cards"
+RESULTS = "../benchmarks/results"
+#: Short name of a data set -> (its id, its name, the task, of the Hub).
+DATA = {
+    "photo": ("photo-scenes", "480 scenes on 24 photographs", "visual-question-answering"),
+    "tiny": ("tiny-vlm-eval", "512 scenes of garments", "visual-question-answering"),
+    "garments": ("fashion-mnist", "Fashion-MNIST, 500 pictures", "image-classification"),
+    "news": ("newsgroups", "20 newsgroups", "text-classification"),
+    "bikes": ("bikes", "bikes.mp4, 640 x 272, x2", "video-super-resolution"),
+    "time": ("random-input", "random input", "training-speed"),
+}
+
+
+@dataclass(frozen=True)
+class Result:
+    """A figure of a result file.
+
+    Args:
+        data: key of `DATA`.
+        what: the words before the figure.
+        figure: how it is written; the digits are filled in.
+        place: file under benchmarks/results, and the place in it as `benchmarks/numbers.py` reads it.
+        metric: of the metadata.
+    """
+
+    data: str
+    what: str
+    figure: str
+    place: str
+    metric: str = "accuracy"
+
+    @property
+    def link(self) -> str:
+        """The figure as Markdown, with where it comes from."""
+        file, _, place = self.place.partition(" > ")
+        return f'[{filled(self.figure, FOLDER, f"{RESULTS}/{self.place}")}]({RESULTS}/{file} "{place}")'
+
+    @property
+    def evaluation(self) -> EvalResult:
+        """The first figure as metadata."""
+        id_, name, task = DATA[self.data]
+        value = float(figures(FOLDER, f"{RESULTS}/{self.place}")[0])
+        return EvalResult(task, id_, name, self.metric, value, metric_name=self.what)
+
+
+@dataclass(frozen=True)
+class Card:
+    """What a method's card says.
+
+    Args:
+        title: of the card.
+        text: what it is.
+        load: three lines that use it.
+        page: of docs.
+        command: that makes the figures; several joined by "` and `".
+        results: the figures, losses among them.
+        limits: when not to use it.
+        tags: by which the Hub finds it.
+    """
+
+    title: str
+    text: str
+    load: str
+    page: str
+    command: str
+    results: tuple[Result, ...]
+    limits: str
+    tags: tuple[str, ...]
+
+
+FOOT, PHOTO = "equal_footing/table.md", "equal_footing_photo/table.md"
+REAL = "What decides > ID-Pruner against methods that keep real tokens"
+ALL = "anchors > 0 > accuracy > %"
+ANY = "What decides > ITG against any method"
+CARDS = {
+    "id_pruner": Card(
+        "ID-Pruner: K visual tokens that are important and stand for all",
+        "Keeps exactly K of the visual tokens of a vision-language model, without training: importance and coverage "
+        "are measured apart and joined in one submodular objective. Method and code are of this package.",
+        'from hf_efficient import TokenPrunerConfig, attach_token_pruner\n\n'
+        'attach_token_pruner(model, processor, TokenPrunerConfig(method="id_pruner", budget=64))',
+        "id_pruner.md",
+        "python -m benchmarks.representation.equal_footing",
+        (
+            Result("photo", "32 of 256 tokens, proportional attention: % right", "83.0",
+                   f"{PHOTO} > One row > id_pruner (default), with sizes > 32"),
+            Result("photo", "32 of 256 tokens: ahead of the best other method that keeps real tokens, points",
+                   "+2.8 (0.9 to 4.8)", f"{PHOTO} > {REAL} 32 > ahead by, points#1"),
+            Result("photo", "64 of 256 tokens: ahead of the best other method that keeps real tokens, points", "+1.1",
+                   f"{PHOTO} > {REAL} 64 > ahead by, points#1"),
+            Result("tiny", "9 of 144 tokens, proportional attention: % right", "96.5",
+                   f"{FOOT} > One row > id_pruner (default), with sizes > 9"),
+            Result("tiny", "2 of 144 tokens: ahead of the best other method that keeps real tokens, points", "+7.1",
+                   f"{FOOT} > {REAL} 2 > ahead by, points#1"),
+        ),
+        "Above a quarter of the tokens methods differ little. Text suffers first; pointing wants a quarter or more.",
+        ("visual-token-pruning", "vision-language-model", "training-free"),
+    ),
+    "itg": Card(
+        "ITG: K new tokens made of all visual tokens",
+        "Makes K tokens that are the best approximation of the weighted distribution of all tokens, without training; "
+        "attention counts each for as many as it stands for. Method and code are of this package.",
+        'from hf_efficient import TokenPrunerConfig, attach_token_pruner\n\n'
+        'attach_token_pruner(model, processor, TokenPrunerConfig(method="itg", budget=64))',
+        "itg.md",
+        "python -m benchmarks.representation.equal_footing",
+        (
+            Result("photo", "32 of 256 tokens: % right", "86.2", f"{PHOTO} > One row > itg (default), with sizes > 32"),
+            Result("photo", "32 of 256 tokens: ahead of the best other method, points", "+6.0 (4.2 to 7.8)",
+                   f"{PHOTO} > {ANY} 32 > ahead by, points#1"),
+            Result("tiny", "9 of 144 tokens: % right", "96.8", f"{FOOT} > One row > itg (default), with sizes > 9"),
+            Result("tiny", "9 of 144 tokens: ahead of the best other method, points", "+0.7 (0.1 to 1.3)",
+                   f"{FOOT} > {ANY} 9 > ahead by, points#1"),
+        ),
+        "Wants sdpa or eager attention in the language model, for the sizes; without sizes ID-Pruner is as good.",
+        ("visual-token-reduction", "vision-language-model", "training-free"),
+    ),
+    "bidst": Card(
+        "BiDST: sparse models and sparse adapters whose topology is learned",
+        "Bi-level dynamic sparse training as a PEFT method: which weights are active is learned while they are "
+        "trained, with exactly k of them at every step. After Ji et al., ICML 2024; its equations are in part "
+        "reconstructed.",
+        "from hf_efficient import BiDSTConfig\nfrom peft import get_peft_model\n\n"
+        "model = get_peft_model(model, BiDSTConfig(sparsity=0.95))  # then any Trainer",
+        "bidst.md",
+        "python -m benchmarks.sparsity.sparse_training` and `python -m benchmarks.sparsity.sparse_finetuning",
+        (
+            Result("news", "from scratch, 98 % zeros, ahead of the best other method, points", "+3.9 ± 0.5",
+                   "sparse_training/table.md > newsgroups 98% > bidst minus the best other"),
+            Result("garments", "ResNet from scratch, 90 % zeros, ahead of the best other method, points", "-0.5 ± 0.4",
+                   "sparse_training/table.md > resnet 90% > bidst minus the best other"),
+            Result("news", "small network fine-tuned to 95 % zeros, ahead of RigL, points", "+2.6 ± 0.8",
+                   "sparse_finetuning/table.md > moved > rigl > BiDST minus it#2"),
+            Result("news", "top layers of MiniLM fine-tuned to 95 % zeros, ahead of levelled RigL, points",
+                   "-0.9 ± 0.8", "sparse_finetuning/table.md > newsgroups > rigl > BiDST minus it#2"),
+        ),
+        "Its mask work is three to five times RigL's. Adapters of 0.1 and 0.5 % forget more of the old task than LoRA "
+        "at the rate that is best for the new one.",
+        ("sparsity", "dynamic-sparse-training", "peft"),
+    ),
+    "s2_sam": Card(
+        "S2-SAM: sharpness-aware minimization in one pass",
+        "The gradient is taken a distance uphill along the gradient of the step before: flatter minima at the price of "
+        "plain training. After Ji et al., NeurIPS 2024; the code is our own.",
+        "from hf_efficient import S2SAMTrainer, SAMArguments\n\n"
+        "S2SAMTrainer(model, args, train_dataset=data, sam_args=SAMArguments(rho=0.05)).train()",
+        "s2_sam.md",
+        "python -m benchmarks.optimization.sam_generalization` and `python -m benchmarks.optimization.sam_step",
+        (
+            Result("time", "time of a step over a plain one, ViT-S", "1.03",
+                   "sam_step/table.md > ViT-S > S2-SAM > ratio to plain", "time ratio"),
+            Result("garments", "40 % wrong labels, gain over plain training, points", "+7.0 ± 3.5",
+                   "sam_generalization/table.md > resnet, 500, 40 % noise s2sam > gain (95 % interval)"),
+            Result("garments", "right labels, ResNet, gain, points", "+0.7 ± 0.6",
+                   "sam_generalization/table.md > resnet, 500 s2sam > gain (95 % interval)"),
+            Result("garments", "right labels, ViT, gain, points", "-1.2 ± 1.1",
+                   "sam_generalization/table.md > vit, 500 s2sam > gain (95 % interval)"),
+        ),
+        "On sparse networks it gained nothing here, where the paper reports its largest gains.",
+        ("sharpness-aware-minimization", "optimizer", "trainer"),
+    ),
+    "zo_sam": Card(
+        "ZO-SAM: sharpness-aware minimization with an ascent direction from losses alone",
+        "Two losses on either side of the weights say which way is up; one gradient trains. After Ji et al., 2026; the "
+        "code, and the guided form, which looks along the last gradient, are our own.",
+        "from hf_efficient import SAMArguments, ZOSAMTrainer\n\n"
+        "ZOSAMTrainer(model, args, train_dataset=data, sam_args=SAMArguments(rho=0.1, guided=True)).train()",
+        "zo_sam.md",
+        "python -m benchmarks.optimization.sam_generalization` and `python -m benchmarks.optimization.sam_step",
+        (
+            Result("time", "time of a step over a plain one, ViT-S", "1.6",
+                   "sam_step/table.md > ViT-S > ZO-SAM > ratio to plain", "time ratio"),
+            Result("garments", "40 % wrong labels, gain over plain training, points", "-0.9 ± 2.5",
+                   "sam_generalization/table.md > resnet, 500, 40 % noise zosam > gain (95 % interval)"),
+            Result("garments", "40 % wrong labels, guided, gain over plain training, points", "+5.3 ± 2.9",
+                   "sam_generalization/table.md > resnet, 500, 40 % noise guided_zosam > gain (95 % interval)"),
+            Result("garments", "right labels, ResNet, gain, points", "+1.0 ± 1.3",
+                   "sam_generalization/table.md > resnet, 500 zosam > gain (95 % interval)"),
+        ),
+        "One random direction of millions says little of the gradient: as published it gained nothing here beyond "
+        "chance. S2-SAM is cheaper.",
+        ("sharpness-aware-minimization", "zeroth-order", "optimizer", "trainer"),
+    ),
+    "stdo": Card(
+        "STDO: a video as a small stream with tiny networks that know it",
+        "A video is cut into chunks of like difficulty, tiny super-resolution networks overfit them, and they travel "
+        "with a stream of half the size or less. After G. Li et al., CVPR 2023. The default, a delta to a general "
+        "network that ships with the package, is ours.",
+        "from hf_efficient import STDOPipeline\n\n"
+        'pipe = STDOPipeline.from_pretrained("THIS_FOLDER_OR_HUB_ID")\npipe(output_path="out.mp4")',
+        "stdo.md",
+        "python -m benchmarks.video.rate",
+        (
+            Result("bikes", "bits at equal luma PSNR against x265, %", "-29.3",
+                   "rate/table.md > BD-rate, luma > bikes.mp4 x2 bundle > x265", "BD-rate"),
+            Result("bikes", "bits at equal luma PSNR against bicubic enlargement of its own stream, %", "-10.8",
+                   "rate/table.md > BD-rate, luma > bikes.mp4 x2 bundle > bicubic", "BD-rate"),
+            Result("bikes", "bits at equal luma PSNR against SVT-AV1 at full size, %", "+9.8",
+                   "rate/table.md > BD-rate, luma > bikes.mp4 x2 bundle > SVT-AV1", "BD-rate"),
+        ),
+        "Where the receiver plays AV1 at full size, plain AV1 needs fewer bits.",
+        ("video-super-resolution", "diffusers", "overfitting"),
+    ),
+}  # fmt: skip
+_TINY = ("tiny LLaVA", (Result("tiny", "all 144 tokens: % right", "97.4", f"equal_footing/results.json > {ALL}"),))
+#: Card of a shipped model -> its name, and figures for its metadata.
+MODELS: dict[str, tuple[str, tuple[Result, ...]]] = {
+    "model_cards/tiny_vlm.md": _TINY,
+    "hf_efficient/assets/tiny_vlm/README.md": _TINY,
+    "model_cards/photo_vlm.md": ("LLaVA behind DINOv2", (
+        Result("photo", "all 256 tokens: % right", "92.0", f"equal_footing_photo/results.json > {ALL}"),
+    )),
+    "model_cards/general_upscalers.md": ("general upscaler, x2", (
+        Result("bikes", "bits at equal luma PSNR against bicubic enlargement of the same stream, %", "-1.0",
+               "rate/table.md > BD-rate, luma > bikes.mp4 x2 general > bicubic", "BD-rate"),
+    )),
+}  # fmt: skip

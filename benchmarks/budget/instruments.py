@@ -73,17 +73,24 @@ def rows_of(scenes: Sequence[Scene], limit: int) -> Rows:
 
 
 def tiny(seed: int, sets: Path, validation: int, test: int) -> Instrument:
-    """The shipped VLM: 144 tokens."""
+    """The shipped VLM: 144 tokens. A seed draws the scenes that plans are chosen on, and weights are calibrated on."""
     model, processor = load_vlm()
-    chosen_on = rows_of(scenes_of("standard:2027", -(-validation // 5)), validation)
+    chosen_on = rows_of(scenes_of(f"standard:{2027 + seed}", -(-validation // 5)), validation)
     return Instrument(model, processor, chosen_on, rows_of(scenes_of(str(EVALUATION_SET)), test))
 
 
 def photo(seed: int, sets: Path, validation: int, test: int) -> Instrument:
-    """The VLM behind DINOv2: 256 tokens of a photograph. `sets` holds what `make_photo_vlm_evaluation` wrote."""
-    model, processor = load_photo_vlm(seed)
-    parts = [rows_of(scenes_of(str(sets / f"photo_{p}")), n) for p, n in (("validation", validation), ("test", test))]
-    return Instrument(model, processor, *parts)
+    """The VLM behind DINOv2: 256 tokens of a photograph. `sets` holds what `make_photo_vlm_evaluation` wrote.
+
+    Seeds 0 and 1 are its two trainings; 2 and 3 are these again with other rows that plans are chosen on and weights
+    calibrated on, and so on.
+    """
+    model, processor = load_photo_vlm(seed % 2)
+    place = seed // 2 * validation
+    chosen_on = rows_of(scenes_of(str(sets / "photo_validation")), place + validation)[place:]
+    if len(chosen_on) < validation:
+        raise SystemExit(f"photo_validation has no rows {place} to {place + validation}; take fewer, or a lower seed.")
+    return Instrument(model, processor, chosen_on, rows_of(scenes_of(str(sets / "photo_test")), test))
 
 
 def text(seed: int, sets: Path, validation: int, test: int) -> Instrument:

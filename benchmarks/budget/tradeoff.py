@@ -164,7 +164,13 @@ def parser() -> argparse.ArgumentParser:
     """The options."""
     made = common_parser(__doc__, "tradeoff")
     made.add_argument("--instruments", nargs="+", choices=INSTRUMENTS, default=list(INSTRUMENTS))
-    made.add_argument("--seeds", nargs="+", type=int, default=[0], help="training seeds, of photo (0, 1) and text")
+    made.add_argument(
+        "--seeds",
+        nargs="+",
+        type=int,
+        default=[0],
+        help="of training (text, photo) and of the rows that plans are chosen on (tiny, photo)",
+    )
     made.add_argument("--sets", type=Path, default=Path("runs"), help="folder of photo_validation and photo_test")
     made.add_argument("--short", action="store_true", help="four of the limits alone")
     made.add_argument("--validation", type=int, help="rows that plans are chosen on (default: 1000, 320, 96)")
@@ -178,7 +184,7 @@ def main() -> None:
     record_run(arguments.output)
     book = Rows(arguments.output / "rows.json", arguments, ("validation", "test"))
     for name in arguments.instruments:
-        for seed in arguments.seeds if name != "tiny" else [0]:
+        for seed in arguments.seeds:
             wanted = {
                 f"{name}|{seed}|{', '.join(f'{k}={v}' for k, v in limit.items())}": limit
                 for limit in (SHORT_GRID if arguments.short else GRID)

@@ -12,17 +12,22 @@ import torch
 def seconds_of(run: Callable[[], object], device: torch.device | str, repeats: int) -> float:
     """Median seconds of `run()`, after one call that is not counted.
 
+    On a CPU with one thread it is the processor's time, so that what other programs take meanwhile does not count; it
+    is the clock's time where several threads, or a GPU, work at once.
+
     Args:
         run: any computation.
         device: whose work is waited for.
         repeats: >= 1.
     """
+    alone = torch.device(device).type == "cpu" and torch.get_num_threads() == 1
+    clock = time.process_time if alone else time.perf_counter
     wait = getattr(torch, torch.device(device).type).synchronize  # also of the CPU, where it does nothing
     found = []
     for _ in range(repeats + 1):
         wait()
-        start = time.perf_counter()
+        start = clock()
         run()
         wait()
-        found.append(time.perf_counter() - start)
+        found.append(clock() - start)
     return median(found[1:])

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from . import transformers_serving
+from . import transformers_quantizers, transformers_serving
 
 #: "module:name" -> parameters, of what is overridden. Public methods are listed too: stock code calls them.
 OVERRIDDEN = {
@@ -43,7 +43,7 @@ OVERRIDDEN = {
     "transformers:Cache.crop": ("self", "tokens_to_remove"),
 }  # fmt: skip
 #: "module:name" -> parameters, of what is called.
-CALLED = {
+CALLED = transformers_quantizers.CALLED | {
     "transformers:Trainer.compute_loss": ("self", "model", "inputs", "return_outputs", "num_items_in_batch"),
     "transformers:Trainer.compute_loss_context_manager": ("self",),
     "transformers:Trainer._prepare_inputs": ("self", "inputs"),

@@ -63,7 +63,8 @@ def find_plan(
             Costs of a forward are those of the first `batch_size` rows.
         inputs: makes inputs of the model from processor and rows.
         methods: selections of visual tokens that are tried.
-        levers: on the weights, of "sparsegpt", "wanda", "int8" and "int4" (which need bitsandbytes).
+        levers: on the weights, of "sparsegpt", "wanda", and of those that change when a model is loaded "int8"
+            (bitsandbytes, or torchao where that is absent) and "int4" (bitsandbytes).
         batch_size: rows of a forward that is measured.
         further: plans beside the best that show the trade-off: half of its tokens, a quarter, and so on.
         repeats: forwards timed for each measurement.
@@ -281,8 +282,7 @@ class _Search:
         """What no lever here changes."""
         parts = []
         if "file_bytes" in over and self.weights is not None:
-            layers = self.weights.layers.values()
-            rest = self.stock["file_bytes"] - sum(m.weight.numel() * m.weight.element_size() for m in layers)
+            rest = self.weights.unchanged_bytes()
             parts.append(f"weights that no lever changes (embeddings, heads, norms) take {said('file_bytes', rest)}")
         if set(over) & set(OF_A_FORWARD):
             if self.report.representation.visual_tokens:

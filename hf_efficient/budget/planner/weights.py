@@ -8,28 +8,25 @@ import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from importlib.util import find_spec
 from logging import ERROR, getLogger
 from pathlib import Path
 from typing import Any
 
 from torch import nn
+from transformers import PreTrainedModel
 from transformers.utils import logging
 
 from hf_efficient.budget.memory import bytes_of
 from hf_efficient.budget.parameters import saved
-from hf_efficient.budget.plan.precision import precision_of, quantization_config
+from hf_efficient.budget.plan.precision import quantization_config
 from hf_efficient.budget.plan.pruning import METHODS, PruningConfig, layers_of, prune, zeros_of, zeros_planned
 from hf_efficient.files import scratch_folder
 from hf_efficient.sparsity.storage.checkpoint import dense_state_dict, encode
 
+from .bits import BITS, kind_of_bits, quantized_weights, saved_by
+
 SPARSITIES = (0.3, 0.5, 0.6, 0.7, 0.8)  # tried where zeros count in operations, which tokens can pay for as well
 SPARSEST = 0.95
-#: Settings of bitsandbytes -> bytes of an entry, and of what is stored beside a group of entries (a row: 0).
-BITS: dict[str, tuple[dict[str, Any], float, float, int]] = {
-    "int8": ({"load_in_8bit": True}, 1.0, 4.0, 0),
-    "int4": ({"load_in_4bit": True, "bnb_4bit_quant_type": "nf4"}, 0.5, 4.0, 64),
-}
 LEVERS = (*METHODS, *BITS)
 
 
@@ -72,8 +69,11 @@ class WeightLevers:
         self.model = model
         self.stock = Weights("as they are", float(bytes_of(saved(model))))
         self.pruners = [name for name in names if name in METHODS]
-        self.bits = [name for name in names if name in BITS and find_spec("bitsandbytes") is not None]
-        self.layers = layers_of(model) if self.pruners or self.bits else {}
+        loads = isinstance(model, PreTrainedModel)  # bits change when a model is loaded, by transformers
+        kinds = {name: kind_of_bits(name) for name in names if name in BITS and loads}
+        self.bits = {name: kind for name, kind in kinds.items() if kind is not None}
+        self._quantized: dict[str, Weights] = {}
+        self.layers = layers_of(model) if self.pruners else {}
 
     def options(self, limits: Mapping[str, float], fits: Callable[[Mapping[str, float]], bool]) -> list[Weights]:
         """All that may be tried under limits: those that fit the file, none of which is beaten by another for sure.
@@ -143,14 +143,19 @@ class WeightLevers:
         return Weights(f"{method} {sparsity:.3g}", self.file_with(sparsity), PruningConfig(method, sparsity))
 
     def quantized(self, name: str) -> Weights:
-        """Fewer bits on load: of all linear layers but the head."""
-        settings, entry, beside, group = BITS[name]
-        total = self.stock.file_bytes
-        for layer in self.layers.values():
-            entries, rows = layer.weight.numel(), layer.weight.shape[0]
-            groups = math.ceil(entries / group) if group else rows
-            total += entries * entry + beside * groups - entries * layer.weight.element_size()
-        return Weights(name, total, precision=precision_of({"quant_method": "bitsandbytes", **settings}))
+        """Fewer bits on load, of the layers that the library takes."""
+        if name not in self._quantized:
+            kind = self.bits[name]
+            smaller = self.stock.file_bytes - saved_by(self.model, kind)
+            self._quantized[name] = Weights(name, smaller, precision=kind.precision())
+        return self._quantized[name]
+
+    def unchanged_bytes(self) -> float:
+        """Of the weights that no lever changes."""
+        names = {f"{name}.weight" for name in self.layers}
+        names |= {name for kind in self.bits.values() for name in quantized_weights(self.model, kind)}
+        weights = [self.model.get_parameter(name) for name in names]
+        return self.stock.file_bytes - sum(weight.numel() * weight.element_size() for weight in weights)
 
     def applied(self, weights: Weights, batches: Iterable[Any]) -> Any:
         """A copy of the model with its weights treated so; the model itself where they stay.

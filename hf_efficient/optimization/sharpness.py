@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from hf_efficient.extras import extra
 from hf_efficient.files import written_whole
@@ -55,7 +56,7 @@ def top_hessian_eigenvalue(
     """The Hessian eigenvalue of largest size at the current weights, by power iteration with exact products H v.
 
     Args:
-        model: any whose operations can be differentiated twice (attention: `attn_implementation="eager"`).
+        model: any whose operations can be differentiated twice (torch's own attention can: its plain form is used).
         data: batches, as for `sharpness`; every step goes through all of them.
         loss_of: as for `sharpness`.
         steps: products H v at most.
@@ -66,7 +67,7 @@ def top_hessian_eigenvalue(
     batches = data if isinstance(data, Sequence) else list(data)
     v = _unit(_random_direction(weights, seed))
     value = 0.0
-    with evaluated(model, weights):
+    with evaluated(model, weights), sdpa_kernel(SDPBackend.MATH):  # fused attention has no second derivative
         for _ in range(steps):
             product = _hessian_product(model, batches, loss_of, weights, v)
             last, value = value, dot(v, product)

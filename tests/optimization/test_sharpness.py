@@ -48,6 +48,16 @@ def test_top_hessian_eigenvalue_of_a_quadratic() -> None:
     assert top_hessian_eigenvalue(bowl, BATCHES, steps=200, tolerance=1e-9) == pytest.approx(expected, rel=1e-4)
 
 
+def test_fused_attention_has_the_eigenvalue_of_eager_attention() -> None:
+    batch = {"input_ids": torch.stack([r["input_ids"] for r in rows(8)]), "labels": torch.arange(8) % 3}
+    found = []
+    for attention in ("sdpa", "eager"):
+        model = bert()
+        model.set_attn_implementation(attention)
+        found.append(top_hessian_eigenvalue(model, [batch], steps=10))
+    assert found[0] == pytest.approx(found[1], rel=1e-3)
+
+
 def test_a_transformers_model_is_left_as_it_was(tmp_path: Path) -> None:
     model = bert()
     model.config._attn_implementation = "eager"

@@ -1,16 +1,16 @@
 """A bit rate, spent in the best way: a small stream and a general network, at each scale, or a codec alone.
 
-For each scale the stream gets the best constant quality that fits, with room for a delta; it is judged as the general
-network enlarges it, which needs no training. The codec alone gets the best quality that fits at full size. The best in
-PSNR of luma is taken. The delta is trained afterwards and can only add to its scale: so a codec alone is taken where it
-may be behind by what a delta gains, 0.05 to 0.4 dB where it was measured.
+For each scale and codec the stream gets the best constant quality that fits, with room for a delta; it is judged as the
+general network enlarges it, which needs no training. Each codec alone gets the best quality that fits at full size. The
+best is taken: in PSNR of luma on sampled frames, or in VMAF of all. The delta is trained afterwards and can only add to
+its scale: so a codec alone is taken where it may be behind by what a delta gains, 0.05 to 0.4 dB where it was measured.
 """
 
 from __future__ import annotations
 
 import tempfile
 from bisect import bisect_left
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
@@ -19,15 +19,17 @@ from typing import Any
 import numpy as np
 import torch
 
+from hf_efficient.checks import check_choice
 from hf_efficient.files import copy_file
 from hf_efficient.video.codecs import CODECS
 from hf_efficient.video.files.reader import StrPath, VideoInfo, probe, read_frames
 from hf_efficient.video.measure.rate_distortion import encode_at_size
+from hf_efficient.video.measure.vmaf import vmaf_of_file, vmaf_of_frames
 from hf_efficient.video.networks.backbones.luma import luma_error
 from hf_efficient.video.networks.general import general_network
-from hf_efficient.video.networks.inference import enlarge
+from hf_efficient.video.networks.inference import enlarge_whole
 from hf_efficient.video.networks.spec import SCALES
-from hf_efficient.video.patches import psnr, round8, to_tensor
+from hf_efficient.video.patches import psnr, to_rgb8, to_tensor
 from hf_efficient.video.settings import FitSettings
 
 from .rate_control import SAMPLES, Trial
@@ -36,6 +38,8 @@ MANIFEST_BYTES = 800  # bundle.json, generously
 CONFIG_BYTES = 200  # config.json
 DELTA_BYTES, DELTA_SHARE = 2048, 0.04  # room for a delta: the less of the two, of the whole for the second
 DEFAULTS = {"method": "delta", "lr_codec": "libsvtav1"}
+UNITS = {"psnr": "dB of luma", "vmaf": "VMAF"}
+MEASURES = tuple(UNITS)
 
 
 @dataclass(frozen=True)
@@ -43,22 +47,28 @@ class Offer:
     """What a rate buys.
 
     Args:
-        name: "x2", ..., or the codec alone.
+        name: of scale and codec, or of the codec alone.
         settings: of the fit; None for a codec alone.
-        bytes: of the stream, or of the codec's file.
-        psnr: of luma, in dB, on sampled frames.
+        file: the stream, or the codec's file.
+        quality: the larger, the better.
     """
 
     name: str
     settings: FitSettings | None
-    bytes: int
-    psnr: float
+    file: Path
+    quality: float
 
 
 def spend(
-    source: StrPath, rate: float, plain: Path, given: dict[str, Any] | None = None, log: Callable[[str], object] = print
+    source: StrPath,
+    rate: float,
+    plain: Path,
+    given: dict[str, Any] | None = None,
+    log: Callable[[str], object] = print,
+    optimize: str = "psnr",
+    codecs: Sequence[str] = tuple(CODECS),
 ) -> FitSettings | None:
-    """Choose scale and quality for a bit rate; where a codec alone is best, write its file.
+    """Choose scale, codec and quality for a bit rate; where a codec alone is best, write its file.
 
     Args:
         source: the video.
@@ -66,73 +76,112 @@ def spend(
         plain: the file that is written if a codec alone is best.
         given: fields of FitSettings that are fixed.
         log: called with a line on each offer.
+        optimize: "psnr", of luma on sampled frames, or "vmaf", of all frames.
+        codecs: those that are tried, unless one is given; a codec that has not the given preset is left out.
 
     Returns:
         Settings for `fit_video`; None if `plain` was written.
 
     Raises:
         ValueError: nothing fits, or a setting is out of range.
+        ImportError: VMAF is asked for, and imageio-ffmpeg is not installed.
     """
+    check_choice("optimize", optimize, MEASURES)
     if given and "lr_quality" in given:
         raise ValueError(f"lr_quality={given['lr_quality']!r}: the budget chooses it. Leave out one of the two.")
-    base = FitSettings(**{**DEFAULTS, **(given or {})})
+    base, tried = _base(given or {}, codecs)
     info = probe(source, base.alpha, base.interlaced)
     total = int(rate * info.seconds / 8)
-    found: list[Offer] = []
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        for scale in (base.scale,) if given and "scale" in given else SCALES:
-            (folder / str(scale)).mkdir()
-            found += small(Trial(source, info, replace(base, scale=scale), info.frames, folder / str(scale)), total)
-        alone = folder / f"alone{plain.suffix}"
-        found += full_size(source, info, alone, base.lr_codec, total)
+    with tempfile.TemporaryDirectory() as folder:
+        found = list(_offers(source, info, base, given or {}, tried, total, optimize, Path(folder), plain.suffix))
         if not found:
             raise ValueError(
                 f"{rate / 1000:.0f} kbit/s are too few ({total} bytes) at every scale. Give a larger budget."
             )
-        best = max(found, key=lambda offer: offer.psnr)
+        best = max(found, key=lambda offer: offer.quality)
         for offer in found:
-            log(f"{'->' if offer is best else '  '} {offer.name}: {offer.bytes:,} bytes, {offer.psnr:.2f} dB of luma")
+            size = offer.file.stat().st_size
+            mark = "->" if offer is best else "  "
+            log(f"{mark} {offer.name}: {size:,} bytes, {offer.quality:.2f} {UNITS[optimize]}")
         if best.settings is None:
-            copy_file(alone, plain)
+            copy_file(best.file, plain)
     return best.settings
 
 
-def small(trial: Trial, total: int) -> Iterator[Offer]:
-    """The best quality of one scale that fits, if there is one."""
+def _base(given: dict[str, Any], codecs: Sequence[str]) -> tuple[FitSettings, list[str]]:
+    """What all offers have in common, and the codecs to try."""
+    if "lr_codec" in given:
+        return FitSettings(**{**DEFAULTS, **given}), [given["lr_codec"]]
+    preset = given.get("lr_preset", "")
+    tried = [codec for codec in codecs if not preset or preset in CODECS[codec].presets]
+    if not tried:
+        raise ValueError(f"lr_preset={preset!r} is known to none of {', '.join(codecs)}: leave it out.")
+    return FitSettings(**{**DEFAULTS, **given, "lr_codec": tried[0]}), tried
+
+
+def _offers(
+    source: StrPath, info: VideoInfo, base: FitSettings, given: dict[str, Any], codecs: Sequence[str], total: int,
+    optimize: str, folder: Path, suffix: str,
+) -> Iterator[Offer]:  # fmt: skip
+    """Every scale with every codec, and the codecs alone."""
+    for scale in (base.scale,) if "scale" in given else SCALES:
+        (folder / str(scale)).mkdir()
+        trial = Trial(source, info, replace(base, scale=scale), info.frames, folder / str(scale))
+        for codec in codecs:
+            yield from small(trial.with_codec(codec), total, optimize)
+    for codec in codecs:
+        yield from full_size(source, info, folder / f"{codec}{suffix}", codec, total, optimize)
+
+
+def small(trial: Trial, total: int, optimize: str) -> Iterator[Offer]:
+    """The best quality of one scale and codec that fits, if there is one."""
     room = min(DELTA_BYTES, int(DELTA_SHARE * total))
     left, settings = total - room - MANIFEST_BYTES - CONFIG_BYTES, trial.settings
     worst = CODECS[settings.lr_codec].worst
     quality = bisect_left(range(worst + 1), True, 1, key=lambda q: trial.stream(q).stat().st_size <= left)
     if quality > worst:
         return
-    stream, width = trial.stream(quality), settings.network(0).num_features
-    general = general_network(settings.scale, width)
-    net, errors = general.load(), []
-    with torch.no_grad():
-        for lr, truth in _sampled(stream, trial.source, trial.info):
-            large = enlarge([net], [general.spec], lr, None, (1, 1))
-            errors.append(_luma_error(large, truth, trial.info))
-    size = stream.stat().st_size
-    chosen = replace(settings, lr_quality=quality, model_bytes=total - size - MANIFEST_BYTES)
+    stream = trial.stream(quality)
+    chosen = replace(
+        settings, lr_quality=quality, model_bytes=total - stream.stat().st_size - MANIFEST_BYTES
+    )  # fmt: skip
     name = f"x{settings.scale} by the general network, {settings.lr_codec} crf {quality}, before its delta"
-    yield Offer(name, chosen, size, psnr(float(np.mean(errors))))
+    if optimize == "vmaf":
+        found = vmaf_of_frames(_played(stream, settings, trial.info), trial.info, trial.source)["vmaf"]
+    else:
+        every = -(-trial.info.frames // SAMPLES)
+        found = _luma_psnr(_played(stream, settings, trial.info, every), trial.source, trial.info, every)
+    yield Offer(name, chosen, stream, found)
 
 
-def full_size(source: StrPath, info: VideoInfo, target: Path, codec: str, total: int) -> Iterator[Offer]:
-    """The codec alone at the best quality that fits, if one does."""
+def full_size(
+    source: StrPath, info: VideoInfo, target: Path, codec: str, total: int, optimize: str
+) -> Iterator[Offer]:  # fmt: skip
+    """A codec alone at the best quality that fits, if one does."""
     size, _ = encode_at_size(source, info, target, codec, total)
-    if size <= total:
-        errors = [_luma_error(coded, truth, info) for coded, truth in _sampled(target, source, info)]
-        yield Offer(f"{codec} alone", None, size, psnr(float(np.mean(errors))))
+    if size > total:
+        return
+    if optimize == "vmaf":
+        found = vmaf_of_file(target, source)["vmaf"]
+    else:
+        every = -(-info.frames // SAMPLES)
+        coded = (frame.rgb for frame in islice(read_frames(target), 0, None, every))
+        found = _luma_psnr(coded, source, info, every)
+    yield Offer(f"{codec} alone", None, target, found)
 
 
-def _sampled(stream: Path, source: StrPath, info: VideoInfo) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """Frames of a stream and of the source, spread over the video."""
-    every = -(-info.frames // SAMPLES)
-    for a, b in islice(zip(read_frames(stream), read_frames(source, info), strict=False), 0, None, every):
-        yield to_tensor(a.rgb), to_tensor(b.rgb)
+def _played(stream: Path, settings: FitSettings, info: VideoInfo, every: int = 1) -> Iterator[np.ndarray]:
+    """Every `every`-th frame of a stream as the general network enlarges it, (H, W, 3) uint8."""
+    general = general_network(settings.scale, settings.network(0).num_features)
+    net = general.load()
+    for frame in islice(read_frames(stream), 0, None, every):
+        with torch.no_grad():
+            large = enlarge_whole(net, general.spec, to_tensor(frame.rgb))
+        yield to_rgb8(large[..., : info.height, : info.width])
 
 
-def _luma_error(played: torch.Tensor, truth: torch.Tensor, info: VideoInfo) -> float:
-    return float(luma_error(round8(played[..., : info.height, : info.width]) / 255, truth))
+def _luma_psnr(played: Iterator[np.ndarray], source: StrPath, info: VideoInfo, every: int) -> float:
+    """dB, errors pooled over the frames."""
+    truth = islice(read_frames(source, info), 0, None, every)
+    errors = [float(luma_error(to_tensor(a), to_tensor(b.rgb))) for a, b in zip(played, truth, strict=False)]
+    return psnr(float(np.mean(errors)))

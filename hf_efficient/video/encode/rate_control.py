@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import re
 import tempfile
 from bisect import bisect_left
@@ -122,6 +123,12 @@ class Trial:
         small = downscaled(read_frames(source, info), self.geometry, made_for(settings, torch.device("cpu")))
         write_stream(source, info, small, self.geometry, lossless, self.lossless)
 
+    def with_codec(self, codec: str) -> Trial:
+        """The same scale, its streams by another codec."""
+        other = copy.copy(self)
+        other.settings = replace(self.settings, lr_codec=codec)
+        return other
+
     def fit(self, total: int, choose_width: bool) -> Fitting:
         """The best quality of the stream that fits into `total` bytes together with the networks.
 
@@ -149,7 +156,7 @@ class Trial:
 
     def stream(self, quality: int) -> Path:
         """The stream at a constant quality, copied sound included; encoded when it is first asked for."""
-        path = self.folder / f"{quality}{self.suffix}"
+        path = self.folder / f"{self.settings.lr_codec}-{quality}{self.suffix}"
         if not path.exists():
             settings = replace(self.settings, lr_quality=quality)
             write_stream(self.source, self.info, read_frames(self.lossless), self.geometry, settings, path)

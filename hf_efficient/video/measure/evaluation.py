@@ -183,7 +183,7 @@ def evaluate(
     result["patch_gain"] = (10 * np.log10(np.maximum(gain, 1e-12))).reshape(player.geometry.rows, -1).tolist()
     if vmaf:
         for name, frames in _all_frames(player).items():
-            result[name] |= vmaf_of_frames(frames, player, source)
+            result[name] |= vmaf_of_frames(frames, player.bundle.source, source)
     return result
 
 

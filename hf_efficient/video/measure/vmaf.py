@@ -18,8 +18,7 @@ from hf_efficient.extras import extra
 from hf_efficient.files import ffmpeg_url
 from hf_efficient.video.files.containers import ONLY_THIS_FILE
 from hf_efficient.video.files.outputs import open_output
-from hf_efficient.video.files.reader import StrPath
-from hf_efficient.video.play.player import Player
+from hf_efficient.video.files.reader import StrPath, VideoInfo
 
 MODELS = r"model='version=vmaf_v0.6.1\:name=vmaf|version=vmaf_v0.6.1neg\:name=vmaf_neg'"
 # frames are paired by number: by time stamp, one that a container rounds would be paired with its neighbor
@@ -56,16 +55,16 @@ def vmaf_of_file(distorted: StrPath, source: StrPath) -> dict[str, float]:
     return {name: float(pooled[name]["mean"]) for name in ("vmaf", "vmaf_neg")}
 
 
-def vmaf_of_frames(frames: Iterable[np.ndarray], player: Player, source: StrPath) -> dict[str, float]:
+def vmaf_of_frames(frames: Iterable[np.ndarray], like: VideoInfo, source: StrPath) -> dict[str, float]:
     """The same of frames that a player shows, written without loss.
 
     Args:
         frames: all of them, (height, width, 3) uint8.
-        player: of the bundle, which gives size and chroma.
-        source: the video it was made from.
+        like: the properties of the source, which give size, rate and chroma.
+        source: the video that they should be.
     """
     with tempfile.TemporaryDirectory() as folder:
-        path, like = Path(folder) / "frames.mkv", player.bundle.source
+        path = Path(folder) / "frames.mkv"
         step = max(1, round(1 / (like.rate * like.time_base)))
         with open_output(path, like, "ffv1", None, None, None) as writer:
             for n, rgb in enumerate(frames):

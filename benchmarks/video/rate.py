@@ -9,6 +9,7 @@ Resumable: each point is written when it is done.
 """
 
 import argparse
+import json
 import math
 import shutil
 import tempfile
@@ -34,6 +35,7 @@ from hf_efficient.video.files.reader import VideoInfo, probe, read_frames
 from hf_efficient.video.files.writer import VideoWriter
 from hf_efficient.video.measure.rate_distortion import bd_rate
 from hf_efficient.video.networks.backbones.luma import luma
+from hf_efficient.video.networks.general import whole_or_half
 from hf_efficient.video.patches import psnr, to_tensor
 
 CLIPS = {"bikes.mp4": 250, "bigbuckbunny.mp4": 100, "sports2d.mp4": 60, "vtest.avi": 100}  # and their first frames
@@ -112,12 +114,13 @@ def parser() -> argparse.ArgumentParser:
     """The options."""
     made = common_parser(__doc__, "rate", threads=True)
     made.add_argument("--clips", nargs="+", default=list(CLIPS), choices=list(CLIPS))
-    made.add_argument("--scale", type=int, default=2)
+    made.add_argument("--scale", type=whole_or_half, default=2)
     made.add_argument("--downscaling", default="bicubic", choices=["bicubic", "back-projected"])
     made.add_argument("--features", type=int, default=8)
     made.add_argument("--steps", type=int, default=600)
     made.add_argument("--batch-size", type=int, default=8)
     made.add_argument("--max-patches", type=int, default=2048)
+    made.add_argument("--codecs-from", type=Path, help="folder of results whose codecs alone are taken, not measured")
     return made
 
 
@@ -183,6 +186,12 @@ def main() -> None:
         output / "results.json", arguments, ("scale", "features", "steps", "batch_size", "max_patches", "downscaling")
     )
     record_run(output)
+    if arguments.codecs_from:
+        measured = json.loads((arguments.codecs_from / "results.json").read_text())["rows"]
+        for key, row in measured.items():
+            clip, kind, _ = key.split(" / ")
+            if clip in arguments.clips and kind in CODECS and key not in results.rows:
+                results.add(key, row)
     each = len(STREAM_QUALITIES) + sum(len(qualities) for *_, qualities in CODECS.values())
     with tqdm(total=each * len(arguments.clips), unit="point") as bar:
         for clip in arguments.clips:

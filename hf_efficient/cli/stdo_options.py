@@ -40,7 +40,17 @@ def one_or_more(text: str) -> int | list[int]:
     return numbers[0] if len(numbers) == 1 else numbers
 
 
-TYPES: dict[str, Any] = {"num_chunks": number_or_auto, "num_features": one_or_more, "num_blocks": one_or_more}
+def scale(text: str) -> float:
+    """A scale, which is a whole number or 1.5."""
+    return float(text) if "." in text else int(text)
+
+
+TYPES: dict[str, Any] = {
+    "scale": scale,
+    "num_chunks": number_or_auto,
+    "num_features": one_or_more,
+    "num_blocks": one_or_more,
+}
 
 
 def add_stdo(commands: Any) -> None:

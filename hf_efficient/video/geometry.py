@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 
 # Low-resolution patches as published (width, height): 20 x 10, 10 x 6 and 10 x 5 of them in a 1080p frame.
-PUBLISHED_PATCHES = {2: (48, 54), 3: (64, 60), 4: (48, 54)}
+PUBLISHED_PATCHES: dict[float, tuple[int, int]] = {2: (48, 54), 3: (64, 60), 4: (48, 54)}
+PATCHES = {1.5: (48, 48), **PUBLISHED_PATCHES}  # even, also when halved
 FEWEST_PATCHES = 12  # of a frame; smaller frames get smaller patches
 SMALLEST_SIDE = 12
 
@@ -20,21 +21,21 @@ class Geometry:
     Args:
         width: of the high-resolution frame.
         height: likewise.
-        scale: s.
+        scale: s: 1.5, 2, 3 or 4.
         patch_width: of a low-resolution patch.
         patch_height: likewise.
     """
 
     width: int
     height: int
-    scale: int
+    scale: float
     patch_width: int
     patch_height: int
 
     @classmethod
-    def choose(cls, width: int, height: int, scale: int) -> Geometry:
-        """The published patch, halved until a frame has at least FEWEST_PATCHES of them."""
-        w, h = PUBLISHED_PATCHES[scale]
+    def choose(cls, width: int, height: int, scale: float) -> Geometry:
+        """The published patch (48 x 48 at x1.5), halved until a frame has at least FEWEST_PATCHES of them."""
+        w, h = PATCHES[scale]
         geometry = cls(width, height, scale, w, h)
         while geometry.columns * geometry.rows < FEWEST_PATCHES and min(w, h) // 2 >= SMALLEST_SIDE:
             w, h = w // 2, h // 2
@@ -49,6 +50,10 @@ class Geometry:
     @property
     def lr_height(self) -> int:
         return 2 * math.ceil(self.height / (2 * self.scale))
+
+    def large(self, side: int) -> int:
+        """Pixels of a side, or of anything that the scale makes whole, at high resolution."""
+        return int(side * self.scale)
 
     @property
     def columns(self) -> int:

@@ -30,8 +30,8 @@ def round8(x: Tensor) -> Tensor:
 
 def pad_to_grid(frame: Tensor, geometry: Geometry) -> Tensor:
     """(1, 3, H, W) to (1, 3, s·lr_height, s·lr_width): the last pixels are repeated to the right and below."""
-    right = geometry.lr_width * geometry.scale - frame.shape[-1]
-    bottom = geometry.lr_height * geometry.scale - frame.shape[-2]
+    right = geometry.large(geometry.lr_width) - frame.shape[-1]
+    bottom = geometry.large(geometry.lr_height) - frame.shape[-2]
     return F.pad(frame, (0, right, 0, bottom), mode="replicate")
 
 
@@ -102,9 +102,9 @@ def patch_errors(enlarged: Tensor, hr: Tensor, geometry: Geometry, border: int =
     Returns:
         (I·J,) mean squared errors, see `squared_errors`.
     """
-    s = geometry.scale
     starts, height, width = geometry.windows()
-    ours, theirs = (crop(x[0], s * starts, s * height, s * width) for x in (enlarged, hr))
+    corners, size = (starts * geometry.scale).astype(int), (geometry.large(height), geometry.large(width))
+    ours, theirs = (crop(x[0], corners, *size) for x in (enlarged, hr))
     return squared_errors(ours, theirs, border)
 
 

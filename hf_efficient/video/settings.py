@@ -10,7 +10,7 @@ from hf_efficient.methods import BACKBONES, VIDEO, check_settings
 from hf_efficient.plain_settings import PlainSettings
 from hf_efficient.reading import shown
 from hf_efficient.video.codecs import CODECS, check_encoder
-from hf_efficient.video.networks.spec import GENERAL_WIDTHS, SCALES, WEIGHT_DTYPES, NetworkSpec
+from hf_efficient.video.networks.spec import GENERAL_SCALES, GENERAL_WIDTHS, WEIGHT_DTYPES, NetworkSpec
 
 if TYPE_CHECKING:
     from hf_efficient.video.methods.assignment import Assignment
@@ -39,7 +39,7 @@ class FitSettings(PlainSettings):
     """How a video becomes a bundle. The defaults fit a CPU; the paper's are in docs/stdo.md.
 
     Args:
-        scale: 2, 3 or 4.
+        scale: 2, 3 or 4; with "delta" also 1.5.
         method: "delta": the widest general network on luma of at most num_features, and what this video changes of it,
             of which what pays is sent. The others train networks from scratch and send them whole: the paper's "jstdo",
             one network on the data-aware sample, and "stdo", a network for each chunk of similar difficulty; "single":
@@ -79,7 +79,7 @@ class FitSettings(PlainSettings):
         ValueError: a value is out of range, or is set where its method does not read it; the message names it.
     """
 
-    scale: int = field(default=2, metadata=_help("Scale of the enlargement.", SCALES))
+    scale: float = field(default=2, metadata=_help("Scale of the enlargement; 1.5 with delta alone.", GENERAL_SCALES))
     method: str = field(default="delta", metadata=_help("Which network is trained on which patches.", VIDEO.names))
     num_chunks: int | str = field(default=AUTO, metadata=_help("Number of chunks, or auto."))
     edges: str = field(
@@ -148,8 +148,8 @@ class FitSettings(PlainSettings):
 
     def _check_general(self) -> None:
         """Raise ValueError for a setting that the general network decides."""
-        narrowest = min(GENERAL_WIDTHS)
-        asked = NetworkSpec(self.backbone, self.scale, self.num_features, self.num_blocks, self.expansion)  # type: ignore
+        narrowest = min(GENERAL_WIDTHS.get(self.scale, (1,)))
+        asked = NetworkSpec(self.backbone, 2, self.num_features, self.num_blocks, self.expansion)  # type: ignore
         if asked.num_features < narrowest:
             raise ValueError(
                 f"num_features={asked.num_features}: method={self.method!r} starts from a general network, and none is "
@@ -170,8 +170,16 @@ class FitSettings(PlainSettings):
             return value[m] if isinstance(value, (list, tuple)) else value
 
         if self.assignment.starts_from_general:
-            return NetworkSpec("luma_wdsr", self.scale, max(w for w in GENERAL_WIDTHS if w <= at(self.num_features)), 2)
+            widths = GENERAL_WIDTHS.get(self.scale, (1,))  # of an unknown scale: NetworkSpec names it
+            return NetworkSpec("luma_wdsr", self.scale, max(w for w in widths if w <= at(self.num_features)), 2)
         return NetworkSpec(self.backbone, self.scale, at(self.num_features), at(self.num_blocks), self.expansion)
+
+    @property
+    def context(self) -> int:
+        """Low-resolution pixels around training patches: `halo`, and at least what a general network sees."""
+        if not self.assignment.starts_from_general:
+            return self.halo
+        return max(self.halo + self.halo % 2, self.network(0).receptive_radius)
 
     @property
     def assignment(self) -> Assignment:

@@ -12,7 +12,13 @@ MOST_COLUMNS = 64  # of tiles
 
 
 def boxes(
-    labels: np.ndarray | None, m: int, halo: int, pixels: int, patch_size: tuple[int, int], frame_size: tuple[int, int]
+    labels: np.ndarray | None,
+    m: int,
+    halo: int,
+    pixels: int,
+    patch_size: tuple[int, int],
+    frame_size: tuple[int, int],
+    block: int = 1,
 ) -> list[tuple[Rectangle, list[Rectangle]]]:
     """What network m enlarges of a frame: boxes that are run at once, and the areas of each that it gives.
 
@@ -23,10 +29,11 @@ def boxes(
         pixels: the most in a box.
         patch_size: (height, width) of a patch.
         frame_size: (height, width) of the low-resolution frame.
+        block: boxes start and end at multiples of it; patches do.
     """
     mine = None if labels is None else np.asarray(labels) == m
     areas = [(0, 0, *frame_size)] if mine is None or mine.all() else merge_patches(mine, patch_size, frame_size)
-    return join_boxes([tile for area in areas for tile in split_into_tiles(area, pixels)], halo, pixels)
+    return join_boxes([tile for area in areas for tile in split_into_tiles(area, pixels, block)], halo, pixels)
 
 
 def merge_patches(mask: np.ndarray, patch_size: tuple[int, int], frame_size: tuple[int, int]) -> list[Rectangle]:
@@ -88,8 +95,11 @@ def join_boxes(areas: list[Rectangle], halo: int, pixels: int) -> list[tuple[Rec
     return [(tuple(box), mine) for box, mine in zip(boxes.tolist(), parts, strict=True)]
 
 
-def split_into_tiles(area: Rectangle, pixels: int) -> list[Rectangle]:
-    """Tiles of about equal size and at most `pixels` pixels each, with the shortest borders between them."""
+def split_into_tiles(area: Rectangle, pixels: int, block: int = 1) -> list[Rectangle]:
+    """Tiles of about equal size and at most `pixels` pixels each, with the shortest borders between them.
+
+    With `block` > 1 their borders are moved back to its multiples, and the last ones may have a little more.
+    """
     top, left, bottom, right = area
     height, width = bottom - top, right - left
 
@@ -101,6 +111,6 @@ def split_into_tiles(area: Rectangle, pixels: int) -> list[Rectangle]:
 
     fewest = math.ceil(width / pixels)
     columns = min(range(fewest, min(width, fewest + MOST_COLUMNS) + 1), key=borders)
-    ys = [top + height * i // rows(columns) for i in range(rows(columns) + 1)]
-    xs = [left + width * j // columns for j in range(columns + 1)]
+    ys = [top + height * i // rows(columns) // block * block for i in range(rows(columns) + 1)]
+    xs = [left + width * j // columns // block * block for j in range(columns + 1)]
     return [(y, x, below, after) for y, below in pairwise(ys) for x, after in pairwise(xs)]

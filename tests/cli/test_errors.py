@@ -99,7 +99,7 @@ def test_every_setting_is_refused_in_the_words_of_the_shell(
 
 def test_choices_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
     from hf_efficient.methods import BACKBONES, VIDEO
-    from hf_efficient.video.networks.spec import SCALES
+    from hf_efficient.video.networks.spec import GENERAL_SCALES
 
     with pytest.raises(SystemExit):
         main(["prune", "--help"])
@@ -108,7 +108,7 @@ def test_choices_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
     known = options("stdo", "encode", "a", "b")
     assert known["method"].choices == VIDEO.names
     assert list(known["backbone"].choices or ()) == list(BACKBONES.names)
-    assert list(known["scale"].choices or ()) == list(SCALES)
+    assert list(known["scale"].choices or ()) == list(GENERAL_SCALES)
 
 
 @pytest.mark.parametrize(

@@ -28,7 +28,7 @@ from hf_efficient.video.measure.vmaf import vmaf_of_file, vmaf_of_frames
 from hf_efficient.video.networks.backbones.luma import luma_error
 from hf_efficient.video.networks.general import general_network
 from hf_efficient.video.networks.inference import enlarge_whole
-from hf_efficient.video.networks.spec import SCALES
+from hf_efficient.video.networks.spec import GENERAL_SCALES
 from hf_efficient.video.patches import psnr, to_rgb8, to_tensor
 from hf_efficient.video.settings import FitSettings
 
@@ -124,7 +124,7 @@ def _offers(
     optimize: str, folder: Path, suffix: str,
 ) -> Iterator[Offer]:  # fmt: skip
     """Every scale with every codec, and the codecs alone."""
-    for scale in (base.scale,) if "scale" in given else SCALES:
+    for scale in (base.scale,) if "scale" in given else GENERAL_SCALES:
         (folder / str(scale)).mkdir()
         trial = Trial(source, info, replace(base, scale=scale), info.frames, folder / str(scale))
         for codec in codecs:

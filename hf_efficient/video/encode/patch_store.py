@@ -56,8 +56,7 @@ def paired_frames(source: Path, info: VideoInfo, low_resolution: Path, geometry:
 def patch_sizes(geometry: Geometry, halo: int) -> Sizes:
     """(height, width) of a training patch: "lr" with its context, and "hr"."""
     _, height, width = geometry.windows()
-    s = geometry.scale
-    return {"lr": (height + 2 * halo, width + 2 * halo), "hr": (s * height, s * width)}
+    return {"lr": (height + 2 * halo, width + 2 * halo), "hr": (geometry.large(height), geometry.large(width))}
 
 
 class PatchStore:
@@ -122,7 +121,7 @@ def _fill(
     pairs: Iterator[Pair], geometry: Geometry, halo: int, wanted: Sequence[np.ndarray],
     sizes: Sizes, arrays: list[list[NpyWriter]],
 ) -> None:  # fmt: skip
-    s, per_frame = geometry.scale, geometry.rows * geometry.columns
+    per_frame = geometry.rows * geometry.columns
     starts = geometry.windows()[0]
     filled = [0] * len(wanted)
     for t, (lr, hr) in enumerate(pairs):
@@ -133,7 +132,9 @@ def _fill(
                 continue
             corners = starts[numbers[first:last] % per_frame]
             arrays[n][0].add((crop(small[0], corners, *sizes["lr"]) * 255).round().byte().numpy())
-            arrays[n][1].add((crop(hr[0], s * corners, *sizes["hr"]) * 255).round().byte().numpy())
+            arrays[n][1].add(
+                (crop(hr[0], (corners * geometry.scale).astype(int), *sizes["hr"]) * 255).round().byte().numpy()
+            )
             filled[n] = last
     if filled != [len(numbers) for numbers in wanted]:
         raise ValueError("Some of the wanted patches lie after the last frame.")

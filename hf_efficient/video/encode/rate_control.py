@@ -78,7 +78,7 @@ def settings_for_rate(
     base = FitSettings(**given)
     info = probe(source, base.alpha, base.interlaced)
     frames, total = info.frames, int(rate * info.seconds / 8)
-    found: dict[int, Fitting] = {}
+    found: dict[float, Fitting] = {}
     misses: list[str] = []
     for scale in (base.scale,) if "scale" in given else SCALES:
         with tempfile.TemporaryDirectory() as folder:

@@ -15,7 +15,7 @@ from hf_efficient.video.networks.inference import enlarge
 from hf_efficient.video.settings import BICUBIC
 
 
-def general_model(scorer: str, scale: int, device: torch.device) -> Callable[[Tensor], Tensor]:
+def general_model(scorer: str, scale: float, device: torch.device) -> Callable[[Tensor], Tensor]:
     """f0: (1, 3, h, w) in [0, 1] to (1, 3, s·h, s·w).
 
     Args:

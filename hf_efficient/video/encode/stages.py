@@ -165,7 +165,7 @@ class Fit:
         Raises:
             ValueError: one of their files is damaged, or belongs to another plan.
         """
-        sizes = patch_sizes(self.geometry, self.settings.halo)
+        sizes = patch_sizes(self.geometry, self.settings.context)
         return PatchStore(self.work / name, len(self.wanted_patches()[name]), sizes)
 
     def wanted_patches(self) -> dict[str, np.ndarray]:
@@ -182,7 +182,7 @@ class Fit:
         if wanted:
             folders = [self.work / n for n in wanted]
             with self.progress.frames(self.pairs(), "cutting patches") as pairs:
-                write_stores(pairs, self.geometry, self.settings.halo, list(wanted.values()), folders)
+                write_stores(pairs, self.geometry, self.settings.context, list(wanted.values()), folders)
 
     def train(self) -> None:
         """Train the networks that belong to this process."""

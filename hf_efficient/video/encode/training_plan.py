@@ -56,7 +56,7 @@ class TrainingPlan:
 
     def trims(self, name: str) -> bool:
         """Whether the context of a network's patches covers its receptive field, so that no layer pads."""
-        return self.spec(name).receptive_radius <= self.settings.halo
+        return self.spec(name).receptive_radius <= self.settings.context
 
     def start(self, name: str) -> str | None:
         """The network that a network starts from, by its name."""

@@ -21,7 +21,7 @@ from hf_efficient.video.files.manifest import (
     source_from_json,
 )
 from hf_efficient.video.files.reader import MAX_PIXELS, VideoInfo, probe
-from hf_efficient.video.geometry import Geometry
+from hf_efficient.video.geometry import PATCHES, Geometry
 from hf_efficient.video.routing import MOST_EXPERTS
 
 RECORD, FORMAT, VERSION = "export.json", "hf_efficient.stdo.export", 1
@@ -90,7 +90,7 @@ class Export:
             source = source_from_json(fields["source"])
             fields.text("low_resolution", LOW_RESOLUTION.pattern)
             width, height = (fields.whole(name, 1, 8192) for name in ("patch_width", "patch_height"))
-            geometry = Geometry(source.width, source.height, fields.whole("scale", 2, 4), width, height)
+            geometry = Geometry(source.width, source.height, _scale(fields), width, height)
             networks = tuple(_network(item) for item in fields.items("networks", MOST_EXPERTS))
             if not networks:
                 raise fields.wrong("networks", "one network at least")
@@ -127,6 +127,13 @@ def _read_record(folder: Path) -> dict[str, Any]:
             f"{(FORMAT, VERSION, CONVERSION)!r}. Export the bundle again with this version of hf_efficient."
         )
     return record
+
+
+def _scale(fields: Fields) -> float:
+    scale = fields.number("scale", 1, 4)
+    if scale not in PATCHES:
+        raise fields.wrong("scale", "one of " + ", ".join(map(str, PATCHES)))
+    return int(scale) if scale == int(scale) else scale
 
 
 def _network(item: object) -> Network:

@@ -52,19 +52,20 @@ class OnnxPlayer:
         """(lr_height, lr_width, 3) uint8 to (height, width, 3) uint8."""
         g = self.export.geometry
         frame = np.divide(lr.transpose(2, 0, 1)[None], 255, dtype=np.float32)
-        size, s = lr.shape[:2], g.scale
-        result = np.empty((s * size[0], s * size[1], 3), np.uint8)
+        size, large = lr.shape[:2], g.large
+        block = float(g.scale).as_integer_ratio()[1]
+        result = np.empty((large(size[0]), large(size[1]), 3), np.uint8)
         for m in np.unique(labels).tolist():
             halo, most = self.export.networks[m].radius, self.export.networks[m].tile
             padded = np.pad(frame, [(0, 0), (0, 0), (halo, halo), (halo, halo)], mode="edge")
             for (top, left, bottom, right), parts in boxes(
-                labels, m, halo, most, (g.patch_height, g.patch_width), (size[0], size[1])
+                labels, m, halo, most, (g.patch_height, g.patch_width), (size[0], size[1]), block
             ):
                 piece = np.ascontiguousarray(padded[..., top : bottom + 2 * halo, left : right + 2 * halo])
                 output = to_levels(self.networks[m].run(["enlarged"], {"frame": piece})[0])
                 for y, x, below, after in parts:
-                    result[s * y : s * below, s * x : s * after] = output[
-                        s * (y - top) : s * (below - top), s * (x - left) : s * (after - left)
+                    result[large(y) : large(below), large(x) : large(after)] = output[
+                        large(y - top) : large(below - top), large(x - left) : large(after - left)
                     ]
         return np.ascontiguousarray(result[: g.height, : g.width])
 

@@ -64,4 +64,4 @@ def _is_like(value: object, field: dataclasses.Field[Any]) -> bool:
         return isinstance(value, str) or (field.default == AUTO and is_whole(value))
     if isinstance(value, list) and field.name in ("num_features", "num_blocks"):
         return len(value) <= MOST_EXPERTS and all(map(is_whole, value))
-    return is_whole(value) if is_whole(field.default) else is_number(value)
+    return is_whole(value) if is_whole(field.default) and field.name != "scale" else is_number(value)

@@ -66,7 +66,7 @@ class Quality:
         self.luma_errors.append(float(np.square((rgb.astype(np.float32) - truth) / 255 @ LUMA_WEIGHTS).mean()))
         self.flicker.add(rgb @ LUMA_WEIGHTS, truth @ LUMA_WEIGHTS)
         played, true = (pad_to_grid(to_tensor(x), g) for x in (rgb, truth))
-        self.patch_errors.add(patch_errors(played, true, g, border=g.scale + 4))
+        self.patch_errors.add(patch_errors(played, true, g, border=math.ceil(g.scale) + 4))
 
 
 def ssim(x: np.ndarray, y: np.ndarray) -> float:
@@ -100,7 +100,7 @@ def by_filter(player: Player, filter_name: str) -> Enlarge:
     resampling = {"bicubic": Image.Resampling.BICUBIC, "lanczos": Image.Resampling.LANCZOS}[filter_name]
 
     def enlarge(rgb: np.ndarray) -> np.ndarray:
-        large = Image.fromarray(rgb).resize((g.lr_width * g.scale, g.lr_height * g.scale), resampling)
+        large = Image.fromarray(rgb).resize((g.large(g.lr_width), g.large(g.lr_height)), resampling)
         return np.array(large)[: source.height, : source.width]
 
     return enlarge

@@ -17,7 +17,7 @@ class STDOConfig(PretrainedConfig):
 
     Args:
         backbone: "wdsr", "espcn", "edsr", "srcnn" or "vdsr".
-        scale: 2, 3 or 4.
+        scale: 2, 3 or 4; of a delta also 1.5.
         num_experts: k, 1 to 256 networks.
         num_features: width of the networks: one number, or one for each network.
         num_blocks: depth, likewise.
@@ -35,7 +35,7 @@ class STDOConfig(PretrainedConfig):
     model_type = "stdo"
 
     backbone: str = "wdsr"
-    scale: int = 2
+    scale: int | float = 2
     num_experts: int = 1
     num_features: int | list[int] = 16
     num_blocks: int | list[int] = 2

@@ -78,7 +78,9 @@ class Delta(nn.Module):
             known: levels of every part to which the changes are coded as differences; None: zeros.
         """
         ratios = self.ratios()
-        offsets = [0.0] * len(ratios) if known is None else [torch.from_numpy(q).to(self.device) for q in known]
+        offsets: Sequence[Tensor | float] = [0.0] * len(ratios)
+        if known is not None:
+            offsets = [torch.from_numpy(q).to(self.device) for q in known]
         bits = [approximate_bits(r - q) for r, q in zip(ratios, offsets, strict=True) if r is not None]
         return torch.stack(bits).sum()
 

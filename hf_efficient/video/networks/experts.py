@@ -21,7 +21,7 @@ from .delta import unpack_delta
 from .general import find_general
 from .spec import CONFIG_NAME as CONFIG_NAME
 from .spec import DELTA_NAME as DELTA_NAME
-from .spec import WEIGHT_DTYPES, NetworkSpec
+from .spec import SCALES, WEIGHT_DTYPES, NetworkSpec
 from .spec import WEIGHTS_NAME as WEIGHTS_NAME
 from .weights import to_int8
 
@@ -59,6 +59,8 @@ def check_config(config: Any) -> None:
         raise ValueError(f"general={shown(config.general)} is out of range; expected text.")
     if config.general and config.weight_dtype != DELTA:
         raise ValueError(f"general={shown(config.general)} belongs to weight_dtype={DELTA!r} alone.")
+    if specs[0].scale not in SCALES and config.weight_dtype != DELTA:
+        raise ValueError(f"scale={shown(config.scale)} is that of a delta to a general network alone.")
     if config.general and any(spec != find_general(config.general).spec for spec in specs):
         raise ValueError(f"general={shown(config.general)} names a general network of another backbone, scale or size.")
     if config.weight_dtype == DELTA and not config.general and not specs[0].starts_at_zero:

@@ -18,7 +18,7 @@ from hf_efficient.reading import FLOATS, read_tensors, shown
 from .spec import NetworkSpec
 
 FOLDER = Path(__file__).parents[2] / "assets" / "general_upscalers"
-NAME = re.compile(r"luma_x(\d)_w(\d+)\.safetensors")
+NAME = re.compile(r"luma_x(\d(?:\.5)?)_w(\d+)\.safetensors")
 
 
 class General(NamedTuple):
@@ -36,18 +36,23 @@ class General(NamedTuple):
         return net.eval().requires_grad_(False)
 
 
+def whole_or_half(text: str) -> float:
+    """The number that a scale is written as: 2, not 2.0."""
+    return float(text) if "." in text else int(text)
+
+
 @cache
 def general_networks() -> tuple[General, ...]:
     """All that this package has."""
     found = []
     for path in sorted(FOLDER.glob("*.safetensors")):
         if name := NAME.fullmatch(path.name):
-            spec = NetworkSpec("luma_wdsr", int(name[1]), int(name[2]), 2)
+            spec = NetworkSpec("luma_wdsr", whole_or_half(name[1]), int(name[2]), 2)
             found.append(General(path, spec, hashlib.sha256(path.read_bytes()).hexdigest()[:32]))
     return tuple(found)
 
 
-def general_network(scale: int, width: int) -> General:
+def general_network(scale: float, width: int) -> General:
     """The general network of a scale and a width.
 
     Raises:
@@ -60,7 +65,7 @@ def general_network(scale: int, width: int) -> General:
     raise ValueError(f"num_features={shown(width)}: there is no general network of this width; expected {widths}.")
 
 
-def anchor(scale: int) -> General:
+def anchor(scale: float) -> General:
     """The narrowest general network of a scale, which tables compare with: it costs no bits."""
     return min((g for g in general_networks() if g.spec.scale == scale), key=lambda g: g.spec.num_features)
 

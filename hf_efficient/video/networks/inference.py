@@ -16,7 +16,7 @@ from hf_efficient.video.patches import replicate_border
 from hf_efficient.video.tiles import boxes
 
 from .backbones.backbone import center
-from .spec import NetworkSpec
+from .spec import NetworkSpec, sub_pixels
 
 # Measured on CPUs: memory of an activation up to this size is reused; larger ones are fetched from the system and
 # cleared for every layer, which costs up to a third of the time.
@@ -48,21 +48,22 @@ def enlarge(
         (1, 3, sH, sW), not clamped, in the frame's dtype.
     """
     height, width = frame.shape[-2:]
-    s = specs[0].scale
+    large = specs[0].enlarged
     names = [0] if labels is None else np.unique(labels).tolist()
     most = {m: tile_pixels or best_tile(specs[m], frame.device) for m in names}
     if len(names) == 1 and height * width <= most[names[0]]:
         return enlarge_whole(experts[names[0]], specs[names[0]], frame)
-    result = frame.new_empty(1, s * height, s * width, frame.shape[1]).permute(0, 3, 1, 2)  # channels last
+    result = frame.new_empty(1, large(height), large(width), frame.shape[1]).permute(0, 3, 1, 2)  # channels last
     for m in names:
         halo = specs[m].receptive_radius
         padded = replicate_border(frame, halo)
-        for (top, left, bottom, right), parts in boxes(labels, m, halo, most[m], patch_size, (height, width)):
+        block = sub_pixels(specs[m].scale)[0]
+        for (top, left, bottom, right), parts in boxes(labels, m, halo, most[m], patch_size, (height, width), block):
             piece = padded[..., top : bottom + 2 * halo, left : right + 2 * halo]
             output = enlarge_inner(experts[m], specs[m], piece)
             for y, x, below, after in parts:
-                result[..., s * y : s * below, s * x : s * after] = output[
-                    ..., s * (y - top) : s * (below - top), s * (x - left) : s * (after - left)
+                result[..., large(y) : large(below), large(x) : large(after)] = output[
+                    ..., large(y - top) : large(below - top), large(x - left) : large(after - left)
                 ]
     return result
 
@@ -74,7 +75,7 @@ def enlarge_whole(net: nn.Module, spec: NetworkSpec, x: Tensor) -> Tensor:
 
 def enlarge_inner(net: nn.Module, spec: NetworkSpec, x: Tensor) -> Tensor:
     """Enlarge what lies at least r = `spec.receptive_radius` inside x: (B, 3, H, W) to (B, 3, s(H-2r), s(W-2r))."""
-    return center(net(x, trim=True), [spec.scale * (side - 2 * spec.receptive_radius) for side in x.shape[-2:]])
+    return center(net(x, trim=True), [spec.enlarged(side - 2 * spec.receptive_radius) for side in x.shape[-2:]])
 
 
 def best_tile(spec: NetworkSpec, device: torch.device) -> int:

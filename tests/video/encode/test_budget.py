@@ -83,7 +83,7 @@ def every_point(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Po
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("rate", [8e4, 1.5e5, 4e5])
+@pytest.mark.parametrize("rate", [8e4, 1.5e5, 2.5e5])
 def test_the_walk_finds_the_best_of_all_points(
     every_point: tuple[Path, list[Point]], tmp_path: Path, rate: float
 ) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -21,34 +22,43 @@ class Backbone(nn.Module):
 
     Attributes:
         weight_norm: whether it trains with weight norm (Salimans & Kingma, 2016).
+        on_luma: whether it corrects luma alone; then a scale of 1.5 is known to it.
         starts_at_zero: whether a new one enlarges as the bicubic filter does, and nothing in it is random.
     """
 
     weight_norm = False
+    on_luma = False
     starts_at_zero = False
 
     def start_from_bicubic(self) -> None:
         """Before training, make it enlarge as the bicubic filter does. Backbones that have no such start do nothing."""
 
     @staticmethod
-    def receptive_radius(scale: int, num_blocks: int) -> int:
+    def receptive_radius(scale: Any, num_blocks: int) -> int:
         """Low-resolution pixels around a pixel that its enlargement depends on, on each side."""
         raise NotImplementedError
 
     @staticmethod
-    def largest_activation(scale: int, num_features: int, expansion: int) -> int:
+    def largest_activation(scale: Any, num_features: int, expansion: int) -> int:
         """Numbers that the widest layer makes of one low-resolution pixel."""
         raise NotImplementedError
 
 
 class Conv(nn.Conv2d):
-    """A convolution that keeps height and width by padding with zeros; with `trim` it does not pad."""
+    """A convolution that keeps height and width by padding with zeros; with `trim` it does not pad.
 
-    def __init__(self, inputs: int, outputs: int, size: int) -> None:
-        super().__init__(inputs, outputs, size, padding=size // 2)
+    Args:
+        inputs: channels.
+        outputs: channels.
+        size: of a filter.
+        stride: height and width are divided by it; they and `size` are multiples of it, or it is 1.
+    """
+
+    def __init__(self, inputs: int, outputs: int, size: int, stride: int = 1) -> None:
+        super().__init__(inputs, outputs, size, stride, padding=(size - stride) // 2)
 
     def forward(self, x: Tensor, trim: bool = False) -> Tensor:
-        return F.conv2d(x, self.weight, self.bias, padding=0 if trim else self.padding)
+        return F.conv2d(x, self.weight, self.bias, self.stride, padding=0 if trim else self.padding)
 
 
 def center(x: Tensor, size: Sequence[int]) -> Tensor:
@@ -58,7 +68,7 @@ def center(x: Tensor, size: Sequence[int]) -> Tensor:
     return x[..., top : top + height, left : left + width]
 
 
-def upsample_bicubic(x: Tensor, scale: int) -> Tensor:
+def upsample_bicubic(x: Tensor, scale: float) -> Tensor:
     """(B, C, H, W) to (B, C, sH, sW) by the bicubic filter with a = -0.5, as MATLAB's imresize."""
     return F.interpolate(x, scale_factor=scale, mode="bicubic", antialias=True)
 

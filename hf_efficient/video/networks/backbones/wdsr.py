@@ -8,6 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from hf_efficient.video.networks.spec import sub_pixels
+
 from .backbone import Backbone, Conv, center, set_length
 
 
@@ -81,11 +83,16 @@ def wide_activation(net: Any, x: Tensor, trim: bool) -> Tensor:
     return y.add_(center(net.skip(x, trim), y.shape[-2:]))
 
 
-def bicubic_filters(scale: int) -> Tensor:
-    """(s², 5, 5): the bicubic filter of every sub-pixel position, row by row; a = -0.5, as MATLAB's imresize."""
-    positions = (torch.arange(scale, dtype=torch.float64) + 0.5) / scale - 0.5
-    taps = cubic(torch.arange(-2, 3, dtype=torch.float64)[None] - positions[:, None])  # (s, 5)
-    return (taps[:, None, :, None] * taps[None, :, None, :]).reshape(scale**2, 5, 5).float()
+def bicubic_filters(scale: float) -> Tensor:
+    """(s², 5, 5): the bicubic filter of every sub-pixel position, row by row; a = -0.5, as MATLAB's imresize.
+
+    At x1.5 (9, 6, 6): of the 3 x 3 positions of a block of 2 x 2 pixels.
+    """
+    block, out = sub_pixels(scale)
+    positions = (torch.arange(out, dtype=torch.float64) + 0.5) / scale - 0.5
+    taps = cubic(torch.arange(-2, 2 + block, dtype=torch.float64)[None] - positions[:, None])  # (s, 5)
+    side = 4 + block
+    return (taps[:, None, :, None] * taps[None, :, None, :]).reshape(out**2, side, side).float()
 
 
 def cubic(x: Tensor, a: float = -0.5) -> Tensor:

@@ -1,0 +1,96 @@
+"""Deltas by scene on clips of several shots and on minutes of a film: `python -m benchmarks.video.scenes`.
+
+For each clip and quality one AV1 stream at half the size, and one fit of `method="delta"` with `--scenes`: what the
+general network, scales and biases, the delta of the whole video and deltas by scene cost and give. PSNR of luma on
+whole frames, errors pooled over every N-th. D + λR is what the choice is made by, over that of the whole video's delta:
+0.99 is one percent of the bits of stream and network together, as near as λ says. Sound is left out. Resumable: each
+point is written when it is done.
+"""
+
+import argparse
+import tempfile
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import torch
+from tqdm import tqdm
+
+from benchmarks.harness.options import common_parser
+from benchmarks.harness.results import Rows, record_run, write_table
+from benchmarks.harness.tables import markdown
+from benchmarks.video.fetch_clips import fetch
+from benchmarks.video.stdo_rate import silent
+from hf_efficient import fit_video
+
+#: Clip and its first frames: six shots of street and faces; two minutes of an animated film.
+CLIPS = {"bikes.mp4": 250, "bbb_full_720p.mp4": 2880}
+PARTS = ("bicubic", "general", "scales", "delta", "scenes")
+
+
+def point(clip: str, quality: int, arguments: argparse.Namespace) -> dict[str, Any]:
+    """Bytes and dB of every part, and what the scenes took."""
+    with tempfile.TemporaryDirectory() as name:
+        source = silent(fetch(clip), Path(name), CLIPS[clip])
+        bundle = fit_video(
+            source, Path(name) / "bundle", method="delta", scale=2, num_features=8, lr_codec="libsvtav1",
+            lr_quality=quality, steps=arguments.steps, batch_size=arguments.batch_size,
+            max_patches=arguments.max_patches, scenes=arguments.scenes, progress_bar=False, device="cpu",
+        )  # fmt: skip
+        record, stream = bundle.manifest["candidates"], bundle.low_resolution.stat().st_size
+    rows = {row["name"]: row for row in record["rows"]}
+    errors = {name: 10 ** (-row["psnr_luma"] / 10) for name, row in rows.items()}
+    costs = {name: errors[name] + errors["bicubic"] * row["bytes"] / stream for name, row in rows.items()}
+    ways = Counter(scene["by"] for scene in record.get("scenes", []))
+    return {
+        "stream": stream, "frames": CLIPS[clip], "taken": record["taken"], "ways": dict(ways),
+        "parts": {name: [row["bytes"], row["psnr_luma"], costs[name] / costs["delta"]] for name, row in rows.items()},
+    }  # fmt: skip
+
+
+def write(results: Rows, output: Path) -> None:
+    """The table."""
+    lines = []
+    for key, row in results.rows.items():
+        clip, quality = key.split(" / ")
+        ways = ", ".join(f"{count} {way}" for way, count in row["ways"].items())
+        for name in PARTS:
+            if name in row["parts"]:
+                size, quality_luma, cost = row["parts"][name]
+                taken = "taken" if name == row["taken"] else ""
+                lines.append(
+                    [clip, quality, f"{row['stream']:,}", name, f"{size:,}", f"{quality_luma:.2f}", f"{cost:.4f}",
+                     ways if name == "scenes" else "", taken]
+                )  # fmt: skip
+    head = ["clip", "crf", "stream, bytes", "played by", "bytes sent", "luma, dB", "D + λR", "scenes played by", ""]
+    write_table(output / "table.md", markdown(head, lines))
+
+
+def parser() -> argparse.ArgumentParser:
+    """The options."""
+    made = common_parser(__doc__, "scenes", threads=True)
+    made.add_argument("--clips", nargs="+", default=list(CLIPS), choices=list(CLIPS))
+    made.add_argument("--qualities", nargs="+", type=int, default=[50, 56])
+    made.add_argument("--scenes", type=int, default=24)
+    made.add_argument("--steps", type=int, default=600)
+    made.add_argument("--batch-size", type=int, default=8)
+    made.add_argument("--max-patches", type=int, default=4096)
+    return made
+
+
+def main() -> None:
+    arguments = parser().parse_args()
+    torch.set_num_threads(arguments.threads)
+    output = arguments.output
+    results = Rows(output / "results.json", arguments, ("scenes", "steps", "batch_size", "max_patches"))
+    record_run(output)
+    for clip in tqdm(arguments.clips, unit="clip"):
+        for quality in arguments.qualities:
+            key = f"{clip} / {quality}"
+            if key not in results.rows:
+                results.add(key, point(clip, quality, arguments))
+            write(results, output)
+
+
+if __name__ == "__main__":
+    main()

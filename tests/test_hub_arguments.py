@@ -18,11 +18,14 @@ import torch
 from huggingface_hub import HfApi
 from peft import PeftModel, get_peft_model
 from hf_efficient import (
-    BiDSTConfig, EfficiencyPlan, STDOConfig, STDOModel, TokenPrunerConfig, attach_token_pruner, load_sparse,
-    load_token_pruned, save_sparse,
+    BiDSTConfig, EfficiencyPlan, STDOConfig, STDOModel, STDOPipeline, TokenPrunerConfig, attach_token_pruner,
+    load_sparse, load_token_pruned, save_sparse,
 )
 from hf_efficient.representation.evaluation.questions import TINY_VLM, load_vlm
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from tests.optimization.training.trainers import bert
+from tests.video.bundles import quick_bundle
 
 class Pair:
     """A model and its processor, which go together."""
@@ -37,6 +40,33 @@ class Pair:
     def save_pretrained(self, folder):
         for thing in self.both:
             thing.save_pretrained(folder)
+class Folder:
+    """What is saved into a folder, which is uploaded."""
+
+    def __init__(self, save):
+        self.save_pretrained = save
+
+    def push_to_hub(self, repo, revision=None, token=None, create_pr=False):
+        with TemporaryDirectory() as folder:
+            self.save_pretrained(folder + "/it")
+            HfApi().create_repo(repo, exist_ok=True)
+            HfApi().upload_folder(repo_id=repo, folder_path=folder + "/it", revision=revision, create_pr=create_pr)
+class Film(Folder):
+    """A pipeline; diffusers pushes to the main branch alone."""
+
+    def __init__(self, pipe):
+        super().__init__(pipe.save_pretrained)
+        self.pipe = pipe
+
+    def push_to_hub(self, repo, revision=None, **how):
+        super().push_to_hub(repo, revision) if revision else self.pipe.push_to_hub(repo, **how)
+def sparse(n):
+    model = bert()
+    with torch.no_grad():
+        model.classifier.weight.fill_(0.0)[0, :n] = 1.0
+    return Folder(lambda folder: save_sparse(model, folder))
+def film(n):
+    return Film(STDOPipeline.from_pretrained(quick_bundle(Path(f"FOLDER/film{n}"), num_features=2 + n).path))
 def pruned(n):
     return Pair(*attach_token_pruner(*load_vlm(TINY_VLM), TokenPrunerConfig(budget=n)))
 def adapter(n):
@@ -55,9 +85,12 @@ TABLE = {
         lambda m: round((0.9 - m.peft_config["default"].sparsity) * 100),
     ),
     "STDOModel": (stdo, STDOModel.from_pretrained, lambda m: m.config.num_features - 2),
+    "STDOPipeline": (film, STDOPipeline.from_pretrained, lambda p: p.model.config.num_features - 2),
+    "a sparse model": (sparse, load_sparse, lambda m: int((m.classifier.weight == 1).sum())),
 }
 def push(thing, repo, **how):
     return thing.push_to_hub(repo, token="hf_local", **how)
+Path("FOLDER").mkdir()
 for name, (make, load, told) in TABLE.items():
     repo = "tester/" + name.replace(" ", "-")
     push(make(1), repo)
@@ -91,7 +124,7 @@ def test_every_class_takes_the_arguments_of_the_hub(tmp_path: Path) -> None:
             [sys.executable, "-c", code], env=hub.environment(tmp_path), cwd=ROOT, capture_output=True, text=True
         )
         assert done.returncode == 0, done.stdout + done.stderr
-        assert len(done.stdout.splitlines()) == 5
+        assert len(done.stdout.splitlines()) == 7
 
 
 @pytest.mark.slow

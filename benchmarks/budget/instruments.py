@@ -72,6 +72,15 @@ def rows_of(scenes: Sequence[Scene], limit: int) -> Rows:
     return [{"image": s.image, "question": q.question, "answer": q.answer, "scene": s.name} for s, q in asked]
 
 
+def rows_around(scenes: Sequence[Scene], limit: int) -> Rows:
+    """Questions about as many scenes as there are: one of each, then the next of each, not the same of all."""
+    rounds = range(max(len(scene.questions) for scene in scenes))
+    asked = [(s, s.questions[(i + r) % len(s.questions)]) for r in rounds for i, s in enumerate(scenes)
+             if r < len(s.questions)][:limit]  # fmt: skip
+    return [{"image": s.image, "question": q.question, "answer": q.answer, "scene": s.photograph or s.name}
+            for s, q in asked]  # fmt: skip
+
+
 def tiny(seed: int, sets: Path, validation: int, test: int) -> Instrument:
     """The shipped VLM: 144 tokens. A seed draws the scenes that plans are chosen on, and weights are calibrated on."""
     model, processor = load_vlm()
@@ -87,10 +96,10 @@ def photo(seed: int, sets: Path, validation: int, test: int) -> Instrument:
     """
     model, processor = load_photo_vlm(seed % 2)
     place = seed // 2 * validation
-    chosen_on = rows_of(scenes_of(str(sets / "photo_validation")), place + validation)[place:]
+    chosen_on = rows_around(scenes_of(str(sets / "photo_validation")), place + validation)[place:]
     if len(chosen_on) < validation:
         raise SystemExit(f"photo_validation has no rows {place} to {place + validation}; take fewer, or a lower seed.")
-    return Instrument(model, processor, chosen_on, rows_of(scenes_of(str(sets / "photo_test")), test))
+    return Instrument(model, processor, chosen_on, rows_around(scenes_of(str(sets / "photo_test")), test))
 
 
 def text(seed: int, sets: Path, validation: int, test: int) -> Instrument:

@@ -34,13 +34,19 @@ from hf_efficient.budget.planner.weights import loaded_again
 GRID: tuple[dict[str, str], ...] = (
     *({"prefill_flops_nonzero": f"{share}%"} for share in (80, 60, 50, 40, 30)),
     *({"file_bytes": f"{share}%"} for share in (60, 40, 28, 20)),
-    {"prefill_flops": "70%", "file_bytes": "40%"},
 )
-SHORT_GRID = (GRID[-1], GRID[6], GRID[3], GRID[1])
+#: And two limits at once: operations that tokens alone can reach, which an encoder that takes most of them bounds.
+BOTH = {"tiny": {"prefill_flops": "70%", "file_bytes": "40%"}, "photo": {"prefill_flops": "85%", "file_bytes": "40%"}}
 #: Rows that plans are chosen on, and tested on.
 SIZES = {"text": (1000, 1000), "tiny": (320, 960), "photo": (96, 320)}
 LEVERS = ("tokens", "sparsegpt", "wanda", "int8", "int4")
 STOCK, PLAN = "stock", "plan"
+
+
+def grid_of(instrument: str, short: bool) -> tuple[Mapping[str, str], ...]:
+    """The limits of an instrument; those that tell most come first where only four are asked for."""
+    both = BOTH.get(instrument, BOTH["tiny"])
+    return (GRID[3], both, GRID[1], GRID[6]) if short else (*GRID, both)
 
 
 def lever_of(plan: EfficiencyPlan) -> str:
@@ -62,12 +68,12 @@ def tested(instrument: Instrument, plan: EfficiencyPlan) -> list[int]:
     return [int(hit) for hit in instrument.hits(model, processor, instrument.test)]
 
 
-def compared(instrument: Instrument, limit: Mapping[str, str]) -> dict[str, Any]:
+def compared(instrument: Instrument, limit: Mapping[str, str], methods: Sequence[str]) -> dict[str, Any]:
     """What every lever, and the plan, reach under a limit."""
     try:
         found = find_plan(
             instrument.model, instrument.processor, instrument.validation, instrument.accuracy, limit,
-            inputs=batch_of, further=0, progress=lambda name: print("  ", name, flush=True),
+            inputs=batch_of, methods=methods, further=0, progress=lambda name: print("  ", name, flush=True),
         )  # fmt: skip
     except LimitError as error:
         return {"refused": str(error)}
@@ -171,6 +177,7 @@ def parser() -> argparse.ArgumentParser:
         default=[0],
         help="of training (text, photo) and of the rows that plans are chosen on (tiny, photo)",
     )
+    made.add_argument("--methods", nargs="+", default=["id_pruner", "itg", "scope"], help="selections of visual tokens")
     made.add_argument("--sets", type=Path, default=Path("runs"), help="folder of photo_validation and photo_test")
     made.add_argument("--short", action="store_true", help="four of the limits alone")
     made.add_argument("--validation", type=int, help="rows that plans are chosen on (default: 1000, 320, 96)")
@@ -182,12 +189,12 @@ def main() -> None:
     arguments = parser().parse_args()
     torch.set_num_threads(1)
     record_run(arguments.output)
-    book = Rows(arguments.output / "rows.json", arguments, ("validation", "test"))
+    book = Rows(arguments.output / "rows.json", arguments, ("validation", "test", "methods"))
     for name in arguments.instruments:
         for seed in arguments.seeds:
             wanted = {
                 f"{name}|{seed}|{', '.join(f'{k}={v}' for k, v in limit.items())}": limit
-                for limit in (SHORT_GRID if arguments.short else GRID)
+                for limit in grid_of(name, arguments.short)
             }
             key = f"{name}|{seed}|{STOCK}"
             if {key, *wanted} <= set(book.rows):
@@ -202,7 +209,7 @@ def main() -> None:
             for each, limit in wanted.items():
                 if each not in book.rows:
                     print(each, flush=True)
-                    book.add(each, compared(instrument, limit))
+                    book.add(each, compared(instrument, limit, arguments.methods))
     write_table(arguments.output / "table.md", table(book.rows))
     plot(book.rows, arguments.output / "accuracy.png")
 

@@ -12,6 +12,7 @@ EXAMPLES = {
     "plan": (
         "hf-efficient plan MODEL plan --limit prefill_flops=60% file_bytes=40MB --data validation/",
         "hf-efficient plan MODEL plan --limit file_bytes=30% --data lines.txt --json -",
+        "hf-efficient plan MODEL plan --limit training_bytes=16GB step_seconds=2s --batch-size 4 --data train/",
     ),
     "apply": ("hf-efficient apply MODEL plan planned --data validation/",),
     "train": ("hf-efficient train MODEL plan trained --data train/ --steps 500 --learning-rate 1e-3",),

@@ -2,11 +2,12 @@
 
 import argparse
 import sys
+import tempfile
 
 from hf_efficient.files.outputs import check_output
 
 from .output import write_json
-from .plan_models import loaded, rows_for
+from .plan_models import loaded, rows_for, training_arguments
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -27,18 +28,24 @@ def run(arguments: argparse.Namespace) -> None:
         raise ValueError(f"limit: {twice[0]} is given more than once; expected one amount.")
     from hf_efficient import find_plan
     from hf_efficient.budget.plan.folder import check_free
-    from hf_efficient.budget.planner.limits import check_limits
-    from hf_efficient.budget.planner.ready import INPUTS, METRICS
+    from hf_efficient.budget.planner.limits import OF_TRAINING, check_limits
+    from hf_efficient.budget.planner.ready import INPUTS, METRICS, labelled
 
-    check_limits(dict(arguments.limit), trained=False)
+    check_limits(dict(arguments.limit), trained=True)
     check_free(arguments.output)
     model, processor, looks = loaded(arguments)
     rows = rows_for(arguments, looks)
-    found = find_plan(
-        model, processor, rows, METRICS[looks], dict(arguments.limit), methods=arguments.methods,
-        inputs=INPUTS[looks], levers=arguments.levers,
-        progress=lambda name: print(f"trying {name}", file=sys.stderr),
-    )  # fmt: skip
+    with tempfile.TemporaryDirectory() as unused:  # a Trainer makes a folder of checkpoints, though it writes none
+        training = {}
+        if set(names) & set(OF_TRAINING):
+            step = rows[: arguments.batch_size]
+            training = {"args": training_arguments(arguments, unused, max_steps=1),
+                        "train_batch": lambda processor: labelled(processor, step)}  # fmt: skip
+        found = find_plan(
+            model, processor, rows, METRICS[looks], dict(arguments.limit), methods=arguments.methods,
+            inputs=INPUTS[looks], levers=arguments.levers,
+            progress=lambda name: print(f"trying {name}", file=sys.stderr), **training,
+        )  # fmt: skip
     found.plan.save_pretrained(arguments.output)
     if arguments.plot:
         found.plot(arguments.plot)
@@ -46,4 +53,5 @@ def run(arguments: argparse.Namespace) -> None:
         write_json(arguments.json, found.to_dict())
     if not to_stdout:
         print(found.to_markdown())
-        print(f"\nThe plan is in {arguments.output}. Next: hf-efficient apply {arguments.model} {arguments.output} NEW")
+        then = "train" if training else "apply"
+        print(f"\nThe plan is in {arguments.output}. Next: hf-efficient {then} {arguments.model} {arguments.output} NEW")

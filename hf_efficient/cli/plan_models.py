@@ -68,3 +68,19 @@ def batches_for(plan: Any, arguments: argparse.Namespace, model: Any, processor:
         return None
     rows = rows_for(arguments, looks)
     return calibration_batches(rows, lambda some: on_device(model, INPUTS[looks](processor, some)))
+
+
+def training_arguments(arguments: argparse.Namespace, folder: str, **more: Any) -> Any:
+    """The `TrainingArguments` of the options.
+
+    Args:
+        arguments: with `batch_size` and `device`.
+        folder: of checkpoints.
+        more: other settings.
+    """
+    from transformers import TrainingArguments
+
+    return TrainingArguments(
+        folder, per_device_train_batch_size=arguments.batch_size, remove_unused_columns=False, report_to="none",
+        use_cpu=arguments.device == "cpu", **more,
+    )  # fmt: skip

@@ -37,13 +37,15 @@ def add_plans(commands: Any) -> None:
     plan.add_argument(
         "--limit", type=limit, nargs="+", action="extend", required=True, metavar="NAME=AMOUNT",
         help="the most it may cost: prefill_seconds, prefill_flops, prefill_flops_nonzero, cache_bytes, file_bytes; "
-        "amounts as 50%% (of now), 40MB, 3GFLOP, 200ms",
+        "training_bytes, step_seconds of a training step; amounts as 50%% (of now), 40MB, 3GFLOP, 200ms",
     )  # fmt: skip
     plan.add_argument("--methods", nargs="+", default=["id_pruner", "itg", "scope"], metavar="METHOD",
                       help="selections of visual tokens that are tried (default: id_pruner itg scope)")  # fmt: skip
     plan.add_argument("--levers", nargs="*", choices=("sparsegpt", "wanda", "int8", "int4"),
                       default=["sparsegpt", "wanda", "int8", "int4"],
                       help="what may be done to weights (default: all four)")  # fmt: skip
+    plan.add_argument("--batch-size", type=at_least_one, default=8, metavar="ROWS",
+                      help="rows of the training step whose cost is limited (default: 8)")  # fmt: skip
     plan.add_argument("--plot", type=Path, help="PNG file to draw quality over cost to")
     plan.add_argument("--json", type=Path, help="file to write all numbers to, - for standard output")
     plan.set_defaults(module="hf_efficient.cli.plan")

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from hf_efficient.files.outputs import check_output
 
-from .plan_models import batches_for, loaded, rows_for
+from .plan_models import batches_for, loaded, rows_for, training_arguments
 from .push import push
 
 
@@ -17,8 +17,6 @@ def run(arguments: argparse.Namespace) -> None:
         OSError: model, plan or data cannot be read, or the folders not be written.
     """
     check_output(arguments.output, "folder")
-    from transformers import TrainingArguments
-
     from hf_efficient import EfficiencyPlan, train_plan
     from hf_efficient.budget.planner.ready import labelled
 
@@ -26,10 +24,9 @@ def run(arguments: argparse.Namespace) -> None:
     model, processor, looks = loaded(arguments, plan)
     rows = rows_for(arguments, looks)
     checkpoints = arguments.checkpoints or Path(f"{arguments.output}_checkpoints")
-    settings = TrainingArguments(
-        str(checkpoints), max_steps=arguments.steps, save_steps=arguments.save_steps, seed=arguments.seed,
-        per_device_train_batch_size=arguments.batch_size, learning_rate=arguments.learning_rate, save_total_limit=2,
-        remove_unused_columns=False, report_to="none", use_cpu=arguments.device == "cpu", logging_steps=10,
+    settings = training_arguments(
+        arguments, str(checkpoints), max_steps=arguments.steps, save_steps=arguments.save_steps, seed=arguments.seed,
+        learning_rate=arguments.learning_rate, save_total_limit=2, logging_steps=10,
     )  # fmt: skip
     train_plan(
         plan, model, settings, arguments.output, processor, batches_for(plan, arguments, model, processor, looks),

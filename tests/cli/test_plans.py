@@ -54,13 +54,39 @@ def test_a_plan_is_trained_and_trained_on(places: tuple[str, str], tmp_path: Pat
     assert not torch.equal(trained.lm_head.weight, before.lm_head.weight)
 
 
+@pytest.mark.slow
+def test_a_limit_on_training_chooses_a_recipe_that_is_carried_out(
+    places: tuple[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model, data = places
+    command = ["plan", model, str(tmp_path / "plan"), "--data", data, "--rows", "4", "--levers", "--batch-size", "2"]
+    assert main([*command, "--limit", "training_bytes=500%", "step_seconds=500%", "--json", "-"]) == 0
+    free = json.loads(capsys.readouterr().out)
+    whole = free["stock"]["measured"]["training_bytes"]
+    assert free["best"]["plan"]["sam"]["method"] == "sam"  # the first recipe
+    assert free["best"]["measured"]["training_bytes"] <= 5 * whole
+    assert not list(tmp_path.glob("*checkpoints*"))
+    assert main([*command, "--limit", f"training_bytes={0.8 * whole:.0f}B"]) == 0
+    assert f"hf-efficient train {model}" in capsys.readouterr().out
+    sparsity = EfficiencyPlan.from_pretrained(tmp_path / "plan").sparsity
+    assert sparsity is not None
+    assert sparsity.target == "delta"  # what trains all weights takes more
+    assert main(["train", model, str(tmp_path / "plan"), str(tmp_path / "new"), "--data", data, "--batch-size", "2",
+                 "--steps", "3"]) == 0  # fmt: skip
+    loaded, _ = EfficiencyPlan.load(tmp_path / "new")
+    assert loaded.peft_config["default"].target == "delta"
+    assert main([*command, "--limit", "training_bytes=1KB"]) == 3
+    assert "No recipe keeps the limit: training_bytes" in capsys.readouterr().err
+
+
 def test_what_cannot_be_planned_is_told_in_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for given, told in (
         ("plan m p --limit fast", "'fast' is not a limit: NAME=AMOUNT"),
         ("plan m p", "required: --limit"),
         ("plan m {tmp}/p --limit file_bytes=1MB --limit file_bytes=2MB", "file_bytes is given more than once"),
         ("plan m {tmp}/p --limit fast=3", "--limit fast is not known"),
-        ("plan m {tmp}/p --limit step_seconds=3", "is of training; pass what is trained to find_plan in Python"),
+        ("plan m {tmp}/p --limit step_seconds=3MB", "step_seconds='3MB' cannot be read"),
+        ("plan m {tmp}/p --limit training_bytes=3MB --batch-size 0", "expected a whole number >= 1"),
         ("train m p o --learning-rate -1", "'-1' is not a number > 0"),
         ("apply /gone/m /gone/p {tmp}/o", "/gone/p' is missing"),
     ):

@@ -77,7 +77,7 @@ def check_limits(limits: Any, trained: bool) -> None:
         check_choice("limit", name, tuple(COSTS))
         if name in OF_TRAINING and not trained:
             raise ValueError(
-                f"limit: {name} is of training; pass what is trained to find_plan in Python: args= and train_batch=."
+                f"limit: {name} is of training; pass what is trained to find_plan: args= and train_batch=."
             )
         _amount(name, value, 1.0)
 

@@ -20,7 +20,8 @@ from .weights import loaded_again
 TrainBatch = Mapping[str, Any] | Callable[[Any], Mapping[str, Any]]
 #: Part of a plan that keeps the zeros of a pruned model while it trains.
 AS_PRUNED: Any = {"target": "weight", "distribution": "as_pruned", "topology": "static"}
-_DELTAS = [{"target": "delta", "sparsity": share} for share in (0.98, 0.995, 0.999)]
+#: On all linear layers: which of them else, PEFT knows of some models alone.
+_DELTAS = [{"target": "delta", "sparsity": share, "target_modules": "all-linear"} for share in (0.98, 0.995, 0.999)]
 #: Parts of a plan, the most wanted first: flat minima by two passes, by one, plain; then adapters, ever smaller.
 RECIPES: tuple[dict[str, Any], ...] = (
     {"sam": SAMArguments("sam", rho=0.05)},

@@ -39,7 +39,7 @@ def run(arguments: argparse.Namespace) -> None:
         training = {}
         if set(names) & set(OF_TRAINING):
             step = rows[: arguments.batch_size]
-            training = {"args": training_arguments(arguments, unused, max_steps=1),
+            training = {"args": training_arguments(arguments, unused, max_steps=arguments.steps),
                         "train_batch": lambda processor: labelled(processor, step)}  # fmt: skip
         found = find_plan(
             model, processor, rows, METRICS[looks], dict(arguments.limit), methods=arguments.methods,
@@ -54,4 +54,6 @@ def run(arguments: argparse.Namespace) -> None:
     if not to_stdout:
         print(found.to_markdown())
         then = "train" if training else "apply"
-        print(f"\nThe plan is in {arguments.output}. Next: hf-efficient {then} {arguments.model} {arguments.output} NEW")
+        print(
+            f"\nThe plan is in {arguments.output}. Next: hf-efficient {then} {arguments.model} {arguments.output} NEW"
+        )

@@ -9,6 +9,8 @@ from typing import Any
 from .push import add_push
 from .stdo_options import at_least_one
 
+STEPS = 100  # of a training
+
 
 def limit(text: str) -> tuple[str, str]:
     """NAME=AMOUNT."""
@@ -46,6 +48,8 @@ def add_plans(commands: Any) -> None:
                       help="what may be done to weights (default: all four)")  # fmt: skip
     plan.add_argument("--batch-size", type=at_least_one, default=8, metavar="ROWS",
                       help="rows of the training step whose cost is limited (default: 8)")  # fmt: skip
+    plan.add_argument("--steps", type=at_least_one, default=STEPS, help="steps of the training that is planned, as of "
+                      f"train (default: {STEPS})")  # fmt: skip
     plan.add_argument("--plot", type=Path, help="PNG file to draw quality over cost to")
     plan.add_argument("--json", type=Path, help="file to write all numbers to, - for standard output")
     plan.set_defaults(module="hf_efficient.cli.plan")
@@ -62,7 +66,7 @@ def add_plans(commands: Any) -> None:
     train.add_argument("plan", help="folder or Hub id of a plan")
     train.add_argument("output", type=Path, help="folder to save plan and trained model to")
     train.add_argument("--checkpoints", type=Path, help="folder of checkpoints (default: OUTPUT_checkpoints)")
-    train.add_argument("--steps", type=at_least_one, default=100, help="optimizer steps (default: 100)")
+    train.add_argument("--steps", type=at_least_one, default=STEPS, help=f"optimizer steps (default: {STEPS})")
     train.add_argument("--save-steps", type=at_least_one, default=20, help="steps between checkpoints (default: 20)")
     train.add_argument("--batch-size", type=at_least_one, default=8, help="rows a step (default: 8)")
     train.add_argument("--learning-rate", type=positive, default=1e-4, help="of AdamW (default: 0.0001)")

@@ -4,6 +4,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from transformers import LlamaConfig, LlamaForCausalLM
 
 from hf_efficient import BiDSTConfig, EfficiencyPlan, SAMArguments, TokenPrunerConfig
 from tests.sparsity.models import disturb
@@ -42,3 +43,17 @@ def logits(model: nn.Module, processor: Any) -> torch.Tensor:
 def files(folder: Any) -> dict[str, bytes]:
     """Path -> content of every file below a folder."""
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def llama(width: int = 64) -> Any:
+    torch.manual_seed(0)
+    config = LlamaConfig(hidden_size=width, intermediate_size=2 * width, num_hidden_layers=2, num_attention_heads=4,
+                         num_key_value_heads=2, vocab_size=50)  # fmt: skip
+    return LlamaForCausalLM(config).eval()
+
+
+def text_inputs(processor: Any, rows: Any) -> dict[str, torch.Tensor]:
+    return {"input_ids": torch.stack([row["ids"] for row in rows])}
+
+
+TEXT = [{"ids": (torch.arange(12) * (i + 3)) % 50} for i in range(16)]

@@ -6,16 +6,23 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM, TrainingArguments
+from transformers import TrainingArguments
 
-from hf_efficient import EfficiencyPlan, LimitError, PruningConfig, SAMArguments, TokenPrunerConfig, find_plan, measure
+from hf_efficient import (
+    EfficiencyPlan,
+    LimitError,
+    PruningConfig,
+    TokenPrunerConfig,
+    find_plan,
+    measure,
+)
 from hf_efficient.budget import forward
 from hf_efficient.budget.planner.found import Candidate, FoundPlan
 from hf_efficient.budget.planner.limits import amounts, broken, costs_of
 from hf_efficient.budget.planner.tokens import TokenCosts, largest_unit
 from hf_efficient.budget.planner.weights import WeightLevers, file_bytes
 from hf_efficient.wrapped import pruner_below
-from tests.budget.plans import logits
+from tests.budget.plans import TEXT, llama, logits, text_inputs
 from tests.tiny import prompts, stock
 
 ROWS = [{"picture": i % 3} for i in range(8)]
@@ -32,20 +39,6 @@ def kept(model: Any, processor: Any, rows: Any) -> float:
     pruner = pruner_below(model)
     weights = sum(int(p.count_nonzero()) for p in model.parameters()) / sum(p.numel() for p in model.parameters())
     return weights + (1e3 if pruner is None else float(len(pruner.last[0].indices)))
-
-
-def llama(width: int = 64) -> Any:
-    torch.manual_seed(0)
-    config = LlamaConfig(hidden_size=width, intermediate_size=2 * width, num_hidden_layers=2, num_attention_heads=4,
-                         num_key_value_heads=2, vocab_size=50)  # fmt: skip
-    return LlamaForCausalLM(config).eval()
-
-
-def text_inputs(processor: Any, rows: Any) -> dict[str, torch.Tensor]:
-    return {"input_ids": torch.stack([row["ids"] for row in rows])}
-
-
-TEXT = [{"ids": (torch.arange(12) * (i + 3)) % 50} for i in range(16)]
 
 
 @pytest.fixture(scope="module")
@@ -185,34 +178,6 @@ def test_limits_are_read() -> None:
         amounts({"weight": 3}, now)
     with pytest.raises(ValueError, match="of training; pass what is trained"):
         amounts({"step_seconds": 3}, now)
-
-
-def test_the_first_recipe_that_fits_is_taken(tmp_path: Path) -> None:
-    arguments = TrainingArguments(tmp_path, report_to=[], use_cpu=True, optim="adamw_torch", max_steps=3)
-    batch = {**text_inputs(None, TEXT[:2]), "labels": text_inputs(None, TEXT[:2])["input_ids"]}
-    recipes: list[dict[str, Any]] = [
-        {"sam": SAMArguments("sam", rho=0.1)},
-        {"sparsity": {"target": "delta", "sparsity": 0.9}},
-    ]
-
-    def found(limit: dict[str, Any]) -> FoundPlan:
-        return find_plan(llama(), None, TEXT, lambda *_: 0.0, limit, inputs=text_inputs, repeats=1, args=arguments,
-                         train_batch=batch, recipes=recipes)  # fmt: skip
-
-    free = found({"training_bytes": "300%"})
-    assert free.plan.sam is not None
-    costs = next(line for line in free.to_markdown().splitlines() if line.startswith("| weights, optimizer state"))
-    assert all(cell.strip() for i, cell in enumerate(costs.split("|")[1:-1]) if i != 3), costs  # it is not predicted
-    assert free.front()[-1].measured["training_bytes"] > 0
-    free.plot(tmp_path / "front.png")
-    with pytest.raises(ValueError, match="cost='weights'"):
-        free.plot(tmp_path / "front.png", "weights")
-    small = found({"training_bytes": 0.8 * free.measured["training_bytes"]})
-    assert small.plan.sam is None
-    assert small.plan.sparsity is not None
-    assert small.plan.sparsity.sparsity == 0.9
-    with pytest.raises(LimitError, match="No recipe keeps the limit: training_bytes"):
-        found({"training_bytes": 1000})
 
 
 def test_what_cannot_be_planned_is_refused() -> None:

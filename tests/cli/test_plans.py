@@ -59,7 +59,20 @@ def test_a_limit_on_training_chooses_a_recipe_that_is_carried_out(
     places: tuple[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     model, data = places
-    command = ["plan", model, str(tmp_path / "plan"), "--data", data, "--rows", "4", "--levers", "--batch-size", "2"]
+    command = [
+        "plan",
+        model,
+        str(tmp_path / "plan"),
+        "--data",
+        data,
+        "--rows",
+        "4",
+        "--levers",
+        "--batch-size",
+        "2",
+        "--steps",
+        "3",
+    ]
     assert main([*command, "--limit", "training_bytes=500%", "step_seconds=500%", "--json", "-"]) == 0
     free = json.loads(capsys.readouterr().out)
     whole = free["stock"]["measured"]["training_bytes"]
@@ -86,7 +99,7 @@ def test_what_cannot_be_planned_is_told_in_one_line(tmp_path: Path, capsys: pyte
         ("plan m {tmp}/p --limit file_bytes=1MB --limit file_bytes=2MB", "file_bytes is given more than once"),
         ("plan m {tmp}/p --limit fast=3", "--limit fast is not known"),
         ("plan m {tmp}/p --limit step_seconds=3MB", "step_seconds='3MB' cannot be read"),
-        ("plan m {tmp}/p --limit training_bytes=3MB --batch-size 0", "expected a whole number >= 1"),
+        ("plan m {tmp}/p --limit training_bytes=3MB --batch-size 0", "'0' is not a whole number >= 1"),
         ("train m p o --learning-rate -1", "'-1' is not a number > 0"),
         ("apply /gone/m /gone/p {tmp}/o", "/gone/p' is missing"),
     ):

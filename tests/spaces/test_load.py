@@ -83,7 +83,20 @@ def training(folder: Path) -> tuple[list[str], Ordinary, Hostile]:
     return ["STEPS=100"], ordinary, hostile
 
 
-SPACES = {"visual_tokens": visual_tokens, "video": video, "training": training}
+def planner(folder: Path) -> tuple[list[str], Ordinary, Hostile]:
+    def ordinary(client: Client, draw: random.Random) -> str | None:
+        kind, data = client.call("plan", [100, draw.choice([40, 60]), 100, ["fewer visual tokens"], 8])
+        if kind != "complete":
+            return f"{kind}: {data}"
+        return None if len(client.fetch(data[1])) > 1000 and "What binds" in data[0] else f"odd: {data}"
+
+    def hostile(client: Client, draw: random.Random) -> str:
+        return harm(client, draw, "plan", [100, 50, 100, ["fewer visual tokens"], 8], [])
+
+    return [], ordinary, hostile
+
+
+SPACES = {"visual_tokens": visual_tokens, "video": video, "training": training, "planner": planner}
 
 
 def under_load(

@@ -174,7 +174,7 @@ def test_bodies_are_bounded(chunked: bool) -> None:
     assert client.post("/gradio_api/upload", content=body(5_000_000)).status_code == 413
 
 
-@pytest.mark.parametrize("name", ["visual_tokens", "video", "training"])
+@pytest.mark.parametrize("name", ["visual_tokens", "video", "training", "planner"])
 def test_no_value_that_a_client_may_post_gets_past_the_checks(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -185,12 +185,13 @@ def test_no_value_that_a_client_may_post_gets_past_the_checks(
         "visual_tokens": (lambda *call: app.ask(*call), [str(EXAMPLE), "list all .", "id_pruner", 9]),
         "video": (lambda *call: next(app.fit(*call)), [str(clip), 2, "jstdo", 20]),
         "training": (lambda *call: app.compare(*call), [["plain"], 0.2, 40, "all weights", "bidst", 0]),
+        "planner": (lambda *call: next(app.plan(*call)), [50, 100, 100, ["8 bits"], 8]),
     }[name]
 
     def refuse(*_: object, **__: object) -> None:
         raise AssertionError("work is begun")
 
-    for work in ("compare", "fit_video", "train") if name != "training" else ("train",):
+    for work in {"training": ["train"], "planner": ["find_plan"]}.get(name, ["compare", "fit_video"]):
         if hasattr(app, work):
             monkeypatch.setattr(app, work, refuse)
     with pytest.raises(gr.Error, match="did not work"):  # the good call gets to the work

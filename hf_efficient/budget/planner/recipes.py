@@ -22,6 +22,7 @@ TrainBatch = Mapping[str, Any] | Callable[[Any], Mapping[str, Any]]
 AS_PRUNED: Any = {"target": "weight", "distribution": "as_pruned", "topology": "static"}
 #: On all linear layers: which of them else, PEFT knows of some models alone.
 _DELTAS = [{"target": "delta", "sparsity": share, "target_modules": "all-linear"} for share in (0.98, 0.995, 0.999)]
+EXCHANGES = 50  # of a training's masks
 #: Parts of a plan, the most wanted first: flat minima by two passes, by one, plain; then adapters, ever smaller.
 RECIPES: tuple[dict[str, Any], ...] = (
     {"sam": SAMArguments("sam", rho=0.05)},
@@ -52,7 +53,7 @@ class Recipes:
             raise ValueError("args is given without train_batch: pass a micro-batch with labels, or a function of the "
                              "processor that makes one.")  # fmt: skip
         self.model, self.processor, self.args, self.batch = model, processor, args, batch
-        self.recipes = [dict(recipe) for recipe in (RECIPES if recipes is None else recipes)]
+        self.recipes = [dict(recipe) for recipe in (paced(args.max_steps) if recipes is None else recipes)]
         self.calibration = calibration
         if not self.recipes:
             raise ValueError("recipes is empty; expected one at least, such as {} for plain training.")
@@ -102,6 +103,14 @@ class Recipes:
             "(gradient_checkpointing).",
             over,
         )
+
+
+def paced(steps: int) -> list[dict[str, Any]]:
+    """`RECIPES` for so many steps, with an exchange of weights in each fiftieth of them; <= 0: as they are."""
+    if steps <= 0:
+        return list(RECIPES)
+    pace = {"update_interval": max(1, steps // EXCHANGES)}
+    return [recipe | ({"sparsity": recipe["sparsity"] | pace} if "sparsity" in recipe else {}) for recipe in RECIPES]
 
 
 def under(plan: EfficiencyPlan, recipe: Mapping[str, Any]) -> EfficiencyPlan | None:

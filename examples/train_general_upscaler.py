@@ -11,7 +11,7 @@ Resumable: run the same command again. Photographs and clip are fetched once (`e
 
 import argparse
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from fractions import Fraction
 from itertools import islice
@@ -29,7 +29,7 @@ from hf_efficient.video.codecs import LOSSLESS
 from hf_efficient.video.encode.low_resolution import downscaled, write_stream
 from hf_efficient.video.encode.overfit import Recipe, load_checkpoint, overfit
 from hf_efficient.video.encode.patch_store import paired_frames
-from hf_efficient.video.files.reader import probe, read_frames
+from hf_efficient.video.files.reader import Frame, probe, read_frames
 from hf_efficient.video.files.writer import VideoWriter
 from hf_efficient.video.networks.backbones.luma import luma_error
 from hf_efficient.video.networks.general import whole_or_half
@@ -86,23 +86,27 @@ class Crops:
 
     def __init__(self, folder: Path, scale: float) -> None:
         self.block, self.out = sub_pixels(scale)
-        self.hr = folder / "shots.npy"
+        self.hr, self.name = folder / "shots.npy", f"x{scale}"
         source = make_source(folder)
-        info, geometry = probe(source), Geometry.choose(WIDTH, HEIGHT, scale)
+        info, self.geometry = probe(source), Geometry.choose(WIDTH, HEIGHT, scale)
         if not self.hr.exists():
             with written_whole(self.hr) as draft, open(draft, "wb") as file:
                 np.save(file, np.stack([frame.rgb for frame in read_frames(source, info)]))
-        self.lr = [folder / f"x{scale}-{codec}-{quality}.npy" for codec, quality in STREAMS]
+        self.lr = [folder / f"{self.name}-{codec}-{quality}.npy" for codec, quality in STREAMS]
         for (codec, quality), array in zip(STREAMS, self.lr, strict=True):
             if array.exists():
                 continue
             stream, settings = array.with_suffix(".mkv"), FitSettings(lr_codec=codec, lr_quality=quality)
-            write_stream(source, info, downscaled(read_frames(source, info), geometry), geometry, settings, stream)
+            write_stream(source, info, self.downscaled(read_frames(source, info)), self.geometry, settings, stream)
             small = np.stack([(pair.lr[0] * 255).round().byte().permute(1, 2, 0).numpy()
-                              for pair in paired_frames(source, info, stream, geometry)])  # fmt: skip
+                              for pair in paired_frames(source, info, stream, self.geometry)])  # fmt: skip
             with written_whole(array) as draft, open(draft, "wb") as file:
                 np.save(file, small)
         self.large, self.small = np.load(self.hr), [np.load(array) for array in self.lr]
+
+    def downscaled(self, frames: Iterable[Frame]) -> Iterator[Frame]:
+        """The small frames."""
+        return downscaled(frames, self.geometry)
 
     def __len__(self) -> int:
         return 2**31

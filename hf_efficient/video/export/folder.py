@@ -27,7 +27,7 @@ from hf_efficient.video.routing import MOST_EXPERTS
 RECORD, FORMAT, VERSION = "export.json", "hf_efficient.stdo.export", 1
 NETWORK = r"networks/\d{1,3}\.onnx"
 ROUTING, TIMES, ARCHIVE = "routing.bin", "times.bin", "player.pyz"
-PAGE = ("index.html", "style.css", "player.js", "worker.js", "colors.js", "tiles.js", "isolated.js")
+PAGE = ("index.html", "style.css", "player.js", "worker.js", "colors.js", "tiles.js", "isolated.js", "serve.py")
 RUNTIME = "runtime"
 EXPORT = Contents(
     "exported bundle", RECORD, lambda record: record.get("format") == FORMAT,

@@ -1,7 +1,11 @@
 """Exported bundles play as the bundle does: by onnxruntime, and in a browser."""
 
 import shutil
+import subprocess
+import sys
 import threading
+import urllib.error
+import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -22,7 +26,7 @@ from hf_efficient.methods import BACKBONES
 from hf_efficient.video.export.export import export_bundle
 from hf_efficient.video.export.networks import to_onnx
 from hf_efficient.video.export.player import OnnxPlayer
-from hf_efficient.video.export.web import check_playable, find_runtime
+from hf_efficient.video.export.web import ASSETS, check_playable, find_runtime
 from hf_efficient.video.files.bundle import Bundle
 from hf_efficient.video.files.containers import MediaError
 from hf_efficient.video.networks.inference import enlarge_inner
@@ -97,6 +101,37 @@ def test_a_runtime_that_is_not_there_is_named(tmp_path: Path, monkeypatch: pytes
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(FileNotFoundError, match="--runtime"):
         find_runtime(None)
+
+
+@pytest.fixture
+def page_folder(tmp_path: Path) -> Iterator[tuple[str, Path]]:
+    """The address and the folder that the page's own server serves."""
+    shutil.copy(ASSETS / "serve.py", tmp_path)
+    (tmp_path / "video.mp4").write_bytes(bytes(range(256)) * 1000)
+    command = [sys.executable, str(tmp_path / "serve.py"), "--port", "0"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        yield process.stdout.readline().strip(), tmp_path
+        process.terminate()
+
+
+def test_the_pages_server_isolates_it_and_sends_parts(page_folder: tuple[str, Path]) -> None:
+    (url, folder), content = page_folder, bytes(range(256)) * 1000
+    parts = {"": content, "bytes=0-99": content[:100], "bytes=255900-": content[-100:], "bytes=5-999999": content[5:]}
+    for asked, expected in parts.items():
+        request = urllib.request.Request(f"{url}/video.mp4", headers={"Range": asked} if asked else {})
+        with urllib.request.urlopen(request) as answer:
+            assert answer.headers["Cross-Origin-Opener-Policy"] == "same-origin"
+            assert answer.headers["Cross-Origin-Embedder-Policy"] == "require-corp"
+            assert answer.status == (206 if asked else 200)
+            assert answer.read() == expected
+            if asked:
+                first = len(content) - len(expected) if asked != "bytes=0-99" else 0
+                assert answer.headers["Content-Range"] == f"bytes {first}-{first + len(expected) - 1}/{len(content)}"
+    with pytest.raises(urllib.error.HTTPError, match="416"):
+        urllib.request.urlopen(urllib.request.Request(f"{url}/video.mp4", headers={"Range": "bytes=999999-"}))
+    with pytest.raises(urllib.error.HTTPError, match="404"):
+        urllib.request.urlopen(f"{url}/../{folder.name}x")
 
 
 @contextmanager

@@ -134,6 +134,29 @@ def test_the_pages_server_isolates_it_and_sends_parts(page_folder: tuple[str, Pa
         urllib.request.urlopen(f"{url}/../{folder.name}x")
 
 
+@pytest.mark.slow
+def test_the_pages_server_gives_it_threads(bundle: Bundle, tmp_path: Path) -> None:
+    """From the first visit on, and without ?runtime: where the browser has no WebGPU, by WebAssembly."""
+    if shutil.which("chromium") is None:
+        pytest.skip("no chromium on this machine")
+    try:
+        export_bundle(bundle.path, tmp_path / "web", "web", find_runtime(None))
+    except FileNotFoundError as error:
+        pytest.skip(str(error))
+    command = [sys.executable, str(tmp_path / "web" / "serve.py"), "--port", "0"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        url = process.stdout.readline().strip()
+        with browser_page(url) as page:
+            page.goto(f"{url}/?threads=2", wait_until="domcontentloaded")
+            page.wait_for_selector("#status:has-text('Frame 1 of 12')")
+            assert page.evaluate("window.crossOriginIsolated")
+            assert page.evaluate("navigator.serviceWorker.getRegistrations().then((all) => all.length)") == 0
+            gpu = page.evaluate("navigator.gpu ? navigator.gpu.requestAdapter().then(Boolean) : false")
+            assert ("WebGPU" if gpu else "WebAssembly, 2 threads") in page.inner_text("#status")
+        process.terminate()
+
+
 @contextmanager
 def served(folder: Path) -> Iterator[str]:
     """The address of a folder, from a plain file server: no parts of files, no headers of isolation."""

@@ -61,24 +61,7 @@ def add_stdo(commands: Any) -> None:
     actions = stdo.add_subparsers(dest="action", required=True, metavar="action")
     stdo.set_defaults(module="hf_efficient.cli.stdo")
 
-    encode = actions.add_parser("encode", help="encode a video as a bundle")
-    encode.add_argument("source", type=Path, help="video file")
-    encode.add_argument("bundle", type=Path, help="new folder")
-    encode.add_argument(
-        "--budget",
-        metavar="RATE",
-        help="bits per second in all, such as 1.5Mbps; settings that you do not give are chosen",
-    )
-    encode.add_argument(
-        "--optimize", default="psnr", choices=("psnr", "vmaf"),
-        help="with --budget: what is best, PSNR of luma or VMAF (needs imageio-ffmpeg) (default: psnr)",
-    )  # fmt: skip
-    encode.add_argument(
-        "--codecs", nargs="+", default=tuple(CODECS), choices=CODECS, help="with --budget: those to try (default: all)"
-    )
-    encode.add_argument("--overwrite", action="store_true", help="replace an existing output")
-    _add_settings(encode)
-    add_push(encode)
+    encode = _add_encode(actions)
 
     decode = actions.add_parser("decode", help="decode a bundle to a video")
     decode.add_argument("bundle", type=Path, help="folder")
@@ -117,6 +100,31 @@ def add_stdo(commands: Any) -> None:
     for action in (encode, decode, evaluate, compare):
         action.add_argument("--device", default="auto" if action is encode else "cpu", help="cpu, cuda, ...")
         action.add_argument("--threads", type=threads, help="number of threads for torch")
+
+
+def _add_encode(actions: Any) -> argparse.ArgumentParser:
+    """`encode` with its options."""
+    from hf_efficient.video.codecs import CODECS
+
+    encode: argparse.ArgumentParser = actions.add_parser("encode", help="encode a video as a bundle")
+    encode.add_argument("source", type=Path, help="video file")
+    encode.add_argument("bundle", type=Path, help="new folder")
+    encode.add_argument(
+        "--budget",
+        metavar="RATE",
+        help="bits per second in all, such as 1.5Mbps; settings that you do not give are chosen",
+    )
+    encode.add_argument(
+        "--optimize", default="psnr", choices=("psnr", "vmaf"),
+        help="with --budget: what is best, PSNR of luma or VMAF (needs imageio-ffmpeg) (default: psnr)",
+    )  # fmt: skip
+    encode.add_argument(
+        "--codecs", nargs="+", default=tuple(CODECS), choices=CODECS, help="with --budget: those to try (default: all)"
+    )
+    encode.add_argument("--overwrite", action="store_true", help="replace an existing output")
+    _add_settings(encode)
+    add_push(encode)
+    return encode
 
 
 def _add_settings(parser: argparse.ArgumentParser) -> None:

@@ -77,7 +77,7 @@ def spend(
         given: fields of FitSettings that are fixed.
         log: called with a line on each offer.
         optimize: "psnr", of luma on sampled frames, or "vmaf", of all frames.
-        codecs: those that are tried, unless one is given; a codec that has not the given preset is left out.
+        codecs: those that are tried, unless one is given; a codec that does not know the given preset is left out.
 
     Returns:
         Settings for `fit_video`; None if `plain` was written.

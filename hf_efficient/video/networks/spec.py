@@ -50,7 +50,7 @@ class NetworkSpec:
     def __post_init__(self) -> None:
         BACKBONES.row(self.backbone)
         scales = GENERAL_SCALES if self._backbone.on_luma else SCALES
-        if isinstance(self.scale, bool) or not isinstance(self.scale, (int, float)) or self.scale not in scales:
+        if not any(type(self.scale) is type(known) and self.scale == known for known in scales):  # 2.0 is no size
             known = ", ".join(map(str, scales[:-1]))
             raise ValueError(f"scale={shown(self.scale)} is not supported; expected {known} or {scales[-1]}.")
         for name, most in (("num_features", 1024), ("num_blocks", 256), ("expansion", 16)):

@@ -48,6 +48,7 @@ DEV = [
     "accelerate>=1.15",
     "bitsandbytes>=0.50",
     "datasets>=5.2",
+    "evaluate>=0.4.6",
     "galore-torch>=1.0",
     "imageio-ffmpeg>=0.8.1",
     "lion-pytorch>=0.2.5",

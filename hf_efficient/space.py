@@ -188,7 +188,7 @@ def launch_options(app: str, hue: str, largest_upload: int) -> dict[str, Any]:
     """Options of `launch`: the style of our pages, and limits of a request.
 
     Args:
-        app: file of the page; its `style.css` lies beside it, and goes with the sheet that all pages share.
+        app: file of the page; a `style.css` beside it goes with the sheet that all pages share.
         hue: of its buttons.
         largest_upload: bytes of a file; other requests hold a question and some numbers.
     """
@@ -196,7 +196,7 @@ def launch_options(app: str, hue: str, largest_upload: int) -> dict[str, Any]:
     fonts = ["ui-sans-serif", "system-ui", "sans-serif"], ["ui-monospace", "monospace"]  # none is downloaded
     return {
         "theme": gr.themes.Soft(primary_hue=hue, neutral_hue="slate", font=fonts[0], font_mono=fonts[1]),
-        "css_paths": [SHARED_STYLE, Path(app).with_name("style.css")],
+        "css_paths": [SHARED_STYLE, *Path(app).parent.glob("style.css")],
         "max_file_size": largest_upload,
         "app_kwargs": {"middleware": [Middleware(LimitedBodies, largest_upload=largest_upload)]},
     }

@@ -43,10 +43,10 @@ LEVERS = ("tokens", "sparsegpt", "wanda", "int8", "int4")
 STOCK, PLAN = "stock", "plan"
 
 
-def grid_of(instrument: str, short: bool) -> tuple[Mapping[str, str], ...]:
-    """The limits of an instrument; those that tell most come first where only four are asked for."""
-    both = BOTH.get(instrument, BOTH["tiny"])
-    return (GRID[3], both, GRID[1], GRID[6]) if short else (*GRID, both)
+def grid_of(instrument: str, count: int | None) -> tuple[Mapping[str, str], ...]:
+    """The first limits for an instrument, those that tell most before the others; None: all."""
+    first = (GRID[3], BOTH.get(instrument, BOTH["tiny"]), GRID[1], GRID[6])
+    return (*first, *(limit for limit in GRID if limit not in first))[:count]
 
 
 def lever_of(plan: EfficiencyPlan) -> str:
@@ -179,7 +179,7 @@ def parser() -> argparse.ArgumentParser:
     )
     made.add_argument("--methods", nargs="+", default=["id_pruner", "itg", "scope"], help="selections of visual tokens")
     made.add_argument("--sets", type=Path, default=Path("runs"), help="folder of photo_validation and photo_test")
-    made.add_argument("--short", action="store_true", help="four of the limits alone")
+    made.add_argument("--limits", type=int, help="the first so many limits, those that tell most (default: all)")
     made.add_argument("--validation", type=int, help="rows that plans are chosen on (default: 1000, 320, 96)")
     made.add_argument("--test", type=int, help="rows that they are tested on (default: 1000, 960, 320)")
     return made
@@ -194,7 +194,7 @@ def main() -> None:
         for seed in arguments.seeds:
             wanted = {
                 f"{name}|{seed}|{', '.join(f'{k}={v}' for k, v in limit.items())}": limit
-                for limit in grid_of(name, arguments.short)
+                for limit in grid_of(name, arguments.limits)
             }
             key = f"{name}|{seed}|{STOCK}"
             if {key, *wanted} <= set(book.rows):

@@ -9,8 +9,11 @@ leaves out, and products with matrices that really are sparse.
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from math import prod
 from typing import Any
 
@@ -29,8 +32,9 @@ class Flops:
 
     Args:
         total: all operations.
-        own: name of a module -> operations in its own forward and backward, without those of modules inside it. The
-            model itself has the name ""; operations outside of it (an optimizer's) are in `total` alone.
+        own: name of a module -> operations in its own forward, without those of modules that it calls, and backward,
+            without those of modules inside it. The model itself has the name ""; operations outside of it (an
+            optimizer's) are in `total` alone.
     """
 
     total: int = 0
@@ -46,18 +50,22 @@ def count_flops(run: Callable[[], object], model: torch.nn.Module) -> Flops:
     """
     fused = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)  # a whole layer as one kernel, whose products nobody sees
+    own, forward = Counter[str](), Counter[str]()
     try:
-        with FlopCounterMode(display=False, depth=None, custom_mapping=formulas()) as counter:  # type: ignore[arg-type]
+        counter = FlopCounterMode(display=False, depth=None, custom_mapping=formulas())  # type: ignore[arg-type]
+        with counter, _forwards_counted(model, counter.get_total_flops, own, forward):
             run()
     finally:
         torch.backends.mha.set_fastpath_enabled(fused)
     root = type(model).__name__
-    whole = {
-        name[len(root) :].lstrip("."): sum(counts.values())
+    backward = {
+        inside: sum(counts.values()) - forward[inside]
         for name, counts in counter.get_flop_counts().items()
         if name == root or name.startswith(f"{root}.")
+        for inside in [name[len(root) :].lstrip(".")]
     }
-    return Flops(counter.get_total_flops(), _own(whole))
+    own.update(_own(backward))
+    return Flops(counter.get_total_flops(), {name: count for name, count in own.items() if count})
 
 
 def _own(whole: dict[str, int]) -> dict[str, int]:
@@ -71,6 +79,33 @@ def _own(whole: dict[str, int]) -> dict[str, int]:
                 own[outer] -= count
                 break
     return own
+
+
+@contextmanager
+def _forwards_counted(
+    model: torch.nn.Module, total: Callable[[], int], own: Counter[str], whole: Counter[str]
+) -> Iterator[None]:
+    """In the block add up what each forward of a module takes by itself, whoever calls it, and with what it calls."""
+    calls: list[list[int]] = []  # of the forwards under way: operations before, and in forwards inside
+
+    def enter(module: torch.nn.Module, inputs: Any) -> None:
+        calls.append([total(), 0])
+
+    def leave(name: str, module: torch.nn.Module, inputs: Any, output: Any) -> None:
+        before, inside = calls.pop()
+        spent = total() - before
+        own[name] += spent - inside
+        whole[name] += spent
+        if calls:
+            calls[-1][1] += spent
+
+    hooks = [module.register_forward_pre_hook(enter, prepend=True) for module in model.modules()]
+    hooks += [m.register_forward_hook(partial(leave, name)) for name, m in model.named_modules()]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
 
 
 def product_flops(a: Tensor, b: Tensor) -> int:

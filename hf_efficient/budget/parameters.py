@@ -118,7 +118,10 @@ def sparse_layers(model: nn.Module) -> list[Any]:
 
 
 def density(module: nn.Module) -> float:
-    """Share of a layer's weight that is not zero: of the products that it computes, those that are of any use."""
+    """Share of a layer's weights that is not zero: of the products that it computes, those that are of any use.
+
+    Where a module has several (stacks of experts, projections of attention) all of them count together.
+    """
     if isinstance(module, (CSRLinear, SparseWeight)):
         return 1.0  # multiplies what it stores alone
     layers = sys.modules.get("hf_efficient.sparsity.tuner.layer")
@@ -126,10 +129,9 @@ def density(module: nn.Module) -> float:
         weights = [module.sparse_weight(a) for a in module.active_adapters if module.target.get(a) == "weight"]
         works = weights and not (module.merged or module.disable_adapters)
         return len(weights[0].indices) / weights[0].numel if works else 1.0
-    weight = getattr(module, "weight", None)
-    if not isinstance(weight, Tensor) or weight.dim() < 2 or not weight.numel():
-        return 1.0
-    return nonzero(weight) / entries(weight)
+    weights = [weight for weight in module.parameters(recurse=False) if weight.dim() > 1]
+    size = sum(entries(weight) for weight in weights)
+    return sum(nonzero(weight) for weight in weights) / size if size else 1.0
 
 
 def entries(weight: Tensor) -> int:

@@ -1,10 +1,12 @@
 """What the package is judged by, with the interface of `evaluate`: `load(name).compute(predictions=, references=)`.
 
-Each folder is a module of `evaluate`, so that `evaluate.load(path(name))` works offline, and a Space of its kind.
+Each folder is a module of `evaluate`, so that `evaluate.load(path(name))` works offline; `spaces` makes a Space of its
+kind out of each.
 """
 
 from __future__ import annotations
 
+import inspect
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
@@ -47,6 +49,11 @@ class Plain:
     def __init__(self, name: str) -> None:
         self.name = name
         self._function = getattr(import_module(f"{__name__}.functions"), name)
+
+    @property
+    def description(self) -> str:
+        """What it is, what it takes and gives."""
+        return inspect.cleandoc(self._function.__doc__)
 
     def compute(self, *, predictions: Any, references: Any, **more: Any) -> dict[str, float]:
         """The metric; arguments as of the function of its name in `functions`."""

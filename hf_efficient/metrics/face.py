@@ -9,13 +9,13 @@ from typing import Any
 
 from . import functions
 
-_FRAME = "uint8"
+FRAME = "uint8"  # each value of a frame
 #: Metric -> type of a prediction and of a reference.
 TYPES = {
     "token_retention": "string",
     "exact_match_by_family": "string",
     "sparsity": "int64",
-    "video_quality": _FRAME,
+    "video_quality": FRAME,
     "forgetting": "float64",
     "loss_rise": "float64",
 }
@@ -30,7 +30,7 @@ def metric(name: str) -> Any:
 
     def info(self: Any) -> Any:
         one = datasets.Value(TYPES[name])
-        if TYPES[name] == _FRAME:
+        if TYPES[name] == FRAME:
             one = datasets.Sequence(datasets.Sequence(datasets.Sequence(one)))
         features = datasets.Features({"predictions": one, "references": one})
         told = inspect.cleandoc(function.__doc__)

@@ -120,3 +120,22 @@ def test_grouped_products_count_each_token_once() -> None:
     model = nn.Identity()
     grouped = count_flops(lambda: nn.functional.grouped_mm(model(x), w, offs=ends), model).total
     assert grouped == 2 * 8 * 16 * 24
+
+
+class Shared(nn.Module):
+    """Calls a layer of a module inside by itself too."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = nn.Sequential(nn.Linear(8, 8, bias=False))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        out: torch.Tensor = self.inner(x) + self.inner[0](x)
+        return out
+
+
+def test_a_layer_that_others_call_than_the_module_that_holds_it() -> None:
+    model = Shared()
+    flops = count_flops(lambda: model(torch.ones(3, 8)), model)
+    assert flops.own == {"inner.0": 2 * (2 * 3 * 8 * 8)}
+    assert flops.total == 2 * (2 * 3 * 8 * 8)

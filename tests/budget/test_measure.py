@@ -8,7 +8,14 @@ import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 from torch import nn
-from transformers import LlamaConfig, LlamaForCausalLM, Trainer, TrainingArguments
+from transformers import (
+    LlamaConfig,
+    LlamaForCausalLM,
+    MixtralConfig,
+    MixtralForCausalLM,
+    Trainer,
+    TrainingArguments,
+)
 
 from hf_efficient import (
     BiDSTConfig,
@@ -223,3 +230,20 @@ def test_a_step_of_looksam_is_the_mean_of_its_period(tmp_path: Path) -> None:
         found[getattr(sam, "method", None)] = report.optimization
     assert found["looksam"].forward_passes == found["looksam"].backward_passes == 1.25
     assert found["looksam"].flops == pytest.approx((found["sam"].flops + 3 * found[None].flops) / 4, rel=0.01)
+
+
+def test_zeros_in_stacks_of_experts_are_of_no_use() -> None:
+    torch.manual_seed(0)
+    config = MixtralConfig(vocab_size=50, hidden_size=32, intermediate_size=64, num_hidden_layers=1,
+                           num_attention_heads=4, num_key_value_heads=2, num_local_experts=4)  # fmt: skip
+    model = MixtralForCausalLM(config).eval()
+    inputs = {"input_ids": torch.arange(12)[None]}
+    before = measure(model, inputs, repeats=1).representation
+    experts = model.model.layers[0].mlp.experts
+    with torch.no_grad():
+        for stack in experts.parameters():
+            stack[:, ::2] = 0  # half of each expert's outputs
+    now = measure(model, inputs, repeats=1).representation
+    routed = 12 * config.num_experts_per_tok * 3 * 2 * 32 * 64  # three products for each token and chosen expert
+    assert before.prefill_flops == before.prefill_flops_nonzero == now.prefill_flops
+    assert now.prefill_flops - now.prefill_flops_nonzero == pytest.approx(routed / 2, rel=0.01)

@@ -8,9 +8,10 @@ from .momentum import keeps_momentum, momenta
 from .moved_weights import check, forget, resize
 from .roles import declare
 from .step_size import Pace, pace
-from .structure import group_of, held_ids, innermost
+from .structure import EXCHANGED, group_of, held_ids, innermost
 
 __all__ = [
+    "EXCHANGED",
     "Pace",
     "check",
     "declare",

@@ -25,8 +25,25 @@ def held_ids(optimizer: Optimizer) -> set[int]:
 
 
 def group_of(optimizer: Optimizer, parameter: Tensor) -> dict[str, Any]:
-    """The parameter group that a parameter is in."""
-    return next(group for group in optimizer.param_groups if any(p is parameter for p in group["params"]))
+    """The parameter group that a parameter is in.
+
+    Raises:
+        ValueError: it is in none.
+    """
+    for group in optimizer.param_groups:
+        if any(p is parameter for p in group["params"]):
+            return group
+    raise ValueError(
+        f"{type(optimizer).__name__} does not hold a parameter of shape {tuple(parameter.shape)} that it is to train. "
+        f"If it did at first: {EXCHANGED}"
+    )
+
+
+#: why an optimizer has other parameters than it was made with, and what to do
+EXCHANGED = (
+    "DeepSpeed's ZeRO gives an optimizer flat pieces in place of the model's parameters, where neither weights nor "
+    "gradients can be told apart. Use DistributedDataParallel or FSDP2 (docs/distributed.md)."
+)
 
 
 def state_names(optimizer: Optimizer, parameter: Tensor) -> list[str]:

@@ -6,15 +6,17 @@ Whatever is not recognized here and still leaves the weights where they are is r
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator
+import weakref
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from torch import Tensor
 from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
-from hf_efficient.optimizer_state import held_ids
+from hf_efficient.optimizer_state import EXCHANGED, held_ids
 
 from .perturbation import Weights
 
@@ -51,6 +53,23 @@ def refuse_optimizer(optimizer: Any, weights: Weights | None = None) -> None:
             f"The optimizer ({name}) holds none of the model's trainable weights. {STEPS_INSIDE_BACKWARD} If it was "
             "made for another copy of the model, make it of the parameters of this one."
         )
+
+
+def refuse_exchanged(given: Iterable[weakref.ref[Tensor]], held: Iterable[Tensor]) -> None:
+    """Refuse parameters that are no longer the model's: to move them would move nothing.
+
+    Args:
+        given: parameters that the optimizer was made with.
+        held: those that it has now; after FSDP2 they may be sharded ones in place of those.
+
+    Raises:
+        ValueError: those that it was made with live on elsewhere, and it has others.
+    """
+    now = list(held)
+    known = {id(p) for p in now}
+    alive = [p for ref in given if (p := ref()) is not None]
+    if alive and not any(id(p) in known for p in alive) and not any(isinstance(p, DTensor) for p in now):
+        raise ValueError(f"The optimizer has other parameters than it was made with. {EXCHANGED}")
 
 
 def _needs_closure(optimizer: Any) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -15,7 +16,7 @@ from hf_efficient.optimization.arguments import SAMArguments
 from hf_efficient.optimization.engine.adapters import low_rank_terms
 from hf_efficient.optimization.engine.merged import weights_to_move
 from hf_efficient.optimization.engine.perturbation import Weights
-from hf_efficient.optimization.engine.refusals import refuse_optimizer
+from hf_efficient.optimization.engine.refusals import refuse_exchanged, refuse_optimizer
 from hf_efficient.optimization.engine.variant import new_variant
 from hf_efficient.optimization.variants.asam import asam_scaling
 
@@ -74,6 +75,7 @@ class PerturbingOptimizer(Optimizer):
         self._step_state = StepState(type(self).__name__)
         self.base.register_step_pre_hook(self._step_state.refuse_step_of_the_base)
         self._link()
+        self._given = [weakref.ref(p) for p in self._parameters()]
 
     def _link(self) -> None:
         self.param_groups, self.state, self.defaults = self.base.param_groups, self.base.state, self.base.defaults
@@ -88,23 +90,21 @@ class PerturbingOptimizer(Optimizer):
             A context manager that brings the weights back after an exception.
 
         Raises:
-            ValueError: no closure, where one is needed, or one that runs backward; no gradient; or shards, see ZOSAM.
+            ValueError: no closure, where one is needed, or one that runs backward; no gradient; shards (ZOSAM), ZeRO.
         """
         now = self._step_state
         if now.perturbation is None:
             if closure is None and self.variant.needs_loss:
-                raise ValueError(
-                    f"{type(self).__name__} needs the loss to choose a direction: "
-                    "opt.perturb(lambda: loss_of(model(x), y)), with a function that returns the loss without backward."
-                )
+                raise ValueError(f"{type(self).__name__} needs the loss to choose a direction: opt.perturb(lambda: "
+                                 "loss_of(model(x), y)), with a function that returns the loss without "
+                                 "backward.")  # fmt: skip
+            refuse_exchanged(self._given, self._parameters())
             self._base_mode("train")
             scaling = asam_scaling if self.adaptive or self.variant.adaptive else None
             weights = weights_to_move(self._parameters(), scaling, not self.perturb_pruned, self.merged, now.buffers)
             if closure is None and self.variant.needs_batch and not weights.gradients():
-                raise ValueError(
-                    "perturb(): no parameter has a gradient to follow. Run backward first, or pass a "
-                    "function that returns the loss: opt.perturb(lambda: loss_of(model(x), y))."
-                )
+                raise ValueError("perturb(): no parameter has a gradient to follow. Run backward first, or pass the "
+                                 "loss: opt.perturb(lambda: loss_of(model(x), y)).")  # fmt: skip
             if closure is not None or not self.variant.needs_batch:
                 now.check_order(weights)
             now.batch = ClosureBatch(weights, closure)
@@ -115,7 +115,7 @@ class PerturbingOptimizer(Optimizer):
         return RestoresOnError(self)
 
     def restore(self) -> None:
-        """Bring the weights back without a step, as if `perturb` had not been called."""
+        """Bring the weights back without a step."""
         perturbation, self._step_state.perturbation = self._step_state.perturbation, None
         if perturbation is not None:
             end_perturbation(perturbation, StepAborted())

@@ -125,8 +125,9 @@ def _check_trained(
         )
     if hasattr(optimizer, "optimizer_dict") or any(steps_inside_backward(w.values) for w in weights.values()):
         raise ValueError(
-            "The optimizer steps inside backward (layerwise), where a topology cannot read the gradients of a "
-            "whole step. Use one that steps after backward, e.g. optim='adamw_torch'."
+            "The optimizer steps inside backward (layerwise), or gradients are taken away there (DeepSpeed's ZeRO), "
+            "where a topology cannot read those of a whole step. Use one that steps after backward, e.g. "
+            "optim='adamw_torch', and DistributedDataParallel or FSDP2."
         )
     trained = held_ids(optimizer)
     missing = [name for name, weight in weights.items() if id(weight.values) not in trained]

@@ -56,7 +56,7 @@ READ = (
     "vllm.multimodal.registry:_ProcessorFactories",
     "vllm.multimodal.inputs:MultiModalFieldConfig.batched",
     "vllm.multimodal.parse:EmbeddingItems",
-    "vllm.multimodal.processing:BaseProcessingInfo.allowed_mm_limits",
+    "vllm.config:MultiModalConfig.mm_device_do_normalize",
     "vllm.multimodal.processing:PromptReplacement",
     "vllm.multimodal.processing:PromptInsertion",
     "vllm.multimodal.processing:PromptUpdateDetails",

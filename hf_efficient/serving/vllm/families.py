@@ -32,10 +32,6 @@ class Served:
     """
 
     SOURCES: ClassVar[tuple[str, ...]] = ("cls", "received")
-    #: what a prompt may have of what vLLM takes
-    modalities: tuple[str, ...] = ("image", "video")
-    #: why other ones are left out
-    left_out: str = "the plug-in serves pictures and videos alone"
     #: why no attention can be read, None where it can
     fault: str | None = None
 
@@ -228,11 +224,13 @@ class Qwen(Served):
 
 
 class Qwen3(Qwen):
-    """Qwen3-VL. Its videos are left out: without a pruner, too, vLLM 0.32 answers otherwise than transformers."""
+    """Qwen3-VL: every frame of a video is a unit, with a time stamp before it."""
 
-    modalities = ("image",)
-    left_out = "of videos of Qwen3-VL vLLM 0.32 gives other answers than transformers, without a pruner too"
     frames_apart = True
+
+    def most(self, info: Any, config: TokenPrunerConfig, modality: str, n: int) -> int:
+        """Of a video as many as vLLM counts with: each frame keeps its own, and how many there are is not known."""
+        return n if modality == "video" else super().most(info, config, modality, n)
 
 
 #: architecture in config.json -> how it is served

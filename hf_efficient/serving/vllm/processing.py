@@ -31,29 +31,37 @@ def pruner_of(model_config: Any) -> tuple[TokenPrunerConfig, Served] | None:
     return for_engine(config, served.family, model_config.hf_config.model_type), served
 
 
+def check_pixels(processor: Any) -> None:
+    """Raise where videos would be brought to another scale than their own, by which other tokens are chosen.
+
+    vLLM leaves rescaling and normalizing to the model, which takes the numbers of the image processor for videos too.
+
+    Args:
+        processor: transformers' processor of the model.
+
+    Raises:
+        ValueError: the video processor has other numbers.
+    """
+    for name in ("image_mean", "image_std", "rescale_factor"):
+        given = [getattr(one, name, None) for one in (processor.image_processor, processor.video_processor)]
+        if given[0] != given[1]:
+            raise ValueError(
+                f"{name} of this model is {given[0]} for pictures and {given[1]} for videos, and vLLM would take the "
+                "first for both. Start it with mm_device_do_normalize=False (--no-mm-device-do-normalize)."
+            )
+
+
 class PrunedInfo:
     """Before a class of vLLM's `BaseProcessingInfo`: what a prompt may have, and how many tokens of it at most."""
 
     ctx: Any
 
-    @property
-    def allowed_mm_limits(self) -> Mapping[str, int]:
-        """The most pictures and videos of a prompt; none of what is not served."""
-        stock: Any = super()
-        limits: Mapping[str, int] = stock.allowed_mm_limits
-        pruner = pruner_of(self.ctx.model_config)
-        served = limits if pruner is None else pruner[1].modalities
-        return {modality: most if modality in served else 0 for modality, most in limits.items()}
-
     def validate_num_items(self, modality: str, num_items: int) -> None:
-        pruner = pruner_of(self.ctx.model_config)
-        if pruner is not None and num_items and modality not in pruner[1].modalities:
-            raise ValueError(
-                f"A prompt with a {modality} cannot be served with a token pruner: {pruner[1].left_out}. Serve the "
-                "model with transformers, or leave it out."
-            )
         stock: Any = super()
         stock.validate_num_items(modality, num_items)
+        on_device = self.ctx.get_mm_config().mm_device_do_normalize
+        if modality == "video" and num_items and on_device and pruner_of(self.ctx.model_config) is not None:
+            check_pixels(stock.get_hf_processor())
 
     def get_mm_max_tokens_per_item(self, seq_len: int, mm_counts: Mapping[str, int]) -> Mapping[str, int] | None:
         stock: Any = super()

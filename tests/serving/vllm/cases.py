@@ -16,7 +16,7 @@ MARKS: dict[str, tuple[str, str | None]] = {
     "llava_onevision": ("<image>", "<video>"),
     "qwen2_vl": (QWEN, QWEN_CLIP),
     "qwen2_5_vl": (QWEN, QWEN_CLIP),
-    "qwen3_vl": (QWEN, None),  # of whose videos vLLM itself answers otherwise
+    "qwen3_vl": (QWEN, QWEN_CLIP),
     "internvl": ("<IMG_CONTEXT>", None),
     "gemma3": ("<start_of_image>", None),
     "smolvlm": ("<image>", None),

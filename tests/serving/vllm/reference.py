@@ -30,6 +30,9 @@ def build(family: str, folder: Path) -> None:
     model, processor = tiny.FAMILIES[family].build()
     if family == "gemma3":  # vLLM asks for these words of its vocabulary by name
         processor.tokenizer.add_tokens(["\n" * count for count in (4, 3, 2, 1)])
+    if family == "qwen3_vl":  # as in its checkpoints
+        processor.image_processor.image_mean = processor.video_processor.image_mean
+        processor.image_processor.image_std = processor.video_processor.image_std
     model.save_pretrained(folder)
     processor.save_pretrained(folder)
 

@@ -10,7 +10,7 @@ import pytest
 from hf_efficient.compat.names import changes
 from hf_efficient.representation.config import TokenPrunerConfig
 from tests.serving.vllm import cases
-from tests.serving.vllm.conftest import check_equal, clip_of, generate, requests
+from tests.serving.vllm.conftest import check_equal, generate, requests
 
 Answers = Callable[..., Any]
 Engine = Callable[..., Any]
@@ -48,12 +48,13 @@ def test_pictures(vllm: Any, engine: Engine, answers: Answers, family: str, name
     check_equal(generate(vllm, llm, requests(family, kind_of(family))), expected[name])
 
 
+@pytest.mark.parametrize("name", ["id_pruner", "itg", "by attention"])
 @pytest.mark.parametrize("family", [f for f, (_, video) in cases.MARKS.items() if video])
-def test_videos(vllm: Any, engine: Engine, answers: Answers, family: str) -> None:
-    configs = {"id_pruner": cases.CONFIGS["id_pruner"]}
+def test_videos(vllm: Any, engine: Engine, answers: Answers, family: str, name: str) -> None:
+    configs = {one: cases.CONFIGS[one] for one in ("id_pruner", "itg", "by attention")}
     folder, expected = answers(family, configs, "clips")
-    llm = engine(folder, configs["id_pruner"], limit_mm_per_prompt={"image": 0, "video": 1})
-    check_equal(generate(vllm, llm, requests(family, "clips")), expected["id_pruner"])
+    llm = engine(folder, configs[name], limit_mm_per_prompt={"image": 0, "video": 1})
+    check_equal(generate(vllm, llm, requests(family, "clips")), expected[name])
 
 
 @pytest.mark.parametrize("family", ["llava", "qwen2_5_vl", "qwen3_vl"])
@@ -138,15 +139,21 @@ def test_refusals(
         engine(folder, config, **options)
 
 
-def test_a_video_that_is_not_served_is_refused_with_the_reason(vllm: Any, engine: Engine, answers: Answers) -> None:
-    folder, _ = answers("qwen3_vl", {})
-    llm = engine(folder, cases.CONFIGS["id_pruner"], limit_mm_per_prompt={"image": 1, "video": 1})
-    asked = {
-        "prompt": cases.prompt(cases.QWEN_CLIP),
-        "multi_modal_data": {"video": clip_of("qwen3_vl", cases.CLIPS[0])},
-    }
-    with pytest.raises(ValueError, match="other answers than transformers"):
-        generate(vllm, llm, [asked])
+def test_videos_of_another_scale_than_pictures(vllm: Any, engine: Engine, answers: Answers, tmp_path: Path) -> None:
+    """vLLM takes the scale of pictures for both, unless its processor does the scaling."""
+    config = cases.CONFIGS["id_pruner"]
+    folder, expected = answers("qwen3_vl", {"id_pruner": config}, "clips")
+    for file in folder.iterdir():
+        (tmp_path / file.name).symlink_to(file)
+    settings = json.loads((folder / "processor_config.json").read_text())
+    settings["image_processor"] |= {"image_mean": [0.4, 0.4, 0.4]}
+    (tmp_path / "processor_config.json").unlink()
+    (tmp_path / "processor_config.json").write_text(json.dumps(settings))
+    options: dict[str, Any] = {"limit_mm_per_prompt": {"image": 1, "video": 1}}
+    with pytest.raises(ValueError, match="mm_device_do_normalize=False"):
+        generate(vllm, engine(tmp_path, config, **options), requests("qwen3_vl", "clips"))
+    llm = engine(tmp_path, config, mm_device_do_normalize=False, **options)
+    check_equal(generate(vllm, llm, requests("qwen3_vl", "clips")), expected["id_pruner"])
 
 
 def test_features_in_place_of_a_picture_stay_as_they_are(vllm: Any, engine: Engine, answers: Answers) -> None:

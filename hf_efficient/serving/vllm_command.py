@@ -30,7 +30,8 @@ def vllm_command(arguments: argparse.Namespace, settings: dict[str, Any]) -> lis
         FileNotFoundError: no pruner is given, and none is saved with the model.
     """
     command = [*server(), arguments.model, "--host", arguments.host, "--port", str(arguments.port)]
-    command += ["--limit-mm-per-prompt", json.dumps({"image": arguments.max_pictures})]
+    most = {"image": arguments.max_pictures, "video": arguments.max_videos}
+    command += ["--limit-mm-per-prompt", json.dumps(most)]
     for option, value in (
         ("--served-model-name", arguments.name),
         ("--revision", arguments.revision),
@@ -50,6 +51,14 @@ def vllm_command(arguments: argparse.Namespace, settings: dict[str, Any]) -> lis
         values = {name: value for name, value in config.to_dict().items() if name != "generator"}
         command += ["--hf-overrides", json.dumps({"token_pruner": values})]
     return [*command, *shlex.split(arguments.vllm_arguments or "")]
+
+
+def vllm_environment(arguments: argparse.Namespace) -> dict[str, str]:
+    """Limits that vLLM reads from its environment: of a picture that is fetched, and of one before it is decoded."""
+    return {
+        "VLLM_MAX_MEDIA_DOWNLOAD_SIZE_MB": str(arguments.max_media_mb),
+        "VLLM_MAX_IMAGE_PIXELS": str(arguments.max_megapixels * 1_000_000),
+    }
 
 
 def server() -> list[str]:
@@ -105,4 +114,4 @@ def become_vllm(arguments: argparse.Namespace, settings: dict[str, Any]) -> None
                 f"{name}={getattr(arguments, name)!r} is not for vLLM; see `vllm serve --help`, and `vllm_arguments`."
             )
     check_vllm()
-    run_in_place(vllm_command(arguments, settings))
+    run_in_place(vllm_command(arguments, settings), vllm_environment(arguments))

@@ -2,6 +2,9 @@
 
 import argparse
 import json
+import os
+import subprocess
+import sys
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -13,6 +16,8 @@ from hf_efficient.cli import build_parser, pruner_settings
 from hf_efficient.representation.evaluation.questions import TINY_VLM
 from hf_efficient.serving import vllm_command
 from tests.cli.shell import error_of
+
+ROOT = Path(__file__).parents[3]
 
 
 def parsed(*arguments: object) -> tuple[argparse.Namespace, dict[str, Any]]:
@@ -60,7 +65,7 @@ def test_further_arguments_are_handed_on() -> None:
     given = parsed(TINY_VLM, "--budget", 3, "--max-pictures", 2, "--vllm-arguments=--max-model-len 4096 --seed '3'")
     command = vllm_command.vllm_command(*given)
     assert command[-4:] == ["--max-model-len", "4096", "--seed", "3"]
-    assert json.loads(options_of(command)["--limit-mm-per-prompt"]) == {"image": 2}
+    assert json.loads(options_of(command)["--limit-mm-per-prompt"]) == {"image": 2, "video": 2}
 
 
 def test_without_vllm_one_sentence_says_what_to_install(
@@ -85,9 +90,19 @@ def test_options_of_the_other_engine_are_refused(capsys: pytest.CaptureFixture[s
 
 
 def test_it_becomes_vllm(monkeypatch: pytest.MonkeyPatch) -> None:
-    ran: list[list[str]] = []
+    ran: list[tuple[list[str], dict[str, str]]] = []
     monkeypatch.setattr(vllm_command, "check_vllm", lambda: None)
-    monkeypatch.setattr(vllm_command, "run_in_place", lambda command: ran.append(list(command)))
-    given = parsed(TINY_VLM, "--budget", 64)
+    monkeypatch.setattr(vllm_command, "run_in_place", lambda command, around: ran.append((list(command), around)))
+    given = parsed(TINY_VLM, "--budget", 64, "--max-megapixels", 3)
     vllm_command.become_vllm(*given)
-    assert ran == [vllm_command.vllm_command(*given)]
+    limits = {"VLLM_MAX_IMAGE_PIXELS": "3000000", "VLLM_MAX_MEDIA_DOWNLOAD_SIZE_MB": "20"}
+    assert ran == [(vllm_command.vllm_command(*given), limits)]
+
+
+@pytest.mark.parametrize("already", [None, "7"])
+def test_variables_go_to_the_program_unless_they_are_set(tmp_path: Path, already: str | None) -> None:
+    code = "import sys; from hf_efficient.serving.in_place import run_in_place\n"
+    code += "run_in_place([sys.executable, '-c', 'import os; print(os.environ[\"LIMIT\"])'], {'LIMIT': '3'})"
+    around = os.environ | {"PYTHONPATH": str(ROOT)} | ({} if already is None else {"LIMIT": already})
+    done = subprocess.run([sys.executable, "-c", code], env=around, cwd=tmp_path, capture_output=True, text=True)
+    assert done.stdout.strip() == (already or "3"), done.stderr

@@ -57,6 +57,7 @@ def server(vllm: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tupl
         port = free.getsockname()[1]
     command = [sys.executable, "-m", "hf_efficient.cli", "serve", str(TINY_VLM), "--name", "tiny", "--method", "itg"]
     command += ["--budget", str(TOKENS), "--engine", "vllm", "--port", str(port), "--dtype", "float32"]
+    command += ["--max-megapixels", "1"]
     log = tmp_path_factory.mktemp("server") / "log"
     with open(log, "wb") as out:
         process = subprocess.Popen(
@@ -101,6 +102,7 @@ def test_server(server: tuple[str, subprocess.Popen[bytes]]) -> None:
         (body(image, question, mm_processor_kwargs={"token_budget": TOKENS + 1}), "was started for"),
         (body(image, question, mm_processor_kwargs={"token_budget": "all"}), "expected a whole number"),
         (body("data:image/png;base64,AAAA", question), "image"),
+        (body(Image.new("1", (1001, 1000)), question), "maximum of 1000000 pixels"),
         (body(image, "red " * 3000), "length"),
     ):
         status, reply = send(base, "/v1/chat/completions", bad)

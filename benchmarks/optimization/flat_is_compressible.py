@@ -1,0 +1,206 @@
+"""Do flat minima bear rounding, pruning and a second task? `python -m benchmarks.optimization.flat_is_compressible`
+
+Pairs of tasks (`--pairs`): "words", an MLP over word counts, ten of the 20 newsgroups, then the other ten; "images", a
+ViT, five classes of Fashion-MNIST, then the other five; "minilm", the top two layers of a pretrained MiniLM-L6, the 20
+newsgroups, then sentiment. Every method trains the first task with AdamW for equally many steps; "longer" is plain
+training for twice as many, SAM's price, and "SAM, half" SAM for half as many, the price of plain. Then, untrained:
+rounding to 8, 4 and 3 bits, the smallest 50 to 90 % of the weights set to zero, the same by Wanda; and the second task
+is learned by plain AdamW, after which the first is measured again, with the usual remedies beside it.
+
+Every method has one dial with three values, plain ones their learning rate, the others rho at the pair's rate. It is
+chosen for each measure by that very measure (mean of a group) on held-back training data, two seeds; then the test set
+is opened with other seeds. Intervals are of the paired differences to plain over the seeds. Runs are stored one by one.
+"""
+
+import argparse
+from collections.abc import Iterator
+from pathlib import Path
+from statistics import mean
+from typing import Any, NamedTuple
+
+import torch
+
+from benchmarks.harness.intervals import half_interval
+from benchmarks.harness.options import common_parser
+from benchmarks.harness.plots import plt, save
+from benchmarks.harness.results import read_json, record_run, write_json, write_table
+from benchmarks.harness.tables import markdown, mean_and_deviation
+from benchmarks.optimization.sam_tasks import METHODS as OPTIMIZERS
+from benchmarks.optimization.two_tasks import BITS, PAIRS, PRUNED, REMEDIES, measure
+
+RHOS, RATES = (0.02, 0.1, 0.5), (1.0, 0.5, 2.0)
+#: Row -> (optimizer, factor on the steps).
+METHODS = {
+    "plain": ("plain", 1.0), "longer": ("plain", 2.0), "sam": ("sam", 1.0), "sam, half": ("sam", 0.5),
+    "s2sam": ("s2sam", 1.0), "guided zosam": ("guided_zosam", 1.0), "msam": ("msam", 1.0), "looksam": ("looksam", 1.0),
+}  # fmt: skip
+#: Group, for which the dial is chosen -> its measures.
+GROUPS = {
+    "whole": ("whole",),
+    "rounded": tuple(f"{bits} bits" for bits in BITS),
+    "pruned": tuple(f"{share:.0%} {how}" for how in ("smallest", "Wanda") for share in PRUNED),
+    "remembered": ("first after second",),
+}
+TUNING_SEEDS = (100, 101)
+
+
+class Run(NamedTuple):
+    """One training; a tuning run is judged on held-back data."""
+
+    pair: str
+    method: str
+    dial: float
+    seed: int
+    tuning: bool
+
+    @property
+    def key(self) -> str:
+        return "|".join(map(str, self))
+
+    def done(self) -> dict[str, float]:
+        """Train and measure."""
+        name, length = METHODS[self.method]
+        plain = name == "plain"
+        rho, rate = (0.0, self.dial) if plain else (self.dial, 1.0)
+        remedies = self.method == "plain" and not self.tuning
+        return measure(PAIRS[self.pair], OPTIMIZERS[name], rho, rate, length, self.seed, self.tuning, remedies)
+
+
+Runs = dict[str, dict[str, float]]
+
+
+def dials(method: str) -> tuple[float, ...]:
+    """Values that are tried."""
+    return RATES if METHODS[method][0] == "plain" else RHOS
+
+
+def chosen(runs: Runs, pair: str, method: str, group: str) -> float:
+    """The dial with the best mean of a group's measures on held-back data; KeyError where runs are missing."""
+
+    def quality(dial: float) -> float:
+        found = [runs[Run(pair, method, dial, seed, True).key] for seed in TUNING_SEEDS]
+        return mean(one[name] for one in found for name in GROUPS[group])
+
+    return max(dials(method), key=quality)
+
+
+def work(runs: Runs, pairs: list[str], methods: list[str], seeds: int) -> Iterator[Run]:
+    """All runs, a pair after the other: tuning, then seed by seed every dial that a group has chosen."""
+    for pair in pairs:
+        yield from (Run(pair, m, dial, seed, True) for m in methods for dial in dials(m) for seed in TUNING_SEEDS)
+        wanted = {m: sorted({chosen(runs, pair, m, group) for group in GROUPS}) for m in methods}
+        yield from (Run(pair, m, dial, seed, False) for seed in range(seeds) for m in methods for dial in wanted[m])
+
+
+def tested(runs: Runs, pair: str, method: str, group: str, name: str) -> dict[int, float]:
+    """Seed -> a measure on the test set, at the dial of its group; nothing where tuning is not done."""
+    try:
+        dial = chosen(runs, pair, method, group)
+    except KeyError:
+        return {}
+    found = {seed: runs.get(Run(pair, method, dial, seed, False).key) for seed in range(100)}
+    return {seed: one[name] for seed, one in found.items() if one and name in one}
+
+
+def gains(runs: Runs, pair: str, method: str, group: str, name: str) -> list[float]:
+    """Points over plain, by seed; for what is remembered too."""
+    ours, plain = (tested(runs, pair, m, group, name) for m in (method, "plain"))
+    return [ours[seed] - plain[seed] for seed in ours if seed in plain]
+
+
+def cell(runs: Runs, pair: str, method: str, group: str, name: str) -> str:
+    """Plain: percent right and its deviation. Others: points over it, bold where the interval excludes 0."""
+    if method == "plain":
+        return mean_and_deviation(list(tested(runs, pair, method, group, name).values()))
+    values = gains(runs, pair, method, group, name)
+    if len(values) < 2:
+        return ""
+    sure = "**" if abs(mean(values)) > half_interval(values) else ""
+    return f"{sure}{mean(values):+.2f} ± {half_interval(values):.2f}{sure}"
+
+
+def table(runs: Runs) -> str:
+    """A table for each pair: rows measures, columns methods; then forgetting beside its remedies."""
+    parts = []
+    for pair in PAIRS:
+        there = [m for m in METHODS if tested(runs, pair, m, "whole", "whole")]
+        if "plain" not in there:
+            continue
+        rows = [
+            [f"{group}: {name}" if name != group else name, *(cell(runs, pair, m, group, name) for m in there)]
+            for group, names in GROUPS.items()
+            for name in names
+        ]
+        rows.append(["second", *(cell(runs, pair, m, "remembered", "second") for m in there)])
+        rows.append(["dial: whole, rounded, pruned, remembered",
+                     *(", ".join(f"{chosen(runs, pair, m, group):g}" for group in GROUPS) for m in there)])  # fmt: skip
+        parts.append(f"**{pair}**\n\n{markdown(['measure, % right', *there], rows)}\n")
+        rows = [
+            [
+                remedy,
+                *(cell_of_remedy(runs, pair, f"{name}, {remedy}", name) for name in ("first after second", "second")),
+            ]
+            for remedy in REMEDIES
+        ]
+        parts.append(f"**{pair}, remedies on plain**\n\n{markdown(['remedy', 'first', 'second'], rows)}\n")
+    return "\n".join(parts)
+
+
+def cell_of_remedy(runs: Runs, pair: str, name: str, without: str) -> str:
+    """Points over plain training of the second task."""
+    ours, plain = (tested(runs, pair, "plain", "remembered", key) for key in (name, without))
+    values = [ours[seed] - plain[seed] for seed in ours]
+    return f"{mean(values):+.2f} ± {half_interval(values):.2f}" if len(values) > 1 else ""
+
+
+def plot(runs: Runs, path: Path) -> None:
+    """Gain over plain: a row of panels for each pair, a panel for each group, a dot for each method."""
+    pairs = [pair for pair in PAIRS if len(gains(runs, pair, "s2sam", "whole", "whole")) > 1]
+    if not pairs:
+        return
+    figure, grid = plt.subplots(
+        len(pairs), len(GROUPS), figsize=(3 * len(GROUPS), 2.6 * len(pairs)), squeeze=False, layout="constrained"
+    )
+    for pair, axes in zip(pairs, grid, strict=True):
+        for (group, names), axis in zip(GROUPS.items(), axes, strict=True):
+            found: dict[str, list[float]] = {}
+            for method in list(METHODS)[1:]:
+                measures = [gains(runs, pair, method, group, name) for name in names]
+                found[method] = [mean(seed) for seed in zip(*measures, strict=True)]
+            there = {m: values for m, values in found.items() if len(values) > 1}
+            errors = [half_interval(values) for values in there.values()]
+            axis.errorbar([mean(v) for v in there.values()], range(len(there)), xerr=errors, fmt="o", color="black")
+            axis.axvline(0, color="grey", linewidth=1)
+            axis.set_yticks(range(len(there)), list(there), fontsize=8)
+            axis.invert_yaxis()
+            axis.set_title(f"{pair}: {group}", fontsize=9)
+    figure.supxlabel("points over plain training, mean of the group, 95 % interval", fontsize=9)
+    save(figure, path, 130)
+
+
+def parser() -> argparse.ArgumentParser:
+    """The options."""
+    made = common_parser(__doc__, "flat_is_compressible")
+    made.add_argument("--pairs", nargs="+", choices=list(PAIRS), default=list(PAIRS))
+    made.add_argument("--methods", nargs="+", choices=list(METHODS), default=list(METHODS))
+    made.add_argument("--seeds", type=int, default=5)
+    return made
+
+
+def main() -> None:
+    arguments = parser().parse_args()
+    torch.set_num_threads(1)
+    record_run(arguments.output)
+    path = arguments.output / "runs.json"
+    runs: Any = read_json(path, {})
+    for run in work(runs, arguments.pairs, arguments.methods, arguments.seeds):
+        if run.key not in runs:
+            runs[run.key] = {name: round(value, 4) for name, value in run.done().items()}
+            write_json(path, runs)
+            print(run.key, runs[run.key]["whole"], flush=True)
+    write_table(arguments.output / "table.md", table(runs))
+    plot(runs, arguments.output / "gains.png")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,12 +1,14 @@
 """`hf-efficient serve` under load: clients that ask, hostile ones among them, and what is left behind.
 
     python -m benchmarks.serving.serve_load --clients 20 --seconds 60
+    python -m benchmarks.serving.serve_load --engine vllm --output benchmarks/results/serve_load/vllm
 
-starts the server on loopback with the shipped VLM. Every client asks again and again: mostly good requests (one or
-several pictures, text alone, streamed or not) whose answers are known from a first, quiet round; one in three is
-hostile (broken pictures, wrong base64, too much of everything, bodies that are not JSON, clients that leave). Written
-are good requests that failed or were answered otherwise, hostile ones that were not told what is wrong (4xx),
-latencies, resident memory of the server over time, open files, and files left in its folder and among temporary files.
+starts the server on loopback with the shipped VLM, by transformers or by vLLM (in an environment that has it). Every
+client asks again and again: mostly good requests (one or several pictures, text alone, streamed or not) whose answers
+are known from a first, quiet round; one in three is hostile (broken pictures, wrong base64, too much of everything,
+bodies that are not JSON, clients that leave). Written are good requests that failed or were answered otherwise, hostile
+ones that were not told what is wrong (4xx), latencies, resident memory of the server over time, open files, and files
+left in its folder and among temporary files.
 """
 
 from __future__ import annotations
@@ -18,6 +20,7 @@ import os
 import random
 import re
 import signal
+import socket
 import statistics
 import subprocess
 import sys
@@ -36,27 +39,57 @@ from benchmarks.serving.load_requests import Ask, good_requests, hostile_request
 from hf_efficient.representation.evaluation.questions import TINY_VLM
 
 WARM_SHARE = 0.25  # of the time, after which memory has to stand still
+#: as in the tests of vLLM on a CPU; its server cannot choose a free port itself
+VLLM_LINE = "--enforce-eager --max-model-len 512 --max-num-seqs 20 --disable-uvicorn-access-log"
+VLLM_AROUND = {
+    "VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind", "VLLM_NO_USAGE_STATS": "1",
+    "TORCHDYNAMO_DISABLE": "1",
+}  # fmt: skip
+
+
+def free_port() -> int:
+    """A port of this machine that is free now."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port: int = free.getsockname()[1]
+    return port
 
 
 class Server:
     """The server as a process of its own, in an empty folder."""
 
-    def __init__(self, folder: Path, budget: int) -> None:
+    def __init__(self, folder: Path, budget: int, engine: str) -> None:
         self.work, self.temporary = folder / "work", folder / "temporary"
         for made in (self.work, self.temporary):
             made.mkdir()
         line = [sys.executable, "-m", "hf_efficient.cli", "serve", str(TINY_VLM), "--budget", str(budget)]
-        line += ["--port", "0", "--name", "tiny", "--device", "cpu", "--max-pictures", "4", "--max-body-mb", "8"]
-
+        line += ["--name", "tiny", "--max-pictures", "4"]
         environment = {**os.environ, "TMPDIR": str(self.temporary), "PYTHONPATH": str(Path.cwd())}
-        self.process = subprocess.Popen(
-            line, cwd=self.work, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-        )
-        assert self.process.stdout is not None
-        found = next(m for text in self.process.stdout if (m := re.search(r"http://([\d.]+):(\d+): ", text)))
-        self.host, self.port = found[1], int(found[2])
+        port = free_port() if engine == "vllm" else 0
+        line += ["--port", str(port)]
+        if engine == "vllm":
+            line += ["--engine", "vllm", "--dtype", "float32", f"--vllm-arguments={VLLM_LINE}"]
+            environment = VLLM_AROUND | environment
+        else:
+            line += ["--device", "cpu", "--max-body-mb", "8"]
+        self.log = folder / "log"
+        with self.log.open("wb") as out:
+            self.process = subprocess.Popen(line, cwd=self.work, env=environment, stdout=out, stderr=out)
+        self.host, self.port = ("127.0.0.1", port) if port else self.printed_address()
         while self.send(Ask("GET", "/health"))[0] != 200:
-            time.sleep(0.1)
+            self.check_alive()
+
+    def printed_address(self) -> tuple[str, int]:
+        """Host and port, once the server has named them."""
+        while (found := re.search(r"http://([\d.]+):(\d+): ", self.log.read_text(errors="replace"))) is None:
+            self.check_alive()
+        return found[1], int(found[2])
+
+    def check_alive(self) -> None:
+        """Wait a moment; raise if the server has ended."""
+        time.sleep(0.1)
+        if self.process.poll() is not None:
+            raise SystemExit(f"The server ended: {self.log.read_text(errors='replace')[-2000:]}")
 
     def send(self, ask: Ask) -> tuple[int, str]:
         """Status and text; 0 where the connection was closed or the client left."""
@@ -72,20 +105,27 @@ class Server:
         finally:
             connection.close()
 
+    def processes(self) -> list[int]:
+        """The server and what it has started: vLLM runs its engine in a process of its own."""
+        found = [self.process.pid]
+        for pid in found:
+            for task in Path(f"/proc/{pid}/task").glob("*/children"):
+                found += map(int, task.read_text().split())
+        return found
+
     def resident(self) -> int:
         """Resident bytes of the server."""
-        status = Path(f"/proc/{self.process.pid}/status").read_text()
-        return 1024 * int(re.search(r"VmRSS:\s+(\d+)", status)[1])  # type: ignore[index]
+        sizes = [re.search(r"VmRSS:\s+(\d+)", Path(f"/proc/{pid}/status").read_text()) for pid in self.processes()]
+        return 1024 * sum(int(size[1]) for size in sizes if size is not None)
 
     def open_files(self) -> int:
         """Open files and sockets of the server."""
-        return len(list(Path(f"/proc/{self.process.pid}/fd").iterdir()))
+        return sum(len(list(Path(f"/proc/{pid}/fd").iterdir())) for pid in self.processes())
 
     def stop(self) -> tuple[int, str]:
         """Exit code after SIGTERM, and what the server has printed."""
         self.process.send_signal(signal.SIGTERM)
-        printed = self.process.communicate(timeout=300)[0]
-        return self.process.returncode, printed
+        return self.process.wait(timeout=300), self.log.read_text(errors="replace")
 
 
 def answer_of(status: int, text: str) -> str:
@@ -134,13 +174,14 @@ class Load:
         status, text = self.server.send(ask)
         with self.lock:
             self.statuses[f"{ask.name}: {status or 'closed'}"] += 1
-            if not (ask.leaves or (status == 0 and ask.large) or (400 <= status < 500 and "message" in text)):
+            told = 400 <= status < 500 and ("message" in text or "detail" in text)
+            if not (ask.leaves or (status == 0 and ask.large) or told):
                 self.untold.append(f"{ask.name}: {status} {text[:200]}")
 
 
 def run(arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
     """Load a server, and count."""
-    server = Server(folder, arguments.budget)
+    server = Server(folder, arguments.budget, arguments.engine)
     before = set(TINY_VLM.rglob("*"))
     load = Load(server, good_requests(arguments.seed), hostile_requests(), arguments.seed)
     start = time.monotonic()
@@ -160,7 +201,8 @@ def run(arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
     metrics = server.send(Ask("GET", "/metrics"))[1]
     code, printed = server.stop()
     warm = [size for at, size in memory if at >= WARM_SHARE * arguments.seconds]
-    left = [str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file()]
+    left = [str(p.relative_to(folder)) for p in folder.rglob("*") if not p.is_dir() and p != server.log]
+    counted = re.search(r"\nhf_efficient_failures_total (\d+)", metrics)  # vLLM has metrics of its own
     return {
         "clients": arguments.clients,
         "seconds": round(lasted, 1),
@@ -179,7 +221,7 @@ def run(arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
         "files left": len(left) + len(set(TINY_VLM.rglob("*")) - before),
         "exit code after SIGTERM": code,
         "tracebacks in the log": printed.count("Traceback"),
-        "failures counted by the server": int(re.search(r"\nhf_efficient_failures_total (\d+)", metrics)[1]),  # type: ignore[index]
+        **({} if counted is None else {"failures counted by the server": int(counted[1])}),
         "examples": {"failed": load.failed[:5], "untold": load.untold[:5], "left": left[:5]},
         "statuses": dict(sorted(load.statuses.items())),
         "memory": [[round(at, 1), size] for at, size in memory],
@@ -189,6 +231,7 @@ def run(arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
 def parser() -> argparse.ArgumentParser:
     """Options."""
     made = common_parser(__doc__, "serve_load")
+    made.add_argument("--engine", choices=("transformers", "vllm"), default="transformers")
     made.add_argument("--clients", type=at_least_one, default=20, help="that ask at the same time")
     made.add_argument("--seconds", type=at_least_one, default=60, help="during which they ask")
     made.add_argument("--budget", type=at_least_one, default=18, help="visual tokens kept of a picture's 144")

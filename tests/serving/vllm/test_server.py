@@ -4,6 +4,7 @@ import base64
 import io
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -11,8 +12,9 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
-from contextlib import closing
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -49,19 +51,19 @@ def body(image: Image.Image | str, question: str, **fields: Any) -> dict[str, An
     return {"model": "tiny", "messages": messages, "temperature": 0, "max_tokens": 8, **fields}
 
 
-@pytest.fixture(scope="module")
-def server(vllm: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
-    """Address and process of a server of the tiny VLM with ITG."""
+@contextmanager
+def running(folder: Path, further: str = "") -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
+    """Address and process of a server of the tiny VLM with ITG, started with further arguments of vLLM's."""
     with closing(socket.socket()) as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     command = [sys.executable, "-m", "hf_efficient.cli", "serve", str(TINY_VLM), "--name", "tiny", "--method", "itg"]
     command += ["--budget", str(TOKENS), "--engine", "vllm", "--port", str(port), "--dtype", "float32"]
     command += ["--max-megapixels", "1"]
-    log = tmp_path_factory.mktemp("server") / "log"
+    log = folder / "log"
     with open(log, "wb") as out:
         process = subprocess.Popen(
-            [*command, f"--vllm-arguments={FURTHER}"], cwd=ROOT, stdout=out, stderr=out,
+            [*command, f"--vllm-arguments={FURTHER} {further}"], cwd=ROOT, stdout=out, stderr=out,
             env=os.environ | {"PYTHONPATH": str(ROOT)},
         )  # fmt: skip
     try:
@@ -75,14 +77,55 @@ def server(vllm: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tupl
             except OSError:
                 time.sleep(1)
         yield base, process
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(timeout=120) in (0, -signal.SIGTERM)
     finally:
         process.kill()
         process.wait()
 
 
-def test_server(server: tuple[str, subprocess.Popen[bytes]]) -> None:
-    base, process = server
-    rows = [(scene.image, q.question, q.answer) for scene in load_evaluation_set()[:2] for q in scene.questions]
+def questions() -> list[tuple[Image.Image, str, str]]:
+    """Pictures, questions and right answers."""
+    return [(scene.image, q.question, q.answer) for scene in load_evaluation_set()[:2] for q in scene.questions]
+
+
+def test_two_engines_behind_one_server(vllm: Any, engine: Callable[..., Any], tmp_path: Path) -> None:
+    """Data parallelism: the answers of one engine, and both have answered."""
+    asked = [body(image, question) for image, question, _ in questions()]
+    greedy = vllm.SamplingParams(temperature=0, max_tokens=8)
+    llm = engine(TINY_VLM, {"method": "itg", "budget": TOKENS}, max_model_len=256)
+    outputs = llm.chat([one["messages"] for one in asked], greedy, use_tqdm=False)
+    expected = [(one.outputs[0].text, len(one.prompt_token_ids)) for one in outputs]
+    with running(tmp_path, "--data-parallel-size 2") as (base, _), ThreadPoolExecutor(8) as pool:
+        replies = list(pool.map(lambda one: send(base, "/v1/chat/completions", one), asked))
+        assert [status for status, _ in replies] == [200] * len(asked)
+        found = [(reply["choices"][0]["message"]["content"], reply["usage"]["prompt_tokens"]) for _, reply in replies]
+        assert found == expected
+        with urllib.request.urlopen(base + "/metrics", timeout=300) as response:
+            metrics = response.read().decode()
+    counts = re.findall(
+        r'vllm:request_success_total\{engine="(\d)",finished_reason="(?:stop|length)".*\} ([\d.]+)', metrics
+    )
+    answered = {rank: sum(float(count) for one, count in counts if one == rank) for rank, _ in counts}
+    assert set(answered) == {"0", "1"}
+    assert min(answered.values()) > 0
+    assert sum(answered.values()) == len(asked)
+
+
+def test_one_process_does_not_take_two_engines(vllm: Any, engine: Callable[..., Any]) -> None:
+    """What `LLM` says of data parallelism on its own."""
+    with pytest.raises(ValueError, match="not supported for single-process usage"):
+        engine(TINY_VLM, {"budget": TOKENS}, data_parallel_size=2)
+
+
+def test_server(vllm: Any, tmp_path: Path) -> None:
+    with running(tmp_path) as (base, _):
+        check_server(base)
+
+
+def check_server(base: str) -> None:
+    """Answers, budgets of requests, and requests that are refused."""
+    rows = questions()
     right = 0
     for image, question, answer in rows:
         status, reply = send(base, "/v1/chat/completions", body(image, question))
@@ -109,6 +152,3 @@ def test_server(server: tuple[str, subprocess.Popen[bytes]]) -> None:
         assert status == 400, reply
         assert message in reply["error"]["message"]
     assert send(base, "/health")[0] == 200
-
-    process.send_signal(signal.SIGTERM)
-    assert process.wait(timeout=120) in (0, -signal.SIGTERM)

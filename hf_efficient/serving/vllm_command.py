@@ -90,7 +90,7 @@ def check_vllm() -> None:
     """Raise unless vLLM is there, with the plug-in: without it vLLM serves all tokens and says nothing.
 
     Raises:
-        ImportError: what to install.
+        ImportError: what to install; torchvision, too, which pip may have taken for another torch than vLLM's.
     """
     if find_spec("vllm") is None:
         raise ImportError("vLLM is not installed: pip install 'hf-efficient[vllm]', or use --engine transformers.")
@@ -99,6 +99,14 @@ def check_vllm() -> None:
             "vLLM is installed, but not our plug-in, without which it would serve all tokens: pip install --no-deps "
             "--force-reinstall hf-efficient, in the environment of vLLM."
         )
+    try:
+        import torchvision  # noqa: F401  # image processors ask for it
+    except RuntimeError as error:
+        raise ImportError(
+            f"torchvision was built for another torch than the one that is installed ({error}). Where that is a build "
+            "for CPUs: pip install --force-reinstall --no-deps torchvision --index-url "
+            "https://download.pytorch.org/whl/cpu"
+        ) from error
 
 
 def become_vllm(arguments: argparse.Namespace, settings: dict[str, Any]) -> None:

@@ -84,6 +84,18 @@ def test_without_the_plug_in_vllm_is_not_started(
     assert "would serve all tokens" in error_of(capsys, "serve", TINY_VLM, "--budget", "3", "--engine", "vllm")
 
 
+def test_a_torchvision_that_does_not_load_is_told_of_before_vllm_starts(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "torchvision.py").write_text("raise RuntimeError('operator torchvision::nms does not exist')")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "torchvision", raising=False)
+    monkeypatch.setattr(vllm_command, "find_spec", lambda name: object())
+    error = error_of(capsys, "serve", TINY_VLM, "--budget", "3", "--engine", "vllm")
+    assert "nms does not exist" in error
+    assert "--index-url https://download.pytorch.org/whl/cpu" in error
+
+
 def test_options_of_the_other_engine_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
     error = error_of(capsys, "serve", TINY_VLM, "--budget", "3", "--engine", "vllm", "--device", "cpu")
     assert "--device cpu is not for vLLM" in error

@@ -38,7 +38,7 @@ $(VENV)/.stamp-dev: setup.py constraints.txt | $(BIN)/python
 demo: $(VENV)/.stamp  ## all six methods on real images: cost and quality before and after, a page with pictures
 	$(BIN)/hf-efficient demo --all
 
-space-%: $(VENV)/.stamp-dev  ## a Space on http://127.0.0.1:7860: space-visual-tokens, space-video, space-training
+space-%: $(VENV)/.stamp-dev  ## a Space on http://127.0.0.1:7860: space-visual-tokens, space-video, space-training, space-planner
 	$(BIN)/python spaces/$(subst -,_,$*)/app.py
 
 # files of tests are shared out over so many processes

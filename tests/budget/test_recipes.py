@@ -47,3 +47,13 @@ def test_recipes_exchange_weights_within_the_steps_that_there_are() -> None:
                 interval = BiDSTConfig(**recipe["sparsity"]).update_interval
                 assert interval == max(1, steps // 50)
     assert paced(-1) == list(RECIPES)  # trained by epochs
+
+
+def test_default_recipes_leave_flat_minima_to_dense_training(tmp_path: Path) -> None:
+    assert not [recipe for recipe in RECIPES if {"sam", "sparsity"} <= set(recipe)]
+    arguments = TrainingArguments(tmp_path, report_to=[], use_cpu=True, optim="adamw_torch", max_steps=3)
+    batch = {**text_inputs(None, TEXT[:2]), "labels": text_inputs(None, TEXT[:2])["input_ids"]}
+    found = find_plan(llama(), None, TEXT, lambda *_: 0.0, {"file_bytes": "70%"}, inputs=text_inputs, repeats=1,
+                      levers=["wanda"], args=arguments, train_batch=batch)  # fmt: skip
+    assert found.plan.pruning is not None
+    assert found.plan.sam is None

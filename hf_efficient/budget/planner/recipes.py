@@ -23,12 +23,12 @@ AS_PRUNED: Any = {"target": "weight", "distribution": "as_pruned", "topology": "
 #: On all linear layers: which of them else, PEFT knows of some models alone.
 _DELTAS = [{"target": "delta", "sparsity": share, "target_modules": "all-linear"} for share in (0.98, 0.995, 0.999)]
 EXCHANGES = 50  # of a training's masks
-#: Parts of a plan, the most wanted first: flat minima by two passes, by one, plain; then adapters, ever smaller.
+#: Parts of a plan, the most wanted first: flat minima by two passes, by one, plain; then adapters, ever smaller. Flat
+#: minima gained nothing with adapters or sparse weights where it was measured (docs/budget.md).
 RECIPES: tuple[dict[str, Any], ...] = (
     {"sam": SAMArguments("sam", rho=0.05)},
     {"sam": SAMArguments("s2sam", rho=0.05)},
     {},
-    *({"sparsity": delta, "sam": SAMArguments("s2sam", rho=0.05)} for delta in _DELTAS),
     *({"sparsity": delta} for delta in _DELTAS),
 )
 
@@ -53,6 +53,7 @@ class Recipes:
             raise ValueError("args is given without train_batch: pass a micro-batch with labels, or a function of the "
                              "processor that makes one.")  # fmt: skip
         self.model, self.processor, self.args, self.batch = model, processor, args, batch
+        self.ours = recipes is None
         self.recipes = [dict(recipe) for recipe in (paced(args.max_steps) if recipes is None else recipes)]
         self.calibration = calibration
         if not self.recipes:
@@ -87,6 +88,8 @@ class Recipes:
         """
         least: dict[str, float] = {}
         for recipe in self.recipes:
+            if self.ours and best.plan.pruning is not None and "sam" in recipe:
+                continue  # nothing is gained: see `RECIPES`
             if (plan := under(best.plan, recipe)) is None:
                 continue
             costs = self.costs(plan)

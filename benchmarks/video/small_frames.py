@@ -76,8 +76,8 @@ WAYS: dict[str, Way] = {
 }  # fmt: skip
 #: Way, how often the network was trained on such frames.
 ROWS = (
-    ("bicubic", 0), ("bicubic", 1), ("Lanczos", 1), ("back-projected, one round", 1), ("back-projected, two rounds", 0),
-    ("back-projected, two rounds", 1), ("back-projected, two rounds", 2),
+    ("bicubic", 0), ("back-projected, two rounds", 0), ("back-projected, two rounds", 1), ("Lanczos", 1),
+    ("bicubic", 1), ("back-projected, one round", 1), ("back-projected, two rounds", 2),
 )  # fmt: skip
 TRAINED = ("as it ships", "trained on such frames", "twice")
 

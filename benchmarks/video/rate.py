@@ -77,7 +77,7 @@ def bundle_points(
         source, folder / "bundle", method="delta", scale=arguments.scale, downscaling=arguments.downscaling,
         num_features=arguments.features,
         lr_codec="libsvtav1", lr_quality=quality, steps=arguments.steps, batch_size=arguments.batch_size,
-        max_patches=arguments.max_patches, overwrite=True, progress_bar=False, device="cpu",
+        max_patches=arguments.max_patches, seed=arguments.seed, overwrite=True, progress_bar=False, device="cpu",
     )  # fmt: skip
     stream, manifest = bundle.low_resolution.stat().st_size, (bundle.path / "bundle.json").stat().st_size
     record, points = bundle.manifest["candidates"], {}
@@ -120,6 +120,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--steps", type=int, default=600)
     made.add_argument("--batch-size", type=int, default=8)
     made.add_argument("--max-patches", type=int, default=2048)
+    made.add_argument("--seed", type=int, default=0, help="of the fits")
     made.add_argument("--qualities", nargs="+", type=int, default=STREAM_QUALITIES, help="of the streams")
     made.add_argument("--codecs-from", type=Path, help="folder of results whose codecs alone are taken, not measured")
     return made

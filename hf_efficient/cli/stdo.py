@@ -127,6 +127,8 @@ def info(arguments: argparse.Namespace) -> None:
             f"{row['name']:<11} {row['psnr_luma']:.2f} dB of luma, {row['psnr']:.2f} of RGB, "
             f"{row['bytes']:,} bytes{taken}"
         )
+    if record.get("scenes") and record["taken"] == "scenes":
+        print("scenes      " + ", ".join(f"from frame {scene['frame']} {scene['by']}" for scene in record["scenes"]))
     compared = bundle.manifest.get("compared")
     if compared:
         print(f"played      {compared['psnr']:.2f} dB on {compared['frames']} whole frames; its stream by bicubic "

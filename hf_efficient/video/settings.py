@@ -142,6 +142,8 @@ class FitSettings(PlainSettings):
             )
         if self.assignment.starts_from_general:
             self._check_general()
+        elif self.scenes != 1:
+            raise ValueError(f"scenes={self.scenes}: a delta for each scene needs method='delta', not {self.method!r}.")
         for m in range(len(lists[0]) if lists else 1):
             self.network(m)
         check_settings(self, VIDEO, BACKBONES)

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from hf_efficient.cli import main
 from hf_efficient.video.encode import delta_fit, scene_fit
 from hf_efficient.video.encode.candidates import best
 from hf_efficient.video.encode.fit import fit_video
@@ -18,6 +19,7 @@ from hf_efficient.video.networks.experts import load_config, load_experts
 from hf_efficient.video.networks.inference import enlarge_whole
 from hf_efficient.video.patches import to_rgb8, to_tensor
 from hf_efficient.video.play.player import Player
+from hf_efficient.video.settings import FitSettings
 from tests.video.bundles import QUICK, files
 from tests.video.clips import make_clip, moving_frames
 
@@ -122,6 +124,11 @@ def test_a_player_takes_the_network_of_each_scene(fitted: Bundle) -> None:
         assert np.abs(apart).max() <= 1
 
 
+def test_info_lists_what_the_scenes_took(fitted: Bundle, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["stdo", "info", str(fitted.path)]) == 0
+    assert "scenes      from frame 0 own, from frame 8 before, from frame 16 delta" in capsys.readouterr().out
+
+
 def test_every_byte_of_the_scenes_is_counted(fitted: Bundle) -> None:
     record = fitted.manifest["candidates"]
     row = next(row for row in record["rows"] if row["name"] == "scenes")
@@ -137,6 +144,13 @@ def test_scenes_that_do_not_pay_are_not_sent(tmp_path: Path) -> None:
     rows = [{**row, "error": 10 ** (-row["psnr_luma"] / 10)} for row in record["rows"]]
     assert record["taken"] == rows[best(rows, stream)]["name"]
     assert record["taken"] != "scenes"
+
+
+def test_only_a_delta_has_scenes() -> None:
+    with pytest.raises(ValueError, match="scenes=3: a delta for each scene needs method='delta', not 'jstdo'"):
+        FitSettings(method="jstdo", scenes=3)
+    with pytest.raises(ValueError, match="scenes=251 is out of range; expected a whole number from 1 to 250"):
+        FitSettings(scenes=251)
 
 
 @pytest.mark.slow

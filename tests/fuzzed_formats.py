@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -20,6 +21,7 @@ from hf_efficient.optimization.training import memory_file
 from hf_efficient.reading import naming, read_json
 from hf_efficient.representation.evaluation.questions import load_evaluation_set
 from hf_efficient.representation.generator import TokenGenerator
+from hf_efficient.video import routing
 from hf_efficient.video.encode.fit import fit_video
 from hf_efficient.video.encode.overfit import Recipe, load_checkpoint, overfit
 from hf_efficient.video.files.manifest import checked_files, sha256
@@ -122,21 +124,25 @@ def bundle(folder: Path) -> Callable[[], Any]:
     return load
 
 
-def delta_bundle(folder: Path) -> Callable[[], Any]:
+def delta_bundle(folder: Path, networks: int = 1) -> Callable[[], Any]:
     source = make_clip(folder.parent / "a.mkv", moving_frames(2, 24, 20))
     fit_video(source, folder, **{**QUICK, "num_features": 8, "num_blocks": 2, "steps": 3, "method": "delta"})
+    general, rng = general_network(2, 8), np.random.default_rng(0)
+    sizes = [q.shape for q in Delta(general.load()).levels()]
+    first = [rng.integers(-9, 10, size) for size in sizes]  # whatever was taken: a delta of all kinds of numbers
+    others = [[q + (rng.random(q.shape) < 0.05) for q in first] for _ in range(1, networks)]
+    labels = np.arange(2).reshape(2, 1, 1) % networks
+    packed = routing.pack(labels, networks)
     config = {
-        "backbone": "luma_wdsr",
-        "num_features": 8,
-        "weight_dtype": "delta",
-        "patch_width": 24,
-        "patch_height": 27,
-    }
-    general = general_network(2, 8)
-    rng = np.random.default_rng(0)  # whatever was taken: a delta of all kinds of numbers
-    levels = [rng.integers(-9, 10, shape) for shape in (q.shape for q in Delta(general.load()).levels())]
-    delta = pack_delta([general.load()], [levels], 1)
-    save_delta(folder / "model", {**config, "general": general.digest}, delta)
+        "backbone": "luma_wdsr", "num_features": 8, "weight_dtype": "delta", "patch_width": 24, "patch_height": 27,
+        "num_experts": networks, "routing_bytes": len(packed), "general": general.digest,
+    }  # fmt: skip
+    delta = pack_delta([general.load()] * networks, [first, *others], 1)
+    save_delta(folder / "model", config, delta, packed)
+    record = json.loads((folder / "fit.json").read_text())
+    record["experts"] *= networks
+    record["candidates"]["scenes"] = [{"frame": n, "by": "own"} for n in range(networks)]
+    (folder / "fit.json").write_text(json.dumps(record))
     for name in ("model/config.json", "model/delta.bin"):
         signed(folder)(name)
 
@@ -236,6 +242,9 @@ FORMATS: dict[str, Format] = {
     "bundle": Format(bundle, ["bundle.json", *checked_files(STREAM)], signed),
     "bundle with a delta": Format(
         delta_bundle, ["bundle.json", "fit.json", *checked_files(STREAM, "delta.bin")], signed
+    ),
+    "bundle with deltas by scene": Format(
+        partial(delta_bundle, networks=2), ["bundle.json", "fit.json", *checked_files(STREAM, "delta.bin")], signed
     ),
     "STDO model": Format(stdo_model, ["model/config.json", "model/model.safetensors"], signed),
     "STDO pipeline": Format(pipeline, ["model_index.json"]),

@@ -102,6 +102,22 @@ def test_a_budget_is_kept(source: Path, tmp_path: Path, capsys: pytest.CaptureFi
     assert not (tmp_path / "c").exists()
 
 
+@pytest.mark.slow
+def test_a_budget_walks_scales_and_codecs_for_vmaf(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    source = make_clip(tmp_path / "source.mp4", moving_frames(8, 256, 192))
+    options = ["--budget", "600kbps", "--optimize", "vmaf", "--codecs", "libx264", "libx265"]
+    assert main(["stdo", "encode", str(source), str(tmp_path / "a"), *FEW, "--lr-preset", "ultrafast", *options]) == 0
+    offers = [line for line in capsys.readouterr().out.splitlines() if line.endswith(" VMAF")]
+    for name in ("x1.5 by the general network, libx264", "x2 by the general network, libx265", "libx264 alone"):
+        assert any(name in line for line in offers)
+    assert not any("libsvtav1" in line for line in offers)
+    values = [float(line.split()[-2]) for line in offers]
+    assert offers[values.index(max(values))].startswith("->")
+    alone = "alone" in offers[values.index(max(values))]
+    assert (tmp_path / "a.mkv").exists() == alone
+    assert (tmp_path / "a").exists() == (not alone)
+
+
 def test_bad_input_is_one_line(source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "text.mp4").write_text("no video")
     assert "cannot be read as video" in error_of(capsys, "stdo", "encode", tmp_path / "text.mp4", tmp_path / "b")

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from hf_efficient import STDOPipeline
 from hf_efficient.cli import main
 from hf_efficient.video.encode import delta_fit, scene_fit
 from hf_efficient.video.encode.candidates import best
@@ -122,6 +123,20 @@ def test_a_player_takes_the_network_of_each_scene(fitted: Bundle) -> None:
             large = enlarge_whole(net, player.specs[0], to_tensor(small.rgb))
         apart = to_rgb8(large)[: source.height, : source.width].astype(int) - played.rgb
         assert np.abs(apart).max() <= 1
+
+
+def test_the_pipeline_and_an_export_play_the_scenes(fitted: Bundle, tmp_path: Path) -> None:
+    played = [frame.rgb for frame in Player(fitted).frames()]
+    frames = STDOPipeline.from_pretrained(fitted.path)(output_type="pil").frames
+    assert all(np.array_equal(np.asarray(a), b) for a, b in zip(frames, played, strict=True))
+    pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnxscript")
+    from hf_efficient.video.export.export import export_bundle
+    from hf_efficient.video.export.player import OnnxPlayer
+
+    export_bundle(fitted.path, tmp_path / "onnx", "onnx", None)
+    exported = (frame.rgb for frame in OnnxPlayer(tmp_path / "onnx", threads=1).frames())
+    assert max(int(np.abs(a.astype(int) - b).max()) for a, b in zip(exported, played, strict=True)) <= 1
 
 
 def test_info_lists_what_the_scenes_took(fitted: Bundle, capsys: pytest.CaptureFixture[str]) -> None:

@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from hf_efficient import STDOPipeline
 from hf_efficient.video.encode.filter import fit_filter
 from hf_efficient.video.encode.fit import fit_video
 from hf_efficient.video.encode.patch_store import Pair
@@ -129,6 +130,8 @@ def test_a_bundle_plays_at_the_size_of_its_source(fitted: Bundle) -> None:
     frames = [frame.rgb for frame in Player(fitted).frames()]
     assert len(frames) == 12
     assert {frame.shape for frame in frames} == {(62, 94, 3)}
+    piped = STDOPipeline.from_pretrained(fitted.path)(output_type="pil", max_frames=2).frames
+    assert all(np.array_equal(np.asarray(a), b) for a, b in zip(piped, frames, strict=False))
     assert {row["name"] for row in fitted.manifest["candidates"]["rows"]} == {
         "bicubic", "filter", "general", "scales", "delta",
     }  # fmt: skip

@@ -40,7 +40,7 @@ def opened(clip: str, folder: Path) -> Path:
     target = folder / "reduced.mp4"
     names = JOINED if clip == "joined" else (clip,)
     each = frames // len(names)
-    size = f"scale={width}:360:flags=lanczos,setsar=1,setpts=N/25/TB"
+    size = f"scale={width}:{width * 9 // 16}:flags=lanczos,setsar=1,setpts=N/25/TB"
     parts = [f"[{n}:v]trim=end_frame={each},{size}[p{n}]" for n in range(len(names))]
     labels = "".join(f"[p{n}]" for n in range(len(names)))
     graph = ";".join([*parts, f"{labels}concat=n={len(names)}[all]"])

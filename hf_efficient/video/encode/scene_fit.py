@@ -18,7 +18,8 @@ from hf_efficient.video import routing
 from hf_efficient.video.files.reader import read_frames
 from hf_efficient.video.networks.backbones.luma import luma_error
 from hf_efficient.video.networks.delta import pack_delta, unpack_delta
-from hf_efficient.video.patches import to_tensor
+from hf_efficient.video.networks.experts import DEFAULTS
+from hf_efficient.video.patches import Geometry, to_tensor
 
 from .candidates import Candidate, byte_price, frame_error
 from .delta_fit import EXPERT, FINENESS, DeltaFit, rate_penalty
@@ -134,13 +135,14 @@ class SceneFit(DeltaFit):
                 networks.append(list(own[scene]))
             of_scene.append(place[way] if way in place else len(networks) - 1)
         labels = np.array(of_scene)[self.of_frame]
-        g, bases = self.geometry, [self.general.load() for _ in networks]
+        bases = [self.general.load() for _ in networks]
+        grid = (DEFAULTS["patch_width"], DEFAULTS["patch_height"])  # a scene has all patches: this one needs no bytes
+        g = Geometry(self.info.width, self.info.height, self.settings.scale, *grid)
         maps = np.broadcast_to(labels[:, None, None], (len(labels), g.rows, g.columns))
         packed, delta = routing.pack(maps, len(networks)), pack_delta(bases, networks, FINENESS)
         unpack_delta(delta, bases)
         config = self.candidate("scenes", self.general.spec, b"").config
         config |= {"num_experts": len(networks), "routing_bytes": len(packed)}
-        config |= {"patch_width": g.patch_width, "patch_height": g.patch_height}
         names = (*COMMON, "own", "before")
         record = {"scenes": [{"frame": t, "by": names[way]} for t, way in zip(self.starts, ways, strict=True)]}
         nets = [net.to(self.device) for net in bases]

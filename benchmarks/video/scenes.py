@@ -2,9 +2,9 @@
 
 For each clip and quality one AV1 stream at half the size, and one fit of `method="delta"` with `--scenes`: what the
 general network, scales and biases, the delta of the whole video and deltas by scene cost and give. PSNR of luma on
-whole frames, errors pooled over every N-th. D + λR is what the choice is made by, over that of the whole video's delta:
-0.99 is one percent of the bits of stream and network together, as near as λ says. Sound is left out. Resumable: each
-point is written when it is done.
+whole frames, errors pooled over every N-th. The cost is D + λR, what the choice is made by, over that of the whole
+video's delta: 0.99 is one percent of the bits of stream and network together, as near as λ says. Sound is left out.
+Resumable: each point is written when it is done.
 """
 
 import argparse
@@ -84,7 +84,7 @@ def write(results: Rows, output: Path) -> None:
                     [clip, quality, f"{row['stream']:,}", name, f"{size:,}", f"{quality_luma:.2f}", f"{cost:.4f}",
                      ways if name == "scenes" else "", taken]
                 )  # fmt: skip
-    head = ["clip", "crf", "stream, bytes", "played by", "bytes sent", "luma, dB", "D + λR", "scenes played by", ""]
+    head = ["clip", "crf", "stream, bytes", "played by", "bytes sent", "luma, dB", "cost", "scenes played by", ""]
     write_table(output / "table.md", markdown(head, lines))
 
 

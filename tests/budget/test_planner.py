@@ -17,6 +17,7 @@ from hf_efficient import (
     measure,
 )
 from hf_efficient.budget import forward
+from hf_efficient.budget.planner import tokens
 from hf_efficient.budget.planner.found import Candidate, FoundPlan
 from hf_efficient.budget.planner.limits import amounts, broken, costs_of
 from hf_efficient.budget.planner.tokens import TokenCosts, largest_unit
@@ -67,6 +68,24 @@ def test_seconds_that_follow_the_work_are_predicted(monkeypatch: pytest.MonkeyPa
     for budget in (1, 5, 15):
         found = costs_of(line.measured(model, budget))["prefill_seconds"]
         assert line.at(budget, {})["prefill_seconds"] == pytest.approx(found, rel=0.2)
+
+
+def test_a_machine_that_is_slower_for_a_while_does_not_matter(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, processor = stock("llava")
+    calls = [0]
+
+    def clock(run: Any, device: Any, repeats: int) -> float:
+        calls[0] += 1  # the first is of the stock model; then each measurement, and the stock model beside it
+        slower = 1 + calls[0] // 2 % 3
+        return slower * (0.01 + 1e-9 * forward.count_flops(run, model).total)
+
+    monkeypatch.setattr(forward, "seconds_of", clock)
+    monkeypatch.setattr(tokens, "seconds_of", clock)
+    found = find_plan(model, processor, ROWS, kept, {"prefill_flops": "80%"}, inputs=inputs, methods=["divprune"],
+                      batch_size=2, levers=[], further=2, repeats=1)  # fmt: skip
+    assert calls[0] > 8
+    for one in found.tried:
+        assert one.predicted["prefill_seconds"] == pytest.approx(one.measured["prefill_seconds"], rel=0.05)
 
 
 def test_bisection_finds_what_trying_every_budget_finds(line: TokenCosts) -> None:

@@ -21,7 +21,7 @@ from .found import Candidate, FoundPlan
 from .limits import OF_A_FORWARD, LimitError, Limits, amounts, broken, check_limits, costs_of, said
 from .recipes import Recipes, TrainBatch
 from .rows import calibration_batches, inputs_of_rows
-from .tokens import TokenCosts, largest_unit, stock_costs
+from .tokens import TokenCosts, largest_unit, pace_of, stock_costs
 from .weights import LEVERS, WeightLevers, Weights, file_bytes, without_warnings
 
 Metric = Callable[[Any, Any, Sequence[Any]], float]
@@ -110,6 +110,7 @@ class _Search:
         self.batch = lambda: self.placed(rows)
         self.report = measure(model, self.batch(), repeats=repeats)
         self.stock = costs_of(self.report)
+        self.pace = lambda: pace_of(model, self.batch(), self.stock["prefill_seconds"], repeats)
         self.progress("stock")
         self.quality = quality_of(metric, model, processor, data)
         if self.quality == -math.inf:
@@ -188,7 +189,9 @@ class _Search:
         if method not in self.lines:
             config = TokenPrunerConfig(method)
             most = largest_unit(self.model, self.processor, self.batch, config)
-            self.lines[method] = TokenCosts(self.model, self.processor, self.batch, config, most, self.repeats)
+            self.lines[method] = TokenCosts(
+                self.model, self.processor, self.batch, config, most, self.repeats, self.pace
+            )
         return self.lines[method]
 
     def slowness(self, weights: Weights, limits: Mapping[str, float]) -> float:
@@ -196,7 +199,7 @@ class _Search:
         if weights.precision is None or "prefill_seconds" not in limits:
             return 1.0
         report = measure(self.with_weights(weights), self.batch(), repeats=self.repeats)
-        return float(report.representation.prefill_seconds / self.stock["prefill_seconds"])
+        return float(report.representation.prefill_seconds * self.pace() / self.stock["prefill_seconds"])
 
     def fault_of(self, weights: Weights) -> str:
         """Why a model of fewer bits does not run on this machine, or with layers of such sizes; "" where it does."""
@@ -245,6 +248,9 @@ class _Search:
         self.progress(name)
         with nullcontext() if pruner is None else token_pruner(model, self.processor, pruner):
             costs = dict(measured or costs_of(measure(model, self.batch(), repeats=self.repeats)))
+        if not measured:
+            costs["prefill_seconds"] *= self.pace()
+        with nullcontext() if pruner is None else token_pruner(model, self.processor, pruner):
             quality = quality_of(self.metric, model, self.processor, self.data)
         costs["file_bytes"] = file_bytes(model, weights)
         if weights.precision is not None and "prefill_seconds" not in limits:  # whose slowness was not measured

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import torch
 
 from hf_efficient.budget.measure import measure
+from hf_efficient.budget.memory import device_of
 from hf_efficient.budget.report import BudgetReport
+from hf_efficient.budget.timing import seconds_of
 from hf_efficient.representation.config import TokenPrunerConfig
 from hf_efficient.representation.vlm.attach import token_pruner
 from hf_efficient.wrapped import pruner_below
@@ -32,12 +35,15 @@ class TokenCosts:
         config: the method; its budget is not read.
         most: tokens of the largest picture, tile or frame.
         repeats: forwards timed.
+        pace: asked beside each measurement, a factor for its seconds: other programs make a machine slower for a while.
     """
 
     def __init__(
-        self, model: Any, processor: Any, inputs: Callable[[], Any], config: TokenPrunerConfig, most: int, repeats: int
-    ) -> None:
+        self, model: Any, processor: Any, inputs: Callable[[], Any], config: TokenPrunerConfig, most: int, repeats: int,
+        pace: Callable[[], float] = lambda: 1.0,
+    ) -> None:  # fmt: skip
         self.model, self.processor, self.inputs, self.config, self.repeats = model, processor, inputs, config, repeats
+        self.pace = pace
         self.most = most
         budgets = sorted({max(1, round(share * most)) for share in SHARES})
         reports = [self.measured(model, budget) for budget in budgets]
@@ -61,7 +67,9 @@ class TokenCosts:
     def measured(self, model: Any, budget: int) -> BudgetReport:
         """A report of a model with so many tokens, whatever its weights."""
         with token_pruner(model, self.processor, self.with_budget(budget)):
-            return measure(model, self.inputs(), repeats=self.repeats)
+            report = measure(model, self.inputs(), repeats=self.repeats)
+        now = report.representation
+        return replace(report, representation=replace(now, prefill_seconds=now.prefill_seconds * self.pace()))
 
     def with_budget(self, budget: int) -> TokenPrunerConfig:
         """The method's config with a number of tokens."""
@@ -95,6 +103,20 @@ class TokenCosts:
             middle = (low + high) // 2
             low, high = (middle, high) if fits(middle) else (low, middle)
         return low
+
+
+def pace_of(model: Any, inputs: Mapping[str, Any], seconds: float, repeats: int) -> float:
+    """Seconds that a forward of the stock model took at first, as a multiple of those that it takes now.
+
+    Args:
+        model: stock.
+        inputs: of the forward.
+        seconds: at first.
+        repeats: forwards timed.
+    """
+    with torch.no_grad():
+        now = seconds_of(lambda: model(**inputs), device_of(model), repeats)
+    return seconds / now if now else 1.0
 
 
 def largest_unit(model: Any, processor: Any, inputs: Callable[[], Any], config: TokenPrunerConfig) -> int:

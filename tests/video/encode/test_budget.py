@@ -88,7 +88,7 @@ def test_the_walk_finds_the_best_of_all_points(
     every_point: tuple[Path, list[Point]], tmp_path: Path, rate: float
 ) -> None:
     source, points = every_point
-    total, fitting = int(rate * 0.8 / 8), {}
+    total, fitting = int(rate * 0.8 / 8), dict[str, float]()
     for name, size, free, quality in points:
         if size <= total - free - (int(0.04 * total) if free else 0):
             fitting[name] = max(fitting.get(name, 0.0), quality)

@@ -127,7 +127,7 @@ def test_a_player_takes_the_network_of_each_scene(fitted: Bundle) -> None:
 
 def test_the_pipeline_and_an_export_play_the_scenes(fitted: Bundle, tmp_path: Path) -> None:
     played = [frame.rgb for frame in Player(fitted).frames()]
-    frames = STDOPipeline.from_pretrained(fitted.path)(output_type="pil").frames
+    (frames,) = STDOPipeline.from_pretrained(fitted.path)(output_type="pil", return_dict=False)
     assert all(np.array_equal(np.asarray(a), b) for a, b in zip(frames, played, strict=True))
     pytest.importorskip("onnxruntime")
     pytest.importorskip("onnxscript")

@@ -14,7 +14,7 @@ from hf_efficient.video.encode.patch_store import Pair
 from hf_efficient.video.files.bundle import Bundle
 from hf_efficient.video.geometry import Geometry
 from hf_efficient.video.networks.backbones.backbone import upsample_bicubic
-from hf_efficient.video.networks.backbones.luma import bicubic, luma
+from hf_efficient.video.networks.backbones.luma import LumaWDSR, bicubic, luma
 from hf_efficient.video.networks.general import general_network
 from hf_efficient.video.networks.inference import enlarge, enlarge_whole
 from hf_efficient.video.networks.spec import NetworkSpec
@@ -28,9 +28,10 @@ SPEC = NetworkSpec("luma_wdsr", 1.5, 6, 2)
 RADIUS = 12
 
 
-def network() -> torch.nn.Module:
+def network() -> LumaWDSR:
     torch.manual_seed(0)
     net = SPEC.build().eval().requires_grad_(False)
+    assert isinstance(net, LumaWDSR)
     torch.nn.init.normal_(net.tail.weight, std=0.05)
     return net
 
@@ -130,7 +131,7 @@ def test_a_bundle_plays_at_the_size_of_its_source(fitted: Bundle) -> None:
     frames = [frame.rgb for frame in Player(fitted).frames()]
     assert len(frames) == 12
     assert {frame.shape for frame in frames} == {(62, 94, 3)}
-    piped = STDOPipeline.from_pretrained(fitted.path)(output_type="pil", max_frames=2).frames
+    (piped,) = STDOPipeline.from_pretrained(fitted.path)(output_type="pil", max_frames=2, return_dict=False)
     assert all(np.array_equal(np.asarray(a), b) for a, b in zip(piped, frames, strict=False))
     assert {row["name"] for row in fitted.manifest["candidates"]["rows"]} == {
         "bicubic", "filter", "general", "scales", "delta",

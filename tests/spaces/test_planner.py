@@ -79,7 +79,7 @@ def test_in_a_browser(url: str, width: int) -> None:
         page.wait_for_selector("#best .figures")
         page.wait_for_selector("#front img")
         assert page.locator("#tried tr").count() >= 4
-        assert "efficiency_plan.json" in page.inner_text("#file")
+        assert page.inner_text("#file").startswith("The plan\nefficiency_p")  # Gradio breaks or cuts a long name
         assert page.evaluate("document.documentElement.scrollWidth") <= width
         if width < 640:
             assert page.evaluate(TOO_SMALL) == []

@@ -19,6 +19,7 @@ class Codec:
         visually_lossless: the crf at which more bits improve neither what is seen nor the PSNR of networks.
         slow: the preset for streams that are sent.
         fast: the preset for decoded videos.
+        narrowest: the smallest width that it is given.
     """
 
     presets: tuple[str, ...]
@@ -26,11 +27,12 @@ class Codec:
     visually_lossless: int
     slow: str
     fast: str
+    narrowest: int = 1
 
 
 CODECS = {
     "libx264": Codec(_X26, 51, 10, "slow", "medium"),
-    "libx265": Codec(_X26, 51, 12, "slow", "medium"),
+    "libx265": Codec(_X26, 51, 12, "slow", "medium", 64),  # narrower frames overrun its memory: the process may abort
     "libsvtav1": Codec(tuple(map(str, range(-1, 14))), 70, 12, "4", "8"),
 }
 LARGEST_CRF = 63  # that FFmpeg hands over; SVT-AV1 takes larger ones by its own parameters alone

@@ -48,10 +48,9 @@ def find_plan(
 ) -> FoundPlan:
     """The best plan for a model that costs no more than it may.
 
-    Costs are counted or predicted, without trying a plan: of visual tokens from three forwards of each method, of
-    weights from their sizes. As costs only fall with fewer tokens, more zeros and fewer bits, bisection finds for each
-    method the most tokens, and the fewest zeros, that fit; these few plans are tried on the data. Training is not tried
-    but priced: of the recipes the first one that fits is taken, by one measured step.
+    Costs are counted or predicted: of visual tokens from three forwards of each method, of weights from their sizes. As
+    they only fall with fewer tokens, more zeros and fewer bits, bisection finds for each method what fits; these few
+    plans are tried on the data. Training is priced, by one measured step: the first recipe that fits is taken.
 
     Args:
         model: stock, on its device; it is as before afterwards. In evaluation mode meanwhile.
@@ -63,8 +62,7 @@ def find_plan(
             Costs of a forward are those of the first `batch_size` rows.
         inputs: makes inputs of the model from processor and rows.
         methods: selections of visual tokens that are tried.
-        levers: on the weights, of "sparsegpt", "wanda", and of those that change when a model is loaded "int8"
-            (bitsandbytes, or torchao where that is absent) and "int4" (bitsandbytes).
+        levers: on the weights: "sparsegpt", "wanda"; "int8" (bitsandbytes, or torchao), "int4" (bitsandbytes).
         batch_size: rows of a forward that is measured.
         further: plans beside the best that show the trade-off: half of its tokens, a quarter, and so on.
         repeats: forwards timed for each measurement.

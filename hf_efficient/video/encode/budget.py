@@ -128,8 +128,9 @@ def _offers(
         (folder / str(scale)).mkdir()
         trial = Trial(source, info, replace(base, scale=scale), info.frames, folder / str(scale))
         for codec in codecs:
-            yield from small(trial.with_codec(codec), total, optimize)
-    for codec in codecs:
+            if trial.geometry.lr_width >= CODECS[codec].narrowest:
+                yield from small(trial.with_codec(codec), total, optimize)
+    for codec in (codec for codec in codecs if info.width >= CODECS[codec].narrowest):
         yield from full_size(source, info, folder / f"{codec}{suffix}", codec, total, optimize)
 
 

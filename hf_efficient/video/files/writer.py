@@ -14,6 +14,7 @@ import numpy as np
 
 from hf_efficient.extras import extra
 from hf_efficient.files import ffmpeg_url, full_disk, written_whole
+from hf_efficient.video.codecs import CODECS
 
 from .color import FromRGB
 from .containers import WRITTEN, MediaError, StrPath
@@ -87,6 +88,8 @@ class VideoWriter:
 
     def _add_video(self, codec: str, pixel_format: str, options: dict[str, str]) -> None:
         like = self.like
+        if codec in CODECS and self.size[0] < CODECS[codec].narrowest:
+            raise ValueError(f"{self.size[0]} pixels across; {codec} is given {CODECS[codec].narrowest} or more")
         self.encodable = FromRGB(pixel_format, like.color.matrix(like.height), like.color.range)
         rgb = self.encodable.format.is_rgb
         options = {**options, **self.encodable.tags}

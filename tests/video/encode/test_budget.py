@@ -13,6 +13,7 @@ from hf_efficient.video.encode import budget
 from hf_efficient.video.encode.budget import spend
 from hf_efficient.video.encode.fit import fit_video
 from hf_efficient.video.encode.low_resolution import back_projection, downscaled, write_stream
+from hf_efficient.video.files.containers import MediaError
 from hf_efficient.video.files.reader import probe, read_frames
 from hf_efficient.video.measure.rate_distortion import encode_at_quality, encode_at_size
 from hf_efficient.video.measure.vmaf import vmaf_of_file
@@ -22,7 +23,7 @@ from hf_efficient.video.networks.general import general_network
 from hf_efficient.video.networks.inference import enlarge
 from hf_efficient.video.patches import Geometry, degrade, to_rgb8, to_tensor
 from hf_efficient.video.settings import FitSettings
-from tests.video.bundles import source_clip
+from tests.video.bundles import QUICK, source_clip
 from tests.video.clips import make_clip, moving_frames
 
 GIVEN: dict[str, Any] = {"scale": 2, "steps": 4, "batch_size": 2, "max_patches": 16, "lr_codec": "libx264",
@@ -80,6 +81,18 @@ def every_point(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Po
             size, name = stream.stat().st_size, f"x2 by the general network, {codec}"
             found.append((name, size, 1000, luma_psnr([to_rgb8(frame) for frame in large])))
     return source, found
+
+
+def test_a_codec_is_not_given_frames_that_it_cannot_bear(tmp_path: Path) -> None:
+    source = make_clip(tmp_path / "source.mp4", moving_frames(8, 96, 80))
+    said: list[str] = []
+    spend(source, 2e5, tmp_path / "plain.mkv", {"lr_preset": "ultrafast"}, said.append, codecs=("libx264", "libx265"))
+    assert any("x2 by the general network, libx264" in line for line in said)  # 48 pixels across
+    assert any("libx265 alone" in line for line in said)
+    assert [line for line in said if "network, libx265" in line] == [s for s in said if "x1.5" in s and "libx265" in s]
+    with pytest.raises(MediaError, match="48 pixels across; libx265 is given 64 or more"):
+        fit_video(source, tmp_path / "bundle", **{**QUICK, "lr_codec": "libx265"})
+    assert {path.name for path in tmp_path.iterdir()} <= {"source.mp4", "plain.mkv", "bundle.partial"}
 
 
 @pytest.mark.slow

@@ -45,7 +45,7 @@ def test_the_scale_is_the_one_nearest_to_the_source(tmp_path: Path, rate: float)
     said: list[str] = []
     chosen = settings_for_rate(source, rate, GIVEN, said.append)
     total = int(rate * probe(source).seconds / 8)
-    best = {}
+    best: dict[float, float] = {}
     for scale in (2, 3, 4):
         size = network_bytes(replace(chosen, scale=scale, num_features=4))
         fits = [q for b, q in everything(source, tmp_path, scale).values() if b + size + HEADER_BYTES <= total]
@@ -58,9 +58,8 @@ def test_the_scale_is_the_one_nearest_to_the_source(tmp_path: Path, rate: float)
 
 
 def test_each_quality_is_encoded_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    sizes: dict[
-        tuple[int, int], int
-    ] = {}  # (scale, crf) -> bytes; crf 0 is the lossless one that the others are made of
+    # (scale, crf) -> bytes; crf 0 is the lossless one that the others are made of
+    sizes: dict[tuple[float, int], int] = {}
 
     def counted(source: Path, info: Any, frames: Any, geometry: Any, settings: FitSettings, target: Path) -> None:
         write_stream(source, info, frames, geometry, settings, target)

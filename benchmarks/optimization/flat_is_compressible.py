@@ -9,7 +9,8 @@ is learned by plain AdamW, after which the first is measured again, with the usu
 
 Every method has one dial with three values, plain ones their learning rate, the others rho at the pair's rate. It is
 chosen for each measure by that very measure (mean of a group) on held-back training data, two seeds; then the test set
-is opened with other seeds. Intervals are of the paired differences to plain over the seeds. Runs are stored one by one.
+is opened with other seeds. What is remembered depends much on the rate, so it is also compared at the pair's rate for
+all. Intervals are of the paired differences to plain over the seeds. Runs are stored one by one.
 """
 
 import argparse
@@ -88,31 +89,34 @@ def work(runs: Runs, pairs: list[str], methods: list[str], seeds: int) -> Iterat
     """All runs, a pair after the other: tuning, then seed by seed every dial that a group has chosen."""
     for pair in pairs:
         yield from (Run(pair, m, dial, seed, True) for m in methods for dial in dials(m) for seed in TUNING_SEEDS)
-        wanted = {m: sorted({chosen(runs, pair, m, group) for group in GROUPS}) for m in methods}
-        yield from (Run(pair, m, dial, seed, False) for seed in range(seeds) for m in methods for dial in wanted[m])
+        wanted = {m: {chosen(runs, pair, m, group) for group in GROUPS} for m in methods}
+        wanted |= {m: wanted[m] | {RATES[0]} for m in methods if dials(m) == RATES}
+        yield from (
+            Run(pair, m, dial, seed, False) for seed in range(seeds) for m in methods for dial in sorted(wanted[m])
+        )
 
 
-def tested(runs: Runs, pair: str, method: str, group: str, name: str) -> dict[int, float]:
+def tested(runs: Runs, pair: str, method: str, group: str, name: str, one_rate: bool = False) -> dict[int, float]:
     """Seed -> a measure on the test set, at the dial of its group; nothing where tuning is not done."""
     try:
-        dial = chosen(runs, pair, method, group)
+        dial = RATES[0] if one_rate and dials(method) == RATES else chosen(runs, pair, method, group)
     except KeyError:
         return {}
     found = {seed: runs.get(Run(pair, method, dial, seed, False).key) for seed in range(100)}
     return {seed: one[name] for seed, one in found.items() if one and name in one}
 
 
-def gains(runs: Runs, pair: str, method: str, group: str, name: str) -> list[float]:
-    """Points over plain, by seed; for what is remembered too."""
-    ours, plain = (tested(runs, pair, m, group, name) for m in (method, "plain"))
+def gains(runs: Runs, pair: str, method: str, group: str, name: str, one_rate: bool = False) -> list[float]:
+    """Points over plain, by seed; with one rate for all, or plain at its best."""
+    ours, plain = (tested(runs, pair, m, group, name, one_rate) for m in (method, "plain"))
     return [ours[seed] - plain[seed] for seed in ours if seed in plain]
 
 
-def cell(runs: Runs, pair: str, method: str, group: str, name: str) -> str:
+def cell(runs: Runs, pair: str, method: str, group: str, name: str, one_rate: bool = False) -> str:
     """Plain: percent right and its deviation. Others: points over it, bold where the interval excludes 0."""
     if method == "plain":
-        return mean_and_deviation(list(tested(runs, pair, method, group, name).values()))
-    values = gains(runs, pair, method, group, name)
+        return mean_and_deviation(list(tested(runs, pair, method, group, name, one_rate).values()))
+    values = gains(runs, pair, method, group, name, one_rate)
     if len(values) < 2:
         return ""
     sure = "**" if abs(mean(values)) > half_interval(values) else ""
@@ -132,6 +136,10 @@ def table(runs: Runs) -> str:
             for name in names
         ]
         rows.append(["second", *(cell(runs, pair, m, "remembered", "second") for m in there)])
+        rows += [
+            [f"{name}, one rate for all", *(cell(runs, pair, m, "remembered", name, True) for m in there)]
+            for name in ("first after second", "second")
+        ]
         rows.append(["dial: whole, rounded, pruned, remembered",
                      *(", ".join(f"{chosen(runs, pair, m, group):g}" for group in GROUPS) for m in there)])  # fmt: skip
         parts.append(f"**{pair}**\n\n{markdown(['measure, % right', *there], rows)}\n")

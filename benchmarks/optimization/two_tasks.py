@@ -148,6 +148,11 @@ def without_smallest(weight: Tensor, share: float) -> Tensor:
     return weight * (weight.abs() > bound)
 
 
+def some_of(x: Tensor, count: int) -> Tensor:
+    """Rows by chance, the same every time; data sets are in an order."""
+    return x[torch.randperm(len(x), generator=torch.Generator().manual_seed(7))[:count]]
+
+
 @torch.no_grad()
 def compressed(net: Any, x: Tensor) -> Iterator[tuple[str, Any]]:
     """(name, copy) of all ways to make a trained network smaller; `x` calibrates Wanda."""
@@ -162,7 +167,7 @@ def compressed(net: Any, x: Tensor) -> Iterator[tuple[str, Any]]:
         yield name, made
     for share in PRUNED:
         made = copy.deepcopy(net).eval()
-        prune_wanda(made, [x[:128]], share, target_modules=list(inner_layers(made)))
+        prune_wanda(made, [some_of(x, 128)], share, target_modules=list(inner_layers(made)))
         yield f"{share:.0%} Wanda", made
 
 
@@ -208,7 +213,7 @@ def measure(
     train(net, pair, first[0], first[1], optimizer, seed, round(length * pair.steps))
     found = {"whole": percent_right(net, first[2], first[3])}
     found |= {name: percent_right(made, first[2], first[3]) for name, made in compressed(net, first[0])}
-    some = (first[0][:1000], first[1][:1000])
+    some = (some_of(first[0], 1000), some_of(first[1], 1000))
     found["sharpness"] = sharpness(net, [some], 0.1, loss_of=lambda net, batch: loss_of(net, *batch))
     for remedy in ("", *(REMEDIES if remedies else ())):
         name = f", {remedy}" if remedy else ""

@@ -84,6 +84,10 @@ def test_the_dial_is_chosen_for_each_group_on_held_back_data(pair: two_tasks.Pai
             one[key] = dict.fromkeys(one[key], 50.0) | ({"50% Wanda": 90.0} if dial == 0.5 else {"3 bits": 60.0 - dial})
     assert bench.chosen(one, "words", "s2sam", "pruned") == 0.5
     assert bench.chosen(one, "words", "s2sam", "rounded") == 0.02
+    plain, ours = (runs[bench.Run("words", m, d, 0, False).key] for m, d in
+                   (("plain", 1.0), ("s2sam", bench.chosen(runs, "words", "s2sam", "remembered"))))  # fmt: skip
+    gain = bench.gains(runs, "words", "s2sam", "remembered", "second", one_rate=True)[0]
+    assert gain == pytest.approx(ours["second"] - plain["second"])
     text = bench.table(runs)
     assert "| pruned: 90% Wanda |" in text
     assert "averaged (WiSE-FT)" in text

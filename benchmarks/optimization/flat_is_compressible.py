@@ -96,7 +96,7 @@ def work(runs: Runs, pairs: list[str], methods: list[str], seeds: int) -> Iterat
         )
 
 
-def tested(runs: Runs, pair: str, method: str, group: str, name: str, one_rate: bool = False) -> dict[int, float]:
+def on_test(runs: Runs, pair: str, method: str, group: str, name: str, one_rate: bool = False) -> dict[int, float]:
     """Seed -> a measure on the test set, at the dial of its group; nothing where tuning is not done."""
     try:
         dial = RATES[0] if one_rate and dials(method) == RATES else chosen(runs, pair, method, group)
@@ -108,14 +108,14 @@ def tested(runs: Runs, pair: str, method: str, group: str, name: str, one_rate: 
 
 def gains(runs: Runs, pair: str, method: str, group: str, name: str, one_rate: bool = False) -> list[float]:
     """Points over plain, by seed; with one rate for all, or plain at its best."""
-    ours, plain = (tested(runs, pair, m, group, name, one_rate) for m in (method, "plain"))
+    ours, plain = (on_test(runs, pair, m, group, name, one_rate) for m in (method, "plain"))
     return [ours[seed] - plain[seed] for seed in ours if seed in plain]
 
 
 def cell(runs: Runs, pair: str, method: str, group: str, name: str, one_rate: bool = False) -> str:
     """Plain: percent right and its deviation. Others: points over it, bold where the interval excludes 0."""
     if method == "plain":
-        return mean_and_deviation(list(tested(runs, pair, method, group, name, one_rate).values()))
+        return mean_and_deviation(list(on_test(runs, pair, method, group, name, one_rate).values()))
     values = gains(runs, pair, method, group, name, one_rate)
     if len(values) < 2:
         return ""
@@ -127,7 +127,7 @@ def table(runs: Runs) -> str:
     """A table for each pair: rows measures, columns methods; then forgetting beside its remedies."""
     parts = []
     for pair in PAIRS:
-        there = [m for m in METHODS if tested(runs, pair, m, "whole", "whole")]
+        there = [m for m in METHODS if on_test(runs, pair, m, "whole", "whole")]
         if "plain" not in there:
             continue
         rows = [
@@ -156,7 +156,7 @@ def table(runs: Runs) -> str:
 
 def cell_of_remedy(runs: Runs, pair: str, name: str, without: str) -> str:
     """Points over plain training of the second task."""
-    ours, plain = (tested(runs, pair, "plain", "remembered", key) for key in (name, without))
+    ours, plain = (on_test(runs, pair, "plain", "remembered", key) for key in (name, without))
     values = [ours[seed] - plain[seed] for seed in ours]
     return f"{mean(values):+.2f} ± {half_interval(values):.2f}" if len(values) > 1 else ""
 

@@ -82,10 +82,15 @@ def new(known: dict[str, list[str]]) -> dict[str, list[str]]:
     return dict(missing)
 
 
+def parser() -> argparse.ArgumentParser:
+    """The options."""
+    made = argparse.ArgumentParser(prog="python -m benchmarks.sentences", description=__doc__.splitlines()[0])
+    made.add_argument("--accept", action="store_true", help="write the list of figures that no table has")
+    return made
+
+
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.sentences", description=__doc__.splitlines()[0])
-    parser.add_argument("--accept", action="store_true", help="write the list of figures that no table has")
-    if parser.parse_args().accept:
+    if parser().parse_args().accept:
         write_text(LIST, json.dumps(found(), indent=1, ensure_ascii=False) + "\n")
     for page, figures in new(json.loads(LIST.read_text(encoding="utf-8"))).items():
         print(f"{page}: no table of their section has {', '.join(figures)}")

@@ -41,6 +41,7 @@ REPLACED = {
     "THIS_FOLDER_OR_HUB_ID": "bundle",
     "scale=2, steps=1500": ", ".join(f"{name}={value!r}" for name, value in QUICK.items()),
     'pipe.push_to_hub("me/my-clip")': "",  # tests/video/play/test_hugging_face.py
+    'push_to_hub("forgetting", "me/forgetting")': "",  # tests/metrics
     '.to("cuda", torch.bfloat16)': ".to(torch.bfloat16)",
     '"40MB"': '"100%"',
     '"answer": answer}, ...]': '"answer": answer}] * 4',

@@ -8,6 +8,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from hf_efficient import __version__, metrics
+from hf_efficient.files import write_text
 
 APP = '''"""The metric {name}, to try out."""
 
@@ -99,7 +100,7 @@ def push_to_hub(name: str, repo_id: str, *, private: bool | None = None, token: 
     api.create_repo(repo_id, repo_type="space", space_sdk="gradio", private=private, exist_ok=True)
     with TemporaryDirectory() as folder:
         for file, text in files.items():
-            Path(folder, file).write_text(text, encoding="utf-8")
+            write_text(Path(folder, file), text)
         done: Any = api.upload_folder(
             repo_id=repo_id, repo_type="space", folder_path=folder, commit_message=f"The metric {name}"
         )

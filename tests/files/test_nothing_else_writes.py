@@ -37,6 +37,7 @@ ALLOWED = {
     ("hf_efficient/budget/plan/folder.py", "save_pretrained"),  # the same
     ("hf_efficient/budget/training.py", "chosen.save_pretrained"),  # of a plan, which is ours
     ("hf_efficient/cli/plan.py", "save_pretrained"),  # the same
+    ("spaces/planner/app.py", "save_pretrained"),  # the same
     ("hf_efficient/cli/apply.py", "plan.save_pretrained"),  # the same
     ("hf_efficient/reading.py", "open_memmap"),  # to read
 }

@@ -8,16 +8,18 @@ from typing import TYPE_CHECKING
 
 from hf_efficient.files import is_local
 from hf_efficient.files.outputs import check_output
+from hf_efficient.serving.choice import chosen_config
 
 from . import pruner_settings
 from .output import write_json
 
 if TYPE_CHECKING:
+    from hf_efficient import TokenPrunerConfig
     from hf_efficient.budget.report import BudgetReport
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Measure a model on one prompt; with options of a token pruner, without and with it.
+    """Measure a model on one prompt; with a token pruner, saved or by its options, without and with it.
 
     Raises:
         ValueError: a setting is invalid, or options of a pruner are given for a model without pictures.
@@ -83,17 +85,31 @@ def measured_text_model(model_id: str, text: str) -> BudgetReport:
     return measure(loader.from_pretrained(model_id).eval(), inputs)
 
 
+def pruner(model_id: str | None, settings: dict[str, object]) -> TokenPrunerConfig | None:
+    """The pruner that a model was saved with, with the settings given in the place of its own; None: there is none."""
+    from hf_efficient import TokenPrunerConfig
+
+    if model_id is None:
+        return TokenPrunerConfig.from_dict(settings) if settings else None
+    if settings:
+        return chosen_config(model_id, settings)
+    try:
+        return TokenPrunerConfig.from_pretrained(model_id)
+    except OSError:  # none is saved
+        return None
+
+
 def measured_vlm(
     model_id: str | None, image: Path | None, text: str, settings: dict[str, object]
 ) -> list[BudgetReport]:
-    """On a picture and a question: stock, and with a pruner if settings of one are given."""
+    """On a picture and a question: stock, and with a pruner if one is saved with the model or settings are given."""
     from PIL import Image
 
-    from hf_efficient import TokenPrunerConfig, attach_token_pruner
+    from hf_efficient import attach_token_pruner
     from hf_efficient.budget.measure import measure
     from hf_efficient.representation.evaluation import questions
 
-    config = TokenPrunerConfig.from_dict(settings) if settings else None
+    config = pruner(model_id, settings)
     model, processor = questions.load_vlm(questions.TINY_VLM if model_id is None else model_id)
     shown = Image.open(image).convert("RGB") if image else questions.load_evaluation_set(limit=1)[0].image
     reports = []

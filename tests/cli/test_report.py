@@ -45,6 +45,17 @@ def test_a_pruner_is_compared_with_the_stock_model(tmp_path: Path, capsys: pytes
     assert set(json.loads(capsys.readouterr().out)) == {"now"}
 
 
+def test_a_saved_pruner_is_compared_with_the_stock_model(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pruned = str(tmp_path / "pruned")
+    assert main(["prune", save_vlm(tmp_path / "vlm"), pruned, "--budget", "9", "--method", "itg"]) == 0
+    for options, kept in (([], 9), (["--budget", "4"], 4)):
+        capsys.readouterr()
+        assert main(["report", pruned, "--json", "-", *options]) == 0
+        found = json.loads(capsys.readouterr().out)
+        now, before = (BudgetReport.from_dict(found[name]).representation for name in ("now", "before"))
+        assert (now.kept_tokens, before.kept_tokens) == (kept, before.visual_tokens)
+
+
 def test_a_text_model_has_one_column(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["report", text_model(tmp_path / "bert"), "--text", "w1 w2", "--rows", "0"]) == 0
     out = capsys.readouterr().out

@@ -65,3 +65,15 @@ def test_a_file_is_no_folder(tmp_path: Path) -> None:
 def test_every_loader_says_so(load: Any, name: str) -> None:
     with pytest.raises((FileNotFoundError, ValueError), match=f"'{name}' is missing: there is no such folder"):
         load(name)
+
+
+def test_what_is_neither_here_nor_reachable_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    from huggingface_hub.errors import OfflineModeIsEnabled
+
+    def unreachable(*_: object, **__: object) -> None:
+        raise OfflineModeIsEnabled("offline")
+
+    monkeypatch.setattr("huggingface_hub.file_download.get_hf_file_metadata", unreachable)
+    for load in (load_token_pruned, load_sparse):
+        with pytest.raises(FileNotFoundError, match="'gone' is missing: there is no such folder"):
+            load("gone")

@@ -5,6 +5,7 @@ the same figures with the place each comes from (`benchmarks/numbers.py`).
 """
 
 import argparse
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,8 @@ from hf_efficient.files import write_text
 TEXT = """{text}
 
 ![What it does, in a picture](../docs/pictures/{name}.png)
+
+{caption}.
 
 ```python
 {load}
@@ -42,6 +45,14 @@ repository until it is on an index.
 """
 
 
+def caption(name: str, page: str) -> str:
+    """What a method's picture shows, as its page says it."""
+    (found,) = re.findall(
+        rf"^!\[(.*)\]\(pictures/{name}\.png\)$", (ROOT / "docs" / page).read_text("utf-8"), re.MULTILINE
+    )
+    return str(found)
+
+
 def method_card(name: str) -> str:
     """The card of a method."""
     card = CARDS[name]
@@ -51,7 +62,14 @@ def method_card(name: str) -> str:
     )  # fmt: skip
     rows = "\n".join(f"| {DATA[r.data][1]}: {r.what} | {r.link} |" for r in card.results)
     text = TEXT.format(
-        text=card.text, name=name, load=card.load, command=card.command, rows=rows, limits=card.limits, page=card.page
+        text=card.text,
+        name=name,
+        caption=caption(name, card.page),
+        load=card.load,
+        command=card.command,
+        rows=rows,
+        limits=card.limits,
+        page=card.page,
     )
     return f"---\n{data.to_yaml().strip()}\n---\n\n# {card.title}\n\n{text}"
 

@@ -26,8 +26,8 @@ def find(folder_or_id: str | os.PathLike[str], name: str, missing: str, **hub_kw
             return hf_hub_download(str(folder_or_id), name, **hub_kwargs)
         except LocalEntryNotFoundError as error:  # which names neither the folder nor the file
             raise LocalEntryNotFoundError(
-                f"{str(folder_or_id)!r} is missing: there is no such folder, and {name} of that id of the Hub is not in "
-                f"the cache and cannot be fetched now ({error})"
+                f"{str(folder_or_id)!r} is missing: there is no such folder, and {name} of that id of the Hub is not "
+                f"in the cache and cannot be fetched now ({error})"
             ) from error
     folder_or_id = os.path.join(folder_or_id, hub_kwargs.get("subfolder") or "")
     path = os.path.join(folder_or_id, name)

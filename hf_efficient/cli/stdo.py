@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import sys
 import tempfile
 import warnings
@@ -163,7 +164,7 @@ def evaluate(arguments: argparse.Namespace) -> None:
     print(quality_table(result))
     if arguments.output:
         arguments.output.mkdir(parents=True, exist_ok=True)
-        write_text(arguments.output / "evaluation.json", json.dumps(result, indent=1) + "\n")
+        write_text(arguments.output / "evaluation.json", json.dumps(without_nan(result), indent=1) + "\n")
         draw(result, arguments.output / "evaluation.png")
         print(f"evaluation.json and evaluation.png are in {arguments.output}")
 
@@ -190,7 +191,17 @@ def quality_table(result: dict[str, Any]) -> str:
 def perceived(q: dict[str, float]) -> str:
     """Cells of SSIM, flicker, VMAF and VMAF-NEG; those that were not measured are empty."""
     vmaf = [f"{q[name]:.2f}" if name in q else "" for name in ("vmaf", "vmaf_neg")]
-    return " | ".join([f"{q['ssim']:.4f}", f"{q['flicker']:.2f}", *vmaf])
+    flicker = "" if math.isnan(q["flicker"]) else f"{q['flicker']:.2f}"  # nothing stands still in the source
+    return " | ".join([f"{q['ssim']:.4f}", flicker, *vmaf])
+
+
+def without_nan(result: Any) -> Any:
+    """The same with None for NaN, which JSON does not know."""
+    if isinstance(result, dict):
+        return {name: without_nan(value) for name, value in result.items()}
+    if isinstance(result, list):
+        return [without_nan(value) for value in result]
+    return None if isinstance(result, float) and math.isnan(result) else result
 
 
 def draw(result: dict[str, Any], path: Path) -> None:

@@ -7,6 +7,7 @@ import av
 import pytest
 
 from hf_efficient.cli import main
+from hf_efficient.cli.stdo import perceived, without_nan
 from hf_efficient.video.files.bundle import Bundle
 from hf_efficient.video.files.reader import probe
 from tests.cli.shell import error_of
@@ -82,6 +83,25 @@ def test_evaluate_writes_table_json_and_plot(
     )
 
 
+def test_flicker_is_left_out_where_nothing_stands_still() -> None:
+    moving = {"ssim": 0.9, "flicker": float("nan"), "vmaf": 80.0, "vmaf_neg": 79.0}
+    assert perceived(moving) == "0.9000 |  | 80.00 | 79.00"
+    assert perceived({**moving, "flicker": 0.5}) == "0.9000 | 0.50 | 80.00 | 79.00"
+    written = json.dumps(without_nan({"stdo": moving, "chunks": [moving], "frames": 3}), allow_nan=False)
+    assert json.loads(written)["stdo"] == json.loads(written)["chunks"][0] == {**moving, "flicker": None}
+
+
+def test_only_a_bundle_may_be_overwritten_and_only_there_is_it_advised(
+    source: Path, bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert "overwrite it (--overwrite)" in error_of(capsys, "stdo", "encode", source, bundle, *FEW)
+    (tmp_path / "notes.txt").write_text("mine")
+    told = error_of(capsys, "stdo", "encode", source, tmp_path, *FEW)
+    assert "not a bundle" in told
+    assert "name another folder" in told
+    assert "--overwrite" not in told
+
+
 def test_compare_gives_codecs_the_same_bytes(source: Path, bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["stdo", "compare", str(bundle), str(source), "--codecs", "libx264"]) == 0
     lines = capsys.readouterr().out.splitlines()
@@ -97,7 +117,8 @@ def test_a_budget_is_kept(source: Path, tmp_path: Path, capsys: pytest.CaptureFi
     low, high = (Bundle.open(tmp_path / folder) for folder in "ab")
     spent = [sum(b.sizes().values()) * 8 / b.source.seconds for b in (low, high)]
     assert spent[0] <= 300_000 < spent[1] <= 410_000
-    assert "too few" in error_of(capsys, "stdo", "encode", source, tmp_path / "c", *QUICK, "--budget", "10kbps")
+    for rate, told in (("10kbps", "10 kbit/s are too few"), ("400", "0.4 kbit/s are too few")):
+        assert told in error_of(capsys, "stdo", "encode", source, tmp_path / "c", *QUICK, "--budget", rate)
     assert "not a bit rate" in error_of(capsys, "stdo", "encode", source, tmp_path / "c", "--budget", "fast")
     assert not (tmp_path / "c").exists()
 

@@ -73,6 +73,8 @@ class SAMTrainerMixin(WholeCheckpoints, _AnyTrainer):
 
     def __init__(self, *args: Any, sam_args: SAMArguments | None = None, **kwargs: Any) -> None:
         given = SAMArguments() if sam_args is None else sam_args
+        if not isinstance(given, SAMArguments):
+            raise TypeError(f"sam_args={given!r}; expected SAMArguments, such as SAMArguments(rho=0.05), or None.")
         self.sam_args = given.for_trainer(self._own_method, self._fixed_method, type(self).__name__)
         self._variant: Variant | None = None
         self._variant_of: object = None  # the training state that it belongs to

@@ -96,7 +96,7 @@ def spend(
         found = list(_offers(source, info, base, given or {}, tried, total, optimize, Path(folder), plain.suffix))
         if not found:
             raise ValueError(
-                f"{rate / 1000:.0f} kbit/s are too few ({total} bytes) at every scale. Give a larger budget."
+                f"{rate / 1000:g} kbit/s are too few ({total} bytes) at every scale. Give a larger budget."
             )
         best = max(found, key=lambda offer: offer.quality)
         for offer in found:

@@ -89,7 +89,7 @@ def settings_for_rate(
                 misses.append(f"at x{scale} {error}")
     if not found:
         raise ValueError(
-            f"{rate / 1000:.0f} kbit/s are too few ({total} bytes): {'; '.join(misses)}. Give a larger budget."
+            f"{rate / 1000:g} kbit/s are too few ({total} bytes): {'; '.join(misses)}. Give a larger budget."
         )
     best = max(found, key=lambda scale: found[scale].psnr)
     for scale, fitting in found.items():

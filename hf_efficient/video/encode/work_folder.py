@@ -63,12 +63,12 @@ class WorkFolder:
             check_ours(self.folder, DELETED if DELETED.read(self.folder) else WORK)
         if not self.output.exists() or self.is_finished():
             return
+        if any(self.output.iterdir()):
+            check_ours(self.output, BUNDLE)  # before the advice to overwrite, which holds for bundles alone
         if not overwrite:
             raise FileExistsError(
                 f"{str(self.output)!r} exists: choose another folder, or overwrite it (overwrite=True)."
             )
-        if any(self.output.iterdir()):
-            check_ours(self.output, BUNDLE)
 
     def is_finished(self) -> bool:
         """Whether the bundle has its final name, and only the work is left to delete, after a kill."""

@@ -101,6 +101,8 @@ def test_the_fixed_method_trainers(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"num_queries=9 is not read by method='s2sam', only by 'zosam'"):
         S2SAMTrainer(bert(), arguments(tmp_path), sam_args=SAMArguments(num_queries=9))
     ZOSAMTrainer(bert(), arguments(tmp_path), sam_args=SAMArguments(num_queries=9, guided=True))
+    with pytest.raises(TypeError, match=r"sam_args=\{'rho': 0.1\}; expected SAMArguments"):
+        S2SAMTrainer(bert(), arguments(tmp_path), sam_args={"rho": 0.1})  # type: ignore[arg-type]
 
 
 def test_without_a_method_the_mix_in_and_its_trainer_are_sam(tmp_path: Path) -> None:

@@ -79,7 +79,7 @@ def s2sam() -> Figure:
     point(place, start, INK, "$w_{t-1}$")
     point(place, raised, OTHER, "$u_t$", (8, 0))
     point(place, end, OURS, "$w_t$")
-    note(place, "red: up by the last gradient\ngreen: down by the gradient found there")
+    note(place, "dark grey: the last step; red: up by its gradient\ngreen: down by the gradient at $u_t$ (pale)")
     passes(cost, "S2-SAM")
     return figure
 

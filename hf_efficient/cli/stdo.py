@@ -45,6 +45,9 @@ def encode(arguments: argparse.Namespace) -> None:
 
     given = {f.name: getattr(arguments, f.name) for f in fields(FitSettings) if hasattr(arguments, f.name)}
     settings = FitSettings(**given)
+    walk = {name: getattr(arguments, name) for name in ("optimize", "codecs") if getattr(arguments, name) is not None}
+    if walk and arguments.budget is None:
+        raise ValueError(f"--{next(iter(walk))} is read only with --budget RATE; without it leave it out.")
     WorkFolder(arguments.bundle).check(arguments.source, arguments.overwrite)
     if arguments.budget is not None and not settings.assignment.starts_from_general:  # networks are sent whole
         settings = settings_for_rate(arguments.source, parse_rate(arguments.budget), given)
@@ -53,8 +56,7 @@ def encode(arguments: argparse.Namespace) -> None:
         if plain.exists() and not arguments.overwrite:
             raise FileExistsError(f"{str(plain)!r} exists: choose another name, or --overwrite.")
         chosen = spend(
-            arguments.source, parse_rate(arguments.budget), plain, given,
-            optimize=arguments.optimize, codecs=arguments.codecs,
+            arguments.source, parse_rate(arguments.budget), plain, given, **walk
         )  # fmt: skip
         if chosen is None:
             print(f"{plain}: at this rate the codec alone is better than a bundle, so this is its file")

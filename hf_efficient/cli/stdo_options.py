@@ -115,12 +115,10 @@ def _add_encode(actions: Any) -> argparse.ArgumentParser:
         help="bits per second in all, such as 1.5Mbps; settings that you do not give are chosen",
     )
     encode.add_argument(
-        "--optimize", default="psnr", choices=("psnr", "vmaf"),
+        "--optimize", choices=("psnr", "vmaf"),
         help="with --budget: what is best, PSNR of luma or VMAF (needs imageio-ffmpeg) (default: psnr)",
     )  # fmt: skip
-    encode.add_argument(
-        "--codecs", nargs="+", default=tuple(CODECS), choices=CODECS, help="with --budget: those to try (default: all)"
-    )
+    encode.add_argument("--codecs", nargs="+", choices=CODECS, help="with --budget: those to try (default: all)")
     encode.add_argument("--overwrite", action="store_true", help="replace an existing output")
     _add_settings(encode)
     add_push(encode)

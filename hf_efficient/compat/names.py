@@ -84,6 +84,11 @@ def changed(
     for where in dict.fromkeys((*read, *parameters, *in_source)):
         try:
             found = look_up(where)
+        except ModuleNotFoundError as error:
+            if _is_of_another(error, where):  # what is read there is read only where that library is installed
+                continue
+            lines.append(f"{where} is gone ({error})")
+            continue
         except (ImportError, AttributeError, RuntimeError) as error:  # transformers and diffusers raise RuntimeError
             lines.append(f"{where} is gone ({error})")
             continue
@@ -95,6 +100,11 @@ def changed(
             if word not in inspect.getsource(found):
                 lines.append(f"{where} has no {word} any more")
     return lines
+
+
+def _is_of_another(error: ModuleNotFoundError, where: str) -> bool:
+    """Whether a module of another library than that of `where` is missing."""
+    return (error.name or "").partition(".")[0] not in ("", where.partition(".")[0])
 
 
 def report() -> tuple[str, bool]:

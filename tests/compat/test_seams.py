@@ -46,6 +46,18 @@ def test_a_removed_name_and_a_changed_signature_are_told(monkeypatch: pytest.Mon
     assert "takes (self, x, y), not (self, x)" in lines[2]
 
 
+def test_a_library_that_is_not_installed_changes_nothing_in_another(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "made_library").mkdir()
+    (tmp_path / "made_library/__init__.py").write_text("")
+    (tmp_path / "made_library/optional.py").write_text("import a_library_that_is_absent\n\nused = 1\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    assert changed(("made_library.optional:used",), {}, {}) == []
+    (line,) = changed(("made_library.removed:used",), {}, {})
+    assert line.startswith("made_library.removed:used is gone")
+
+
 def test_a_name_that_compat_imports_and_that_is_gone_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     import peft.tuners.tuners_utils
 

@@ -147,4 +147,7 @@ def test_bad_input_is_one_line(source: Path, tmp_path: Path, capsys: pytest.Capt
     assert "not a bundle" in error_of(capsys, "stdo", "decode", tmp_path, tmp_path / "out.mp4")
     assert "not a bundle" in error_of(capsys, "stdo", "info", tmp_path)
     assert "invalid" in error_of(capsys, "stdo", "encode", source, tmp_path / "b", "--steps", "many")
+    for option, value in (("--optimize", "psnr"), ("--codecs", "libx264")):
+        told = error_of(capsys, "stdo", "encode", source, tmp_path / "b", option, value)
+        assert f"{option} is read only with --budget" in told
     assert sorted(p.name for p in tmp_path.iterdir()) == ["text.mp4"]

@@ -194,6 +194,7 @@ WORLDS: dict[str, Callable[[Path], World]] = {
     "docs/pruned.md": causal,
     "docs/quick_start.md": classifier,
     "docs/quick_start.md-1": scenes,
+    "docs/quick_start.md-2": scenes,
     "docs/s2_sam.md": classifier,
     "docs/sam.md": classifier,
     "docs/stdo.md": film,

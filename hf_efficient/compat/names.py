@@ -104,7 +104,8 @@ def changed(
 
 def _is_of_another(error: ModuleNotFoundError, where: str) -> bool:
     """Whether a module of another library than that of `where` is missing."""
-    return (error.name or "").partition(".")[0] not in ("", where.partition(".")[0])
+    own = where.partition(":")[0].partition(".")[0]
+    return (error.name or "").partition(".")[0] not in ("", own)
 
 
 def report() -> tuple[str, bool]:

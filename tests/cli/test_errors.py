@@ -246,7 +246,14 @@ def test_a_locale_without_the_letters_is_no_error(tmp_path: Path) -> None:
 @pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="to look into a process takes Linux")
 def test_an_interrupt_from_the_keyboard_is_one_word(tmp_path: Path) -> None:
     """While libraries are imported, too."""
-    process = subprocess.Popen([*RUN, "demo", "--output", str(tmp_path)], cwd=ROOT, stderr=subprocess.PIPE, text=True)
+    before = signal.signal(
+        signal.SIGINT, signal.default_int_handler
+    )  # a shell's background job ignores it, children too
+    try:
+        command = [*RUN, "demo", "--output", str(tmp_path)]
+        process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True)
+    finally:
+        signal.signal(signal.SIGINT, before)
     memory = Path(f"/proc/{process.pid}/maps")
     while "torch" not in memory.read_text():  # until the command runs
         time.sleep(0.02)

@@ -92,11 +92,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.cards", description=__doc__.splitlines()[0])
     parser.add_argument("--check", action="store_true", help="change nothing; fail where a card differs")
     check = parser.parse_args().check
-    differ = [path for path, text in cards().items() if not path.exists() or path.read_text("utf-8") != text]
-    for path in differ:
+    differ = {p: text for p, text in cards().items() if not p.exists() or p.read_text("utf-8") != text}
+    for path, text in differ.items():
         print(path.relative_to(ROOT))
         if not check:
-            write_text(path, cards()[path])
+            write_text(path, text)
     if check and differ:
         raise SystemExit("These cards differ from what they are made of: run `make numbers`.")
 

@@ -12,10 +12,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 from transformers import ViTConfig, ViTModel
 
 from benchmarks.models.minilm_top import MiniLMTop, hidden_states
+from benchmarks.optimization.sam_tasks import accuracy, loss_of
 from benchmarks.sparsity.tasks import Data, fashion, held_back, words
 from hf_efficient import prune_wanda
 from hf_efficient.optimization.loop.perturbing_optimizer import PerturbingOptimizer
@@ -94,16 +94,9 @@ PAIRS = {
 }  # fmt: skip
 
 
-def loss_of(net: nn.Module, x: Tensor, y: Tensor) -> Tensor:
-    """Cross entropy."""
-    return F.cross_entropy(net(x), y)
-
-
-@torch.no_grad()
 def percent_right(net: nn.Module, x: Tensor, y: Tensor) -> float:
     """Accuracy in percent, in evaluation mode."""
-    net.eval()
-    return 100 * float((torch.cat([net(part).argmax(1) for part in x.split(200)]) == y).float().mean())
+    return 100 * accuracy(net.eval(), x, y)
 
 
 def batches(pair: Pair, x: Tensor, seed: int, steps: int) -> Iterator[Tensor]:

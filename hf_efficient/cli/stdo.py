@@ -55,9 +55,7 @@ def encode(arguments: argparse.Namespace) -> None:
         plain = check_output(arguments.bundle.with_name(f"{arguments.bundle.name}.mkv"), "file", [arguments.source])
         if plain.exists() and not arguments.overwrite:
             raise FileExistsError(f"{str(plain)!r} exists: choose another name, or --overwrite.")
-        chosen = spend(
-            arguments.source, parse_rate(arguments.budget), plain, given, **walk
-        )  # fmt: skip
+        chosen = spend(arguments.source, parse_rate(arguments.budget), plain, given, **walk)
         if chosen is None:
             print(f"{plain}: at this rate the codec alone is better than a bundle, so this is its file")
             return

@@ -84,13 +84,9 @@ def changed(
     for where in dict.fromkeys((*read, *parameters, *in_source)):
         try:
             found = look_up(where)
-        except ModuleNotFoundError as error:
-            if _is_of_another(error, where):  # what is read there is read only where that library is installed
-                continue
-            lines.append(f"{where} is gone ({error})")
-            continue
         except (ImportError, AttributeError, RuntimeError) as error:  # transformers and diffusers raise RuntimeError
-            lines.append(f"{where} is gone ({error})")
+            if not _is_of_another(error, where):  # what another library is needed for is read only where that is
+                lines.append(f"{where} is gone ({error})")
             continue
         if where in parameters:
             now, expected = tuple(inspect.signature(found).parameters), parameters[where]
@@ -102,10 +98,10 @@ def changed(
     return lines
 
 
-def _is_of_another(error: ModuleNotFoundError, where: str) -> bool:
+def _is_of_another(error: Exception, where: str) -> bool:
     """Whether a module of another library than that of `where` is missing."""
     own = where.partition(":")[0].partition(".")[0]
-    return (error.name or "").partition(".")[0] not in ("", own)
+    return isinstance(error, ModuleNotFoundError) and (error.name or "").partition(".")[0] not in ("", own)
 
 
 def report() -> tuple[str, bool]:

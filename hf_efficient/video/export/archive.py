@@ -14,8 +14,8 @@ PARTS = (
     "video/__init__", "video/codecs", "video/geometry", "video/routing", "video/tiles", "video/networks/__init__",
     "video/networks/spec", "video/files/__init__", "video/files/color", "video/files/containers",
     "video/files/headers", "video/files/manifest", "video/files/outputs", "video/files/played", "video/files/reader",
-    "video/files/remuxing", "video/files/side_data", "video/files/writer", "video/export/__init__",
-    "video/export/folder", "video/export/player",
+    "video/files/remuxing", "video/files/side_data", "video/files/threads", "video/files/writer",
+    "video/export/__init__", "video/export/folder", "video/export/player",
 )  # fmt: skip
 START = "from hf_efficient.video.export.player import main\n\nraise SystemExit(main())\n"
 LONG_AGO = (1980, 1, 1, 0, 0, 0)  # the same modules make the same file

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import warnings
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -21,6 +21,7 @@ from .containers import WRITTEN, MediaError, StrPath
 from .reader import VideoInfo, carried_side_data
 from .remuxing import Remuxer, not_kept
 from .side_data import NOTHING
+from .threads import same_scheduling
 
 with extra("video"):
     import av
@@ -57,6 +58,7 @@ class VideoWriter:
         self._draft = written_whole(self.path)
         self.container: Any = None
         self.remuxer: Remuxer | None = None
+        self._opened = False
         try:
             self._open()
             self._add_video(codec, pixel_format, options or {})
@@ -130,11 +132,18 @@ class VideoWriter:
         if duration:
             frame.duration = duration
         try:
-            self._mux(self.stream.encode(frame))
+            self._mux(self._encode(frame))
             if self.remuxer is not None:
                 self.remuxer.copy_until(pts * self.like.time_base)
         except av.error.FFmpegError as error:
             raise self._failed(error) from error
+
+    def _encode(self, frame: Any) -> list[Any]:
+        """The packets that are ready; None ends the stream. The first call opens the encoder, which starts threads."""
+        with nullcontext() if self._opened and frame is not None else same_scheduling():
+            packets: list[Any] = self.stream.encode(frame)
+        self._opened = True
+        return packets
 
     def _failed(self, error: Any) -> MediaError:
         """FFmpeg's error about this file; its own text would name the draft."""
@@ -157,7 +166,7 @@ class VideoWriter:
         if error is not None:
             return self._abandon(error)
         try:
-            self._mux(self.stream.encode(None))
+            self._mux(self._encode(None))
             if self.remuxer is not None:
                 self.remuxer.copy_until(None)
                 self.remuxer.close()

@@ -11,7 +11,7 @@ from torch import Tensor
 matplotlib.use("Agg")
 
 INK, PALE, OURS, OTHER = "#222222", "#bbbbbb", "#00796b", "#c2410c"
-HEIGHT, WIDTH = 3.0, 2.6  # inches, of a panel
+HEIGHT, WIDTH = 3.2, 2.6  # inches, of a panel with two lines under it
 
 
 def panels(titles: Sequence[str], widths: Sequence[float] | None = None) -> tuple[Figure, list[Axes]]:

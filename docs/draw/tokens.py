@@ -17,7 +17,6 @@ from .panels import INK, note, panels
 
 PATCH, GRID, KEPT = 14, 16, 16
 SIDE = PATCH * GRID
-NAMES = {"sizes": "their places; larger: stands for more"}
 
 
 @cache
@@ -72,8 +71,9 @@ def id_pruner() -> Figure:
     ):
         place.imshow(image.clip(0, 1))
     dots(places[3], ours.indices[0], np.full(KEPT, 14.0))
-    note(places[1], f"coverage {float(alone.report.coverage):.2f}")
+    note(places[1], f"coverage {float(alone.report.coverage):.2f}: mean likeness\nof a token to the nearest one kept")
     note(places[2], f"coverage {float(ours.report.coverage):.2f}")
+    note(places[3], "dot: a token kept\ncolour: the tokens it stands for")
     return figure
 
 
@@ -89,13 +89,14 @@ def itg() -> Figure:
     means = np.stack([colour[group == k].mean(0) for k in range(KEPT)])
     lost, lost_kept = (float(torch.as_tensor(r.report.reconstruction_error)) for r in (made, kept))
     figure, places = panels(
-        (f"{GRID * GRID} tokens", f"{KEPT} kept by ID-Pruner", f"ITG: {KEPT} means", NAMES["sizes"])
+        (f"{GRID * GRID} tokens", f"{KEPT} kept by ID-Pruner", f"ITG: {KEPT} means", "their places and sizes")
     )
     for place, image in zip(
         places, (photograph(), only(kept.indices[0]), patches(means[group]), photograph()), strict=True
     ):
         place.imshow(image.clip(0, 1))
     dots(places[3], made.indices[0], 5 * made.mass[0].numpy())
-    note(places[1], f"what is lost of all tokens: {lost_kept:.0%}")
-    note(places[2], f"what is lost of all tokens: {lost:.0%}")
+    note(places[1], f"lost of what all tokens say: {lost_kept:.0%}")
+    note(places[2], f"lost of what all tokens say: {lost:.0%}\ncolour: mean of a token's patches")
+    note(places[3], "dot: where a token stands\nits area: how many it is the mean of")
     return figure

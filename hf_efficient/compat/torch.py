@@ -19,7 +19,7 @@ READ = (
     "torch:_foreach_add_",
     "torch:_foreach_copy_",
     "torch:_foreach_div_",
-    "torch:_foreach_neg_",
+    "torch:_foreach_lerp_",
     "torch:_foreach_norm",
     "torch:Tensor._version",
     "torch:Tensor._post_accumulate_grad_hooks",
@@ -64,7 +64,7 @@ __all__ = [
     "foreach_add_",
     "foreach_copy_",
     "foreach_div_",
-    "foreach_neg_",
+    "foreach_lerp_",
     "foreach_norm",
     "grouped_mm",
     "is_replica",
@@ -126,7 +126,7 @@ def steps_inside_backward(parameter: Tensor) -> bool:
 foreach_add_ = torch._foreach_add_
 foreach_copy_ = torch._foreach_copy_
 foreach_div_ = torch._foreach_div_
-foreach_neg_ = torch._foreach_neg_
+foreach_lerp_ = torch._foreach_lerp_
 foreach_norm = torch._foreach_norm
 
 _OWN_USES = 0

@@ -61,7 +61,9 @@ def can_exchange(parameter: Tensor, direction: Tensor) -> bool:
 
 
 @contextmanager
-def exchanged(moves: dict[Tensor, Tensor], scale: float, buffers: Buffers) -> Iterator[list[tuple[Tensor, Tensor]]]:
+def exchanged(
+    moves: dict[Tensor, Tensor], scale: float, buffers: Buffers, over: bool = False
+) -> Iterator[list[tuple[Tensor, Tensor]]]:
     """Inside the block p lies in another storage, at p + scale · d; after it, however it ends, in its own.
 
     If somebody has got hold of the other storage meanwhile (a state dict, a view), or has cast the weight, it stays
@@ -70,7 +72,8 @@ def exchanged(moves: dict[Tensor, Tensor], scale: float, buffers: Buffers) -> It
     Args:
         moves: d of each p; p are those that `can_exchange`. It is emptied, for the memory of the d.
         scale: of all d.
-        buffers: where the other storage is from.
+        buffers: where the other storage is from, and where it goes.
+        over: that storage is the memory of d itself, which is of no use afterwards.
 
     Yields:
         Each p, with its old value.
@@ -82,7 +85,7 @@ def exchanged(moves: dict[Tensor, Tensor], scale: float, buffers: Buffers) -> It
                 p, d = moves.popitem()
                 saved.append((p, p.detach()))
                 # not set_(), after which gradients come by a new node, without the hooks in which DDP averages them
-                p.data = torch.add(p, d, alpha=scale, out=buffers.take(p, p))
+                p.data = torch.add(p, d, alpha=scale, out=d if over else buffers.take(p, p))
                 del d
         yield saved
     finally:

@@ -120,8 +120,8 @@ class MergedWeights(Weights):
 
     @contextmanager
     def moved(
-        self, direction: Direction, rho: float, measure: bool = False, saved: Saved | None = None
-    ) -> Iterator[None]:
+        self, direction: Direction, rho: float, measure: bool = False, saved: Saved | None = None, over: bool = False
+    ) -> Iterator[Saved]:
         """Inside the block the model computes with W + s B A + ε and w + ε; no factor is changed at any time.
 
         Gradients of A and B are then s Bᵀ G and s G Aᵀ of G at the perturbed weight, by the factors as they are.
@@ -131,10 +131,14 @@ class MergedWeights(Weights):
             rho: distance.
             measure: ignored, since no weight is there that could be measured.
             saved: ignored, since no factor changes.
+            over: ignored, as `measure`.
+
+        Yields:
+            The other weights that moved, with their old values.
         """
         norm = global_norm(direction)
         if not (0 < norm < float("inf")) or rho == 0:
-            yield
+            yield []
             return
         low_rank = [term for term in self.terms if term.a in direction and term.a in self.bases]
         ours = {p for term in low_rank for p in (term.a, term.b)}
@@ -145,8 +149,8 @@ class MergedWeights(Weights):
                 up, down = self._term(term, direction, rho / norm)
                 for handle in _added(term, up, down, computed):
                     hooks.callback(handle.remove)
-            with super().moved(others, rho * global_norm(others) / norm):
-                yield
+            with super().moved(others, rho * global_norm(others) / norm) as moved:
+                yield moved
             self.took_effect = bool(computed) or (not low_rank and self.took_effect)
 
     @torch.no_grad()

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor
 
 from hf_efficient.active_mask import active_mask
-from hf_efficient.compat.torch import foreach_add_, foreach_copy_, foreach_neg_, foreach_norm
+from hf_efficient.compat.torch import foreach_add_, foreach_copy_, foreach_lerp_, foreach_norm
 from hf_efficient.shards import local
 
 from .exchange import Buffers, can_exchange, exchanged
@@ -137,12 +137,10 @@ class Weights:
 
     @torch.no_grad()
     def mirror(self, saved: Saved) -> None:
-        """From w + ε to w - ε, or back: p ← 2w - p. Needs what `kept` handed out, and no direction."""
+        """From w + ε to w - ε, or back: p ← 2w - p, in one pass. Needs what `moved` handed out, and no direction."""
         whole = [(local(p), values) for p, values in saved if self.mask(p) is None]
         if whole:
-            moved = [p for p, _ in whole]
-            foreach_neg_(moved)
-            foreach_add_(moved, [values for _, values in whole], alpha=2)
+            foreach_lerp_([p for p, _ in whole], [values for _, values in whole], 2.0)
         for p, values in saved:
             if (mask := self.mask(p)) is not None:
                 p.masked_scatter_(mask, 2 * values - p[mask])
@@ -150,8 +148,8 @@ class Weights:
 
     @contextmanager
     def moved(
-        self, direction: Direction, rho: float, measure: bool = False, saved: Saved | None = None
-    ) -> Iterator[None]:
+        self, direction: Direction, rho: float, measure: bool = False, saved: Saved | None = None, over: bool = False
+    ) -> Iterator[Saved]:
         """Inside the block the weights are w + ε, ε = ρ d / ‖d‖₂; after it they are w, to the bit.
 
         ‖d‖₂ is over all parameters together (and over all shards); `scaling` may replace it. A direction that is empty,
@@ -162,10 +160,14 @@ class Weights:
             rho: distance, signed.
             measure: set `cosine` and `distance` from ε and the gradients that the block leaves, for `lost_to_rounding`.
             saved: what a `kept` around this block handed out; it spares a second copy.
+            over: the direction is of no use afterwards: weights may lie in its memory, and it in `buffers`.
+
+        Yields:
+            The weights that moved, with their old values, for `mirror`.
         """
         direction, norm = self._scaled(direction)
         if not (0 < norm < float("inf")) or rho == 0:
-            yield
+            yield []
             return
         there = {p: d for p, d in direction.items() if saved is None and self.mask(p) is None and can_exchange(p, d)}
         here = {p: d for p, d in direction.items() if p not in there}
@@ -174,12 +176,12 @@ class Weights:
         del direction  # the forward pass does not need it: one copy of the weights is all that is held
         with (
             self.kept(list(here)) if saved is None else nullcontext(saved) as kept,
-            exchanged(there, rho / norm, self.buffers) as old,
+            exchanged(there, rho / norm, self.buffers, over) as old,
         ):
             self.add(here, rho / norm)
             self.took_effect = True
             here = {}
-            yield
+            yield [*kept, *old]
             if measure:
                 self._measure([*kept, *old])
 

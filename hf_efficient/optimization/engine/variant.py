@@ -84,7 +84,7 @@ class Variant(ABC):
     @abstractmethod
     def perturbed(
         self, weights: Weights, batch: Batch, rho: float, measure: bool = False
-    ) -> AbstractContextManager[None]:
+    ) -> AbstractContextManager[object]:
         """Weights at the variant's point inside the block, and as they were after it.
 
         Args:

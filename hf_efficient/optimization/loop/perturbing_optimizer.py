@@ -153,10 +153,8 @@ class PerturbingOptimizer(Optimizer):
         """The closure, at perturbed weights."""
         now = self._step_state
         late = now.perturbation is None
-        if late:
-            self.perturb()
-        before = now.gradient_version(now.batch.weights)
-        with torch.enable_grad():
+        with self.perturb(), torch.enable_grad():  # which brings the weights back if the closure fails
+            before = now.gradient_version(now.batch.weights)
             result = closure()
         after = now.gradient_version(now.batch.weights)
         if late and before is not None and after is not None and before[0] is after[0] and before[1] == after[1]:

@@ -36,7 +36,7 @@ class StepState:
     CALLERS = 5  # frames: the optimizer, accelerate's around it, and the Trainer with those around its training step
 
     def __init__(self, name: str) -> None:
-        self.perturbation: AbstractContextManager[None] | None = None  # while the weights are perturbed
+        self.perturbation: AbstractContextManager[object] | None = None  # while the weights are perturbed
         self.was_perturbed = False  # since the last step
         self.stepping = False
         self.caller_checked = False  # who calls `train`
@@ -124,7 +124,7 @@ class StepAborted(Exception):
     """Raised inside a method when its step will not be finished."""
 
 
-def end_perturbation(perturbation: AbstractContextManager[None], error: Exception | None = None) -> None:
+def end_perturbation(perturbation: AbstractContextManager[object], error: Exception | None = None) -> None:
     """Bring the weights back; with an error, as a step that will not be finished."""
     with contextlib.suppress(StepAborted):
         perturbation.__exit__(type(error) if error else None, error, None)

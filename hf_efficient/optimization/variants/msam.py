@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from hf_efficient.optimization.arguments import SAMArguments
 
 
-def msam_point(weights: Weights, v: Direction, rho: float, measure: bool = False) -> AbstractContextManager[None]:
+def msam_point(weights: Weights, v: Direction, rho: float, measure: bool = False) -> AbstractContextManager[object]:
     """Inside the block the weights are w + ε, with ε = -ρ v / ‖v‖₂ and v the momentum of the base optimizer.
 
     It looks forward along the coming update, where S2-SAM looks back along the last gradient. The first step, without
@@ -44,7 +44,7 @@ class MSAMVariant(Variant):
 
     def perturbed(
         self, weights: Weights, batch: Batch, rho: float, measure: bool = False
-    ) -> AbstractContextManager[None]:
+    ) -> AbstractContextManager[object]:
         """Weights at w + ε inside the block."""
         optimizer = self.optimizer()
         check_momentum(optimizer)

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from hf_efficient.optimization.arguments import SAMArguments
 
 
-def s2sam_point(weights: Weights, g: Direction, rho: float, measure: bool = False) -> AbstractContextManager[None]:
+def s2sam_point(weights: Weights, g: Direction, rho: float, measure: bool = False) -> AbstractContextManager[object]:
     """Inside the block the weights are u_t = w_{t-1} + ρ g_{t-1} / ‖g_{t-1}‖₂ (Eq. 5).
 
     g = g_{t-1}, packed, is the gradient that the last step took at *its* perturbed point; the first step has none and

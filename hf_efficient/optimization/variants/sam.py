@@ -8,7 +8,7 @@ from hf_efficient.optimization.engine.perturbation import Direction, Weights
 from hf_efficient.optimization.engine.variant import Batch, Variant
 
 
-def sam_point(weights: Weights, g: Direction, rho: float, measure: bool = False) -> AbstractContextManager[None]:
+def sam_point(weights: Weights, g: Direction, rho: float, measure: bool = False) -> AbstractContextManager[object]:
     """Inside the block the weights are w + ε, with ε = ρ g / ‖g‖₂ and g = ∇L(w) (Eq. 2).
 
     The gradient taken there, ∇L(w + ε), trains w (Eq. 3).
@@ -24,6 +24,6 @@ class SAMVariant(Variant):
 
     def perturbed(
         self, weights: Weights, batch: Batch, rho: float, measure: bool = False
-    ) -> AbstractContextManager[None]:
+    ) -> AbstractContextManager[object]:
         """Weights at w + ε inside the block."""
         return sam_point(weights, batch.gradient(), rho, measure)

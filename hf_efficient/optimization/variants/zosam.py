@@ -6,8 +6,8 @@ It also has a guided form, our own: the same number of losses, evaluated along t
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import TYPE_CHECKING, Any
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import torch
@@ -69,6 +69,7 @@ class ZOSAMVariant(Variant):
         seed: of the directions.
     """
 
+    draws: ClassVar[bool] = True  # its directions for one step, and does not remember them
     needs_batch = needs_loss = True
     idle_reason = (
         "the losses on both sides of the weights are equal in every probed direction, as 16-bit losses often are. Use "
@@ -91,28 +92,29 @@ class ZOSAMVariant(Variant):
         if rho == 0:
             yield
             return
+        if self.num_queries == 1 and self.delta is None:
+            with (
+                weights.moved(self.direction(weights, 0), rho, measure, over=self.draws) as saved,
+                batch.at_higher_loss(lambda: weights.mirror(saved), self.probe_fraction),
+            ):
+                yield
+            return
         with weights.kept() as saved:
-            asked: AbstractContextManager[None] = nullcontext()
-            if self.num_queries == 1 and self.delta is None:
-                moved = weights.moved(next(self.directions(weights)), rho, measure, saved)
-                asked = batch.at_higher_loss(lambda: weights.mirror(saved), self.probe_fraction)
-            else:
 
-                def slope(z: Direction) -> float:
-                    delta = rho / max(global_norm(z), 1e-30) if self.delta is None else self.delta
-                    return directional_derivative(weights, batch, saved, z, delta, self.probe_fraction)
+            def slope(z: Direction) -> float:
+                delta = rho / max(global_norm(z), 1e-30) if self.delta is None else self.delta
+                return directional_derivative(weights, batch, saved, z, delta, self.probe_fraction)
 
-                moved = weights.moved(zo_gradient(self.directions(weights), slope), rho, measure, saved)
-            with moved, asked:
+            with weights.moved(zo_gradient(self.directions(weights), slope), rho, measure, saved):
                 yield
 
     def directions(self, weights: Weights) -> Iterator[dict[Tensor, Tensor]]:
         """z_1 ... z_m of the present step, packed, each new."""
-        return (self.random_direction(weights, i) for i in range(self.num_queries))
+        return (self.direction(weights, i) for i in range(self.num_queries))
 
     @torch.no_grad()
-    def random_direction(self, weights: Weights, i: int) -> dict[Tensor, Tensor]:
-        """z_i of the present step, packed."""
+    def direction(self, weights: Weights, i: int) -> dict[Tensor, Tensor]:
+        """z_i of the present step, packed, in memory that is kept for copies of the weights."""
         generators: dict[torch.device, torch.Generator] = {}
         direction = {}
         for p in weights.parameters:
@@ -120,7 +122,7 @@ class ZOSAMVariant(Variant):
             if like.device not in generators:
                 seed = np.random.SeedSequence([self.seed, self.step, i, shard_rank(p)]).generate_state(1, np.uint64)
                 generators[like.device] = torch.Generator(like.device).manual_seed(int(seed[0]))
-            direction[p] = torch.empty_like(like).normal_(generator=generators[like.device])
+            direction[p] = weights.buffers.take(p, like).normal_(generator=generators[like.device])
         return direction
 
 
@@ -133,6 +135,7 @@ class GuidedZOSAMVariant(ZOSAMVariant):
     """
 
     AVERAGE = 0.9  # of the gradients before the last one
+    draws = False
 
     def __init__(self, num_queries: int, probe_fraction: float, seed: int) -> None:
         super().__init__(num_queries, None, probe_fraction, seed)
@@ -150,7 +153,7 @@ class GuidedZOSAMVariant(ZOSAMVariant):
         """d_1 ... d_m, packed, each new; fewer where one lies in the span of the earlier ones."""
         basis: list[dict[Tensor, Tensor]] = []
         for i in range(self.num_queries):
-            d = self._candidate(weights, i)
+            d = self.direction(weights, i)
             for other in basis:
                 along = dot(d, other)
                 d = {p: d[p] - along * other[p] if p in other else d[p] for p in d}
@@ -158,9 +161,10 @@ class GuidedZOSAMVariant(ZOSAMVariant):
                 basis.append({p: x / norm for p, x in d.items()})
         return iter(basis)
 
-    def _candidate(self, weights: Weights, i: int) -> dict[Tensor, Tensor]:
+    def direction(self, weights: Weights, i: int) -> dict[Tensor, Tensor]:
+        """What is known, packed, else a random direction; neither is made orthonormal."""
         known = list(self.memory.values())
-        return weights.pack(known[i]) if i < len(known) and known[i] else self.random_direction(weights, i)
+        return weights.pack(known[i]) if i < len(known) and known[i] else super().direction(weights, i)
 
     @torch.no_grad()
     def _remember(self, gradients: dict[Tensor, Tensor]) -> None:

@@ -1,5 +1,6 @@
 """Weights lie elsewhere for the time of a step: nobody can tell afterwards, whatever they hold and however it ends."""
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -7,10 +8,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from hf_efficient import S2SAM, SAM, ZOSAM
+from hf_efficient import MSAM, S2SAM, SAM, ZOSAM
 from hf_efficient.optimization.engine import exchange
 from hf_efficient.optimization.engine.perturbation import Weights
-from tests.optimization.loop.loops import same
+from tests.optimization.loop.loops import CLASSES, same
 
 SIDE = 130  # squared, in 4 bytes: more than exchange.LEAST
 
@@ -66,9 +67,52 @@ def spoiled(net: Any, opt: Any) -> None:
         opt.step()
 
 
+def skipped(net: Any, opt: Any) -> None:
+    """By a GradScaler, whose scale was too large."""
+    scaler = torch.amp.GradScaler("cpu", init_scale=2.0**126)
+    (scaler.scale(loss_of(net)) * 2.0**20).backward()
+    scaler.step(opt)
+    scaler.update()
+    assert scaler.get_scale() == 2.0**125
+
+
+def failed(error: type[BaseException]) -> Callable[[Any, Any], None]:
+    """The base optimizer's step raises before it changes anything."""
+
+    def leave(net: Any, opt: Any) -> None:
+        def fail(*_: Any) -> None:
+            raise error
+
+        loss_of(net).backward()
+        handle = opt.base.register_step_pre_hook(fail)
+        with pytest.raises(error):
+            opt.step()
+        handle.remove()
+
+    return leave
+
+
+def failed_closure(error: type[BaseException]) -> Callable[[Any, Any], None]:
+    """`step(closure)`, as Lightning calls it."""
+
+    def closure() -> Tensor:
+        raise error
+
+    def leave(net: Any, opt: Any) -> None:
+        with pytest.raises(error):
+            opt.step(closure)
+
+    return leave
+
+
 EXITS: dict[str, Callable[[Any, Any], Any]] = {
     "step": stepped,
     "a step that is not finite": spoiled,
+    "a step that a scaler skips": skipped,
+    "error of the optimizer": failed(RuntimeError),
+    "Ctrl-C in the optimizer": failed(KeyboardInterrupt),
+    "error in a closure": failed_closure(RuntimeError),
+    "Ctrl-C in a closure": failed_closure(KeyboardInterrupt),
     "error": raised(RuntimeError),
     "Ctrl-C": raised(KeyboardInterrupt),
     "exit of the program": raised(SystemExit),
@@ -80,9 +124,10 @@ EXITS: dict[str, Callable[[Any, Any], Any]] = {
 
 
 @pytest.mark.parametrize("exit", EXITS)
-@pytest.mark.parametrize("cls", [S2SAM, SAM])
+@pytest.mark.parametrize("cls", CLASSES)
 def test_the_storage_of_the_weights_after_every_exit(cls: Any, exit: str) -> None:
-    net, opt = began(cls)
+    net, opt = began(cls, **({"momentum": 0.9} if cls is MSAM else {}))
+    opt.variant.step = 5  # one in which LookSAM moves
     before, where = bits(net), places(net)
     opt.perturb(lambda: loss_of(net))
     assert not same(bits(net), before)
@@ -90,6 +135,31 @@ def test_the_storage_of_the_weights_after_every_exit(cls: Any, exit: str) -> Non
     EXITS[exit](net, opt)
     assert same(bits(net), before)
     assert places(net) == where
+
+
+@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
+@pytest.mark.parametrize("guided", [False, True])
+@pytest.mark.parametrize("calls", [1, 2])
+def test_the_storage_after_a_loss_that_fails(calls: int, guided: bool, error: type[BaseException]) -> None:
+    """ZO-SAM asks on both sides of the weights: they are elsewhere while the function runs."""
+    net, opt = began(ZOSAM, guided=guided)
+    before, where, seen = bits(net), places(net), []
+
+    def loss() -> Tensor:
+        seen.append(places(net))
+        assert not same(bits(net), before)
+        if len(seen) == calls:
+            raise error
+        return loss_of(net)
+
+    with pytest.raises(error):
+        opt.perturb(loss)
+    assert len(seen) == calls
+    assert seen[-1] != where
+    assert same(bits(net), before)
+    assert places(net) == where
+    step(net, opt)
+    assert same(bits(net), before)
 
 
 @pytest.mark.parametrize("exit", EXITS)
@@ -118,7 +188,7 @@ def test_who_had_hold_of_them_before_sees_what_he_would_have_seen() -> None:
     assert same(list(state.values()), before)
 
 
-@pytest.mark.parametrize("cls", [S2SAM, SAM, ZOSAM])
+@pytest.mark.parametrize("cls", [S2SAM, SAM, ZOSAM, functools.partial(ZOSAM, guided=True)])
 def test_steps_are_those_in_place_to_the_bit(cls: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     ends = []
     for least in (exchange.LEAST, 1 << 60):
@@ -153,11 +223,13 @@ def test_a_graph_from_before_is_not_run_back_through_other_weights() -> None:
         loss.backward()
 
 
-def test_memory_is_one_copy_and_the_same_in_every_step() -> None:
-    net, opt = began()
+@pytest.mark.parametrize("cls", [S2SAM, ZOSAM])
+def test_memory_is_one_copy_and_the_same_in_every_step(cls: Any) -> None:
+    """The copy is all: ZO-SAM draws its direction where the weights will lie."""
+    net, opt = began(cls)
     there = []
     for _ in range(3):
-        opt.perturb()
+        opt.perturb(lambda: loss_of(net))
         there.append(net[0].weight.data_ptr())
         opt.restore()
     assert len(set(there)) == 1

@@ -98,6 +98,7 @@ def test_a_trainers_memory_is_not_what_the_optimizer_makes_of_the_gradient(tmp_p
             assert torch.equal(g, kept), optim
 
 
+#: name -> class, arguments, settings of the group
 BASES: dict[str, Any] = {
     "fused Adam": lambda: (torch.optim.AdamW, {"lr": 0.01, "fused": True}),
     "foreach Adam": lambda: (torch.optim.AdamW, {"lr": 0.01, "foreach": True}),
@@ -107,22 +108,36 @@ BASES: dict[str, Any] = {
     "AdamW8bit": lambda: (pytest.importorskip("bitsandbytes").optim.AdamW8bit, {"lr": 0.01, "min_8bit_size": 16}),
     "AdamW32bit": lambda: (pytest.importorskip("bitsandbytes").optim.AdamW32bit, {"lr": 0.01}),
     "Lion": lambda: (pytest.importorskip("lion_pytorch").Lion, {"lr": 0.01}),
+    "Muon": lambda: (torch.optim.Muon, {"lr": 0.01}),
+    "GaLore": lambda: (pytest.importorskip("galore_torch").GaLoreAdamW, {"lr": 0.01, "no_deprecation_warning": True},
+                       {"rank": 2, "update_proj_gap": 2, "scale": 1.0, "proj_type": "std"}),
     "torchao": lambda: (pytest.importorskip("torchao.optim").AdamW8bit, {"lr": 0.01}),
-}
+}  # fmt: skip
+OF_MATRICES = ("Muon", "GaLore")
+
+
+def matrices() -> Any:
+    """As `smooth`, without biases."""
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(8, 16, bias=False), nn.Tanh(), nn.Linear(16, 3, bias=False))
 
 
 @pytest.mark.parametrize("base", [*list(BASES)[:-1], pytest.param("torchao", marks=pytest.mark.slow)])  # it compiles
 def test_every_base_takes_the_gradient_of_the_perturbed_weights(base: str) -> None:
-    cls, kwargs = BASES[base]()
-    net, twin = smooth(), smooth()
-    opt, plain = S2SAM(net.parameters(), cls, rho=0.3, **kwargs), cls(twin.parameters(), **kwargs)
-    last: list[Tensor] = []
+    cls, kwargs, *settings = BASES[base]()
+    net, twin, still = (matrices() if base in OF_MATRICES else smooth() for _ in range(3))
+    group = lambda net: [{"params": list(net.parameters()), **(settings[0] if settings else {})}]
+    opt, plain = S2SAM(group(net), cls, rho=0.3, **kwargs), cls(group(twin), **kwargs)
+    unmoved, last = S2SAM(group(still), cls, rho=0.0, **kwargs), list[Tensor]()
     for number in range(4):
         step(net, opt, number)
         last = step_by_hand(twin, plain, number, last)
+        step(still, unmoved, number)
+    near = 1e-3 if base == "Muon" else 1e-4  # which computes in bfloat16
     for a, b in zip(net.parameters(), twin.parameters()):
-        torch.testing.assert_close(a, b, atol=1e-4, rtol=0)
-    other = S2SAM(net.parameters(), cls, rho=0.3, **kwargs)
+        torch.testing.assert_close(a, b, atol=near, rtol=0)
+    assert max(float((a - b).detach().abs().max()) for a, b in zip(net.parameters(), still.parameters())) > 2 * near
+    other = S2SAM(group(net), cls, rho=0.3, **kwargs)
     other.load_state_dict(opt.state_dict())
     step(net, other, 5)
 

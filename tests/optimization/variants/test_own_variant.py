@@ -23,7 +23,7 @@ class FixedVariant(Variant):
 
     def perturbed(
         self, weights: Weights, batch: Batch, rho: float, measure: bool = False
-    ) -> AbstractContextManager[None]:
+    ) -> AbstractContextManager[object]:
         z = {p: torch.ones_like(p) for p in weights.parameters}
         return weights.moved(weights.pack(z), rho, measure)
 

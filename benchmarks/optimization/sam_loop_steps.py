@@ -9,15 +9,16 @@ import torch
 
 from hf_efficient import S2SAM, SAM, ZOSAM, LookSAM
 
+#: What takes the steps.
+BASES = {"SGD": torch.optim.SGD, "AdamW": torch.optim.AdamW}
 
-def loop_steps(build: Callable[[int], Any], batch: int) -> dict[str, Callable[[], None]]:
-    """The torch optimizers in a plain loop, and those of pytorch_optimizer."""
-    import pytorch_optimizer as peer
 
+def loop_steps(build: Callable[[int], Any], batch: int, optimizer: str, peers: bool) -> dict[str, Callable[[], None]]:
+    """The torch optimizers in a plain loop, over one of `BASES`, and with peers those of pytorch_optimizer."""
     torch.manual_seed(0)
     model, inputs = build(batch)
     loss = lambda: model(**inputs).loss  # noqa: E731
-    params, base = list(model.parameters()), torch.optim.SGD
+    params, base = list(model.parameters()), BASES[optimizer]
     steps: dict[str, Callable[[], None]] = {}
 
     plain = base(params, lr=1e-4)
@@ -41,6 +42,15 @@ def loop_steps(build: Callable[[int], Any], batch: int) -> dict[str, Callable[[]
             ours.zero_grad()
 
         steps[f"ours: {name}"] = our_step
+    return steps | (peer_steps(model, loss, base) if peers else {})
+
+
+def peer_steps(model: Any, loss: Callable[[], torch.Tensor], base: Any) -> dict[str, Callable[[], None]]:
+    """Those of pytorch_optimizer, which run forward and backward in a closure."""
+    import pytorch_optimizer as peer
+
+    steps: dict[str, Callable[[], None]] = {}
+    params = list(model.parameters())
     for name, kwargs in (("SAM", {}), ("LookSAM, k=5", {"k": 5}), ("FriendlySAM", {}), ("WSAM", {"model": model})):
         with contextlib.suppress(Exception):  # a peer whose constructor has changed is left out
             theirs = getattr(peer, name.split(",")[0])(params=params, base_optimizer=base, rho=0.05, lr=1e-4, **kwargs)

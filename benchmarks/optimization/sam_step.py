@@ -7,10 +7,11 @@ round). LookSAM's are means, since every fifth step of it costs more: give it a 
 ZO-SAM's with m = 1 on the whole batch, of whose steps half take a pass more. Memory is
 what the method holds between steps, plus the peak of tensor bytes that a step allocates beyond what was there before
 it, as torch's profiler counts them; `--rounds 0` measures it alone. Results of several calls (`--models`, `--methods`)
-are joined.
+are joined. On a machine that does other work, too, take `--clock cpu`: the time that the process computed.
 """
 
 import argparse
+import functools
 import statistics
 from collections.abc import Callable
 from pathlib import Path
@@ -28,26 +29,30 @@ from benchmarks.harness.options import common_parser
 from benchmarks.harness.plots import plt, save
 from benchmarks.harness.results import read_json, record_run, write_json, write_table
 from benchmarks.harness.tables import markdown
-from benchmarks.harness.timing import ratio, time_in_turns
-from benchmarks.optimization.sam_loop_steps import loop_steps
+from benchmarks.harness.timing import CLOCKS, ratio, time_in_turns
+from benchmarks.optimization.sam_loop_steps import BASES, loop_steps
 from benchmarks.optimization.sam_trainer_steps import METHODS, trainer_steps
 from hf_efficient.budget.memory import peak_bytes
 
 #: Methods whose steps differ in kind, of which a median would show but one.
 UNEVEN = ("LookSAM, k=5", "ours: LookSAM, k=5", "pytorch_optimizer: LookSAM, k=5", "ZO-SAM")
-GOALS = {"S2-SAM": 1.03, "ZO-SAM, half the batch": 1.36, "ZO-SAM": 1.70, "SAM": 2.05}
+GOALS = {
+    "S2-SAM": 1.03, "ZO-SAM, half the batch": 1.36, "ZO-SAM": 1.70, "SAM": 2.05, "ours: S2SAM": 1.03,
+    "ours: ZOSAM": 1.70,
+}  # fmt: skip
 PLAIN_AT_FIRST = (
     "plain", "S2-SAM", "ours: S2SAM", "ours: ZOSAM, guided", "MSAM", "guided ZO-SAM, half the batch", "guided ZO-SAM",
 )  # fmt: skip
 
 
-def vit(batch: int) -> tuple[Any, dict[str, torch.Tensor]]:
-    """ViT-S/16, 22M parameters, 224 x 224 images."""
+def vit(batch: int, side: int = 224) -> tuple[Any, dict[str, torch.Tensor]]:
+    """ViT-S/16, 22M parameters, images of 224 x 224 or another size."""
     config = ViTConfig(
-        hidden_size=384, num_hidden_layers=12, num_attention_heads=6, intermediate_size=1536, num_labels=100
-    )
+        hidden_size=384, num_hidden_layers=12, num_attention_heads=6, intermediate_size=1536, num_labels=100,
+        image_size=side,
+    )  # fmt: skip
     return ViTForImageClassification(config), {
-        "pixel_values": torch.randn(batch, 3, 224, 224), "labels": torch.arange(batch) % 100,
+        "pixel_values": torch.randn(batch, 3, side, side), "labels": torch.arange(batch) % 100,
     }  # fmt: skip
 
 
@@ -57,7 +62,9 @@ def bert(batch: int) -> tuple[Any, dict[str, torch.Tensor]]:
     return model, {"input_ids": torch.randint(0, 30000, (batch, 128)), "labels": torch.arange(batch) % 2}
 
 
-MODELS: dict[str, Callable[[int], Any]] = {"ViT-S": vit, "BERT-base": bert}
+MODELS: dict[str, Callable[[int], Any]] = {
+    "ViT-S": vit, "BERT-base": bert, "ViT-S, 96 pixels": functools.partial(vit, side=96),
+}  # fmt: skip
 
 
 def begin(steps: dict[str, Callable[[], None]]) -> None:
@@ -67,14 +74,16 @@ def begin(steps: dict[str, Callable[[], None]]) -> None:
             steps[name]()
 
 
-def measure(steps: dict[str, Callable[[], None]], rounds: int) -> dict[str, dict[str, float]]:
+def measure(steps: dict[str, Callable[[], None]], rounds: int, clock: str) -> dict[str, dict[str, Any]]:
     """Median ratio of each step to the plain one of the same round, and its median seconds."""
-    seconds = time_in_turns(steps, rounds, warm_up=False)
+    seconds = time_in_turns(steps, rounds, warm_up=False, clock=CLOCKS[clock])
     return {
-        name: {"seconds": middle(values), "ratio": ratio(seconds, name, "plain", middle), "rounds": rounds}
+        name: {
+            "seconds": middle(values), "ratio": ratio(seconds, name, "plain", middle), "rounds": rounds, "clock": clock,
+        }
         for name, values in seconds.items()
         for middle in (statistics.fmean if name in UNEVEN else statistics.median,)
-    }
+    }  # fmt: skip
 
 
 def held_bytes(trainer: Any) -> int:
@@ -90,7 +99,7 @@ def table(result: dict[str, Any]) -> str:
     parts = []
     for model, of in result["trainer"].items():
         cells = [
-            [name, row["batch"], f"{row['seconds']:.2f}", f"{row['ratio']:.3f}",
+            [name, row["batch"], seconds_of(row), f"{row['ratio']:.3f}",
              f"{GOALS[name]:.2f}" if name in GOALS else "",
              f"{of['extra_copies'][name]:.2f}" if name in of["extra_copies"] else ""]
             for name, row in of["methods"].items()
@@ -98,10 +107,19 @@ def table(result: dict[str, Any]) -> str:
         head = ["method", "batch", "step s", "ratio to plain", "goal", "extra peak memory, copies of the weights"]
         parts.append(f"**{model}** ({of['parameters'] / 1e6:.0f}M parameters, Trainer)\n\n{markdown(head, cells)}\n")
     for model, of in result["loop"].items():
-        cells = [[name, f"{row['seconds']:.2f}", f"{row['ratio']:.3f}"] for name, row in of["methods"].items()]
-        head = ["optimizer", "step s", "ratio to plain"]
-        parts.append(f"**{model}**, batch {of['batch']}, plain loop\n\n{markdown(head, cells)}\n")
+        cells = [
+            [name, seconds_of(row), f"{row['ratio']:.3f}", f"{GOALS[name]:.2f}" if name in GOALS else ""]
+            for name, row in of["methods"].items()
+        ]
+        head = ["optimizer", "step s", "ratio to plain", "goal"]
+        title = f"**{model}**, batch {of['batch']}, plain loop, {of.get('optimizer', 'SGD')}"
+        parts.append(f"{title}\n\n{markdown(head, cells)}\n")
     return "\n".join(parts)
+
+
+def seconds_of(row: dict[str, Any]) -> str:
+    """Of a step, and of which clock."""
+    return f"{row['seconds']:.2f}{' (CPU)' if row.get('clock') == 'cpu' else ''}"
 
 
 def plot(result: dict[str, Any], path: Path) -> None:
@@ -130,6 +148,9 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument(
         "--loop", action=argparse.BooleanOptionalAction, default=True, help="the plain loop and its peers"
     )
+    made.add_argument("--optimizer", choices=list(BASES), default="SGD", help="of the plain loop")
+    made.add_argument("--peers", action=argparse.BooleanOptionalAction, default=True, help="in the plain loop")
+    made.add_argument("--clock", choices=list(CLOCKS), default="wall", help="cpu: what the process computed")
     return made
 
 
@@ -143,9 +164,10 @@ def main() -> None:
         if arguments.methods:
             add_trainer_steps(result["trainer"], name, arguments)
         if arguments.loop and arguments.rounds:
-            steps = loop_steps(MODELS[name], arguments.batch)
+            steps = loop_steps(MODELS[name], arguments.batch, arguments.optimizer, arguments.peers)
             begin(steps)
-            result["loop"][name] = {"batch": arguments.batch, "methods": measure(steps, arguments.rounds)}
+            rows = measure(steps, arguments.rounds, arguments.clock)
+            result["loop"][name] = {"batch": arguments.batch, "optimizer": arguments.optimizer, "methods": rows}
         write_json(path, result)
     plot(result, arguments.output / "ratios.png")
     write_table(arguments.output / "table.md", table(result))
@@ -156,7 +178,7 @@ def add_trainer_steps(result: dict[str, Any], name: str, arguments: argparse.Nam
     steps = trainer_steps(MODELS[name], arguments.batch, arguments.methods)
     alone = {method: step for method, (_, step) in steps.items()}
     begin(alone)
-    rows = measure(alone, arguments.rounds) if arguments.rounds else {}
+    rows = measure(alone, arguments.rounds, arguments.clock) if arguments.rounds else {}
     rows = {method: {**row, "batch": arguments.batch} for method, row in rows.items()}
     parameters = sum(p.numel() for p in steps["plain"][0].model.parameters())
     of = result.setdefault(name, {"parameters": parameters, "methods": {}, "extra_copies": {}})

@@ -151,7 +151,7 @@ def accuracy(net: nn.Module, x: Tensor, y: Tensor) -> float:
 
 def data(setting: Setting, seed: int, tuning: bool) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Training subset of the seed (labels with noise), and validation or test data (labels without)."""
-    x, y, test_x, test_y = _images() if setting.data == "fashion_mnist" else _texts(setting.data)
+    x, y, test_x, test_y = images() if setting.data == "fashion_mnist" else _texts(setting.data)
     rng = np.random.default_rng(seed)
     picked = rng.permutation(len(x))
     chosen, held_out = picked[: setting.size], picked[setting.size : setting.size + 2000]
@@ -163,7 +163,8 @@ def data(setting: Setting, seed: int, tuning: bool) -> tuple[Tensor, Tensor, Ten
 
 
 @functools.cache
-def _images() -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def images() -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Fashion-MNIST: training images and labels, the first test images and labels."""
     parts = []
     for train in (True, False):
         x, y = real_data.fashion_mnist(train)
@@ -200,14 +201,14 @@ def dynamic(net: nn.Module, setting: Setting, seed: int) -> nn.Module:
     return get_peft_model(net, config)
 
 
-def fixed_masks(net: nn.Module, sparsity: float, seed: int) -> list[tuple[Tensor, Tensor]]:
-    """Random masks of the inner convolutions (stem, head and norms stay dense), declared and applied."""
+def fixed_masks(net: nn.Module, sparsity: float, seed: int, inner: tuple[str, ...] = ()) -> list[tuple[Tensor, Tensor]]:
+    """Random masks, declared and applied: of the weights `inner`, or of a ResNet's inner convolutions."""
     if sparsity == 0:
         return []
     rng = torch.Generator().manual_seed(seed)
     masks: list[tuple[Tensor, Tensor]] = []
     for name, p in net.named_parameters():
-        if name.startswith("stages") and p.ndim == 4:
+        if name in inner if inner else name.startswith("stages") and p.ndim == 4:
             active = torch.randperm(p.numel(), generator=rng)[: round((1 - sparsity) * p.numel())]
             mask = torch.zeros(p.numel(), dtype=torch.bool).index_fill_(0, active, True).view_as(p)
             # an active weight has fewer inputs beside it: keep the variance of the sums

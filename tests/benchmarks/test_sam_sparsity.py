@@ -51,7 +51,7 @@ def test_masks_hold_and_all_weights_move_where_the_method_says_so(method: str, m
 
     monkeypatch.setattr(bench, "network", kept)
     monkeypatch.setattr(bench, "loss_of", watched)
-    found = bench.train(bench.Run(SETTING, method, 0.2 if method != "plain" else 1.0, 0))
+    found = bench.train(bench.Run(SETTING, method, 0.3 if method != "plain" else 1.0, 0))
     assert set(found) == {"training", *(f"{of}, {way}" for of in ("validation", "test") for way in bench.WAYS)}
     assert found["validation, stopped"] >= found["validation, end"]
     for weight, mask in nets[0][1]:

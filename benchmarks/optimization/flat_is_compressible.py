@@ -1,11 +1,11 @@
 """Do flat minima bear rounding, pruning and a second task? `python -m benchmarks.optimization.flat_is_compressible`
 
 Pairs of tasks (`--pairs`): "words", an MLP over word counts, ten of the 20 newsgroups, then the other ten; "images", a
-ViT, five classes of Fashion-MNIST, then the other five; "minilm", the top two layers of a pretrained MiniLM-L6, the 20
-newsgroups, then sentiment. Every method trains the first task with AdamW for equally many steps; "longer" is plain
-training for twice as many, SAM's price, and "SAM, half" SAM for half as many, the price of plain. Then, untrained:
-rounding to 8, 4 and 3 bits, the smallest 50 to 90 % of the weights set to zero, the same by Wanda; and the second task
-is learned by plain AdamW, after which the first is measured again, with the usual remedies beside it.
+ViT, five classes of Fashion-MNIST, then the other five; "minilm", the top layer of a pretrained MiniLM-L6 on the first
+16 tokens of posts, newsgroups as for "words". Every method trains the first task with AdamW for equally many steps;
+"longer" is plain training for twice as many, SAM's price, and "SAM, half" SAM for half as many, the price of plain.
+Then, untrained: rounding to 8, 4 and 3 bits, the smallest 50 to 90 % of the weights set to zero, the same by Wanda; and
+the second task is learned by plain AdamW, after which the first is measured again, with the usual remedies beside it.
 
 Every method has one dial with three values, plain ones their learning rate, the others rho at the pair's rate. It is
 chosen for each measure by that very measure (mean of a group) on held-back training data, two seeds; then the test set

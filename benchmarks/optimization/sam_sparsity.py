@@ -5,10 +5,10 @@ it knows its training set by heart, where it can. Beside S2-SAM, which moves act
 moves the pruned ones along their gradient, as the code published for the paper does. A dense ResNet with BatchNorm, of
 which other tables tell more, stands there for how the dials are chosen.
 
-Every method has one dial with four values: plain training its learning rate, the others rho at that rate's middle. The
-dial, and for "stopped" the epoch, are chosen on validation images whose labels are as wrong as those of the training
-images; two seeds choose the dial, five others are tested on clean labels. (The MLP's rate was set after a look at
-validation images of one of the two.) A seed fixes images, wrong labels, masks, first weights and order: methods are
+Every method has one dial with four values: plain training its learning rate, the others rho at the first of the rates.
+The dial, and for "stopped" the epoch, are chosen on validation images whose labels are as wrong as those of the
+training images; two seeds choose the dial, five others are tested on clean labels. (The MLP's rate was set after a look
+at validation images of one of the two.) A seed fixes images, wrong labels, masks, first weights and order: methods are
 compared in pairs. Every run is stored as soon as it is done.
 """
 

@@ -7,7 +7,9 @@ round). LookSAM's are means, since every fifth step of it costs more: give it a 
 ZO-SAM's with m = 1 on the whole batch, of whose steps half take a pass more. Memory is
 what the method holds between steps, plus the peak of tensor bytes that a step allocates beyond what was there before
 it, as torch's profiler counts them; `--rounds 0` measures it alone. Results of several calls (`--models`, `--methods`)
-are joined. On a machine that does other work, too, take `--clock cpu`: the time that the process computed.
+are joined. On a machine that does other work, too, take `--clock cpu`: the time that the process computed. The first
+ten steps of a run, in which a remembered gradient is copied to see whether the base optimizer overwrites it, are not
+what is measured.
 """
 
 import argparse
@@ -33,6 +35,7 @@ from benchmarks.harness.timing import CLOCKS, ratio, time_in_turns
 from benchmarks.optimization.sam_loop_steps import BASES, loop_steps
 from benchmarks.optimization.sam_trainer_steps import METHODS, trainer_steps
 from hf_efficient.budget.memory import peak_bytes
+from hf_efficient.optimization.engine.memory import MemoryGuard
 
 #: Methods whose steps differ in kind, of which a median would show but one.
 UNEVEN = ("LookSAM, k=5", "ours: LookSAM, k=5", "pytorch_optimizer: LookSAM, k=5", "ZO-SAM")
@@ -157,6 +160,7 @@ def parser() -> argparse.ArgumentParser:
 def main() -> None:
     arguments = parser().parse_args()
     torch.set_num_threads(1)
+    MemoryGuard.PROBES = 0
     record_run(arguments.output)
     path = arguments.output / "results.json"
     result = read_json(path, {"trainer": {}, "loop": {}})

@@ -14,6 +14,7 @@ METHODS: dict[str, SAMArguments | None] = {
     "S2-SAM": SAMArguments("s2sam"),
     "MSAM": SAMArguments("msam"),
     "ZO-SAM, half the batch": SAMArguments("zosam", probe_fraction=0.5),
+    "ZO-SAM, half the batch, probes without dropout": SAMArguments("zosam", probe_fraction=0.5, probe_dropout=False),
     "guided ZO-SAM, half the batch": SAMArguments("zosam", probe_fraction=0.5, guided=True),
     "ZO-SAM": SAMArguments("zosam"),
     "ZO-SAM, probes without dropout": SAMArguments("zosam", probe_dropout=False),

@@ -123,3 +123,30 @@ def test_timms_own_optimizer_and_scheduler() -> None:
         rates.append(opt.base.param_groups[0]["lr"])
     assert len(set(rates)) == 4
     assert all(v.isfinite().all() for v in values(net))
+
+
+def test_timms_scaler_steps_where_perturb_was_called_and_is_refused_where_not() -> None:
+    """As timm's train.py: the scaler runs backward, unscales, clips and steps; it calls no `perturb`."""
+    scaler = pytest.importorskip("timm.utils").NativeScaler(device="cpu")
+    net, twin = network(), network()
+    opt = S2SAM(net.parameters(), torch.optim.SGD, rho=0.3, lr=0.1)
+    other = S2SAM(twin.parameters(), torch.optim.SGD, rho=0.3, lr=0.1)
+    before = values(net)
+    with pytest.raises(ValueError, match=r"S2SAM: perturb\(\) was not called since the last step"):
+        scaler(loss_of(net, 0), opt, clip_grad=0.1, parameters=net.parameters())
+    assert same(values(net), before)
+    opt.zero_grad()
+    scaler = pytest.importorskip("timm.utils").NativeScaler(device="cpu")
+    for number in range(4):
+        state = torch.get_rng_state()
+        opt.perturb()
+        scaler(loss_of(net, number), opt, clip_grad=0.1, parameters=net.parameters())
+        opt.zero_grad()
+        torch.set_rng_state(state)  # the same dropout
+        other.perturb()
+        loss_of(twin, number).backward()
+        nn.utils.clip_grad_norm_(twin.parameters(), 0.1)
+        other.step()
+        other.zero_grad()
+    for a, b in zip(values(net), values(twin)):
+        torch.testing.assert_close(a, b, atol=1e-6, rtol=0)

@@ -9,6 +9,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 from peft import PeftModel, get_peft_model
 from PIL import Image
@@ -153,11 +154,26 @@ def delta_bundle(folder: Path, networks: int = 1) -> Callable[[], Any]:
     return load
 
 
-def signed(folder: Path) -> Callable[[str], None]:
+def export(folder: Path) -> Callable[[], Any]:
+    pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnx")
+    from hf_efficient.video.export.player import OnnxPlayer
+    from tests.video.export.made import made_export
+
+    made_export(folder, networks=2)
+
+    def load() -> Any:
+        player = OnnxPlayer(folder, threads=1)
+        return [torch.from_numpy(frame.rgb) for frame in player.frames()]
+
+    return load
+
+
+def signed(folder: Path, manifest_name: str = "bundle.json") -> Callable[[str], None]:
     """Whoever forges a file forges its checksum too."""
 
     def sign(name: str) -> None:
-        path = folder / "bundle.json"
+        path = folder / manifest_name
         if name in (path.name, "fit.json"):
             return
         manifest = json.loads(path.read_text())
@@ -245,6 +261,10 @@ FORMATS: dict[str, Format] = {
     ),
     "bundle with deltas by scene": Format(
         partial(delta_bundle, networks=2), ["bundle.json", "fit.json", *checked_files(STREAM, "delta.bin")], signed
+    ),
+    "exported bundle": Format(
+        export, ["export.json", "routing.bin", "networks/0.onnx", "networks/1.onnx", "low_resolution.mp4"],
+        partial(signed, manifest_name="export.json"),
     ),
     "STDO model": Format(stdo_model, ["model/config.json", "model/model.safetensors"], signed),
     "STDO pipeline": Format(pipeline, ["model_index.json"]),

@@ -24,6 +24,12 @@ def source_clip(folder: Path, frames: int = 12, size: tuple[int, int] = (96, 80)
     return make_clip(folder / "source.mp4", moving_frames(frames, *size), **{"audio": "aac", **options})
 
 
+def three_scenes(path: Path) -> Path:
+    """Eight frames each of dark, bright and dark moving pictures."""
+    parts = [moving_frames(8, 96, 80, seed) // 2 + offset for seed, offset in ((0, 0), (1, 120), (2, 0))]
+    return make_clip(path, np.concatenate(parts).astype(np.uint8), audio="aac")
+
+
 def quick_bundle(folder: Path, **settings: Any) -> Bundle:
     """A bundle of `source_clip`, barely trained."""
     folder.mkdir(exist_ok=True)

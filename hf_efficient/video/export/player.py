@@ -19,6 +19,7 @@ from hf_efficient.files import check_output, locked
 from hf_efficient.reading import errors_named
 from hf_efficient.video import routing
 from hf_efficient.video.codecs import CODECS, check_encoder
+from hf_efficient.video.files.manifest import BundleError
 from hf_efficient.video.files.outputs import check_no_original, open_output
 from hf_efficient.video.files.played import PlayedFrame, played_frames, small_frames
 from hf_efficient.video.files.reader import StrPath
@@ -62,12 +63,23 @@ class OnnxPlayer:
                 labels, m, halo, most, (g.patch_height, g.patch_width), (size[0], size[1]), block
             ):
                 piece = np.ascontiguousarray(padded[..., top : bottom + 2 * halo, left : right + 2 * halo])
-                output = to_levels(self.networks[m].run(["enlarged"], {"frame": piece})[0])
+                output = self._run(m, piece, (1, 3, large(bottom - top), large(right - left)))
                 for y, x, below, after in parts:
                     result[large(y) : large(below), large(x) : large(after)] = output[
                         large(y - top) : large(below - top), large(x - left) : large(after - left)
                     ]
         return np.ascontiguousarray(result[: g.height, : g.width])
+
+    def _run(self, m: int, piece: np.ndarray, expected: tuple[int, ...]) -> np.ndarray:
+        """What network m makes of a piece with its border, as levels; its file may be anything."""
+        path = self.export.path / self.export.networks[m].file
+        with errors_named(path):
+            enlarged = self.networks[m].run(["enlarged"], {"frame": piece})[0]
+        if enlarged.shape != expected:
+            raise BundleError(
+                f"{path} makes {enlarged.shape} of {piece.shape}, expected {expected}: copy the folder again."
+            )
+        return to_levels(enlarged)
 
     def frames(self, every: int = 1) -> Iterator[PlayedFrame]:
         """The frames in order, with constant memory.

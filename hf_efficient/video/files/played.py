@@ -61,17 +61,22 @@ def small_frames(
     for frame in read_frames(low_resolution, low):
         if count == 0 and opened is not None:
             opened()
-        try:
-            mine = next(labels, None)
-        except RoutingError as error:
-            raise BundleError(f"{path}: {error}") from error
+        mine = _next(labels, path)
         count += 1
         if mine is None or count > source.frames:
             raise BundleError(another)
         if (count - 1) % every == 0:
             yield SmallFrame(frame.rgb, mine, round(frame.pts * tick), round(frame.duration * tick))
-    if count != source.frames or (num_networks > 1 and next(labels, None) is not None):
+    if count != source.frames or (num_networks > 1 and _next(labels, path) is not None):
         raise BundleError(another)
+
+
+def _next(labels: Iterator[np.ndarray], path: Path) -> np.ndarray | None:
+    """The next frame's map, or None at its end."""
+    try:
+        return next(labels, None)
+    except RoutingError as error:
+        raise BundleError(f"{path}: {error}") from error
 
 
 def played_frames(

@@ -21,18 +21,11 @@ from hf_efficient.video.networks.inference import enlarge_whole
 from hf_efficient.video.patches import to_rgb8, to_tensor
 from hf_efficient.video.play.player import Player
 from hf_efficient.video.settings import FitSettings
-from tests.video.bundles import QUICK, files
-from tests.video.clips import make_clip, moving_frames
+from tests.video.bundles import QUICK, files, three_scenes
 
 SETTINGS = {**QUICK, "method": "delta", "num_features": 8, "num_blocks": 2, "lr_quality": 40, "scenes": 3}
 CUTS = [0, 8, 16]
 OWN, BEFORE = 3, 4
-
-
-def three_scenes(path: Path) -> Path:
-    """Eight frames each of dark, bright and dark moving pictures."""
-    parts = [moving_frames(8, 96, 80, seed) // 2 + offset for seed, offset in ((0, 0), (1, 120), (2, 0))]
-    return make_clip(path, np.concatenate(parts).astype(np.uint8), audio="aac")
 
 
 def test_scenes_start_where_shots_were_joined(tmp_path: Path) -> None:

@@ -11,10 +11,16 @@ from hf_efficient import S2SAM, SAM, ZOSAM, LookSAM
 
 #: What takes the steps.
 BASES = {"SGD": torch.optim.SGD, "AdamW": torch.optim.AdamW}
+OURS: dict[str, Any] = {
+    "S2SAM": S2SAM, "ZOSAM": ZOSAM, "ZOSAM, guided": functools.partial(ZOSAM, guided=True), "LookSAM, k=5": LookSAM,
+    "SAM": SAM,
+}  # fmt: skip
 
 
-def loop_steps(build: Callable[[int], Any], batch: int, optimizer: str, peers: bool) -> dict[str, Callable[[], None]]:
-    """The torch optimizers in a plain loop, over one of `BASES`, and with peers those of pytorch_optimizer."""
+def loop_steps(
+    build: Callable[[int], Any], batch: int, optimizer: str, names: list[str], peers: bool
+) -> dict[str, Callable[[], None]]:
+    """Those of `OURS` in a plain loop, over one of `BASES`, beside plain steps; with peers pytorch_optimizer's, too."""
     torch.manual_seed(0)
     model, inputs = build(batch)
     loss = lambda: model(**inputs).loss  # noqa: E731
@@ -29,11 +35,8 @@ def loop_steps(build: Callable[[int], Any], batch: int, optimizer: str, peers: b
         plain.zero_grad()
 
     steps["plain"] = plain_step
-    guided = functools.partial(ZOSAM, guided=True)
-    for name, cls in (
-        ("S2SAM", S2SAM), ("ZOSAM", ZOSAM), ("ZOSAM, guided", guided), ("LookSAM, k=5", LookSAM), ("SAM", SAM),
-    ):  # fmt: skip
-        ours = cls(params, base, rho=0.05, lr=1e-4)
+    for name in names:
+        ours = OURS[name](params, base, rho=0.05, lr=1e-4)
 
         def our_step(ours: Any = ours) -> None:
             ours.perturb(loss)

@@ -3,13 +3,13 @@
 Time and memory of a training step of every method, as ratios to the plain Trainer step: a ViT and a BERT-size encoder
 in `Trainer`, and pytorch_optimizer's SAM family beside ours in a plain loop. All methods take turns, step by step, in
 one process with one thread; ratios are medians over rounds of (this method's step) / (the plain step of the same
-round). LookSAM's are means, since every fifth step of it costs more: give it a multiple of five rounds; so are
-ZO-SAM's with m = 1 on the whole batch, of whose steps half take a pass more. Memory is
-what the method holds between steps, plus the peak of tensor bytes that a step allocates beyond what was there before
-it, as torch's profiler counts them; `--rounds 0` measures it alone. Results of several calls (`--models`, `--methods`)
-are joined. On a machine that does other work, too, take `--clock cpu`: the time that the process computed. The first
-ten steps of a run, in which a remembered gradient is copied to see whether the base optimizer overwrites it, are not
-what is measured.
+round). LookSAM's are means, since every fifth step of it costs more: give it a multiple of five rounds; so are ZO-SAM's
+with m = 1 on the whole batch, of whose steps half take a pass more. Memory is what the method holds between steps, plus
+the peak of tensor bytes that a step allocates beyond what was there before it, as torch's profiler counts them;
+`--rounds 0` measures it alone. Results of several calls (`--models`, `--methods`) are joined; in a plain loop each
+optimizer has its own state, which those beside it push out of the caches: `--ours` takes some. On a machine that does
+other work, too, take `--clock cpu`: the time that the process computed. The first ten steps of a run, in which a
+remembered gradient is copied to see whether the base optimizer overwrites it, are not what is measured.
 """
 
 import argparse
@@ -32,7 +32,7 @@ from benchmarks.harness.plots import plt, save
 from benchmarks.harness.results import read_json, record_run, write_json, write_table
 from benchmarks.harness.tables import markdown
 from benchmarks.harness.timing import CLOCKS, ratio, time_in_turns
-from benchmarks.optimization.sam_loop_steps import BASES, loop_steps
+from benchmarks.optimization.sam_loop_steps import BASES, OURS, loop_steps
 from benchmarks.optimization.sam_trainer_steps import METHODS, trainer_steps
 from hf_efficient.budget.memory import peak_bytes
 from hf_efficient.optimization.engine.memory import MemoryGuard
@@ -151,6 +151,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument(
         "--loop", action=argparse.BooleanOptionalAction, default=True, help="the plain loop and its peers"
     )
+    made.add_argument("--ours", nargs="+", choices=list(OURS), default=list(OURS), help="in the plain loop")
     made.add_argument("--optimizer", choices=list(BASES), default="SGD", help="of the plain loop")
     made.add_argument("--peers", action=argparse.BooleanOptionalAction, default=True, help="in the plain loop")
     made.add_argument("--clock", choices=list(CLOCKS), default="wall", help="cpu: what the process computed")
@@ -168,13 +169,20 @@ def main() -> None:
         if arguments.methods:
             add_trainer_steps(result["trainer"], name, arguments)
         if arguments.loop and arguments.rounds:
-            steps = loop_steps(MODELS[name], arguments.batch, arguments.optimizer, arguments.peers)
-            begin(steps)
-            rows = measure(steps, arguments.rounds, arguments.clock)
-            result["loop"][name] = {"batch": arguments.batch, "optimizer": arguments.optimizer, "methods": rows}
+            add_loop_steps(result["loop"], name, arguments)
         write_json(path, result)
     plot(result, arguments.output / "ratios.png")
     write_table(arguments.output / "table.md", table(result))
+
+
+def add_loop_steps(result: dict[str, Any], name: str, arguments: argparse.Namespace) -> None:
+    """Measure a model's steps in a plain loop and join them with the results there are."""
+    steps = loop_steps(MODELS[name], arguments.batch, arguments.optimizer, arguments.ours, arguments.peers)
+    begin(steps)
+    of = {"batch": arguments.batch, "optimizer": arguments.optimizer}
+    known = result.get(name, {})
+    before = known["methods"] if of.items() <= known.items() else {}
+    result[name] = {**of, "methods": before | measure(steps, arguments.rounds, arguments.clock)}
 
 
 def add_trainer_steps(result: dict[str, Any], name: str, arguments: argparse.Namespace) -> None:

@@ -1,6 +1,7 @@
 """A Hub on loopback: enough of its HTTP interface for `push_to_hub`, `from_pretrained` and `snapshot_download`.
 
-Every file is asked for inline ("regular" upload mode), so there is neither LFS nor Xet. The libraries read the
+Files are asked for inline ("regular" upload mode), and Parquet files by LFS as the Hub does, for `datasets` deletes its
+own before the commit. There is no Xet. The libraries read the
 environment when they are imported: run what should talk to this Hub in a subprocess with `LocalHub.environment()`.
 
     with LocalHub() as hub:
@@ -37,6 +38,7 @@ class LocalHub(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), _Handler)
         self.repos: dict[str, Files] = {}
         self.requests: list[tuple[str, str]] = []
+        self.large: Files = {}  # by the hash of their content
 
     @property
     def url(self) -> str:
@@ -80,6 +82,11 @@ class _Handler(BaseHTTPRequestHandler):
             self._create(json.loads(body))
         elif match := re.fullmatch(r"/api/(?:models|datasets|spaces)/([^/]+/[^/]+)(?:/([\w-]+)(?:/(.*))?)?", path):
             self._repository(match[1], match[2], match[3] or "", body)
+        elif path.endswith(".git/info/lfs/objects/batch"):
+            self._large(json.loads(body))
+        elif match := re.fullmatch(r"/large/(\w+)", path):
+            self.server.large[match[1]] = body
+            self._send(200, b"", {})
         elif match := re.fullmatch(r"/(?:datasets/|spaces/)?([^/]+/[^/]+)/resolve/(refs/pr/\d+|[^/]+)/(.+)", path):
             self._file(match[1], match[2], match[3])
         else:
@@ -118,10 +125,13 @@ class _Handler(BaseHTTPRequestHandler):
             return self._json(bool(self._branch(repo, rest)) and {})
         if verb == "preupload":
             asked = [file["path"] for file in json.loads(body)["files"]]
-            return self._json({"files": [{"path": p, "uploadMode": "regular", "shouldIgnore": False} for p in asked]})
+            modes = {path: "lfs" if path.endswith(".parquet") else "regular" for path in asked}
+            return self._json(
+                {"files": [{"path": p, "uploadMode": m, "shouldIgnore": False} for p, m in modes.items()]}
+            )
         if verb == "commit":
             files = self._branch(repo, rest)
-            _commit(files, body)
+            _commit(files, body, self.server.large)
             oid = _revision(files)
             made = {"success": True, "commitOid": oid, "commitUrl": f"{self.server.url}/{repo}/commit/{oid}"}
             proposal = {"pullRequestUrl": f"{self.server.url}/{repo}/discussions/1"}
@@ -131,7 +141,7 @@ class _Handler(BaseHTTPRequestHandler):
             inside = {path: data for path, data in files.items() if not folder or path.startswith(f"{folder}/")}
             if folder and not inside:
                 return self._missing("Entry", f"No folder {folder} in {repo}")
-            return self._json([_entry(path, data) for path, data in inside.items()])
+            return self._json(_listed(inside, folder, "recursive=true" in self.path.lower()))
         if verb == "paths-info":
             asked = json.loads(body)["paths"]
             return self._json([_entry(path, files[path]) for path in asked if path in files])
@@ -142,6 +152,12 @@ class _Handler(BaseHTTPRequestHandler):
         return self._json(
             {"id": repo, "modelId": repo, "sha": _revision(files), "private": False, "tags": [], "siblings": siblings}
         )
+
+    def _large(self, asked: dict[str, Any]) -> None:
+        """Where objects of LFS are sent to."""
+        places = {one["oid"]: {"upload": {"href": f"{self.server.url}/large/{one['oid']}"}} for one in asked["objects"]}
+        objects = [{"oid": one["oid"], "size": one["size"], "actions": places[one["oid"]]} for one in asked["objects"]]
+        self._json({"transfer": "basic", "objects": objects})
 
     def _file(self, repo: str, revision: str, path: str) -> None:
         files = self._files(repo, revision)
@@ -185,15 +201,28 @@ class _Handler(BaseHTTPRequestHandler):
         """Nothing: the tests' output is not a server log."""
 
 
-def _commit(files: Files, body: bytes) -> None:
-    """Apply a commit, one JSON object a line, to the files."""
+def _commit(files: Files, body: bytes, large: Files) -> None:
+    """Apply a commit, one JSON object a line, to the files; what was sent by LFS is in `large`."""
     for line in body.decode().splitlines():
         operation = json.loads(line)
         value = operation["value"]
         if operation["key"] == "file":
             files[value["path"]] = base64.b64decode(value["content"])
+        elif operation["key"] == "lfsFile":
+            files[value["path"]] = large[value["oid"]]
         elif operation["key"] == "deletedFile":
             files.pop(value["path"], None)
+
+
+def _listed(inside: Files, folder: str, deep: bool) -> list[dict[str, object]]:
+    """What lies in a folder: all files below it, or its own files and folders."""
+    start = f"{folder}/" if folder else ""
+    below = {path: path.removeprefix(start).split("/") for path in inside}
+    if deep:
+        return [_entry(path, data) for path, data in inside.items()]
+    folders = sorted({start + parts[0] for parts in below.values() if len(parts) > 1})
+    found: list[dict[str, object]] = [{"type": "directory", "path": path, "oid": "0" * 40} for path in folders]
+    return found + [_entry(path, inside[path]) for path, parts in below.items() if len(parts) == 1]
 
 
 def _entry(path: str, data: bytes) -> dict[str, object]:

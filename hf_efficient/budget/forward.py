@@ -10,7 +10,7 @@ from torch import nn
 
 from hf_efficient.budget.flops import Flops, count_flops
 from hf_efficient.budget.memory import bytes_of, device_of
-from hf_efficient.budget.parameters import density
+from hf_efficient.budget.parameters import Known, density
 from hf_efficient.budget.report import RepresentationBudget
 from hf_efficient.budget.timing import seconds_of
 from hf_efficient.compat.transformers import cache_name
@@ -20,7 +20,7 @@ PLACEHOLDERS = ("image_token_id", "image_token_index", "video_token_id", "video_
 
 
 def representation_budget(
-    model: nn.Module, inputs: dict[str, Any], call: Callable[[], Any], repeats: int
+    model: nn.Module, inputs: dict[str, Any], call: Callable[[], Any], repeats: int, known: Known
 ) -> tuple[RepresentationBudget, Flops, dict[str, int]]:
     """Measure a forward.
 
@@ -29,13 +29,14 @@ def representation_budget(
         inputs: of the model.
         call: a forward of the model on them.
         repeats: forwards that are timed.
+        known: as of `nonzero`.
 
     Returns:
         The budget, operations by module, and those of them with weights that are not zero.
     """
     outputs: list[Any] = []
     flops = count_flops(lambda: outputs.append(call()), model)
-    shares = {name: density(model.get_submodule(name)) for name in flops.own}
+    shares = {name: density(model.get_submodule(name), known) for name in flops.own}
     useful = {name: round(count * shares[name]) for name, count in flops.own.items()}
     encoded, kept = visual_tokens(model, inputs)
     ids = inputs.get("input_ids")

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from hf_efficient.budget.forward import representation_budget
 from hf_efficient.budget.memory import device_of
-from hf_efficient.budget.parameters import parameter_budget, weights_by_module
+from hf_efficient.budget.parameters import Known, parameter_budget, weights_by_module
 from hf_efficient.budget.report import BudgetReport, ModuleCost
 from hf_efficient.budget.step import as_it_was, optimization_budget, random_numbers_kept
 from hf_efficient.checks import check_whole
@@ -48,9 +48,10 @@ def measure(model: nn.Module, inputs: Any, trainer: Any = None, repeats: int = 3
         arguments, call = {}, lambda: model(inputs)
     else:
         arguments, call = dict(inputs), lambda: model(**inputs)
+    known: Known = {}
     with evaluating(model), random_numbers_kept(model), torch.no_grad():
-        representation, flops, useful = representation_budget(model, arguments, call, repeats)
-    step, weights = None, weights_by_module(model)  # before steps, which fill what was zero
+        representation, flops, useful = representation_budget(model, arguments, call, repeats, known)
+    step, weights = None, weights_by_module(model, known)  # before steps, which fill what was zero
     if trainer is not None:
         with as_it_was(trainer), torch.enable_grad():
             step = optimization_budget(trainer, arguments, repeats)

@@ -14,6 +14,8 @@ from hf_efficient.budget.report import ParameterBudget
 from hf_efficient.sparsity.csr.linear import CSRLinear
 from hf_efficient.sparsity.sparse_weight import SparseWeight
 
+Known = dict[int, int]  # id of a weight -> its entries that are not zero
+
 
 def parameter_budget(
     model: nn.Module, weights: dict[str, tuple[int, int]], optimizer: torch.optim.Optimizer | None = None
@@ -49,12 +51,16 @@ def saved(model: nn.Module) -> list[Tensor]:
     return [tensor for state in states for tensor in tensors_in(dict(state))]
 
 
-def weights_by_module(model: nn.Module) -> dict[str, tuple[int, int]]:
+def weights_by_module(model: nn.Module, known: Known | None = None) -> dict[str, tuple[int, int]]:
     """Name of a module -> its own weights, and how many of them are not zero.
 
     Shared weights count with the module that comes first. A sparse layer counts as the dense layer that it stands for:
     the active weights of a BiDST layer are part of the layer, and those that they replace are zeros. Of a module that
     PEFT trains as a copy (`modules_to_save`) the one that is in use counts.
+
+    Args:
+        model: any module.
+        known: as of `nonzero`.
     """
     zeros, values = replaced_weights(model)
     idle, seen = unused(model), set()
@@ -73,7 +79,7 @@ def weights_by_module(model: nn.Module) -> dict[str, tuple[int, int]]:
             if id(weight) not in seen:
                 seen.add(id(weight))
                 total += 0 if id(weight) in values else entries(weight)
-                there += 0 if id(weight) in zeros else nonzero(weight)
+                there += 0 if id(weight) in zeros else nonzero(weight, known)
         found[name] = (total, there)
     return found
 
@@ -117,10 +123,11 @@ def sparse_layers(model: nn.Module) -> list[Any]:
     return [] if layers is None else [m for m in model.modules() if isinstance(m, layers.BiDSTLayer)]
 
 
-def density(module: nn.Module) -> float:
+def density(module: nn.Module, known: Known | None = None) -> float:
     """Share of a layer's weights that is not zero: of the products that it computes, those that are of any use.
 
-    Where a module has several (stacks of experts, projections of attention) all of them count together.
+    Where a module has several (stacks of experts, projections of attention) all of them count together. `known`: as of
+    `nonzero`.
     """
     if isinstance(module, (CSRLinear, SparseWeight)):
         return 1.0  # multiplies what it stores alone
@@ -131,7 +138,7 @@ def density(module: nn.Module) -> float:
         return len(weights[0].indices) / weights[0].numel if works else 1.0
     weights = [weight for weight in module.parameters(recurse=False) if weight.dim() > 1]
     size = sum(entries(weight) for weight in weights)
-    return sum(nonzero(weight) for weight in weights) / size if size else 1.0
+    return sum(nonzero(weight, known) for weight in weights) / size if size else 1.0
 
 
 def entries(weight: Tensor) -> int:
@@ -141,8 +148,21 @@ def entries(weight: Tensor) -> int:
 
 
 @torch.no_grad()
-def nonzero(weight: Tensor) -> int:
-    """Entries that are not zero; of quantized weights, whose codes are not numbers, all."""
+def nonzero(weight: Tensor, known: Known | None = None) -> int:
+    """Entries that are not zero; of quantized weights, whose codes are not numbers, all.
+
+    Args:
+        weight: of a model.
+        known: what was counted already, by the weight's id, and is not read again; the count is added. The weights must
+            live, and not change, while it does.
+    """
+    known = {} if known is None else known
+    if id(weight) not in known:
+        known[id(weight)] = _counted(weight)
+    return known[id(weight)]
+
+
+def _counted(weight: Tensor) -> int:
     if weight.is_meta or hasattr(weight, "__tensor_flatten__") or getattr(weight, "quant_state", None) is not None:
         return entries(weight)
     values = weight if weight.layout is torch.strided else weight.values()

@@ -11,9 +11,14 @@ from typing import Any
 
 from hf_efficient.extras import extra
 from hf_efficient.files.checkpoints import RECORD, has_whole, is_whole
+from hf_efficient.modes import evaluating
+from hf_efficient.representation.evaluation.questions import on_device
+from hf_efficient.representation.vlm.attach import detach_token_pruner
+from hf_efficient.wrapped import unwrapped
 
 from .plan.efficiency_plan import EfficiencyPlan
 from .plan.folder import check_free
+from .plan.pruning import AFTER
 from .planner.found import FoundPlan
 from .planner.recipes import AS_PRUNED
 from .trainer import EfficientTrainer
@@ -46,8 +51,8 @@ def train_plan(
         kwargs: of `EfficientTrainer`: `train_dataset`, `data_collator`, ...
 
     Returns:
-        The Trainer, whose `model` is trained. Where the plan prunes weights, zeros stay zeros, and the folder holds the
-        merged model, stored sparsely.
+        The Trainer, whose `model` is trained. Where the plan prunes weights, zeros stay zeros, or are put in after the
+        training, as its `when` says; the folder holds the (merged) model, stored sparsely.
 
     Raises:
         ValueError: `folder` is `args.output_dir`, nothing of the plan trains, or as `EfficiencyPlan.apply`.
@@ -62,22 +67,38 @@ def train_plan(
             "do not. Give it an adapter, sparsity={'target': 'delta', 'sparsity': 0.995}, or leave precision out."
         )
     check_free(folder, weights=chosen.sparsity is None and chosen.pruning is None)
-    if chosen.pruning is not None and chosen.sparsity is None:
+    late = chosen.pruning is not None and chosen.pruning.when == AFTER
+    if chosen.pruning is not None and not late and chosen.sparsity is None:
         chosen = replace(chosen, sparsity=AS_PRUNED)  # or its zeros would train away
     set_seed(args.seed)
-    model, processor = chosen.apply(model, processor, batches)
-    trainer = EfficientTrainer(model, args, plan=chosen, processing_class=processor, **kwargs)
+    meanwhile = replace(chosen, pruning=None) if late else chosen
+    caches = getattr(getattr(model, "config", None), "use_cache", None)
+    model, processor = meanwhile.apply(model, processor, batches)
+    trainer = EfficientTrainer(model, args, plan=meanwhile, processing_class=processor, **kwargs)
     done = finished(args)
     if done is None:
         trainer.train(resume_from_checkpoint=has_whole(args.output_dir))
     else:
         trainer.load_weights(done)
     trained = trainer.model
+    if late:
+        pruned_at_last(chosen, trained, processor, batches)
     if chosen.pruning is not None and chosen.sparsity is not None and chosen.sparsity.target == "weight":
         trained, chosen = trained.merge_and_unload(), replace(chosen, sparsity=None)
+    if caches is not None:
+        unwrapped(trained).config.use_cache = caches  # the Trainer turns it off, and would leave it so in the folder
     if trainer.is_world_process_zero():
         chosen.save_pretrained(folder, trained, processor)
     return trainer
+
+
+def pruned_at_last(plan: EfficiencyPlan, model: Any, processor: Any, batches: Iterable[Any] | None) -> None:
+    """Prune a trained model in place, on batches that were made before it had a token pruner."""
+    if plan.token_pruner is not None:
+        detach_token_pruner(model, processor)
+    placed = [on_device(model, batch) if isinstance(batch, dict) else batch for batch in batches or ()]
+    with evaluating(model):
+        plan.apply(model, processor, placed or None)
 
 
 def finished(args: Any) -> str | None:

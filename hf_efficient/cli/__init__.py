@@ -22,6 +22,8 @@ from hf_efficient.representation.config_checks import Difference
 
 from .examples import add_examples
 from .messages import for_the_shell, options_of, said
+from .model_options import add_dtype, add_place
+from .output import add_json, carried_out
 from .plan_options import add_plans
 from .push import add_push
 from .report_options import add_report
@@ -106,13 +108,8 @@ def pruner_settings(arguments: argparse.Namespace) -> dict[str, object]:
     return {setting.name: given[setting.name] for setting in fields(TokenPrunerConfig) if setting.name in given}
 
 
-def build_parser() -> argparse.ArgumentParser:
-    """The whole command line. Imports neither torch nor transformers."""
-    parser = _Parser(prog="hf-efficient", description="Do the same with less, on stock Hugging Face models.")
-    parser.add_argument("--version", action="version", version=f"hf-efficient {__version__}")
-    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
-    commands = parser.add_subparsers(dest="command", required=True, metavar="command")
-
+def _add_demo(commands: Any) -> None:
+    """`demo` with its options."""
     demo = commands.add_parser(
         "demo", help="compare a pruned vision-language model with the stock one, on questions about images"
     )
@@ -134,16 +131,33 @@ def build_parser() -> argparse.ArgumentParser:
     )
     demo.add_argument("--batch-size", type=at_least_one, default=32, help="number of prompts in a batch (default: 32)")
     demo.add_argument("--all", action="store_true", help="also train flat and sparse networks, and play a video")
+    add_place(demo)
+    add_json(demo)
     _add_pruner_options(demo, leave_out=["budget"])
     demo.set_defaults(module="hf_efficient.cli.demo")
 
+
+def _add_prune(commands: Any) -> None:
+    """`prune` with its options."""
     prune = commands.add_parser("prune", help="attach a token pruner to a model and save it")
     prune.add_argument("model", help="folder or Hub id of a vision-language model and its processor")
     prune.add_argument("output", type=Path, help="new folder to save to")
+    add_dtype(prune)
+    add_json(prune)
     _add_pruner_options(prune)
     add_push(prune)
     prune.set_defaults(module="hf_efficient.cli.prune")
 
+
+def build_parser() -> argparse.ArgumentParser:
+    """The whole command line. Imports neither torch nor transformers."""
+    parser = _Parser(prog="hf-efficient", description="Do the same with less, on stock Hugging Face models.")
+    parser.add_argument("--version", action="version", version=f"hf-efficient {__version__}")
+    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="command")
+
+    _add_demo(commands)
+    _add_prune(commands)
     add_serve(commands, _add_pruner_options)
     add_eval(commands, _add_pruner_options)
     add_report(commands, _add_pruner_options)
@@ -155,11 +169,13 @@ def build_parser() -> argparse.ArgumentParser:
     methods.add_argument(
         "--paper-index", action="store_true", help="print the paper index: the arguments of each paper's method"
     )
+    add_json(methods)
     methods.set_defaults(module="hf_efficient.cli.methods")
 
     env = commands.add_parser("env", help="print versions, for a bug report")
+    add_json(env)
     env.set_defaults(module="hf_efficient.cli.env")
-    add_examples(commands.choices)
+    add_examples(parser)
     return parser
 
 
@@ -208,7 +224,7 @@ def _run(argv: Sequence[str] | None) -> int:
         arguments = parser.parse_args(argv)
         options, debug = options_of(parser, arguments), arguments.debug
         with extra():
-            import_module(arguments.module).run(arguments)
+            carried_out(import_module(arguments.module).run, arguments)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130

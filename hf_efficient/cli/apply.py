@@ -4,17 +4,20 @@ import argparse
 
 from hf_efficient.files.outputs import check_output
 
+from .model_options import check_place
+from .output import Content
 from .plan_models import batches_for, loaded
 from .push import push
 
 
-def run(arguments: argparse.Namespace) -> None:
+def run(arguments: argparse.Namespace) -> Content:
     """Apply a plan and save model, processor and plan into one folder.
 
     Raises:
         ValueError: the plan cannot be put on the model.
         OSError: one of them cannot be read, or the folder not be written.
     """
+    check_place(arguments)
     check_output(arguments.output, "folder")
     from hf_efficient import EfficiencyPlan
     from hf_efficient.budget.plan.folder import check_free
@@ -25,8 +28,9 @@ def run(arguments: argparse.Namespace) -> None:
     model, processor = plan.apply(model, processor, batches_for(plan, arguments, model, processor, looks))
     plan.save_pretrained(arguments.output, model, processor)
     print(f"Saved to {arguments.output}.")
-    push(arguments.output, arguments)
+    uploaded = push(arguments.output, arguments)
     print(
         f"    from hf_efficient import EfficiencyPlan\n    model, processor = EfficiencyPlan.load("
         f"{str(arguments.output)!r})"
     )
+    return {"output": arguments.output, "plan": plan.to_dict(), "uploaded": uploaded}

@@ -7,7 +7,6 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -33,6 +32,8 @@ from hf_efficient.representation.evaluation.questions import (
 
 from . import pruner_settings
 from .demo_line import PAGE_FILES, Line, right
+from .model_options import check_place, of_the_model
+from .output import Content
 
 PROMPTS_TIMED = 32
 ROUNDS = 5
@@ -62,13 +63,14 @@ class Row:
     kv_cache_bytes: int
 
 
-def run(arguments: argparse.Namespace) -> None:
+def run(arguments: argparse.Namespace) -> Content:
     """Ask, measure, print the table, write `results.json` and the drawn images.
 
     Raises:
         ValueError: a setting is invalid, or the model's family is not supported.
         OSError: the model or the images cannot be loaded, or results not be written.
     """
+    check_place(arguments)
     settings = pruner_settings(arguments)
     pruners = [TokenPrunerConfig(**{**settings, "budget": b}) for b in arguments.budget]  # type: ignore[arg-type]
     configs: list[Config] = [None, *pruners]
@@ -78,14 +80,16 @@ def run(arguments: argparse.Namespace) -> None:
 
         check_installed()
     scenes = load_evaluation_set(arguments.data or EVALUATION_SET, limit=arguments.scenes)
-    model, processor = load_vlm(arguments.model or TINY_VLM)
+    model, processor = load_vlm(arguments.model or TINY_VLM, **of_the_model(arguments))
+    model.to(arguments.device)
     arguments.output.mkdir(parents=True, exist_ok=True)
 
     answers = answer_all(model, processor, scenes, configs, arguments.batch_size)
     rows = measure(model, processor, scenes, configs, answers)
     print(table(rows, pruners[0].method, sum(len(scene.questions) for scene in scenes), len(scenes)))
     common = {name: value for name, value in pruners[0].to_dict().items() if name != "budget"}
-    write_results(arguments.output / "results.json", rows, common, len(scenes))
+    results = results_of(rows, common, len(scenes))
+    write_text(arguments.output / "results.json", json.dumps(results, indent=2) + "\n")
     drawn = scenes[: arguments.draw]
     for number, scene in enumerate(tqdm(drawn, desc="drawing", unit="image", leave=False)):
         page = sheet(model, processor, scene, configs, [given[number] for given in answers])
@@ -97,7 +101,10 @@ def run(arguments: argparse.Namespace) -> None:
 
         asked = sum(len(scene.questions) for scene in scenes)
         tokens = [line_of(row, rows[0], pruners[0].method, asked) for row in rows]
-        run_all(arguments.output, tokens, [f"kept_tokens_{number:02d}.png" for number in range(min(3, len(drawn)))])
+        pages = [f"kept_tokens_{number:02d}.png" for number in range(min(3, len(drawn)))]
+        lines = run_all(arguments.output, tokens, pages)
+        results["budgets"] = [asdict(line) for line in lines]
+    return results | {"output": arguments.output}
 
 
 def line_of(row: Row, stock: Row, method: str, questions: int) -> Line:
@@ -178,9 +185,9 @@ def table(rows: Sequence[Row], method: str, questions: int, images: int) -> str:
     return "\n".join(lines)
 
 
-def write_results(path: Path, rows: Sequence[Row], settings: dict[str, object], images: int) -> None:
-    """Write the table, and the conditions it was measured under."""
-    results = {
+def results_of(rows: Sequence[Row], settings: dict[str, object], images: int) -> Content:
+    """The table, and the conditions it was measured under."""
+    return {
         "hf_efficient": __version__,
         "torch": version("torch"),
         "transformers": version("transformers"),
@@ -190,7 +197,6 @@ def write_results(path: Path, rows: Sequence[Row], settings: dict[str, object], 
         "images": images,
         "rows": [asdict(row) for row in rows],
     }
-    write_text(path, json.dumps(results, indent=2) + "\n")
 
 
 def sheet(

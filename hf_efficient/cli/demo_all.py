@@ -61,13 +61,16 @@ def check_installed() -> None:
             import_module(module)
 
 
-def run_all(folder: Path, tokens: Sequence[Line], kept: Sequence[str]) -> None:
+def run_all(folder: Path, tokens: Sequence[Line], kept: Sequence[str]) -> list[Line]:
     """Train, encode, print the table and write the page.
 
     Args:
         folder: of the page.
         tokens: rows of the visual tokens.
         kept: files of pictures with kept tokens, in the folder.
+
+    Returns:
+        All rows of the table.
     """
     scenes = load_evaluation_set()
     data = garments_of(scenes)
@@ -89,6 +92,7 @@ def run_all(folder: Path, tokens: Sequence[Line], kept: Sequence[str]) -> None:
     print(f"\n{table_of(lines)}")
     write_text(folder / "report.html", page_of(lines, kept, len(data.y_test)))
     print(f"\nAll of it with pictures: {folder / 'report.html'}")
+    return lines
 
 
 def picture_of(masks: dict[str, torch.Tensor]) -> Image.Image:

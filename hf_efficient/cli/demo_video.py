@@ -57,7 +57,7 @@ def played(scenes: Sequence[Scene], folder: Path) -> tuple[list[Line], Image.Ima
             lines.append(Line("representation", "video at half its size, bicubic", f"{low.stat().st_size:,} bytes",
                               f"{found['bicubic']['psnr']:.2f} dB"))  # fmt: skip
             shown = [frames[0], next(enlarged_frames(low, player, "bicubic"))]
-        lines.append(Line("representation", f"video by {name}", f"{size:,} bytes in all",
+        lines.append(Line("representation", f"video by {name}", f"{size:,} bytes to play",
                           f"{found['stdo']['psnr']:.2f} dB"))  # fmt: skip
         shown.append(next(player.frames()).rgb)
     return lines, Image.fromarray(np.concatenate(shown, axis=1)).resize((len(shown) * 2 * SIDE, 2 * SIDE))

@@ -10,7 +10,7 @@ from typing import Any
 
 from hf_efficient.methods import KINDS
 
-from .output import write_json
+from .output import Content
 
 #: What can be done -> modules that it needs.
 USES = {
@@ -35,17 +35,11 @@ NEEDED = {
 }
 
 
-def run(arguments: argparse.Namespace) -> None:
-    """Print it as three tables, or write it as JSON.
-
-    Raises:
-        OSError: the file cannot be written.
-    """
+def run(arguments: argparse.Namespace) -> Content:
+    """Print it as three tables."""
     found = examined()
-    if arguments.json:
-        write_json(arguments.json, found)
-    if str(arguments.json) != "-":
-        print(text_of(found))
+    print(text_of(found))
+    return found
 
 
 def examined() -> dict[str, Any]:

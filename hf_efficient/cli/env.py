@@ -7,6 +7,8 @@ from importlib.metadata import PackageNotFoundError, version
 
 from hf_efficient import __version__
 
+from .output import Content
+
 _PACKAGES = (
     "torch", "torchvision", "transformers", "tokenizers", "huggingface-hub", "safetensors", "numpy", "pillow",
     "accelerate", "peft", "trl", "diffusers", "av", "imageio-ffmpeg", "bitsandbytes", "datasets", "evaluate",
@@ -17,9 +19,9 @@ _SETTINGS = ("CUDA_VISIBLE_DEVICES", "HF_HUB_OFFLINE", "OMP_NUM_THREADS", "MKL_N
              "TOKENIZERS_PARALLELISM", "TORCH_COMPILE_DISABLE")  # fmt: skip
 
 
-def run(arguments: argparse.Namespace) -> None:
+def run(arguments: argparse.Namespace) -> Content:
     """Print `- name: value` lines, ready to be pasted. Installed versions are read without importing them."""
-    lines = {"hf_efficient": __version__, "Python": platform.python_version(), "platform": platform.platform()}
+    lines: Content = {"hf_efficient": __version__, "Python": platform.python_version(), "platform": platform.platform()}
     for name in _PACKAGES:
         try:
             lines[name] = version(name)
@@ -32,6 +34,7 @@ def run(arguments: argparse.Namespace) -> None:
     lines |= {name: os.environ[name] for name in _SETTINGS if name in os.environ}
     for name, value in lines.items():
         print(f"- {name}: {value}")
+    return lines
 
 
 def _ffmpeg() -> str:

@@ -3,10 +3,12 @@
 import argparse
 
 from hf_efficient.methods import KINDS
-from hf_efficient.methods.pages import cards, listing, paper_index
+from hf_efficient.methods.pages import cards, facts, listing, paper_index
+
+from .output import Content
 
 
-def run(arguments: argparse.Namespace) -> None:
+def run(arguments: argparse.Namespace) -> Content:
     """Print the list of all methods, the card of one, or the paper index as Markdown.
 
     Raises:
@@ -18,3 +20,10 @@ def run(arguments: argparse.Namespace) -> None:
         print(paper_index(KINDS), end="")
     else:
         print(cards(KINDS, arguments.name) if arguments.name else listing(KINDS))
+    chosen = [(kind, method) for kind in KINDS for method in kind.methods if arguments.name in (None, method.name)]
+    return {
+        "methods": [
+            {"name": method.name, "budget": kind.budget, "line": method.line, **facts(kind, method)}
+            for kind, method in chosen
+        ]
+    }

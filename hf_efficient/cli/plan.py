@@ -6,11 +6,12 @@ import tempfile
 
 from hf_efficient.files.outputs import check_output
 
-from .output import write_json
+from .model_options import check_place
+from .output import Content
 from .plan_models import loaded, rows_for, training_arguments
 
 
-def run(arguments: argparse.Namespace) -> None:
+def run(arguments: argparse.Namespace) -> Content:
     """Find it, print what was tried, write the plan into a folder.
 
     Raises:
@@ -18,10 +19,9 @@ def run(arguments: argparse.Namespace) -> None:
         ValueError: a limit, a method or the data cannot be read.
         OSError: the model cannot be loaded, or the folder not be written.
     """
-    to_stdout = str(arguments.json) == "-"
-    for output in (arguments.plot, None if to_stdout else arguments.json):
-        if output is not None:
-            check_output(output, "file")
+    check_place(arguments)
+    if arguments.plot is not None:
+        check_output(arguments.plot, "file")
     check_output(arguments.output, "folder")
     names = [name for name, _ in arguments.limit]
     if twice := sorted({name for name in names if names.count(name) > 1}):
@@ -43,17 +43,13 @@ def run(arguments: argparse.Namespace) -> None:
                         "train_batch": lambda processor: labelled(processor, step)}  # fmt: skip
         found = find_plan(
             model, processor, rows, METRICS[looks], dict(arguments.limit), methods=arguments.methods,
-            inputs=INPUTS[looks], levers=arguments.levers,
+            inputs=INPUTS[looks], levers=arguments.levers, prune=arguments.prune,
             progress=lambda name: print(f"trying {name}", file=sys.stderr), **training,
         )  # fmt: skip
     found.plan.save_pretrained(arguments.output)
     if arguments.plot:
         found.plot(arguments.plot)
-    if arguments.json:
-        write_json(arguments.json, found.to_dict())
-    if not to_stdout:
-        print(found.to_markdown())
-        then = "train" if training else "apply"
-        print(
-            f"\nThe plan is in {arguments.output}. Next: hf-efficient {then} {arguments.model} {arguments.output} NEW"
-        )
+    print(found.to_markdown())
+    then = "train" if training else "apply"
+    print(f"\nThe plan is in {arguments.output}. Next: hf-efficient {then} {arguments.model} {arguments.output} NEW")
+    return found.to_dict() | {"output": arguments.output}

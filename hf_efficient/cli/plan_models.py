@@ -6,8 +6,9 @@ import argparse
 from typing import Any
 
 from hf_efficient.files import is_local
-from hf_efficient.reading import shown
+from hf_efficient.sparsity.storage.stored import load_stored
 
+from .model_options import of_the_hub, of_the_model
 from .report import sees
 
 
@@ -15,22 +16,15 @@ def loaded(arguments: argparse.Namespace, plan: Any = None) -> tuple[Any, Any, b
     """The stock model with the precision of a plan, its processor or tokenizer, and whether it sees.
 
     Raises:
-        ValueError: the dtype or device is not known, or the model neither sees nor writes text.
+        ValueError: the model neither sees nor writes text.
     """
-    import torch
     from transformers import AutoModelForCausalLM, AutoModelForImageTextToText, AutoProcessor, AutoTokenizer
 
     from hf_efficient.budget.plan.precision import quantization_config
 
     is_local(arguments.model)
-    looks = sees(arguments.model)
-    if arguments.dtype != "auto" and not isinstance(getattr(torch, arguments.dtype, None), torch.dtype):
-        raise ValueError(f"dtype={shown(arguments.dtype)} is not known; expected auto, float32, bfloat16 or float16.")
-    try:
-        torch.empty(0, device=arguments.device)
-    except (RuntimeError, AssertionError) as error:
-        raise ValueError(f"device={shown(arguments.device)} cannot be used here: {error}") from error
-    kwargs: dict[str, Any] = {"revision": arguments.revision, "dtype": arguments.dtype}
+    looks = sees(arguments.model, **of_the_hub(arguments))
+    kwargs = of_the_model(arguments)
     precision = None if plan is None else plan.precision
     more = {} if precision is None else {"quantization_config": quantization_config(precision)}
     made = AutoModelForImageTextToText if looks else AutoModelForCausalLM
@@ -39,7 +33,7 @@ def loaded(arguments: argparse.Namespace, plan: Any = None) -> tuple[Any, Any, b
     )
     if not looks and processor.pad_token is None:
         processor.pad_token = processor.eos_token
-    model = made.from_pretrained(arguments.model, **kwargs, **more).eval()
+    model = load_stored(made, arguments.model, **kwargs, **more)
     return (model if precision is not None else model.to(arguments.device)), processor, looks
 
 

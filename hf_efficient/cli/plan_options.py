@@ -6,6 +6,8 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from .model_options import add_place
+from .output import add_json
 from .push import add_push
 from .stdo_options import at_least_one
 
@@ -50,8 +52,9 @@ def add_plans(commands: Any) -> None:
                       help="rows of the training step whose cost is limited (default: 8)")  # fmt: skip
     plan.add_argument("--steps", type=at_least_one, default=STEPS, help="steps of the training that is planned, as of "
                       f"train (default: {STEPS})")  # fmt: skip
+    plan.add_argument("--prune", choices=("before", "after"), default="before",
+                      help="the training, where weights are pruned and trained (default: before)")  # fmt: skip
     plan.add_argument("--plot", type=Path, help="PNG file to draw quality over cost to")
-    plan.add_argument("--json", type=Path, help="file to write all numbers to, - for standard output")
     plan.set_defaults(module="hf_efficient.cli.plan")
 
     apply = commands.add_parser("apply", help="put a plan on a model and save both in one folder")
@@ -79,12 +82,11 @@ def add_plans(commands: Any) -> None:
                             "line (default: the shipped images)")  # fmt: skip
         rows = 96 if parser is plan else 10_000 if parser is train else 64
         parser.add_argument("--rows", type=at_least_one, default=rows, help=f"the first so many (default: {rows})")
-        parser.add_argument("--revision", help="branch, tag or commit of the model's Hub id")
-        parser.add_argument("--device", default="cpu", help="such as cuda:0 (default: cpu)")
-        parser.add_argument("--dtype", default="auto", help="such as bfloat16 (default: auto, as it was saved)")
+        add_place(parser)
+        add_json(parser)
 
     doctor = commands.add_parser("doctor", help="what is installed, which methods can run here, what is untested")
-    doctor.add_argument("--json", type=Path, help="file to write all of it to, - for standard output")
+    add_json(doctor)
     doctor.set_defaults(module="hf_efficient.cli.doctor")
 
     completion = commands.add_parser("completion", help="print a script that completes commands and options in a shell")

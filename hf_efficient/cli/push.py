@@ -15,14 +15,17 @@ def add_push(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--create-pr", action="store_true", help="propose the upload as a pull request")
 
 
-def push(folder: Path, arguments: argparse.Namespace) -> None:
+def push(folder: Path, arguments: argparse.Namespace) -> str | None:
     """Upload a folder in one commit, where that was asked for; the token is that of `hf auth login`.
+
+    Returns:
+        Address of the commit or the proposal; None where nothing was asked for.
 
     Raises:
         OSError: the Hub cannot be reached, or refuses.
     """
     if arguments.push_to_hub is None:
-        return
+        return None
     from huggingface_hub import HfApi
 
     api = HfApi()
@@ -33,4 +36,6 @@ def push(folder: Path, arguments: argparse.Namespace) -> None:
         commit_message="Upload with hf-efficient",
         create_pr=arguments.create_pr,
     )
-    print(f"Uploaded to {done.pr_url or done.commit_url}")
+    address = str(done.pr_url or done.commit_url)
+    print(f"Uploaded to {address}")
+    return address

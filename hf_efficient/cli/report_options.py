@@ -4,6 +4,9 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from .model_options import add_place
+from .output import add_json
+
 
 def none_or_more(text: str) -> int:
     """A whole number >= 0."""
@@ -24,6 +27,7 @@ def add_report(commands: Any, add_pruner_options: Any) -> None:
         "--rows", type=none_or_more, default=12, help="kinds of modules listed, costliest first (default: 12)"
     )
     report.add_argument("--plot", type=Path, help="PNG file to draw to")
-    report.add_argument("--json", type=Path, help="file to write all numbers to, - for standard output")
+    add_place(report)
+    add_json(report)
     add_pruner_options(report)
     report.set_defaults(module="hf_efficient.cli.report")

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import json
 import math
 import sys
 import tempfile
 import warnings
+from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -17,25 +17,27 @@ from tqdm import tqdm
 from hf_efficient.extras import extra
 from hf_efficient.files import check_output, check_report, write_text, written_whole
 
+from .output import Content, as_json
 from .push import push
+from .stdo_info import info, played_bytes, sizes_of
 
 
-def run(arguments: argparse.Namespace) -> None:
+def run(arguments: argparse.Namespace) -> Content:
     """Run the chosen action. Its errors are ValueError, OSError or ImportError, and say what to change."""
     import torch
 
     if getattr(arguments, "threads", None):
         torch.set_num_threads(arguments.threads)
-    actions = {
+    actions: dict[str, Callable[[argparse.Namespace], Content]] = {
         "encode": encode, "decode": decode, "export": export, "info": info, "evaluate": evaluate, "compare": compare,
     }  # fmt: skip
     with warnings.catch_warnings():
         warnings.simplefilter("default", UserWarning)
         warnings.showwarning = lambda message, *_: print(f"warning: {message}", file=sys.stderr)
-        actions[arguments.action](arguments)
+        return actions[arguments.action](arguments)
 
 
-def encode(arguments: argparse.Namespace) -> None:
+def encode(arguments: argparse.Namespace) -> Content:
     """Encode a video as a bundle."""
     from hf_efficient.video.encode.budget import spend
     from hf_efficient.video.encode.fit import fit_video
@@ -58,16 +60,16 @@ def encode(arguments: argparse.Namespace) -> None:
         chosen = spend(arguments.source, parse_rate(arguments.budget), plain, given, **walk)
         if chosen is None:
             print(f"{plain}: at this rate the codec alone is better than a bundle, so this is its file")
-            return
+            return {"file": plain, "bytes": plain.stat().st_size}
         settings = chosen
     bundle = fit_video(
         arguments.source, arguments.bundle, overwrite=arguments.overwrite, device=arguments.device, settings=settings
     )
-    print(f"{bundle.path}: {sum(bundle.sizes().values()):,} bytes, {bundle.kilobits:.0f} kbit/s")
-    push(bundle.path, arguments)
+    print(f"{bundle.path}: {played_bytes(bundle):,} bytes, {bundle.kilobits:.0f} kbit/s")
+    return {"bundle": bundle.path, **sizes_of(bundle), "uploaded": push(bundle.path, arguments)}
 
 
-def decode(arguments: argparse.Namespace) -> None:
+def decode(arguments: argparse.Namespace) -> Content:
     """Decode a bundle to a video."""
     from hf_efficient.video.play.decode import decode as decode_bundle
     from hf_efficient.video.play.player import Player
@@ -81,9 +83,11 @@ def decode(arguments: argparse.Namespace) -> None:
             player, arguments.output, arguments.codec, arguments.quality, arguments.preset, progress=bar.update
         )
     print(arguments.output)
+    size = arguments.output.stat().st_size
+    return {"output": arguments.output, "frames": player.bundle.source.frames, "bytes": size}
 
 
-def export(arguments: argparse.Namespace) -> None:
+def export(arguments: argparse.Namespace) -> Content:
     """Write what players without torch need of a bundle."""
     from hf_efficient.video.export.export import export_bundle
 
@@ -96,49 +100,10 @@ def export(arguments: argparse.Namespace) -> None:
         print(f"Serve it and open it: python {made.path / 'serve.py'}")
     else:
         print(f"Play it where onnxruntime, av and numpy are: python {made.path / 'player.pyz'} {made.path} out.mp4")
+    return {"output": made.path, "files": sizes}
 
 
-def info(arguments: argparse.Namespace) -> None:
-    """Print what a bundle contains."""
-    from hf_efficient.video.files.bundle import Bundle
-    from hf_efficient.video.measure.break_even import total_bytes, verdicts
-    from hf_efficient.video.networks.experts import load_config
-
-    bundle = Bundle.open(arguments.bundle)
-    source, config, fit = bundle.source, load_config(bundle.model), bundle.manifest.get("fit", {})
-    print(f"source      {bundle.manifest['source']['name']}: {source.width}x{source.height}, {source.frames} frames, "
-          f"{source.seconds:.2f} s, {float(source.rate):.3f} frames a second")  # fmt: skip
-    g = bundle.geometry
-    print(f"stream      {bundle.low_resolution.name}: {g.lr_width}x{g.lr_height}, 1/{g.scale} of the source")
-    print(f"networks    {config.num_experts} x {config.backbone}, width {config.num_features}, depth "
-          f"{config.num_blocks}, {config.weight_dtype}; method {fit.get('method', 'not known')}")  # fmt: skip
-    print(f"map         {g.rows} x {g.columns} patches a frame, {config.routing_bytes} bytes")
-    for name, size in bundle.sizes().items():
-        print(f"{size:>11,} {name}")
-    print(f"{sum(bundle.sizes().values()):>11,} in all, {bundle.kilobits:.0f} kbit/s")
-    total = total_bytes(bundle.path)
-    print(f"{total:>11,} with what no player needs; the source has {bundle.manifest['source']['bytes']:,}")
-    for m, expert in enumerate(bundle.manifest.get("experts", [])):
-        print(f"network {m}   {expert['patches']} patches, {expert['steps']} steps, {expert['psnr_float32']:.2f} dB "
-              f"({expert['psnr_stored']:.2f} as stored), {expert['error_share']:.1%} of the error")  # fmt: skip
-    record = bundle.manifest.get("candidates", {})
-    for row in record.get("rows", []):
-        taken = "  <- taken" if row["name"] == record["taken"] else ""
-        print(
-            f"{row['name']:<11} {row['psnr_luma']:.2f} dB of luma, {row['psnr']:.2f} of RGB, "
-            f"{row['bytes']:,} bytes{taken}"
-        )
-    if record.get("scenes") and record["taken"] == "scenes":
-        print("scenes      " + ", ".join(f"from frame {scene['frame']} {scene['by']}" for scene in record["scenes"]))
-    compared = bundle.manifest.get("compared")
-    if compared:
-        print(f"played      {compared['psnr']:.2f} dB on {compared['frames']} whole frames; its stream by bicubic "
-              f"{compared['psnr_bicubic']:.2f}")  # fmt: skip
-    for sentence in verdicts(bundle.manifest, total):
-        print(f"warning: {sentence}")
-
-
-def evaluate(arguments: argparse.Namespace) -> None:
+def evaluate(arguments: argparse.Namespace) -> Content:
     """Print the quality of a bundle as a table; write it as JSON and PNG if a folder is given."""
     from hf_efficient.video.files.bundle import Bundle
     from hf_efficient.video.measure.evaluation import evaluate as measure
@@ -164,9 +129,10 @@ def evaluate(arguments: argparse.Namespace) -> None:
     print(quality_table(result))
     if arguments.output:
         arguments.output.mkdir(parents=True, exist_ok=True)
-        write_text(arguments.output / "evaluation.json", json.dumps(without_nan(result), indent=1) + "\n")
+        write_text(arguments.output / "evaluation.json", as_json(result))
         draw(result, arguments.output / "evaluation.png")
         print(f"evaluation.json and evaluation.png are in {arguments.output}")
+    return result
 
 
 def quality_table(result: dict[str, Any]) -> str:
@@ -195,15 +161,6 @@ def perceived(q: dict[str, float]) -> str:
     return " | ".join([f"{q['ssim']:.4f}", flicker, *vmaf])
 
 
-def without_nan(result: Any) -> Any:
-    """The same with None for NaN, which JSON does not know."""
-    if isinstance(result, dict):
-        return {name: without_nan(value) for name, value in result.items()}
-    if isinstance(result, list):
-        return [without_nan(value) for value in result]
-    return None if isinstance(result, float) and math.isnan(result) else result
-
-
 def draw(result: dict[str, Any], path: Path) -> None:
     """Plot the PSNR of every frame, and the gain of the networks in every patch."""
     with extra("video"):
@@ -222,7 +179,7 @@ def draw(result: dict[str, Any], path: Path) -> None:
     plt.close(figure)
 
 
-def compare(arguments: argparse.Namespace) -> None:
+def compare(arguments: argparse.Namespace) -> Content:
     """Compare a bundle with codecs of the same size, and with plain enlargement of its own stream."""
     from hf_efficient.video.files.bundle import Bundle
     from hf_efficient.video.measure.evaluation import evaluate as measure
@@ -248,3 +205,4 @@ def compare(arguments: argparse.Namespace) -> None:
     print("| | bytes | PSNR, whole frames | SSIM | flicker | VMAF | VMAF-NEG |\n|---|---|---|---|---|---|---|")
     for name, size, quality in rows:
         print(f"| {name} | {size:,} | {quality['psnr']:.2f} | {perceived(quality)} |")
+    return {"rows": [{"name": name, "bytes": size, **quality} for name, size, quality in rows]}

@@ -7,6 +7,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+from .output import add_json
 from .push import add_push
 
 
@@ -66,7 +67,7 @@ def add_stdo(commands: Any) -> None:
     decode = actions.add_parser("decode", help="decode a bundle to a video")
     decode.add_argument("bundle", type=Path, help="folder")
     decode.add_argument("output", type=Path, help="new video file, .mp4 or .mkv")
-    decode.add_argument("--codec", default="libx264", choices=(*CODECS, "ffv1"))
+    decode.add_argument("--codec", default="libx264", choices=(*CODECS, "ffv1"), help="(default: libx264)")
     decode.add_argument("--quality", type=int, help="constant quality, crf (default: visually lossless)")
     decode.add_argument("--preset", help="preset of the codec (default: a fast one)")
     decode.add_argument("--overwrite", action="store_true", help="replace an existing output")
@@ -100,6 +101,8 @@ def add_stdo(commands: Any) -> None:
     for action in (encode, decode, evaluate, compare):
         action.add_argument("--device", default="auto" if action is encode else "cpu", help="cpu, cuda, ...")
         action.add_argument("--threads", type=threads, help="number of threads for torch")
+    for action in (encode, decode, export, info, evaluate, compare):
+        add_json(action)
 
 
 def _add_encode(actions: Any) -> argparse.ArgumentParser:

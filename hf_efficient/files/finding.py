@@ -3,6 +3,8 @@
 import os
 from typing import Any
 
+HUB_ARGUMENTS = ("revision", "token", "cache_dir", "local_files_only", "force_download", "subfolder")
+ACCESS_ARGUMENTS = ("token", "cache_dir", "local_files_only", "force_download")
 ADAPTER_FOLDER = "adapter"  # below the weights that it belongs to, in the folder of an EfficiencyPlan
 
 

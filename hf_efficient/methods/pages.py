@@ -19,6 +19,7 @@ names, as far as they are settings here. The page of each method says what was l
 
 This page is written by `make pages` out of `hf_efficient/methods/`.
 """
+LONGEST_TITLE = len("own settings")  # of the facts of a method
 _IMPORTED = ("TokenPrunerConfig", "SAMArguments", "BiDSTConfig", "fit_video")
 
 
@@ -48,8 +49,8 @@ def cards(kinds: Iterable[Kind], name: str) -> str:
     return "\n\n".join(found)
 
 
-def card(kind: Kind, method: Method) -> str:
-    """Everything that the table says of one method, a line for each part of it."""
+def facts(kind: Kind, method: Method) -> dict[str, str]:
+    """Everything that the table says of one method, part by part; a part of which it says nothing is left out."""
     lines = {
         "chosen by": f'{kind.choice}="{method.name}", in {_code(kind, method, {})}' if kind.config else kind.call,
         "paper": _paper(kind, method),
@@ -61,11 +62,16 @@ def card(kind: Kind, method: Method) -> str:
         "code": method.where.partition(":")[0],
         "page": f"docs/{method.page or kind.page}",
     }
-    width = max(map(len, lines)) + 2
+    return {title: text for title, text in lines.items() if text}
+
+
+def card(kind: Kind, method: Method) -> str:
+    """The facts of one method, a line each."""
+    lines = facts(kind, method)
+    width = LONGEST_TITLE + 2
     rows = [
         textwrap.fill(f"{title + ':':{width}}{text}", 110, subsequent_indent=" " * (width + 2), initial_indent="  ")
         for title, text in lines.items()
-        if text
     ]
     return "\n".join([f"{method.name} ({kind.budget}): {method.line}", *rows])
 

@@ -11,6 +11,7 @@ from importlib.util import find_spec
 from typing import Any
 
 from hf_efficient.representation.config import TokenPrunerConfig
+from hf_efficient.sparsity.storage.stored import stored_sparsely
 
 from .choice import chosen_config, no_pruner
 from .in_place import run_in_place
@@ -26,7 +27,7 @@ def vllm_command(arguments: argparse.Namespace, settings: dict[str, Any]) -> lis
         settings: of the pruner that are given; without any, the plug-in reads the config saved with the model.
 
     Raises:
-        ValueError: a setting is invalid, or cannot be handed on: a trained generator.
+        ValueError: a setting is invalid, or cannot be handed on: a trained generator; or weights are stored sparsely.
         FileNotFoundError: no pruner is given, and none is saved with the model.
     """
     command = [*server(), arguments.model, "--host", arguments.host, "--port", str(arguments.port)]
@@ -40,6 +41,11 @@ def vllm_command(arguments: argparse.Namespace, settings: dict[str, Any]) -> lis
     ):
         command += [option, value] if value is not None else []
     config = chosen_config(arguments.model, settings, arguments.revision)
+    if stored_sparsely(arguments.model, **({} if arguments.revision is None else {"revision": arguments.revision})):
+        raise ValueError(
+            f"The weights of {arguments.model!r} are stored sparsely, which vLLM does not read. Write them whole by "
+            "`hf-efficient prune`, and serve that folder; or use --engine transformers."
+        )
     if config is None:
         check_saved(arguments.model, arguments.revision)
     else:

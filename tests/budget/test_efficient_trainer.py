@@ -1,6 +1,7 @@
 """One Trainer for all parts of a plan: every pair of methods, resuming, and what it leaves behind."""
 
 import math
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -63,8 +64,12 @@ def counts(model: Any) -> dict[str, int]:
 
 @pytest.mark.parametrize("method", REPRESENTATION.names)
 def test_every_selection_method_trains_with_every_sparsity_and_every_optimizer(method: str, tmp_path: Path) -> None:
-    """In each of the nine: the loss is finite, weights move, the budget of weights is exact, K tokens are kept."""
+    """In each of the nine: the loss is finite, weights move, the budget of weights is exact, K tokens are kept.
+
+    And each of the three optimizers goes another way than the others.
+    """
     for sparsity in (None, *SPARSE.values()):
+        ends: list[dict[str, torch.Tensor]] = []
         for sam in (None, *SAM.values()):
             chosen = EfficiencyPlan(TokenPrunerConfig(method, budget=BUDGET), sparsity, sam)
             run = trainer(chosen, tmp_path)
@@ -77,6 +82,9 @@ def test_every_selection_method_trains_with_every_sparsity_and_every_optimizer(m
                 assert sum(budget.values()) == round(0.1 * total)
             (unit,) = run.model.token_pruner.last
             assert len(unit.indices) == BUDGET < unit.num_tokens
+            ends.append(state(run.model))
+        for one, other in combinations(ends, 2):
+            assert any(not torch.equal(tensor, other[name]) for name, tensor in one.items())
 
 
 class Killed(BaseException):

@@ -247,3 +247,17 @@ def test_zeros_in_stacks_of_experts_are_of_no_use() -> None:
     routed = 12 * config.num_experts_per_tok * 3 * 2 * 32 * 64  # three products for each token and chosen expert
     assert before.prefill_flops == before.prefill_flops_nonzero == now.prefill_flops
     assert now.prefill_flops - now.prefill_flops_nonzero == pytest.approx(routed / 2, rel=0.01)
+
+
+def test_each_weight_is_read_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, read = llama(tie_word_embeddings=True), list[int]()
+    count = torch.Tensor.count_nonzero
+
+    def counted(self: torch.Tensor, *args: Any, **more: Any) -> torch.Tensor:
+        read.append(self.data_ptr())
+        return count(self, *args, **more)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(torch.Tensor, "count_nonzero", counted)
+        measure(model, {"input_ids": LABELLED["input_ids"]}, repeats=1)
+    assert sorted(read) == sorted({weight.data_ptr() for weight in model.parameters()})

@@ -57,3 +57,13 @@ def test_default_recipes_leave_flat_minima_to_dense_training(tmp_path: Path) -> 
                       levers=["wanda"], args=arguments, train_batch=batch)  # fmt: skip
     assert found.plan.pruning is not None
     assert found.plan.sam is None
+    after = find_plan(llama(), None, TEXT, lambda *_: 0.0, {"file_bytes": "70%"}, inputs=text_inputs, repeats=1,
+                      levers=["wanda"], args=arguments, train_batch=batch, prune="after")  # fmt: skip
+    assert after.plan.pruning is not None
+    assert after.plan.pruning.when == "after"
+    assert after.plan.sparsity is None
+    assert after.plan.sam is not None  # what is flat bears pruning
+    assert after.best.name.endswith("trained: all weights, sam, pruned then")
+    assert after.measured["training_bytes"] == pytest.approx(after.stock.measured["training_bytes"], rel=0.3)
+    with pytest.raises(ValueError, match="prune='oak'"):
+        find_plan(llama(), None, TEXT, lambda *_: 0.0, {"file_bytes": "70%"}, inputs=text_inputs, prune="oak")

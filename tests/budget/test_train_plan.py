@@ -11,8 +11,11 @@ import pytest
 import torch
 from transformers import TrainingArguments
 
-from hf_efficient import EfficiencyPlan, SAMArguments, train_plan
+from hf_efficient import EfficiencyPlan, SAMArguments, TokenPrunerConfig, prune_wanda, train_plan
+from hf_efficient.budget.plan.pruning import layers_of, zeros_of, zeros_planned
+from tests.budget.plans import logits
 from tests.sparsity.models import llama
+from tests.tiny import prompts, stock
 
 DATA = [{"input_ids": (torch.arange(8) * (i + 3)) % 50, "labels": (torch.arange(8) * (i + 3)) % 50} for i in range(8)]
 PLAN = EfficiencyPlan.from_dict(
@@ -130,3 +133,47 @@ def test_quantized_weights_alone_do_not_train(tmp_path: Path) -> None:
     plan = EfficiencyPlan(precision={"quant_method": "bitsandbytes", "load_in_8bit": True})
     with pytest.raises(ValueError, match="nothing that trains"):
         train_plan(plan, llama(), args, tmp_path / "plan")
+
+
+def test_what_is_pruned_after_its_training_was_trained_whole(tmp_path: Path) -> None:
+    flat = SAMArguments("s2sam", rho=0.1)
+    late = EfficiencyPlan.from_dict({"pruning": {"method": "wanda", "sparsity": 0.5, "when": "after"}, "sam": flat})
+    carry_out(tmp_path / "late", late)
+    whole = carry_out(tmp_path / "whole", EfficiencyPlan(sam=flat)).model
+    prune_wanda(whole, [{"input_ids": torch.stack([row["input_ids"] for row in DATA])}], 0.5)
+    loaded, _ = EfficiencyPlan.load(tmp_path / "late" / "plan")
+    assert EfficiencyPlan.from_pretrained(tmp_path / "late" / "plan") == late
+    for name, value in whole.state_dict().items():
+        assert torch.equal(value, loaded.state_dict()[name]), name
+    carry_out(tmp_path / "late", late)  # it is done: nothing changes
+    again, _ = EfficiencyPlan.load(tmp_path / "late" / "plan")
+    assert all(torch.equal(value, again.state_dict()[name]) for name, value in whole.state_dict().items())
+    assert not (tmp_path / "late" / "out" / "checkpoint-5").exists()
+
+
+def test_what_was_trained_fills_its_cache_as_before(tmp_path: Path) -> None:
+    carry_out(tmp_path)
+    assert llama().config.use_cache
+    assert EfficiencyPlan.load(tmp_path / "plan")[0].config.use_cache
+
+
+def test_pruning_after_a_training_goes_with_fewer_tokens_and_not_with_adapters(tmp_path: Path) -> None:
+    model, processor = stock("llava")
+    batch = dict(processor(**prompts("llava", [[0], [1]])))
+    plan = EfficiencyPlan.from_dict({"pruning": {"method": "wanda", "sparsity": 0.5, "when": "after"},
+                                     "token_pruner": TokenPrunerConfig("divprune", budget=4)})  # fmt: skip
+    args = TrainingArguments(str(tmp_path / "out"), max_steps=1, per_device_train_batch_size=1, report_to="none",
+                             save_strategy="no", use_cpu=True, disable_tqdm=True, logging_strategy="no")  # fmt: skip
+
+    def collate(rows: list[int]) -> dict[str, Any]:
+        made = dict(processor(**prompts("llava", [rows])))
+        return {**made, "labels": made["input_ids"].clone()}
+
+    trainer = train_plan(plan, model, args, tmp_path / "plan", processor, [batch], train_dataset=[0, 1],
+                         data_collator=collate)  # fmt: skip
+    loaded, own = EfficiencyPlan.load(tmp_path / "plan")
+    assert torch.equal(logits(loaded.eval(), own), logits(trainer.model.eval(), processor))
+    assert all(zeros_of(layer) >= zeros_planned(layer, 0.5) for layer in layers_of(loaded).values())
+    assert len(loaded.token_pruner.last[0].indices) == 4
+    with pytest.raises(ValueError, match="when='after' cannot go together with sparsity"):
+        EfficiencyPlan.from_dict({**plan.to_dict(), "sparsity": {"target": "delta", "sparsity": 0.9}})

@@ -7,7 +7,8 @@ import av
 import pytest
 
 from hf_efficient.cli import main
-from hf_efficient.cli.stdo import perceived, without_nan
+from hf_efficient.cli.output import as_json
+from hf_efficient.cli.stdo import perceived
 from hf_efficient.video.files.bundle import Bundle
 from hf_efficient.video.files.reader import probe
 from tests.cli.shell import error_of
@@ -51,6 +52,21 @@ def test_the_default_sends_a_delta_to_a_general_network(
     assert "(default: delta)" in " ".join(capsys.readouterr().out.split())
 
 
+def test_a_bundle_has_two_sums_and_both_are_named(
+    bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["stdo", "info", str(bundle), "--json", str(tmp_path / "info.json")]) == 0
+    found = json.loads((tmp_path / "info.json").read_text())
+    played = {name: (bundle / name).stat().st_size for name in found["files"]}
+    assert found["files"] == played
+    assert found["bytes_to_play"] == sum(played.values())
+    assert found["bytes_of_folder"] == sum(path.stat().st_size for path in bundle.rglob("*") if path.is_file())
+    printed = capsys.readouterr().out
+    assert f"{found['bytes_to_play']:,} to play, {found['kilobits_per_second']:.0f} kbit/s" in printed
+    assert f"{found['bytes_of_folder']:,} in the folder" in printed
+    assert "in all" not in printed
+
+
 def test_there_and_back(source: Path, bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["stdo", "decode", str(bundle), str(tmp_path / "out.mp4")]) == 0
     played, before = probe(tmp_path / "out.mp4"), probe(source)
@@ -87,7 +103,7 @@ def test_flicker_is_left_out_where_nothing_stands_still() -> None:
     moving = {"ssim": 0.9, "flicker": float("nan"), "vmaf": 80.0, "vmaf_neg": 79.0}
     assert perceived(moving) == "0.9000 |  | 80.00 | 79.00"
     assert perceived({**moving, "flicker": 0.5}) == "0.9000 | 0.50 | 80.00 | 79.00"
-    written = json.dumps(without_nan({"stdo": moving, "chunks": [moving], "frames": 3}), allow_nan=False)
+    written = as_json({"stdo": moving, "chunks": [moving], "frames": 3})
     assert json.loads(written)["stdo"] == json.loads(written)["chunks"][0] == {**moving, "flicker": None}
 
 

@@ -8,10 +8,8 @@ from typing import Any
 from hf_efficient.compat.transformers import has_adapter
 from hf_efficient.extras import extra
 from hf_efficient.files import is_local
-from hf_efficient.files.finding import ADAPTER_FOLDER, find
-from hf_efficient.files.interrupted_save import FILE_NAME
-from hf_efficient.representation.vlm.loading import ACCESS_ARGUMENTS, HUB_ARGUMENTS
-from hf_efficient.sparsity.storage.checkpoint import load_sparse
+from hf_efficient.files.finding import ACCESS_ARGUMENTS, ADAPTER_FOLDER, HUB_ARGUMENTS
+from hf_efficient.sparsity.storage.stored import load_stored
 
 from .precision import check_loaded, quantization_config
 
@@ -84,26 +82,7 @@ def _model(plan: Any, base: str, kwargs: dict[str, Any]) -> Any:
         if kwargs.get("quantization_config") is not None:
             raise ValueError("quantization_config is given twice: the plan has a precision, which is applied here.")
         kwargs = {**kwargs, "quantization_config": quantization_config(plan.precision)}
-    if plan.pruning is not None and (sparse := _stored_sparsely(base, cls, kwargs)) is not None:
-        return sparse
-    return cls.from_pretrained(base, **kwargs)
-
-
-def _stored_sparsely(base: str, cls: Any, kwargs: dict[str, Any]) -> Any:
-    """The model of a file of `save_sparse`; None where there is none."""
-    from huggingface_hub.errors import EntryNotFoundError
-
-    hub = {k: v for k, v in kwargs.items() if k in HUB_ARGUMENTS}
-    try:
-        find(base, FILE_NAME, "the weights are stored as they are.", **hub)
-    except (EntryNotFoundError, OSError):
-        return None
-    if rest := sorted(set(kwargs) - set(hub)):
-        raise ValueError(
-            f"{', '.join(rest)} cannot be given for {base!r}, whose weights are stored sparsely; leave them out, and "
-            "change the loaded model."
-        )
-    return load_sparse(base, cls, **hub).eval()
+    return load_stored(cls, base, **kwargs)
 
 
 def _processor(name: str, hub: dict[str, Any]) -> Any:

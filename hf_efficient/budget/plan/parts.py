@@ -11,7 +11,7 @@ from hf_efficient.reading import naming, shown
 from hf_efficient.representation.config import TokenPrunerConfig
 
 from .precision import precision_of
-from .pruning import PruningConfig
+from .pruning import AFTER, BEFORE, PruningConfig
 
 if TYPE_CHECKING:
     from hf_efficient.sparsity.tuner.config import BiDSTConfig
@@ -128,6 +128,11 @@ def check_together(plan: Any) -> None:
             f"pruning={shown(plan.pruning.method)} cannot go together with precision="
             f"{shown(precision['quant_method'])}: weights that were quantized on load cannot be pruned. Leave one of "
             "them out."
+        )
+    if plan.pruning is not None and plan.pruning.when == AFTER and sparsity is not None:
+        raise ValueError(
+            f"pruning: when={AFTER!r} cannot go together with sparsity, which trains an adapter or sparse weights: all "
+            f"weights train, and are pruned then. Use when={BEFORE!r}, or leave sparsity out."
         )
     chooses = sparsity is not None and sparsity.target == "weight" and sparsity.distribution != "as_pruned"
     if plan.pruning is not None and chooses:

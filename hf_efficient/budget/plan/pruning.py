@@ -1,4 +1,4 @@
-"""Zeros that are put into a model's weights in one shot, before anything is trained."""
+"""Zeros that are put into a model's weights in one shot, before a training or after it."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from hf_efficient.extras import extra
 from hf_efficient.plain_settings import PlainSettings
 
 METHODS = ("sparsegpt", "wanda")
+BEFORE, AFTER = "before", "after"
 
 
 @dataclass
@@ -22,6 +23,8 @@ class PruningConfig(PlainSettings):
     Args:
         method: "sparsegpt" (`prune_sparsegpt`: what is left makes up for what is gone) or "wanda" (`prune_wanda`).
         sparsity: share of zeros in each layer, in (0, 1).
+        when: "before" a training, in which zeros then stay zeros; or "after" it: `train_plan` trains all weights, and
+            prunes what has come of it. Without a training it makes no difference.
 
     Raises:
         ValueError: a field is not as described above.
@@ -29,10 +32,12 @@ class PruningConfig(PlainSettings):
 
     method: str = field(default="sparsegpt", metadata={"help": f"How weights are chosen: {', '.join(METHODS)}."})
     sparsity: float = field(default=0.5, metadata={"help": "Share of zeros in each layer, in (0, 1)."})
+    when: str = field(default=BEFORE, metadata={"help": "Before a training, or after it."})
 
     def __post_init__(self) -> None:
         plain_numbers(self)
         check_choice("method", self.method, METHODS)
+        check_choice("when", self.when, (BEFORE, AFTER))
         check_number("sparsity", self.sparsity, 0, 1, "a share of zeros in (0, 1)", below=True, above=True)
 
 

@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from hf_efficient.budget.plan.pruning import AFTER, BEFORE
 from hf_efficient.checks import check_choice
 from hf_efficient.methods import REPRESENTATION
 from hf_efficient.reading import shown
@@ -14,7 +15,7 @@ from hf_efficient.wrapped import pruner_below, unwrapped
 from .weights import LEVERS
 
 
-def check_asked(model: Any, data: Any, metric: Any, methods: Sequence[str], levers: Sequence[str]) -> None:
+def check_asked(model: Any, data: Any, metric: Any, methods: Sequence[str], levers: Sequence[str], prune: str) -> None:
     """Refuse what no plan can be found for."""
     for name, value in (("methods", methods), ("levers", levers)):
         if isinstance(value, str):
@@ -23,6 +24,7 @@ def check_asked(model: Any, data: Any, metric: Any, methods: Sequence[str], leve
         check_choice("methods", name, REPRESENTATION.names)
     for name in levers:
         check_choice("levers", name, LEVERS)
+    check_choice("prune", prune, (BEFORE, AFTER))
     if not callable(metric):
         raise ValueError(f"metric={shown(metric)} is no function; expected one of model, processor and rows.")
     if isinstance(data, Mapping) or not hasattr(data, "__len__") or not hasattr(data, "__getitem__"):

@@ -11,9 +11,9 @@ from typing import Any
 from hf_efficient.budget.plan.efficiency_plan import EfficiencyPlan
 from hf_efficient.budget.report import table
 from hf_efficient.checks import check_choice
-from hf_efficient.extras import extra
 from hf_efficient.files import written_whole
 
+from .front_plot import figure_of
 from .limits import COSTS, broken, said
 
 
@@ -143,7 +143,7 @@ class FoundPlan:
         return f"{first}\n\n{table(head, others)}"
 
     def plot(self, path: str | os.PathLike[str], cost: str | None = None) -> None:
-        """Draw quality over a cost: all that was tried, the front as a line, the limit, the plan.
+        """Draw quality over a cost: all that was tried with names, the front as a line, the limit, the plan.
 
         Args:
             path: of the PNG file, written whole or not at all.
@@ -153,24 +153,6 @@ class FoundPlan:
             ImportError: matplotlib is absent; the message says what to install.
             ValueError: it is no cost that was measured.
         """
-        with extra("plots"):
-            from matplotlib.figure import Figure
-
-        name = self._cost(cost)
-        figure = Figure(figsize=(7, 4), layout="constrained")
-        axes = figure.subplots()
-        front = self.front(name)
-        axes.plot([c.measured[name] for c in front], [c.quality for c in front], color="#4477aa", label="front")
-        for one in (self.stock, *self.tried):
-            if name in one.measured:
-                axes.plot(one.measured[name], one.quality, "o", color="#bbbbbb" if one not in front else "#4477aa")
-                axes.annotate(one.name, (one.measured[name], one.quality), fontsize=6, xytext=(3, 3),
-                              textcoords="offset points")  # fmt: skip
-        axes.plot(self.measured[name], self.quality, "*", markersize=14, color="#cc3311", label="the plan")
-        if name in self.limits:
-            axes.axvline(self.limits[name], color="grey", linestyle="--", label="limit")
-        axes.set_xlabel(f"{COSTS[name][1]} ({COSTS[name][0]})")
-        axes.set_ylabel("quality")
-        axes.legend(fontsize=8)
+        figure = figure_of(self, self._cost(cost))
         with written_whole(os.fspath(path)) as draft:
             figure.savefig(draft, dpi=130, format="png")

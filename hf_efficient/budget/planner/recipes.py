@@ -9,6 +9,7 @@ from typing import Any
 
 from hf_efficient.budget.measure import measure
 from hf_efficient.budget.plan.efficiency_plan import EfficiencyPlan
+from hf_efficient.budget.plan.pruning import BEFORE, PruningConfig
 from hf_efficient.extras import extra
 from hf_efficient.optimization.arguments import SAMArguments
 from hf_efficient.reading import shown
@@ -24,7 +25,8 @@ AS_PRUNED: Any = {"target": "weight", "distribution": "as_pruned", "topology": "
 _DELTAS = [{"target": "delta", "sparsity": share, "target_modules": "all-linear"} for share in (0.98, 0.995, 0.999)]
 EXCHANGES = 50  # of a training's masks
 #: Parts of a plan, the most wanted first: flat minima by two passes, by one, plain; then adapters, ever smaller. Flat
-#: minima gained nothing with adapters or sparse weights where it was measured (docs/budget.md).
+#: minima gained nothing with adapters or sparse weights where it was measured; all weights that are trained so bear
+#: pruning by Wanda better after it (docs/budget.md).
 RECIPES: tuple[dict[str, Any], ...] = (
     {"sam": SAMArguments("sam", rho=0.05)},
     {"sam": SAMArguments("s2sam", rho=0.05)},
@@ -72,6 +74,8 @@ class Recipes:
         with extra("training"):
             from hf_efficient.budget.trainer import EfficientTrainer
 
+        if pruned_first(plan) is None:
+            plan = replace(plan, pruning=None)  # no part of a step
         model = self.model if plan.precision is None else loaded_again(self.model, plan.precision)
         batches = self.calibration() if plan.pruning is not None else None
         model, processor = plan.apply(copy.deepcopy(model), copy.deepcopy(self.processor), batches)
@@ -88,7 +92,7 @@ class Recipes:
         """
         least: dict[str, float] = {}
         for recipe in self.recipes:
-            if self.ours and best.plan.pruning is not None and "sam" in recipe:
+            if self.ours and pruned_first(best.plan) is not None and "sam" in recipe:
                 continue  # nothing is gained: see `RECIPES`
             if (plan := under(best.plan, recipe)) is None:
                 continue
@@ -127,15 +131,21 @@ def under(plan: EfficiencyPlan, recipe: Mapping[str, Any]) -> EfficiencyPlan | N
     if plan.pruning is not None:
         if parts.get("sparsity") is not None:
             return None
-        parts["sparsity"] = AS_PRUNED
+        if pruned_first(plan) is not None:
+            parts["sparsity"] = AS_PRUNED
     return replace(plan, **parts)
+
+
+def pruned_first(plan: EfficiencyPlan) -> PruningConfig | None:
+    """The pruning of a plan that comes before its training; None where there is none."""
+    return plan.pruning if plan.pruning is not None and plan.pruning.when == BEFORE else None
 
 
 def named(plan: EfficiencyPlan) -> str:
     """A recipe in a few words."""
     sam = "plain steps" if plan.sam is None else str(plan.sam.method)
     if plan.sparsity is None:
-        return f"all weights, {sam}"
+        return f"all weights, {sam}" + (", pruned then" if plan.pruning is not None else "")
     if plan.sparsity.target == "weight":
         return f"weights that are left, {sam}"
     return f"adapter of {1 - plan.sparsity.sparsity:.2g}, {sam}"

@@ -9,6 +9,7 @@ from typing import Any
 
 from hf_efficient.budget.measure import measure
 from hf_efficient.budget.plan.efficiency_plan import EfficiencyPlan
+from hf_efficient.budget.plan.pruning import BEFORE
 from hf_efficient.budget.step import random_numbers_kept
 from hf_efficient.checks import check_whole
 from hf_efficient.modes import evaluating
@@ -44,13 +45,14 @@ def find_plan(
     args: Any = None,
     train_batch: TrainBatch | None = None,
     recipes: Sequence[Mapping[str, Any]] | None = None,
+    prune: str = BEFORE,
     progress: Callable[[str], object] | None = None,
 ) -> FoundPlan:
     """The best plan for a model that costs no more than it may.
 
-    Costs are counted or predicted: of visual tokens from three forwards of each method, of weights from their sizes. As
-    they only fall with fewer tokens, more zeros and fewer bits, bisection finds for each method what fits; these few
-    plans are tried on the data. Training is priced, by one measured step: the first recipe that fits is taken.
+    Costs are predicted: of visual tokens from three forwards of each method, of weights from their sizes. As they fall
+    with fewer tokens, more zeros and fewer bits, bisection finds for each method what fits; these few plans are tried.
+    Training is priced, by one measured step: the first recipe that fits is taken.
 
     Args:
         model: stock, on its device; it is as before afterwards. In evaluation mode meanwhile.
@@ -63,12 +65,13 @@ def find_plan(
         inputs: makes inputs of the model from processor and rows.
         methods: selections of visual tokens that are tried.
         levers: on the weights: "sparsegpt", "wanda"; "int8" (bitsandbytes, or torchao), "int4" (bitsandbytes).
-        batch_size: rows of a forward that is measured.
+        batch_size: rows of a forward.
         further: plans beside the best that show the trade-off: half of its tokens, a quarter, and so on.
         repeats: forwards timed for each measurement.
         args: `TrainingArguments`, where the plan is to be trained; limits of training need them.
         train_batch: a micro-batch with labels, or a function of the processor that makes one.
         recipes: parts of plans ("sam", "sparsity"), in the order in which they are wanted; None: `RECIPES`.
+        prune: "before" or "after" the training, as of `PruningConfig.when`.
         progress: called with the name of each plan that is tried.
 
     Returns:
@@ -76,17 +79,16 @@ def find_plan(
 
     Raises:
         LimitError: no plan keeps the limits; `best` says what can be reached. It is a ValueError.
-        ValueError: a limit, method, lever or recipe is not known, the data are empty or no sequence, the metric gives
-            no number, or the model has a pruner or adapter.
+        ValueError: an argument is not as described, or the model has a pruner or adapter.
     """
-    check_asked(model, data, metric, methods, levers)
+    check_asked(model, data, metric, methods, levers, prune)
     check_limits(limit, args is not None)
     check_whole("batch_size", batch_size, 1)
     check_whole("further", further, 0)
     with evaluating(model), random_numbers_kept(model), without_warnings():
         search = _Search(model, processor, data, metric, inputs, batch_size, repeats, progress)
         training = None if args is None else Recipes(model, processor, args, train_batch, recipes, search.calibration)
-        return search.found(limit, methods, WeightLevers(model, levers), further, training)
+        return search.found(limit, methods, WeightLevers(model, levers, prune), further, training)
 
 
 def the_best(fitting: Sequence[Candidate], limits: Mapping[str, float], stock: Mapping[str, float]) -> Candidate:

@@ -19,7 +19,7 @@ from transformers.utils import logging
 from hf_efficient.budget.memory import bytes_of
 from hf_efficient.budget.parameters import saved
 from hf_efficient.budget.plan.precision import quantization_config
-from hf_efficient.budget.plan.pruning import METHODS, PruningConfig, layers_of, prune, zeros_of, zeros_planned
+from hf_efficient.budget.plan.pruning import BEFORE, METHODS, PruningConfig, layers_of, prune, zeros_of, zeros_planned
 from hf_efficient.files import scratch_folder
 from hf_efficient.sparsity.storage.checkpoint import dense_state_dict, encode
 
@@ -63,10 +63,11 @@ class WeightLevers:
     Args:
         model: stock; it is copied, never changed.
         names: of `LEVERS`; those whose library is missing are left out.
+        when: of `PruningConfig`.
     """
 
-    def __init__(self, model: nn.Module, names: Sequence[str]) -> None:
-        self.model = model
+    def __init__(self, model: nn.Module, names: Sequence[str], when: str = BEFORE) -> None:
+        self.model, self.when = model, when
         self.stock = Weights("as they are", float(bytes_of(saved(model))))
         self.pruners = [name for name in names if name in METHODS]
         loads = isinstance(model, PreTrainedModel)  # bits change when a model is loaded, by transformers
@@ -140,7 +141,7 @@ class WeightLevers:
 
     def pruned(self, method: str, sparsity: float) -> Weights:
         """Zeros in one shot."""
-        return Weights(f"{method} {sparsity:.3g}", self.file_with(sparsity), PruningConfig(method, sparsity))
+        return Weights(f"{method} {sparsity:.3g}", self.file_with(sparsity), PruningConfig(method, sparsity, self.when))
 
     def quantized(self, name: str) -> Weights:
         """Fewer bits on load, of the layers that the library takes."""

@@ -19,6 +19,7 @@ from hf_efficient.compat.transformers import cache_of
 from hf_efficient.extras import extra
 from hf_efficient.files import is_local
 from hf_efficient.reading import Fields, parse_json
+from hf_efficient.sparsity.storage.stored import load_stored
 
 if TYPE_CHECKING:
     from hf_efficient.representation.config import TokenPrunerConfig
@@ -28,8 +29,10 @@ TINY_VLM = ASSETS / "tiny_vlm"
 EVALUATION_SET = ASSETS / "tiny_vlm_eval"
 
 
-def load_vlm(model_id: str | os.PathLike[str] = TINY_VLM) -> tuple[Any, Any]:
+def load_vlm(model_id: str | os.PathLike[str] = TINY_VLM, **kwargs: Any) -> tuple[Any, Any]:
     """Model (in evaluation mode) and processor of a folder or Hub id, stock, and without a progress bar.
+
+    Weights may be stored sparsely. `kwargs` are for the model; `revision` is the processor's too.
 
     Raises:
         FileNotFoundError: the folder does not hold a model.
@@ -45,8 +48,8 @@ def load_vlm(model_id: str | os.PathLike[str] = TINY_VLM) -> tuple[Any, Any]:
         raise FileNotFoundError(f"No config.json in {str(model_id)!r}; expected a folder saved by save_pretrained.")
     logging.disable_progress_bar()
     with extra("vlm"):
-        processor = AutoProcessor.from_pretrained(model_id)
-    return AutoModelForImageTextToText.from_pretrained(model_id).eval(), processor
+        processor = AutoProcessor.from_pretrained(model_id, revision=kwargs.get("revision"))
+    return load_stored(AutoModelForImageTextToText, model_id, **kwargs), processor
 
 
 @dataclass(frozen=True)
@@ -195,10 +198,7 @@ def _plain(text: str) -> str:
 
 def on_device(model: Any, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
     """The inputs on the model's device, images in the model's dtype."""
-    moved = {}
-    for name, value in inputs.items():
-        moved[name] = value.to(model.device, model.dtype if value.is_floating_point() else None)
-    return moved
+    return {name: x.to(model.device, model.dtype if x.is_floating_point() else None) for name, x in inputs.items()}
 
 
 @torch.no_grad()

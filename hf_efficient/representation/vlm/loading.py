@@ -8,13 +8,11 @@ from typing import Any
 from hf_efficient.compat.transformers import has_adapter
 from hf_efficient.extras import extra
 from hf_efficient.files import is_local
-from hf_efficient.files.finding import ADAPTER_FOLDER
+from hf_efficient.files.finding import ACCESS_ARGUMENTS, ADAPTER_FOLDER, HUB_ARGUMENTS
 from hf_efficient.representation.config import TokenPrunerConfig
+from hf_efficient.sparsity.storage.stored import load_stored
 
 from .attach import attach_token_pruner
-
-HUB_ARGUMENTS = ("revision", "token", "cache_dir", "local_files_only", "force_download", "subfolder")
-ACCESS_ARGUMENTS = ("token", "cache_dir", "local_files_only", "force_download")
 
 
 def load_token_pruned(
@@ -51,7 +49,7 @@ def load_token_pruned(
     if config is None:
         config = TokenPrunerConfig.from_pretrained(folder_or_id, **hub)  # first: it fails before the weights are read
     processor = AutoProcessor.from_pretrained(folder_or_id, **hub)
-    model = AutoModelForImageTextToText.from_pretrained(folder_or_id, **kwargs)
+    model = load_stored(AutoModelForImageTextToText, folder_or_id, **kwargs)
     below = {**hub, "subfolder": f"{hub.get('subfolder') or ''}/{ADAPTER_FOLDER}".lstrip("/")}
     if has_adapter(os.fspath(folder_or_id), **below):
         with extra():
@@ -92,6 +90,6 @@ def _load_adapter(
         processor = AutoProcessor.from_pretrained(folder_or_id, **hub)
     except (OSError, ValueError):  # saved without it
         processor = AutoProcessor.from_pretrained(base_id, **base_hub)
-    model = AutoModelForImageTextToText.from_pretrained(base_id, **base_hub, **kwargs)
+    model = load_stored(AutoModelForImageTextToText, base_id, **base_hub, **kwargs)
     model = PeftModel.from_pretrained(model, os.fspath(folder_or_id), **hub)
     return attach_token_pruner(model, processor, config)

@@ -8,6 +8,7 @@ its scale: so a codec alone is taken where it may be behind by what a delta gain
 
 from __future__ import annotations
 
+import math
 import tempfile
 from bisect import bisect_left
 from collections.abc import Callable, Iterator, Sequence
@@ -32,7 +33,7 @@ from hf_efficient.video.networks.spec import GENERAL_SCALES
 from hf_efficient.video.patches import psnr, to_rgb8, to_tensor
 from hf_efficient.video.settings import FitSettings
 
-from .rate_control import SAMPLES, Trial
+from .rate_control import SAMPLES, Trial, written_rate
 
 MANIFEST_BYTES = 800  # bundle.json, generously
 CONFIG_BYTES = 200  # config.json
@@ -93,11 +94,13 @@ def spend(
     info = probe(source, base.alpha, base.interlaced)
     total = int(rate * info.seconds / 8)
     with tempfile.TemporaryDirectory() as folder:
-        found = list(_offers(source, info, base, given or {}, tried, total, optimize, Path(folder), plain.suffix))
+        walked = list(_offers(source, info, base, given or {}, tried, total, optimize, Path(folder), plain.suffix))
+        found = [offer for offer in walked if isinstance(offer, Offer)]
         if not found:
-            raise ValueError(
-                f"{rate / 1000:g} kbit/s are too few ({total} bytes) at every scale. Give a larger budget."
-            )
+            misses = [miss for miss in walked if isinstance(miss, int)]
+            more = f"Give {written_rate(min(misses), info.seconds)} or more." if misses else (
+                f"No codec of {', '.join(tried)} takes frames {info.width} pixels across.")  # fmt: skip
+            raise ValueError(f"{rate / 1000:g} kbit/s are too few ({total} bytes) at every scale. {more}")
         best = max(found, key=lambda offer: offer.quality)
         for offer in found:
             size = offer.file.stat().st_size
@@ -122,26 +125,27 @@ def _base(given: dict[str, Any], codecs: Sequence[str]) -> tuple[FitSettings, li
 def _offers(
     source: StrPath, info: VideoInfo, base: FitSettings, given: dict[str, Any], codecs: Sequence[str], total: int,
     optimize: str, folder: Path, suffix: str,
-) -> Iterator[Offer]:  # fmt: skip
-    """Every scale with every codec, and the codecs alone."""
+) -> Iterator[Offer | int]:  # fmt: skip
+    """Every scale with every codec, and the codecs alone: what each offers, or the bytes that it would need."""
     for scale in (base.scale,) if "scale" in given else GENERAL_SCALES:
         (folder / str(scale)).mkdir()
         trial = Trial(source, info, replace(base, scale=scale), info.frames, folder / str(scale))
         for codec in codecs:
             if trial.geometry.lr_width >= CODECS[codec].narrowest:
-                yield from small(trial.with_codec(codec), total, optimize)
+                yield small(trial.with_codec(codec), total, optimize)
     for codec in (codec for codec in codecs if info.width >= CODECS[codec].narrowest):
-        yield from full_size(source, info, folder / f"{codec}{suffix}", codec, total, optimize)
+        yield full_size(source, info, folder / f"{codec}{suffix}", codec, total, optimize)
 
 
-def small(trial: Trial, total: int, optimize: str) -> Iterator[Offer]:
-    """The best quality of one scale and codec that fits, if there is one."""
+def small(trial: Trial, total: int, optimize: str) -> Offer | int:
+    """The best quality of one scale and codec that fits; or the bytes that its worst would need."""
     room = min(DELTA_BYTES, int(DELTA_SHARE * total))
     left, settings = total - room - MANIFEST_BYTES - CONFIG_BYTES, trial.settings
     worst = CODECS[settings.lr_codec].worst
     quality = bisect_left(range(worst + 1), True, 1, key=lambda q: trial.stream(q).stat().st_size <= left)
     if quality > worst:
-        return
+        least = trial.stream(worst).stat().st_size + MANIFEST_BYTES + CONFIG_BYTES
+        return min(least + DELTA_BYTES, math.ceil(least / (1 - DELTA_SHARE)))  # with the room that is kept then
     stream = trial.stream(quality)
     chosen = replace(
         settings, lr_quality=quality, model_bytes=total - stream.stat().st_size - MANIFEST_BYTES
@@ -152,23 +156,23 @@ def small(trial: Trial, total: int, optimize: str) -> Iterator[Offer]:
     else:
         every = -(-trial.info.frames // SAMPLES)
         found = _luma_psnr(_played(stream, settings, trial.info, every), trial.source, trial.info, every)
-    yield Offer(name, chosen, stream, found)
+    return Offer(name, chosen, stream, found)
 
 
 def full_size(
     source: StrPath, info: VideoInfo, target: Path, codec: str, total: int, optimize: str
-) -> Iterator[Offer]:  # fmt: skip
-    """A codec alone at the best quality that fits, if one does."""
+) -> Offer | int:  # fmt: skip
+    """A codec alone at the best quality that fits; or the bytes of its worst."""
     size, _ = encode_at_size(source, info, target, codec, total)
     if size > total:
-        return
+        return size
     if optimize == "vmaf":
         found = vmaf_of_file(target, source)["vmaf"]
     else:
         every = -(-info.frames // SAMPLES)
         coded = (frame.rgb for frame in islice(read_frames(target), 0, None, every))
         found = _luma_psnr(coded, source, info, every)
-    yield Offer(f"{codec} alone", None, target, found)
+    return Offer(f"{codec} alone", None, target, found)
 
 
 def _played(stream: Path, settings: FitSettings, info: VideoInfo, every: int = 1) -> Iterator[np.ndarray]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 import re
 import tempfile
 from bisect import bisect_left
@@ -52,6 +53,19 @@ def parse_rate(text: str) -> float:
     return value
 
 
+def written_rate(total: int, seconds: float) -> str:
+    """The least rate, in tenths of a kilobit, at which a video of so many seconds has so many bytes."""
+    return f"{math.ceil(total * 8 / seconds / 100) / 10:g}kbps"
+
+
+class TooFew(ValueError):
+    """Bytes that do not suffice; `least` would."""
+
+    def __init__(self, message: str, least: int) -> None:
+        super().__init__(message)
+        self.least = least
+
+
 def settings_for_rate(
     source: StrPath, rate: float, given: dict[str, Any] | None = None, log: Callable[[str], object] = print
 ) -> FitSettings:
@@ -80,16 +94,19 @@ def settings_for_rate(
     frames, total = info.frames, int(rate * info.seconds / 8)
     found: dict[float, Fitting] = {}
     misses: list[str] = []
+    enough: list[int] = []
     for scale in (base.scale,) if "scale" in given else SCALES:
         with tempfile.TemporaryDirectory() as folder:
             trial = Trial(source, info, replace(base, scale=scale), frames, Path(folder))
             try:
                 found[scale] = trial.fit(total, "num_features" not in given)
-            except ValueError as error:
+            except TooFew as error:
                 misses.append(f"at x{scale} {error}")
+                enough.append(error.least)
     if not found:
         raise ValueError(
-            f"{rate / 1000:g} kbit/s are too few ({total} bytes): {'; '.join(misses)}. Give a larger budget."
+            f"{rate / 1000:g} kbit/s are too few ({total} bytes): {'; '.join(misses)}. Give "
+            f"{written_rate(min(enough), info.seconds)} or more."
         )
     best = max(found, key=lambda scale: found[scale].psnr)
     for scale, fitting in found.items():
@@ -133,22 +150,28 @@ class Trial:
         """The best quality of the stream that fits into `total` bytes together with the networks.
 
         Raises:
-            ValueError: nothing fits.
+            TooFew: nothing fits.
         """
-        settings = self.settings
-        if settings.assignment.sample_suffices and settings.num_chunks == AUTO:
-            settings = replace(settings, num_chunks=settings.assignment.auto_chunks(self.errors(), settings.steps))
-        if choose_width:
-            sizes = (replace(settings, num_features=width) for width in WIDTHS)
-            fitting = (s for s in sizes if network_bytes(s) <= NETWORK_SHARE * total)
-            settings = next(fitting, replace(settings, num_features=WIDTHS[-1]))
-        left = total - network_bytes(settings) - self.map_bytes(settings) - HEADER_BYTES
+        base = self.settings
+        if base.assignment.sample_suffices and base.num_chunks == AUTO:
+            base = replace(base, num_chunks=base.assignment.auto_chunks(self.errors(), base.steps))
+        settings = widest(base, total) if choose_width else base
+        left = total - self.beside(settings)
         best, worst = 1, CODECS[settings.lr_codec].worst
         quality = bisect_left(range(worst + 1), True, best, key=lambda q: self.stream(q).stat().st_size <= left)
         if quality > worst:
             least = self.stream(worst).stat().st_size
-            raise ValueError(f"networks take {network_bytes(settings)} bytes and the stream at its worst {least}")
+            message = f"networks take {network_bytes(settings)} bytes and the stream at its worst {least}"
+            enough = total
+            while self.beside(settings) + least > enough:  # more bytes may choose a wider network
+                enough = self.beside(settings) + least
+                settings = widest(base, enough) if choose_width else base
+            raise TooFew(message, enough)
         return Fitting(replace(settings, lr_quality=quality), self.bicubic_psnr(self.stream(quality)))
+
+    def beside(self, settings: FitSettings) -> int:
+        """Bytes of all but the stream, at most."""
+        return network_bytes(settings) + self.map_bytes(settings) + HEADER_BYTES
 
     def map_bytes(self, settings: FitSettings) -> int:
         """An upper bound of the packed map's size."""
@@ -184,6 +207,13 @@ class Trial:
             for enlarged, truth in self.samples(stream)
         ]
         return psnr(float(torch.stack(errors).mean()))
+
+
+def widest(settings: FitSettings, total: int) -> FitSettings:
+    """The same with the widest network that takes its share of the bytes at most, or the narrowest there is."""
+    sizes = (replace(settings, num_features=width) for width in WIDTHS)
+    fitting = (s for s in sizes if network_bytes(s) <= NETWORK_SHARE * total)
+    return next(fitting, replace(settings, num_features=WIDTHS[-1]))
 
 
 def most_networks(settings: FitSettings) -> int:

@@ -19,7 +19,7 @@ A {lr_note} and {networks} ({backbone}, width {features}, depth {blocks}, {dtype
 |---|---|
 {sizes}
 
-Played size {width} x {height}, {frames} frames, {seconds:.1f} s: {rate:.0f} kbit/s in all, sound included.
+Played size {width} x {height}, {frames} frames, {seconds:.1f} s: {rate:.0f} kbit/s to play, sound included.
 
 ## Play it
 

@@ -82,8 +82,8 @@ def verdicts(manifest: dict[str, Any], total: int) -> list[str]:
     found, size = [], manifest["source"]["bytes"]
     if total >= size:
         found.append(
-            f"This bundle has {total:,} bytes in all, {total / max(size, 1):.2f} times its source's {size:,}: sending "
-            "the source costs less and loses nothing."
+            f"This bundle's folder has {total:,} bytes, {total / max(size, 1):.2f} times its source's {size:,}: "
+            "sending the source costs less and loses nothing."
         )
     compared = manifest.get("compared")
     if compared and compared["psnr"] <= compared["psnr_bicubic"]:

@@ -13,6 +13,7 @@ from hf_efficient.video.encode import budget
 from hf_efficient.video.encode.budget import spend
 from hf_efficient.video.encode.fit import fit_video
 from hf_efficient.video.encode.low_resolution import back_projection, downscaled, write_stream
+from hf_efficient.video.encode.rate_control import parse_rate
 from hf_efficient.video.files.containers import MediaError
 from hf_efficient.video.files.reader import probe, read_frames
 from hf_efficient.video.measure.rate_distortion import encode_at_quality, encode_at_size
@@ -41,7 +42,7 @@ def test_a_codec_alone_is_written_where_it_is_best(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_a_bundle_keeps_its_rate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(budget, "full_size", lambda *_: iter(()))
+    monkeypatch.setattr(budget, "full_size", lambda *_: 10**9)
     source = source_clip(tmp_path)
     settings = spend(source, 3e5, tmp_path / "plain.mkv", GIVEN, lambda _: None)
     assert settings is not None
@@ -49,8 +50,12 @@ def test_a_bundle_keeps_its_rate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     bundle = fit_video(source, tmp_path / "bundle", settings=settings, progress_bar=False, device="cpu")
     assert bundle.kilobits <= 300
     assert not (tmp_path / "plain.mkv").exists()
-    with pytest.raises(ValueError, match="too few"):
+    with pytest.raises(ValueError, match=r"too few .* Give [\d.]+kbps or more") as refused:
         spend(source, 2e3, tmp_path / "plain.mkv", GIVEN, lambda _: None)
+    enough = parse_rate(str(refused.value).split()[-3])
+    spend(source, enough, tmp_path / "plain.mkv", GIVEN, lambda _: None)
+    with pytest.raises(ValueError, match="too few"):
+        spend(source, enough - 200, tmp_path / "plain.mkv", GIVEN, lambda _: None)
 
 
 Point = tuple[str, int, int, float]

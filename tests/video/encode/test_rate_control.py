@@ -9,7 +9,13 @@ import pytest
 
 from hf_efficient.video.encode.fit import fit_video
 from hf_efficient.video.encode.low_resolution import downscaled, write_stream
-from hf_efficient.video.encode.rate_control import HEADER_BYTES, NETWORK_SHARE, network_bytes, settings_for_rate
+from hf_efficient.video.encode.rate_control import (
+    HEADER_BYTES,
+    NETWORK_SHARE,
+    network_bytes,
+    parse_rate,
+    settings_for_rate,
+)
 from hf_efficient.video.files.reader import probe, read_frames
 from hf_efficient.video.methods.stdo import choose_num_chunks
 from hf_efficient.video.networks.backbones.backbone import upsample_bicubic
@@ -104,6 +110,11 @@ def test_the_number_of_networks_follows_the_errors(tmp_path: Path, monkeypatch: 
 
 
 def test_too_little_is_said_for_every_scale(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"too few.*at x2 .*at x3 .*at x4 .*larger budget"):
-        settings_for_rate(source_clip(tmp_path), 5000, GIVEN)
+    source = source_clip(tmp_path)
+    with pytest.raises(ValueError, match=r"too few.*at x2 .*at x3 .*at x4 .*Give [\d.]+kbps or more") as refused:
+        settings_for_rate(source, 5000, GIVEN)
+    enough = parse_rate(str(refused.value).split()[-3])
+    settings_for_rate(source, enough, GIVEN, lambda _: None)
+    with pytest.raises(ValueError, match="too few"):
+        settings_for_rate(source, enough - 200, GIVEN)
     assert [p.name for p in tmp_path.iterdir()] == ["source.mp4"]

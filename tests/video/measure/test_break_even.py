@@ -40,7 +40,7 @@ def test_a_bundle_larger_than_its_source_is_said(
     bundle = fit_video(source, tmp_path / "bundle", **{**QUICK, "num_features": 16})
     total = sum(f.stat().st_size for f in bundle.path.rglob("*") if f.is_file())
     assert total > source.stat().st_size
-    sentence = rf"This bundle has {total:,} bytes in all, [\d.]+ times its source's {source.stat().st_size:,}"
+    sentence = rf"This bundle's folder has {total:,} bytes, [\d.]+ times its source's {source.stat().st_size:,}"
     assert re.search(sentence, caplog.text)
     assert re.search(sentence, (bundle.path / "README.md").read_text())
     assert "the networks alone take" in caplog.records[0].message  # before the work
@@ -48,7 +48,7 @@ def test_a_bundle_larger_than_its_source_is_said(
     assert main(["stdo", "info", str(bundle.path)]) == 0
     printed = capsys.readouterr().out
     assert re.search(f"warning: {sentence}", printed)
-    assert f"{total:,} with what no player needs" in printed
+    assert f"{total:,} in the folder, with what no player needs" in printed
 
 
 def test_the_comparison_with_bicubic_is_measured_on_frames(tmp_path: Path) -> None:
@@ -106,7 +106,7 @@ def test_a_single_image_is_said_before_the_work(
 def test_verdicts_count_and_compare() -> None:
     manifest: dict[str, Any] = {"source": {"bytes": 100}, "compared": {"frames": 3, "psnr": 30.0, "psnr_bicubic": 29.0}}
     assert verdicts(manifest, 99) == []
-    assert "100 bytes in all, 1.00 times" in verdicts(manifest, 100)[0]
+    assert "100 bytes, 1.00 times" in verdicts(manifest, 100)[0]
     manifest["compared"]["psnr"] = 28.5
     assert "28.50 dB against 29.00 on 3 frames" in verdicts(manifest, 99)[0]
     assert verdicts({"source": {"bytes": 100}}, 99) == []  # a bundle that nobody compared

@@ -7,20 +7,24 @@ are made by `examples.make_photo_vlm_evaluation` into FOLDER/photo_validation an
 Levers: fewer visual tokens (three methods), zeros by SparseGPT or by Wanda, 8 or 4 bits. For each limit of a grid
 `find_plan` tries, on validation rows, every lever alone at the cost that is allowed and the combinations; of each lever
 the best on validation, and the best of all, are then tested once. Differences are paired by row; intervals are of a
-bootstrap over scenes (texts), 95 %. Predicted costs stand beside measured ones. Each (instrument, seed, limit) is
-written when it is done, and not done again.
+bootstrap over scenes (texts), 95 %. A cell, a limit of a seed, is won or lost where the interval leaves out 0. Over
+seeds the mean difference stands with Student's interval. Predicted costs stand beside measured ones. Each (instrument,
+seed, limit) is written when it is done, and not done again.
 """
 
 import argparse
 import copy
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from statistics import mean
 from typing import Any
 
 import numpy as np
 import torch
 
 from benchmarks.budget.instruments import INSTRUMENTS, Instrument, batch_of
+from benchmarks.harness.intervals import half_interval
 from benchmarks.harness.options import common_parser
 from benchmarks.harness.plots import plot_panels
 from benchmarks.harness.results import Rows, record_run, write_table
@@ -41,6 +45,16 @@ BOTH = {"tiny": {"prefill_flops": "70%", "file_bytes": "40%"}, "photo": {"prefil
 SIZES = {"text": (1000, 1000), "tiny": (320, 960), "photo": (96, 320)}
 LEVERS = ("tokens", "sparsegpt", "wanda", "int8", "int4")
 STOCK, PLAN = "stock", "plan"
+VERDICTS = ("won", "level", "lost", "no lever alone fits", "nothing fits")
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A limit of a seed: of `VERDICTS`, and by how many points the plan is ahead of the best lever alone."""
+
+    limit: str
+    verdict: str
+    difference: float | None = None
 
 
 def grid_of(instrument: str, count: int | None) -> tuple[Mapping[str, str], ...]:
@@ -111,30 +125,49 @@ def table(rows: Mapping[str, Mapping[str, Any]]) -> str:
     """A table an instrument: accuracy of each lever and the plan, and where the plan is behind."""
     parts = []
     for name in sorted({key.split("|")[0] for key in rows}):
-        lines, errors = [], []
+        lines, errors, cells = [], [], list[Cell]()
         for key, row in rows.items():
             if not key.startswith(f"{name}|") or key.endswith(f"|{STOCK}"):
                 continue
             _, seed, limit = key.split("|")
             if "refused" in row:
                 lines.append([limit, seed, *[""] * len(LEVERS), "refused", "", ""])
+                cells.append(Cell(limit, "nothing fits"))
                 continue
             scenes = rows[f"{name}|{seed}|{STOCK}"]["scenes"]
             of = {r: 100 * float(np.mean(v["hits"])) for r, v in row["rows"].items()}
             alone = [lever for lever in LEVERS if lever in of]
             rival = max(alone, key=lambda lever: of[lever]) if alone else None
-            cells = [f"{of[lever]:.1f}" if lever in of else "cannot" for lever in LEVERS]
-            gap = ""
+            shown = [f"{of[lever]:.1f}" if lever in of else "cannot" for lever in LEVERS]
+            gap, cell = "", Cell(limit, "no lever alone fits")
             if rival is not None:
                 d, low, high = differences(row["rows"][PLAN]["hits"], row["rows"][rival]["hits"], scenes)
                 gap = f"{d:+.1f} ({low:+.1f} to {high:+.1f}), {rival}"
-            lines.append([limit, seed, *cells, f"{of[PLAN]:.1f}", row["rows"][PLAN]["name"], gap])
+                cell = Cell(limit, "won" if low > 0 else "lost" if high < 0 else "level", d)
+            cells.append(cell)
+            lines.append([limit, seed, *shown, f"{of[PLAN]:.1f}", row["rows"][PLAN]["name"], gap])
             errors += row["costs"]
         stock = [r for k, r in rows.items() if k.startswith(f"{name}|") and k.endswith(f"|{STOCK}")]
         whole = ", ".join(f"{100 * float(np.mean(r['hits'])):.1f}" for r in stock)
         head = ["limit", "seed", *LEVERS, PLAN, "which", "minus the best lever alone, picked on the test"]
-        parts.append(f"**{name}**, stock {whole} %\n\n{markdown(head, lines)}\n\n{prediction_errors(errors)}\n")
+        told = [f"**{name}**, stock {whole} %", markdown(head, lines), standing(cells), over_seeds(cells)]
+        parts.append("\n\n".join([*filter(None, told), prediction_errors(errors)]) + "\n")
     return "\n".join(parts)
+
+
+def standing(cells: Sequence[Cell]) -> str:
+    """How often the plan was ahead of the best lever alone."""
+    counts = {name: sum(cell.verdict == name for cell in cells) for name in VERDICTS}
+    told = ", ".join(f"{count} {name}" for name, count in counts.items() if count or name in VERDICTS[:3])
+    return f"The plan against the best lever alone, {len(cells)} cells: {told}."
+
+
+def over_seeds(cells: Sequence[Cell]) -> str:
+    """Mean differences of the limits that three seeds or more have; "" where there is none."""
+    of = {limit: [c.difference for c in cells if c.limit == limit and c.difference is not None]
+          for limit in dict.fromkeys(cell.limit for cell in cells)}  # fmt: skip
+    lines = [[limit, str(len(d)), f"{mean(d):+.1f} ± {half_interval(d):.1f}"] for limit, d in of.items() if len(d) > 2]
+    return markdown(["limit", "seeds", "minus the best lever alone, mean over seeds"], lines) if lines else ""
 
 
 def prediction_errors(costs: Sequence[Mapping[str, Mapping[str, float]]]) -> str:

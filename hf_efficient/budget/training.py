@@ -61,11 +61,7 @@ def train_plan(
     chosen = plan.plan if isinstance(plan, FoundPlan) else EfficiencyPlan.of(plan)
     if Path(folder).resolve() == Path(args.output_dir).resolve():
         raise ValueError(f"folder={os.fspath(folder)!r} holds the checkpoints (output_dir); name another one.")
-    if chosen.precision is not None and chosen.sparsity is None:
-        raise ValueError(
-            f"The plan has precision={chosen.precision['quant_method']!r} and nothing that trains: quantized weights "
-            "do not. Give it an adapter, sparsity={'target': 'delta', 'sparsity': 0.995}, or leave precision out."
-        )
+    check_trains(chosen)
     check_free(folder, weights=chosen.sparsity is None and chosen.pruning is None)
     late = chosen.pruning is not None and chosen.pruning.when == AFTER
     if chosen.pruning is not None and not late and chosen.sparsity is None:
@@ -90,6 +86,15 @@ def train_plan(
     if trainer.is_world_process_zero():
         chosen.save_pretrained(folder, trained, processor)
     return trainer
+
+
+def check_trains(plan: EfficiencyPlan) -> None:
+    """Refuse a plan of which nothing trains."""
+    if plan.precision is not None and plan.sparsity is None:
+        raise ValueError(
+            f"The plan has precision={plan.precision['quant_method']!r} and nothing that trains: quantized weights do "
+            "not. Give it an adapter, sparsity={'target': 'delta', 'sparsity': 0.995}, or leave precision out."
+        )
 
 
 def pruned_at_last(plan: EfficiencyPlan, model: Any, processor: Any, batches: Iterable[Any] | None) -> None:

@@ -111,7 +111,7 @@ class PerturbingOptimizer(Optimizer):
             measure = weights.has_16_bits and not now.monitor.has_warned("16 bits")
             perturbation = self.variant.perturbed(weights, now.batch, self._distance(), measure)
             perturbation.__enter__()
-            now.perturbation, now.was_perturbed = perturbation, True
+            now.began(perturbation)
         return RestoresOnError(self)
 
     def restore(self) -> None:
@@ -119,6 +119,7 @@ class PerturbingOptimizer(Optimizer):
         perturbation, self._step_state.perturbation = self._step_state.perturbation, None
         if perturbation is not None:
             end_perturbation(perturbation, StepAborted())
+            self._step_state.broken_off()
 
     def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
         """Bring the weights back and let the base optimizer step with the gradients that are there.
@@ -154,12 +155,9 @@ class PerturbingOptimizer(Optimizer):
         now = self._step_state
         late = now.perturbation is None
         with self.perturb(), torch.enable_grad():  # which brings the weights back if the closure fails
-            before = now.gradient_version(now.batch.weights)
             result = closure()
-        after = now.gradient_version(now.batch.weights)
-        if late and before is not None and after is not None and before[0] is after[0] and before[1] == after[1]:
+        if late and now.gradient_version(now.batch.weights) is not None and now.is_unused():
             self.restore()  # no backward was in it: the gradient that is there was taken before
-            now.was_perturbed = False
         return result
 
     def _finish(self, perturbed: bool) -> None:

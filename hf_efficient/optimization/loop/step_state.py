@@ -44,12 +44,27 @@ class StepState:
         self.buffers = Buffers()
         self.monitor = StepMonitor(name, lambda message: warnings.warn(message, stacklevel=_outside()))
         self._used: tuple[Any, int] | None = None  # a gradient of the last step, and its version
+        self._first: tuple[Tensor, int] | None = None  # one that stood there when the weights were perturbed
 
     @staticmethod
     def gradient_version(weights: Weights) -> tuple[Tensor, int] | None:
         """A gradient and its version: another pair after a backward, or after they were zeroed."""
         g = next(iter(weights.gradients().values()), None)
         return None if g is None else (g, change_count(g))
+
+    def began(self, perturbation: AbstractContextManager[object]) -> None:
+        """The weights of `batch` are perturbed."""
+        self.perturbation, self.was_perturbed = perturbation, True
+        self._first = self.gradient_version(self.batch.weights)
+
+    def is_unused(self) -> bool:
+        """Whether no gradient has been taken since the weights were perturbed."""
+        first, now = self._first, self.gradient_version(self.batch.weights)
+        return now is None if first is None else now is not None and now[0] is first[0] and now[1] == first[1]
+
+    def broken_off(self) -> None:
+        """The weights were brought back before the step; a gradient that was taken before that is still one of ours."""
+        self.was_perturbed = self.was_perturbed and not self.is_unused()
 
     def end(self, weights: Weights) -> None:
         """The step is over: the next one needs a perturbation of its own, and other gradients."""

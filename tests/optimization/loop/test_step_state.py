@@ -28,6 +28,27 @@ def test_a_step_without_perturb_is_refused(cls: Any) -> None:
 
 
 @pytest.mark.parametrize("cls", CLASSES)
+def test_a_step_after_restore_needs_a_gradient_from_before_it(cls: Any) -> None:
+    """As in a loop that catches an error and goes on."""
+    net = network()
+    opt = cls(net.parameters(), torch.optim.AdamW, lr=0.1)
+    steps(net, opt, 2)
+    before = values(net)
+    with pytest.raises(RuntimeError, match="of memory"), opt.perturb(lambda: loss_of(net, 2)):
+        raise RuntimeError("out of memory")
+    loss_of(net, 2).backward()
+    with pytest.raises(ValueError, match="was not called since the last step"):
+        opt.step()
+    assert same(values(net), before)
+    opt.zero_grad()
+    opt.perturb(lambda: loss_of(net, 2))
+    loss_of(net, 2).backward()
+    opt.eval()  # as an evaluation between backward and step
+    opt.step()
+    assert not same(values(net), before)
+
+
+@pytest.mark.parametrize("cls", CLASSES)
 def test_where_nothing_is_to_be_perturbed_perturb_may_be_left_out(cls: Any) -> None:
     net = network()
     opt = cls(net.parameters(), torch.optim.SGD, rho=0.0, lr=0.1, momentum=0.9)

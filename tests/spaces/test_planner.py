@@ -1,7 +1,6 @@
 """The planner Space: its functions, over HTTP, and in a browser at the widths of a desk and of a hand."""
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,30 +10,10 @@ from PIL import Image
 from hf_efficient import EfficiencyPlan
 from hf_efficient.budget.planner.limits import COSTS
 from tests.conftest import ROOT
-from tests.spaces.front_matter import front_matter_errors
-from tests.spaces.running import browser_page, import_app, served
+from tests.spaces.running import browser_page
 
 SPACE = ROOT / "spaces" / "planner"
 TOKENS = "fewer visual tokens"
-
-
-@pytest.fixture(scope="module")
-def app() -> Any:
-    return import_app(SPACE)
-
-
-@pytest.fixture(scope="module")
-def url(app: Any) -> Iterator[str]:
-    with served(app) as address:
-        yield address
-
-
-def test_front_matter() -> None:
-    from huggingface_hub import SpaceCard
-
-    assert front_matter_errors(SPACE) == []
-    version = SpaceCard.load(SPACE / "README.md").data.sdk_version
-    assert f"\ngradio=={version}\n" in (ROOT / "constraints.txt").read_text()
 
 
 def test_sliders_limit_what_can_be_limited(app: Any) -> None:

@@ -1,7 +1,6 @@
 """The training Space: its functions, over HTTP, and in a browser."""
 
 import re
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -9,8 +8,7 @@ import torch
 from PIL import Image
 
 from tests.conftest import ROOT
-from tests.spaces.front_matter import front_matter_errors
-from tests.spaces.running import browser_page, import_app, served
+from tests.spaces.running import browser_page, import_app
 
 SPACE = ROOT / "spaces" / "training"
 
@@ -20,20 +18,6 @@ def app() -> Any:
     module = import_app(SPACE)
     module.STEPS = 60
     return module
-
-
-@pytest.fixture(scope="module")
-def url(app: Any) -> Iterator[str]:
-    with served(app) as address:
-        yield address
-
-
-def test_front_matter() -> None:
-    from huggingface_hub import SpaceCard
-
-    assert front_matter_errors(SPACE) == []
-    version = SpaceCard.load(SPACE / "README.md").data.sdk_version
-    assert f"\ngradio=={version}\n" in (ROOT / "constraints.txt").read_text()
 
 
 def test_no_digit_is_both_trained_and_tested(app: Any) -> None:

@@ -2,7 +2,6 @@
 
 import re
 import zipfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,35 +14,15 @@ from hf_efficient.video.files.bundle import Bundle
 from hf_efficient.video.files.reader import probe, read_frames
 from hf_efficient.video.play.player import Player
 from tests.conftest import ROOT
-from tests.spaces.front_matter import front_matter_errors
-from tests.spaces.running import browser_page, import_app, served
+from tests.spaces.running import browser_page
 from tests.video.clips import make_clip, moving_frames
 
 SPACE = ROOT / "spaces" / "video"
 
 
 @pytest.fixture(scope="module")
-def app() -> Any:
-    return import_app(SPACE)
-
-
-@pytest.fixture(scope="module")
-def url(app: Any) -> Iterator[str]:
-    with served(app) as address:
-        yield address
-
-
-@pytest.fixture(scope="module")
 def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_clip(tmp_path_factory.mktemp("clips") / "garden.mp4", moving_frames(6, 96, 64), audio="aac")
-
-
-def test_front_matter() -> None:
-    from huggingface_hub import SpaceCard
-
-    assert front_matter_errors(SPACE) == []
-    version = SpaceCard.load(SPACE / "README.md").data.sdk_version
-    assert f"\ngradio=={version}\n" in (ROOT / "constraints.txt").read_text()
 
 
 def test_the_frame_shown_is_the_one_that_gains_most(app: Any, source: Path, tmp_path: Path) -> None:

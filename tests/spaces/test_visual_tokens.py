@@ -3,7 +3,6 @@
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +18,7 @@ from hf_efficient.representation.evaluation.questions import (
 )
 from tests.conftest import ROOT
 from tests.scene_vlm import make_scene_vlm
-from tests.spaces.front_matter import front_matter_errors
-from tests.spaces.running import browser_page, import_app, served
+from tests.spaces.running import browser_page, import_app
 
 SPACE = ROOT / "spaces" / "visual_tokens"
 EXAMPLE = EVALUATION_SET / "images" / "00000.png"
@@ -34,12 +32,6 @@ def app(tmp_path_factory: pytest.TempPathFactory) -> Any:
         for part in make_scene_vlm():
             part.save_pretrained(module.MODEL)
     return module
-
-
-@pytest.fixture(scope="module")
-def url(app: Any) -> Iterator[str]:
-    with served(app) as address:
-        yield address
 
 
 @pytest.fixture
@@ -67,23 +59,6 @@ def bad_uploads(folder: Path) -> dict[str, Path]:
         "megapixels": folder / "bomb.png",
         "damaged": folder / "damaged.png",
     }
-
-
-def test_front_matter() -> None:
-    from huggingface_hub import SpaceCard
-
-    assert front_matter_errors(SPACE) == []
-    version = SpaceCard.load(SPACE / "README.md").data.sdk_version
-    assert f"\ngradio=={version}\n" in (ROOT / "constraints.txt").read_text()
-
-
-def test_front_matter_check_finds_mistakes(tmp_path: Path) -> None:
-    (tmp_path / "README.md").write_text(
-        "---\ntitle: x\nemoji: ab\ncolorFrom: orange\ncolorTo: red\nsdk: gradio\nsdk_version: 6.31\ncolour: red\n---\n"
-    )
-    errors = " ".join(front_matter_errors(tmp_path))
-    for word in ("app_file is missing", "license is missing", "colour is no key", "colorFrom", "sdk_version", "emoji"):
-        assert word in errors
 
 
 def test_importing_the_app_loads_no_weights() -> None:

@@ -13,6 +13,7 @@ from transformers import (
 )
 
 from hf_efficient import SAMArguments, SAMTrainer
+from hf_efficient.optimization.engine import exchange
 from hf_efficient.optimization.training.checks import refuse_trainer
 from tests.optimization.training.trainers import (
     METHODS,
@@ -57,10 +58,12 @@ def test_the_logged_loss_is_that_of_the_plain_trainer(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
-@pytest.mark.parametrize("method", ["sam", "s2sam", "guided", "looksam"])
+@pytest.mark.parametrize("method", ["sam", "s2sam", "zosam", "guided", "looksam"])
 def test_an_exception_in_a_step_leaves_the_weights_in_place(
-    method: str, error: type[BaseException], tmp_path: Path
+    method: str, error: type[BaseException], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(exchange, "LEAST", 0)  # these weights are small; they too lie elsewhere for the step
+
     class Failing(SAMTrainer):
         calls = 0
 
@@ -68,9 +71,12 @@ def test_an_exception_in_a_step_leaves_the_weights_in_place(
             self.calls += 1
             loss = super().compute_loss(*args, **kwargs)
             if self.calls == self.fail_at:
+                there.append(state(self.model))
                 raise error
             return loss
 
+    there: list[dict[str, Any]] = []
+    elsewhere = []
     for fail_at in (4, 5, 6):
         trainer = build(tmp_path, METHODS[method], cls=Failing, max_steps=8)
         trainer.fail_at = fail_at
@@ -85,6 +91,8 @@ def test_an_exception_in_a_step_leaves_the_weights_in_place(
             trainer.train()
         assert before
         assert same(before, state(trainer.model))
+        elsewhere.append(not same(before, there[-1]))
+    assert any(elsewhere)
 
 
 class NaNStep(TrainerCallback):

@@ -173,10 +173,10 @@ def methods_of(setting: str) -> list[str]:
     return [m for m in METHODS if SETTINGS[setting].sparsity or "all weights" not in m]
 
 
-def work(runs: Runs, settings: list[str], seeds: int) -> Iterator[Run]:
+def work(runs: Runs, settings: list[str], wanted: list[str], seeds: int) -> Iterator[Run]:
     """All runs, a setting after the other: tuning, then seed by seed every dial that is chosen."""
     for setting in settings:
-        methods = methods_of(setting)
+        methods = [m for m in methods_of(setting) if m in wanted]
         for method, seed in itertools.product(methods, TUNING_SEEDS):
             yield from (Run(setting, method, dial, seed) for dial in dials(method))
         for seed, method in itertools.product(range(seeds), methods):
@@ -210,6 +210,7 @@ def parser() -> argparse.ArgumentParser:
     """The options."""
     made = common_parser(__doc__, "sam_sparsity")
     made.add_argument("--settings", nargs="+", choices=list(SETTINGS), default=list(SETTINGS))
+    made.add_argument("--methods", nargs="+", choices=list(METHODS), default=list(METHODS))
     made.add_argument("--seeds", type=int, default=5)
     return made
 
@@ -220,7 +221,7 @@ def main() -> None:
     record_run(arguments.output)
     path = arguments.output / "runs.json"
     runs: Runs = read_json(path, {})
-    for run in work(runs, arguments.settings, arguments.seeds):
+    for run in work(runs, arguments.settings, arguments.methods, arguments.seeds):
         if run.key not in runs:
             runs[run.key] = {name: round(value, 2) for name, value in train(run).items()}
             write_json(path, runs)

@@ -4,7 +4,8 @@ Tasks (`--tasks`): "moved", an MLP over word counts that has learned ten of the 
 ten; and MiniLM-L6's top two layers (3.5 million weights; what the frozen layers below say of a text is computed once)
 on the twenty newsgroups, on sentiment of film reviews, and on R52's topics. Methods: dense; one-shot pruning by
 magnitude and by Wanda, then training with a fixed mask; gradual magnitude pruning (GMP); movement pruning, hard and
-soft; SET, MEST, RigL and BiDST from the largest weights; RigL and BiDST that start dense and fall along GMP's curve.
+soft; SET, MEST, RigL and BiDST from the largest weights; RigL and BiDST that start dense and fall along GMP's curve;
+the dense network and BiDST with S2-SAM.
 
 Settings of every method (`GRID`, what it reads of it) are chosen one after the other on texts held back from training,
 at 95 % sparsity, two seeds (`chosen.json`), but learning rate and share of weights exchanged together, for the larger
@@ -17,6 +18,7 @@ import json
 import math
 import re
 from collections.abc import Sequence
+from contextlib import nullcontext
 from itertools import product
 from pathlib import Path
 from statistics import mean
@@ -33,7 +35,7 @@ from benchmarks.harness.tables import markdown, mean_and_deviation, mean_and_int
 from benchmarks.sparsity.movement import MovementPruning
 from benchmarks.sparsity.pretrained_tasks import TASKS, Task
 from benchmarks.sparsity.tasks import Data, comparison_parser, held_back
-from hf_efficient import BiDSTConfig, prune_wanda, train_sparsely
+from hf_efficient import S2SAM, BiDSTConfig, prune_wanda, train_sparsely
 
 SPARSITIES = (0.9, 0.95)
 CHOSEN_AT, CHOSEN_BY = 0.95, (100, 101)
@@ -47,6 +49,7 @@ GRID: dict[str, tuple[Any, ...]] = {
     "score_interval": (5, 1),
     "score_lr": (1e-2, 1e-3, 1e-1),
     "penalty": (10.0, 1.0, 100.0),
+    "rho": (0.05, 0.02, 0.1, 0.2),
 }
 BOTH = ("lr", "drop_fraction")
 #: Method -> what is fixed of it, and the settings that are chosen; those of a tuple together.
@@ -69,6 +72,8 @@ METHODS: dict[str, tuple[dict[str, Any], tuple[str | tuple[str, ...], ...]]] = {
         {"topology": "bidst", "initial_sparsity": 0.0},
         (BOTH, "distribution", "levelling", "score_interval"),
     ),
+    "dense, S2-SAM": ({}, ("lr", "rho")),
+    "bidst, S2-SAM": ({"topology": "bidst"}, (BOTH, "distribution", "levelling", "score_interval", "rho")),
 }
 Runs = dict[str, dict[str, float]]
 
@@ -87,10 +92,11 @@ def made_sparse(
     shared: dict[str, Any] = {"target_modules": task.layers, "backend": "dense", "seed": seed}
     if fixed["topology"] != "static":
         shared |= {"update_interval": task.interval, "stop_fraction": STOP}
-    if method == "wanda":
+    if method.startswith("wanda"):
         return get_peft_model(network, BiDSTConfig(**fixed, **shared, distribution="as_pruned"))
-    chosen = {name: value for name, value in settings.items() if name != "lr"}
-    return get_peft_model(network, BiDSTConfig(sparsity=sparsity, **fixed, **shared, **chosen))
+    chosen = {name: value for name, value in settings.items() if name not in ("lr", "rho")}
+    amount: dict[str, Any] = {} if "pattern" in fixed else {"sparsity": sparsity}
+    return get_peft_model(network, BiDSTConfig(**amount, **fixed, **shared, **chosen))
 
 
 def run(task: Task, data: Data, method: str, sparsity: float, settings: dict[str, Any], seed: int) -> dict[str, float]:
@@ -101,18 +107,20 @@ def run(task: Task, data: Data, method: str, sparsity: float, settings: dict[str
     fixed, _ = METHODS[method]
     peer: MovementPruning | None = None
     groups = [{"params": [], "lr": settings["lr"]}]
-    if method == "wanda":
+    if method.startswith("wanda"):
         calibration = x[torch.randperm(len(x), generator=torch.Generator().manual_seed(seed))[:128]]
-        prune_wanda(network, [calibration], sparsity, target_modules=list(sparse_layers(network, task)))
+        amount: dict[str, Any] = {"pattern": fixed["pattern"]} if "pattern" in fixed else {"sparsity": sparsity}
+        prune_wanda(network, [calibration], **amount, target_modules=list(sparse_layers(network, task)))
     if "soft" in fixed:
         layers = sparse_layers(network, task).values()
         peer = MovementPruning(layers, sparsity, int(STOP * task.steps), fixed["soft"], settings.get("penalty", 0.0))
         groups.append({"params": peer.parameters(), "lr": settings["score_lr"]})
-    elif method != "dense":
+    elif "topology" in fixed:
         network = made_sparse(network, task, method, sparsity, settings, seed)
     scores = {id(score) for group in groups for score in group["params"]}
     groups[0]["params"] = [p for p in network.parameters() if p.requires_grad and id(p) not in scores]
-    optimizer = torch.optim.Adam(groups)
+    rho = settings.get("rho")
+    optimizer = torch.optim.Adam(groups) if rho is None else S2SAM(groups, torch.optim.Adam, rho=rho)
     if "topology" in fixed:
         train_sparsely(network, optimizer, task.steps)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda t: 0.5 * (1 + math.cos(math.pi * t / task.steps)))
@@ -120,8 +128,9 @@ def run(task: Task, data: Data, method: str, sparsity: float, settings: dict[str
     network.train()
     for step in range(1, task.steps + 1):
         batch = torch.randint(len(x), (task.batch,), generator=generator)
-        loss = F.cross_entropy(network(x[batch]), y[batch])
-        (loss if peer is None else loss + peer.loss(step)).backward()
+        with optimizer.perturb() if isinstance(optimizer, S2SAM) else nullcontext():
+            loss = F.cross_entropy(network(x[batch]), y[batch])
+            (loss if peer is None else loss + peer.loss(step)).backward()
         optimizer.step()
         schedule.step()
         optimizer.zero_grad()
@@ -157,12 +166,17 @@ class Book:
     def accuracy(self, data: Data, part: str, method: str, sparsity: float, seed: int, **settings: Any) -> float:
         """Of one run, done now if it is not in the file."""
         how = json.dumps(settings, sort_keys=True)
-        key = f"{self.task}|{part}|{method}|{sparsity if method != 'dense' else 0.0}|{seed}|{how}"
+        key = f"{self.task}|{part}|{method}|{0.0 if is_dense(method) else sparsity}|{seed}|{how}"
         if key not in self.runs:
             self.runs[key] = run(TASKS[self.task], data, method, sparsity, settings, seed)
             print(key, self.runs[key], flush=True)
             write_json(self.path, self.runs)
         return self.runs[key]["accuracy"]
+
+
+def is_dense(method: str) -> bool:
+    """Whether a method makes nothing sparse, so that it has one run for all sparsities."""
+    return method.startswith("dense")
 
 
 def searches(task: Task, method: str) -> list[dict[str, tuple[Any, ...]]]:
@@ -172,7 +186,7 @@ def searches(task: Task, method: str) -> list[dict[str, tuple[Any, ...]]]:
     return [{name: grid[name] for name in group} for group in groups]
 
 
-def choose(book: Book, data: Data, method: str) -> dict[str, Any]:
+def choose(book: Book, data: Data, method: str, sparsity: float = CHOSEN_AT) -> dict[str, Any]:
     """Settings of a method, each chosen with those before it."""
     together = searches(TASKS[book.task], method)
     best = {name: values[0] for search in together for name, values in search.items()}
@@ -180,7 +194,7 @@ def choose(book: Book, data: Data, method: str) -> dict[str, Any]:
         tried = [best | dict(zip(search, values, strict=True)) for values in product(*search.values())]
         best = max(
             tried,
-            key=lambda s: mean(book.accuracy(data, "validation", method, CHOSEN_AT, seed, **s) for seed in CHOSEN_BY),
+            key=lambda s: mean(book.accuracy(data, "validation", method, sparsity, seed, **s) for seed in CHOSEN_BY),
         )
     return best
 
@@ -210,7 +224,7 @@ def table(runs: Runs, chosen: dict[str, dict[str, Any]]) -> str:
 
 def accuracies(tested: dict[tuple[str, ...], float], method: str, sparsity: str) -> dict[str, float]:
     """Seed -> accuracy; of dense ones, whatever the sparsity."""
-    wanted = (method, "0.0" if method == "dense" else sparsity)
+    wanted = (method, "0.0" if is_dense(method) else sparsity)
     return {seed: accuracy for (m, s, seed), accuracy in tested.items() if (m, s) == wanted}
 
 

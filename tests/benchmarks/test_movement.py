@@ -4,9 +4,9 @@ import pytest
 import torch
 from torch import nn
 
-from benchmarks.sparsity import pretrained_tasks
+from benchmarks.sparsity import half_zeros, pretrained_tasks
 from benchmarks.sparsity.movement import MovementPruning, Scores, largest
-from benchmarks.sparsity.sparse_finetuning import METHODS, Task, run, searches
+from benchmarks.sparsity.sparse_finetuning import METHODS, Task, is_dense, run, searches
 
 
 def test_scores_get_the_gradient_of_the_masked_weight_times_the_weight() -> None:
@@ -66,7 +66,20 @@ def test_every_method_of_the_benchmark_ends_with_the_zeros_it_is_asked_for(metho
     task = Task(lambda: (x, y, x, y), lambda: network, "[02]", steps=24, batch=16, interval=4)
     settings = {name: values[0] for search in searches(task, method) for name, values in search.items()}
     result = run(task, task.data(), method, 0.8, settings, 0)
-    assert result["sparsity"] == pytest.approx(0.0 if method == "dense" else 0.8, abs=0.002)
+    assert result["sparsity"] == pytest.approx(0.0 if is_dense(method) else 0.8, abs=0.002)
+
+
+@pytest.mark.parametrize("method", half_zeros.PATTERNED)
+def test_methods_with_a_pattern_end_with_two_of_every_four(method: str) -> None:
+    torch.manual_seed(0)
+    x, y = torch.randn(200, 32), torch.randint(3, (200,))
+    network = nn.Sequential(nn.Linear(32, 20), nn.ReLU(), nn.Linear(20, 20), nn.ReLU(), nn.Linear(20, 3))
+    task = Task(lambda: (x, y, x, y), lambda: network, "[02]", steps=24, batch=16, interval=4)
+    with half_zeros.patterned():
+        settings = {name: values[0] for search in searches(task, method) for name, values in search.items()}
+        assert "distribution" not in settings
+        zeros = run(task, task.data(), method, 0.5, settings, 0)["sparsity"]
+        assert zeros == pytest.approx(0.5, abs=0.01)  # a grown weight that has not moved yet is zero too
 
 
 def test_the_head_of_a_run_does_not_depend_on_whether_the_network_was_pretrained_before(

@@ -16,6 +16,7 @@ LORA = "peft.tuners.lora.layer"
 #: "module:name" -> parameters, of what is overridden: by BiDST's tuner, but for the last.
 OVERRIDDEN = {
     f"{TUNERS}:BaseTuner._check_new_adapter_config": ("self", "config"),
+    f"{TUNERS}:BaseTuner._check_tied_modules": ("self", "model", "peft_config"),
     f"{TUNERS}:BaseTuner._add_modules_to_save_to_tie": ("self", "peft_config", "tied_weight_keys"),
     f"{TUNERS}:BaseTuner._create_and_replace": (
         "self", "peft_config", "adapter_name", "target", "target_name", "parent", "current_key", "parameter_name",
@@ -44,7 +45,6 @@ OVERRIDDEN = {
 #: "module:name" -> parameters, of what it calls.
 CALLED = {
     f"{TUNERS}:BaseTuner._prepare_adapter_config": ("self", "peft_config", "model_config"),
-    f"{TUNERS}:BaseTuner._get_module_names_tied_with_embedding": ("self",),
     f"{TUNERS}:BaseTuner.get_model_config": ("model",),
     f"{TUNERS}:BaseTunerLayer._move_adapter_to_device_of_base_layer": ("self", "adapter_name", "device"),
     f"{TUNERS}:BaseTunerLayer._cast_input_dtype": ("self", "x", "dtype"),

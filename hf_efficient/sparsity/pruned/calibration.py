@@ -16,7 +16,7 @@ from hf_efficient.modes import evaluating
 from hf_efficient.sparsity.pattern import NMPattern
 from hf_efficient.sparsity.tuner.targets import stays_dense
 
-from .weights import Names, matching
+from .weights import Names, as_names, matching
 
 with extra("sparsity"):
     from peft.tuners.tuners_utils import BaseTunerLayer
@@ -57,19 +57,27 @@ def layers_to_prune(
         pattern: must fit the layers' inputs; or None.
 
     Raises:
-        ValueError: the model has adapters, a layer is quantized or does not fit the pattern, or there is none.
+        ValueError: the model has adapters, a layer is quantized or does not fit the pattern, a name matches none, or
+            there is none.
     """
     found: dict[str, nn.Module] = {}
+    unmatched = set(as_names(targets)) | set(as_names(excluded))
     for name, module in model.named_modules():
         if isinstance(module, BaseTunerLayer):
             raise ValueError(f"The model has an adapter ({name!r}): prune the plain model, then add the adapter.")
-        if not isinstance(module, (nn.Linear, Conv1D)) or matching(name, "weight", excluded):
+        if not isinstance(module, (nn.Linear, Conv1D)):
             continue
-        if not (matching(name, "weight", targets) if targets is not None else not stays_dense(name)):
+        matched, left_out = matching(name, "weight", targets), matching(name, "weight", excluded)
+        unmatched -= matched | left_out
+        if left_out or not (matched if targets is not None else not stays_dense(name)):
             continue
         if not module.weight.is_floating_point() or type(module.weight.data) is not Tensor:
             raise ValueError(f"The weight of {name!r} is quantized: prune the model before it is quantized.")
         found[name] = module
+    if unmatched:
+        raise ValueError(
+            f"No layer to prune is named {', '.join(map(repr, sorted(unmatched)))}: expected linear layers."
+        )
     if not found:
         raise ValueError(f"target_modules={targets!r} found no linear layer to prune; name the layers.")
     if pattern is not None:
@@ -107,16 +115,23 @@ def prune_by_inputs(
         largest: numbers of statistics in memory at a time.
 
     Raises:
-        ValueError: there is no batch, a layer is not called by the model, or inputs are not finite.
+        ValueError: there is no batch, or one in place of many; a layer is not called by the model, or inputs are not
+            finite.
     """
+    if isinstance(batches, (Mapping, Tensor, str)):
+        raise ValueError(f"batches is one {type(batches).__name__}; expected several batches, or [batch] if it is one.")
     data = batches if iter(batches) is not batches else list(batches)
     with evaluating(model):
         for group in _groups(layers, measure, largest):
             sums: dict[str, Tensor] = {}
             counts = dict.fromkeys(group, 0)
+            calls = 0
             for batch in data:
                 with _measured(group, batch, measure, sums, counts):
                     _call(model, batch)
+                calls += 1
+            if not calls:
+                raise ValueError("batches is empty; expected calibration data that the model is called with.")
             for name, layer in group.items():
                 if not counts[name]:
                     raise ValueError(

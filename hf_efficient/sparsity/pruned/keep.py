@@ -16,7 +16,7 @@ from hf_efficient.extras import extra
 from hf_efficient.optimizer_state import held_ids
 from hf_efficient.sparsity.storage import mask_encoding
 
-from .masked_lora import mask_lora, mask_of
+from .masked_lora import check_configs, mask_lora, mask_of
 from .weights import Names, PrunedWeight, pruned_weights
 
 with extra("sparsity"):
@@ -144,6 +144,7 @@ def keep_sparsity(model: nn.Module, *, target_modules: Names = None, exclude_mod
     """
     for kept in [_KEPT[module] for module in model.modules() if module in _KEPT]:
         kept.remove()
+    check_configs(model)
     weights = pruned_weights(model, target_modules, exclude_modules)
     empty = [name for name, weight in weights.items() if weight.active == 0]
     if empty:

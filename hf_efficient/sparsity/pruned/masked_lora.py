@@ -204,15 +204,25 @@ def mask_lora(model: nn.Module, weights: Mapping[str, PrunedWeight]) -> dict[str
         if mask_of(module) is None and id(module.get_base_layer()) in owners:
             check_layer(name, module)
             layers[name] = module
-    configs = {id(c): (adapter, c) for m in model.modules() for adapter, c in _configs(m).items()}
-    for adapter, config in configs.values():
-        check_config(config, adapter)  # of all: a layer whose weight was changed has no zeros to be known by
+    configs = check_configs(model)
     for layer in layers.values():
         layer.lora_variant = MaskedVariants()
-        for adapter, config in configs.values():
+        for adapter, config in configs:
             if adapter in layer.lora_A:
                 mark(config)
     return layers
+
+
+def check_configs(model: nn.Module) -> list[tuple[str, Any]]:
+    """Name and config of all adapters; a layer whose weight an adapter's start has changed has no zeros to be known by.
+
+    Raises:
+        ValueError: an adapter's start has changed weights.
+    """
+    configs = {id(c): (adapter, c) for m in model.modules() for adapter, c in _configs(m).items()}
+    for adapter, config in configs.values():
+        check_config(config, adapter)
+    return list(configs.values())
 
 
 def _configs(module: nn.Module) -> Mapping[str, Any]:

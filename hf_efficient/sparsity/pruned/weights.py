@@ -84,7 +84,7 @@ def pruned_weights(model: nn.Module, targets: Names = None, excluded: Names = No
     found: dict[str, PrunedWeight] = {}
     seen: set[int] = set()
     entries = active = 0
-    unmatched = set(_as_names(targets)) | set(_as_names(excluded))
+    unmatched = set(as_names(targets)) | set(as_names(excluded))
     for name, module, attribute in _parameters(model):
         matched = matching(name, attribute, targets)
         left_out = matching(name, attribute, excluded)
@@ -133,7 +133,8 @@ def _by_kind(name: str, module: nn.Module, attribute: str, embeddings: set[int])
     return attribute in fused_parameters(module) and not stays_dense(f"{name}.{attribute}")
 
 
-def _as_names(names: Names) -> Sequence[str]:
+def as_names(names: Names) -> Sequence[str]:
+    """The names one by one; a regular expression is one."""
     return () if names is None else (names,) if isinstance(names, str) else names
 
 

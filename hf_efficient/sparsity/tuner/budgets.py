@@ -59,8 +59,9 @@ def layer_budgets(
         counts = uniform([tuple(weight.shape) for weight in weights.values()], density)
     for (key, weight), k in zip(weights.items(), counts, strict=True):
         if k < 1:
+            denser = "" if config.distribution == "erk" else " use distribution='erk',"
             raise ValueError(
-                f"sparsity={config.sparsity} leaves none of the {weight.numel} weights of {key!r} active. Lower it, "
-                "use distribution='erk', or leave the layer out with exclude_modules."
+                f"sparsity={config.sparsity} leaves none of the {weight.numel} weights of {key!r} active. Lower it,"
+                f"{denser} or leave the layer out with exclude_modules."
             )
     return dict(zip(weights, counts, strict=True))

@@ -201,6 +201,15 @@ class BiDSTLayer(nn.Module, BaseTunerLayer):
             result = functional_call(base, tensors, (x, *args), kwargs)
         return result
 
+    def __getattr__(self, name: str) -> Any:
+        """Strides and sizes are those of the layer: its parent may compute lengths with them, as Whisper's does."""
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            if name in ("base_layer", "_modules") or name not in getattr(self.get_base_layer(), "__constants__", ()):
+                raise
+            return getattr(self.get_base_layer(), name)
+
     def __repr__(self) -> str:
         return "bidst." + super().__repr__()
 

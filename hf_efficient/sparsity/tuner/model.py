@@ -29,6 +29,7 @@ from .hotswap import swap
 from .layer import BiDSTLayer, Linear
 from .quantized import QuantizedLinear, refuse_merging
 from .targets import check_layer, check_unshared, inside_wrapper, resolve_targets, weights_of
+from .tied import embeddings_and_tied, heads_that_follow
 
 with extra("sparsity"):
     from peft.tuners.tuners_utils import BaseTuner
@@ -62,11 +63,11 @@ class BiDSTModel(BaseTuner):
             config = self._prepare_adapter_config(config, self.get_model_config(self.model))
         else:
             resolve_targets(config, modules, self.model)
-        if config.trains_others:
-            self._save_others(config, modules)
         targeted = {key: m for key, m in modules.items() if is_target(config, key)}
         for key, module in targeted.items():
             check_layer(key, module, modules.get(key.rpartition(".")[0]), config.target)
+        if config.trains_others:
+            self._save_others(config, modules)
         weights = {name: weight for key, m in targeted.items() for name, weight in weights_of(key, m).items()}
         check_unshared(self.model, weights)
         topology = new_topology(config, 1)
@@ -87,11 +88,13 @@ class BiDSTModel(BaseTuner):
     def _save_others(self, config: BiDSTConfig, modules: dict[str, nn.Module]) -> None:
         """List in `modules_to_save` all modules that have parameters of their own and are not targeted."""
         names: list[str] = []
-        tied = self._get_module_names_tied_with_embedding() or []
         sparse = [key for key in modules if is_target(config, key)]
+        sharing = embeddings_and_tied(self.model, modules)
+        heads = heads_that_follow(self.model, modules, sharing)
+        config.modules_to_tie = heads or None  # by PEFT, to the copy of the embedding that trains
         for key, module in modules.items():
-            if key in tied:
-                continue  # PEFT ties it to the copy of the embedding that trains
+            if key in (sharing if heads is None else heads):
+                continue
             own = isinstance(module, ModulesToSaveWrapper) or any(True for _ in module.parameters(recurse=False))
             covered = any(key == name or key.startswith(f"{name}.") for name in names)
             if own and (not key or any(inner.startswith(f"{key}.") for inner in sparse)):
@@ -114,7 +117,12 @@ class BiDSTModel(BaseTuner):
                     f"{key!r}, which has a similar name, for the same module. Give the modules other names, or set "
                     "train_others=False and list modules_to_save."
                 )
-        config.ensure_weight_tying = config.ensure_weight_tying or bool(tied)
+        config.ensure_weight_tying = config.ensure_weight_tying or bool(heads)
+
+    def _check_tied_modules(self, model: nn.Module, config: BiDSTConfig) -> None:  # type: ignore[override]
+        """Called by PEFT, which knows a tied embedding by the names `embed_tokens` and `lm_head` only."""
+        if not config.modules_to_tie:
+            super()._check_tied_modules(model, config)
 
     def _add_modules_to_save_to_tie(self, config: BiDSTConfig, tied_weight_keys: list[str]) -> None:
         config.modules_to_tie = tied_weight_keys

@@ -63,14 +63,21 @@ def name_exactly(config: BiDSTConfig, wanted: set[str], modules: Mapping[str, nn
 
 
 def default_targets(modules: Mapping[str, nn.Module]) -> list[str]:
-    """Linear and convolutional layers and fused experts without a word for embedding, norm or head in their names."""
+    """Linear and convolutional layers and fused experts that are no embedding, norm or head by name or weight."""
+    embeddings = embedding_weights(modules)
     return [
         key
         for key, module in modules.items()
         if not stays_dense(key)
+        and id(getattr(base_of(module), "weight", None)) not in embeddings
         and not isinstance(modules.get(key.rpartition(".")[0]), nn.MultiheadAttention)  # does not call it
         and (isinstance(base_of(module), (nn.Linear, Conv1D, *CONVOLUTIONS)) or fused_parameters(base_of(module)))
     ]
+
+
+def embedding_weights(modules: Mapping[str, nn.Module]) -> set[int]:
+    """Ids of the weights of embeddings, which a head may have as its own."""
+    return {id(module.weight) for module in modules.values() if isinstance(module, nn.Embedding)}
 
 
 def stays_dense(key: str) -> bool:
@@ -116,7 +123,7 @@ def check_layer(key: str, module: nn.Module, parent: nn.Module | None, target: s
     Raises:
         TypeError: it is of another type, or its parent reads its weight without calling it.
         ValueError: it is quantized or not floating-point (with target="weight"), or its weight is not what it computes
-            with.
+            with, or computed itself.
     """
     base = base_of(module)
     leave_out = f"exclude_modules=[{key.rpartition('.')[2]!r}]"
@@ -145,6 +152,13 @@ def check_layer(key: str, module: nn.Module, parent: nn.Module | None, target: s
             f"target_modules matches {key!r}, a {type(base).__name__}; expected Linear, Conv1D, Conv1d/2d/3d, "
             "Embedding, or experts whose parameters have three dimensions. Name the layers more exactly, or leave this "
             "one out with exclude_modules."
+        )
+    if not fused and "weight" not in dict(base.named_parameters(recurse=False)):
+        raise ValueError(
+            f"target_modules matches {key!r}, whose weight is computed from other tensors in every forward "
+            "(torch.nn.utils.prune, weight_norm, another parametrization), so that merging could not write it. Make it "
+            "plain first: torch.nn.utils.prune.remove(layer, 'weight') or "
+            f"torch.nn.utils.parametrize.remove_parametrizations(layer, 'weight'); or leave it out: {leave_out}."
         )
     if getattr(base, "max_norm", None) is not None:
         raise ValueError(
@@ -195,13 +209,13 @@ def _warn_about_left_out(
     asked: str | None, wanted: Iterable[str], modules: Mapping[str, nn.Module], model: nn.Module
 ) -> None:
     """Warn if many weights, beside embeddings, norms and heads, are not targeted."""
-    taken = set(wanted)
+    taken, embeddings = set(wanted), embedding_weights(modules)
     left: dict[str, int] = {}
     for key, module in modules.items():
         base = base_of(module)
         if key in taken or stays_dense(key) or isinstance(base, nn.Embedding):
             continue
-        own = base.named_parameters(recurse=False)
+        own = [(name, p) for name, p in base.named_parameters(recurse=False) if id(p) not in embeddings]
         count = sum(parameter.numel() for name, parameter in own if parameter.dim() > 1 and not stays_dense(name))
         if count:
             left[key or "the model itself"] = count

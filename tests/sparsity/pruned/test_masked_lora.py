@@ -171,7 +171,10 @@ def test_lora_of_a_convolution() -> None:
     ("config", "message"),
     [
         (LoraConfig(target_modules=["q_proj"], use_dora=True), r"Adapter 'default' of .* is DoraLinear, which"),
-        (LoraConfig(target_modules=["q_proj"], init_lora_weights="pissa"), "init_lora_weights='pissa', which changes"),
+        (
+            LoraConfig(target_modules="all-linear", init_lora_weights="pissa"),
+            "init_lora_weights='pissa', which changes",
+        ),
         (LoraConfig(target_modules=["q_proj"], init_lora_weights="olora"), "init_lora_weights='olora', which changes"),
         (LoHaConfig(target_modules=["q_proj"]), r"is a tuners\.loha\.layer\.Linear, which keep_sparsity cannot mask"),
         (AdaLoraConfig(target_modules=["q_proj"], total_step=9), r"is a tuners\.adalora\.layer\.SVDLinear"),

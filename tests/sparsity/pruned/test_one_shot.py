@@ -160,7 +160,10 @@ def test_pruned_by_wanda_then_trained_by_bidst() -> None:
         ({"pattern": "4:4"}, "pattern='4:4' is out of range; expected 'N:M'"),
         ({"pattern": "2:4", "sparsity": 0.5}, "sparsity=0.5 is not read with pattern='2:4'"),
         ({"pattern": "3:5"}, "has 32 inputs, which pattern '3:5' does not divide"),
-        ({"target_modules": ["query"]}, "found no linear layer"),
+        ({"target_modules": ["query"]}, "No layer to prune is named 'query'"),
+        ({"target_modules": ["q_proj", "o_prj"]}, "No layer to prune is named 'o_prj'"),
+        ({"exclude_modules": ["down_prj"]}, "No layer to prune is named 'down_prj'"),
+        ({"target_modules": ["q_proj"], "exclude_modules": ["q_proj"]}, "found no linear layer"),
     ],
 )
 def test_wrong_settings_are_refused(prune: Any, settings: dict[str, Any], message: str) -> None:
@@ -173,8 +176,13 @@ def test_wrong_settings_are_refused(prune: Any, settings: dict[str, Any], messag
 
 @BOTH
 def test_what_cannot_be_pruned_is_refused(prune: Any) -> None:
-    with pytest.raises(ValueError, match="was not called with any token"):
+    with pytest.raises(ValueError, match="batches is empty"):
         prune(llama(), [])
+    for one in ({"input_ids": IDS}, IDS, "text"):
+        with pytest.raises(ValueError, match=r"batches is one (dict|Tensor|str).*\[batch\]"):
+            prune(llama(), one)
+    with pytest.raises(ValueError, match="was not called with any token"):
+        prune(llama(), [{"input_ids": IDS, "attention_mask": torch.zeros_like(IDS)}])
     with pytest.raises(ValueError, match="has an adapter"):
         prune(get_peft_model(llama(), LoraConfig(target_modules=["q_proj"])), batches())
     model = nn.Sequential(nn.Linear(4, 4))

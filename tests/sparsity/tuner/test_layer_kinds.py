@@ -8,6 +8,7 @@ import pytest
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from torch import Tensor, nn
+from torch.nn.utils import parametrizations, parametrize, prune
 from transformers import (
     AutoModelForCausalLM,
     JetMoeConfig,
@@ -223,3 +224,26 @@ def test_an_embedding_that_changes_its_weight_in_the_forward_is_refused() -> Non
     net = nn.Sequential(nn.Embedding(10, 8, max_norm=1.0), nn.Linear(8, 3))
     with pytest.raises(ValueError, match=r"'0'.*max_norm=1\.0.*exclude_modules"):
         get_peft_model(net, BiDSTConfig(target="delta", sparsity=0.5, target_modules=["0"]))
+
+
+@BOTH
+@pytest.mark.parametrize("how", ["prune", "weight_norm", "spectral_norm"])
+def test_a_weight_that_is_computed_is_refused_with_advice_that_works(how: str, target: str) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 3))
+    if how == "prune":
+        prune.l1_unstructured(model[0], "weight", amount=0.5)
+    else:
+        getattr(parametrizations, how)(model[0])
+    config = BiDSTConfig(target=target, sparsity=0.5, init="random", target_modules=["0"])
+    with pytest.raises(ValueError, match=r"'0', whose weight is computed.*remove_parametrizations.*exclude_modules"):
+        get_peft_model(model, config)
+    if how == "prune":
+        prune.remove(model[0], "weight")
+    else:
+        parametrize.remove_parametrizations(model[0], "weight")
+    adapted = get_peft_model(model, config)
+    disturb(adapted)
+    x = torch.randn(4, 8)
+    expected = adapted(x)
+    assert torch.equal(adapted.merge_and_unload()(x), expected)

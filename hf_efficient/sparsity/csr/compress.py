@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -14,6 +15,8 @@ from hf_efficient.checks import check_choice
 from . import semi_structured
 from .linear import CSRLinear
 from .product import DENSEST, example, time_alternately
+
+SAVE = "save_pretrained"
 
 
 @functools.cache
@@ -56,6 +59,7 @@ def compress(model: nn.Module, *, tokens: int = 128, backend: str = "auto") -> n
         raise ValueError(f"tokens={tokens} is out of range; expected the number of activations of a forward, >= 1.")
     if hasattr(model, "merge_and_unload"):
         raise ValueError("compress takes a plain model; merge the adapter first: model = model.merge_and_unload().")
+    changed = False
     for name, layer in list(model.named_modules()):
         if type(layer) is not nn.Linear or not name:
             continue
@@ -63,7 +67,24 @@ def compress(model: nn.Module, *, tokens: int = 128, backend: str = "auto") -> n
             model.set_submodule(name, CSRLinear(layer.weight, layer.bias).train(layer.training))
         elif backend != "csr" and _becomes_semi_structured(layer.weight, tokens, backend):
             semi_structured.make_semi_structured(layer)
+        else:
+            continue
+        changed = True
+    if changed and hasattr(model, SAVE):
+        setattr(model, SAVE, refuse_saving)
     return model
+
+
+def refuse_saving(*_: Any, **__: Any) -> None:
+    """In place of a compressed model's `save_pretrained`, whose files `from_pretrained` would read as random weights.
+
+    Raises:
+        ValueError: always.
+    """
+    raise ValueError(
+        "The model is compressed, and from_pretrained does not know its layers. Save it by save_sparse(model, folder), "
+        "or make it plain first: decompress(model).save_pretrained(folder)."
+    )
 
 
 def _becomes_csr(weight: Tensor, tokens: int, backend: str) -> bool:
@@ -90,10 +111,12 @@ def decompress(model: nn.Module) -> nn.Module:
     for name, layer in list(model.named_modules()):
         if isinstance(layer, CSRLinear):
             linear = nn.Linear(layer.in_features, layer.out_features, bias=layer.bias is not None, device="meta")
-            linear.weight = nn.Parameter(layer.matrix().to_dense())
+            linear.weight = nn.Parameter(layer.matrix().to_dense().to(layer.values.dtype))
             if layer.bias is not None:
                 linear.bias = nn.Parameter(layer.bias)
             model.set_submodule(name, linear.train(layer.training))
         elif isinstance(layer, nn.Linear) and isinstance(layer.weight, SparseSemiStructuredTensor):
             layer.weight = nn.Parameter(semi_structured.dense_of(layer.weight))
+    if vars(model).get(SAVE) is refuse_saving:
+        delattr(model, SAVE)
     return model

@@ -17,6 +17,7 @@ class CSRLinear(nn.Module):
 
     CSR products do not check where they read. So indices are checked before they are used: when a state dict is loaded,
     and when the tensors or their content were changed in any other way. The checked matrix is kept for later forwards.
+    Products are computed in float32, whatever the model is cast to; results have the dtype of the inputs.
 
     Args:
         weight: (out, in) float32, most of it zero.
@@ -39,18 +40,23 @@ class CSRLinear(nn.Module):
         self._checked: _Checked | None = None
 
     def matrix(self) -> Tensor:
-        """(out, in) CSR, sharing the memory of `values`.
+        """(out, in) CSR in float32; it shares the memory of `values` if these are.
 
         Raises:
             ValueError: `starts`, `columns` and `values` do not make such a matrix.
         """
         parts = (self.starts, self.columns, self.values)
-        stamps = tuple((part.data_ptr(), 0 if part.is_inference() else change_count(part)) for part in parts[:2])
+        shared = self.values.dtype == torch.float32  # so that a change of the values is one of the matrix
+        stamps = tuple(
+            (part.data_ptr(), 0 if part.is_inference() else change_count(part)) for part in parts[: 2 if shared else 3]
+        )
         known = self._checked
         if known is None or known.stamps != (*stamps, self.values.data_ptr()):
             shape = (self.out_features, self.in_features)
             check_csr(*parts, shape, "CSRLinear")
-            matrix = torch.sparse_csr_tensor(*parts, shape, check_invariants=False)
+            matrix = torch.sparse_csr_tensor(
+                self.starts, self.columns, self.values.float(), shape, check_invariants=False
+            )
             known = self._checked = _Checked((*stamps, self.values.data_ptr()), parts, matrix)
         return known.matrix
 
@@ -69,16 +75,15 @@ class CSRLinear(nn.Module):
 
     @torch.compiler.disable  # compilers do not support CSR products
     def forward(self, x: Tensor) -> Tensor:
-        """(..., in) -> (..., out). No gradients."""
-        shape = x.shape[:-1]
+        """(..., in) -> (..., out), of the same dtype. No gradients."""
         with torch.no_grad():
-            x = x.reshape(-1, self.in_features)
-            matrix, y = self.matrix(), x.new_empty(len(x), self.out_features)
-            for block, out in zip(columns_of(x), y.split(BLOCK), strict=True):
+            rows = x.reshape(-1, self.in_features).float()
+            matrix, y = self.matrix(), rows.new_empty(len(rows), self.out_features)
+            for block, out in zip(columns_of(rows), y.split(BLOCK), strict=True):
                 multiply(matrix, block, out)
             if self.bias is not None:
                 y += self.bias
-        return y.view(*shape, self.out_features)
+        return y.view(*x.shape[:-1], self.out_features).to(x.dtype)
 
     def extra_repr(self) -> str:
         """Sizes, for print(model)."""
@@ -106,7 +111,7 @@ def check_csr(starts: Tensor, columns: Tensor, values: Tensor, shape: tuple[int,
         return  # no content yet; what replaces it is checked
     if (starts.shape, columns.shape, values.shape) != ((rows + 1,), (k,), (k,)):
         fault = f"lengths {tuple(starts.shape)}, {tuple(columns.shape)}, {tuple(values.shape)}"
-    elif not starts.dtype == columns.dtype == torch.int32 or values.dtype != torch.float32:
+    elif not starts.dtype == columns.dtype == torch.int32 or not values.is_floating_point():
         fault = f"dtypes {starts.dtype}, {columns.dtype}, {values.dtype}"
     elif starts[0] != 0 or starts[-1] != k or bool((starts.diff() < 0).any()):
         fault = "starts that do not rise from 0 to the number of values"
@@ -118,7 +123,7 @@ def check_csr(starts: Tensor, columns: Tensor, values: Tensor, shape: tuple[int,
         return
     raise ValueError(
         f"{name}: the indices of the active weights are damaged: {fault}; expected those of a ({rows}, {width}) matrix "
-        "of float32 with int32 indices. The file is corrupt or was written for another model; fetch or save it again."
+        "of floats with int32 indices. The file is corrupt or was written for another model; fetch or save it again."
     )
 
 

@@ -9,6 +9,7 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from peft.utils import ModulesToSaveWrapper
 from torch import Tensor, nn
 
+from hf_efficient.checks import check_whole
 from hf_efficient.compat.torch import steps_inside_backward
 from hf_efficient.optimizer_state import held_ids, innermost
 from hf_efficient.sparsity.sparse_weight import SparseWeight
@@ -47,7 +48,8 @@ def train_sparsely(
         The engine; `report()` gives the sparsity and what was exchanged.
 
     Raises:
-        ValueError: the model has no BiDST adapter of that name, or the optimizer does not train its values.
+        ValueError: `total_steps` < 1, the model has no BiDST adapter of that name, or the optimizer does not train its
+            values.
     """
     training = make_training(model, optimizer, total_steps, adapter_name)
     training.handles.append(training.optimizer.register_step_post_hook(lambda *_: training.step()))
@@ -58,13 +60,16 @@ def make_training(
     model: nn.Module, optimizer: torch.optim.Optimizer, total_steps: int, adapter_name: str | None = None
 ) -> SparseTraining:
     """The engine of `train_sparsely`, not yet attached to the optimizer; replaces an earlier one of these weights."""
+    check_whole("total_steps", total_steps, 1)
     layers = {name: module for name, module in model.named_modules() if isinstance(module, BiDSTLayer)}
+    known = sorted({name for layer in layers.values() for name in layer.bidst_weight})
     if adapter_name is None:
         adapter_name = next((a for layer in layers.values() for a in layer.active_adapters), "default")
     layers = {name: layer for name, layer in layers.items() if adapter_name in layer.bidst_weight}
     if not layers:
         raise ValueError(
-            f"The model has no BiDST adapter {adapter_name!r}. Make one: get_peft_model(model, BiDSTConfig(...))."
+            f"The model has no BiDST adapter {adapter_name!r}; it has {', '.join(map(repr, known)) or 'none'}. Make "
+            "one: get_peft_model(model, BiDSTConfig(...))."
         )
     config = _config_of(model, adapter_name)
     copied = any(isinstance(module, nn.DataParallel) and len(module.device_ids) > 1 for module in model.modules())

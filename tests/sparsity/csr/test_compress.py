@@ -1,11 +1,13 @@
 """Compact inference: the same outputs, the way back, and what is left alone."""
 
 import copy
+from pathlib import Path
 
 import pytest
 import torch
 from peft import get_peft_model
 from torch import nn
+from transformers import LlamaForCausalLM
 
 from hf_efficient import BiDSTConfig, compress, decompress
 from hf_efficient.sparsity.csr.linear import CSRLinear
@@ -56,3 +58,41 @@ def test_wrong_arguments_are_refused() -> None:
         compress(llama(), tokens=0)
     with pytest.raises(ValueError, match="merge_and_unload"):
         compress(get_peft_model(llama(), BiDSTConfig(sparsity=0.9)))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
+def test_a_compressed_model_is_cast_as_a_plain_one(dtype: torch.dtype) -> None:
+    expected = sparse_llama().to(dtype)
+    model = compress(sparse_llama(), backend="csr")
+    logits(model)  # a matrix of float32 is known by now
+    model.to(dtype)
+    outputs = logits(model)
+    assert outputs.dtype == dtype
+    close = {"rtol": 0.02, "atol": 0.02} if dtype != torch.float64 else {}
+    torch.testing.assert_close(outputs, logits(expected), **close)
+    with torch.no_grad():
+        for layer in model.modules():
+            if isinstance(layer, CSRLinear):
+                layer.values.zero_()
+    assert not torch.equal(logits(model), outputs)  # what was changed in place is read anew
+    assert {p.dtype for p in decompress(model).parameters()} == {dtype}
+
+
+def test_a_compressed_model_works_under_autocast() -> None:
+    model = compress(sparse_llama(), backend="csr")
+    expected = logits(model)
+    with torch.autocast("cpu", torch.bfloat16):
+        outputs = logits(model)
+    assert torch.allclose(outputs.float(), expected, atol=0.02)
+
+
+def test_save_pretrained_would_lose_weights_and_is_refused(tmp_path: Path) -> None:
+    model = compress(sparse_llama(), backend="csr")
+    for each in (model, copy.deepcopy(model)):
+        with pytest.raises(ValueError, match=r"is compressed.*save_sparse.*decompress"):
+            each.save_pretrained(tmp_path)
+    expected = logits(decompress(model))
+    model.save_pretrained(tmp_path)
+    assert torch.equal(logits(LlamaForCausalLM.from_pretrained(tmp_path)), expected)
+    untouched = compress(llama(), backend="csr")
+    untouched.save_pretrained(tmp_path)

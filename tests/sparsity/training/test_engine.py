@@ -138,7 +138,10 @@ def test_what_cannot_train_is_refused() -> None:
     model = classifier()
     with pytest.raises(ValueError, match=r"does not train the active weights of .*after get_peft_model"):
         train_sparsely(model, torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=0.1), 10)
-    with pytest.raises(ValueError, match="no BiDST adapter 'other'"):
+    for steps in (0, -5, "10", 2.5):
+        with pytest.raises(ValueError, match=rf"total_steps='?{steps}'? is out of range; expected a whole number >= 1"):
+            train_sparsely(model, torch.optim.SGD(trainable(model), lr=0.1), steps)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="no BiDST adapter 'other'; it has 'default'"):
         train_sparsely(model, torch.optim.SGD(trainable(model), lr=0.1), 10, adapter_name="other")
     with pytest.raises(ValueError, match="no BiDST adapter"):
         train_sparsely(nn.Linear(2, 2), torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=0.1), 10)

@@ -47,4 +47,7 @@ def told(before: int | None, after: int | None) -> str:
     """What becomes of a picture's tokens, where its size tells."""
     if before is None or after is None:
         return ""
-    return f" A picture of {PICTURE[0]} x {PICTURE[1]} has {after} visual tokens instead of {before}."
+    size = f"{PICTURE[0]} x {PICTURE[1]}"
+    if before == after:
+        return f" A picture of {size} keeps its {before} visual tokens."
+    return f" A picture of {size} has {after} visual tokens instead of {before}."

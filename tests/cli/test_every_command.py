@@ -133,7 +133,8 @@ def test_prune_says_what_becomes_of_a_picture(vlm: Path, tmp_path: Path, capsys:
         found = json.loads(printed.out)
         assert found["visual_tokens"] == {"of_picture": [1024, 768], "before": 144, "after": kept}
         assert found["token_pruner"]["budget"] == TokenPrunerConfig.from_pretrained(out).budget
-        assert f"{kept} visual tokens instead of 144" in printed.err
+        becomes = f"has {kept} visual tokens instead of 144" if kept < 144 else "keeps its 144 visual tokens"
+        assert f"A picture of 1024 x 768 {becomes}." in printed.err
         too_many = "warning: budget 5000 keeps all 144 visual tokens"
         assert (too_many in printed.err) == (budget == "5000")
 

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import argparse
+from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hf_efficient.files import is_local
+from hf_efficient.files import find
+from hf_efficient.files.interrupted_save import FILE_NAME
 from hf_efficient.files.outputs import check_output
 from hf_efficient.serving.choice import chosen_config
+from hf_efficient.sparsity.storage.stored import stored_sparsely
 
 from . import pruner_settings
 from .model_options import check_place, of_the_hub, of_the_model
@@ -38,6 +42,8 @@ def run(arguments: argparse.Namespace) -> Content:
         reports = [measured_text_model(arguments)]
     else:
         reports = measured_vlm(arguments, settings)
+    if model_id is not None and stored_sparsely(model_id, **of_the_hub(arguments)):
+        reports = [with_bytes(report, sparse_bytes(model_id, arguments.revision)) for report in reports]
     now, before = reports[-1], reports[0] if len(reports) > 1 else None
     print(now.to_markdown(before, modules=arguments.rows))
     if arguments.plot:
@@ -45,11 +51,22 @@ def run(arguments: argparse.Namespace) -> Content:
     return {"now": now.to_dict()} | ({} if before is None else {"before": before.to_dict()})
 
 
+def sparse_bytes(model_id: str, revision: str | None) -> int:
+    """Bytes of weights that are stored sparsely."""
+    hub = {} if revision is None else {"revision": revision}
+    return Path(find(model_id, FILE_NAME, "", **hub)).stat().st_size
+
+
+def with_bytes(report: BudgetReport, size: int) -> BudgetReport:
+    """A report of a model whose file has another size than if it were saved as it is in memory."""
+    return replace(report, parameters=replace(report.parameters, file_bytes=size))
+
+
 def sees(model_id: str, **hub: Any) -> bool:
     """Whether a model takes pictures; `hub`: its revision, if one is given."""
     from transformers import AutoConfig
 
-    is_local(model_id)  # raises if it is neither here nor on the Hub
+    find(model_id, "config.json", "expected a folder saved by save_pretrained.", **hub)  # names what is missing
     config = AutoConfig.from_pretrained(model_id, **hub)
     return any(hasattr(config, name) for name in ("vision_config", "image_token_id", "image_token_index"))
 

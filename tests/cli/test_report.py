@@ -9,6 +9,7 @@ from transformers import BertConfig, BertModel, GPT2Config, GPT2LMHeadModel, T5C
 
 from hf_efficient.budget.report import BudgetReport
 from hf_efficient.cli import main
+from tests.cli.shell import error_of
 from tests.scene_vlm import save_vlm
 from tests.tiny_models import make_tokenizer
 
@@ -108,3 +109,5 @@ def test_pictures_are_for_models_that_see(tmp_path: Path, capsys: pytest.Capture
     assert "reads text alone" in capsys.readouterr().err
     assert main(["report", str(tmp_path / "nowhere")]) == 2
     assert "nowhere" in capsys.readouterr().err
+    for command in (["report", "oak"], ["plan", "oak", str(tmp_path / "p"), "--limit", "file_bytes=1MB"]):
+        assert "'oak' is missing: there is no such folder" in error_of(capsys, *command)

@@ -72,6 +72,8 @@ def test_its_cost_is_reported(applied: Path, capsys: pytest.CaptureFixture[str])
     now, before = found["now"], found["before"]
     assert (now["representation"]["kept_tokens"], before["representation"]["kept_tokens"]) == (9, 144)
     assert now["parameters"]["nonzero"] < 0.8 * now["parameters"]["total"]
+    size = (applied / FILE_NAME).stat().st_size  # of what is there, not of what would be saved
+    assert now["parameters"]["file_bytes"] == before["parameters"]["file_bytes"] == size
 
 
 def test_it_is_pruned_asked_planned_for_and_planned_on(

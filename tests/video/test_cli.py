@@ -83,7 +83,7 @@ def test_info_says_what_is_there(bundle: Path, capsys: pytest.CaptureFixture[str
     for word in ("source.mp4", "96x80, 12 frames", "48x40", "2 x wdsr", "float16", "method stdo", "network 1"):
         assert word in printed
     total = sum(Bundle.open(bundle).sizes().values())
-    assert f"{total:,} in all" in printed
+    assert f"{total:,} to play" in printed
 
 
 def test_evaluate_writes_table_json_and_plot(

@@ -2,8 +2,9 @@
 
 500 images of Fashion-MNIST, static random masks, with and without wrong labels; an MLP for 40 epochs, long enough that
 it knows its training set by heart, where it can. Beside S2-SAM, which moves active weights alone, "all weights" also
-moves the pruned ones along their gradient, as the code published for the paper does. A dense ResNet with BatchNorm, of
-which other tables tell more, stands there for how the dials are chosen.
+moves the pruned ones along their gradient, as the code published for the paper does; "quarter rate" is S2-SAM at the
+lowest of plain training's rates. A dense ResNet with BatchNorm, of which other tables tell more, stands there for how
+the dials are chosen.
 
 Every method has one dial with four values: plain training its learning rate, the others rho at the first of the rates.
 The dial, and for "stopped" the epoch, are chosen on validation images whose labels are as wrong as those of the
@@ -38,7 +39,8 @@ from hf_efficient.optimization.engine.batch_norm import recalibrate_batch_norm
 RHOS, RATES = (0.1, 0.3, 0.8, 2.0), (1.0, 0.25, 0.5, 2.0)
 #: Row -> optimizer from (parameters, base class, rho, base arguments); plain training has none.
 METHODS: dict[str, Callable[..., Any] | None] = {
-    "plain": None, "sam": SAM, "s2sam": S2SAM, "s2sam, all weights": functools.partial(S2SAM, perturb_pruned=True),
+    "plain": None, "sam": SAM, "s2sam": S2SAM, "s2sam, quarter rate": S2SAM,
+    "s2sam, all weights": functools.partial(S2SAM, perturb_pruned=True),
 }  # fmt: skip
 SIZE, HELD_OUT, BATCH = 500, 1000, 25
 RATE = {"mlp": 0.03, "resnet": 0.1}
@@ -123,7 +125,8 @@ def train(run: Run) -> dict[str, float]:
     setting, method = SETTINGS[run.setting], METHODS[run.method]
     x, y, held_x, held_y = data(setting.noise, run.seed)
     net, masks = network(setting, run.seed)
-    rate, sgd = RATE[setting.network] * (run.dial if method is None else 1.0), torch.optim.SGD
+    factor = run.dial if method is None else 0.25 if "quarter" in run.method else 1.0
+    rate, sgd = RATE[setting.network] * factor, torch.optim.SGD
     make: Any = sgd if method is None else functools.partial(method, base_optimizer=sgd, rho=run.dial)
     optimizer = make(net.parameters(), lr=rate, momentum=0.9, weight_decay=5e-4)
     steps, order = setting.epochs * (SIZE // BATCH), np.random.default_rng(run.seed)

@@ -8,14 +8,13 @@ SSIM of luma, flicker, VMAF and VMAF-NEG; bicubic and the general network on the
 
 import argparse
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor, nn
-from torch.nn import functional as F
+from torch import nn
 from tqdm import tqdm
 
 from benchmarks.harness.options import common_parser
@@ -24,59 +23,27 @@ from benchmarks.harness.tables import markdown
 from benchmarks.video.delta_bench import PRICE, Bench, Bicubic
 from benchmarks.video.rate import CLIPS
 from hf_efficient.video.encode.delta_fit import EXPERT
-from hf_efficient.video.encode.overfit import on_patches, overfit
+from hf_efficient.video.encode.losses import LOSSES, loss_of_bicubic
+from hf_efficient.video.encode.overfit import overfit
 from hf_efficient.video.files.reader import read_frames
 from hf_efficient.video.measure.evaluation import LUMA_WEIGHTS, ssim
 from hf_efficient.video.measure.flicker import Flicker
 from hf_efficient.video.measure.vmaf import vmaf_of_frames
-from hf_efficient.video.networks.backbones.luma import luma, luma_error
 from hf_efficient.video.networks.delta import pack_delta, unpack_delta
 from hf_efficient.video.networks.inference import enlarge_whole
 from hf_efficient.video.patches import psnr, to_rgb8
 
-Loss = Callable[[Tensor, Tensor], Tensor]
-WINDOW, DEVIATION, STRUCTURE_SHARE = 11, 1.5, 0.84
-PROBED = 64  # patches on which the loss of bicubic enlargement is taken
-
-
-def luma_l1(x: Tensor, y: Tensor) -> Tensor:
-    """Mean absolute error of the luma of two batches of images, (B, 3, H, W) each."""
-    return (luma(x) - luma(y)).abs().mean()
-
-
-def structure(x: Tensor, y: Tensor) -> Tensor:
-    """0.84 (1 - SSIM) + 0.16 |error| of the luma of two batches of images, (B, 3, H, W) each, white is 1."""
-    a, b = luma(x), luma(y)
-    line = torch.exp(-((torch.arange(WINDOW) - WINDOW // 2) ** 2) / (2 * DEVIATION**2))
-    line = (line / line.sum()).to(a)
-
-    def mean(z: Tensor) -> Tensor:
-        return F.conv2d(F.conv2d(z, line.view(1, 1, -1, 1)), line.view(1, 1, 1, -1))
-
-    mean_a, mean_b = mean(a), mean(b)
-    var_a, var_b, cov = mean(a * a) - mean_a**2, mean(b * b) - mean_b**2, mean(a * b) - mean_a * mean_b
-    c1, c2 = 0.01**2, 0.03**2
-    similarity = (2 * mean_a * mean_b + c1) * (2 * cov + c2) / ((mean_a**2 + mean_b**2 + c1) * (var_a + var_b + c2))
-    return STRUCTURE_SHARE * (1 - similarity.mean()) + (1 - STRUCTURE_SHARE) * (a - b).abs().mean()
-
-
-LOSSES: dict[str, Loss] = {"squared error": luma_error, "absolute error": luma_l1, "structure": structure}
-
-
-@torch.no_grad()
-def of_bicubic(bench: Bench, loss: Loss) -> float:
-    """A loss of bicubic enlargement, on patches that are spaced evenly."""
-    lr, hr = bench.store.batch(np.linspace(0, len(bench.store) - 1, PROBED).astype(int))
-    return float(loss(on_patches(Bicubic(), lr, hr, True), hr))
+NAMES = {"mse": "squared error", "l1": "absolute error", "perceptual": "structure"}
+TRAINED = {name: LOSSES[loss] for loss, name in NAMES.items()}
 
 
 def trained(bench: Bench, name: str, steps: int) -> tuple[int, nn.Module]:
     """Bytes and network of a delta by a loss."""
     delta, recipe = bench.fit.deltas()[EXPERT]
-    cost = PRICE * of_bicubic(bench, LOSSES[name]) / (8 * bench.stream)
+    cost = PRICE * loss_of_bicubic(TRAINED[name], bench.store, 2, recipe.trim) / (8 * bench.stream)
     overfit(
         delta, bench.store, replace(recipe, steps=steps), bench.fit.work / f"{name}.safetensors",
-        loss=LOSSES[name], penalty=lambda net: cost * net.bits(),  # type: ignore[operator]
+        loss=TRAINED[name], penalty=lambda net: cost * net.bits(),  # type: ignore[operator]
     )  # fmt: skip
     packed, net = pack_delta([bench.fit.general.load()], [delta.levels()], delta.fineness), bench.fit.general.load()
     unpack_delta(packed, [net])
@@ -107,12 +74,12 @@ def measure(clip: str, seed: int, results: Rows, arguments: argparse.Namespace, 
     """All rows of a clip and seed that are not there yet."""
     with tempfile.TemporaryDirectory() as folder:
         bench: Bench | None = None
-        for name in ("bicubic", "general", *LOSSES):
-            key = f"{clip} / {name} / {seed if name in LOSSES else 0}"
+        for name in ("bicubic", "general", *TRAINED):
+            key = f"{clip} / {name} / {seed if name in TRAINED else 0}"
             if key not in results.rows:
                 bench = bench or Bench(clip, Path(folder), seed, arguments)
                 plain = {"bicubic": Bicubic, "general": bench.fit.general.load}
-                size, net = trained(bench, name, arguments.steps) if name in LOSSES else (0, plain[name]())
+                size, net = trained(bench, name, arguments.steps) if name in TRAINED else (0, plain[name]())
                 results.add(key, {"bytes": size, **quality(bench, net)})
             bar.update()
 
@@ -144,7 +111,7 @@ def main() -> None:
     torch.set_num_threads(arguments.threads)
     results = Rows(arguments.output / "results.json", arguments, ("quality", "steps", "batch_size"))
     record_run(arguments.output)
-    with tqdm(total=(2 + len(LOSSES)) * len(arguments.clips) * len(arguments.seeds), unit="row") as bar:
+    with tqdm(total=(2 + len(TRAINED)) * len(arguments.clips) * len(arguments.seeds), unit="row") as bar:
         for clip in arguments.clips:
             for seed in arguments.seeds:
                 measure(clip, seed, results, arguments, bar)

@@ -28,6 +28,11 @@ def points(rows: dict[str, dict[str, Any]], clip: str, kind: str) -> dict[str, d
     return {quality: row for (of, name, quality), row in found.items() if (of, name) == (clip, kind)}
 
 
+def common(rows: dict[str, dict[str, Any]], seeds: list[dict[str, dict[str, Any]]]) -> dict[str, dict[str, Any]]:
+    """The rows that all seeds have: a seed may have fewer streams."""
+    return {key: row for key, row in rows.items() if all(key in one for one in seeds)}
+
+
 def of_one_manifest(rows: dict[str, dict[str, Any]], newest: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
     """The rows, their bundles with the bundle.json of the newest run, whose length the general network's bytes tell."""
     found = dict(rows)
@@ -68,12 +73,18 @@ def point_rows(seeds: list[dict[str, dict[str, Any]]], clip: str) -> list[list[s
     return found
 
 
+def parser() -> argparse.ArgumentParser:
+    """The options."""
+    made = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    made.add_argument("--results", type=Path, default=RESULTS / "rate", help="folder of the first seed's results")
+    return made
+
+
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--results", type=Path, default=RESULTS / "rate")
-    folder = parser.parse_args().results
+    folder = parser().parse_args().results
     folders = [folder, *sorted(folder.glob("seed_*"))]
     read = [read_json(one / "results.json", {"rows": {}})["rows"] for one in folders]
+    read = [common(rows, read) for rows in read]
     seeds = [of_one_manifest(rows, read[-1]) for rows in read]
     clips = list(dict.fromkeys(key.split(" / ")[0] for key in seeds[-1]))
     head = ["clip", "PSNR of", "against", "mean", *(f"seed {n}" for n in range(len(seeds)))]

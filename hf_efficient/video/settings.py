@@ -19,6 +19,7 @@ EDGES = ("count", "error")
 LR_CODECS = tuple(CODECS)
 STARTS = ("general", "previous", "none")
 DOWNSCALINGS = ("bicubic", "back-projected")
+LOSSES = ("mse", "l1", "perceptual")
 ALPHA, INTERLACED = ("refuse", "drop"), ("refuse", "deinterlace", "keep")
 AUTO, BICUBIC = "auto", "bicubic"
 MOST_SCENES = 250  # with the networks of the whole video no more than a map can name
@@ -65,6 +66,8 @@ class FitSettings(PlainSettings):
         max_patches: the most patches kept on disk for one network; if its chunk has more, a random part of them.
         scenes: "delta": the most scenes that may have a delta of their own, cut where the stream changes most; 1: one
             delta for the whole video.
+        loss: "delta": what it is trained for and chosen by: squared error of luma ("mse"), absolute error ("l1"), or
+            structure ("perceptual": more VMAF and SSIM for less PSNR).
         downscaling: "bicubic", antialiased; or "back-projected": small frames whose bicubic enlargement is nearest to
             the source, which are sharper and cost more bits.
         lr_codec: of the low-resolution stream: "libx264", "libx265" or "libsvtav1".
@@ -103,6 +106,7 @@ class FitSettings(PlainSettings):
     max_patches: int = field(default=4096, metadata=_help("The most training patches kept for one network."))
     model_bytes: int = field(default=0, metadata=_help("delta: the most bytes sent of the network; 0: what pays."))
     scenes: int = field(default=1, metadata=_help("delta: the most scenes with deltas of their own."))
+    loss: str = field(default="mse", metadata=_help("delta: what it is trained for.", LOSSES))
     downscaling: str = field(default=BICUBIC, metadata=_help("How small frames are made.", DOWNSCALINGS))
     lr_codec: str = field(default="libx264", metadata=_help("Codec of the low-resolution stream.", LR_CODECS))
     lr_quality: int = field(default=10, metadata=_help("Constant quality (crf) of the stream; 0 is lossless RGB."))
@@ -116,7 +120,7 @@ class FitSettings(PlainSettings):
         plain_numbers(self)
         for name, choices in (("method", VIDEO.names), ("edges", EDGES), ("weight_dtype", WEIGHT_DTYPES),
                               ("lr_codec", LR_CODECS), ("warm_start", STARTS), ("alpha", ALPHA),
-                              ("downscaling", DOWNSCALINGS), ("interlaced", INTERLACED)):  # fmt: skip
+                              ("downscaling", DOWNSCALINGS), ("loss", LOSSES), ("interlaced", INTERLACED)):  # fmt: skip
             check_choice(name, getattr(self, name), choices)
         bounds = {"steps": (1, None), "batch_size": (1, 4096), "halo": (0, 60), "max_patches": (1, None),
                   "model_bytes": (0, None), "scenes": (1, MOST_SCENES), "lr_quality": (0, 70), "seed": (0, 2**31),
@@ -144,6 +148,11 @@ class FitSettings(PlainSettings):
             self._check_general()
         elif self.scenes != 1:
             raise ValueError(f"scenes={self.scenes}: a delta for each scene needs method='delta', not {self.method!r}.")
+        elif self.loss != LOSSES[0]:
+            raise ValueError(
+                f"loss={self.loss!r}: networks from scratch are trained for the absolute error, as published; a choice "
+                f"needs method='delta', not {self.method!r}."
+            )
         for m in range(len(lists[0]) if lists else 1):
             self.network(m)
         check_settings(self, VIDEO, BACKBONES)

@@ -18,6 +18,7 @@ from hf_efficient.video.networks.inference import enlarge
 from hf_efficient.video.networks.spec import NetworkSpec
 from hf_efficient.video.patches import psnr, round8
 
+from .losses import Loss
 from .patch_store import Pair
 
 SAMPLES = 12  # frames that candidates are compared on, spread over the video
@@ -58,38 +59,44 @@ class Candidate:
 
 
 def compare(
-    candidates: Sequence[Candidate], pairs: Iterable[Pair], info: VideoInfo, device: torch.device, every: int
+    candidates: Sequence[Candidate],
+    pairs: Iterable[Pair],
+    info: VideoInfo,
+    device: torch.device,
+    every: int,
+    loss: Loss,
 ) -> list[dict[str, Any]]:
     """Bytes and PSNR of each candidate on every `every`-th frame, whole frames, errors pooled.
 
     Returns:
-        For each its "name" and "bytes"; "psnr" of RGB and "psnr_luma", in dB; "error" of luma.
+        For each its "name" and "bytes"; "psnr" of RGB and "psnr_luma", in dB; "error", the loss.
     """
-    errors: list[list[tuple[float, float]]] = [[] for _ in candidates]
+    errors: list[list[tuple[float, float, float]]] = [[] for _ in candidates]
     for t, pair in islice(enumerate(pairs), 0, None, every):
         for candidate, found in zip(candidates, errors, strict=True):
-            found.append(frame_error(candidate.net(t), candidate.spec, pair, info, device))
+            found.append(frame_error(candidate.net(t), candidate.spec, pair, info, device, loss))
     rows = []
     for candidate, found in zip(candidates, errors, strict=True):
-        rgb, y = np.mean(found, 0).tolist()
+        rgb, y, of_loss = np.mean(found, 0).tolist()
         row = {"name": candidate.name, "bytes": candidate.bytes, "psnr": round(psnr(rgb), 4)}
-        rows.append(row | {"psnr_luma": round(psnr(y), 4), "error": y})
+        rows.append(row | {"psnr_luma": round(psnr(y), 4), "error": of_loss})
     return rows
 
 
 def frame_error(
-    net: nn.Module, spec: NetworkSpec, pair: Pair, info: VideoInfo, device: torch.device
-) -> tuple[float, float]:
-    """Mean squared error of RGB and of luma of a frame as it is played."""
+    net: nn.Module, spec: NetworkSpec, pair: Pair, info: VideoInfo, device: torch.device, loss: Loss
+) -> tuple[float, float, float]:
+    """Mean squared error of RGB and of luma, and the loss, of a frame as it is played."""
     large = enlarge([net], [spec], pair.lr.to(device), None, (1, 1)).cpu()
     played, truth = (round8(x[..., : info.height, : info.width]) / 255 for x in (large, pair.hr))
-    return float((played - truth).square().mean()), float(luma_error(played, truth))
+    error = float((played - truth).square().mean())
+    return error, float(luma_error(played, truth)), float(loss(played, truth))
 
 
 def best(rows: Sequence[dict[str, Any]], stream_bytes: int, most: int = 0) -> int:
     """The number of the candidate with the least D + λ R, among those of at most `most` bytes, if that is not 0.
 
-    D is the error of luma, R the bytes of the model.
+    D is the loss (by default the squared error of luma), R the bytes of the model.
     """
     price = byte_price(rows, stream_bytes)
     costs = [row["error"] + price * row["bytes"] for row in rows]

@@ -12,7 +12,6 @@ import numpy as np
 from torch import Tensor, nn
 
 from hf_efficient.video.files.manifest import MODEL_FOLDER, write_short_manifest
-from hf_efficient.video.networks.backbones.luma import luma_error
 from hf_efficient.video.networks.delta import BIAS_STEP, ZERO_STEP, Delta, pack_delta, unpack_delta
 from hf_efficient.video.networks.experts import DELTA, save_delta
 from hf_efficient.video.networks.general import general_network
@@ -22,6 +21,7 @@ from hf_efficient.video.patches import psnr
 from .candidates import SAMPLES, Candidate, best, compare
 from .description import describe
 from .filter import filter_levels, fit_filter
+from .losses import LOSSES, loss_of_bicubic
 from .overfit import Recipe, load_checkpoint, overfit, store_error
 from .stages import Fit
 
@@ -44,6 +44,7 @@ class DeltaFit(Fit):
         super().__init__(*arguments, **named)
         self.general = general_network(self.settings.scale, self.settings.network(0).num_features)
         self.identity |= {"general": self.general.digest}
+        self.loss = LOSSES[self.settings.loss]
 
     def network_bytes(self) -> int:
         """Of the general network as it is: more is sent only where it pays."""
@@ -65,21 +66,25 @@ class DeltaFit(Fit):
             for name, (delta, recipe) in self.deltas().items():
                 overfit(
                     delta, store, recipe, self.checkpoint(name), partial(count, name), self.processes.share,
-                    loss=luma_error, penalty=partial(rate_penalty, self.bit_price),
+                    loss=self.loss, penalty=partial(rate_penalty, self.bit_price),
                 )  # fmt: skip
                 self.processes.wait()
 
     @property
     def bit_price(self) -> float:
-        """λ of training: error for a bit."""
-        return RATE_WEIGHT * float(self.plan.errors.mean()) / (8 * self.low_resolution.stat().st_size)
+        """λ of training: loss for a bit."""
+        of_bicubic = float(self.plan.errors.mean())
+        if self.settings.loss != "mse":  # which is known of all patches
+            trim = self.plan.trims(EXPERT)
+            of_bicubic = loss_of_bicubic(self.loss, self.store(EXPERT), self.settings.scale, trim)
+        return RATE_WEIGHT * of_bicubic / (8 * self.low_resolution.stat().st_size)
 
     def finish(self) -> None:
         """Compare the candidates on whole frames, and write the bundle of the best."""
         errors = self.plan.errors
         every = max(1, len(errors) // self.samples)
         candidates = self.candidates(every)
-        rows = compare(candidates, self.pairs(), self.info, self.device, every)
+        rows = compare(candidates, self.pairs(), self.info, self.device, every, self.loss)
         taken = best(rows, self.low_resolution.stat().st_size, self.settings.model_bytes)
         chosen = candidates[taken]
         save_delta(self.draft / MODEL_FOLDER, chosen.config, chosen.delta, chosen.packed)

@@ -16,7 +16,6 @@ import numpy as np
 
 from hf_efficient.video import routing
 from hf_efficient.video.files.reader import read_frames
-from hf_efficient.video.networks.backbones.luma import luma_error
 from hf_efficient.video.networks.delta import pack_delta, unpack_delta
 from hf_efficient.video.networks.experts import DEFAULTS
 from hf_efficient.video.patches import Geometry, to_tensor
@@ -74,7 +73,7 @@ class SceneFit(DeltaFit):
                 price = self.bit_price * total / frames  # its bits serve this part of the frames alone
                 overfit(
                     delta, self.store(name), own, self.checkpoint(name), partial(count, name), self.processes.share,
-                    loss=luma_error, penalty=partial(rate_penalty, price, known=known),
+                    loss=self.loss, penalty=partial(rate_penalty, price, known=known),
                 )  # fmt: skip
                 self.processes.wait()
 
@@ -109,7 +108,7 @@ class SceneFit(DeltaFit):
                 continue
             candidates = [(c.nets[0], c.spec) for c in (*common, bicubic)]
             candidates += [(nets[n], self.general.spec) for n in (scene, max(0, scene - 1))]
-            errors = [frame_error(net, spec, pair, self.info, self.device)[1] for net, spec in candidates]
+            errors = [frame_error(net, spec, pair, self.info, self.device, self.loss)[2] for net, spec in candidates]
             sums[:, scene] += errors
             seen[scene] += 1
         means, shares = sums / seen, np.bincount(self.of_frame) / len(self.plan.errors)

@@ -52,9 +52,11 @@ def run(arguments: argparse.Namespace) -> Content:
 
 
 def sparse_bytes(model_id: str, revision: str | None) -> int:
-    """Bytes of weights that are stored sparsely."""
-    hub = {} if revision is None else {"revision": revision}
-    return Path(find(model_id, FILE_NAME, "", **hub)).stat().st_size
+    """Bytes of weights that are stored sparsely, without the header of their file, as they count everywhere."""
+    path = Path(find(model_id, FILE_NAME, "", **({} if revision is None else {"revision": revision})))
+    with path.open("rb") as file:
+        header = int.from_bytes(file.read(8), "little")  # its length comes first
+    return path.stat().st_size - 8 - header
 
 
 def with_bytes(report: BudgetReport, size: int) -> BudgetReport:

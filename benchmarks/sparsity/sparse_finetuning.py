@@ -238,7 +238,8 @@ def plot(runs: Runs, tasks: Sequence[str], path: Path) -> None:
             continue
         lines = {
             method: [(f"{s:.0%}", list(accuracies(tested, method, str(s)).values())) for s in SPARSITIES]
-            for method in list(METHODS)[1:]
+            for method in METHODS
+            if not is_dense(method)
         }
         panels[task] = {m: [p for p in line if p[1]] for m, line in lines.items() if any(p[1] for p in line)}
         dense |= {task: mean(accuracies(tested, "dense", "").values())} if accuracies(tested, "dense", "") else {}
@@ -268,7 +269,7 @@ def main() -> None:
                 for method in arguments.methods:
                     book.accuracy(data, "test", method, sparsity, seed, **chosen[name][method])
     runs: Runs = read_json(arguments.output / "runs.json", {})
-    plot(runs, arguments.tasks, arguments.output / "accuracy.png")
+    plot(runs, list(chosen), arguments.output / "accuracy.png")
     write_table(arguments.output / "table.md", table(runs, chosen))
 
 

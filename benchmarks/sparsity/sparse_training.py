@@ -159,15 +159,24 @@ def table(runs: dict[str, dict[str, Any]]) -> str:
             cells = [mean_and_deviation(c) for c in columns]
             cells += ["" for _ in range(len(sparsities) - len(cells))]
             some = [r for key, r in runs.items() if key.split()[:2] == [task, method]]
-            dense = [r["flops"] for key, r in runs.items() if key.split()[:2] == [task, "dense"]]
-            flops = f"{mean(r['flops'] for r in some) / dense[0]:.2f}" if dense else ""
             mask = f"{median(r['mask_seconds'] for r in some):.2f}" if method != "dense" else ""
             seeds = min(len(c) for c in columns if c)
-            cells += [str(seeds), flops, f"{median(r['seconds'] for r in some):.0f}", mask]
+            flops = [share_of_flops(runs, task, method, sparsity) for sparsity in sparsities]
+            cells += [str(seeds), *flops, f"{median(r['seconds'] for r in some):.0f}", mask]
             rows.append([method, *cells])
-        head = ["method", *heads, "seeds", "FLOPs of dense", "s", "mask work, s"]
+        shares = [f"FLOPs of dense, {sparsity:.0%}" for sparsity in sparsities]
+        head = ["method", *heads, "seeds", *shares, "s", "mask work, s"]
         parts.append(f"**{task}**\n\n{markdown(head, rows)}\n")
     return "\n".join(parts)
+
+
+def share_of_flops(runs: dict[str, dict[str, Any]], task: str, method: str, sparsity: float) -> str:
+    """Training FLOPs of a method at a sparsity, over those of dense training."""
+    of = {
+        name: [r["flops"] for key, r in runs.items() if key.split()[:3] == [task, name, str(share)]]
+        for name, share in (("dense", 0.0), (method, 0.0 if method == "dense" else sparsity))
+    }
+    return f"{mean(of[method]) / mean(of['dense']):.3f}" if all(of.values()) else ""
 
 
 def summary(runs: dict[str, dict[str, Any]]) -> str:

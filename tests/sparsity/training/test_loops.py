@@ -52,6 +52,35 @@ def test_a_torch_loop_resumes_bit_for_bit(topology: str, amount: dict[str, Any])
         assert all(torch.equal(result[name], tensor) for name, tensor in expected.items())
 
 
+@pytest.mark.parametrize(
+    "settings", [{}, {"target": "delta"}, {"pattern": "2:4", "sparsity": 0.5}, {"topology": "gmp"}]
+)
+def test_a_training_killed_at_any_of_ten_steps_goes_on_bit_for_bit(settings: dict[str, Any]) -> None:
+    """Before, at and after exchanges and reads of gradients, and when the mask has come to rest."""
+    data = batches(20)
+
+    def start() -> tuple[nn.Module, torch.optim.Optimizer]:
+        model = classifier(**{"topology": "bidst", **settings})
+        return model, torch.optim.AdamW(trainable(model), lr=0.01)
+
+    model, optimizer = start()
+    training = train_sparsely(model, optimizer, total_steps=20)
+    saved = []
+    for batch in data:
+        saved.append(copy.deepcopy({"model": get_peft_model_state_dict(model), "optimizer": optimizer.state_dict()}))
+        run(model, optimizer, [batch])
+    assert training.report()["mask_updates"] >= 3
+    expected = state_of(model)
+    for killed in (1, 3, 4, 5, 7, 8, 9, 12, 15, 19):
+        model, optimizer = start()
+        set_peft_model_state_dict(model, saved[killed]["model"])
+        optimizer.load_state_dict(saved[killed]["optimizer"])
+        train_sparsely(model, optimizer, total_steps=20)
+        run(model, optimizer, data[killed:])
+        result = state_of(model)
+        assert [name for name, tensor in expected.items() if not torch.equal(result[name], tensor)] == [], killed
+
+
 def test_accumulated_micro_batches_are_one_batch() -> None:
     """In float64, where the order of sums does not decide which weights are active."""
     data = batches(12)

@@ -220,6 +220,12 @@ def _check_adapters(model: nn.Module, weights: dict[str, PrunedWeight]) -> None:
         if not isinstance(module, BaseTunerLayer) or mask_of(module) is not None:
             continue
         name = owners.get(id(module.get_base_layer()))
+        if name is not None and hasattr(module, "bidst_weight"):
+            raise RuntimeError(
+                f"A BiDST adapter was added to the layer of {name!r} after keep_sparsity. It decides itself which "
+                "weights are active, with distribution='as_pruned' the same ones: undo keep_sparsity first, "
+                "kept.remove() of what it returned."
+            )
         if name is not None:
             raise RuntimeError(
                 f"An adapter was added to the layer of {name!r} after keep_sparsity: merging it would fill the zeros. "

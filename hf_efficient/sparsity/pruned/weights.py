@@ -14,13 +14,13 @@ from transformers.pytorch_utils import Conv1D
 from hf_efficient.compat.peft import dequantized_weight
 from hf_efficient.compat.torch import AnyConv
 from hf_efficient.extras import extra
+from hf_efficient.sparsity.tuner.budgets import FEWEST_ZEROS
 from hf_efficient.sparsity.tuner.targets import fused_parameters, stays_dense
 
 with extra("sparsity"):
     from peft.tuners.tuners_utils import BaseTunerLayer
 
 KINDS = (nn.Linear, AnyConv, Conv1D, nn.MultiheadAttention)
-FEWEST_ZEROS = 0.01  # share of zeros below which a model is not taken for a pruned one
 
 Names = str | Sequence[str] | None
 

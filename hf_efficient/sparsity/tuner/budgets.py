@@ -13,6 +13,8 @@ from .base_weight import BaseWeight
 from .config import BiDSTConfig
 from .targets import weights_of
 
+FEWEST_ZEROS = 0.01  # share of zeros below which a model is not taken for a pruned one
+
 
 def pattern_groups(config: BiDSTConfig, targeted: Mapping[str, nn.Module]) -> dict[str, Groups]:
     """The groups of each weight that becomes sparse, by the names of `weights_of`; none without a pattern.
@@ -49,8 +51,8 @@ def layer_budgets(
         return {key: each.active for key, each in groups.items()}
     density = 1 - config.sparsity
     if config.distribution == "as_pruned":
-        counts = [int(weight.tensor.count_nonzero()) for weight in weights.values()]
-    elif config.distribution == "global" and config.resolved_init == "magnitude":
+        return _as_pruned(weights)
+    if config.distribution == "global" and config.resolved_init == "magnitude":
         counts = largest([weight.numbers() for weight in weights.values()], density)
     elif config.distribution == "erk":
         each = iter(erk([shape for weight in weights.values() for shape in weight.matrices], density))
@@ -65,3 +67,20 @@ def layer_budgets(
                 f"{denser} or leave the layer out with exclude_modules."
             )
     return dict(zip(weights, counts, strict=True))
+
+
+def _as_pruned(weights: Mapping[str, BaseWeight]) -> dict[str, int]:
+    """The weights of each layer that are not zero."""
+    counts = {key: int(weight.tensor.count_nonzero()) for key, weight in weights.items()}
+    total = sum(weight.numel for weight in weights.values())
+    share = 1 - sum(counts.values()) / total
+    if share < FEWEST_ZEROS:
+        raise ValueError(
+            f"distribution='as_pruned' keeps the zeros of a pruned model, and {share:.2%} of the {total} targeted "
+            f"weights are zero, expected at least {FEWEST_ZEROS:.0%}. Load the pruned weights, prune the model "
+            "(prune_wanda, prune_sparsegpt), or say the sparsity: sparsity=0.9 with another distribution."
+        )
+    for key, count in counts.items():
+        if not count:
+            raise ValueError(f"All weights of {key!r} are zero: leave the layer out, exclude_modules=[{key!r}].")
+    return counts

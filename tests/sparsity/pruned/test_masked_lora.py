@@ -223,6 +223,16 @@ def test_an_adapter_that_is_added_after_keep_sparsity_is_told_at_the_first_step(
     few_steps(adapter)
 
 
+def test_bidst_after_keep_sparsity_is_told_to_undo_it() -> None:
+    model = pruned(llama())
+    kept = keep_sparsity(model)
+    adapter = get_peft_model(model, BiDSTConfig(distribution="as_pruned", topology="static"))
+    with pytest.raises(RuntimeError, match=r"BiDST adapter was added .*kept\.remove\(\)"):
+        few_steps(adapter)
+    kept.remove()
+    few_steps(adapter)
+
+
 def test_layers_without_zeros_have_plain_lora() -> None:
     model = adapted(pruned(llama(), kinds=()))
     model.base_model.model.model.layers[0].self_attn.q_proj.base_layer.weight.data[:16] = 0

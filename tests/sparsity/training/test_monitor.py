@@ -47,7 +47,7 @@ def test_a_plain_loop_is_pointed_to_train_sparsely(settings: dict[str, Any], bac
     assert repr(settings.get("topology", "bidst")) in messages[0]
 
 
-@pytest.mark.parametrize("settings", [{"topology": "static"}, {"topology": "static", "distribution": "as_pruned"}])
+@pytest.mark.parametrize("settings", [{"topology": "static"}, {"topology": "static", "distribution": "uniform"}])
 def test_what_needs_nobody_is_not_told(settings: dict[str, Any]) -> None:
     model = classifier(**{"sparsity": 0.95, **settings})
     assert not warnings_of(lambda: run(model, sgd(model), batches(30)))

@@ -53,6 +53,18 @@ def test_a_layer_without_an_active_weight_is_refused_by_name() -> None:
         get_peft_model(llama(), config_of(DELTA, sparsity=0.9999, distribution="uniform"))
 
 
+def test_as_pruned_wants_a_pruned_model_and_a_weight_in_each_layer() -> None:
+    config = BiDSTConfig(distribution="as_pruned")
+    model = llama()
+    with pytest.raises(
+        ValueError, match=r"0\.00% of the 15360 targeted weights are zero, expected at least 1%.*prune_"
+    ):
+        get_peft_model(model, config)
+    model.model.layers[0].mlp.up_proj.weight.data.zero_()
+    with pytest.raises(ValueError, match=r"All weights of '.*up_proj' are zero.*exclude_modules"):
+        get_peft_model(model, config)
+
+
 @pytest.mark.parametrize(
     ("targets", "error", "message"),
     [

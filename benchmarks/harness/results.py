@@ -6,7 +6,7 @@ import platform
 import shlex
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -71,6 +71,28 @@ def _versions() -> dict[str, str]:
         except PackageNotFoundError:
             continue
     return found
+
+
+def stored_runs(
+    output: Path, work: Callable[[Any], Iterator[Any]], do: Callable[[Any], Mapping[str, float]], digits: int
+) -> Any:
+    """Results by key of all runs: what `output`/runs.json holds, and the others, done now and stored one by one.
+
+    Args:
+        output: folder, where log.json says how they are made.
+        work: the runs, each with a `key`, given the results so far: a later run may be chosen by them.
+        do: a run's figures.
+        digits: of these that are stored.
+    """
+    record_run(output)
+    path = output / "runs.json"
+    runs = read_json(path, {})
+    for run in work(runs):
+        if run.key not in runs:
+            runs[run.key] = {name: round(value, digits) for name, value in do(run).items()}
+            write_json(path, runs)
+            print(run.key, runs[run.key], flush=True)
+    return runs
 
 
 class Rows:

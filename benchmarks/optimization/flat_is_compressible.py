@@ -14,17 +14,18 @@ all. Intervals are of the paired differences to plain over the seeds. Runs are s
 """
 
 import argparse
+import functools
 from collections.abc import Iterator
 from pathlib import Path
 from statistics import mean
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 
 from benchmarks.harness.intervals import half_interval
 from benchmarks.harness.options import common_parser
 from benchmarks.harness.plots import plt, save
-from benchmarks.harness.results import read_json, record_run, write_json, write_table
+from benchmarks.harness.results import stored_runs, write_table
 from benchmarks.harness.tables import markdown, mean_and_deviation
 from benchmarks.optimization.sam_tasks import METHODS as OPTIMIZERS
 from benchmarks.optimization.two_tasks import BITS, PAIRS, PRUNED, REMEDIES, measure
@@ -203,14 +204,8 @@ def parser() -> argparse.ArgumentParser:
 def main() -> None:
     arguments = parser().parse_args()
     torch.set_num_threads(1)
-    record_run(arguments.output)
-    path = arguments.output / "runs.json"
-    runs: Any = read_json(path, {})
-    for run in work(runs, arguments.pairs, arguments.methods, arguments.seeds):
-        if run.key not in runs:
-            runs[run.key] = {name: round(value, 4) for name, value in run.done().items()}
-            write_json(path, runs)
-            print(run.key, runs[run.key]["whole"], flush=True)
+    wanted = {"pairs": arguments.pairs, "methods": arguments.methods, "seeds": arguments.seeds}
+    runs = stored_runs(arguments.output, functools.partial(work, **wanted), Run.done, 4)
     write_table(arguments.output / "table.md", table(runs))
     plot(runs, arguments.output / "gains.png")
 

@@ -28,7 +28,7 @@ from torch import Tensor, nn
 
 from benchmarks.harness.intervals import half_interval
 from benchmarks.harness.options import common_parser
-from benchmarks.harness.results import read_json, record_run, write_json, write_table
+from benchmarks.harness.results import stored_runs, write_table
 from benchmarks.harness.tables import markdown
 from benchmarks.models.small_networks import SmallResNet
 from benchmarks.optimization.sam_tasks import accuracy, fixed_masks, images, loss_of
@@ -221,14 +221,8 @@ def parser() -> argparse.ArgumentParser:
 def main() -> None:
     arguments = parser().parse_args()
     torch.set_num_threads(1)
-    record_run(arguments.output)
-    path = arguments.output / "runs.json"
-    runs: Runs = read_json(path, {})
-    for run in work(runs, arguments.settings, arguments.methods, arguments.seeds):
-        if run.key not in runs:
-            runs[run.key] = {name: round(value, 2) for name, value in train(run).items()}
-            write_json(path, runs)
-            print(run.key, runs[run.key], flush=True)
+    asked = {"settings": arguments.settings, "wanted": arguments.methods, "seeds": arguments.seeds}
+    runs = stored_runs(arguments.output, functools.partial(work, **asked), train, 2)
     write_table(arguments.output / "table.md", table(runs, arguments.seeds))
 
 

@@ -55,14 +55,19 @@ def save_sparse(model: nn.Module, folder: str | os.PathLike[str]) -> Path:
         The path of the file.
 
     Raises:
-        ValueError: `model` has adapters, weights that are not loaded, or names that cannot be stored; or `folder` is a
-            file.
+        ValueError: `model` has adapters, is quantized, has weights that are not loaded, or names that cannot be stored;
+            or `folder` is a file.
         BlockingIOError: another process is saving into the folder.
         OSError: no space is left, or no permission; the old files are kept.
     """
     inside = unwrapped(model)
     if hasattr(model, "merge_and_unload") or any(hasattr(module, "adapter_layer_names") for module in inside.modules()):
         raise ValueError("save_sparse takes a plain model; merge the adapter first: model = model.merge_and_unload().")
+    if getattr(getattr(inside, "config", None), "quantization_config", None) is not None:
+        raise ValueError(
+            "save_sparse stores weights with zeros, and this model's are quantized to codes. Save it by "
+            "save_pretrained(folder), or save the model before it is quantized."
+        )
     model = inside
     target = Path(folder)
     if target.is_file():

@@ -36,15 +36,19 @@ def plot_panels(
         levels: task -> accuracy, drawn dashed as "dense".
     """
     size = (5 * len(panels), 4)
+    names = list(dict.fromkeys(method for lines in panels.values() for method in lines if method != ours))
+    looks: dict[str, dict[str, Any]] = {
+        name: {"color": f"C{i % 10}", "marker": "o^s"[i // 10 % 3]} for i, name in enumerate(names)
+    }
+    looks[ours] = {"color": "black", "marker": "o", "linewidth": 2.2}
     figure, grid = plt.subplots(1, len(panels), figsize=size, layout="constrained", squeeze=False)
     for (task, lines), axes in zip(panels.items(), grid[0], strict=True):
         if task in levels:
             axes.axhline(levels[task], color="grey", linestyle="--", label="dense")
         for method, line in lines.items():
-            style = {"color": "black", "linewidth": 2.2} if method == ours else {"linewidth": 1.2}
             ticks, means = [tick for tick, _ in line], [mean(accuracies) for _, accuracies in line]
             errors = [standard_error(accuracies) for _, accuracies in line]
-            axes.errorbar(ticks, means, errors, marker="o", capsize=3, label=method, **style)
+            axes.errorbar(ticks, means, errors, capsize=3, label=method, **{"linewidth": 1.2, **looks[method]})
         axes.set(title=task, xlabel=xlabel, ylabel="test accuracy, %")
         axes.legend(fontsize=8)
     save(figure, path, 130)

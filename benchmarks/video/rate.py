@@ -49,11 +49,12 @@ CODECS: dict[str, tuple[str, dict[str, str], tuple[int, ...]]] = {
 STREAM_QUALITIES = (44, 50, 56, 62)
 PARTS = ("bicubic", "filter", "general", "scales", "delta")
 AHEAD = ("over SVT-AV1 alone, luma", "RGB")
+SETTINGS = ("scale", "features", "steps", "batch_size", "max_patches", "downscaling")  # of all rows of a file
 MEASURES = {"psnr_luma": "luma", "psnr": "RGB"}
 
 
-def codec_point(source: Path, info: VideoInfo, name: str, quality: int, folder: Path) -> dict[str, float]:
-    """Bytes and PSNR of a codec alone."""
+def encoded(source: Path, info: VideoInfo, name: str, quality: int, folder: Path) -> Path:
+    """The file of a codec alone."""
     encoder, more, _ = CODECS[name]
     options = encoder_options(encoder, quality) | more
     color = replace(info.color, space=info.color.matrix(info.height))
@@ -61,6 +62,12 @@ def codec_point(source: Path, info: VideoInfo, name: str, quality: int, folder: 
     with VideoWriter(target, replace(info, color=color), (info.width, info.height), encoder, options=options) as writer:
         for frame in read_frames(source, info):
             writer.write(*frame)
+    return target
+
+
+def codec_point(source: Path, info: VideoInfo, name: str, quality: int, folder: Path) -> dict[str, float]:
+    """Bytes and PSNR of a codec alone."""
+    target = encoded(source, info, name, quality, folder)
     every, errors = max(1, info.frames // SAMPLES), []
     for coded, true in islice(zip(read_frames(target), read_frames(source, info), strict=True), 0, None, every):
         a, b = to_tensor(coded.rgb), to_tensor(true.rgb)
@@ -69,16 +76,21 @@ def codec_point(source: Path, info: VideoInfo, name: str, quality: int, folder: 
     return {"bytes": target.stat().st_size, "psnr": round(psnr(rgb), 4), "psnr_luma": round(psnr(y), 4)}
 
 
-def bundle_points(
-    source: Path, quality: int, folder: Path, arguments: argparse.Namespace
-) -> dict[str, dict[str, float]]:
-    """Bytes and PSNR of every part on one stream, and of what was taken ("bundle")."""
-    bundle = fit_video(
+def fitted(source: Path, quality: int, folder: Path, arguments: argparse.Namespace) -> Any:
+    """The bundle of one stream."""
+    return fit_video(
         source, folder / "bundle", method="delta", scale=arguments.scale, downscaling=arguments.downscaling,
         num_features=arguments.features,
         lr_codec="libsvtav1", lr_quality=quality, steps=arguments.steps, batch_size=arguments.batch_size,
         max_patches=arguments.max_patches, seed=arguments.seed, overwrite=True, progress_bar=False, device="cpu",
     )  # fmt: skip
+
+
+def bundle_points(
+    source: Path, quality: int, folder: Path, arguments: argparse.Namespace
+) -> dict[str, dict[str, float]]:
+    """Bytes and PSNR of every part on one stream, and of what was taken ("bundle")."""
+    bundle = fitted(source, quality, folder, arguments)
     stream, manifest = bundle.low_resolution.stat().st_size, (bundle.path / "bundle.json").stat().st_size
     record, points = bundle.manifest["candidates"], {}
     for row in record["rows"]:
@@ -110,10 +122,10 @@ def measure(clip: str, results: Rows, arguments: argparse.Namespace, bar: Any) -
                 bar.update()
 
 
-def parser() -> argparse.ArgumentParser:
-    """The options."""
-    made = common_parser(__doc__, "rate", threads=True)
-    made.add_argument("--clips", nargs="+", default=list(CLIPS), choices=list(CLIPS))
+def options(about: str | None, name: str, clips: list[str]) -> argparse.ArgumentParser:
+    """Of the clips, streams and fits."""
+    made = common_parser(about, name, threads=True)
+    made.add_argument("--clips", nargs="+", default=clips, choices=list(CLIPS))
     made.add_argument("--scale", type=whole_or_half, default=2)
     made.add_argument("--downscaling", default="bicubic", choices=["bicubic", "back-projected"])
     made.add_argument("--features", type=int, default=8)
@@ -122,6 +134,12 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--max-patches", type=int, default=2048)
     made.add_argument("--seed", type=int, default=0, help="of the fits")
     made.add_argument("--qualities", nargs="+", type=int, default=STREAM_QUALITIES, help="of the streams")
+    return made
+
+
+def parser() -> argparse.ArgumentParser:
+    """The options."""
+    made = options(__doc__, "rate", list(CLIPS))
     made.add_argument("--codecs-from", type=Path, help="folder of results whose codecs alone are taken, not measured")
     return made
 
@@ -184,9 +202,7 @@ def main() -> None:
     arguments = parser().parse_args()
     torch.set_num_threads(arguments.threads)
     output = arguments.output
-    results = Rows(
-        output / "results.json", arguments, ("scale", "features", "steps", "batch_size", "max_patches", "downscaling")
-    )
+    results = Rows(output / "results.json", arguments, SETTINGS)
     record_run(output)
     if arguments.codecs_from:
         measured = json.loads((arguments.codecs_from / "results.json").read_text())["rows"]

@@ -20,7 +20,7 @@ from benchmarks.harness.plots import plt, save
 from benchmarks.harness.results import Rows, record_run, write_table
 from benchmarks.harness.tables import markdown
 from benchmarks.video.fetch_clips import fetch
-from benchmarks.video.rate import CLIPS, CODECS, SETTINGS, encoded, curves, fitted, options
+from benchmarks.video.rate import CLIPS, CODECS, SETTINGS, curves, encoded, fitted, options
 from benchmarks.video.stdo_rate import silent
 from hf_efficient.video.files.reader import VideoInfo, probe
 from hf_efficient.video.measure.evaluation import evaluate

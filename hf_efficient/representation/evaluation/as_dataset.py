@@ -22,7 +22,8 @@ COLUMNS = {
 def evaluation_dataset(folder: str | os.PathLike[str] = EVALUATION_SET) -> Any:
     """A folder of images with questions, as `find_plan` takes it and `push_to_hub` sends it.
 
-    Nothing is fetched. Pictures are read when a row is.
+    Nothing is fetched. Rows hold the bytes of their pictures, so that Parquet files do: of a picture that is given by
+    its path `to_parquet` writes the path alone. They stand there once for each question about the picture.
 
     Args:
         folder: as of `load_evaluation_set`; by default the shipped set.
@@ -39,10 +40,12 @@ def evaluation_dataset(folder: str | os.PathLike[str] = EVALUATION_SET) -> Any:
     except ImportError as error:
         raise ImportError("datasets is not installed: pip install datasets") from error
     features = Features({name: Image(mode="RGB") if name == "image" else Value("string") for name in COLUMNS})
-    rows = [
-        {"image": str(Path(folder) / scene.name), "question": q.question, "answer": q.answer, "family": q.family,
-         "scene": scene.name, "photograph": scene.photograph}
-        for scene in load_evaluation_set(folder)
-        for q in scene.questions
-    ]  # fmt: skip
+    rows = []
+    for scene in load_evaluation_set(folder):
+        image = {"bytes": (Path(folder) / scene.name).read_bytes(), "path": scene.name}
+        rows += [
+            {"image": image, "question": q.question, "answer": q.answer, "family": q.family, "scene": scene.name,
+             "photograph": scene.photograph}
+            for q in scene.questions
+        ]  # fmt: skip
     return Dataset.from_list(rows, features=features)

@@ -33,7 +33,7 @@ from hf_efficient.video.networks.spec import GENERAL_SCALES
 from hf_efficient.video.patches import psnr, to_rgb8, to_tensor
 from hf_efficient.video.settings import FitSettings
 
-from .rate_control import SAMPLES, Trial, written_rate
+from .rate_control import SAMPLES, Trial, bytes_at, written_rate
 
 MANIFEST_BYTES = 800  # bundle.json, generously
 CONFIG_BYTES = 200  # config.json
@@ -92,7 +92,7 @@ def spend(
         raise ValueError(f"lr_quality={given['lr_quality']!r}: the budget chooses it. Leave out one of the two.")
     base, tried = _base(given or {}, codecs)
     info = probe(source, base.alpha, base.interlaced)
-    total = int(rate * info.seconds / 8)
+    total = bytes_at(rate, info.seconds)
     with tempfile.TemporaryDirectory() as folder:
         walked = list(_offers(source, info, base, given or {}, tried, total, optimize, Path(folder), plain.suffix))
         found = [offer for offer in walked if isinstance(offer, Offer)]

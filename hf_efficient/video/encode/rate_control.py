@@ -53,9 +53,17 @@ def parse_rate(text: str) -> float:
     return value
 
 
+def bytes_at(rate: float, seconds: float) -> int:
+    """What a video of so many seconds may have at a rate in bits per second."""
+    return int(rate * seconds / 8)
+
+
 def written_rate(total: int, seconds: float) -> str:
     """The least rate, in tenths of a kilobit, at which a video of so many seconds has so many bytes."""
-    return f"{math.ceil(total * 8 / seconds / 100) / 10:g}kbps"
+    tenths = math.ceil(total * 8 / seconds / 100)
+    while bytes_at(parse_rate(written := f"{tenths / 10:.1f}kbps"), seconds) < total:  # by a rounding of floats
+        tenths += 1
+    return written
 
 
 class TooFew(ValueError):
@@ -91,7 +99,7 @@ def settings_for_rate(
     given = {**MEASURED, **(given or {})}
     base = FitSettings(**given)
     info = probe(source, base.alpha, base.interlaced)
-    frames, total = info.frames, int(rate * info.seconds / 8)
+    frames, total = info.frames, bytes_at(rate, info.seconds)
     found: dict[float, Fitting] = {}
     misses: list[str] = []
     enough: list[int] = []

@@ -12,9 +12,11 @@ from hf_efficient.video.encode.low_resolution import downscaled, write_stream
 from hf_efficient.video.encode.rate_control import (
     HEADER_BYTES,
     NETWORK_SHARE,
+    bytes_at,
     network_bytes,
     parse_rate,
     settings_for_rate,
+    written_rate,
 )
 from hf_efficient.video.files.reader import probe, read_frames
 from hf_efficient.video.methods.stdo import choose_num_chunks
@@ -118,3 +120,18 @@ def test_too_little_is_said_for_every_scale(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="too few"):
         settings_for_rate(source, enough - 200, GIVEN)
     assert [p.name for p in tmp_path.iterdir()] == ["source.mp4"]
+
+
+@pytest.mark.parametrize(
+    ("total", "seconds"),
+    [
+        (2072170, 24.4),  # 679.4 kbit/s by the quotient, whose product with the seconds is a byte less, in floats
+        (806400, 1001 / 30000),  # 193,342.6 kbit/s have seven digits
+        (1_000_000_000, 2.0),  # 4,000,000 are written without an exponent
+        (1250, 1.0),
+    ],
+)
+def test_the_rate_that_an_error_names_suffices(total: int, seconds: float) -> None:
+    """Given back as it is written it buys the bytes, and at most two tenths of a kilobit more."""
+    rate = parse_rate(written_rate(total, seconds))
+    assert total <= bytes_at(rate, seconds) <= total + 200 * seconds / 8

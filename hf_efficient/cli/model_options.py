@@ -28,7 +28,8 @@ def check_place(arguments: argparse.Namespace) -> None:
 
     from hf_efficient.reading import shown
 
-    if arguments.dtype != "auto" and not isinstance(getattr(torch, arguments.dtype, None), torch.dtype):
+    dtype = getattr(torch, arguments.dtype, None)
+    if arguments.dtype != "auto" and not (isinstance(dtype, torch.dtype) and dtype.is_floating_point):
         raise ValueError(f"dtype={shown(arguments.dtype)} is not known; expected auto, float32, bfloat16 or float16.")
     device = getattr(arguments, "device", None)
     try:

@@ -13,6 +13,7 @@ from safetensors import safe_open
 from hf_efficient import EfficiencyPlan, PruningConfig, TokenPrunerConfig, load_token_pruned
 from hf_efficient.cli import main
 from hf_efficient.files.interrupted_save import FILE_NAME
+from hf_efficient.reading import shown
 from hf_efficient.representation.evaluation.questions import encode_prompts, load_vlm
 from hf_efficient.serving.vllm_command import vllm_command
 from hf_efficient.sparsity.storage.stored import load_stored, stored_sparsely
@@ -57,8 +58,9 @@ def test_arguments_of_the_stock_loader_act(applied: Path) -> None:
         load_stored(cls, applied, max_memory={0: "1GB"})
     with pytest.raises(ValueError, match="expected one device or 'auto'"):
         load_stored(cls, applied, device_map={"lm_head": "cpu", "model": "meta"})
-    with pytest.raises(ValueError, match="dtype='oak' is not known"):
-        load_stored(cls, applied, dtype="oak")
+    for dtype in ("oak", "int8", torch.int8):
+        with pytest.raises(ValueError, match=f"dtype={shown(dtype)} is not known"):
+            load_stored(cls, applied, dtype=dtype)
 
 
 def test_what_is_no_model_is_told_as_ever(tmp_path: Path, applied: Path) -> None:

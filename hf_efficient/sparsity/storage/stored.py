@@ -84,6 +84,6 @@ def _device(place: Any) -> Any:
 def _dtype(dtype: Any) -> torch.dtype:
     """A dtype, also by its name."""
     found = getattr(torch, dtype, None) if isinstance(dtype, str) else dtype
-    if not isinstance(found, torch.dtype):
+    if not (isinstance(found, torch.dtype) and found.is_floating_point):
         raise ValueError(f"dtype={shown(dtype)} is not known; expected auto, float32, bfloat16 or float16.")
     return found

@@ -42,7 +42,8 @@ def evaluation_dataset(folder: str | os.PathLike[str] = EVALUATION_SET) -> Any:
     features = Features({name: Image(mode="RGB") if name == "image" else Value("string") for name in COLUMNS})
     rows = []
     for scene in load_evaluation_set(folder):
-        image = {"bytes": (Path(folder) / scene.name).read_bytes(), "path": scene.name}
+        # without a path: where it names a file of the working directory, datasets would take that one instead
+        image = {"bytes": (Path(folder) / scene.name).read_bytes(), "path": None}
         rows += [
             {"image": image, "question": q.question, "answer": q.answer, "family": q.family, "scene": scene.name,
              "photograph": scene.photograph}

@@ -52,6 +52,17 @@ def test_the_shipped_set_has_a_row_a_question() -> None:
         assert data[i]["image"].tobytes() == asked[i][0].image.tobytes()
 
 
+def test_pictures_of_the_same_name_in_the_working_directory_are_not_taken(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = evaluation_dataset(folder)[0]["image"].tobytes()
+    name = load_evaluation_set(folder)[0].name
+    (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+    (tmp_path / name).write_bytes(b"another picture")
+    monkeypatch.chdir(tmp_path)
+    assert evaluation_dataset(folder)[0]["image"].tobytes() == expected
+
+
 def test_a_plan_is_looked_for_on_it(folder: Path) -> None:
     model, processor = make_scene_vlm()
     data, rows = evaluation_dataset(folder), rows_of_pictures(folder, 100)

@@ -65,10 +65,12 @@ def layers_to_prune(
     for name, module in model.named_modules():
         if isinstance(module, BaseTunerLayer):
             raise ValueError(f"The model has an adapter ({name!r}): prune the plain model, then add the adapter.")
+        left_out = matching(name, "weight", excluded)
+        unmatched -= left_out  # of what would not be pruned anyway, too: lists of exclusions are shared
         if not isinstance(module, (nn.Linear, Conv1D)):
             continue
-        matched, left_out = matching(name, "weight", targets), matching(name, "weight", excluded)
-        unmatched -= matched | left_out
+        matched = matching(name, "weight", targets)
+        unmatched -= matched
         if left_out or not (matched if targets is not None else not stays_dense(name)):
             continue
         if not module.weight.is_floating_point() or type(module.weight.data) is not Tensor:

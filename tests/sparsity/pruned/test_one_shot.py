@@ -175,6 +175,16 @@ def test_wrong_settings_are_refused(prune: Any, settings: dict[str, Any], messag
 
 
 @BOTH
+def test_what_is_never_pruned_may_be_excluded(prune: Any) -> None:
+    plain, excluding = llama(), llama()
+    excluding.load_state_dict(plain.state_dict())
+    prune(plain, batches())
+    prune(excluding, batches(), exclude_modules=["embed_tokens", "norm", "lm_head"])  # a list shared with other tools
+    for a, b in zip(plain.parameters(), excluding.parameters(), strict=True):
+        assert torch.equal(a, b)
+
+
+@BOTH
 def test_what_cannot_be_pruned_is_refused(prune: Any) -> None:
     with pytest.raises(ValueError, match="batches is empty"):
         prune(llama(), [])

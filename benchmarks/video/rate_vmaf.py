@@ -27,7 +27,7 @@ from hf_efficient.video.measure.evaluation import evaluate
 from hf_efficient.video.measure.rate_distortion import bd_rate
 from hf_efficient.video.measure.vmaf import vmaf_of_file
 
-MEASURES = {"vmaf": "VMAF", "vmaf_neg": "VMAF-NEG"}
+MEASURES = {"vmaf": "VMAF", "vmaf_neg": "NEG"}
 ALONE = tuple(name for name in CODECS if name != "x265, tune=psnr")  # which is made for the other measure
 WAYS = {"bicubic": "bicubic", "general": "general", "stdo": "bundle"}
 

@@ -25,8 +25,8 @@ AS_PRUNED: Any = {"target": "weight", "distribution": "as_pruned", "topology": "
 _DELTAS = [{"target": "delta", "sparsity": share, "target_modules": "all-linear"} for share in (0.98, 0.995, 0.999)]
 EXCHANGES = 50  # of a training's masks
 #: Parts of a plan, the most wanted first: flat minima by two passes, by one, plain; then adapters, ever smaller. Flat
-#: minima gained nothing with adapters or sparse weights where it was measured; all weights that are trained so bear
-#: pruning by Wanda better after it (docs/budget.md).
+#: minima gained nothing with adapters or sparse weights where it was measured; of three networks one bore
+#: pruning by Wanda better after them (docs/budget.md).
 RECIPES: tuple[dict[str, Any], ...] = (
     {"sam": SAMArguments("sam", rho=0.05)},
     {"sam": SAMArguments("s2sam", rho=0.05)},

@@ -13,6 +13,7 @@ import json
 import math
 import shutil
 import tempfile
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
@@ -49,6 +50,9 @@ CODECS: dict[str, tuple[str, dict[str, str], tuple[int, ...]]] = {
 STREAM_QUALITIES = (44, 50, 56, 62)
 PARTS = ("bicubic", "filter", "general", "scales", "delta")
 AHEAD = ("over SVT-AV1 alone, luma", "RGB")
+#: (source, quality, folder, arguments) -> part -> row; (source, info, codec, quality, folder) -> row.
+OfStream = Callable[[Path, int, Path, argparse.Namespace], dict[str, dict[str, Any]]]
+OfCodec = Callable[[Path, VideoInfo, str, int, Path], dict[str, Any]]
 SETTINGS = ("scale", "features", "steps", "batch_size", "max_patches", "downscaling")  # of all rows of a file
 MEASURES = {"psnr_luma": "luma", "psnr": "RGB"}
 
@@ -101,25 +105,42 @@ def bundle_points(
     return points
 
 
-def measure(clip: str, results: Rows, arguments: argparse.Namespace, bar: Any) -> None:
-    """All points of a clip that are not there yet."""
+def measure(
+    clip: str, results: Rows, arguments: argparse.Namespace, bar: Any, kinds: Mapping[str, str],
+    codecs: Sequence[str], of_stream: OfStream, of_codec: OfCodec,
+) -> None:  # fmt: skip
+    """All points of a clip that are not there yet: of each stream its parts (part -> kind), then of codecs alone."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         source = silent(fetch(clip), folder, CLIPS[clip])
         info = probe(source)
+
+        def add(key: str, row: dict[str, Any]) -> None:
+            results.add(key, {**row, "kbps": row["bytes"] * 8 / 1000 / info.seconds})
+
         for quality in arguments.qualities:
-            kinds = {part: f"{clip} / x{arguments.scale} {part} / {quality}" for part in (*PARTS, "bundle")}
-            if kinds["bundle"] not in results.rows:
-                for part, row in bundle_points(source, quality, folder, arguments).items():
-                    results.add(kinds[part], {**row, "kbps": row["bytes"] * 8 / 1000 / info.seconds})
+            keys = {part: f"{clip} / {kind} / {quality}" for part, kind in kinds.items()}
+            if keys["bundle"] not in results.rows:
+                for part, row in of_stream(source, quality, folder, arguments).items():
+                    add(keys[part], row)
             bar.update()
-        for codec, (_, _, qualities) in CODECS.items():
-            for quality in qualities:
-                key = f"{clip} / {codec} / {quality}"
-                if key not in results.rows:
-                    row = codec_point(source, info, codec, quality, folder)
-                    results.add(key, {**row, "kbps": row["bytes"] * 8 / 1000 / info.seconds})
+        for codec in codecs:
+            for quality in CODECS[codec][2]:
+                if (key := f"{clip} / {codec} / {quality}") not in results.rows:
+                    add(key, of_codec(source, info, codec, quality, folder))
                 bar.update()
+
+
+def measure_all(
+    arguments: argparse.Namespace, results: Rows, kinds: Mapping[str, str], codecs: Sequence[str],
+    of_stream: OfStream, of_codec: OfCodec, write: Callable[[Rows, Path], None],
+) -> None:  # fmt: skip
+    """All clips, each written when it is done."""
+    each = len(arguments.qualities) + sum(len(CODECS[codec][2]) for codec in codecs)
+    with tqdm(total=each * len(arguments.clips), unit="point") as bar:
+        for clip in arguments.clips:
+            measure(clip, results, arguments, bar, kinds, codecs, of_stream, of_codec)
+            write(results, arguments.output)
 
 
 def options(about: str | None, name: str, clips: list[str]) -> argparse.ArgumentParser:
@@ -163,6 +184,12 @@ def ahead(row: dict[str, Any], anchor: list[dict[str, Any]], measure_name: str) 
     return f"{row[measure_name] - np.interp(np.log(row['bytes']), np.log(bytes_), quality):+.2f}"
 
 
+def rates(points: Mapping[str, list[tuple[float, float]]], kind: str, anchors: Sequence[str]) -> list[str]:
+    """BD-rates of a kind against others, for cells; "" where there is none."""
+    gains = [bd_rate(points[anchor], points[kind]) if anchor in points else math.nan for anchor in anchors]
+    return ["" if math.isnan(gain) else f"{100 * gain:+.1f} %" for gain in gains]
+
+
 def write(results: Rows, output: Path) -> None:
     """Tables and plots of all points."""
     found, text = curves(results), ""
@@ -172,10 +199,7 @@ def write(results: Rows, output: Path) -> None:
             points = {kind: [(r["bytes"], r[measure_name]) for r in rows_] for kind, rows_ in kinds.items()}
             bicubic = next((kind for kind in points if kind.endswith("bicubic")), "")
             anchors = [bicubic, "SVT-AV1", "x265", "x265, tune=psnr", "x264"]
-            for kind in points:
-                if kind not in CODECS:
-                    gains = [bd_rate(points[a], points[kind]) if a in points else math.nan for a in anchors]
-                    rows.append([clip, kind, *("" if math.isnan(g) else f"{100 * g:+.1f} %" for g in gains)])
+            rows += [[clip, kind, *rates(points, kind, anchors)] for kind in points if kind not in CODECS]
         head = ["clip", "enlarged by", "bicubic", "SVT-AV1", "x265", "x265, tune=psnr", "x264"]
         text += f"**BD-rate, {label}** (negative: fewer bits than the anchor)\n\n{markdown(head, rows)}\n\n"
     rows = [
@@ -210,11 +234,8 @@ def main() -> None:
             clip, kind, _ = key.split(" / ")
             if clip in arguments.clips and kind in CODECS and key not in results.rows:
                 results.add(key, row)
-    each = len(arguments.qualities) + sum(len(qualities) for *_, qualities in CODECS.values())
-    with tqdm(total=each * len(arguments.clips), unit="point") as bar:
-        for clip in arguments.clips:
-            measure(clip, results, arguments, bar)
-            write(results, output)
+    kinds = {part: f"x{arguments.scale} {part}" for part in (*PARTS, "bundle")}
+    measure_all(arguments, results, kinds, list(CODECS), bundle_points, codec_point, write)
 
 
 if __name__ == "__main__":

@@ -7,79 +7,52 @@ between points. Resumable: each point is written when it is done.
 """
 
 import argparse
-import math
 import shutil
-import tempfile
 from pathlib import Path
 from typing import Any
 
 import torch
-from tqdm import tqdm
 
 from benchmarks.harness.plots import plt, save
 from benchmarks.harness.results import Rows, record_run, write_table
 from benchmarks.harness.tables import markdown
-from benchmarks.video.fetch_clips import fetch
-from benchmarks.video.rate import CLIPS, CODECS, SETTINGS, curves, encoded, fitted, options
-from benchmarks.video.stdo_rate import silent
+from benchmarks.video.rate import CODECS, SETTINGS, curves, encoded, fitted, measure_all, options, rates
 from hf_efficient.video.files.reader import VideoInfo, probe
 from hf_efficient.video.measure.evaluation import evaluate
-from hf_efficient.video.measure.rate_distortion import bd_rate
 from hf_efficient.video.measure.vmaf import vmaf_of_file
 
 MEASURES = {"vmaf": "VMAF", "vmaf_neg": "NEG"}
 ALONE = tuple(name for name in CODECS if name != "x265, tune=psnr")  # which is made for the other measure
-WAYS = {"bicubic": "bicubic", "general": "general", "stdo": "bundle"}
+WAYS = {"bicubic": "bicubic", "general": "general", "bundle": "stdo"}  # way of playing -> its name in `evaluate`
 
 
-def played(source: Path, info: VideoInfo, quality: int, folder: Path, arguments: argparse.Namespace) -> dict[str, Any]:
+def played(source: Path, quality: int, folder: Path, arguments: argparse.Namespace) -> dict[str, dict[str, Any]]:
     """Way of playing one stream -> bytes and VMAF."""
     bundle = fitted(source, quality, folder, arguments)
-    found = evaluate(bundle.path, source, every=max(1, info.frames // 4), vmaf=True)
+    found = evaluate(bundle.path, source, every=max(1, probe(source).frames // 4), vmaf=True)
     stream, manifest = bundle.low_resolution.stat().st_size, (bundle.path / "bundle.json").stat().st_size
     sent = next(row["bytes"] for row in bundle.manifest["candidates"]["rows"]
                 if row["name"] == bundle.manifest["candidates"]["taken"])  # fmt: skip
-    sizes = {"bicubic": stream, "general": stream + manifest, "stdo": stream + manifest + sent}
+    sizes = {"bicubic": stream, "general": stream + manifest, "bundle": stream + manifest + sent}
     shutil.rmtree(bundle.path)
-    return {way: {"bytes": sizes[way], **{name: found[way][name] for name in MEASURES}} for way in WAYS}
+    return {way: {"bytes": sizes[way], **{name: found[of][name] for name in MEASURES}} for way, of in WAYS.items()}
 
 
-def measure(clip: str, results: Rows, arguments: argparse.Namespace, bar: Any) -> None:
-    """All points of a clip that are not there yet."""
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        source = silent(fetch(clip), folder, CLIPS[clip])
-        info = probe(source)
-        for quality in arguments.qualities:
-            if f"{clip} / {WAYS['stdo']} / {quality}" not in results.rows:
-                for way, row in played(source, info, quality, folder, arguments).items():
-                    results.add(f"{clip} / {WAYS[way]} / {quality}", {**row, "kbps": kbps(row, info)})
-            bar.update()
-        for codec in ALONE:
-            for quality in CODECS[codec][2]:
-                if (key := f"{clip} / {codec} / {quality}") not in results.rows:
-                    file = encoded(source, info, codec, quality, folder)
-                    row = {"bytes": file.stat().st_size, **vmaf_of_file(file, source)}
-                    results.add(key, {**row, "kbps": kbps(row, info)})
-                bar.update()
-
-
-def kbps(row: dict[str, Any], info: VideoInfo) -> float:
-    """Kilobits a second."""
-    return float(row["bytes"] * 8 / 1000 / info.seconds)
+def alone(source: Path, info: VideoInfo, codec: str, quality: int, folder: Path) -> dict[str, float]:
+    """Bytes and VMAF of a codec alone."""
+    file = encoded(source, info, codec, quality, folder)
+    return {"bytes": file.stat().st_size, **vmaf_of_file(file, source)}
 
 
 def write(results: Rows, output: Path) -> None:
     """Tables and a plot a clip."""
     found, text = curves(results), ""
-    anchors = (WAYS["bicubic"], WAYS["general"], *ALONE)
+    anchors = ("bicubic", "general", *ALONE)
     for name, label in MEASURES.items():
         rows = []
         for clip, kinds in found.items():
             points = {kind: [(r["bytes"], r[name]) for r in rows_] for kind, rows_ in kinds.items()}
-            for way in WAYS.values():
-                gains = [bd_rate(points[a], points[way]) if a in points else math.nan for a in anchors]
-                rows.append([clip, way, *("" if math.isnan(g) else f"{100 * g:+.1f} %" for g in gains)])
+            rows += [[clip, way, *rates(points, way, anchors)] for way in WAYS]
         text += f"**BD-rate, {label}** (negative: fewer bits than the anchor)\n\n"
         text += markdown(["clip", "enlarged by", *anchors], rows) + "\n\n"
     rows = [
@@ -107,11 +80,7 @@ def main() -> None:
     torch.set_num_threads(arguments.threads)
     results = Rows(arguments.output / "results.json", arguments, (*SETTINGS, "seed"))
     record_run(arguments.output)
-    each = len(arguments.qualities) + sum(len(CODECS[codec][2]) for codec in ALONE)
-    with tqdm(total=each * len(arguments.clips), unit="point") as bar:
-        for clip in arguments.clips:
-            measure(clip, results, arguments, bar)
-            write(results, arguments.output)
+    measure_all(arguments, results, {way: way for way in WAYS}, ALONE, played, alone, write)
 
 
 if __name__ == "__main__":

@@ -64,7 +64,8 @@ class GradeBook(Book):
 
     def forget(self, methods: Sequence[str]) -> None:
         """Drop the grades of rows of these methods, whose rule has changed: of names with "METHOD" as a word."""
-        self.books = {name: bits for name, bits in self.books.items() if not set(methods) & set(name.split())}
+        words = {name: set(name.replace(",", " ").split()) for name in self.books}
+        self.books = {name: bits for name, bits in self.books.items() if not words[name] & set(methods)}
 
     def __call__(self, name: str, measure: Callable[[], Grades]) -> Grades:
         """The grades of this name, measured if they are not in the file yet."""

@@ -8,7 +8,8 @@ accuracy with 95 % confidence intervals (bootstrap over scenes), paired differen
 anchors the model with all tokens and the model shown noise instead of the image. Several `--model` folders (training
 seeds) are averaged and listed, and intervals then hold for scenes and seeds. Saved configs (`--configs`) are more rows.
 Writes tables, a JSON with all numbers, curves, and images of what each method keeps. An interrupted run goes on where
-it was: grades are written as they are made, and read again.
+it was: grades are written as they are made, and read again. After a change of a method's rule or defaults, `--again
+METHOD` measures its rows anew.
 """
 
 import argparse
@@ -43,21 +44,6 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "itg, plain attention": {"method": "itg", "proportional_attention": False},
     "itg, by attention": {"method": "itg", "importance": "cls"},
     "itg, by attention, on coverage": COVERAGE,
-    "itg, on coverage": {"method": "itg", "initial_centers": "coverage"},
-    "itg, far apart, plain attention": {
-        "method": "itg",
-        "initial_centers": "farthest_first",
-        "proportional_attention": False,
-    },
-    "id_pruner, by attention": {"importance": "cls"},
-    "id_pruner, power 1": {"coverage_power": 1.0},
-    "id_pruner, coverage alone": {"coverage_mix": 0.0},
-    "id_pruner, importance alone": {"coverage_mix": 1.0},
-    "id_pruner, exchanges": {"exchange_passes": 1},
-    "id_pruner, proportional attention, half for the background": {
-        "proportional_attention": True,
-        "coverage_mix": 0.5,
-    },
     **{name: {"method": name} for name in OTHERS},
     **{
         f"{name}, proportional attention": {"method": name, "proportional_attention": True} for name in OTHERS
@@ -133,6 +119,7 @@ def parser() -> argparse.ArgumentParser:
     )
     made.add_argument("--configs", nargs="+", type=Path, default=[], help="saved token pruner configs, as more rows")
     made.add_argument("--budgets", nargs="+", type=float, default=BUDGETS, help="shares of the visual tokens")
+    made.add_argument("--again", nargs="+", default=[], help="methods whose stored grades are measured anew")
     return made
 
 
@@ -148,7 +135,8 @@ def main() -> None:
     named = f"{arguments.layout}:{arguments.seed}" if composed else str(arguments.evaluation_set)
     scenes = scenes_of(named, arguments.scenes)
     rows = {name: VARIANTS.get(name) for name in arguments.methods}
-    grades = grade_models(arguments.model, scenes, rows, arguments.budgets, arguments.output / "grades.json")
+    book = arguments.output / "grades.json"
+    grades = grade_models(arguments.model, scenes, rows, arguments.budgets, book, arguments.again)
     tokens = {
         b: TokenPrunerConfig(budget=b).tokens_to_keep(grades.tokens) for b in sorted(arguments.budgets, reverse=True)
     }

@@ -97,12 +97,13 @@ def test_what_sizes_are_worth_is_paired() -> None:
 def test_grades_of_a_method_whose_rule_changed_are_measured_again(tmp_path: Path) -> None:
     scenes = [Scene("s", Image.new("RGB", (1, 1)), (Question("q", "a", "f"),))]
     book = GradeBook(tmp_path / "g.json", scenes, {})
-    for name in ("m itg cls compact plain 0.5", "m id_pruner default sized 0.5"):
+    for name in ("m itg cls compact plain 0.5", "m itg, compact 0.5", "m id_pruner default sized 0.5"):
         assert book(name, lambda: [[True]]) == [[True]]
     again = GradeBook(tmp_path / "g.json", scenes, {})
     again.forget(["itg", "spare"])
     assert again("m id_pruner default sized 0.5", lambda: [[False]]) == [[True]]
     assert again("m itg cls compact plain 0.5", lambda: [[False]]) == [[False]]
+    assert again("m itg, compact 0.5", lambda: [[False]]) == [[False]]
 
 
 def test_a_layout_that_there_is_not_is_named() -> None:

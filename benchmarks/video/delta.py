@@ -24,7 +24,7 @@ from benchmarks.harness.plots import plt, save
 from benchmarks.harness.results import Rows, record_run, write_table
 from benchmarks.harness.tables import markdown
 from benchmarks.video.delta_bench import PRICE, Bench, Bicubic
-from benchmarks.video.delta_schemes import Sent, cafm, cafm_of_general, low_rank, sparse, srvc
+from benchmarks.video.delta_schemes import Sent, cafm, cafm_of_general, emt, low_rank, sparse, srvc
 from benchmarks.video.rate import CLIPS
 
 Train = Callable[[Bench], Sent | dict[str, Sent]]
@@ -42,6 +42,10 @@ def _srvc(bench: Bench, share: float, count: int) -> Sent:
     return srvc(bench.fit.general.load, share, bench.stores(count), bench.recipe(), bench.folder)
 
 
+def _emt(bench: Bench, shares: Sequence[float]) -> Sent:
+    return emt(bench.fit.general.load, shares, bench.stores(len(shares)), bench.recipe(), bench.folder)
+
+
 def _cafm_of_general(bench: Bench, count: int) -> Sent:
     return cafm_of_general(bench.fit.general.load(), bench.stores(count), bench.recipe(False), bench.folder)
 
@@ -50,8 +54,8 @@ def _cafm(bench: Bench, count: int) -> Sent:
     return cafm(bench.fit.general.load, bench.stores(count), bench.recipe(), bench.folder)
 
 
-#: What is sent of a network -> how it is trained. Of 1.6 % (SRVC) and eight stretches (CaFM) the bytes are about those
-#: of a delta at the price of a fit.
+#: What is sent of a network -> how it is trained. Of 1.6 % (SRVC), 2.2 % and 1 % (EMT, which itself sends 20 % and 1 %)
+#: and eight stretches (CaFM) the bytes are about those of a delta at the price of a fit.
 KINDS: dict[str, Train] = {
     "all weights, int8, from scratch": lambda bench: bench.whole("scratch"),
     "all weights, int8, from general": lambda bench: bench.whole("general"),
@@ -66,6 +70,8 @@ KINDS: dict[str, Train] = {
     "few weights, 20 %": partial(_sparse, share=0.2),
     "SRVC, two stretches, 1.6 %": partial(_srvc, share=0.016, count=2),
     "SRVC, two stretches, 5 %": partial(_srvc, share=0.05, count=2),
+    "EMT, two stretches, 20 % and 1 %": partial(_emt, shares=(0.2, 0.01)),
+    "EMT, two stretches, 2.2 % and 1 %": partial(_emt, shares=(0.022, 0.01)),
     "CaFM, two stretches, general body": partial(_cafm_of_general, count=2),
     "CaFM, eight stretches, general body": partial(_cafm_of_general, count=8),
     "CaFM, two stretches, all weights": partial(_cafm, count=2),

@@ -3,9 +3,10 @@
 `low_rank`: W0 + U V for each layer, scales and biases beside it, both factors in whole steps and trained for their rate
 (after LoRA, Hu et al., 2021). `sparse`: the few weights that training moves most, trained again alone. `srvc`: the
 scheme of Khani et al., ICCV 2021: for each stretch of time the network of the stretch before, of which a small share of
-the weights is replaced, those that training moves most, trained again alone; values in 16 bits. `cafm`: the scheme of
-Liu et al., ICCV 2021: one network whose features have a factor for every channel and stretch of time. All are our own
-short versions, all start from the general network.
+the weights is replaced, those that training moves most, trained again alone; values in 16 bits. `emt`: the scheme of Li
+et al., ECCV 2022: the same with a larger share for the first stretch, trained on the hardest patches of each stretch.
+`cafm`: the scheme of Liu et al., ICCV 2021: one network whose features have a factor for every channel and stretch of
+time. All are our own short versions, all start from the general network; EMT's own start is a meta-learned one.
 """
 
 import math
@@ -18,9 +19,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from benchmarks.video.stdo_baselines import Modulated, cafm_bytes
-from hf_efficient.video.encode.overfit import Patches, Recipe, overfit
-from hf_efficient.video.networks.backbones.luma import luma_error
+from benchmarks.video.stdo_baselines import EMT_SHARE, Modulated, cafm_bytes, hardest
+from hf_efficient.video.encode.overfit import Patches, Recipe, on_patches, overfit
+from hf_efficient.video.networks.backbones.luma import luma, luma_error
 from hf_efficient.video.networks.delta import Delta, approximate_bits, changed, convolutions, parts, quantized
 from hf_efficient.video.networks.level_coding import encode_levels
 from hf_efficient.video.networks.weights import add_weight_norm, as_stored, stored_bytes
@@ -166,17 +167,27 @@ def position_bytes(chosen: int, all_of_them: int) -> float:
     return log / math.log(2) / 8
 
 
-def srvc(fresh: Callable[[], Any], share: float, stores: Sequence[Patches], recipe: Recipe, folder: Path) -> Sent:
-    """For each stretch half of its steps for all weights, half for the share of them that moved most."""
+def replaced_in_turn(
+    fresh: Callable[[], Any], shares: Sequence[float], stores: Sequence[Patches], recipe: Recipe, folder: Path
+) -> Sent:
+    """For each stretch half of its steps for all weights, half for the share of them that moved most.
+
+    Args:
+        fresh: makes the network that the first stretch starts from.
+        shares: of the weights, for each stretch.
+        stores: the patches of each stretch.
+        recipe: of all stretches together.
+        folder: of the checkpoints.
+    """
     each, net = replace(recipe, steps=recipe.steps // len(stores) // 2), fresh()
     size, nets, total = 0.0, [], sum(p.numel() for p in net.parameters())
-    for n, store in enumerate(stores):
+    for n, (share, store) in enumerate(zip(shares, stores, strict=True)):
         own = replace(each, seed=recipe.seed + 1 + n)
         tried = Replaced(net)
-        overfit(tried, store, own, folder / f"srvc-{share}-{n}-all.safetensors", loss=luma_error)
+        overfit(tried, store, own, folder / f"replaced-{n}-all.safetensors", loss=luma_error)
         chosen = tried.change.detach().abs().topk(max(1, round(share * total))).indices
         moved = Replaced(net, chosen)
-        overfit(moved, store, own, folder / f"srvc-{share}-{n}.safetensors", loss=luma_error)
+        overfit(moved, store, own, folder / f"replaced-{n}.safetensors", loss=luma_error)
         moved.change.data = moved.change.data.half().float()
         weights = {name: tensor.detach() for name, tensor in moved.weights().items()}
         net = fresh()
@@ -184,6 +195,30 @@ def srvc(fresh: Callable[[], Any], share: float, stores: Sequence[Patches], reci
         nets.append(net)
         size += 2 * len(chosen) + position_bytes(len(chosen), total)
     return math.ceil(size), nets
+
+
+def srvc(fresh: Callable[[], Any], share: float, stores: Sequence[Patches], recipe: Recipe, folder: Path) -> Sent:
+    """The same share of the weights for each stretch, trained on all of its patches."""
+    return replaced_in_turn(fresh, [share] * len(stores), stores, recipe, folder)
+
+
+def emt(
+    fresh: Callable[[], Any], shares: Sequence[float], stores: Sequence[Patches], recipe: Recipe, folder: Path
+) -> Sent:
+    """A share of the weights for each stretch, trained on the patches that the start enlarges worst."""
+    start = fresh()
+    hard = [Part(store, hardest(patch_luma_errors(start, store, recipe), EMT_SHARE)) for store in stores]
+    return replaced_in_turn(fresh, shares, hard, recipe, folder)
+
+
+@torch.no_grad()
+def patch_luma_errors(net: nn.Module, store: Patches, recipe: Recipe) -> np.ndarray:
+    """(N,) float32, squared error of luma of each patch of a store."""
+    found = []
+    for numbers in np.array_split(np.arange(len(store)), math.ceil(len(store) / recipe.batch_size)):
+        lr, hr = store.batch(numbers)
+        found.append((luma(on_patches(net, lr, hr, recipe.trim)) - luma(hr)).square().flatten(1).mean(1))
+    return torch.cat(found).numpy()
 
 
 def cafm_of_general(base: nn.Module, stores: Sequence[Patches], recipe: Recipe, folder: Path) -> Sent:

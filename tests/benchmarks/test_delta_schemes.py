@@ -10,11 +10,15 @@ from torch import Tensor
 
 from benchmarks.video.delta_schemes import (
     LowRank,
+    Part,
     cafm,
     cafm_of_general,
+    emt,
     low_rank,
     masks,
+    patch_luma_errors,
     position_bytes,
+    replaced_in_turn,
     sparse,
     srvc,
     stretch_stores,
@@ -95,6 +99,44 @@ def test_a_stretch_replaces_a_share_of_the_one_before(tmp_path: Path) -> None:
         assert 0 < int((weights(net) != before).sum()) <= few
         before = weights(net)
     assert size == math.ceil(3 * (2 * few + position_bytes(few, total)))
+
+
+class Flat(Noise):
+    """Patches of one gray, which the general network enlarges well, but for two whose true frames are white."""
+
+    def __init__(self) -> None:
+        self.seen: set[int] = set()
+
+    def batch(self, indices: np.ndarray) -> tuple[Tensor, Tensor]:
+        self.seen |= set(indices.tolist())
+        gray = torch.tensor([0.5 if n not in (3, 8) else 1.0 for n in indices])[:, None, None, None]
+        return torch.full((len(indices), 3, 20, 20), 0.5), gray.expand(-1, 3, 16, 16)
+
+
+def test_errors_of_patches_are_those_of_luma() -> None:
+    errors = patch_luma_errors(GENERAL.load(), Flat(), RECIPE)
+    assert errors.shape == (12,)
+    played = GENERAL.load()(torch.full((1, 3, 20, 20), 0.5), True)[0, :, 8:16, 8:16]
+    red, green, blue = played.mean((1, 2)).tolist()
+    gray = 0.299 * red + 0.587 * green + 0.114 * blue
+    assert errors[3] == pytest.approx((1 - gray) ** 2, rel=1e-3)
+    assert errors[0] == pytest.approx((0.5 - gray) ** 2, rel=1e-2, abs=1e-6)
+
+
+def test_emt_trains_on_the_hardest_patches_of_each_stretch(tmp_path: Path) -> None:
+    store, frames = Flat(), np.arange(12)
+    stores = stretch_stores(store, frames, 12, 2)
+    size, nets = emt(GENERAL.load, (0.05, 0.01), stores, RECIPE, tmp_path)
+    assert store.seen == set(range(12))  # all are scored
+    total, before = len(weights(nets[0])), weights(GENERAL.load())
+    few = [round(share * total) for share in (0.05, 0.01)]
+    for net, most in zip(nets, few, strict=True):
+        assert 0 < int((weights(net) != before).sum()) <= most
+        before = weights(net)
+    assert size == math.ceil(sum(2 * n + position_bytes(n, total) for n in few))
+    hard = replaced_in_turn(GENERAL.load, (0.05, 0.01), [Part(store, np.array([n])) for n in (3, 8)], RECIPE, tmp_path)
+    for ours, only_hard in zip(nets, hard[1], strict=True):
+        assert torch.equal(weights(ours), weights(only_hard))
 
 
 def test_modulated_networks_differ_by_factors_alone(tmp_path: Path) -> None:

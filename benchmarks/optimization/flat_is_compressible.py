@@ -2,13 +2,14 @@
 
 Pairs of tasks (`--pairs`): "words", an MLP over word counts, ten of the 20 newsgroups, then the other ten; "images", a
 ViT, five classes of Fashion-MNIST, then the other five; "minilm", the top layer of a pretrained MiniLM-L6 on the first
-16 tokens of posts, newsgroups as for "words". Every method trains the first task with AdamW for equally many steps;
-"longer" is plain training for twice as many, SAM's price, and "SAM, half" SAM for half as many, the price of plain.
+16 tokens of posts, newsgroups as for "words"; "lora", "shira" and "bidst", the same by an adapter, half as long. Every
+method trains the first task with AdamW for equally many steps; "longer" is plain training for twice as many, SAM's
+price, and "SAM, half" SAM for half as many, the price of plain; ", merged" perturbs the merged weight of LoRA.
 Then, untrained: rounding to 8, 4 and 3 bits, the smallest 50 to 90 % of the weights set to zero, the same by Wanda; and
 the second task is learned by plain AdamW, after which the first is measured again, with the usual remedies beside it.
 
 Every method has one dial with three values, plain ones their learning rate, the others rho at the pair's rate. It is
-chosen for each measure by that very measure (mean of a group) on held-back training data, two seeds; then the test set
+chosen for each measure by that very measure (mean of a group) on held-back training data, two seeds (adapters: one); then the test set
 is opened with other seeds. Much depends on the rate, so that some measures are also compared at the pair's rate for
 all. Intervals are of the paired differences to plain over the seeds. Runs are stored one by one.
 """
@@ -18,23 +19,26 @@ import functools
 from collections.abc import Iterator
 from pathlib import Path
 from statistics import mean
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
+from torch import nn
 
 from benchmarks.harness.intervals import half_interval
 from benchmarks.harness.options import common_parser
 from benchmarks.harness.plots import plt, save
 from benchmarks.harness.results import stored_runs, write_table
 from benchmarks.harness.tables import markdown, mean_and_deviation
+from benchmarks.optimization.pairs import PAIRS
 from benchmarks.optimization.sam_tasks import METHODS as OPTIMIZERS
-from benchmarks.optimization.two_tasks import BITS, PAIRS, PRUNED, REMEDIES, measure
+from benchmarks.optimization.two_tasks import BITS, PRUNED, REMEDIES, measure, trainable
 
 RHOS, RATES = (0.02, 0.1, 0.5), (1.0, 0.5, 2.0)
-#: Row -> (optimizer, factor on the steps).
+#: Row -> (optimizer, factor on the steps). ", merged" perturbs the merged weight of LoRA.
 METHODS = {
     "plain": ("plain", 1.0), "longer": ("plain", 2.0), "sam": ("sam", 1.0), "sam, half": ("sam", 0.5),
     "s2sam": ("s2sam", 1.0), "guided zosam": ("guided_zosam", 1.0), "msam": ("msam", 1.0), "looksam": ("looksam", 1.0),
+    "sam, merged": ("sam", 1.0), "s2sam, merged": ("s2sam", 1.0),
 }  # fmt: skip
 #: Group, for which the dial is chosen -> its measures.
 GROUPS = {
@@ -48,7 +52,7 @@ AT_ONE_RATE = (
     ("whole", "whole"), ("rounded", "4 bits"), ("pruned", "80% Wanda"), ("remembered", "first after second"),
     ("remembered", "second"),
 )  # fmt: skip
-TUNING_SEEDS = (100, 101)
+FIRST_TUNING_SEED = 100
 
 
 class Run(NamedTuple):
@@ -70,10 +74,20 @@ class Run(NamedTuple):
         plain = name == "plain"
         rho, rate = (0.0, self.dial) if plain else (self.dial, 1.0)
         remedies = self.method == "plain" and not self.tuning
-        return measure(PAIRS[self.pair], OPTIMIZERS[name], rho, rate, length, self.seed, self.tuning, remedies)
+        return measure(PAIRS[self.pair], self.optimizer, rho, rate, length, self.seed, self.tuning, remedies)
+
+    def optimizer(self, net: nn.Module, rho: float, rate: float) -> Any:
+        """The method's, over AdamW."""
+        more = {"merged": net} if "merged" in self.method else {}
+        return OPTIMIZERS[METHODS[self.method][0]](trainable(net), torch.optim.AdamW, rho=rho, lr=rate, **more)
 
 
 Runs = dict[str, dict[str, float]]
+
+
+def tuning_seeds(pair: str) -> range:
+    """Those that choose the dials of a pair."""
+    return range(FIRST_TUNING_SEED, FIRST_TUNING_SEED + PAIRS[pair].tuning_seeds)
 
 
 def dials(method: str) -> tuple[float, ...]:
@@ -81,21 +95,29 @@ def dials(method: str) -> tuple[float, ...]:
     return RATES if METHODS[method][0] == "plain" else RHOS
 
 
+def measures(runs: Runs, pair: str) -> dict[str, list[str]]:
+    """Group -> its measures that the pair has."""
+    there = {name for key, one in runs.items() if key.split("|")[0] == pair for name in one}
+    found = {group: [name for name in names if name in there] for group, names in GROUPS.items()}
+    return {group: names for group, names in found.items() if names}
+
+
 def chosen(runs: Runs, pair: str, method: str, group: str) -> float:
     """The dial with the best mean of a group's measures on held-back data; KeyError where runs are missing."""
 
     def quality(dial: float) -> float:
-        found = [runs[Run(pair, method, dial, seed, True).key] for seed in TUNING_SEEDS]
-        return mean(one[name] for one in found for name in GROUPS[group])
+        found = [runs[Run(pair, method, dial, seed, True).key] for seed in tuning_seeds(pair)]
+        return mean(one[name] for one in found for name in measures(runs, pair)[group])
 
     return max(dials(method), key=quality)
 
 
-def work(runs: Runs, pairs: list[str], methods: list[str], seeds: int) -> Iterator[Run]:
+def work(runs: Runs, pairs: list[str], asked: list[str], seeds: int) -> Iterator[Run]:
     """All runs, a pair after the other: tuning, then seed by seed every dial that a group has chosen."""
     for pair in pairs:
-        yield from (Run(pair, m, dial, seed, True) for m in methods for dial in dials(m) for seed in TUNING_SEEDS)
-        wanted = {m: {chosen(runs, pair, m, group) for group in GROUPS} for m in methods}
+        methods = [m for m in asked if PAIRS[pair].low_rank or "merged" not in m]
+        yield from (Run(pair, m, dial, seed, True) for m in methods for dial in dials(m) for seed in tuning_seeds(pair))
+        wanted = {m: {chosen(runs, pair, m, group) for group in measures(runs, pair)} for m in methods}
         wanted |= {m: wanted[m] | {RATES[0]} for m in methods if dials(m) == RATES}
         yield from (
             Run(pair, m, dial, seed, False) for seed in range(seeds) for m in methods for dial in sorted(wanted[m])
@@ -136,9 +158,10 @@ def table(runs: Runs) -> str:
         there = [m for m in METHODS if on_test(runs, pair, m, "whole", "whole")]
         if "plain" not in there:
             continue
+        groups = measures(runs, pair)
         rows = [
             [f"{group}: {name}" if name != group else name, *(cell(runs, pair, m, group, name) for m in there)]
-            for group, names in GROUPS.items()
+            for group, names in groups.items()
             for name in names
         ]
         rows.append(["second", *(cell(runs, pair, m, "remembered", "second") for m in there)])
@@ -146,8 +169,8 @@ def table(runs: Runs) -> str:
             [f"{name}, one rate for all", *(cell(runs, pair, m, group, name, True) for m in there)]
             for group, name in AT_ONE_RATE
         ]
-        rows.append(["dial: whole, rounded, pruned, remembered",
-                     *(", ".join(f"{chosen(runs, pair, m, group):g}" for group in GROUPS) for m in there)])  # fmt: skip
+        rows.append([f"dial: {', '.join(groups)}",
+                     *(", ".join(f"{chosen(runs, pair, m, group):g}" for group in groups) for m in there)])  # fmt: skip
         parts.append(f"**{pair}**\n\n{markdown(['measure, % right', *there], rows)}\n")
         rows = [
             [
@@ -176,11 +199,11 @@ def plot(runs: Runs, path: Path) -> None:
         len(pairs), len(GROUPS), figsize=(3 * len(GROUPS), 2.6 * len(pairs)), squeeze=False, layout="constrained"
     )
     for pair, axes in zip(pairs, grid, strict=True):
-        for (group, names), axis in zip(GROUPS.items(), axes, strict=True):
+        for (group, names), axis in zip(measures(runs, pair).items(), axes, strict=False):
             found: dict[str, list[float]] = {}
             for method in list(METHODS)[1:]:
-                measures = [gains(runs, pair, method, group, name) for name in names]
-                found[method] = [mean(seed) for seed in zip(*measures, strict=True)]
+                points = [gains(runs, pair, method, group, name) for name in names]
+                found[method] = [mean(seed) for seed in zip(*points, strict=True)]
             there = {m: values for m, values in found.items() if len(values) > 1}
             errors = [half_interval(values) for values in there.values()]
             axis.errorbar([mean(v) for v in there.values()], range(len(there)), xerr=errors, fmt="o", color="black")
@@ -204,7 +227,7 @@ def parser() -> argparse.ArgumentParser:
 def main() -> None:
     arguments = parser().parse_args()
     torch.set_num_threads(1)
-    wanted = {"pairs": arguments.pairs, "methods": arguments.methods, "seeds": arguments.seeds}
+    wanted = {"pairs": arguments.pairs, "asked": arguments.methods, "seeds": arguments.seeds}
     runs = stored_runs(arguments.output, functools.partial(work, **wanted), Run.done, 4)
     write_table(arguments.output / "table.md", table(runs))
     plot(runs, arguments.output / "gains.png")

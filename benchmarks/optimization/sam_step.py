@@ -126,8 +126,10 @@ def seconds_of(row: dict[str, Any]) -> str:
 
 
 def plot(result: dict[str, Any], path: Path) -> None:
-    """Ratios as bars."""
+    """Ratios as bars, if there are any of a Trainer."""
     models = list(result["trainer"])
+    if not models:
+        return
     figure, axes = plt.subplots(1, len(models), figsize=(5 * len(models), 3.6), squeeze=False, layout="constrained")
     for axis, model in zip(axes[0], models, strict=True):
         rows = result["trainer"][model]["methods"]

@@ -1,7 +1,8 @@
 """Networks that learn one task and then another; what of the first is left after rounding, pruning, and the second.
 
 Nothing is trained between the first task and its rounding or pruning. The second task gets a head of its own; all else
-of the network goes on learning, by plain AdamW whatever method trained the first.
+that the first task trained goes on learning, by plain AdamW whatever method trained the first. Adapters are merged into
+their weights before these are rounded, pruned or averaged. The pairs of tasks are in `pairs`, a file for each network.
 """
 
 import copy
@@ -11,61 +12,44 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from peft import PeftModel
 from torch import Tensor, nn
-from transformers import ViTConfig, ViTModel
 
-from benchmarks.models.minilm_top import MiniLMTop, below_top, hidden_states
 from benchmarks.optimization.sam_tasks import accuracy, loss_of
-from benchmarks.sparsity.tasks import Data, fashion, held_back, words
+from benchmarks.sparsity.tasks import Data, held_back
 from hf_efficient import prune_wanda
 from hf_efficient.optimization.loop.perturbing_optimizer import PerturbingOptimizer
-from hf_efficient.optimization.sharpness import sharpness
 
 BITS = (8, 4, 3)
 PRUNED = (0.5, 0.7, 0.8, 0.9)
 #: Remedies of forgetting, all on the plain first task: what the second is trained with.
 REMEDIES = ("a third of the rate", "L2 to the start", "averaged (WiSE-FT)")
-MINILM_TOKENS = 16  # of a post: half the time of 32
 PULL, SHARE = 0.01, 0.5  # of L2 to the start, and of the second network in the average
 
 
-class WordsMLP(nn.Module):
-    """(B, 2000) word counts -> (B, classes)."""
-
-    def __init__(self, classes: int) -> None:
-        super().__init__()
-        self.layers = nn.Sequential(nn.Linear(2000, 256), nn.ReLU(), nn.Linear(256, 256), nn.ReLU())
-        self.head = nn.Linear(256, classes)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.head(self.layers(x))
-
-
-class ImageViT(nn.Module):
-    """(B, 1, 28, 28) -> (B, classes): 16 patches of 7 x 7, 48 wide, two layers."""
-
-    def __init__(self, classes: int) -> None:
-        super().__init__()
-        sizes = {"hidden_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 192}
-        config = ViTConfig(image_size=28, patch_size=7, num_channels=1, **sizes)
-        self.vit = ViTModel(config, add_pooling_layer=False)
-        self.head = nn.Linear(48, classes)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.head(self.vit(x).last_hidden_state.mean(1))
+def percent_right(net: nn.Module, x: Tensor, y: Tensor) -> float:
+    """Accuracy in percent, in evaluation mode."""
+    return 100 * accuracy(net.eval(), x, y)
 
 
 @dataclass(frozen=True)
 class Pair:
-    """Two tasks for one network, which has all that is task-specific in `head`.
+    """Two tasks for one network.
 
     Args:
         first: training inputs and classes, test inputs and classes.
         second: the same.
-        network: for the classes of the first.
+        network: for the classes of the first; its layer `head` is neither rounded nor pruned.
         rate: of AdamW.
         steps: on each task.
         batch: rows a step.
+        tuning_seeds: how many choose the dials.
+        bits: to which weights are rounded.
+        pruned: shares that are set to zero.
+        own_heads: whether the second task gets a head of its own.
+        low_rank: whether LoRA trains, whose merged weight may be perturbed.
+        score: of a network, inputs and classes; more is better.
+        begin: called with network, optimizer and steps before the first task is trained.
     """
 
     first: Callable[[], Data]
@@ -74,6 +58,13 @@ class Pair:
     rate: float = 1e-3
     steps: int = 400
     batch: int = 32
+    tuning_seeds: int = 2
+    bits: tuple[int, ...] = BITS
+    pruned: tuple[float, ...] = PRUNED
+    own_heads: bool = True
+    low_rank: bool = False
+    score: Callable[[Any, Tensor, Tensor], float] = percent_right
+    begin: Callable[[Any, Any, int], object] | None = None
 
 
 @functools.cache
@@ -84,27 +75,18 @@ def halves(load: Callable[[], Data], odd: int) -> Data:
     return x[here], y[here] // 2, x_test[there], y_test[there] // 2
 
 
-@functools.cache
-def _minilm() -> Data:
-    """States of the first `MINILM_TOKENS` tokens of newsgroup posts below MiniLM's top layer."""
-    x, y, x_test, y_test = hidden_states("newsgroups")
-    return below_top(x[:, :MINILM_TOKENS]), y, below_top(x_test[:, :MINILM_TOKENS]), y_test
+def trainable(net: nn.Module) -> list[nn.Parameter]:
+    """What is trained."""
+    return [p for p in net.parameters() if p.requires_grad]
 
 
-_WORDS, _IMAGES = functools.cache(words("newsgroups", 2000)), functools.cache(fashion(6000, (1, 28, 28)))
-PAIRS = {
-    "words": Pair(lambda: halves(_WORDS, 0), lambda: halves(_WORDS, 1), WordsMLP),
-    "images": Pair(lambda: halves(_IMAGES, 0), lambda: halves(_IMAGES, 1), ImageViT),
-    "minilm": Pair(
-        lambda: halves(_minilm, 0), lambda: halves(_minilm, 1), functools.partial(MiniLMTop, layers=1), rate=5e-4,
-        batch=16, steps=120,
-    ),
-}  # fmt: skip
-
-
-def percent_right(net: nn.Module, x: Tensor, y: Tensor) -> float:
-    """Accuracy in percent, in evaluation mode."""
-    return 100 * accuracy(net.eval(), x, y)
+def merged(net: Any) -> Any:
+    """A copy with its adapters merged into the weights."""
+    made = copy.deepcopy(net)
+    for name, child in list(made.named_children()):
+        if isinstance(child, PeftModel):
+            setattr(made, name, child.merge_and_unload())
+    return made
 
 
 def batches(pair: Pair, x: Tensor, seed: int, steps: int) -> Iterator[Tensor]:
@@ -116,7 +98,7 @@ def batches(pair: Pair, x: Tensor, seed: int, steps: int) -> Iterator[Tensor]:
 
 def train(net: Any, pair: Pair, x: Tensor, y: Tensor, optimizer: Any, seed: int, steps: int, pull: float = 0.0) -> None:
     """Train all weights under a cosine; `pull` draws them to where they began, but for the head."""
-    start = {name: p.detach().clone() for name, p in net.named_parameters() if not name.startswith("head.")}
+    start = {n: p.detach().clone() for n, p in net.named_parameters() if p.requires_grad and not n.startswith("head.")}
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
     net.train()
     for rows in batches(pair, x, seed, steps):
@@ -155,51 +137,61 @@ def some_of(x: Tensor, count: int) -> Tensor:
 
 
 @torch.no_grad()
-def compressed(net: Any, x: Tensor) -> Iterator[tuple[str, Any]]:
+def compressed(net: Any, pair: Pair, x: Tensor) -> Iterator[tuple[str, Any]]:
     """(name, copy) of all ways to make a trained network smaller; `x` calibrates Wanda."""
+    whole = merged(net)
     changes: dict[str, Callable[[Tensor], Tensor]] = {
-        **{f"{bits} bits": functools.partial(rounded, bits=bits) for bits in BITS},
-        **{f"{share:.0%} smallest": functools.partial(without_smallest, share=share) for share in PRUNED},
+        **{f"{bits} bits": functools.partial(rounded, bits=bits) for bits in pair.bits},
+        **{f"{share:.0%} smallest": functools.partial(without_smallest, share=share) for share in pair.pruned},
     }
     for name, change in changes.items():
-        made = copy.deepcopy(net)
+        made = copy.deepcopy(whole)
         for layer in inner_layers(made).values():
             layer.weight.copy_(change(layer.weight))
         yield name, made
-    for share in PRUNED:
-        made = copy.deepcopy(net).eval()
+    for share in pair.pruned:
+        made = copy.deepcopy(whole).eval()
         prune_wanda(made, [some_of(x, 128)], share, target_modules=list(inner_layers(made)))
         yield f"{share:.0%} Wanda", made
 
 
 def after_second(net: Any, pair: Pair, second: Data, first: Data, seed: int, remedy: str = "") -> tuple[float, float]:
-    """Percent right of the first task and of the second, after the second was learned."""
+    """Scores of the first task and of the second, after the second was learned."""
     x, y, x_second, y_second = second
-    made, head = copy.deepcopy(net), net.head
+    made = copy.deepcopy(net)
     torch.manual_seed(seed + 2000)
-    made.head = nn.Linear(head.in_features, int(y_second.max()) + 1)
+    if pair.own_heads:
+        made.head = nn.Linear(net.head.in_features, int(y_second.max()) + 1)
     rate = pair.rate / (3 if remedy == "a third of the rate" else 1)
     pull = PULL if remedy == "L2 to the start" else 0.0
-    train(made, pair, x, y, torch.optim.AdamW(made.parameters(), rate), seed + 3000, pair.steps, pull)
+    train(made, pair, x, y, torch.optim.AdamW(trainable(made), rate), seed + 3000, pair.steps, pull)
     if remedy == "averaged (WiSE-FT)":
-        with torch.no_grad():
-            for name, p in made.named_parameters():
-                if not name.startswith("head."):
-                    p.lerp_(net.get_parameter(name), 1 - SHARE)
-    there = percent_right(made, x_second, y_second)
-    made.head = head
-    return percent_right(made, first[2], first[3]), there
+        made = averaged(made, net)
+    there = pair.score(made, x_second, y_second)
+    if pair.own_heads:
+        made.head = net.head
+    return pair.score(made, first[2], first[3]), there
+
+
+@torch.no_grad()
+def averaged(later: Any, before: Any) -> Any:
+    """A copy between two networks, adapters merged; heads of different tasks stay the later one's."""
+    made, start = merged(later), dict(merged(before).named_parameters())
+    for name, p in made.named_parameters():
+        if p.shape == start[name].shape and not name.startswith("head."):
+            p.lerp_(start[name], 1 - SHARE)
+    return made
 
 
 def measure(
-    pair: Pair, method: Callable[..., Any], rho: float, rate: float, length: float, seed: int, tuning: bool,
+    pair: Pair, make: Callable[..., Any], rho: float, rate: float, length: float, seed: int, tuning: bool,
     remedies: bool,
 ) -> dict[str, float]:  # fmt: skip
     """Train the first task and measure everything, on held-back data if tuning.
 
     Args:
         pair: the tasks.
-        method: makes an optimizer, as those of `sam_tasks.METHODS`.
+        make: the optimizer, of network, rho and learning rate.
         rho: distance of its perturbation.
         rate: factor on the pair's learning rate.
         length: factor on the pair's steps.
@@ -209,13 +201,13 @@ def measure(
     """
     first, second = (held_back(task()) if tuning else task() for task in (pair.first, pair.second))
     torch.manual_seed(seed)
-    net = pair.network(int(first[1].max()) + 1)
-    optimizer = method(list(net.parameters()), torch.optim.AdamW, rho=rho, lr=rate * pair.rate)
-    train(net, pair, first[0], first[1], optimizer, seed, round(length * pair.steps))
-    found = {"whole": percent_right(net, first[2], first[3])}
-    found |= {name: percent_right(made, first[2], first[3]) for name, made in compressed(net, first[0])}
-    some = (some_of(first[0], 1000), some_of(first[1], 1000))
-    found["sharpness"] = sharpness(net, [some], 0.1, loss_of=lambda net, batch: loss_of(net, *batch))
+    net, steps = pair.network(int(first[1].max()) + 1), round(length * pair.steps)
+    optimizer = make(net, rho, rate * pair.rate)
+    if pair.begin is not None:
+        pair.begin(net, optimizer, steps)
+    train(net, pair, first[0], first[1], optimizer, seed, steps)
+    found = {"whole": pair.score(net, first[2], first[3])}
+    found |= {name: pair.score(made, first[2], first[3]) for name, made in compressed(net, pair, first[0])}
     for remedy in ("", *(REMEDIES if remedies else ())):
         name = f", {remedy}" if remedy else ""
         found[f"first after second{name}"], found[f"second{name}"] = after_second(

@@ -1,13 +1,17 @@
 """What the benchmark of rounding, pruning and forgetting does to a network, and how it chooses and compares."""
 
+import contextlib
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from peft import LoraConfig, get_peft_model
 
 from benchmarks.optimization import flat_is_compressible as bench
 from benchmarks.optimization import two_tasks
+from benchmarks.optimization.pairs.words import WordsMLP
 from benchmarks.sparsity.tasks import Data
 
 
@@ -24,8 +28,8 @@ def blobs(seed: int) -> Data:
 
 @pytest.fixture
 def pair(monkeypatch: pytest.MonkeyPatch) -> two_tasks.Pair:
-    made = two_tasks.Pair(lambda: blobs(0), lambda: blobs(1), two_tasks.WordsMLP, steps=12)
-    monkeypatch.setitem(two_tasks.PAIRS, "words", made)
+    made = two_tasks.Pair(lambda: blobs(0), lambda: blobs(1), WordsMLP, steps=12)
+    monkeypatch.setitem(bench.PAIRS, "words", made)
     return made
 
 
@@ -48,7 +52,7 @@ def test_the_smallest_weights_go() -> None:
 def test_compressing_changes_copies_and_no_head(pair: two_tasks.Pair) -> None:
     net = pair.network(3)
     before = {name: p.detach().clone() for name, p in net.named_parameters()}
-    for name, made in two_tasks.compressed(net, blobs(0)[0]):
+    for name, made in two_tasks.compressed(net, pair, blobs(0)[0]):
         assert torch.equal(made.head.weight, net.head.weight), name
         zeros = float((made.layers[2].weight == 0).float().mean())
         if "%" in name:
@@ -78,7 +82,7 @@ def test_the_dial_is_chosen_for_each_group_on_held_back_data(pair: two_tasks.Pai
         runs[run.key] = run.done()
     assert {key.split("|")[4] for key in runs} == {"True", "False"}
     one = dict(runs)
-    for seed in bench.TUNING_SEEDS:  # what is best when pruned is chosen there, and nowhere else
+    for seed in bench.tuning_seeds("words"):  # what is best when pruned is chosen there, and nowhere else
         for dial in bench.RHOS:
             key = bench.Run("words", "s2sam", dial, seed, True).key
             one[key] = dict.fromkeys(one[key], 50.0) | ({"50% Wanda": 90.0} if dial == 0.5 else {"3 bits": 60.0 - dial})
@@ -93,3 +97,57 @@ def test_the_dial_is_chosen_for_each_group_on_held_back_data(pair: two_tasks.Pai
     assert "averaged (WiSE-FT)" in text
     bench.plot(runs, tmp_path / "gains.png")
     assert (tmp_path / "gains.png").exists()
+
+
+class Adapted(torch.nn.Module):
+    """LoRA on the words' network."""
+
+    def __init__(self, classes: int) -> None:
+        super().__init__()
+        net = WordsMLP(classes)
+        self.head, net.head = net.head, torch.nn.Identity()  # type: ignore[assignment]
+        config = LoraConfig(r=4, target_modules=r"layers\.[02]", init_lora_weights=False)
+        self.body = get_peft_model(net, config)  # type: ignore[arg-type]
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head(self.body(x))
+
+
+def test_adapters_are_merged_before_anything_is_rounded_or_averaged(pair: two_tasks.Pair) -> None:
+    x = blobs(0)[0]
+    net, other = Adapted(3).eval(), Adapted(3).eval()
+    assert torch.allclose(two_tasks.merged(net)(x), net(x), atol=1e-4)
+    lora = net.body.base_model.model.layers[0]
+    whole = lora.base_layer.weight + lora.get_delta_weight("default")
+    made = dict(two_tasks.compressed(net, dataclasses.replace(pair, bits=(4,), pruned=(0.5,)), x))
+    assert torch.allclose(made["4 bits"].body.layers[0].weight, two_tasks.rounded(whole, 4), atol=1e-6)
+    assert float((made["50% Wanda"].body.layers[2].weight == 0).float().mean()) == pytest.approx(0.5, abs=0.01)
+    between = two_tasks.averaged(other, net)
+    there = other.body.base_model.model.layers[0]
+    mean = (whole + there.base_layer.weight + there.get_delta_weight("default")) / 2
+    assert torch.allclose(between.body.layers[0].weight, mean, atol=1e-6)
+    assert torch.equal(between.head.weight, other.head.weight)
+    assert hasattr(net.body, "peft_config")
+
+
+def test_merged_weights_are_perturbed_where_lora_trains(monkeypatch: pytest.MonkeyPatch, pair: two_tasks.Pair) -> None:
+    few: dict[str, Any] = {"steps": 2, "bits": (4,), "pruned": (), "tuning_seeds": 1}
+    monkeypatch.setitem(bench.PAIRS, "words", dataclasses.replace(pair, **few))
+    assert not any("merged" in run.method for run in tuning(["words"], list(bench.METHODS)))
+    monkeypatch.setitem(bench.PAIRS, "words", dataclasses.replace(pair, network=Adapted, low_rank=True, **few))
+    assert {run.method for run in tuning(["words"], list(bench.METHODS))} == set(bench.METHODS)
+    optimizer = bench.Run("words", "s2sam, merged", 0.1, 0, False).optimizer(net := Adapted(3), 0.1, 1e-3)
+    assert optimizer.merged is net
+    assert len(optimizer.param_groups[0]["params"]) == 6  # A and B of two layers, and the head
+    runs = {run.key: run.done() for run in tuning(["words"], ["plain", "s2sam, merged"])}
+    assert bench.measures(runs, "words") == {"whole": ["whole"], "rounded": ["4 bits"],
+                                             "remembered": ["first after second"]}  # fmt: skip
+
+
+def tuning(pairs: list[str], methods: list[str]) -> list[bench.Run]:
+    """The runs that come before anything is chosen."""
+    made: list[bench.Run] = []
+    with contextlib.suppress(KeyError):
+        for run in bench.work({}, pairs, methods, 1):
+            made.append(run)  # what came before the error stays
+    return made

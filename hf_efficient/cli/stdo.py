@@ -205,4 +205,20 @@ def compare(arguments: argparse.Namespace) -> Content:
     print("| | bytes | PSNR, whole frames | SSIM | flicker | VMAF | VMAF-NEG |\n|---|---|---|---|---|---|---|")
     for name, size, quality in rows:
         print(f"| {name} | {size:,} | {quality['psnr']:.2f} | {perceived(quality)} |")
+    print(f"\n{verdict({name: quality['psnr'] for name, _, quality in rows})}")
     return {"rows": [{"name": name, "bytes": size, **quality} for name, size, quality in rows]}
+
+
+def verdict(found: dict[str, float]) -> str:
+    """What to send, by the PSNR of each row of a comparison."""
+    best = max(found, key=found.__getitem__)
+    ahead = found[best] - found["stdo"]
+    if best == "stdo":
+        second = max((name for name in found if name != best), key=found.__getitem__)
+        return f"By PSNR the bundle is {found[best] - found[second]:.2f} dB ahead of {second}."
+    if best.startswith("stream, "):
+        return f"By PSNR the network does not pay: {best.removeprefix('stream, ')} enlarges {ahead:.2f} dB better."
+    return (
+        f"By PSNR {best} alone is {ahead:.2f} dB better at these bytes: send that, or a lower rate "
+        "(`hf-efficient stdo encode --budget` tries rates and codecs, full size included)."
+    )

@@ -8,7 +8,7 @@ import pytest
 
 from hf_efficient.cli import main
 from hf_efficient.cli.output import as_json
-from hf_efficient.cli.stdo import perceived
+from hf_efficient.cli.stdo import perceived, verdict
 from hf_efficient.video.files.bundle import Bundle
 from hf_efficient.video.files.reader import probe
 from tests.cli.shell import error_of
@@ -116,6 +116,19 @@ def test_only_a_bundle_may_be_overwritten_and_only_there_is_it_advised(
     assert "not a bundle" in told
     assert "name another folder" in told
     assert "--overwrite" not in told
+
+
+@pytest.mark.parametrize(
+    ("psnr", "said"),
+    [
+        ((31.0, 30.0, 30.5, 28.0), "the bundle is 0.50 dB ahead of stream, bicubic"),
+        ((31.0, 31.25, 30.0, 30.0), "the network does not pay: general enlarges 0.25 dB better"),
+        ((31.0, 30.0, 30.0, 37.5), "libx264 alone is 6.50 dB better at these bytes: send that"),
+    ],
+)
+def test_a_comparison_says_what_to_send(psnr: tuple[float, ...], said: str) -> None:
+    found = dict(zip(("stdo", "stream, general", "stream, bicubic", "libx264"), psnr, strict=True))
+    assert said in verdict(found)
 
 
 def test_compare_gives_codecs_the_same_bytes(source: Path, bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -18,7 +18,7 @@ from torch import Tensor
 from benchmarks.harness.options import RESULTS, at_least_one, common_parser
 from benchmarks.harness.results import read_json, record_run, write_json, write_table
 from benchmarks.harness.tables import markdown, mean_and_interval
-from benchmarks.sparsity import pretrained_tasks, sparse_finetuning, sparse_training, tasks
+from benchmarks.sparsity import fine_tuning, pretrained_tasks, sparse_training, tasks
 from benchmarks.sparsity.sparse_training import SPARSITIES, TOPOLOGIES
 from hf_efficient.methods import SPARSITY
 from hf_efficient.optimizer_state import Pace
@@ -122,9 +122,8 @@ def accuracy(task: str, data: tasks.Data, name: str, sparsity: float, seed: int)
     if task in tasks.TASKS:
         return float(sparse_training.run(tasks.TASKS[task], data, name, sparsity, seed)["accuracy"])
     chosen = read_json(RESULTS / "sparse_finetuning" / "chosen.json", {})[task]["bidst"]
-    sparse_finetuning.METHODS[name] = ({"topology": name}, ())
-    settings = chosen | CONTROLS[name][1]
-    return sparse_finetuning.run(pretrained_tasks.TASKS[task], data, name, sparsity, settings, seed)["accuracy"]
+    settings, fixed = chosen | CONTROLS[name][1], {"topology": name}
+    return fine_tuning.run(pretrained_tasks.TASKS[task], data, fixed, sparsity, settings, seed)["accuracy"]
 
 
 def table(runs: dict[str, float], task: str) -> str:

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from benchmarks.models.dinov2_layers import Dinov2Layers, garments
 from benchmarks.models.minilm_top import MiniLMTop, hidden_states
 from benchmarks.sparsity.tasks import Data, mlp, words
 
@@ -25,6 +26,7 @@ class Task:
         batch: texts a step.
         interval: steps between two exchanges.
         rates: learning rates tried.
+        judges: seeds by which settings are chosen.
     """
 
     data: Callable[[], Data]
@@ -34,6 +36,7 @@ class Task:
     batch: int = 16
     interval: int = 10
     rates: tuple[float, ...] = (1e-3, 5e-4, 2e-3, 4e-3, 8e-3)
+    judges: int = 2
 
 
 @functools.cache
@@ -90,4 +93,13 @@ TASKS = {
     "newsgroups": minilm("newsgroups", 20),
     "rotten_tomatoes": minilm("rotten_tomatoes", 2),
     "r52": minilm("reuters_r52", 52),
+    "garments": Task(
+        garments,
+        functools.partial(Dinov2Layers, 10),
+        r"layers\..*(_proj|fc\d)",
+        steps=100,
+        interval=5,
+        rates=(1e-3, 2.5e-4, 5e-4, 2e-3, 4e-3),
+        judges=1,
+    ),
 }

@@ -32,6 +32,9 @@ from hf_efficient.representation.evaluation.questions import EVALUATION_SET, TIN
 
 RESIZED = "resized_image"
 OTHERS = [name for name in REPRESENTATION.names if name not in ("id_pruner", "itg")]
+#: Without sizes as they come; with them the name has a word more.
+PLAIN = [name for name in OTHERS if not TokenPrunerConfig(method=name).wants_sizes]
+SIZED = {f"{name}, proportional attention" if name in PLAIN else name: name for name in OTHERS}
 #: Methods whose authors compare tokens before the projector.
 ENCODER = ("vispruner", "scope", "visionzip", "prumerge")
 #: Settings by the name of the row. Methods come with their defaults; what belongs to one method follows it.
@@ -45,9 +48,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "itg, by attention": {"method": "itg", "importance": "cls"},
     "itg, by attention, on coverage": COVERAGE,
     **{name: {"method": name} for name in OTHERS},
-    **{
-        f"{name}, proportional attention": {"method": name, "proportional_attention": True} for name in OTHERS
-    },  # as ITG has it by default
+    **{row: {"method": name, "proportional_attention": True} for row, name in SIZED.items() if row != name},
     "cdpruner, question": {"method": "cdpruner", "question_weight": 1.0},
     "id_pruner, question": {"question_weight": 0.3},
     "itg, question": {"method": "itg", "question_weight": 0.3},
@@ -61,11 +62,10 @@ ONE_STAGE = [name for name, row in VARIANTS.items() if not {"llm_layers", "quest
 #: Like beside like: nobody counts sizes, or everybody does.
 PANELS = {
     "every kept token counts once": {
-        "id_pruner": "id_pruner", "itg, plain attention": "itg", **{name: name for name in OTHERS}
+        "id_pruner": "id_pruner", "itg, plain attention": "itg", **{name: name for name in PLAIN}
     },
     "proportional attention for all": {
-        "id_pruner, proportional attention": "id_pruner", "itg": "itg",
-        **{f"{name}, proportional attention": name for name in OTHERS}
+        "id_pruner, proportional attention": "id_pruner", "itg": "itg", **SIZED
     },
 }  # fmt: skip
 BUDGETS = (0.5, 0.25, 0.125, 0.0625, 0.03, 0.015)

@@ -9,9 +9,9 @@ Then, untrained: rounding to 8, 4 and 3 bits, the smallest 50 to 90 % of the wei
 the second task is learned by plain AdamW, after which the first is measured again, with the usual remedies beside it.
 
 Every method has one dial with three values, plain ones their learning rate, the others rho at the pair's rate. It is
-chosen for each measure by that very measure (mean of a group) on held-back training data, two seeds (adapters: one); then the test set
-is opened with other seeds. Much depends on the rate, so that some measures are also compared at the pair's rate for
-all. Intervals are of the paired differences to plain over the seeds. Runs are stored one by one.
+chosen for each measure by that very measure (mean of a group) on held-back training data, two seeds (adapters: one);
+then the test set is opened with other seeds. Much depends on the rate, so that some measures are also compared at the
+pair's rate for all. Intervals are of the paired differences to plain over the seeds. Runs are stored one by one.
 """
 
 import argparse

@@ -117,15 +117,13 @@ def test_adapters_are_merged_before_anything_is_rounded_or_averaged(pair: two_ta
     x = blobs(0)[0]
     net, other = Adapted(3).eval(), Adapted(3).eval()
     assert torch.allclose(two_tasks.merged(net)(x), net(x), atol=1e-4)
-    lora = net.body.base_model.model.layers[0]
-    whole = lora.base_layer.weight + lora.get_delta_weight("default")
+    lora, there = (one.body.get_submodule("base_model.model.layers.0") for one in (net, other))
+    whole, last = (one.base_layer.weight + one.get_delta_weight("default") for one in (lora, there))  # type: ignore
     made = dict(two_tasks.compressed(net, dataclasses.replace(pair, bits=(4,), pruned=(0.5,)), x))
     assert torch.allclose(made["4 bits"].body.layers[0].weight, two_tasks.rounded(whole, 4), atol=1e-6)
     assert float((made["50% Wanda"].body.layers[2].weight == 0).float().mean()) == pytest.approx(0.5, abs=0.01)
     between = two_tasks.averaged(other, net)
-    there = other.body.base_model.model.layers[0]
-    mean = (whole + there.base_layer.weight + there.get_delta_weight("default")) / 2
-    assert torch.allclose(between.body.layers[0].weight, mean, atol=1e-6)
+    assert torch.allclose(between.body.layers[0].weight, (whole + last) / 2, atol=1e-6)
     assert torch.equal(between.head.weight, other.head.weight)
     assert hasattr(net.body, "peft_config")
 

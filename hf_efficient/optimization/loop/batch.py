@@ -37,6 +37,10 @@ class ClosureBatch:
             self.weights.take_gradients()
             with torch.enable_grad(), all_statistics_frozen():
                 loss = self._loss()
+                if not loss.requires_grad:
+                    raise ValueError("perturb(): the loss that the function returned has no graph, so nothing can "
+                                     "follow it. Return it as the model gave it, without .detach(), .item() or "
+                                     "torch.no_grad().")  # fmt: skip
                 loss.backward()
             set_random_state(self._random_state)  # the pass at the perturbed weights draws the same dropout masks
             if not self.weights.gradients():
@@ -50,7 +54,7 @@ class ClosureBatch:
         """What the closure returns: a tensor, or one of other types.
 
         Raises:
-            ValueError: it is none of these, or the closure has run backward.
+            ValueError: it is none of these, or not one value, or the closure has run backward.
         """
         assert self.closure is not None
         before, ran_backward = len(self.weights.gradients()), False
@@ -64,6 +68,10 @@ class ClosureBatch:
             raise ValueError("perturb(): the function must return the loss without backward, which is run here.")
         if not isinstance(loss, (Tensor, *others)):
             raise ValueError(f"perturb(): the function must return the loss, a tensor; it returned {loss!r}.")
+        if isinstance(loss, Tensor) and (loss.numel() != 1 or loss.is_complex()):
+            raise ValueError("perturb(): the function must return the loss, one value that is real; it returned a "
+                             f"tensor of shape {tuple(loss.shape)} and {loss.dtype}. Return its .mean() or .sum(), "
+                             "as you then run backward on.")  # fmt: skip
         return loss
 
     @torch.no_grad()

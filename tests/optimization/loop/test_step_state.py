@@ -151,6 +151,23 @@ def test_a_closure_that_runs_backward_is_refused() -> None:
             opt.perturb(lambda: None)  # type: ignore[arg-type, return-value]
 
 
+def test_a_loss_that_has_no_one_gradient_is_named() -> None:
+    net = network()
+    before = values(net)
+    for cls in (SAM, LookSAM, ZOSAM):
+        opt = cls(net.parameters(), torch.optim.SGD, lr=0.1)
+        with pytest.raises(ValueError, match=r"one value.*shape \(2,\).*\.mean\(\)"):
+            opt.perturb(lambda: torch.stack([loss_of(net, 0), loss_of(net, 1)]))
+        with pytest.raises(ValueError, match=r"one value.*complex64"):
+            opt.perturb(lambda: loss_of(net, 0) * 1j)
+        if cls is not ZOSAM:  # which needs no graph
+            with pytest.raises(ValueError, match=r"no graph.*detach"):
+                opt.perturb(lambda: loss_of(net, 0).detach())
+        assert same(values(net), before)
+        step(net, opt, 0)  # nothing is left of it
+        before = values(net)
+
+
 @pytest.mark.parametrize("cls", CLASSES)
 def test_parameters_that_are_not_the_models_warn_once(cls: Any) -> None:
     net, other = network(), network()

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import functools
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from peft import LoraConfig, get_peft_model
 
 from benchmarks.optimization import flat_is_compressible as bench
 from benchmarks.optimization import two_tasks
-from benchmarks.optimization.pairs.words import WordsMLP
+from benchmarks.optimization.pairs.words import MLP
 from benchmarks.sparsity.tasks import Data
 
 
@@ -28,7 +29,7 @@ def blobs(seed: int) -> Data:
 
 @pytest.fixture
 def pair(monkeypatch: pytest.MonkeyPatch) -> two_tasks.Pair:
-    made = two_tasks.Pair(lambda: blobs(0), lambda: blobs(1), WordsMLP, steps=12)
+    made = two_tasks.Pair(lambda: blobs(0), lambda: blobs(1), functools.partial(MLP, inputs=2000), steps=12)
     monkeypatch.setitem(bench.PAIRS, "words", made)
     return made
 
@@ -104,7 +105,7 @@ class Adapted(torch.nn.Module):
 
     def __init__(self, classes: int) -> None:
         super().__init__()
-        net = WordsMLP(classes)
+        net = MLP(classes, 2000)
         self.head, net.head = net.head, torch.nn.Identity()  # type: ignore[assignment]
         config = LoraConfig(r=4, target_modules=r"layers\.[02]", init_lora_weights=False)
         self.body = get_peft_model(net, config)  # type: ignore[arg-type]

@@ -2,10 +2,12 @@
 
 from benchmarks.optimization.two_tasks import Pair
 
+from .dinov2 import DINOV2
 from .images import IMAGES
 from .minilm import BIDST, LORA, MINILM, SHIRA
 from .words import WORDS
 
 PAIRS: dict[str, Pair] = {
     "words": WORDS, "images": IMAGES, "minilm": MINILM, "lora": LORA, "shira": SHIRA, "bidst": BIDST,
+    "dinov2": DINOV2,
 }  # fmt: skip

@@ -10,12 +10,12 @@ from benchmarks.sparsity.tasks import words
 COUNTED = 2000  # words
 
 
-class WordsMLP(nn.Module):
-    """(B, 2000) word counts -> (B, classes)."""
+class MLP(nn.Module):
+    """(B, inputs) -> (B, classes): two hidden layers of 256."""
 
-    def __init__(self, classes: int) -> None:
+    def __init__(self, classes: int, inputs: int) -> None:
         super().__init__()
-        self.layers = nn.Sequential(nn.Linear(COUNTED, 256), nn.ReLU(), nn.Linear(256, 256), nn.ReLU())
+        self.layers = nn.Sequential(nn.Linear(inputs, 256), nn.ReLU(), nn.Linear(256, 256), nn.ReLU())
         self.head = nn.Linear(256, classes)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -23,4 +23,4 @@ class WordsMLP(nn.Module):
 
 
 _TEXTS = functools.cache(words("newsgroups", COUNTED))
-WORDS = Pair(lambda: halves(_TEXTS, 0), lambda: halves(_TEXTS, 1), WordsMLP)
+WORDS = Pair(lambda: halves(_TEXTS, 0), lambda: halves(_TEXTS, 1), functools.partial(MLP, inputs=COUNTED))

@@ -2,16 +2,19 @@
 
 Pairs of tasks (`--pairs`): "words", an MLP over word counts, ten of the 20 newsgroups, then the other ten; "images", a
 ViT, five classes of Fashion-MNIST, then the other five; "minilm", the top layer of a pretrained MiniLM-L6 on the first
-16 tokens of posts, newsgroups as for "words"; "lora", "shira" and "bidst", the same by an adapter, half as long. Every
-method trains the first task with AdamW for equally many steps; "longer" is plain training for twice as many, SAM's
-price, and "SAM, half" SAM for half as many, the price of plain; ", merged" perturbs the merged weight of LoRA.
+16 tokens of posts, newsgroups as for "words"; "lora", "shira" and "bidst", the same by an adapter, half as long;
+"dinov2", a head on a frozen DINOv2-S, the garments of "images"; "llama", a small one from scratch, the next word of
+posts, then of news, by its loss; "tiny_vlm", the shipped decoder fine-tuned on scenes of a harder kind. Every method
+trains the first task with AdamW for equally many steps; "longer" is plain training for twice as many, SAM's price, and
+"SAM, half" SAM for half as many, the price of plain; ", merged" perturbs the merged weight of LoRA.
 Then, untrained: rounding to 8, 4 and 3 bits, the smallest 50 to 90 % of the weights set to zero, the same by Wanda; and
 the second task is learned by plain AdamW, after which the first is measured again, with the usual remedies beside it.
 
 Every method has one dial with three values, plain ones their learning rate, the others rho at the pair's rate. It is
-chosen for each measure by that very measure (mean of a group) on held-back training data, two seeds (adapters: one);
-then the test set is opened with other seeds. Much depends on the rate, so that some measures are also compared at the
-pair's rate for all. Intervals are of the paired differences to plain over the seeds. Runs are stored one by one.
+chosen for each measure by that very measure (mean of a group) on held-back training data, two seeds (LoRA: one); then
+the test set is opened with other seeds. Much depends on the rate, so that some measures are also compared at the pair's
+rate for all. SHiRA, BiDST, Llama and VLM have no tuning: rho is 0.1, the rate the pair's. Intervals are of the paired
+differences to plain over the seeds. Runs are stored one by one.
 """
 
 import argparse
@@ -43,9 +46,10 @@ METHODS = {
 #: Group, for which the dial is chosen -> its measures.
 GROUPS = {
     "whole": ("whole",),
-    "rounded": tuple(f"{bits} bits" for bits in BITS),
+    "rounded": tuple(f"{bits} bits" for bits in (*BITS, 2)),
     "pruned": tuple(f"{share:.0%} {how}" for how in ("smallest", "Wanda") for share in PRUNED),
-    "remembered": ("first after second",),
+    "fewer visual tokens": ("36 tokens", "9 tokens"),
+    "remembered": ("first after second", "scenes known before"),
 }
 #: Group and measure that are also compared at the pair's rate for all.
 AT_ONE_RATE = (
@@ -53,6 +57,7 @@ AT_ONE_RATE = (
     ("remembered", "second"),
 )  # fmt: skip
 FIRST_TUNING_SEED = 100
+UNTUNED_RHO = 0.1
 
 
 class Run(NamedTuple):
@@ -70,9 +75,8 @@ class Run(NamedTuple):
 
     def done(self) -> dict[str, float]:
         """Train and measure."""
-        name, length = METHODS[self.method]
-        plain = name == "plain"
-        rho, rate = (0.0, self.dial) if plain else (self.dial, 1.0)
+        length = METHODS[self.method][1]
+        rho, rate = (0.0, self.dial) if is_plain(self.method) else (self.dial, 1.0)
         remedies = self.method == "plain" and not self.tuning
         return measure(PAIRS[self.pair], self.optimizer, rho, rate, length, self.seed, self.tuning, remedies)
 
@@ -90,9 +94,16 @@ def tuning_seeds(pair: str) -> range:
     return range(FIRST_TUNING_SEED, FIRST_TUNING_SEED + PAIRS[pair].tuning_seeds)
 
 
-def dials(method: str) -> tuple[float, ...]:
-    """Values that are tried."""
-    return RATES if METHODS[method][0] == "plain" else RHOS
+def dials(pair: str, method: str) -> tuple[float, ...]:
+    """Values that are tried: of a pair without tuning seeds, the one that is taken."""
+    if PAIRS[pair].tuning_seeds:
+        return RATES if is_plain(method) else RHOS
+    return RATES[:1] if is_plain(method) else (UNTUNED_RHO,)
+
+
+def is_plain(method: str) -> bool:
+    """Whether its dial is the learning rate."""
+    return METHODS[method][0] == "plain"
 
 
 def measures(runs: Runs, pair: str) -> dict[str, list[str]]:
@@ -109,16 +120,19 @@ def chosen(runs: Runs, pair: str, method: str, group: str) -> float:
         found = [runs[Run(pair, method, dial, seed, True).key] for seed in tuning_seeds(pair)]
         return mean(one[name] for one in found for name in measures(runs, pair)[group])
 
-    return max(dials(method), key=quality)
+    first, *others = dials(pair, method)
+    return max((first, *others), key=quality) if others else first
 
 
 def work(runs: Runs, pairs: list[str], asked: list[str], seeds: int) -> Iterator[Run]:
     """All runs, a pair after the other: tuning, then seed by seed every dial that a group has chosen."""
     for pair in pairs:
         methods = [m for m in asked if PAIRS[pair].low_rank or "merged" not in m]
-        yield from (Run(pair, m, dial, seed, True) for m in methods for dial in dials(m) for seed in tuning_seeds(pair))
-        wanted = {m: {chosen(runs, pair, m, group) for group in measures(runs, pair)} for m in methods}
-        wanted |= {m: wanted[m] | {RATES[0]} for m in methods if dials(m) == RATES}
+        yield from (
+            Run(pair, m, dial, seed, True) for m in methods for dial in dials(pair, m) for seed in tuning_seeds(pair)
+        )
+        wanted = {m: {chosen(runs, pair, m, group) for group in measures(runs, pair) or GROUPS} for m in methods}
+        wanted |= {m: wanted[m] | {RATES[0]} for m in methods if is_plain(m)}
         yield from (
             Run(pair, m, dial, seed, False) for seed in range(seeds) for m in methods for dial in sorted(wanted[m])
         )
@@ -127,7 +141,7 @@ def work(runs: Runs, pairs: list[str], asked: list[str], seeds: int) -> Iterator
 def on_test(runs: Runs, pair: str, method: str, group: str, name: str, one_rate: bool = False) -> dict[int, float]:
     """Seed -> a measure on the test set, at the dial of its group; nothing where tuning is not done."""
     try:
-        dial = RATES[0] if one_rate and dials(method) == RATES else chosen(runs, pair, method, group)
+        dial = RATES[0] if one_rate and is_plain(method) else chosen(runs, pair, method, group)
     except KeyError:
         return {}
     found = {seed: runs.get(Run(pair, method, dial, seed, False).key) for seed in range(100)}

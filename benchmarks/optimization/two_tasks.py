@@ -24,6 +24,7 @@ BITS = (8, 4, 3)
 PRUNED = (0.5, 0.7, 0.8, 0.9)
 #: Remedies of forgetting, all on the plain first task: what the second is trained with.
 REMEDIES = ("a third of the rate", "L2 to the start", "averaged (WiSE-FT)")
+HEADS = ("head", "lm_head")
 PULL, SHARE = 0.01, 0.5  # of L2 to the start, and of the second network in the average
 
 
@@ -38,22 +39,23 @@ class Pair:
 
     Args:
         first: training inputs and classes, test inputs and classes.
-        second: the same.
+        second: the same, if there is one.
         network: for the classes of the first; its layer `head` is neither rounded nor pruned.
         rate: of AdamW.
         steps: on each task.
         batch: rows a step.
-        tuning_seeds: how many choose the dials.
+        tuning_seeds: how many choose the dials; with none they are those of everybody.
         bits: to which weights are rounded.
         pruned: shares that are set to zero.
         own_heads: whether the second task gets a head of its own.
         low_rank: whether LoRA trains, whose merged weight may be perturbed.
         score: of a network, inputs and classes; more is better.
+        more: other measures, of the network behind the first task and its test inputs and classes.
         begin: called with network, optimizer and steps before the first task is trained.
     """
 
     first: Callable[[], Data]
-    second: Callable[[], Data]
+    second: Callable[[], Data] | None
     network: Callable[[int], Any]
     rate: float = 1e-3
     steps: int = 400
@@ -64,6 +66,7 @@ class Pair:
     own_heads: bool = True
     low_rank: bool = False
     score: Callable[[Any, Tensor, Tensor], float] = percent_right
+    more: Callable[[Any, Tensor, Tensor], dict[str, float]] | None = None
     begin: Callable[[Any, Any, int], object] | None = None
 
 
@@ -114,7 +117,7 @@ def train(net: Any, pair: Pair, x: Tensor, y: Tensor, optimizer: Any, seed: int,
 
 def inner_layers(net: nn.Module) -> dict[str, nn.Linear]:
     """All linear layers but the head."""
-    return {n: m for n, m in net.named_modules() if isinstance(m, nn.Linear) and not n.startswith("head")}
+    return {n: m for n, m in net.named_modules() if isinstance(m, nn.Linear) and n.split(".")[-1] not in HEADS}
 
 
 def rounded(weight: Tensor, bits: int) -> Tensor:
@@ -199,7 +202,7 @@ def measure(
         tuning: whether held-back training data take the place of the test set.
         remedies: whether the second task is also learned under each of `REMEDIES`.
     """
-    first, second = (held_back(task()) if tuning else task() for task in (pair.first, pair.second))
+    first = held_back(pair.first()) if tuning else pair.first()
     torch.manual_seed(seed)
     net, steps = pair.network(int(first[1].max()) + 1), round(length * pair.steps)
     optimizer = make(net, rho, rate * pair.rate)
@@ -208,6 +211,11 @@ def measure(
     train(net, pair, first[0], first[1], optimizer, seed, steps)
     found = {"whole": pair.score(net, first[2], first[3])}
     found |= {name: pair.score(made, first[2], first[3]) for name, made in compressed(net, pair, first[0])}
+    if pair.more is not None:
+        found |= pair.more(net, first[2], first[3])
+    if pair.second is None:
+        return found
+    second = held_back(pair.second()) if tuning else pair.second()
     for remedy in ("", *(REMEDIES if remedies else ())):
         name = f", {remedy}" if remedy else ""
         found[f"first after second{name}"], found[f"second{name}"] = after_second(

@@ -6,14 +6,21 @@ import functools
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
+from PIL import Image
 
 from benchmarks.optimization import flat_is_compressible as bench
 from benchmarks.optimization import two_tasks
+from benchmarks.optimization.pairs import tiny_vlm
 from benchmarks.optimization.pairs.words import MLP
 from benchmarks.sparsity.tasks import Data
+from examples.tiny_vlm.data import IGNORED
+from examples.tiny_vlm.scenes import LAYOUTS, compose_scene, load_fashion_mnist
+from hf_efficient import TokenPrunerConfig, token_pruner
+from hf_efficient.representation.evaluation.questions import load_vlm
 
 
 def blobs(seed: int) -> Data:
@@ -150,3 +157,46 @@ def tuning(pairs: list[str], methods: list[str]) -> list[bench.Run]:
         for run in bench.work({}, pairs, methods, 1):
             made.append(run)  # what came before the error stays
     return made
+
+
+def test_a_pair_without_tuning_seeds_or_second_task_takes_what_everybody_takes(
+    monkeypatch: pytest.MonkeyPatch, pair: two_tasks.Pair
+) -> None:
+    lone = dataclasses.replace(
+        pair, second=None, tuning_seeds=0, steps=2, bits=(2,), pruned=(), more=lambda net, x, y: {"9 tokens": len(x)}
+    )
+    monkeypatch.setitem(bench.PAIRS, "words", lone)
+    runs: bench.Runs = {}
+    for run in bench.work(runs, ["words"], ["plain", "s2sam"], 2):
+        runs[run.key] = run.done()
+    assert {key.split("|")[2:4][0] for key in runs} == {"1.0", str(bench.UNTUNED_RHO)}
+    assert len(runs) == 4
+    groups = {"whole": ["whole"], "rounded": ["2 bits"], "fewer visual tokens": ["9 tokens"]}
+    assert bench.measures(runs, "words") == groups
+    assert "| fewer visual tokens: 9 tokens | 60.00 ± 0.00 | +0.00 ± 0.00 |" in bench.table(runs)
+
+
+def test_a_vlm_shown_fewer_tokens_answers_as_behind_the_pruner() -> None:
+    rows, right = tiny_vlm.part(3)
+    net = tiny_vlm.Answers(0).eval()
+    net.budget = 36
+    with torch.no_grad():
+        logits = net(rows[:2])
+    model, processor = load_vlm()
+    drawn, scene = scene_of(3, 0), tiny_vlm.scenes()
+    with token_pruner(model, processor, TokenPrunerConfig(budget=36)), torch.no_grad():
+        inputs = processor(images=[drawn], text=[processor.image_token], return_tensors="pt")
+        encoded = model.base_model.get_image_features(inputs["pixel_values"], return_dict=True)
+        first = (scene["turn"][rows[0]] == 1).nonzero()[:, 0]
+        ids = torch.cat([inputs["input_ids"][0], scene["input_ids"][rows[0], first]])
+        at = torch.cat([torch.tensor([0]), 1 + encoded.kept[0].indices, scene["position_ids"][rows[0], first]])
+        given = model(input_ids=ids[None], position_ids=at[None], mm_encoder_outputs={"image": encoded}).logits[0]
+    assert torch.allclose(given[37:-1], logits[0, :, first[:-1]].T, atol=1e-3)
+    assert 80 < tiny_vlm.percent_answered(net, rows, right) <= 100
+    assert tiny_vlm.percent_answered(net, rows, (right + 1) * (right != IGNORED) + right * (right == IGNORED)) < 20
+
+
+def scene_of(part: int, number: int) -> Image.Image:
+    """The image of a row."""
+    _, layout, split, seed = tiny_vlm.PARTS[part]
+    return compose_scene(np.random.default_rng((seed, number)), load_fashion_mnist(split), LAYOUTS[layout]).image()

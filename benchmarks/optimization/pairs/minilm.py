@@ -53,9 +53,12 @@ MINILM = Pair(
 def by_adapter(method: str, rate: float, **more: Any) -> Pair:
     """The same with an adapter, half as long, and with fewer measures."""
     network = functools.partial(Adapted, method=method)
-    return replace(MINILM, network=network, rate=rate, steps=60, tuning_seeds=1, bits=(4, 3), pruned=(0.8,), **more)
+    return replace(MINILM, network=network, rate=rate, steps=60, bits=(4, 3), pruned=(0.8,), **more)
 
 
-LORA = by_adapter("lora", 4e-3, low_rank=True)
-SHIRA = by_adapter("shira", 1e-2)
-BIDST = by_adapter("bidst", 1e-2, begin=lambda net, optimizer, steps: train_sparsely(net.body, optimizer, steps))
+LORA = by_adapter("lora", 4e-3, low_rank=True, tuning_seeds=1)
+SHIRA = by_adapter("shira", 1e-2, tuning_seeds=0)
+BIDST = by_adapter(
+    "bidst", 1e-2, tuning_seeds=0,
+    begin=lambda net, optimizer, steps: train_sparsely(net.body, optimizer, steps),
+)  # fmt: skip

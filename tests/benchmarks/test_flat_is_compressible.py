@@ -18,7 +18,7 @@ from benchmarks.optimization.pairs import tiny_vlm
 from benchmarks.optimization.pairs.words import MLP
 from benchmarks.sparsity.tasks import Data
 from examples.tiny_vlm.data import IGNORED
-from examples.tiny_vlm.scenes import LAYOUTS, compose_scene, load_fashion_mnist
+from examples.tiny_vlm.scenes import FASHION_MNIST, LAYOUTS, compose_scene, load_fashion_mnist
 from hf_efficient import TokenPrunerConfig, token_pruner
 from hf_efficient.representation.evaluation.questions import load_vlm
 
@@ -176,6 +176,7 @@ def test_a_pair_without_tuning_seeds_or_second_task_takes_what_everybody_takes(
     assert "| fewer visual tokens: 9 tokens | 60.00 ± 0.00 | +0.00 ± 0.00 |" in bench.table(runs)
 
 
+@pytest.mark.skipif(not FASHION_MNIST.exists(), reason="needs Fashion-MNIST")
 def test_a_vlm_shown_fewer_tokens_answers_as_behind_the_pruner() -> None:
     rows, right = tiny_vlm.part(3)
     net = tiny_vlm.Answers(0).eval()

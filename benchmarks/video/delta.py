@@ -132,19 +132,20 @@ def write(results: Rows, output: Path) -> None:
 def plot(results: Rows, output: Path) -> None:
     """dB over the general network against bytes, a panel for each clip; lines join lengths of training."""
     groups = {key: seeds for key, seeds in grouped(results).items() if key[2]}
-    clips = list(dict.fromkeys(clip for clip, *_ in groups))
-    figure, grid = plt.subplots(1, len(clips), figsize=(7 * len(clips), 5), layout="constrained", squeeze=False)
+    clips, kinds = (list(dict.fromkeys(key[n] for key in groups)) for n in (0, 1))
+    looks = {kind: {"color": f"C{n % 10}", "marker": "osv^Dx"[n // 10]} for n, kind in enumerate(kinds)}
+    figure, grid = plt.subplots(1, len(clips), figsize=(3 + 5 * len(clips), 5), layout="constrained", squeeze=False)
+    handles = {}
     for clip, axes in zip(clips, grid[0], strict=True):
         general = results.rows[f"{clip} / general"]["psnr"]
-        for number, kind in enumerate(dict.fromkeys(kind for of, kind, _ in groups if of == clip)):
+        for kind in dict.fromkeys(kind for of, kind, _ in groups if of == clip):
             points = [
                 (mean(row["bytes"] for row in seeds), mean(row["psnr"] for row in seeds) - general)
                 for (of, name, _), seeds in groups.items() if (of, name) == (clip, kind)
             ]  # fmt: skip
-            marker = "osv^Dx"[number // 10]
-            axes.plot(*zip(*points, strict=True), marker=marker, label=kind)
+            handles[kind] = axes.plot(*zip(*points, strict=True), **looks[kind])[0]
         axes.set(title=clip, xscale="log", xlabel="bytes of the network", ylabel="luma, dB over the general network")
-        axes.legend(fontsize=7)
+    figure.legend(handles.values(), handles.keys(), loc="outside right upper", fontsize=7)
     save(figure, output / "delta.png")
 
 

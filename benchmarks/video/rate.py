@@ -197,10 +197,10 @@ def write(results: Rows, output: Path) -> None:
         rows = []
         for clip, kinds in found.items():
             points = {kind: [(r["bytes"], r[measure_name]) for r in rows_] for kind, rows_ in kinds.items()}
-            bicubic = next((kind for kind in points if kind.endswith("bicubic")), "")
-            anchors = [bicubic, "SVT-AV1", "x265", "x265, tune=psnr", "x264"]
+            own = [next((kind for kind in points if kind.endswith(part)), "") for part in ("bicubic", "general")]
+            anchors = [*own, "SVT-AV1", "x265", "x265, tune=psnr", "x264"]
             rows += [[clip, kind, *rates(points, kind, anchors)] for kind in points if kind not in CODECS]
-        head = ["clip", "enlarged by", "bicubic", "SVT-AV1", "x265", "x265, tune=psnr", "x264"]
+        head = ["clip", "enlarged by", "bicubic", "general", "SVT-AV1", "x265", "x265, tune=psnr", "x264"]
         text += f"**BD-rate, {label}** (negative: fewer bits than the anchor)\n\n{markdown(head, rows)}\n\n"
     rows = [
         [clip, kind, f"{r['bytes']:,}", f"{r['kbps']:.1f}", f"{r['psnr_luma']:.2f}", f"{r['psnr']:.2f}",

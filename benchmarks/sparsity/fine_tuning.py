@@ -9,6 +9,7 @@ import math
 import re
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import nullcontext
+from functools import partial
 from itertools import product
 from pathlib import Path
 from statistics import mean
@@ -204,7 +205,12 @@ class Book:
         self.chosen: dict[str, dict[str, dict[str, Any]]] = read_json(output / "chosen.json", {})
 
     def compare(
-        self, task: str, names: Iterable[str], sparsities: Iterable[float], seeds: int, like: str | None = None
+        self,
+        task: str,
+        names: Iterable[str],
+        sparsities: Iterable[float],
+        seeds: int,
+        like: str | None = None,
     ) -> None:
         """Choose what is not chosen, then open the test set with the seeds 0, 1, ...
 
@@ -213,18 +219,15 @@ class Book:
             names: of the methods.
             sparsities: at which the test set is opened.
             seeds: how many.
-            like: a method whose settings are known: the others take what they share with it, and search their
-                learning rate alone, from its rate to neighbours while these are better, with one seed.
+            like: a task whose settings are taken, those of the method, or where it was not run there of RigL; the
+                learning rate alone is searched, from the first of this task to neighbours while these are better, with
+                one seed.
         """
         data, names = TASKS[task].data(), list(names)
         for name in names:
             if name not in self.chosen.setdefault(task, {}):
-                found = (
-                    self.settings(task, held_back(data), name)
-                    if like is None
-                    else (self.settings_like(task, held_back(data), name, self.chosen[task][like]))
-                )
-                self.chosen[task][name] = found
+                chosen = self.settings if like is None else partial(self.settings_like, like=like)
+                self.chosen[task][name] = chosen(task, held_back(data), name)
                 write_json(self.output / "chosen.json", self.chosen)
         for seed, sparsity, name in product(range(seeds), sparsities, names):
             self.accuracy(task, data, "test", name, sparsity, seed, self.chosen[task][name])
@@ -232,20 +235,21 @@ class Book:
     def settings(self, task: str, data: Data, name: str) -> dict[str, Any]:
         """Settings of a method, each chosen with those before it."""
         together = searches(TASKS[task], self.methods[name])
-        best, seeds = first_values(together), CHOSEN_BY[: TASKS[task].judges]
+        best = first_values(together)
 
         def on_held_back(settings: dict[str, Any]) -> float:
-            return mean(self.accuracy(task, data, "validation", name, self.at, seed, settings) for seed in seeds)
+            return mean(self.accuracy(task, data, "validation", name, self.at, seed, settings) for seed in CHOSEN_BY)
 
         for search in together:
             tried = [best | dict(zip(search, values, strict=True)) for values in product(*search.values())]
             best = max(tried, key=on_held_back)
         return best
 
-    def settings_like(self, task: str, data: Data, name: str, known: dict[str, Any]) -> dict[str, Any]:
-        """Settings taken from another method's, but for the learning rate."""
+    def settings_like(self, task: str, data: Data, name: str, like: str) -> dict[str, Any]:
+        """Settings taken from another task, but for the learning rate."""
+        known = self.chosen[like].get(name, self.chosen[like]["rigl"])
         best = first_values(searches(TASKS[task], self.methods[name]))
-        best |= {setting: value for setting, value in known.items() if setting in best}
+        best |= {setting: value for setting, value in known.items() if setting in best and setting != "lr"}
 
         def on_held_back(rate: float) -> float:
             settings = best | {"lr": rate}

@@ -26,7 +26,6 @@ class Task:
         batch: texts a step.
         interval: steps between two exchanges.
         rates: learning rates tried.
-        judges: seeds by which settings are chosen.
     """
 
     data: Callable[[], Data]
@@ -36,7 +35,6 @@ class Task:
     batch: int = 16
     interval: int = 10
     rates: tuple[float, ...] = (1e-3, 5e-4, 2e-3, 4e-3, 8e-3)
-    judges: int = 2
 
 
 @functools.cache
@@ -99,7 +97,6 @@ TASKS = {
         r"layers\..*(_proj|fc\d)",
         steps=100,
         interval=5,
-        rates=(1e-3, 2.5e-4, 5e-4, 2e-3, 4e-3),
-        judges=1,
+        rates=(1e-3, 2.5e-4, 4e-3),
     ),
 }

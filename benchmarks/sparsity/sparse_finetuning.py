@@ -3,17 +3,16 @@
 Tasks (`--tasks`): "moved", an MLP over word counts that has learned ten of the twenty newsgroups and learns the other
 ten; MiniLM-L6's top two layers (3.5 million weights; what the frozen layers below say of a text is computed once) on
 the twenty newsgroups, on sentiment of film reviews, and on R52's topics; and DINOv2-S's first two layers (as many) on
-"garments", 3,000 pictures of Fashion-MNIST. Methods: dense; one-shot pruning by
-magnitude and by Wanda, then training with a fixed mask; gradual magnitude pruning (GMP); movement pruning, hard and
-soft; SET, MEST, RigL and BiDST from the largest weights; RigL and BiDST that start dense and fall along GMP's curve;
-the dense network and BiDST with S2-SAM.
+"garments", 3,000 pictures of Fashion-MNIST. Methods: dense; one-shot pruning by magnitude and by Wanda, then training
+with a fixed mask; gradual magnitude pruning (GMP); movement pruning, hard and soft; SET, MEST, RigL and BiDST from the
+largest weights; RigL and BiDST that start dense and fall along GMP's curve; the dense network and BiDST with S2-SAM.
 
 Settings of every method (`GRID`, what it reads of it) are chosen one after the other on texts held back from training,
-at 95 % sparsity, two seeds (garments: one; `chosen.json`), but learning rate and share of weights exchanged together,
-for the larger the steps, the fewer exchanges are borne. With `--like METHOD` what is shared with this method is taken
-from it, and the learning rate alone is searched, from its rate to neighbours while these are better, with one seed.
-Then the test set is opened, with other seeds. Steps, batches, Adam and the cosine are the same for all. Every run is
-written when it ends and not done again. Intervals are of seeds, paired.
+at 95 % sparsity, two seeds (`chosen.json`), but learning rate and share of weights exchanged together, for the larger
+the steps, the fewer exchanges are borne. With `--like TASK` they are taken from that task, from RigL's where the method
+was not run there, and the learning rate alone is searched, with one seed; "garments" is like "newsgroups". Then the
+test set is opened, with other seeds. Steps, batches, Adam and the cosine are the same for all. Every run is written
+when it ends and not done again. Intervals are of seeds, paired.
 """
 
 import argparse
@@ -77,9 +76,10 @@ def plot(book: Book, path: Path) -> None:
 def parser() -> argparse.ArgumentParser:
     """The options."""
     made = comparison_parser(__doc__, "sparse_finetuning", TASKS, METHODS, SPARSITIES)
-    made.add_argument(
-        "--like", choices=METHODS, help="take settings as chosen for this method; search learning rates, one seed"
+    said = (
+        "take settings as chosen in this task (RigL's where there are none), and search learning rates, with one seed"
     )
+    made.add_argument("--like", choices=TASKS, help=said)
     return made
 
 

@@ -124,10 +124,10 @@ def test_a_book_chooses_what_is_best_on_held_back_data_and_does_nothing_twice(
 def test_a_method_like_another_searches_its_learning_rate_alone(tmp_path: Path, worth: list[tuple[str, float]]) -> None:
     book = Book(tmp_path, METHODS)
     book.compare("one", ["rigl"], [0.9], 1)
-    book.compare("one", ["set"], [0.9], 1, like="rigl")
+    book.compare("one", ["set"], [0.9], 1, like="one")
     rigl, other = book.chosen["one"]["rigl"], book.chosen["one"]["set"]
     assert other == {name: rigl[name] for name in ("drop_fraction", "distribution", "grow_from")} | {"lr": 2e-3}
-    assert sorted({rate for topology, rate in worth if topology == "set"}) == [1e-3, 2e-3, 4e-3, 8e-3]
+    assert sorted({rate for topology, rate in worth if topology == "set"}) == [5e-4, 1e-3, 2e-3, 4e-3]
 
 
 def test_climbing_ends_where_no_neighbour_is_better() -> None:

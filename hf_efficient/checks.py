@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import numbers
+import os
 from dataclasses import fields
+from pathlib import Path
 from typing import Any
 
 from hf_efficient.reading import is_number, is_whole, shown
@@ -22,6 +24,21 @@ def plain_numbers(settings: Any) -> None:
             setattr(settings, one.name, int(value))
         elif isinstance(value, numbers.Real):
             setattr(settings, one.name, float(value))
+
+
+def check_model(value: object, expected: str = "a torch.nn.Module, e.g. a model of transformers, loaded") -> None:
+    """Raise TypeError unless the value is a torch module."""
+    from torch import nn
+
+    if not isinstance(value, nn.Module):
+        raise TypeError(f"model={shown(value)} is not a model; expected {expected}.")
+
+
+def checked_path(name: str, value: object) -> Path:
+    """The path that a value is or names; TypeError if it is of another kind."""
+    if not isinstance(value, (str, os.PathLike)):
+        raise TypeError(f"{name}={shown(value)} is not a path; expected one, as a string or a pathlib.Path.")
+    return Path(value)
 
 
 def check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:

@@ -114,6 +114,24 @@ def clear_errors(target: str | os.PathLike[str], draft: Path | None = None) -> I
         raise
 
 
+def make_folder(folder: str | os.PathLike[str]) -> None:
+    """Make a folder, and those above it that are missing.
+
+    Raises:
+        DiskFullError: no space is left.
+        OSError: it cannot be made: a file is in its place or above it, there is no permission, or a file system of the
+            kernel's own takes none, which calls that "no such file".
+    """
+    with clear_errors(folder):
+        try:
+            os.makedirs(folder, exist_ok=True)
+        except OSError as error:
+            if full_disk(error):
+                raise
+            said = f"The folder cannot be made ({error.strerror}): choose another folder"
+            raise type(error)(error.errno, said, os.fspath(folder)) from error
+
+
 def full_disk(error: BaseException) -> int:
     """The system's number of an error that a full disk caused, or 0."""
     link: BaseException | None = error

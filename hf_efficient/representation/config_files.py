@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from hf_efficient.files import clear_errors, find, locked, remove_file, repository, write_bytes, write_text
+from hf_efficient.files import find, locked, make_folder, remove_file, repository, write_bytes, write_text
 from hf_efficient.files.interrupted_save import configs_inside, finish_save
 from hf_efficient.reading import naming, parse_object, read_json, shown
 
@@ -49,8 +49,7 @@ def save(folder: Path, values: dict[str, Any], weights: bytes | None) -> None:
         BlockingIOError: another process is writing it.
         OSError: no space is left, or no permission; what was there is kept.
     """
-    with clear_errors(folder):
-        folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     finish_save(folder)
     with replaced(folder, values, weights) as files:
         for name, text in files.items():

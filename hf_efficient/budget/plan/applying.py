@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import nn
 
+from hf_efficient import checks
 from hf_efficient.extras import extra
 from hf_efficient.reading import shown
 from hf_efficient.representation.vlm.attach import attach_token_pruner, detach_token_pruner
@@ -36,8 +37,7 @@ def apply(plan: Any, model: Any, processor: Any, batches: Iterable[Any] | None =
         TypeError: it is not a model.
         ValueError: the model has something that the plan does not, or cannot have what the plan has.
     """
-    if not isinstance(model, nn.Module):
-        raise TypeError(f"model={shown(model)} is not a model; expected one of transformers, loaded.")
+    checks.check_model(model, "one of transformers, loaded")
     has_adapter = check_model(plan, model)
     if plan.pruning is not None and not getattr(model, "peft_config", None):
         prune(unwrapped(model), plan.pruning, batches)

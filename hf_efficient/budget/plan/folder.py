@@ -18,7 +18,7 @@ from typing import Any
 from torch import nn
 
 from hf_efficient.extras import extra
-from hf_efficient.files import clear_errors, folder_updated, locked, write_text
+from hf_efficient.files import folder_updated, locked, make_folder, write_text
 from hf_efficient.files.card import is_free
 from hf_efficient.files.finding import ADAPTER_FOLDER
 from hf_efficient.reading import read_json
@@ -113,8 +113,7 @@ def _ours(folder: Path) -> list[str]:
 
 def _save_alone(plan: Any, folder: Path, report: Any) -> None:
     """The plan alone, into a folder that may hold a model; the file of the plan is written last."""
-    with clear_errors(folder):
-        folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     with locked(folder / plan_file.NAME):
         files = {name for name in plan_file.files_of(folder) if name != plan_file.NAME}
         if plan.token_pruner is not None:

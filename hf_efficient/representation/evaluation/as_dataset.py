@@ -33,7 +33,7 @@ def evaluation_dataset(folder: str | os.PathLike[str] = EVALUATION_SET) -> Any:
 
     Raises:
         ImportError: datasets is not installed.
-        FileNotFoundError, ValueError: as `load_evaluation_set`.
+        TypeError, FileNotFoundError, ValueError: as `load_evaluation_set`.
     """
     try:
         from datasets import Dataset, Features, Image, Value

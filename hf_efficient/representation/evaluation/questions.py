@@ -15,6 +15,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from hf_efficient.checks import checked_path
 from hf_efficient.compat.transformers import cache_of
 from hf_efficient.extras import extra
 from hf_efficient.files import is_local
@@ -72,21 +73,19 @@ class Scene:
 
 
 def load_evaluation_set(folder: str | os.PathLike[str] = EVALUATION_SET, limit: int | None = None) -> list[Scene]:
-    """Read a folder of images with questions (`metadata.jsonl`, the layout of datasets' imagefolder).
+    """The scenes of a folder of images with questions, in order (`metadata.jsonl`, as of datasets' imagefolder).
 
     Args:
         folder: holds `metadata.jsonl`, a line `{"file_name": ..., "questions": [{"question", "answer", "family"}]}` per
             image, and the images. A line may name the `photograph` that the image was made on.
         limit: read only the first so many.
 
-    Returns:
-        The scenes, in the order of the file.
-
     Raises:
+        TypeError: `folder` is no path.
         FileNotFoundError: there is no metadata.jsonl, or an image it names is missing.
         ValueError: a line is not of this form (the message names it), or there is no question at all.
     """
-    path = Path(folder) / "metadata.jsonl"
+    path = checked_path("folder", folder) / "metadata.jsonl"
     if not path.parent.is_dir():
         raise FileNotFoundError(f"{str(folder)!r} is missing: there is no such folder of images.")
     if not path.is_file():

@@ -7,10 +7,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from torch import nn
 from transformers.utils import logging
 
-from hf_efficient.reading import shown
+from hf_efficient.checks import check_model
 from hf_efficient.representation.config import TokenPrunerConfig
 from hf_efficient.representation.vlm.decoder.proportional_attention import takes_masks
 from hf_efficient.wrapped import check_bare, follow_peft, unwrapped
@@ -53,8 +52,7 @@ def attach_token_pruner(
     """
     check_transformers("attach_token_pruner")
     config = TokenPrunerConfig.of(config)
-    if not isinstance(model, nn.Module):
-        raise TypeError(f"model={shown(model)} is no model; expected a vision-language model of transformers, loaded.")
+    check_model(model, "a vision-language model of transformers, loaded")
     if config.adaptive:
         raise ValueError(
             "adaptive=True cannot be attached: the processor writes placeholders before an image is looked at. Use "

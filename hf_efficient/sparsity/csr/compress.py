@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.sparse import SparseSemiStructuredTensor
 
-from hf_efficient.checks import check_choice
+from hf_efficient.checks import check_choice, check_model
 
 from . import semi_structured
 from .linear import CSRLinear
@@ -52,8 +52,10 @@ def compress(model: nn.Module, *, tokens: int = 128, backend: str = "auto") -> n
         `model`.
 
     Raises:
+        TypeError: `model` is no model.
         ValueError: `model` is a PEFT model (merge it first), or `tokens` < 1, or `backend` is not known.
     """
+    check_model(model)
     check_choice("backend", backend, ("auto", "csr", "semi_structured"))
     if tokens < 1:
         raise ValueError(f"tokens={tokens} is out of range; expected the number of activations of a forward, >= 1.")
@@ -107,7 +109,11 @@ def decompress(model: nn.Module) -> nn.Module:
 
     Returns:
         `model`.
+
+    Raises:
+        TypeError: `model` is no model.
     """
+    check_model(model)
     for name, layer in list(model.named_modules()):
         if isinstance(layer, CSRLinear):
             linear = nn.Linear(layer.in_features, layer.out_features, bias=layer.bias is not None, device="meta")

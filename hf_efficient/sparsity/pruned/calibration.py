@@ -10,9 +10,10 @@ import torch
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
-from hf_efficient.checks import check_number
+from hf_efficient.checks import check_model, check_number
 from hf_efficient.extras import extra
 from hf_efficient.modes import evaluating
+from hf_efficient.reading import shown
 from hf_efficient.sparsity.pattern import NMPattern
 from hf_efficient.sparsity.tuner.targets import stays_dense
 
@@ -57,9 +58,11 @@ def layers_to_prune(
         pattern: must fit the layers' inputs; or None.
 
     Raises:
+        TypeError: it is no model.
         ValueError: the model has adapters, a layer is quantized or does not fit the pattern, a name matches none, or
             there is none.
     """
+    check_model(model)
     found: dict[str, nn.Module] = {}
     unmatched = set(as_names(targets)) | set(as_names(excluded))
     for name, module in model.named_modules():
@@ -117,18 +120,17 @@ def prune_by_inputs(
         largest: numbers of statistics in memory at a time.
 
     Raises:
-        ValueError: there is no batch, or one in place of many; a layer is not called by the model, or inputs are not
-            finite.
+        ValueError: there is no batch, or one in place of many, or a batch is of another kind; a layer is not called by
+            the model, or inputs are not finite.
     """
-    if isinstance(batches, (Mapping, Tensor, str)):
-        raise ValueError(f"batches is one {type(batches).__name__}; expected several batches, or [batch] if it is one.")
-    data = batches if iter(batches) is not batches else list(batches)
+    data = _checked(batches)
     with evaluating(model):
         for group in _groups(layers, measure, largest):
             sums: dict[str, Tensor] = {}
             counts = dict.fromkeys(group, 0)
             calls = 0
-            for batch in data:
+            for number, batch in enumerate(data):
+                _check_batch(number, batch)
                 with _measured(group, batch, measure, sums, counts):
                     _call(model, batch)
                 calls += 1
@@ -144,6 +146,35 @@ def prune_by_inputs(
                 if not bool(mean.isfinite().all()):
                     raise ValueError(f"The inputs of {name!r} are not finite on the calibration batches.")
                 prune(outputs_first(layer), mean)
+
+
+def _checked(batches: Iterable[Any]) -> Iterable[Any]:
+    """Batches that can be gone through more than once."""
+    if isinstance(batches, (Mapping, Tensor, str, bytes)) or _is_array(batches):
+        raise ValueError(f"batches is one {type(batches).__name__}; expected several batches, or [batch] if it is one.")
+    if not isinstance(batches, Iterable):
+        raise ValueError(
+            f"batches={shown(batches)} cannot be gone through; expected calibration data that the model is called "
+            "with, e.g. [batch]."
+        )
+    return batches if iter(batches) is not batches else list(batches)
+
+
+def _check_batch(number: int, batch: Any) -> None:
+    """Raise ValueError unless a model of torch can be called with it."""
+    if not isinstance(batch, (Mapping, tuple, list, Tensor)):
+        raise ValueError(
+            f"batch {number} is {shown(batch)}; expected a mapping, a tuple, a list or a tensor that the model is "
+            "called with (torch.as_tensor makes one of an array)."
+        )
+    inside = batch.values() if isinstance(batch, Mapping) else () if isinstance(batch, Tensor) else batch
+    wrong = next((value for value in inside if _is_array(value)), None)
+    if wrong is not None:
+        raise ValueError(f"batch {number} holds {shown(wrong)}; expected tensors: torch.as_tensor makes one of it.")
+
+
+def _is_array(value: object) -> bool:
+    return hasattr(value, "__array__") and not isinstance(value, Tensor)
 
 
 def _groups(

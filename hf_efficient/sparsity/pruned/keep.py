@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 
 from hf_efficient.active_mask import active_mask
+from hf_efficient.checks import check_model
 from hf_efficient.extras import extra
 from hf_efficient.optimizer_state import held_ids
 from hf_efficient.sparsity.storage import mask_encoding
@@ -138,10 +139,12 @@ def keep_sparsity(model: nn.Module, *, target_modules: Names = None, exclude_mod
         The kept weights: `check()` at any time, `remove()` to undo.
 
     Raises:
+        TypeError: it is no model.
         ValueError: less than 1 % of the weights are zero, a name matches none, or an adapter cannot be masked (DoRA and
             other variants, PiSSA and other inits that change the weights, tuners other than LoRA, merged adapters,
             quantizations other than bitsandbytes').
     """
+    check_model(model)
     for kept in [_KEPT[module] for module in model.modules() if module in _KEPT]:
         kept.remove()
     check_configs(model)

@@ -105,7 +105,8 @@ def prune_sparsegpt(
         exclude_modules: names to leave out.
 
     Raises:
-        ValueError: a setting is out of range, a layer cannot be pruned, or the batches do not reach it.
+        TypeError: `model` is no model.
+        ValueError: a setting is out of range, a layer cannot be pruned, or the batches are none or do not reach it.
     """
     share, groups = check_amount(sparsity, pattern)
     check_number("damping", damping, 0, float("inf"), "a number > 0, e.g. 0.01", above=True)

@@ -49,7 +49,8 @@ def prune_wanda(
         exclude_modules: names to leave out.
 
     Raises:
-        ValueError: a setting is out of range, a layer cannot be pruned, or the batches do not reach it.
+        TypeError: `model` is no model.
+        ValueError: a setting is out of range, a layer cannot be pruned, or the batches are none or do not reach it.
     """
     share, groups = check_amount(sparsity, pattern)
     layers = layers_to_prune(model, target_modules, exclude_modules, groups)

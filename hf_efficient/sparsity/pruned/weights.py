@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from weakref import ReferenceType, ref
 
@@ -14,6 +14,7 @@ from transformers.pytorch_utils import Conv1D
 from hf_efficient.compat.peft import dequantized_weight
 from hf_efficient.compat.torch import AnyConv
 from hf_efficient.extras import extra
+from hf_efficient.reading import shown
 from hf_efficient.sparsity.tuner.budgets import FEWEST_ZEROS
 from hf_efficient.sparsity.tuner.targets import fused_parameters, stays_dense
 
@@ -134,8 +135,16 @@ def _by_kind(name: str, module: nn.Module, attribute: str, embeddings: set[int])
 
 
 def as_names(names: Names) -> Sequence[str]:
-    """The names one by one; a regular expression is one."""
-    return () if names is None else (names,) if isinstance(names, str) else names
+    """The names one by one; a regular expression is one.
+
+    Raises:
+        ValueError: something is no name.
+    """
+    given = () if names is None else (names,) if isinstance(names, str) or not isinstance(names, Iterable) else names
+    for name in given:
+        if not isinstance(name, str):
+            raise ValueError(f"names={shown(name)} is no name; expected names of modules, or one regular expression.")
+    return given
 
 
 def matching(name: str, attribute: str, names: Names) -> set[str]:

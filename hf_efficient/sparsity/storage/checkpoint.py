@@ -22,8 +22,9 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from hf_efficient.checks import check_model, checked_path
 from hf_efficient.compat.torch import storage_id
-from hf_efficient.files import clear_errors, find, locked, remove_file, scratch_folder, write_text, written_whole
+from hf_efficient.files import find, locked, make_folder, remove_file, scratch_folder, write_text, written_whole
 from hf_efficient.files.interrupted_save import FILE_NAME, MARKER
 from hf_efficient.reading import AGAIN, open_tensors, parse_json, shown, stored_in
 from hf_efficient.sparsity.csr.compress import compress
@@ -55,11 +56,14 @@ def save_sparse(model: nn.Module, folder: str | os.PathLike[str]) -> Path:
         The path of the file.
 
     Raises:
+        TypeError: `model` is no model, or `folder` no path.
         ValueError: `model` has adapters, is quantized, has weights that are not loaded, or names that cannot be stored;
             or `folder` is a file.
         BlockingIOError: another process is saving into the folder.
         OSError: no space is left, or no permission; the old files are kept.
     """
+    check_model(model)
+    target = checked_path("folder", folder)
     inside = unwrapped(model)
     if hasattr(model, "merge_and_unload") or any(hasattr(module, "adapter_layer_names") for module in inside.modules()):
         raise ValueError("save_sparse takes a plain model; merge the adapter first: model = model.merge_and_unload().")
@@ -69,11 +73,9 @@ def save_sparse(model: nn.Module, folder: str | os.PathLike[str]) -> Path:
             "save_pretrained(folder), or save the model before it is quantized."
         )
     model = inside
-    target = Path(folder)
     if target.is_file():
         raise ValueError(f"save_sparse needs a folder, got the file {str(target)!r}.")
-    with clear_errors(target):
-        target.mkdir(parents=True, exist_ok=True)
+    make_folder(target)
     tensors, layout = encode(dense_state_dict(model))
     pruner, marker = pruner_below(model), target / MARKER
     alone: AbstractContextManager[dict[str, str]] = nullcontext({})
@@ -141,9 +143,11 @@ def load_sparse(
         The model, dense unless `compressed`; `.save_pretrained(folder)` then writes what plain transformers loads.
 
     Raises:
+        TypeError: `folder_or_id` is no path.
         FileNotFoundError: there is no such file.
         ValueError: the file is damaged or hostile, or does not fit the model.
     """
+    checked_path("folder_or_id", folder_or_id)
     path = _locate(folder_or_id, hub_kwargs)
     make = None if isinstance(model, nn.Module) else maker(path, model)
     if isinstance(model, nn.Module) and any(tensor.is_meta for tensor in model.state_dict().values()):

@@ -9,7 +9,7 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from peft.utils import ModulesToSaveWrapper
 from torch import Tensor, nn
 
-from hf_efficient.checks import check_whole
+from hf_efficient.checks import check_model, check_whole
 from hf_efficient.compat.torch import steps_inside_backward
 from hf_efficient.optimizer_state import held_ids, innermost
 from hf_efficient.sparsity.sparse_weight import SparseWeight
@@ -48,6 +48,7 @@ def train_sparsely(
         The engine; `report()` gives the sparsity and what was exchanged.
 
     Raises:
+        TypeError: `model` is no model.
         ValueError: `total_steps` < 1, the model has no BiDST adapter of that name, or the optimizer does not train its
             values.
     """
@@ -60,6 +61,7 @@ def make_training(
     model: nn.Module, optimizer: torch.optim.Optimizer, total_steps: int, adapter_name: str | None = None
 ) -> SparseTraining:
     """The engine of `train_sparsely`, not yet attached to the optimizer; replaces an earlier one of these weights."""
+    check_model(model)
     check_whole("total_steps", total_steps, 1)
     layers = {name: module for name, module in model.named_modules() if isinstance(module, BiDSTLayer)}
     known = sorted({name for layer in layers.values() for name in layer.bidst_weight})

@@ -97,6 +97,6 @@ TASKS = {
         r"layers\..*(_proj|fc\d)",
         steps=100,
         interval=5,
-        rates=(1e-3, 6e-5, 2.5e-4, 4e-3),
+        rates=(1e-3, 6e-5, 2.5e-4, 4e-3, 8e-3),
     ),
 }

@@ -184,7 +184,7 @@ def add_all_linear(config: PeftConfig, model: nn.Module) -> list[str]:
     return list(getattr(config, "target_modules", None) or ())
 
 
-def dequantized_weight(module: nn.Module) -> Tensor:
+def dequantized_weight(module: Any) -> Tensor:
     """The weight of a layer as numbers, detached; of a quantized one, what its codes stand for."""
     weight: Any = module.weight
     state: Any = getattr(weight, "quant_state", None)
@@ -194,6 +194,10 @@ def dequantized_weight(module: nn.Module) -> Tensor:
         weight = dequantize_4bit(*_convert_weight_packed_for_cpu_inverse(weight.data, copy.copy(state)))
     elif get_bnb_param_type(weight):
         weight = dequantize_bnb_weight(weight, state=getattr(module, "state", None))
+    elif not isinstance(weight, Tensor) and hasattr(module, "dequantize_weight"):  # gptqmodel's
+        weight = module.dequantize_weight().T
+    elif type(weight).__module__.startswith("torchao."):
+        weight = weight.dequantize()
     result: Tensor = weight.detach()
     return result
 

@@ -34,8 +34,10 @@ class BaseWeight:
     @property
     def tensor(self) -> Tensor:
         """As it is stored: of a quantized layer, its codes, or whatever it has."""
-        tensor: Tensor | None = getattr(self.module, self.parameter, None)
-        return next(chain(self.module.parameters(), self.module.buffers())) if tensor is None else tensor
+        tensor = getattr(self.module, self.parameter, None)  # of gptqmodel's layers an object that tells its shape
+        if isinstance(tensor, Tensor):
+            return tensor
+        return next(chain(self.module.parameters(), self.module.buffers()))
 
     @property
     def shape(self) -> torch.Size:

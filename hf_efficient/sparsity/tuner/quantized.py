@@ -20,8 +20,18 @@ class QuantizedLinear(BiDSTLayer):
     """
 
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        """(..., in) -> (..., out), in the dtype of the base layer's result."""
+        """(..., in) -> (..., out), in the dtype of the base layer's result.
+
+        Raises:
+            ValueError: gradients of the input are wanted, and the base layer makes none.
+        """
         result: Tensor = self.base_layer(x, *args, **kwargs)
+        if x.requires_grad and torch.is_grad_enabled() and not result.requires_grad:
+            base = self.get_base_layer()
+            raise ValueError(
+                f"A {type(base).__name__} with a {type(base.weight).__name__} lets no gradient through to its input: "
+                "layers below would not learn what it makes of theirs. Quantize weights alone, not activations."
+            )
         if self.disable_adapters:
             return result
         for adapter in self.active_adapters:

@@ -1,0 +1,133 @@
+"""Sparse deltas on bases that torchao or GPTQ has quantized, against the matrices that their codes stand for."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from peft import PeftModel, get_peft_model
+from torch import Tensor, nn
+
+from hf_efficient import BiDSTConfig, train_sparsely
+from hf_efficient.sparsity.tuner.layer import BiDSTLayer
+from tests.sparsity.models import disturb
+
+
+def by_torchao(name: str, *bits: Any) -> Callable[[nn.Module], None]:
+    def quantize(net: nn.Module) -> None:
+        quantization = pytest.importorskip("torchao.quantization")
+        groups = pytest.importorskip("torchao.quantization.granularity").PerGroup(32)
+        config = getattr(quantization, name)
+        quantization.quantize_(net, config(*bits, groups) if bits else config())
+
+    return quantize
+
+
+def by_gptq(net: nn.Module) -> None:
+    """Every 32 inputs of an output share a scale; the rounding is the nearest, which the layer does not care about."""
+    layers = pytest.importorskip("gptqmodel.nn_modules.qlinear.torch")
+    for name in ("0", "2"):
+        plain: Any = net.get_submodule(name)
+        outputs, inputs = plain.weight.shape
+        made = layers.TorchLinear(4, 32, True, False, inputs, outputs, bias=True)
+        scales = (plain.weight.detach().view(outputs, -1, 32).abs().amax(2) / 7).half()
+        made.pack_original(plain, scales, torch.full_like(scales, 8), torch.arange(inputs) // 32)
+        made.post_init()
+        net.set_submodule(name, made)
+
+
+KINDS = {
+    "torchao, 8 bits": by_torchao("Int8WeightOnlyConfig"),
+    "torchao, 4 bits": by_torchao("IntxWeightOnlyConfig", torch.int4),
+    "torchao, float8": by_torchao("Float8WeightOnlyConfig"),
+    "GPTQ": by_gptq,
+}
+EVERY = pytest.mark.parametrize("kind", KINDS)
+CLOSE = {"rtol": 1e-2, "atol": 1e-2}  # GPTQ's layers compute in float16
+
+
+def quantized(quantize: Callable[[nn.Module], None]) -> nn.Module:
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(64, 128), nn.ReLU(), nn.Linear(128, 64), nn.LayerNorm(64))
+    quantize(net)
+    return net
+
+
+def adapted(net: nn.Module, **settings: Any) -> PeftModel:
+    common: dict[str, Any] = {"target": "delta", "sparsity": 0.9, "target_modules": ["0", "2"], "update_interval": 3}
+    return get_peft_model(net, BiDSTConfig(**common, **settings))
+
+
+def inputs() -> Tensor:
+    return torch.randn(6, 64, generator=torch.Generator().manual_seed(1))
+
+
+@torch.no_grad()
+def numbers(layer: Any, columns: int) -> Tensor:
+    """What a layer's codes stand for, by its outputs alone."""
+    return (layer(torch.eye(columns)) - layer.bias).float().T
+
+
+@EVERY
+def test_outputs_and_gradients_are_those_of_base_and_delta(kind: str) -> None:
+    model = adapted(quantized(KINDS[kind]), init="random", backend="dense").train()
+    disturb(model)
+    layer: BiDSTLayer = model.base_model.model[0]
+    base: Any = layer.get_base_layer()
+    weight = layer.sparse_weight("default")
+    x = inputs().requires_grad_(True)
+    delta = weight.dense().detach().requires_grad_(True)
+    truth = F.linear(x, numbers(base, 64) + delta, base.bias.float())
+    found = layer(x).float()
+    torch.testing.assert_close(found, truth, **CLOSE)
+    seed = torch.randn(truth.shape, generator=torch.Generator().manual_seed(2))
+    to_x, to_values = torch.autograd.grad((found * seed).sum(), (x, weight.values))
+    expected_x, to_delta = torch.autograd.grad((truth * seed).sum(), (x, delta))
+    torch.testing.assert_close(to_x, expected_x, **CLOSE)
+    torch.testing.assert_close(to_values, to_delta.flatten()[weight.long_indices], **CLOSE)
+
+
+@EVERY
+def test_the_first_mask_is_that_of_the_numbers(kind: str) -> None:
+    """The largest of them, but for what rounds in float16."""
+    model = adapted(quantized(KINDS[kind]), init="magnitude", distribution="uniform")
+    for name, columns in (("0", 64), ("2", 128)):
+        layer: Any = model.base_model.model.get_submodule(name)
+        sizes = numbers(layer.get_base_layer(), columns).flatten().abs()
+        active = layer.sparse_weight("default").long_indices
+        assert sizes[active].min() >= sizes.kthvalue(sizes.numel() - len(active)).values - 1e-3
+
+
+@EVERY
+@pytest.mark.parametrize("init", ["snip", "gradient"])
+def test_it_trains_and_files_bring_it_back(kind: str, init: str, tmp_path: Path) -> None:
+    model = adapted(quantized(KINDS[kind]), init=init).train()
+    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-2)
+    training = train_sparsely(model, optimizer, 12)
+    losses = []
+    for _ in range(12):
+        loss = model(inputs()).float().square().sub(1).square().mean()
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        losses.append(float(loss))
+    assert losses[-1] < 0.8 * losses[0]
+    assert training.report()["mask_updates"]
+    model.eval().save_pretrained(str(tmp_path))
+    again = PeftModel.from_pretrained(quantized(KINDS[kind]), str(tmp_path)).eval()
+    with torch.no_grad():
+        assert torch.equal(again(inputs()), model(inputs()))
+    with pytest.raises(ValueError, match=r"cannot be merged into a .*Linear: its codes"):
+        model.merge_and_unload()  # type: ignore[operator]
+
+
+def test_codes_that_let_no_gradient_through_are_refused() -> None:
+    """torchao's kernels that quantize activations as well: layers below would learn by their deltas alone."""
+    net = quantized(by_torchao("Int8DynamicActivationIntxWeightConfig", torch.int4))
+    model = adapted(net, init="random").train()
+    with pytest.raises(ValueError, match=r"lets no gradient through to its input.*weights alone"):
+        model(inputs())
+    with torch.no_grad():
+        assert model.eval()(inputs()).shape == (6, 64)

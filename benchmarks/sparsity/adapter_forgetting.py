@@ -123,7 +123,7 @@ def plot(runs: Runs, untouched: dict[str, float], budgets: list[float], path: Pa
     figure, grid = plt.subplots(1, len(budgets), figsize=(4.5 * len(budgets), 4), layout="constrained", squeeze=False)
     shares = sorted({key.split("|")[3] for key in runs}, key=float)
     for budget, axes in zip(budgets, grid[0], strict=True):
-        for method, at in [(method, str(budget)) for method in METHODS[:4]] + [(WHOLE, "0.0")]:
+        for method, at in [(method, str(budget)) for method in METHODS] + [(WHOLE, "0.0")]:
             found = [points(runs, untouched, method, at, share) for share in shares]
             there = [(mean(new), mean(lost)) for new, lost in found if new]
             if there:
@@ -159,7 +159,7 @@ def main() -> None:
             stored["untouched"][task] = mean(others)
             stored["rates"][f"{task}|{WHOLE}|0.0"] = whole_rate(data[task][0], task)
             write_json(path, stored)
-    cells = [(method, budget) for budget in arguments.budgets for method in METHODS[:4]] + [(WHOLE, 0.0)]
+    cells = [(method, budget) for budget in arguments.budgets for method in METHODS] + [(WHOLE, 0.0)]
     for share, seed, (method, budget), task in product(arguments.shares, range(arguments.seeds), cells, TASKS):
         key = f"{task}|{method}|{budget}|{share}|{seed}"
         if key not in stored["runs"]:

@@ -88,6 +88,39 @@ class LayerPace(BiDST):
         super().observe(weight, step, pace._replace(rate=pace.rate / 10))
 
 
+class Growth(BiDST):
+    """psi = |theta| + rho (|theta| - |theta_0|): of two weights of one size, the one that has grown is the better."""
+
+    def rho(self, weight: SparseWeight) -> float:
+        """Once more than in the closed form."""
+        return 1.0
+
+    def psi(self, weight: SparseWeight, indices: Tensor, theta: Tensor) -> Tensor:
+        """Scores of entries; from scratch growth is size, and the order the same."""
+        if weight.start is None:
+            return theta.abs()
+        return theta.abs() + self.rho(weight) * (theta.abs() - weight.start[indices].float().abs())
+
+    def drop_scores(self, weight: SparseWeight) -> Tensor:
+        """Of the active weights."""
+        return self.psi(weight, weight.long_indices, weight.whole_values().float())
+
+    def grow_scores(self, weight: SparseWeight, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Of the candidates."""
+        candidates = weight.memory["candidates"]
+        return candidates, self.psi(weight, candidates, weight.memory["dormant"])
+
+
+class GrowthByMovement(Growth):
+    """The same with a rho that follows how far the layer has moved."""
+
+    def rho(self, weight: SparseWeight) -> float:
+        """Movement over magnitude: 0 at the start."""
+        assert weight.start is not None
+        start = weight.start[weight.long_indices].float()
+        return float((weight.whole_values().float() - start).abs().sum() / start.abs().sum())
+
+
 CONTROLS: dict[str, tuple[type[BiDST], dict[str, Any]]] = {
     "bidst": (BiDST, {}),
     "dormant weights do not learn": (Off, {}),
@@ -97,6 +130,8 @@ CONTROLS: dict[str, tuple[type[BiDST], dict[str, Any]]] = {
     "grown weights start at zero": (Cold, {}),
     "grown weights keep all they gathered": (Gathered, {}),
     "a tenth of the pace": (LayerPace, {}),
+    "growth counts once more": (Growth, {}),
+    "growth counts by movement": (GrowthByMovement, {}),
     "raw gradients": (BiDST, {"levelling": 0.0}),
     "one candidate for each active weight": (BiDST, {"candidates": 1.0}),
     "gradients read at exchanges only": (BiDST, {"score_interval": 100}),

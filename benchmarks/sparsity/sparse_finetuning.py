@@ -49,7 +49,8 @@ def table(book: Book) -> str:
                     cells.append(mean_and_interval(both) if both and ours != method else "")
             if any(cells):
                 rows.append([method, *cells, listed(book.chosen[task].get(method, {}))])
-        heads = [h for s in sparsities for h in (f"{float(s):.0%} zeros", "BiDST minus it", "dense first minus it")]
+        shares = [f"{float(s):.0%}" for s in sparsities]
+        heads = [h for s in shares for h in (f"{s} zeros", f"{s}: BiDST minus it", f"{s}: dense first minus it")]
         parts.append(f"**{task}**\n\n{markdown(['method', *heads, 'chosen'], rows)}\n")
     return "\n".join(parts)
 
@@ -62,8 +63,9 @@ def plot(book: Book, path: Path) -> None:
         tested = book.tested(task)
         if not tested:
             continue
+        sparsities = sorted({s for _, s, _ in tested} - {"0.0"})
         lines = {
-            method: [(f"{s:.0%}", list(accuracies(tested, method, str(s)).values())) for s in SPARSITIES]
+            method: [(f"{float(s):.0%}", list(accuracies(tested, method, s).values())) for s in sparsities]
             for method in METHODS
             if not is_dense(method)
         }

@@ -14,6 +14,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from hf_efficient.extras import extra
 from hf_efficient.files import written_whole
 from hf_efficient.modes import evaluating
+from hf_efficient.optimization.engine.given import checked_distance, checked_loss
 from hf_efficient.optimization.engine.perturbation import Direction, Weights, dot, global_norm
 from hf_efficient.optimization.variants.asam import asam_scaling
 
@@ -37,12 +38,12 @@ def sharpness(
         loss_of: scalar loss of (model, batch); by default `model(**batch)["loss"]`, as transformers models return it.
 
     Raises:
-        ValueError: rho <= 0, or there is no data.
+        ValueError: rho <= 0, no data, or a loss that is not one real value with a graph.
     """
-    if not 0 < rho < float("inf"):
-        raise ValueError(f"rho={rho!r} is out of range; expected a finite number > 0.")
+    if checked_distance("rho", rho, expected := "a finite number > 0") == 0:
+        raise ValueError(f"rho={rho!r} is out of range; expected {expected}.")
     weights, loss_of = Weights(model.parameters(), asam_scaling if adaptive else None), loss_of or loss_of_batch
-    batches = data if isinstance(data, Sequence) else list(data)
+    batches = _batches(data)
     with evaluated(model, weights):
         before = _mean_loss(model, batches, loss_of, backward=True)
         with weights.moved(weights.pack(weights.take_gradients()), rho):
@@ -62,9 +63,12 @@ def top_hessian_eigenvalue(
         steps: products H v at most.
         tolerance: relative change of the estimate at which it stops.
         seed: of the first direction.
+
+    Raises:
+        ValueError: no data, or a loss that is not one real value with a graph.
     """
     weights, loss_of = Weights(model.parameters()), loss_of or loss_of_batch
-    batches = data if isinstance(data, Sequence) else list(data)
+    batches = _batches(data)
     v = _unit(_random_direction(weights, seed))
     value = 0.0
     with evaluated(model, weights), sdpa_kernel(SDPBackend.MATH):  # fused attention has no second derivative
@@ -84,7 +88,7 @@ def loss_along(
     parameters have the norms of the weights (Li et al., 2018, arXiv 1712.09913; "random"), both of unit length.
     """
     weights, loss_of = Weights(model.parameters()), loss_of or loss_of_batch
-    batches = data if isinstance(data, Sequence) else list(data)
+    batches = _batches(data)
     curves: dict[str, list[float]] = {}
     with evaluated(model, weights):
         _mean_loss(model, batches, loss_of, backward=True)
@@ -143,13 +147,18 @@ def evaluated(model: nn.Module, weights: Weights) -> Iterator[None]:
             p.grad = gradients.get(p)
 
 
-def _mean_loss(model: nn.Module, batches: Sequence[Any], loss_of: LossOf, backward: bool = False) -> float:
+def _batches(data: Iterable[Any]) -> Sequence[Any]:
+    batches = data if isinstance(data, Sequence) else list(data)
     if not batches:
         raise ValueError("No data to measure on; pass at least one batch.")
+    return batches
+
+
+def _mean_loss(model: nn.Module, batches: Sequence[Any], loss_of: LossOf, backward: bool = False) -> float:
     total = 0.0
     for batch in batches:
         with torch.set_grad_enabled(backward):
-            loss = loss_of(model, batch) / len(batches)
+            loss = checked_loss("loss_of", loss_of(model, batch), graph=backward) / len(batches)
         if backward:
             loss.backward()
         total += float(loss.detach())
@@ -162,7 +171,7 @@ def _hessian_product(
     dense = weights.unpack(v)
     product = {p: torch.zeros_like(p) for p in weights.parameters}
     for batch in batches:
-        loss = loss_of(model, batch) / len(batches)
+        loss = checked_loss("loss_of", loss_of(model, batch), graph=True) / len(batches)
         gradients = torch.autograd.grad(loss, weights.parameters, create_graph=True, allow_unused=True)
         used = [(p, g) for p, g in zip(weights.parameters, gradients, strict=True) if g is not None and g.requires_grad]
         slope = torch.stack([(g * dense[p]).sum() for p, g in used]).sum()

@@ -1,6 +1,8 @@
 """Flatness against closed forms: on a quadratic all of it is known."""
 
+import functools
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -81,5 +83,13 @@ def test_a_transformers_model_is_left_as_it_was(tmp_path: Path) -> None:
 def test_errors() -> None:
     with pytest.raises(ValueError, match="rho=0"):
         sharpness(Bowl(), BATCHES, rho=0)
-    with pytest.raises(ValueError, match="No data"):
-        sharpness(Bowl(), [])
+    with pytest.raises(ValueError, match="rho='far' is out of range; expected a finite number > 0"):
+        sharpness(Bowl(), BATCHES, rho="far")  # type: ignore[arg-type]
+    measures: list[Any] = [sharpness, top_hessian_eigenvalue, functools.partial(loss_along, distances=[0.1])]
+    for measured in measures:
+        with pytest.raises(ValueError, match="No data"):
+            measured(Bowl(), [])
+        with pytest.raises(ValueError, match=r"loss_of: .*one value.*shape \(6,\)"):
+            measured(Bowl(), BATCHES, loss_of=lambda bowl, batch: bowl.w)
+        with pytest.raises(ValueError, match=r"loss_of: .*no graph"):
+            measured(Bowl(), BATCHES, loss_of=lambda bowl, batch: bowl(**batch)["loss"].detach())

@@ -7,6 +7,8 @@ from typing import Any, NamedTuple
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
+from hf_efficient.reading import shown
+
 #: Tuner layers whose trainable values are entries of the merged weight: they move there as any other weight does.
 ENTRIES = ("BiDSTLayer", "TrainableTokensLayer")
 FIX = "Leave perturb at 'weights', or use plain LoRA, SHiRA or a BiDST delta."
@@ -57,12 +59,15 @@ def low_rank_terms(model: nn.Module) -> list[LowRankTerm]:
     """The trainable low-rank terms of a model, after a check that all its trainable adapters have a merged weight.
 
     Raises:
+        TypeError: it is no model.
         ValueError: there is no adapter; or one whose merged weight is not the base weight plus s B A, nor has the
             adapter's values as entries; or factors are sharded.
     """
     from peft.tuners.lora.layer import LoraLayer
     from peft.tuners.tuners_utils import BaseTunerLayer
 
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"merged={shown(model)} is no model; expected what get_peft_model returned.")
     terms, adapters = [], 0
     for name, layer in model.named_modules():
         if not isinstance(layer, BaseTunerLayer) or not _trainable(layer):

@@ -10,6 +10,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from hf_efficient.optimization.engine.batch_norm import all_statistics_frozen
+from hf_efficient.optimization.engine.given import checked_loss
 from hf_efficient.optimization.engine.perturbation import Direction, Weights, global_norm
 from hf_efficient.optimization.engine.randomness import random_state, set_random_state
 from hf_efficient.optimization.engine.refusals import refuse_shards
@@ -24,9 +25,15 @@ class ClosureBatch:
     Args:
         weights: those of the optimizer.
         closure: returns the loss, without backward; None where the method needs none.
+
+    Raises:
+        TypeError: the closure cannot be called.
     """
 
     def __init__(self, weights: Weights, closure: Closure | None) -> None:
+        if closure is not None and not callable(closure):
+            raise TypeError(f"perturb(): a {type(closure).__name__} cannot be called; expected a function that returns "
+                            "the loss: opt.perturb(lambda: loss_of(model(x), y)).")  # fmt: skip
         self.weights, self.closure = weights, closure
         self._random_state = random_state() if closure is not None else []
         self._finite = True
@@ -36,12 +43,7 @@ class ClosureBatch:
         if self.closure is not None:
             self.weights.take_gradients()
             with torch.enable_grad(), all_statistics_frozen():
-                loss = self._loss()
-                if not loss.requires_grad:
-                    raise ValueError("perturb(): the loss that the function returned has no graph, so nothing can "
-                                     "follow it. Return it as the model gave it, without .detach(), .item() or "
-                                     "torch.no_grad().")  # fmt: skip
-                loss.backward()
+                checked_loss("perturb()", self._loss(), graph=True).backward()
             set_random_state(self._random_state)  # the pass at the perturbed weights draws the same dropout masks
             if not self.weights.gradients():
                 raise ValueError("There is no gradient on any parameter of the optimizer: are they those of the model, "
@@ -66,13 +68,7 @@ class ClosureBatch:
             ran_backward = True
         if ran_backward or len(self.weights.gradients()) != before:
             raise ValueError("perturb(): the function must return the loss without backward, which is run here.")
-        if not isinstance(loss, (Tensor, *others)):
-            raise ValueError(f"perturb(): the function must return the loss, a tensor; it returned {loss!r}.")
-        if isinstance(loss, Tensor) and (loss.numel() != 1 or loss.is_complex()):
-            raise ValueError("perturb(): the function must return the loss, one value that is real; it returned a "
-                             f"tensor of shape {tuple(loss.shape)} and {loss.dtype}. Return its .mean() or .sum(), "
-                             "as you then run backward on.")  # fmt: skip
-        return loss
+        return checked_loss("perturb()", loss, *others)
 
     @torch.no_grad()
     def loss(self, fraction: float) -> float:

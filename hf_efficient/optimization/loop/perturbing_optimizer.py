@@ -14,6 +14,7 @@ from hf_efficient.compat.torch import foreach_div_
 from hf_efficient.methods import OPTIMIZATION
 from hf_efficient.optimization.arguments import SAMArguments
 from hf_efficient.optimization.engine.adapters import low_rank_terms
+from hf_efficient.optimization.engine.given import checked_distance
 from hf_efficient.optimization.engine.merged import weights_to_move
 from hf_efficient.optimization.engine.perturbation import Weights
 from hf_efficient.optimization.engine.refusals import refuse_exchanged, refuse_optimizer
@@ -25,7 +26,7 @@ from .state_dict import load_state, saved_state
 from .step_state import RestoresOnError, StepAborted, StepState, end_perturbation
 
 RhoSchedule = Callable[[int], float]
-OWN = ("rho", "adaptive", "perturb_pruned")
+OWN, DISTANCE = ("rho", "adaptive", "perturb_pruned"), "a finite number >= 0"
 
 
 class PerturbingOptimizer(Optimizer):
@@ -51,8 +52,8 @@ class PerturbingOptimizer(Optimizer):
         _settings: Mapping[str, Any] | None = None,
         **base_kwargs: Any,
     ) -> None:
-        if not callable(rho) and not 0 <= rho < float("inf"):
-            raise ValueError(f"rho={rho!r} is out of range; expected a finite number >= 0, or a function of the step.")
+        if not callable(rho):
+            checked_distance("rho", rho, f"{DISTANCE}, or a function of the step")
         if isinstance(base_optimizer, Optimizer) or not callable(base_optimizer):
             raise TypeError(f"base_optimizer={type(base_optimizer).__name__}(...) is an object; expected the class of "
                             "an optimizer, and its arguments: "
@@ -90,7 +91,8 @@ class PerturbingOptimizer(Optimizer):
             A context manager that brings the weights back after an exception.
 
         Raises:
-            ValueError: no closure, where one is needed, or one that runs backward; no gradient; shards (ZOSAM), ZeRO.
+            TypeError: the closure cannot be called.
+            ValueError: no closure, where one is needed, or one that is wrong; no gradient; shards (ZOSAM), ZeRO.
         """
         now = self._step_state
         if now.perturbation is None:
@@ -207,7 +209,8 @@ class PerturbingOptimizer(Optimizer):
         )
 
     def _distance(self) -> float:
-        return self.rho(self.variant.step) if callable(self.rho) else self.rho
+        step = self.variant.step
+        return checked_distance(f"rho({step})", self.rho(step), DISTANCE) if callable(self.rho) else self.rho
 
     def _base_mode(self, mode: str) -> None:
         """Schedule-free optimizers train other weights than they evaluate."""

@@ -124,8 +124,16 @@ def test_errors_name_the_fix() -> None:
     net = network()
     with pytest.raises(ValueError, match=r"rho=-1"):
         S2SAM(net.parameters(), rho=-1)
+    for rho in ("0.1", None, torch.ones(2)):
+        with pytest.raises(ValueError, match=r"rho=.* is out of range; expected a finite number >= 0, or a function"):
+            S2SAM(net.parameters(), rho=rho)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match=r"merged='lora' is no model; expected what get_peft_model"):
+        S2SAM(net.parameters(), merged="lora")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match=r"opt\.perturb\(lambda"):
         ZOSAM(net.parameters()).perturb()
+    for cls in (S2SAM, SAM):
+        with pytest.raises(TypeError, match=r"a Tensor cannot be called; expected .*lambda"):
+            cls(net.parameters()).perturb(torch.ones(()))  # type: ignore[arg-type]
     with pytest.raises(ValueError, match=r"delta=0\.1 is read only with guided=False"):
         ZOSAM(net.parameters(), guided=True, delta=0.1)
     with pytest.raises(ValueError, match="num_queries=0"):
@@ -144,6 +152,17 @@ def test_rho_may_be_a_function_of_the_step() -> None:
     opt.perturb()
     moved = torch.cat([p.detach().flatten() for p in net.parameters()]) - before
     assert moved.norm().item() == pytest.approx(0.25, rel=1e-4)
+
+
+@pytest.mark.parametrize("said", [-1.0, float("nan"), float("inf"), "far", None])
+def test_a_function_of_the_step_that_says_no_distance_moves_nothing(said: Any) -> None:
+    net = network()
+    opt = S2SAM(net.parameters(), torch.optim.SGD, rho=lambda t: said if t else 0.5, lr=0.1)
+    step(net, opt, 0)
+    before = values(net)
+    with pytest.raises(ValueError, match=r"rho\(1\)=.* is out of range; expected a finite number >= 0"):
+        opt.perturb()
+    assert same(values(net), before)
 
 
 def test_what_a_topology_forgets_is_forgotten_here_too() -> None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 
+from hf_efficient.compat.torch import coded_by_torchao
 from hf_efficient.extras import extra
 
 # The tables stand before the imports: they are read even where one of these names is gone.
@@ -196,7 +197,7 @@ def dequantized_weight(module: Any) -> Tensor:
         weight = dequantize_bnb_weight(weight, state=getattr(module, "state", None))
     elif not isinstance(weight, Tensor) and hasattr(module, "dequantize_weight"):  # gptqmodel's
         weight = module.dequantize_weight().T
-    elif type(weight).__module__.startswith("torchao."):
+    elif coded_by_torchao(weight):
         weight = weight.dequantize()
     result: Tensor = weight.detach()
     return result

@@ -108,6 +108,11 @@ def change_count(tensor: Tensor) -> int:
     return int(tensor._version)
 
 
+def coded_by_torchao(tensor: object) -> bool:
+    """Whether it is a tensor of codes that has the dtype of numbers, and few of their operators."""
+    return isinstance(tensor, Tensor) and type(tensor.data).__module__.startswith("torchao.")
+
+
 def storage_id(tensor: Tensor) -> int:
     """Which storage a tensor lies in, also on "meta", where there is no address."""
     return int(tensor.untyped_storage()._cdata)

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.sparse import SparseSemiStructuredTensor
 
 from hf_efficient.checks import check_choice, check_model
+from hf_efficient.compat.torch import coded_by_torchao
 
 from . import semi_structured
 from .linear import CSRLinear
@@ -63,7 +64,7 @@ def compress(model: nn.Module, *, tokens: int = 128, backend: str = "auto") -> n
         raise ValueError("compress takes a plain model; merge the adapter first: model = model.merge_and_unload().")
     changed = False
     for name, layer in list(model.named_modules()):
-        if type(layer) is not nn.Linear or not name:
+        if type(layer) is not nn.Linear or not name or coded_by_torchao(layer.weight):
             continue
         if backend != "semi_structured" and _becomes_csr(layer.weight, tokens, backend):
             model.set_submodule(name, CSRLinear(layer.weight, layer.bias).train(layer.training))

@@ -12,7 +12,7 @@ from torch.nn.utils import prune
 from transformers.pytorch_utils import Conv1D
 
 from hf_efficient.compat.peft import dequantized_weight
-from hf_efficient.compat.torch import AnyConv
+from hf_efficient.compat.torch import AnyConv, coded_by_torchao
 from hf_efficient.extras import extra
 from hf_efficient.reading import shown
 from hf_efficient.sparsity.tuner.budgets import FEWEST_ZEROS
@@ -95,6 +95,11 @@ def pruned_weights(model: nn.Module, targets: Names = None, excluded: Names = No
         if left_out or not taken or id(parameter) in seen:
             continue
         seen.add(id(parameter))
+        if coded_by_torchao(parameter):
+            raise ValueError(
+                f"The weight of {name!r} is quantized by torchao, whose codes are not kept. Quantize the "
+                "pruned model by bitsandbytes, or call keep_sparsity on the model in 16 or 32 bits."
+            )
         weight = PrunedWeight(ref(module), attribute, parameter)
         numbers = weight.entries()
         weight.active = int(numbers.count_nonzero())

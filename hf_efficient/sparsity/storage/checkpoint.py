@@ -23,7 +23,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from hf_efficient.checks import check_model, checked_path
-from hf_efficient.compat.torch import storage_id
+from hf_efficient.compat.torch import coded_by_torchao, storage_id
 from hf_efficient.files import find, locked, make_folder, remove_file, scratch_folder, write_text, written_whole
 from hf_efficient.files.interrupted_save import FILE_NAME, MARKER
 from hf_efficient.reading import AGAIN, open_tensors, parse_json, shown, stored_in
@@ -67,7 +67,8 @@ def save_sparse(model: nn.Module, folder: str | os.PathLike[str]) -> Path:
     inside = unwrapped(model)
     if hasattr(model, "merge_and_unload") or any(hasattr(module, "adapter_layer_names") for module in inside.modules()):
         raise ValueError("save_sparse takes a plain model; merge the adapter first: model = model.merge_and_unload().")
-    if getattr(getattr(inside, "config", None), "quantization_config", None) is not None:
+    named = getattr(getattr(inside, "config", None), "quantization_config", None) is not None
+    if named or any(map(coded_by_torchao, inside.parameters())):
         raise ValueError(
             "save_sparse stores weights with zeros, and this model's are quantized to codes. Save it by "
             "save_pretrained(folder), or save the model before it is quantized."

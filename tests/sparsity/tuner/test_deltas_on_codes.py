@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from peft import PeftModel, get_peft_model
+from peft import LoraConfig, PeftModel, get_peft_model
 from torch import Tensor, nn
 
-from hf_efficient import BiDSTConfig, train_sparsely
+from hf_efficient import BiDSTConfig, compress, keep_sparsity, save_sparse, train_sparsely
 from hf_efficient.sparsity.tuner.layer import BiDSTLayer
 from tests.sparsity.models import disturb
 
@@ -131,3 +131,16 @@ def test_codes_that_let_no_gradient_through_are_refused() -> None:
         model(inputs())
     with torch.no_grad():
         assert model.eval()(inputs()).shape == (6, 64)
+
+
+def test_what_takes_no_codes_of_torchao_says_so(tmp_path: Path) -> None:
+    """Their tensors have the dtype of numbers, but not the operators."""
+    net = quantized(KINDS["torchao, 8 bits"])
+    with pytest.raises(ValueError, match="is quantized by torchao"):
+        keep_sparsity(net)
+    with pytest.raises(ValueError, match="is quantized by torchao"):
+        keep_sparsity(get_peft_model(quantized(KINDS["torchao, 8 bits"]), LoraConfig(target_modules=["0"])))
+    with pytest.raises(ValueError, match="quantized to codes"):
+        save_sparse(net, tmp_path)
+    before = net(inputs())
+    assert torch.equal(compress(net)(inputs()), before)

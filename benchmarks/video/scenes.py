@@ -36,7 +36,7 @@ from hf_efficient.video.files.reader import probe
 CLIPS = {"bikes.mp4": (250, 0), "bbb_full_720p.mp4": (2880, 640), "joined": (400, 640)}
 JOINED = ("bikes.mp4", "bigbuckbunny.mp4", "sports2d.mp4", "vtest.avi")
 PARTS = ("bicubic", "general", "scales", "delta", "scenes")
-CODECS = {"SVT-AV1": (61, 65, 69), "x265": (42, 46), "x264": (40, 44)}  # codec alone -> its crf
+CODECS = {"SVT-AV1": (61, 65, 69), "x265": (38, 42), "x264": (36, 40, 44)}  # codec alone -> its crf
 
 
 def opened(clip: str, folder: Path) -> Path:

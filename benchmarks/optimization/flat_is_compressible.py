@@ -182,10 +182,14 @@ def table(runs: Runs) -> str:
         rows += [
             [f"{name}, one rate for all", *(cell(runs, pair, m, group, name, True) for m in there)]
             for group, name in AT_ONE_RATE
+            if PAIRS[pair].tuning_seeds
         ]
         rows.append([f"dial: {', '.join(groups)}",
                      *(", ".join(f"{chosen(runs, pair, m, group):g}" for group in groups) for m in there)])  # fmt: skip
+        rows = [row for row in rows if any(row[1:])]
         parts.append(f"**{pair}**\n\n{markdown(['measure, % right', *there], rows)}\n")
+        if PAIRS[pair].second is None:
+            continue
         rows = [
             [
                 remedy,
@@ -206,16 +210,18 @@ def cell_of_remedy(runs: Runs, pair: str, name: str, without: str) -> str:
 
 def plot(runs: Runs, path: Path) -> None:
     """Gain over plain: a row of panels for each pair, a panel for each group, a dot for each method."""
-    pairs = [pair for pair in PAIRS if len(gains(runs, pair, "s2sam", "whole", "whole")) > 1]
+    others = list(METHODS)[1:]
+    pairs = [pair for pair in PAIRS if any(len(gains(runs, pair, m, "whole", "whole")) > 1 for m in others)]
     if not pairs:
         return
+    width = max(len(measures(runs, pair)) for pair in pairs)
     figure, grid = plt.subplots(
-        len(pairs), len(GROUPS), figsize=(3 * len(GROUPS), 2.6 * len(pairs)), squeeze=False, layout="constrained"
+        len(pairs), width, figsize=(3 * width, 2.6 * len(pairs)), squeeze=False, layout="constrained"
     )
     for pair, axes in zip(pairs, grid, strict=True):
         for (group, names), axis in zip(measures(runs, pair).items(), axes, strict=False):
             found: dict[str, list[float]] = {}
-            for method in list(METHODS)[1:]:
+            for method in others:
                 points = [gains(runs, pair, method, group, name) for name in names]
                 found[method] = [mean(seed) for seed in zip(*points, strict=True)]
             there = {m: values for m, values in found.items() if len(values) > 1}

@@ -62,18 +62,7 @@ def save_sparse(model: nn.Module, folder: str | os.PathLike[str]) -> Path:
         BlockingIOError: another process is saving into the folder.
         OSError: no space is left, or no permission; the old files are kept.
     """
-    check_model(model)
-    target = checked_path("folder", folder)
-    inside = unwrapped(model)
-    if hasattr(model, "merge_and_unload") or any(hasattr(module, "adapter_layer_names") for module in inside.modules()):
-        raise ValueError("save_sparse takes a plain model; merge the adapter first: model = model.merge_and_unload().")
-    named = getattr(getattr(inside, "config", None), "quantization_config", None) is not None
-    if named or any(map(coded_by_torchao, inside.parameters())):
-        raise ValueError(
-            "save_sparse stores weights with zeros, and this model's are quantized to codes. Save it by "
-            "save_pretrained(folder), or save the model before it is quantized."
-        )
-    model = inside
+    model, target = _plain(model), checked_path("folder", folder)
     if target.is_file():
         raise ValueError(f"save_sparse needs a folder, got the file {str(target)!r}.")
     make_folder(target)
@@ -84,10 +73,7 @@ def save_sparse(model: nn.Module, folder: str | os.PathLike[str]) -> Path:
         configs = _configs(model, target) | configs
         metadata = {"format": "pt", "sparse_format": FORMAT, "layout": json.dumps(layout, sort_keys=True), **configs}
         before = _stamp(target / FILE_NAME)
-        write_text(
-            marker,
-            "the configs here may belong to other weights: use those inside the checkpoint\n",
-        )
+        write_text(marker, "the configs here may belong to other weights: use those inside the checkpoint\n")
         try:
             with written_whole(target / FILE_NAME) as draft:
                 save_file(tensors, draft, metadata=metadata)
@@ -100,6 +86,21 @@ def save_sparse(model: nn.Module, folder: str | os.PathLike[str]) -> Path:
         remove_file(marker)
         card.write(target, model, _zeros(model))
     return target / FILE_NAME
+
+
+def _plain(model: nn.Module) -> nn.Module:
+    """The model that is saved: inside what wraps it, and of numbers."""
+    check_model(model)
+    inside = unwrapped(model)
+    if hasattr(model, "merge_and_unload") or any(hasattr(module, "adapter_layer_names") for module in inside.modules()):
+        raise ValueError("save_sparse takes a plain model; merge the adapter first: model = model.merge_and_unload().")
+    named = getattr(getattr(inside, "config", None), "quantization_config", None) is not None
+    if named or any(map(coded_by_torchao, inside.parameters())):
+        raise ValueError(
+            "save_sparse stores weights with zeros, and this model's are quantized to codes. Save it by "
+            "save_pretrained(folder), or save the model before it is quantized."
+        )
+    return inside
 
 
 def _configs(model: Any, target: Path) -> dict[str, str]:

@@ -19,6 +19,7 @@ from benchmarks.representation.retention_statistics import bootstrap_of, row_of
 from hf_efficient.representation.evaluation.questions import TINY_VLM
 
 GOAL = 0.8  # of every family; 0.9 of all questions
+BLIND = ", blind"
 
 
 def measure(models: Sequence[str], name: str, limit: int | None, output: Path) -> list[dict[str, Any]]:
@@ -26,7 +27,7 @@ def measure(models: Sequence[str], name: str, limit: int | None, output: Path) -
     scenes = scenes_of(name, limit)
     grades = grade_models(models, scenes, {}, (), output / f"{label_of(name)}.json")
     bootstrap, rows = bootstrap_of(scenes), []
-    for what, found in (("", grades.whole), (", blind", grades.blind)):
+    for what, found in (("", grades.whole), (BLIND, grades.blind)):
         for label, graded in zip(grades.labels, found, strict=True):
             labels = {"row": f"{label}, {label_of(name)}{what}", "asked": len(scenes)}
             rows.append(row_of(scenes, [graded], bootstrap, **labels))
@@ -50,15 +51,16 @@ def table(rows: Sequence[Mapping[str, Any]], families: Sequence[str]) -> str:
 
 
 def draw(rows: Sequence[Mapping[str, Any]], families: Sequence[str], path: Path) -> None:
-    """A column for every family, a mark for every row: filled with all tokens, hollow for blind."""
+    """A column for every family, a mark for every row: filled with all tokens, hollow of the same color for blind."""
     figure, axes = plt.subplots(figsize=(9, 4), layout="constrained")
+    colors = {name: f"C{at % 10}" for at, name in enumerate(dict.fromkeys(r["row"].removesuffix(BLIND) for r in rows))}
     for number, row in enumerate(rows):
-        blind = row["row"].endswith("blind")
+        blind = row["row"].endswith(BLIND)
         places = [at for at, family in enumerate(families) if family in row["families"]]
         heights = [100 * row["families"][families[at]] for at in places]
         axes.plot(
-            [at + 0.06 * (number - len(rows) / 2) for at in places], heights, "o", color=f"C{number % 10}",
-            fillstyle="none" if blind else "full", label=row["row"],
+            [at + 0.06 * (number - len(rows) / 2) for at in places], heights, "o",
+            color=colors[row["row"].removesuffix(BLIND)], fillstyle="none" if blind else "full", label=row["row"],
         )  # fmt: skip
     axes.axhline(100 * GOAL, color="grey", linewidth=0.8, linestyle="--")
     axes.set_xticks(range(len(families)), families, rotation=30)

@@ -124,7 +124,9 @@ def write(results: Rows, output: Path) -> None:
             *(f"bits over {codec}'s" for codec in CODECS), "scenes played by", ""]  # fmt: skip
     text = markdown(head, lines)
     if points:
-        text += "\n\n**Codecs alone**\n\n" + markdown(["clip", "codec", "crf", "bytes", "kbit/s", "luma, dB"], points)
+        text += "\n\n**Codecs alone**\n\n" + markdown(
+            ["clip", "codec", "crf", "bytes", "kbit/s", "luma, dB"], sorted(points)
+        )
     write_table(output / "table.md", text)
 
 

@@ -1,10 +1,10 @@
 """What an encoder forgets while adapters train: `python -m benchmarks.sparsity.adapter_forgetting`.
 
 MiniLM-L6 finds texts like a text by the cosine of their mean states. It is trained on one task of `sparse_adapters.py`,
-by the same adapters at the learning rates that were chosen there (run it first), or whole (the top layer, all 1.8M
-weights; of four rates the one with the lowest loss on held-back texts). Then, with the adapter in place, texts of the
-two other tasks get the class of most of their five nearest neighbours: what is lost of that accuracy, as a mean of
-both, is forgotten. A large rate forgets more, so every method is also trained at a share of its rate (`--shares`).
+by the adapters that have learning rates there for every task (run it first), at these rates, or whole (the top layer,
+all 1.8M weights; of four rates the one with the lowest loss on held-back texts). Then, with the adapter in place, texts
+of the two other tasks get the class of most of their five nearest neighbours: what is lost of that accuracy, as a mean
+of both, is forgotten. A large rate forgets more, so every method is also trained at a share of its rate (`--shares`).
 
 Each run is written when it ends and not done again. Intervals are of seeds.
 """
@@ -159,7 +159,8 @@ def main() -> None:
             stored["untouched"][task] = mean(others)
             stored["rates"][f"{task}|{WHOLE}|0.0"] = whole_rate(data[task][0], task)
             write_json(path, stored)
-    cells = [(method, budget) for budget in arguments.budgets for method in METHODS] + [(WHOLE, 0.0)]
+    rated = [m for m in METHODS if all(f"{t}|{m}|{b}" in chosen for t, b in product(TASKS, arguments.budgets))]
+    cells = [(method, budget) for budget in arguments.budgets for method in rated] + [(WHOLE, 0.0)]
     for share, seed, (method, budget), task in product(arguments.shares, range(arguments.seeds), cells, TASKS):
         key = f"{task}|{method}|{budget}|{share}|{seed}"
         if key not in stored["runs"]:

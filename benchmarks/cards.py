@@ -12,10 +12,12 @@ from typing import Any
 
 from huggingface_hub import ModelCard, ModelCardData
 
-from benchmarks.card_texts import CARDS, DATA, FOLDER, MODELS, Result
+from benchmarks.card_texts import CARDS, DATA, FOLDER, MODELS, SHIPPED, Result
 from benchmarks.numbers import ROOT
 from hf_efficient.files import write_text
 
+#: Where the figures of a table come from, which says nothing where results are not shipped.
+PLACES = re.compile(r"^<!-- numbers: .*?-->\n", re.MULTILINE | re.DOTALL)
 TEXT = """{text}
 
 ![What it does, in a picture](../docs/pictures/{name}.png)
@@ -28,7 +30,7 @@ TEXT = """{text}
 
 ## Measured
 
-One row is one configuration; intervals are 95 %; others had the same options. By `{command}`:
+One row is one configuration; {terms}. By `{command}`:
 
 | | |
 |---|---|
@@ -66,6 +68,7 @@ def method_card(name: str) -> str:
         name=name,
         caption=caption(name, card.page),
         load=card.load,
+        terms=card.terms,
         command=card.command,
         rows=rows,
         limits=card.limits,
@@ -85,7 +88,8 @@ def with_results(path: Path, name: str, results: Sequence[Result]) -> str:
 def cards() -> dict[Path, str]:
     """Path -> text of all cards that are written here."""
     found = {FOLDER / f"{name}.md": method_card(name) for name in CARDS}
-    return found | {ROOT / path: with_results(ROOT / path, *about) for path, about in MODELS.items()}
+    found |= {ROOT / path: with_results(ROOT / path, *about) for path, about in MODELS.items()}
+    return found | {ROOT / path: PLACES.sub("", found[ROOT / card]) for path, card in SHIPPED.items()}
 
 
 def main() -> None:

@@ -56,6 +56,9 @@ AT_ONE_RATE = (
     ("whole", "whole"), ("rounded", "4 bits"), ("pruned", "80% Wanda"), ("remembered", "first after second"),
     ("remembered", "second"),
 )  # fmt: skip
+#: Group and measure of which also the change against the whole network is shown.
+CHANGES = (("rounded", "3 bits"), ("rounded", "2 bits"), ("pruned", "90% Wanda"), ("remembered", "first after second"))
+CHANGE = "change by "
 FIRST_TUNING_SEED = 100
 UNTUNED_RHO = 0.1
 
@@ -145,7 +148,8 @@ def on_test(runs: Runs, pair: str, method: str, group: str, name: str, one_rate:
     except KeyError:
         return {}
     found = {seed: runs.get(Run(pair, method, dial, seed, False).key) for seed in range(100)}
-    return {seed: one[name] for seed, one in found.items() if one and name in one}
+    measure, start = name.removeprefix(CHANGE), "whole" if name.startswith(CHANGE) else ""
+    return {seed: one[measure] - one.get(start, 0.0) for seed, one in found.items() if one and measure in one}
 
 
 def gains(runs: Runs, pair: str, method: str, group: str, name: str, one_rate: bool = False) -> list[float]:
@@ -179,6 +183,8 @@ def table(runs: Runs) -> str:
             for name in names
         ]
         rows.append(["second", *(cell(runs, pair, m, "remembered", "second") for m in there)])
+        rows += [[CHANGE + name, *(cell(runs, pair, m, group, CHANGE + name) for m in there)] for group, name in CHANGES
+                 if name in groups.get(group, [])]  # fmt: skip
         rows += [
             [f"{name}, one rate for all", *(cell(runs, pair, m, group, name, True) for m in there)]
             for group, name in AT_ONE_RATE

@@ -100,8 +100,13 @@ def test_the_dial_is_chosen_for_each_group_on_held_back_data(pair: two_tasks.Pai
                    (("plain", 1.0), ("s2sam", bench.chosen(runs, "words", "s2sam", "remembered"))))  # fmt: skip
     gain = bench.gains(runs, "words", "s2sam", "remembered", "second", one_rate=True)[0]
     assert gain == pytest.approx(ours["second"] - plain["second"])
+    forgot = bench.on_test(runs, "words", "plain", "remembered", "change by first after second")
+    at = bench.chosen(runs, "words", "plain", "remembered")
+    there = runs[bench.Run("words", "plain", at, 1, False).key]
+    assert forgot[1] == pytest.approx(there["first after second"] - there["whole"])
     text = bench.table(runs)
     assert "| pruned: 90% Wanda |" in text
+    assert "| change by first after second |" in text
     assert "averaged (WiSE-FT)" in text
     bench.plot(runs, tmp_path / "gains.png")
     assert (tmp_path / "gains.png").exists()

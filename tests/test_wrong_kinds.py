@@ -1,5 +1,6 @@
 """What is given in place of a model, a folder or batches is named, and what was expected; nothing is changed."""
 
+import copy
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -67,6 +68,64 @@ def test_what_are_no_batches_is_named_and_nothing_is_pruned(prune: Any, batches:
     with pytest.raises(ValueError, match=said):
         prune(model, batches, target_modules=["0"])
     assert torch.equal(layer.weight, before)
+
+
+class Places:
+    """A model's own kind of batch."""
+
+    def __init__(self, x: torch.Tensor) -> None:
+        self.x = x
+
+
+class OwnKinds(nn.Module):
+    """Takes what torch's layers do not."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(4, 4)
+
+    def forward(self, x: Any, scale: Any = 1.0) -> torch.Tensor:
+        out: torch.Tensor = self.layer(torch.as_tensor(x.x if isinstance(x, Places) else x)) * float(scale)
+        return out
+
+
+class ByPosition:
+    """A dataset of torch: it has no __iter__."""
+
+    def __init__(self, x: torch.Tensor) -> None:
+        self.x = x
+
+    def __len__(self) -> int:
+        return 1
+
+    def __getitem__(self, place: int) -> dict[str, torch.Tensor]:
+        return {"x": [self.x][place]}
+
+
+@pytest.mark.parametrize("prune", [prune_wanda, prune_sparsegpt])
+@pytest.mark.parametrize(
+    "made",
+    [
+        ByPosition,
+        lambda x: [Places(x)],
+        lambda x: [x.numpy()],
+        lambda x: [(x.numpy(), np.float32(1))],
+        lambda x: ({"x": x, "scale": np.int64(1)} for _ in range(1)),
+    ],
+)
+def test_batches_of_any_kind_that_the_model_takes_prune_as_tensors_do(prune: Any, made: Callable[[Any], Any]) -> None:
+    torch.manual_seed(0)
+    x = torch.randn(9, 4)
+    model = OwnKinds()
+    plain = copy.deepcopy(model)
+    prune(model, made(x), target_modules=["layer"])
+    prune(plain, [x], target_modules=["layer"])
+    assert torch.equal(model.layer.weight, plain.layer.weight)
+
+
+def test_an_error_of_the_model_on_tensors_stays_its_own() -> None:
+    with pytest.raises(RuntimeError, match="shapes cannot be multiplied"):
+        prune_wanda(nn.Sequential(nn.Linear(4, 4)), [torch.zeros(3, 5)], target_modules=["0"])
 
 
 @pytest.mark.parametrize("names", [3, [3]])

@@ -120,8 +120,8 @@ def prune_by_inputs(
         largest: numbers of statistics in memory at a time.
 
     Raises:
-        ValueError: there is no batch, or one in place of many, or a batch is of another kind; a layer is not called by
-            the model, or inputs are not finite.
+        ValueError: there is no batch, or one in place of many, or one of a kind that the model does not take; a
+            layer is not called by the model, or inputs are not finite.
     """
     data = _checked(batches)
     with evaluating(model):
@@ -130,9 +130,8 @@ def prune_by_inputs(
             counts = dict.fromkeys(group, 0)
             calls = 0
             for number, batch in enumerate(data):
-                _check_batch(number, batch)
                 with _measured(group, batch, measure, sums, counts):
-                    _call(model, batch)
+                    _call(model, batch, number)
                 calls += 1
             if not calls:
                 raise ValueError("batches is empty; expected calibration data that the model is called with.")
@@ -152,25 +151,30 @@ def _checked(batches: Iterable[Any]) -> Iterable[Any]:
     """Batches that can be gone through more than once."""
     if isinstance(batches, (Mapping, Tensor, str, bytes)) or _is_array(batches):
         raise ValueError(f"batches is one {type(batches).__name__}; expected several batches, or [batch] if it is one.")
-    if not isinstance(batches, Iterable):
+    try:
+        once = iter(batches)  # not only what is `Iterable`: datasets of torch have __getitem__ alone
+    except TypeError as error:
         raise ValueError(
             f"batches={shown(batches)} cannot be gone through; expected calibration data that the model is called "
             "with, e.g. [batch]."
-        )
-    return batches if iter(batches) is not batches else list(batches)
+        ) from error
+    return list(once) if once is batches else batches
 
 
-def _check_batch(number: int, batch: Any) -> None:
-    """Raise ValueError unless a model of torch can be called with it."""
+def _wrong_kind(number: int, batch: Any) -> str:
+    """What a model of torch can seldom be called with, in a batch that it did not take; "" where there is nothing."""
     if not isinstance(batch, (Mapping, tuple, list, Tensor)):
-        raise ValueError(
+        return (
             f"batch {number} is {shown(batch)}; expected a mapping, a tuple, a list or a tensor that the model is "
             "called with (torch.as_tensor makes one of an array)."
         )
     inside = batch.values() if isinstance(batch, Mapping) else () if isinstance(batch, Tensor) else batch
     wrong = next((value for value in inside if _is_array(value)), None)
-    if wrong is not None:
-        raise ValueError(f"batch {number} holds {shown(wrong)}; expected tensors: torch.as_tensor makes one of it.")
+    return (
+        ""
+        if wrong is None
+        else (f"batch {number} holds {shown(wrong)}; expected tensors: torch.as_tensor makes one of it.")
+    )
 
 
 def _is_array(value: object) -> bool:
@@ -227,10 +231,16 @@ def _measured(
             handle.remove()
 
 
-def _call(model: nn.Module, batch: Any) -> None:
-    if isinstance(batch, Mapping):
-        model(**batch)
-    elif isinstance(batch, (tuple, list)):
-        model(*batch)
-    else:
-        model(batch)
+def _call(model: nn.Module, batch: Any, number: int) -> None:
+    """Call the model as it takes a batch; what is wrong with one is said only where the model does not take it."""
+    try:
+        if isinstance(batch, Mapping):
+            model(**batch)
+        elif isinstance(batch, (tuple, list)):
+            model(*batch)
+        else:
+            model(batch)
+    except Exception as error:
+        if wrong := _wrong_kind(number, batch):
+            raise ValueError(wrong) from error
+        raise

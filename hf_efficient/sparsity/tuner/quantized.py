@@ -22,18 +22,13 @@ class QuantizedLinear(BiDSTLayer):
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """(..., in) -> (..., out), in the dtype of the base layer's result.
 
-        Raises:
-            ValueError: gradients of the input are wanted, and the base layer makes none.
+        Where the base layer lets no gradient through, backward to the input raises ValueError.
         """
         result: Tensor = self.base_layer(x, *args, **kwargs)
-        if x.requires_grad and torch.is_grad_enabled() and not result.requires_grad:
-            base = self.get_base_layer()
-            raise ValueError(
-                f"A {type(base).__name__} with a {type(base.weight).__name__} lets no gradient through to its input: "
-                "layers below would not learn what it makes of theirs. Quantize weights alone, not activations."
-            )
         if self.disable_adapters:
             return result
+        if x.requires_grad and torch.is_grad_enabled() and not result.requires_grad:
+            x = _NoWayBack.apply(x, self.get_base_layer())  # type: ignore[no-untyped-call]
         for adapter in self.active_adapters:
             if adapter not in self.bidst_weight:
                 continue
@@ -69,6 +64,24 @@ def refuse_merging(base: Any) -> None:
         "Load the base model without quantization, PeftModel.from_pretrained(model, folder_of_the_adapter), and merge "
         "there; or keep adapter and model apart, which costs little."
     )
+
+
+class _NoWayBack(torch.autograd.Function):
+    """x, of whose gradient a part is missing: said where it is wanted, since outputs alone are right without it."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, base: Any) -> Tensor:
+        ctx.base = base
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Any:
+        weight = getattr(ctx.base, "weight", None)  # layers of AWQ and HQQ have none
+        codes = "" if weight is None else f" with a {type(weight).__name__}"
+        raise ValueError(
+            f"A {type(ctx.base).__name__}{codes} lets no gradient through to its input: layers below would not learn "
+            "what it makes of theirs. Quantize weights alone, not activations."
+        )
 
 
 class _DeltaProduct(torch.autograd.Function):

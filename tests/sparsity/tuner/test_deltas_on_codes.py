@@ -123,14 +123,53 @@ def test_it_trains_and_files_bring_it_back(kind: str, init: str, tmp_path: Path)
         model.merge_and_unload()  # type: ignore[operator]
 
 
-def test_codes_that_let_no_gradient_through_are_refused() -> None:
-    """torchao's kernels that quantize activations as well: layers below would learn by their deltas alone."""
-    net = quantized(by_torchao("Int8DynamicActivationIntxWeightConfig", torch.int4))
-    model = adapted(net, init="random").train()
+class WithoutBackward(nn.Module):
+    """Codes with a kernel that makes no graph, and no `weight`."""
+
+    def __init__(self, plain: nn.Linear) -> None:
+        super().__init__()
+        self.in_features, self.out_features = plain.in_features, plain.out_features
+        self.scale = float(plain.weight.detach().abs().max()) / 127
+        self.register_buffer("qweight", (plain.weight.detach() / self.scale).round().to(torch.int8))
+        self.register_buffer("bias", plain.bias.detach().clone())
+
+    @torch.no_grad()
+    def forward(self, x: Tensor) -> Tensor:
+        return F.linear(x, self.qweight.float() * self.scale, self.bias)  # type: ignore[operator, arg-type]
+
+
+def by_kernels_without_backward(net: nn.Module) -> None:
+    for name in ("0", "2"):
+        net.set_submodule(name, WithoutBackward(net.get_submodule(name)))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    "quantize",
+    [by_kernels_without_backward, by_torchao("Int8DynamicActivationIntxWeightConfig", torch.int4)],
+    ids=["no weight", "torchao"],
+)
+def test_codes_that_let_no_gradient_through_are_refused(quantize: Callable[[nn.Module], None]) -> None:
+    """E.g. torchao's kernels that quantize activations as well: layers below would learn by their deltas alone."""
+    model = adapted(quantized(quantize), init="random").train()
+    disturb(model)
     with pytest.raises(ValueError, match=r"lets no gradient through to its input.*weights alone"):
-        model(inputs())
+        model(inputs()).square().sum().backward()
+
+
+def test_codes_that_let_no_gradient_through_serve_where_none_is_wanted() -> None:
+    """Outputs without torch.no_grad(), and gradients of the last delta alone."""
+    net = quantized(by_kernels_without_backward)
+    model = adapted(net, init="random")
+    disturb(model)
     with torch.no_grad():
-        assert model.eval()(inputs()).shape == (6, 64)
+        expected = model(inputs())
+    for mode in (True, False):
+        found = model.train(mode)(inputs())
+        torch.testing.assert_close(found, expected)
+    last: BiDSTLayer = model.base_model.model[2]
+    weight = last.sparse_weight("default")
+    (gradient,) = torch.autograd.grad(found.sum(), weight.values, retain_graph=True)
+    assert gradient.abs().sum() > 0
 
 
 def test_what_takes_no_codes_of_torchao_says_so(tmp_path: Path) -> None:

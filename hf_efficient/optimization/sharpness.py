@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from hf_efficient.checks import check_model
 from hf_efficient.extras import extra
 from hf_efficient.files import written_whole
 from hf_efficient.modes import evaluating
@@ -38,15 +39,17 @@ def sharpness(
         loss_of: scalar loss of (model, batch); by default `model(**batch)["loss"]`, as transformers models return it.
 
     Raises:
+        TypeError: `model` is no model.
         ValueError: rho <= 0, no data, or a loss that is not one real value with a graph.
     """
-    if checked_distance("rho", rho, expected := "a finite number > 0") == 0:
+    check_model(model)
+    if (distance := checked_distance("rho", rho, expected := "a finite number > 0")) == 0:
         raise ValueError(f"rho={rho!r} is out of range; expected {expected}.")
     weights, loss_of = Weights(model.parameters(), asam_scaling if adaptive else None), loss_of or loss_of_batch
     batches = _batches(data)
     with evaluated(model, weights):
         before = _mean_loss(model, batches, loss_of, backward=True)
-        with weights.moved(weights.pack(weights.take_gradients()), rho):
+        with weights.moved(weights.pack(weights.take_gradients()), distance):
             return _mean_loss(model, batches, loss_of) - before
 
 
@@ -65,8 +68,10 @@ def top_hessian_eigenvalue(
         seed: of the first direction.
 
     Raises:
+        TypeError: `model` is no model.
         ValueError: no data, or a loss that is not one real value with a graph.
     """
+    check_model(model)
     weights, loss_of = Weights(model.parameters()), loss_of or loss_of_batch
     batches = _batches(data)
     v = _unit(_random_direction(weights, seed))
@@ -87,6 +92,7 @@ def loss_along(
     """The mean loss at w + t d for every distance t: along the gradient ("gradient") and along a random direction whose
     parameters have the norms of the weights (Li et al., 2018, arXiv 1712.09913; "random"), both of unit length.
     """
+    check_model(model)
     weights, loss_of = Weights(model.parameters()), loss_of or loss_of_batch
     batches = _batches(data)
     curves: dict[str, list[float]] = {}

@@ -4,6 +4,7 @@ import functools
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -42,6 +43,20 @@ def test_sharpness_of_a_quadratic() -> None:
     assert sharpness(bowl, BATCHES, rho=0.1, adaptive=True) == pytest.approx(expected.item(), rel=1e-9)
     assert torch.equal(bowl.w, w)
     assert bowl.w.grad is None
+
+
+def test_rho_may_be_a_tensor_or_a_number_of_numpy() -> None:
+    for rho in (torch.tensor([0.1], dtype=torch.float64), torch.tensor(0.1, dtype=torch.float64), np.float64(0.1)):
+        assert sharpness(Bowl(), BATCHES, rho=rho) == sharpness(Bowl(), BATCHES, rho=0.1)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    "measure", [sharpness, top_hessian_eigenvalue, lambda *given: loss_along(given[0], given[1], [0.1])]
+)
+@pytest.mark.parametrize("given", [None, "a/folder", Bowl])
+def test_what_is_no_model_is_named(measure: Any, given: Any) -> None:
+    with pytest.raises(TypeError, match=r"^model=.* is not a model; expected a torch.nn.Module"):
+        measure(given, BATCHES)
 
 
 def test_top_hessian_eigenvalue_of_a_quadratic() -> None:

@@ -53,7 +53,7 @@ class PerturbingOptimizer(Optimizer):
         **base_kwargs: Any,
     ) -> None:
         if not callable(rho):
-            checked_distance("rho", rho, f"{DISTANCE}, or a function of the step")
+            rho = checked_distance("rho", rho, f"{DISTANCE}, or a function of the step")
         if isinstance(base_optimizer, Optimizer) or not callable(base_optimizer):
             raise TypeError(f"base_optimizer={type(base_optimizer).__name__}(...) is an object; expected the class of "
                             "an optimizer, and its arguments: "

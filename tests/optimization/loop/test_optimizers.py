@@ -1,7 +1,10 @@
 """The torch optimizers by themselves: where the weights stand, failed steps, BatchNorm, memory of masks."""
 
+import warnings
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -152,6 +155,24 @@ def test_rho_may_be_a_function_of_the_step() -> None:
     opt.perturb()
     moved = torch.cat([p.detach().flatten() for p in net.parameters()]) - before
     assert moved.norm().item() == pytest.approx(0.25, rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    "rho", [np.float32(0.5), np.float64(0.5), np.array(0.5), torch.tensor(0.5), torch.tensor([0.5])]
+)
+def test_rho_may_be_any_number_and_files_hold_a_plain_one(rho: Any, tmp_path: Path) -> None:
+    net = network()
+    opt = S2SAM(net.parameters(), torch.optim.SGD, rho=rho, lr=0.0)
+    step(net, opt, 0)
+    before = torch.cat([p.detach().flatten() for p in net.parameters()])
+    opt.perturb()
+    moved = torch.cat([p.detach().flatten() for p in net.parameters()]) - before
+    assert moved.norm().item() == pytest.approx(0.5, rel=1e-4)
+    step(net, opt, 1)
+    torch.save(opt.state_dict(), tmp_path / "state.pt")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        S2SAM(net.parameters(), torch.optim.SGD, rho=0.5, lr=0.0).load_state_dict(torch.load(tmp_path / "state.pt"))
 
 
 @pytest.mark.parametrize("said", [-1.0, float("nan"), float("inf"), "far", None])

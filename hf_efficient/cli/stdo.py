@@ -7,7 +7,7 @@ import math
 import sys
 import tempfile
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -205,20 +205,29 @@ def compare(arguments: argparse.Namespace) -> Content:
     print("| | bytes | PSNR, whole frames | SSIM | flicker | VMAF | VMAF-NEG |\n|---|---|---|---|---|---|---|")
     for name, size, quality in rows:
         print(f"| {name} | {size:,} | {quality['psnr']:.2f} | {perceived(quality)} |")
-    print(f"\n{verdict({name: quality['psnr'] for name, _, quality in rows})}")
+    print(f"\n{verdict([(name, size, quality['psnr']) for name, size, quality in rows])}")
     return {"rows": [{"name": name, "bytes": size, **quality} for name, size, quality in rows]}
 
 
-def verdict(found: dict[str, float]) -> str:
-    """What to send, by the PSNR of each row of a comparison."""
-    best = max(found, key=found.__getitem__)
-    ahead = found[best] - found["stdo"]
-    if best == "stdo":
-        second = max((name for name in found if name != best), key=found.__getitem__)
-        return f"By PSNR the bundle is {found[best] - found[second]:.2f} dB ahead of {second}."
-    if best.startswith("stream, "):
-        return f"By PSNR the network does not pay: {best.removeprefix('stream, ')} enlarges {ahead:.2f} dB better."
-    return (
-        f"By PSNR {best} alone is {ahead:.2f} dB better at these bytes: send that, or a lower rate "
-        "(`hf-efficient stdo encode --budget` tries rates and codecs, full size included)."
-    )
+def verdict(rows: Sequence[tuple[str, int, float]]) -> str:
+    """What to send, by name, bytes and PSNR of each row of a comparison; the bundle is the first.
+
+    A codec has no quality that is small enough for some bundles: its file, larger than the bundle, tells nothing.
+    """
+    _, total, ours = rows[0]
+    large = [name for name, size, _ in rows if size > total]
+    left_out = f" Larger than the bundle at any quality, not compared: {', '.join(large)}." if large else ""
+    best, _, theirs = max((row for row in rows[1:] if row[1] <= total), key=lambda row: row[2])
+    ahead = "0.00" if theirs == ours else f"{abs(theirs - ours):.2f}"  # both may be infinite
+    if ahead == "0.00":
+        said = f"By PSNR the bundle is level with {best}."
+    elif ours > theirs:
+        said = f"By PSNR the bundle is {ahead} dB ahead of {best}."
+    elif best.startswith("stream, "):
+        said = f"By PSNR the network does not pay: {best.removeprefix('stream, ')} enlarges {ahead} dB better."
+    else:
+        said = (
+            f"By PSNR {best} alone is {ahead} dB better at these bytes: send that, or a lower rate "
+            "(`hf-efficient stdo encode --budget` tries rates and codecs, full size included)."
+        )
+    return said + left_out

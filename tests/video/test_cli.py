@@ -1,6 +1,7 @@
 """`hf-efficient stdo` as a user runs it."""
 
 import json
+import math
 from pathlib import Path
 
 import av
@@ -127,8 +128,26 @@ def test_only_a_bundle_may_be_overwritten_and_only_there_is_it_advised(
     ],
 )
 def test_a_comparison_says_what_to_send(psnr: tuple[float, ...], said: str) -> None:
-    found = dict(zip(("stdo", "stream, general", "stream, bicubic", "libx264"), psnr, strict=True))
-    assert said in verdict(found)
+    assert said in verdict(compared(psnr))
+
+
+def compared(psnr: tuple[float, ...], codec_bytes: int = 900) -> list[tuple[str, int, float]]:
+    names, sizes = ("stdo", "stream, general", "stream, bicubic", "libx264"), (1000, 800, 800, codec_bytes)
+    return list(zip(names, sizes, psnr, strict=True))
+
+
+def test_a_codec_that_is_larger_than_the_bundle_is_not_advised() -> None:
+    """At its worst quality it may be: then it is not "better at these bytes"."""
+    said = verdict(compared((31.0, 30.0, 30.5, 37.5), codec_bytes=1001))
+    assert said.startswith("By PSNR the bundle is 0.50 dB ahead of stream, bicubic.")
+    assert "not compared: libx264" in said
+    assert "not compared" not in verdict(compared((31.0, 30.0, 30.5, 37.5), codec_bytes=1000))
+
+
+@pytest.mark.parametrize("psnr", [(31.0, 30.0, 30.5, 31.004), (31.0, 30.0, 30.5, 30.996), (31.0, 30.0, 31.0, 30.0),
+                                  (math.inf, 30.0, 30.5, math.inf)])  # fmt: skip
+def test_what_the_table_shows_as_equal_is_level(psnr: tuple[float, ...]) -> None:
+    assert verdict(compared(psnr)).startswith("By PSNR the bundle is level with ")
 
 
 def test_compare_gives_codecs_the_same_bytes(source: Path, bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -191,16 +191,22 @@ def work(runs: Runs, settings: list[str], wanted: list[str], seeds: int) -> Iter
 
 
 def table(runs: Runs, seeds: int) -> str:
-    """Markdown: percent right and paired gains over plain training, at the end and where validation says to stop."""
+    """Markdown: percent right and paired gains over plain training, at the end and where validation says to stop.
+
+    A row is of the seeds, up to that many, which both have.
+    """
     rows = []
     for setting, method in ((s, m) for s in SETTINGS for m in methods_of(s)):
         try:
             picked = {(m, way): chosen(runs, setting, m, way) for m in (method, "plain") for way in WAYS}
-            of = {(m, way): [runs[Run(setting, m, dial, seed).key] for seed in range(seeds)]
-                  for (m, way), dial in picked.items()}  # fmt: skip
-        except KeyError:  # not yet done
+        except KeyError:  # not yet chosen
             continue
-        row = [setting, method, f"{mean(one['training'] for one in of[method, 'end']):.1f}"]
+        keys = {pick: [Run(setting, pick[0], dial, seed).key for seed in range(seeds)] for pick, dial in picked.items()}
+        there = [at for at in range(seeds) if all(names[at] in runs for names in keys.values())]
+        if len(there) < 2:  # no interval of fewer
+            continue
+        of = {pick: [runs[names[at]] for at in there] for pick, names in keys.items()}
+        row = [setting, method, str(len(there)), f"{mean(one['training'] for one in of[method, 'end']):.1f}"]
         for way in WAYS:
             ours, plain = ([one[f"test, {way}"] for one in of[m, way]] for m in (method, "plain"))
             gaps = [a - b for a, b in zip(ours, plain, strict=True)]
@@ -208,7 +214,7 @@ def table(runs: Runs, seeds: int) -> str:
             gain = "" if method == "plain" else f"{sure}{mean(gaps):+.1f} ± {half_interval(gaps):.1f}{sure}"
             row += [f"{picked[method, way]:g}", f"{mean(ours):.1f}", gain]
         rows.append(row)
-    head = ["setting", "method", "training %"]
+    head = ["setting", "method", "seeds", "training %"]
     return markdown([*head, *(f"{name}, {way}" for way in WAYS for name in ("dial", "test %", "gain"))], rows)
 
 

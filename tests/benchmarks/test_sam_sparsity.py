@@ -73,4 +73,8 @@ def test_dials_are_chosen_on_validation_images_alone_and_gains_are_paired() -> N
             runs[run.key] |= {f"test, {way}": 50.0 + 7 * run.seed + gain for way in bench.WAYS}
     assert bench.chosen(runs, SETTING, "s2sam", "end") == 0.8
     row = next(line for line in bench.table(runs, 3).splitlines() if "| s2sam |" in line)
-    assert row.split(" | ")[2:6] == ["90.0", "0.8", "59.0", "+2.0 ± 2.5"]  # 1, 2, 3: deviation 1, t = 4.30
+    assert row.split(" | ")[2:7] == ["3", "90.0", "0.8", "59.0", "+2.0 ± 2.5"]  # 1, 2, 3: deviation 1, t = 4.30
+
+    del runs[bench.Run(SETTING, "s2sam", 0.8, 2).key]  # a row is of the seeds that both have, not lost
+    row = next(line for line in bench.table(runs, 5).splitlines() if "| s2sam |" in line)
+    assert row.split(" | ")[2:7] == ["2", "90.0", "0.8", "55.0", "+1.5 ± 6.4"]  # 1, 2: deviation 0.71, t = 12.7

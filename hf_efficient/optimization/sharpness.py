@@ -18,6 +18,7 @@ from hf_efficient.modes import evaluating
 from hf_efficient.optimization.engine.given import checked_distance, checked_loss
 from hf_efficient.optimization.engine.perturbation import Direction, Weights, dot, global_norm
 from hf_efficient.optimization.variants.asam import asam_scaling
+from hf_efficient.reading import shown
 
 LossOf = Callable[[nn.Module, Any], Tensor]
 
@@ -136,8 +137,20 @@ def plot_landscape(curves: Mapping[str, Mapping[str, Sequence[float]]], distance
 
 
 def loss_of_batch(model: nn.Module, batch: Any) -> Tensor:
-    """The loss that a transformers model returns for a batch with labels."""
-    loss: Tensor = model(**batch)["loss"]
+    """The loss that a transformers model returns for a batch with labels.
+
+    Raises:
+        ValueError: the batch is no mapping, or has no labels.
+    """
+    if not hasattr(batch, "keys"):
+        raise ValueError(f"A batch is {shown(batch)}; expected a mapping that the model is called with: data=[batch] "
+                         "if there is one, or loss_of=... of your own.")  # fmt: skip
+    output = model(**batch)
+    try:
+        loss: Tensor = output["loss"]
+    except KeyError as error:
+        raise ValueError(f"The model returned no loss for {shown(list(batch.keys()))}; expected a batch with labels, "
+                         "or loss_of=... of your own.") from error  # fmt: skip
     return loss
 
 

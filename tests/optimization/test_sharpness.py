@@ -59,6 +59,20 @@ def test_what_is_no_model_is_named(measure: Any, given: Any) -> None:
         measure(given, BATCHES)
 
 
+def test_what_gives_no_loss_is_named() -> None:
+    batch = {"input_ids": torch.stack([r["input_ids"] for r in rows(2)])}
+    model = bert()
+    with pytest.raises(ValueError, match=r"A batch is 'input_ids'; expected a mapping .*data=\[batch\]"):
+        sharpness(model, batch)
+    with pytest.raises(ValueError, match=r"returned no loss for \['input_ids'\]; expected a batch with labels"):
+        sharpness(model, [batch])
+    with pytest.raises(ValueError, match=r"no graph.*weights that require gradients"):
+        sharpness(Bowl().requires_grad_(False), BATCHES)
+    with pytest.raises(ValueError, match="it returned ") as raised:
+        sharpness(model, [batch], loss_of=lambda model, batch: model(**batch))
+    assert len(str(raised.value)) < 400
+
+
 def test_top_hessian_eigenvalue_of_a_quadratic() -> None:
     bowl = Bowl()
     expected = torch.linalg.eigvalsh(bowl.a)[-1].item()

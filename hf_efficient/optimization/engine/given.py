@@ -42,11 +42,12 @@ def checked_loss(where: str, loss: Any, *others: type, graph: bool = False) -> A
         ValueError: it is none of these types, not one real value, or lacks the graph.
     """
     if not isinstance(loss, (Tensor, *others)):
-        raise ValueError(f"{where}: the function must return the loss, a tensor; it returned {loss!r}.")
+        raise ValueError(f"{where}: the function must return the loss, a tensor; it returned {shown(loss)}.")
     if isinstance(loss, Tensor) and (loss.numel() != 1 or loss.is_complex()):
         raise ValueError(f"{where}: the function must return the loss, one value that is real; it returned a tensor of "
                          f"shape {tuple(loss.shape)} and {loss.dtype}. Return its .mean() or .sum().")  # fmt: skip
     if graph and not (isinstance(loss, Tensor) and loss.requires_grad):
         raise ValueError(f"{where}: the loss that the function returned has no graph, so that no gradient follows from "
-                         "it. Return it as the model gave it, without .detach() and torch.no_grad().")  # fmt: skip
+                         "it. Return it as the model gave it, without .detach() and torch.no_grad(), of weights that "
+                         "require gradients.")  # fmt: skip
     return loss

@@ -22,12 +22,16 @@ class QuantizedLinear(BiDSTLayer):
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """(..., in) -> (..., out), in the dtype of the base layer's result.
 
-        Where the base layer lets no gradient through, backward to the input raises ValueError.
+        Raises:
+            ValueError: in training, if the base layer lets no gradient through to an input that has one; in evaluation,
+                where outputs may be all that is wanted, backward raises it.
         """
         result: Tensor = self.base_layer(x, *args, **kwargs)
         if self.disable_adapters:
             return result
         if x.requires_grad and torch.is_grad_enabled() and not result.requires_grad:
+            if self.training:  # at once: where other layers cut the graph as well, backward would not come by
+                _refuse_without_backward(self.get_base_layer())
             x = _NoWayBack.apply(x, self.get_base_layer())  # type: ignore[no-untyped-call]
         for adapter in self.active_adapters:
             if adapter not in self.bidst_weight:
@@ -76,12 +80,16 @@ class _NoWayBack(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> Any:
-        weight = getattr(ctx.base, "weight", None)  # layers of AWQ and HQQ have none
-        codes = "" if weight is None else f" with a {type(weight).__name__}"
-        raise ValueError(
-            f"A {type(ctx.base).__name__}{codes} lets no gradient through to its input: layers below would not learn "
-            "what it makes of theirs. Quantize weights alone, not activations."
-        )
+        _refuse_without_backward(ctx.base)
+
+
+def _refuse_without_backward(base: Any) -> None:
+    weight = getattr(base, "weight", None)  # layers of AWQ and HQQ have none
+    codes = "" if weight is None else f" with a {type(weight).__name__}"
+    raise ValueError(
+        f"A {type(base).__name__}{codes} lets no gradient through to its input: layers below would not learn "
+        "what it makes of theirs. Quantize weights alone, not activations."
+    )
 
 
 class _DeltaProduct(torch.autograd.Function):

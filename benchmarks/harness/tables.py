@@ -25,6 +25,12 @@ def mean_and_deviation(values: Sequence[float]) -> str:
     return f"{mean(values):.2f} ± {stdev(values) if len(values) > 1 else 0:.2f}"
 
 
-def mean_and_interval(values: Sequence[float]) -> str:
+def mean_and_interval(values: Sequence[float], digits: int = 2) -> str:
     """Signed mean and half of its 95 % interval; empty for fewer than two values."""
-    return f"{mean(values):+.2f} ± {half_interval(values):.2f}" if len(values) > 1 else ""
+    return f"{mean(values):+.{digits}f} ± {half_interval(values):.{digits}f}" if len(values) > 1 else ""
+
+
+def gain(values: Sequence[float], digits: int = 2) -> str:
+    """The same, bold where the interval leaves out zero."""
+    said = mean_and_interval(values, digits)
+    return f"**{said}**" if said and abs(mean(values)) > half_interval(values) else said

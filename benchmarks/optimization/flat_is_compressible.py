@@ -31,7 +31,7 @@ from benchmarks.harness.intervals import half_interval
 from benchmarks.harness.options import common_parser
 from benchmarks.harness.plots import plt, save
 from benchmarks.harness.results import stored_runs, write_table
-from benchmarks.harness.tables import markdown, mean_and_deviation
+from benchmarks.harness.tables import gain, markdown, mean_and_deviation
 from benchmarks.optimization.pairs import PAIRS
 from benchmarks.optimization.sam_tasks import METHODS as OPTIMIZERS
 from benchmarks.optimization.two_tasks import BITS, PRUNED, REMEDIES, measure, trainable
@@ -162,11 +162,7 @@ def cell(runs: Runs, pair: str, method: str, group: str, name: str, one_rate: bo
     """Plain: percent right and its deviation. Others: points over it, bold where the interval excludes 0."""
     if method == "plain":
         return mean_and_deviation(list(on_test(runs, pair, method, group, name, one_rate).values()))
-    values = gains(runs, pair, method, group, name, one_rate)
-    if len(values) < 2:
-        return ""
-    sure = "**" if abs(mean(values)) > half_interval(values) else ""
-    return f"{sure}{mean(values):+.2f} ± {half_interval(values):.2f}{sure}"
+    return gain(gains(runs, pair, method, group, name, one_rate))
 
 
 def table(runs: Runs) -> str:

@@ -26,10 +26,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from benchmarks.harness.intervals import half_interval
 from benchmarks.harness.options import common_parser
 from benchmarks.harness.results import stored_runs, write_table
-from benchmarks.harness.tables import markdown
+from benchmarks.harness.tables import gain, markdown
 from benchmarks.models.small_networks import SmallResNet
 from benchmarks.optimization.sam_tasks import accuracy, fixed_masks, images, loss_of
 from benchmarks.sparsity.tasks import mlp
@@ -210,9 +209,8 @@ def table(runs: Runs, seeds: int) -> str:
         for way in WAYS:
             ours, plain = ([one[f"test, {way}"] for one in of[m, way]] for m in (method, "plain"))
             gaps = [a - b for a, b in zip(ours, plain, strict=True)]
-            sure = "**" if abs(mean(gaps)) > half_interval(gaps) else ""
-            gain = "" if method == "plain" else f"{sure}{mean(gaps):+.1f} ± {half_interval(gaps):.1f}{sure}"
-            row += [f"{picked[method, way]:g}", f"{mean(ours):.1f}", gain]
+            over_plain = "" if method == "plain" else gain(gaps, digits=1)
+            row += [f"{picked[method, way]:g}", f"{mean(ours):.1f}", over_plain]
         rows.append(row)
     head = ["setting", "method", "seeds", "training %"]
     return markdown([*head, *(f"{name}, {way}" for way in WAYS for name in ("dial", "test %", "gain"))], rows)

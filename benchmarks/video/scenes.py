@@ -81,10 +81,11 @@ def measure_codecs(clip: str, codecs: Sequence[str], results: Rows) -> None:
     """Bytes and dB of codecs alone at full size, those that are not there yet."""
     wanted = {f"{clip} / {codec} / {quality}": (codec, quality) for codec in codecs for quality in CODECS[codec]}
     missing = {key: of for key, of in wanted.items() if key not in results.rows}
+    if not missing:
+        return
     with tempfile.TemporaryDirectory() as name:
-        source = opened(clip, Path(name)) if missing else Path()
+        info = probe(source := opened(clip, Path(name)))
         for key, (codec, quality) in missing.items():
-            info = probe(source)
             found = codec_point(source, info, codec, quality, Path(name))
             results.add(key, {**found, "kbps": found["bytes"] * 8 / 1000 / info.seconds})
 
@@ -100,18 +101,16 @@ def over(size: int, quality: float, codec: list[dict[str, Any]]) -> str:
 
 def write(results: Rows, output: Path) -> None:
     """The tables."""
-    lines, points = [], []
-    codecs: dict[tuple[str, str], list[dict[str, Any]]] = {}
-    for key, row in results.rows.items():
-        clip, *rest = key.split(" / ")
-        if len(rest) == 2:
-            codecs.setdefault((clip, rest[0]), []).append(row)
-            points.append([clip, *rest, f"{row['bytes']:,}", f"{row['kbps']:.1f}", f"{row['psnr_luma']:.2f}"])
-    for key, row in results.rows.items():
-        clip, quality, *rest = key.split(" / ")
-        ways = "" if rest else ", ".join(f"{count} {way}" for way, count in row["ways"].items())
+    rows = {tuple(key.split(" / ")): row for key, row in results.rows.items()}
+    alone = {key: row for key, row in rows.items() if len(key) == 3}  # clip, codec, quality; streams have no codec
+    codecs: dict[tuple[str, ...], list[dict[str, Any]]] = {}
+    for key, row in alone.items():
+        codecs.setdefault(key[:2], []).append(row)
+    lines = []
+    for (clip, quality), row in ((key, row) for key, row in rows.items() if key not in alone):
+        ways = ", ".join(f"{count} {way}" for way, count in row["ways"].items())
         for name in PARTS:
-            if not rest and name in row["parts"]:
+            if name in row["parts"]:
                 size, quality_luma, cost = row["parts"][name]
                 sent = row["stream"] if name == "bicubic" else row["stream"] + size
                 against = [over(sent, quality_luma, codecs[clip, c]) if (clip, c) in codecs else "" for c in CODECS]
@@ -123,7 +122,9 @@ def write(results: Rows, output: Path) -> None:
     head = ["clip", "crf", "stream, bytes", "played by", "bytes sent", "luma, dB", "cost",
             *(f"bits over {codec}'s" for codec in CODECS), "scenes played by", ""]  # fmt: skip
     text = markdown(head, lines)
-    if points:
+    if alone:
+        points = [[*key, f"{row['bytes']:,}", f"{row['kbps']:.1f}", f"{row['psnr_luma']:.2f}"]
+                  for key, row in alone.items()]  # fmt: skip
         text += "\n\n**Codecs alone**\n\n" + markdown(
             ["clip", "codec", "crf", "bytes", "kbit/s", "luma, dB"], sorted(points)
         )

@@ -14,7 +14,7 @@ from benchmarks.harness.intervals import half_interval
 from benchmarks.harness.options import RESULTS, common_parser
 from benchmarks.harness.plots import plt, save
 from benchmarks.harness.results import read_json, record_run, write_table
-from benchmarks.harness.tables import markdown
+from benchmarks.harness.tables import gain, markdown
 
 OURS = "JSTDO"
 Leads = dict[str, dict[str, list[float]]]  # clip -> other method -> a lead for each seed, dB
@@ -32,20 +32,12 @@ def leads_of(seeds: Sequence[Mapping[str, Mapping[str, float]]], scale: int) -> 
     return found
 
 
-def signed(values: Sequence[float]) -> str:
-    """Mean and half of the interval, bold where zero is outside."""
-    middle, half = mean(values), half_interval(values)
-    said = f"{middle:+.2f} ± {half:.2f}"
-    return f"**{said}**" if abs(middle) > half else said
-
-
-def table(leads: Leads) -> str:
+def table(leads: Leads, seeds: int) -> str:
     """A row a clip, a column a method; last the mean of the clips, whose interval is over the clips."""
     methods = list(next(iter(leads.values())))
-    rows = [[clip, *(signed(by[method]) for method in methods)] for clip, by in leads.items()]
-    rows.append(["mean of the clips", *(signed([mean(by[m]) for by in leads.values()]) for m in methods)])
-    count = len(next(iter(leads[next(iter(leads))].values())))
-    said = f"{OURS} minus each, PSNR of whole frames in dB; {count} seeds, 95 % intervals.\n\n"
+    rows = [[clip, *(gain(by[method]) for method in methods)] for clip, by in leads.items()]
+    rows.append(["mean of the clips", *(gain([mean(by[m]) for by in leads.values()]) for m in methods)])
+    said = f"{OURS} minus each, PSNR of whole frames in dB; {seeds} seeds, 95 % intervals.\n\n"
     return said + markdown(["clip", *(f"minus {method}" for method in methods)], rows)
 
 
@@ -77,7 +69,7 @@ def main() -> None:
     record_run(arguments.output)
     leads = leads_of([read_json(folder / "results.json", {})["rows"] for folder in arguments.folders], arguments.scale)
     draw(leads, arguments.output / "leads.png")
-    write_table(arguments.output / "table.md", table(leads))
+    write_table(arguments.output / "table.md", table(leads, len(arguments.folders)))
 
 
 if __name__ == "__main__":

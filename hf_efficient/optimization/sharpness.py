@@ -44,8 +44,7 @@ def sharpness(
         ValueError: rho <= 0, no data, or a loss that is not one real value with a graph.
     """
     check_model(model)
-    if (distance := checked_distance("rho", rho, expected := "a finite number > 0")) == 0:
-        raise ValueError(f"rho={rho!r} is out of range; expected {expected}.")
+    distance = checked_distance("rho", rho, "a finite number > 0", above=True)
     weights, loss_of = Weights(model.parameters(), asam_scaling if adaptive else None), loss_of or loss_of_batch
     batches = _batches(data)
     with evaluated(model, weights):

@@ -9,22 +9,23 @@ from torch import Tensor
 from hf_efficient.reading import shown
 
 
-def checked_distance(name: str, value: Any, expected: str) -> float:
+def checked_distance(name: str, value: Any, expected: str, above: bool = False) -> float:
     """A distance as a number: of Python, numpy, or a tensor that holds one.
 
     Args:
         name: what the message begins with.
         value: what was given.
         expected: what the message says after "expected".
+        above: exclude 0 itself.
 
     Raises:
-        ValueError: it is no finite number >= 0.
+        ValueError: it is no finite number >= 0, or > 0.
     """
     try:
         distance = float("nan") if isinstance(value, (str, bytes)) else float(value)
     except (TypeError, ValueError, RuntimeError):
         distance = float("nan")
-    if not 0 <= distance < float("inf"):
+    if not 0 <= distance < float("inf") or (above and distance == 0):
         raise ValueError(f"{name}={shown(value)} is out of range; expected {expected}.")
     return distance
 

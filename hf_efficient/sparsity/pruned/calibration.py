@@ -169,12 +169,9 @@ def _wrong_kind(number: int, batch: Any) -> str:
             "called with (torch.as_tensor makes one of an array)."
         )
     inside = batch.values() if isinstance(batch, Mapping) else () if isinstance(batch, Tensor) else batch
-    wrong = next((value for value in inside if _is_array(value)), None)
-    return (
-        ""
-        if wrong is None
-        else (f"batch {number} holds {shown(wrong)}; expected tensors: torch.as_tensor makes one of it.")
-    )
+    for value in filter(_is_array, inside):
+        return f"batch {number} holds {shown(value)}; expected tensors: torch.as_tensor makes one of it."
+    return ""
 
 
 def _is_array(value: object) -> bool:

@@ -8,10 +8,10 @@ import torch
 from torch import nn
 
 import hf_efficient
+from benchmarks.sparsity.planted import random_weight
 from hf_efficient.methods import SPARSITY
 from hf_efficient.sparsity.csr.linear import CSRLinear
 from hf_efficient.sparsity.training.engine import KEY, SparseTraining
-from tests.sparsity.problems import random_weight
 
 
 def csr_layer() -> tuple[Any, Callable[[Any], Any]]:

@@ -7,11 +7,11 @@ import pytest
 import torch
 from torch import nn
 
+from benchmarks.sparsity.planted import random_weight
 from hf_efficient import optimizer_state
 from hf_efficient.optimizer_state import roles
 from hf_efficient.sparsity.sparse_weight import SparseWeight
 from tests.optimizer_state.test_moved_weights import GALORE, MAKERS, step
-from tests.sparsity.problems import random_weight
 
 
 def test_the_momentum_is_found_wherever_it_is_kept() -> None:

@@ -7,12 +7,13 @@ import pytest
 import torch
 from torch import Tensor
 
+from benchmarks.sparsity.planted import patterned, recover
 from hf_efficient.methods import SPARSITY
 from hf_efficient.optimizer_state import Pace
 from hf_efficient.sparsity.pattern import Groups, NMPattern
 from hf_efficient.sparsity.sparse_weight import SparseWeight
 from hf_efficient.sparsity.topology import GMP, BiDST, RigL
-from tests.sparsity.problems import patterned, recover, train
+from tests.sparsity.problems import train
 
 # shape, dimension of the inputs: Linear, Conv1D of GPT-2, a convolution, fused experts in both layouts, Conv1d
 LAYOUTS = [((6, 16), 1), ((16, 5), 0), ((3, 8, 3, 2), 1), ((2, 5, 8), 2), ((2, 8, 5), 1), ((4, 16, 3), 1)]

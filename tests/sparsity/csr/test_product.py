@@ -8,12 +8,12 @@ import torch.nn.functional as F
 from peft import get_peft_model
 from torch import nn
 
+from benchmarks.sparsity.planted import random_weight
 from hf_efficient import BiDSTConfig, train_sparsely
 from hf_efficient.sparsity.csr.compress import csr_infers_faster
 from hf_efficient.sparsity.csr.product import BLOCK, CSRPath, Pattern, csr_trains_faster, scratch
 from hf_efficient.sparsity.tuner.layer import BiDSTLayer
 from tests.sparsity.models import llama
-from tests.sparsity.problems import random_weight
 
 
 @pytest.mark.parametrize("shape", [(7, 5), (1, 9), (9, 1), (40, 33)])

@@ -5,12 +5,13 @@ import statistics
 import pytest
 import torch
 
+from benchmarks.sparsity.planted import random_weight
 from hf_efficient.methods import SPARSITY
 from hf_efficient.optimizer_state import Pace
 from hf_efficient.sparsity.topology import GMP, MEST, SET, BiDST, RigL
 from hf_efficient.sparsity.topology.levels import QUIET, input_levels, levelled, levels_of
 from hf_efficient.sparsity.training.engine import SparseTraining
-from tests.sparsity.problems import random_weight, train
+from tests.sparsity.problems import train
 
 
 def test_scores_of_the_baselines_are_their_formulas() -> None:

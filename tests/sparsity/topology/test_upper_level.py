@@ -8,12 +8,13 @@ import torch
 from torch import Tensor
 
 from benchmarks.sparsity.controls import Chance, Gathered, Off, Turned
+from benchmarks.sparsity.planted import random_weight, recover
 from hf_efficient.optimizer_state import Pace
 from hf_efficient.sparsity.sparse_weight import SparseWeight
 from hf_efficient.sparsity.topology import BiDST
 from hf_efficient.sparsity.topology.bidst import hyper_gradient, score
 from hf_efficient.sparsity.training.engine import SparseTraining
-from tests.sparsity.problems import random_weight, recover, train
+from tests.sparsity.problems import train
 
 
 def test_hyper_gradient_is_exact_where_the_lower_level_has_no_curvature() -> None:

@@ -8,13 +8,14 @@ import torch
 from peft import get_peft_model
 from torch import nn
 
+from benchmarks.sparsity.planted import random_weight
 from hf_efficient import BiDSTConfig, train_sparsely
 from hf_efficient.sparsity.sparse_weight import SparseWeight
 from hf_efficient.sparsity.storage import mask_encoding
 from hf_efficient.sparsity.topology import SET, BiDST, RigL, Static
 from hf_efficient.sparsity.training.engine import SparseTraining
 from tests.sparsity.loops import classifier, run, trainable, weights_of
-from tests.sparsity.problems import random_weight, train
+from tests.sparsity.problems import train
 
 
 @pytest.mark.parametrize(("rule", "additive"), [("gradient", True), ("snip", False)])

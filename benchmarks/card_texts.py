@@ -129,7 +129,7 @@ CARDS = {
             Result("tiny", "9 of 144 tokens: ahead of the best other method, points", "+0.7 (0.1 to 1.3)",
                    f"{FOOT} > {ANY} 9 > ahead by, points#1"),
         ),
-        "Wants sdpa or eager attention in the language model, for the sizes: without them it loses 6 points and more "
+        "Wants sdpa or eager attention in the language model, for the sizes: without them it loses points "
         "at an eighth of the tokens and fewer. With half and a quarter of the tokens other methods are level with it.",
         ("visual-token-reduction", "vision-language-model", "training-free"),
     ),
@@ -156,7 +156,7 @@ CARDS = {
         f"Its mask work is [2.5]({RESULTS}/mask_work/table.md \"{WORK} > 98%: times RigL's\") to "
         f"[4.9]({RESULTS}/mask_work/table.md \"{WORK} > 90%: times RigL's\") times RigL's. On "
         "images others are level with it, and in the fine-tuning of a small network those that start dense. Adapters "
-        "of 0.1 and 0.5 % forget more of the old task than LoRA at the rate that is best for the new one.",
+        "of few values forget more of the old task than LoRA at the rate that is best for the new one.",
         ("sparsity", "dynamic-sparse-training", "peft"),
     ),
     "s2_sam": Card(

@@ -29,7 +29,7 @@ from torch import Tensor, nn
 
 from benchmarks.harness.plots import plot_panels
 from benchmarks.harness.results import read_json, record_run, write_json, write_table
-from benchmarks.harness.tables import markdown, mean_and_deviation, mean_and_interval
+from benchmarks.harness.tables import gain, markdown, mean_and_deviation, mean_and_interval
 from benchmarks.models.small_networks import SmallViT
 from benchmarks.sparsity.tasks import TASKS, Data, Task, comparison_parser
 from hf_efficient import S2SAM, ZOSAM, BiDSTConfig, recalibrate_batch_norm, train_sparsely
@@ -199,6 +199,20 @@ def summary(runs: dict[str, dict[str, Any]]) -> str:
     return markdown(head, rows)
 
 
+def leads(runs: dict[str, dict[str, Any]]) -> str:
+    """BiDST minus each other method, paired over seeds, with the 95 % interval."""
+    others = [method for method in TOPOLOGIES if method != "bidst"]
+    rows = []
+    for task, sparsity in itertools.product(dict.fromkeys(key.split()[0] for key in runs), SPARSITIES):
+        ours = by_seed(runs, task, "bidst", sparsity)
+        theirs = [by_seed(runs, task, method, sparsity) for method in others]
+        cells = [gain([ours[seed] - found[seed] for seed in ours if seed in found]) for found in theirs]
+        if any(cells):
+            rows.append([task, f"{sparsity:.0%}", *cells])
+    title = "**BiDST minus each other method**, same seeds: mean and 95 % interval"
+    return f"{title}\n\n{markdown(['', 'sparsity', *(f'minus {method}' for method in others)], rows)}"
+
+
 def by_seed(runs: dict[str, dict[str, Any]], task: str, method: str, sparsity: float) -> dict[str, float]:
     """Seed -> accuracy."""
     wanted = [task, method, str(sparsity)]
@@ -246,7 +260,7 @@ def main() -> None:
                     print(key, json.dumps({k: round(v, 4) for k, v in runs[key].items()}), flush=True)
                     write_json(path, runs)
     plot(runs, arguments.output / "accuracy.png")
-    write_table(arguments.output / "table.md", f"{summary(runs)}\n\n{table(runs)}")
+    write_table(arguments.output / "table.md", f"{summary(runs)}\n\n{leads(runs)}\n\n{table(runs)}")
 
 
 if __name__ == "__main__":

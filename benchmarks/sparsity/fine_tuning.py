@@ -62,6 +62,9 @@ METHODS: dict[str, Method] = {
         {"topology": "bidst", "initial_sparsity": 0.0},
         (BOTH, "distribution", "levelling", "score_interval"),
     ),
+    "set, Wanda's mask": ({"topology": "set", "distribution": "as_pruned"}, (BOTH, "grow_from")),
+    "rigl, Wanda's mask": ({"topology": "rigl", "distribution": "as_pruned"}, (BOTH, "grow_from", "levelling")),
+    "bidst, Wanda's mask": ({"topology": "bidst", "distribution": "as_pruned"}, (BOTH, "levelling", "score_interval")),
     "dense, S2-SAM": ({}, ("lr", "rho")),
     "bidst, S2-SAM": ({"topology": "bidst"}, (BOTH, "distribution", "levelling", "score_interval", "rho")),
 }
@@ -219,9 +222,9 @@ class Book:
             names: of the methods.
             sparsities: at which the test set is opened.
             seeds: how many.
-            like: a task whose settings are taken, those of the method, or where it was not run there of RigL; the
-                learning rate alone is searched, from the first of this task to neighbours while these are better, with
-                one seed.
+            like: a task whose settings are taken, those of the method, or where it was not run there of what it is a
+                variant of, or of RigL; the learning rate alone is searched, from the first of this task to neighbours
+                while these are better, with one seed.
         """
         data, names = TASKS[task].data(), list(names)
         for name in names:
@@ -247,7 +250,8 @@ class Book:
 
     def settings_like(self, task: str, data: Data, name: str, like: str) -> dict[str, Any]:
         """Settings taken from another task, but for the learning rate."""
-        known = self.chosen[like].get(name, self.chosen[like]["rigl"])
+        there = self.chosen[like]
+        known = next(there[each] for each in (name, name.partition(",")[0], "rigl") if each in there)
         best = first_values(searches(TASKS[task], self.methods[name]))
         best |= {setting: value for setting, value in known.items() if setting in best and setting != "lr"}
 

@@ -5,7 +5,8 @@ ten; MiniLM-L6's top two layers (3.5 million weights; what the frozen layers bel
 the twenty newsgroups, on sentiment of film reviews, and on R52's topics; and DINOv2-S's first two layers (as many) on
 "garments", 3,000 pictures of Fashion-MNIST. Methods: dense; one-shot pruning by magnitude and by Wanda, then training
 with a fixed mask; gradual magnitude pruning (GMP); movement pruning, hard and soft; SET, MEST, RigL and BiDST from the
-largest weights; RigL and BiDST that start dense and fall along GMP's curve; the dense network and BiDST with S2-SAM.
+largest weights; RigL and BiDST that start dense and fall along GMP's curve; SET, RigL and BiDST that go on from
+Wanda's mask; the dense network and BiDST with S2-SAM.
 
 Settings of every method (`GRID`, what it reads of it) are chosen one after the other on texts held back from training,
 at 95 % sparsity, two seeds (`chosen.json`), but learning rate and share of weights exchanged together, for the larger

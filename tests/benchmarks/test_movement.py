@@ -148,3 +148,12 @@ def test_the_head_of_a_run_does_not_depend_on_whether_the_network_was_pretrained
         heads.append(pretrained_tasks.moved()[4].weight)  # type: ignore[index]
     pretrained_tasks.even_network.cache_clear()
     assert torch.equal(*heads)
+
+
+def test_a_variant_is_like_what_it_is_a_variant_of(tmp_path: Path, worth: list[tuple[str, float]]) -> None:
+    book, texts = Book(tmp_path, METHODS), fine_tuning.TASKS["one"].data()
+    book.chosen["two"] = {"rigl": {"grow_from": "zero"}, "set": {"grow_from": "start"}}
+    of_set = book.settings_like("one", texts, "set, Wanda's mask", like="two")
+    del book.chosen["two"]["set"]
+    of_rigl = book.settings_like("one", texts, "set, Wanda's mask", like="two")
+    assert [found["grow_from"] for found in (of_set, of_rigl)] == ["start", "zero"]

@@ -47,39 +47,40 @@ BLOCK = re.compile(r"\A---\n.*?^---$|^```.*?^```", re.DOTALL | re.MULTILINE)
 AROUND = 50
 
 
+def table_of(linked: Path) -> Path:
+    """The table that a link means: the file itself, or the one beside a plot or a file of runs."""
+    return linked if linked.suffix in (".md", ".txt") else (linked if linked.is_dir() else linked.parent) / "table.md"
+
+
 @cache
-def amounts(folder: Path) -> list[float]:
-    """All figures of the tables in a folder of results, without their signs, in order."""
-    found: set[float] = set()
-    for path in folder.rglob("*"):
-        if path.suffix in (".md", ".txt"):
-            found |= {float(n) for n in re.findall(r"\d*\.?\d+", path.read_text(encoding="utf-8").replace(",", ""))}
-    return sorted(found)
+def amounts(table: Path) -> list[float]:
+    """All figures of a table of results, without their signs, in order."""
+    text = table.read_text(encoding="utf-8").replace(",", "") if table.is_file() else ""
+    return sorted({float(n) for n in re.findall(r"\d*\.?\d+", text)})
 
 
-def stands_in(figure: str, folder: Path) -> bool:
-    """Whether a table of the folder has the figure, or one that is rounded to it."""
+def stands_in(figure: str, table: Path) -> bool:
+    """Whether a table has the figure, or one that is rounded to it."""
     digits = figure.lstrip("+-−").replace(",", "")
     half = 0.501 * 10.0 ** -len(digits.partition(".")[2])
-    values = amounts(folder)
+    values = amounts(table)
     nearest = bisect_left(values, float(digits) - half)
     return nearest < len(values) and values[nearest] <= float(digits) + half
 
 
 def sections(page: Path) -> Iterator[tuple[str, set[Path]]]:
-    """(text without what is no sentence, folders of results that it links to) below every heading."""
+    """(text without what is no sentence, tables of results that it links to) below every heading."""
     text = BLOCK.sub("", FIGURE.sub("", TABLE.sub("", page.read_text(encoding="utf-8"))))
     for section in re.split(r"^(?=#)|^(?=\*\*)", text, flags=re.MULTILINE):
         linked = {(page.parent / link).resolve() for link in LINK.findall(section)}
-        folders = {path if path.is_dir() else path.parent for path in linked}
-        yield " ".join(OTHER.sub("", section).split()), {folder for folder in folders if folder.is_dir()}
+        yield " ".join(OTHER.sub("", section).split()), {table_of(path) for path in linked}
 
 
 def by_hand(page: Path) -> Iterator[tuple[str, str, int]]:
     """(figure, text of the section, place in it) of what no table of the section has."""
-    for text, folders in sections(page):
+    for text, tables in sections(page):
         for found in NUMBER.finditer(text):
-            if not any(stands_in(found[0], folder) for folder in folders):
+            if not any(stands_in(found[0], table) for table in tables):
                 yield found[0], text, found.start()
 
 

@@ -14,8 +14,9 @@ is a link to the file; its title names the row and the column. A table has the s
 A place is, for a Markdown table, a heading where several tables have such rows, then row and column; for JSON the keys
 on the way, those of a list being numbers. A row is named by how it begins; of columns of one name, `#2` is the second.
 `=` says that names are those on the page, `-` leaves a row or a column alone, `+` joins places of which a cell holds
-one figure each, `less` takes the difference of two. A last part `%` gives a hundred times the figures, and `minus` the
-first with the other sign.
+one figure each (or all of theirs, if it holds more), `less` takes the difference of two. `row > {a; b; c}` is the same
+as `row > a + row > b + row > c`. A last part `%` gives a hundred times the figures, and `minus` the first with the
+other sign.
 """
 
 import argparse
@@ -108,11 +109,12 @@ def place(path: Path, parts: list[str]) -> str:
 
 
 def figures_at(folder: Path, reference: str, count: int) -> list[Decimal]:
-    """The first `count` figures at a place, or one each of several joined by `+`; files are named from `folder`."""
-    several = reference.split(" + ")
-    if len(several) == 1:
-        return figures(folder, reference)
-    return [figures(folder, one)[0] for one in several[:count]]
+    """The figures at a place, or one each of several joined by `+`, all if `count` is more; files from `folder`."""
+    places = reference.split(" + ")
+    several = [figures(folder, one) for one in places[:count]]
+    if count > len(places):
+        return [figure for one in several for figure in one]
+    return [one[0] for one in several]
 
 
 def figures(folder: Path, reference: str) -> list[Decimal]:
@@ -188,12 +190,22 @@ def at(source: str, row: str, column: str) -> str:
     return " + ".join(places)
 
 
+def spread(reference: str) -> str:
+    """A reference with `{a; b}` written out: one place for each name, joined by `+`."""
+    places = []
+    for place in reference.split(" + "):
+        before, brace, rest = place.partition("{")
+        names, _, after = rest.partition("}")
+        places += [before + name.strip() + after for name in names.split(";")] if brace else [place]
+    return " + ".join(places)
+
+
 def page_filled(page: Path) -> str:
     """The text of a page with all figures as their sources have them."""
 
     def figure(found: re.Match[str]) -> str:
         text, name, reference = found.groups()
-        places = re.sub(r"^|(?<= \+ )|(?<= less )", f"{name} > ", reference)
+        places = re.sub(r"^|(?<= \+ )|(?<= less )", f"{name} > ", spread(reference))
         return f'[{filled(text, page.parent, places)}]({name} "{reference}")'
 
     def table(found: re.Match[str]) -> str:

@@ -74,12 +74,13 @@ def filled(page: Path, text: str) -> str:
         (".999", ".123", "rows.json > rows > 0 > right"),
         ("9.9 of 9,999", "12.3 of 1,234", "rows.json > rows > 0 > right > % + rows > 0 > time"),
         ("+9", "+4", "table.md > one > a > gain#2 less two > a > gain"),
+        ("9, 9 and 9.9", "1, 2 and 5.0", "table.md > one > {a; ab} > gain#2 + one > a > seeds"),
+        ("9.9 (9.9 to 9)", "1.2 (0.3 to 2)", "table.md > one > a > gain#1 + one > ab > gain#2"),
     ],
 )
 def test_a_figure_keeps_its_form(page: Path, old: str, new: str, place: str) -> None:
     name, _, rest = place.partition(" > ")
-    link = "[{}](results/" + name + f' "{rest}")'
-    assert filled(page, link.format(old)) == link.format(new)
+    assert filled(page, f'[{old}](results/{name} "{rest}")') == f'[{new}](results/{name} "{rest}")'
 
 
 def test_a_table_is_filled(page: Path) -> None:

@@ -1,21 +1,17 @@
-"""Figures in sentences of the pages against the result files of their section: `python -m benchmarks.sentences`.
+"""Figures that sentences of the pages hold by hand: `python -m benchmarks.sentences` names those that it must not.
 
-Tables and marked figures are written from result files (`benchmarks/numbers.py`). What a sentence says was put there by
-hand: every decimal figure of it, and every whole one with a unit (%, times, ms, dB, MB, points ...), must stand in a
-table that its section links to. So when a table is made anew and a sentence is forgotten, the check names it.
-
-`sentences.json` lists what is no measurement of ours: page -> words of the page with the figure in them -> one of
-`REASONS`. Nothing else may be in it. A measurement that no result file has is not listed but measured, or said without
-a figure. A setting is better written as code, `0.3`, than listed. Refused are entries without such a reason, and those
-that the page does not need any more.
+Tables and marked figures are written from result files (`benchmarks/numbers.py`). Every other decimal figure of a
+sentence, and every whole one with a unit (%, times, ms, dB, MB, points ...), must be in `sentences.json`, the list of
+what is no measurement of ours: page -> words of the page with the figure in them -> one of `REASONS`. Nothing else may
+be in it. So a measurement is marked where it stands, or said without a figure where no result file has it. A setting
+is better written as code, `0.3`, than listed; the levels at which something is measured ("at 90 and 95 %", "40 % wrong
+labels") need neither. Refused are entries without such a reason, and those that the page does not need any more.
 """
 
 import argparse
 import json
 import re
-from bisect import bisect_left
 from collections.abc import Iterator, Mapping
-from functools import cache
 from pathlib import Path
 
 from benchmarks.numbers import FIGURE, ROOT, TABLE, pages
@@ -36,52 +32,30 @@ DECIMAL = r"\d*\.\d+(?![\w.]*\w)"
 #: Whole figures before a unit, alone or in a row of several: "5, 10 and 13 %".
 WHOLE = rf"\d+(?:,\d{{3}})*(?![\w.]|,\d)(?=(?:(?:,| and| to| or|, and) [+\-−]?\d[\d.,]*)* (?:{UNIT}))"
 NUMBER = re.compile(rf"(?<![\w.\-/#])(?<!\d,)(?<! x )[+\-−]?(?:{DECIMAL}|{WHOLE})")
-LINK = re.compile(r"\]\(([^)\s]*results/[^)\s]+)")
-#: Not figures: code, metadata, links' targets, numbers of papers and of versions.
+BLOCK = re.compile(r"\A---\n.*?^---$|^```.*?^```|<!--.*?-->", re.DOTALL | re.MULTILINE)
+WHOLE_SHARES = r"(?<![\w.])\d+(?:, \d+)*(?:,? (?:and|or|to) \d+)? %"
+SHARED = r"of (?:the|its) (?:operations|file|tokens|weights|labels)|zeros|sparse|(?:static )?sparsity|wrong labels"
+#: Neither code nor links' targets, numbers of papers, of versions, nor levels at which something is measured.
 OTHER = re.compile(
-    r"`[^`\n]*`|\]\([^)]*\)|arXiv \d+\.\d+|\(\d{4}\.\d{4,5}\)|\d+(?:\.\d+){2,}|<!--.*?-->|"
-    r"\b(?:vLLM|transformers|torch(?:ao)?|PEFT|Python) (?:>= )?\d+(?:\.\d+)+|95 % intervals?|[Ii]ntervals are 95 %",
-    re.DOTALL,
+    r"`[^`\n]*`|\]\([^)]*\)|arXiv \d+\.\d+|\(\d{4}\.\d{4,5}\)|\d+(?:\.\d+){2,}|"
+    r"\b(?:vLLM|transformers|torch(?:ao)?|PEFT|Python) (?:>= )?\d+(?:\.\d+)+|"
+    rf"95 % intervals?|[Ii]ntervals are 95 %|\b[Aa]t {WHOLE_SHARES}|{WHOLE_SHARES}(?= (?:{SHARED})\b)"
 )
-BLOCK = re.compile(r"\A---\n.*?^---$|^```.*?^```", re.DOTALL | re.MULTILINE)
 AROUND = 50
 
 
-def table_of(linked: Path) -> Path:
-    """The table that a link means: the file itself, or the one beside a plot or a file of runs."""
-    return linked if linked.suffix in (".md", ".txt") else (linked if linked.is_dir() else linked.parent) / "table.md"
-
-
-@cache
-def amounts(table: Path) -> list[float]:
-    """All figures of a table of results, without their signs, in order."""
-    text = table.read_text(encoding="utf-8").replace(",", "") if table.is_file() else ""
-    return sorted({float(n) for n in re.findall(r"\d*\.?\d+", text)})
-
-
-def stands_in(figure: str, table: Path) -> bool:
-    """Whether a table has the figure, or one that is rounded to it."""
-    digits = figure.lstrip("+-−").replace(",", "")
-    half = 0.501 * 10.0 ** -len(digits.partition(".")[2])
-    values = amounts(table)
-    nearest = bisect_left(values, float(digits) - half)
-    return nearest < len(values) and values[nearest] <= float(digits) + half
-
-
-def sections(page: Path) -> Iterator[tuple[str, set[Path]]]:
-    """(text without what is no sentence, tables of results that it links to) below every heading."""
+def sections(page: Path) -> Iterator[str]:
+    """The text below every heading, without marked figures and all that is no figure of a sentence."""
     text = BLOCK.sub("", FIGURE.sub("", TABLE.sub("", page.read_text(encoding="utf-8"))))
     for section in re.split(r"^(?=#)|^(?=\*\*)", text, flags=re.MULTILINE):
-        linked = {(page.parent / link).resolve() for link in LINK.findall(section)}
-        yield " ".join(OTHER.sub("", section).split()), {table_of(path) for path in linked}
+        yield OTHER.sub("", " ".join(section.split()))
 
 
 def by_hand(page: Path) -> Iterator[tuple[str, str, int]]:
-    """(figure, text of the section, place in it) of what no table of the section has."""
-    for text, tables in sections(page):
+    """(figure, text of its section, place in it) of all that are not written from result files."""
+    for text in sections(page):
         for found in NUMBER.finditer(text):
-            if not any(stands_in(found[0], table) for table in tables):
-                yield found[0], text, found.start()
+            yield found[0], text, found.start()
 
 
 def excuses(words: str, figure: str, text: str, at: int) -> bool:
@@ -98,7 +72,7 @@ def problems(listed: Mapping[str, Mapping[str, str]]) -> list[str]:
         for words, reason in entries.items()
         if reason not in REASONS
     ]
-    names = {page.relative_to(ROOT).as_posix() if page.is_relative_to(ROOT) else str(page): page for page in pages()}
+    names = {page.relative_to(ROOT).as_posix(): page for page in pages()}
     lines += [f"{LIST.name}: there is no page {name}" for name in listed if name not in names]
     for name, page in names.items():
         entries, used = listed.get(name, {}), set()
@@ -106,7 +80,7 @@ def problems(listed: Mapping[str, Mapping[str, str]]) -> list[str]:
             excused = {words for words in entries if excuses(words, figure, text, at)}
             if not excused:
                 around = text[max(0, at - AROUND) : at + len(figure) + AROUND]
-                lines.append(f"{name}: no table of its section has {figure}: ... {around} ...")
+                lines.append(f"{name}: neither from a result file nor listed: {figure} in ... {around} ...")
             used |= excused
         lines += [f"{LIST.name}, {name}: not needed: {words!r}" for words in entries if words not in used]
     return lines

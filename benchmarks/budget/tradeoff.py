@@ -127,9 +127,12 @@ def table(rows: Mapping[str, Mapping[str, Any]]) -> str:
     for name in sorted({key.split("|")[0] for key in rows}):
         lines, errors, cells = [], [], list[Cell]()
         for key, row in rows.items():
-            if not key.startswith(f"{name}|") or key.endswith(f"|{STOCK}"):
+            if not key.startswith(f"{name}|"):
                 continue
             _, seed, limit = key.split("|")
+            if limit == STOCK:
+                lines.append(["none", seed, *[""] * len(LEVERS), f"{100 * float(np.mean(row['hits'])):.1f}", STOCK, ""])
+                continue
             if "refused" in row:
                 lines.append([limit, seed, *[""] * len(LEVERS), "refused", "", ""])
                 cells.append(Cell(limit, "nothing fits"))
@@ -147,10 +150,8 @@ def table(rows: Mapping[str, Mapping[str, Any]]) -> str:
             cells.append(cell)
             lines.append([limit, seed, *shown, f"{of[PLAN]:.1f}", row["rows"][PLAN]["name"], gap])
             errors += row["costs"]
-        stock = [r for k, r in rows.items() if k.startswith(f"{name}|") and k.endswith(f"|{STOCK}")]
-        whole = ", ".join(f"{100 * float(np.mean(r['hits'])):.1f}" for r in stock)
         head = ["limit", "seed", *LEVERS, PLAN, "which", "minus the best lever alone, picked on the test"]
-        told = [f"**{name}**, stock {whole} %", markdown(head, lines), standing(cells), over_seeds(cells)]
+        told = [f"**{name}**", markdown(head, lines), standing(cells), over_seeds(cells)]
         parts.append("\n\n".join([*filter(None, told), prediction_errors(errors)]) + "\n")
     return "\n".join(parts)
 
@@ -178,8 +179,8 @@ def prediction_errors(costs: Sequence[Mapping[str, Mapping[str, float]]]) -> str
             if cost not in one["predicted"]:
                 continue
             errors.setdefault(cost, []).append(abs(one["predicted"][cost] / value - 1) if value else 0.0)
-    told = [f"{cost} {max(v):.1%} (median {float(np.median(v)):.1%})" for cost, v in errors.items()]
-    return f"Predicted against measured, {len(costs)} plans, largest error: {'; '.join(told)}."
+    lines = [[cost, str(len(v)), f"{max(v):.1%}", f"{float(np.median(v)):.1%}"] for cost, v in errors.items()]
+    return markdown(["predicted against measured", "plans", "largest error", "median"], lines)
 
 
 def plot(rows: Mapping[str, Mapping[str, Any]], path: Path) -> None:

@@ -54,4 +54,8 @@ def test_a_mean_over_seeds_has_students_interval(told: str) -> None:
 
 
 def test_errors_of_predictions_are_relative(told: str) -> None:
-    assert "Predicted against measured, 6 plans, largest error: prefill_seconds 10.0% (median 10.0%)." in told
+    assert "| prefill_seconds | 6 | 10.0% | 10.0% |" in told
+
+
+def test_the_stock_model_stands_beside_the_plans(told: str) -> None:
+    assert told.count("| 100.0 | stock |") == 3  # one a seed

@@ -33,7 +33,7 @@ from hf_efficient.sparsity.csr.semi_structured import dense_of
 from hf_efficient.wrapped import pruner_below, unwrapped
 
 from . import card, mask_encoding
-from .checkpoint_checks import check_expansion, check_fit, check_layout, maker
+from .checkpoint_checks import check_expansion, check_fit, check_layout, maker, tensors_of
 
 FORMAT = "hf_efficient.sparse.1"
 _SAME_SIZE = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
@@ -100,6 +100,7 @@ def _plain(model: nn.Module) -> nn.Module:
             "save_sparse stores weights with zeros, and this model's are quantized to codes. Save it by "
             "save_pretrained(folder), or save the model before it is quantized."
         )
+    tensors_of(inside)
     return inside
 
 
@@ -152,7 +153,7 @@ def load_sparse(
     checked_path("folder_or_id", folder_or_id)
     path = _locate(folder_or_id, hub_kwargs)
     make = None if isinstance(model, nn.Module) else maker(path, model)
-    if isinstance(model, nn.Module) and any(tensor.is_meta for tensor in model.state_dict().values()):
+    if isinstance(model, nn.Module) and any(tensor.is_meta for tensor in tensors_of(model).values()):
         raise ValueError("The model is on the device 'meta', where no weights can be loaded: pass its class instead.")
     owner: Any = model if make is None else make("meta")  # no memory is allocated before the file is known to fit
     shapes = {name: tensor.shape for name, tensor in dense_state_dict(owner).items()}
@@ -163,10 +164,14 @@ def load_sparse(
 
 
 def dense_state_dict(model: nn.Module) -> dict[str, Tensor]:
-    """The model's state dict as it would be without `compress`; of tied tensors, the first name only."""
+    """The model's state dict as it would be without `compress`; of tied tensors, the first name only.
+
+    Raises:
+        ValueError: it holds something else than tensors of numbers.
+    """
     state: dict[str, Tensor] = {}
     seen: set[tuple[int, int, torch.Size]] = set()
-    for name, stored in model.state_dict().items():
+    for name, stored in tensors_of(model).items():
         tensor = dense_of(stored)
         where = (storage_id(tensor), int(tensor.storage_offset()), tensor.shape)
         if tensor.numel() and where in seen:

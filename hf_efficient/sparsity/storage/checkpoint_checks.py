@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from hf_efficient.compat.transformers import from_config
 from hf_efficient.files.interrupted_save import configs_inside
@@ -28,6 +28,24 @@ from hf_efficient.reading import (
 
 FREE, EXPANSION = 2**28, 256  # numbers that any file may expand to, and numbers for each of its bytes
 LARGEST_CONFIG, MOST_LAYERS, MOST_LABELS = 1 << 24, 1024, 1 << 17
+
+
+def tensors_of(model: nn.Module) -> dict[str, Tensor]:
+    """A model's state dict, of numbers alone.
+
+    Raises:
+        ValueError: it holds something else, as that of `torch.ao.quantization.quantize_dynamic` does.
+    """
+    state: dict[str, Any] = model.state_dict()
+    for name, stored in state.items():
+        if not isinstance(stored, Tensor) or stored.is_quantized:
+            kind = "tensor of codes" if isinstance(stored, Tensor) else type(stored).__name__
+            raise ValueError(
+                f"{shown(name)} of the {type(model).__name__} is a {kind}, expected a tensor of numbers: sparse files "
+                "hold neither codes, as torch.ao.quantization makes them, nor what modules keep beside their tensors. "
+                "Save and load the model before it is quantized, or keep it by torch.save(model.state_dict(), path)."
+            )
+    return state
 
 
 def check_layout(stored: Mapping[str, Stored], layout: object, where: str) -> dict[str, tuple[int, ...]]:

@@ -10,7 +10,7 @@ from peft import LoraConfig, get_peft_model
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import nn
-from transformers import AutoModelForCausalLM, BitsAndBytesConfig, LlamaConfig, LlamaForCausalLM
+from transformers import AutoModelForCausalLM
 
 from hf_efficient import BiDSTConfig, compress, load_sparse, save_sparse
 from hf_efficient.sparsity.csr.linear import CSRLinear
@@ -262,19 +262,6 @@ def test_adapters_inside_are_refused(tmp_path: Path) -> None:
     model.add_adapter(LoraConfig(target_modules=["q_proj"]))
     with pytest.raises(ValueError, match="merge the adapter first"):
         save_sparse(model, tmp_path)
-
-
-def test_a_quantized_model_is_refused_before_a_file_is_there(tmp_path: Path) -> None:
-    """Its codes and their scales were stored, and could not be loaded."""
-    config = LlamaConfig(
-        vocab_size=64, hidden_size=64, intermediate_size=64, num_hidden_layers=1, num_attention_heads=4
-    )
-    LlamaForCausalLM(config).save_pretrained(tmp_path / "plain")
-    bits = BitsAndBytesConfig(load_in_4bit=True)
-    model = LlamaForCausalLM.from_pretrained(tmp_path / "plain", quantization_config=bits)
-    with pytest.raises(ValueError, match=r"are quantized to codes.*save_pretrained"):
-        save_sparse(model, tmp_path / "sparse")
-    assert not (tmp_path / "sparse").exists()
 
 
 def test_weights_that_are_not_loaded_are_refused(tmp_path: Path) -> None:

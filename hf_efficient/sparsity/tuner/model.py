@@ -27,7 +27,7 @@ from .config import BiDSTConfig
 from .experts import Experts
 from .hotswap import swap
 from .layer import BiDSTLayer, Linear
-from .quantized import QuantizedLinear, refuse_merging
+from .quantized import QuantizedLinear, gaps_named, refuse_merging, without_deltas
 from .targets import check_layer, check_unshared, inside_wrapper, resolve_targets, weights_of
 from .tied import embeddings_and_tied, heads_that_follow
 
@@ -50,6 +50,7 @@ class BiDSTModel(BaseTuner):
 
     prefix: str = "bidst_"
     tuner_layer_cls = BiDSTLayer
+    _quantized_others: list[nn.Module] | None = None  # as found in the first training forward
     target_module_mapping = TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING  # type: ignore[assignment]
 
     def _check_new_adapter_config(self, config: BiDSTConfig) -> None:
@@ -137,6 +138,7 @@ class BiDSTModel(BaseTuner):
         current_key: str,
         **_: Any,
     ) -> None:
+        self._quantized_others = None
         if isinstance(target, BiDSTLayer):
             for name in weights_of(current_key, target):
                 inner = name.removeprefix(current_key).removeprefix(".")
@@ -221,7 +223,13 @@ class BiDSTModel(BaseTuner):
                 "adapter_names (an adapter for each row of a batch) is not supported by BiDST. Call the model once for "
                 "each adapter: set_adapter(name), and the rows of that adapter; or convert them (peft.convert_to_lora)."
             )
-        yield
+        if torch.compiler.is_compiling() or not (self.model.training and torch.is_grad_enabled()):
+            yield
+            return
+        if self._quantized_others is None:
+            self._quantized_others = without_deltas(self.model)
+        with gaps_named(self._quantized_others):
+            yield
 
     @classmethod
     def _get_adapter_state_dict(

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from hf_efficient.sparsity.sparse_weight import SparseWeight
 
+from .base_weight import is_quantized
 from .layer import BiDSTLayer
 
 
@@ -32,7 +35,7 @@ class QuantizedLinear(BiDSTLayer):
         if x.requires_grad and torch.is_grad_enabled() and not result.requires_grad:
             if self.training:  # at once: where other layers cut the graph as well, backward would not come by
                 _refuse_without_backward(self.get_base_layer())
-            x = _NoWayBack.apply(x, self.get_base_layer())  # type: ignore[no-untyped-call]
+            x = _NoWayBack.apply(x, x, self.get_base_layer())  # type: ignore[no-untyped-call]
         for adapter in self.active_adapters:
             if adapter not in self.bidst_weight:
                 continue
@@ -70,13 +73,65 @@ def refuse_merging(base: Any) -> None:
     )
 
 
+def without_deltas(model: nn.Module) -> list[nn.Module]:
+    """The quantized layers of a model that have no delta."""
+    adapted = {id(module.get_base_layer()) for module in model.modules() if isinstance(module, BiDSTLayer)}
+    return [module for module in model.modules() if id(module) not in adapted and is_quantized(module)]
+
+
+@contextmanager
+def gaps_named(layers: Iterable[nn.Module]) -> Iterator[None]:
+    """In a training forward: layers that let no gradient through to what learns below them are named.
+
+    Torch would say that a loss has no graph or, where layers above are adapted, nothing at all, and those below would
+    not learn. It is an error where backward asks for the gradient, so that all that needs none goes on: outputs, and
+    layers below all that learns.
+
+    Args:
+        layers: quantized ones without deltas.
+    """
+    hooks = [layer.register_forward_hook(_name_gap) for layer in layers]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def _name_gap(base: nn.Module, inputs: tuple[Any, ...], result: Any) -> Tensor | None:
+    if not isinstance(result, Tensor) or result.requires_grad or not base.training or not torch.is_grad_enabled():
+        return None
+    for x in inputs:
+        if isinstance(x, Tensor) and _learns(x):
+            gap: Tensor = _NoWayBack.apply(x, result, base)  # type: ignore[no-untyped-call]
+            return gap
+    return None
+
+
+def _learns(x: Tensor) -> bool:
+    """Whether x depends on parameters that want gradients; for checkpointing embeddings are made to, which learn not.
+
+    It follows the graph, and is asked only of inputs of layers that have none.
+    """
+    nodes, seen = [x.grad_fn], set()
+    while nodes:
+        node = nodes.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        if isinstance(getattr(node, "variable", None), nn.Parameter):
+            return True
+        nodes += [following for following, _ in node.next_functions]
+    return False
+
+
 class _NoWayBack(torch.autograd.Function):
-    """x, of whose gradient a part is missing: said where it is wanted, since outputs alone are right without it."""
+    """A result of x that lacks a gradient to x: said where it is wanted, since outputs alone are right without it."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, base: Any) -> Tensor:
+    def forward(ctx: Any, x: Tensor, result: Tensor, base: Any) -> Tensor:
         ctx.base = base
-        return x.view_as(x)
+        return result.view_as(result)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> Any:

@@ -1,5 +1,6 @@
 """Sparse deltas on bases that torchao or GPTQ has quantized, against the matrices that their codes stand for."""
 
+from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -57,7 +58,7 @@ def quantized(quantize: Callable[[nn.Module], None]) -> nn.Module:
 
 def adapted(net: nn.Module, **settings: Any) -> PeftModel:
     common: dict[str, Any] = {"target": "delta", "sparsity": 0.9, "target_modules": ["0", "2"], "update_interval": 3}
-    return get_peft_model(net, BiDSTConfig(**common, **settings))
+    return get_peft_model(net, BiDSTConfig(**common | settings))
 
 
 def inputs() -> Tensor:
@@ -143,11 +144,14 @@ def by_kernels_without_backward(net: nn.Module) -> None:
         net.set_submodule(name, WithoutBackward(net.get_submodule(name)))  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize(
+WITHOUT_BACKWARD = pytest.mark.parametrize(
     "quantize",
     [by_kernels_without_backward, by_torchao("Int8DynamicActivationIntxWeightConfig", torch.int4)],
     ids=["no weight", "torchao"],
 )
+
+
+@WITHOUT_BACKWARD
 def test_codes_that_let_no_gradient_through_are_refused(quantize: Callable[[nn.Module], None]) -> None:
     """E.g. torchao's kernels that quantize activations as well: layers below would learn by their deltas alone."""
     model = adapted(quantized(quantize), init="random").train()
@@ -171,6 +175,64 @@ def test_codes_that_let_no_gradient_through_serve_where_none_is_wanted() -> None
     weight = last.sparse_weight("default")
     (gradient,) = torch.autograd.grad(found.sum(), weight.values, retain_graph=True)
     assert gradient.abs().sum() > 0
+
+
+def deep(quantize: Callable[[nn.Module], None], residual: bool = False) -> nn.Module:
+    """Layers below and above two in the middle that have codes."""
+    torch.manual_seed(0)
+    middle = nn.Sequential(nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 64))
+    quantize(middle)
+    between = Residual(middle) if residual else middle
+    return nn.Sequential(OrderedDict(below=nn.Linear(64, 64), relu=nn.ReLU(), middle=between, above=nn.Linear(64, 64)))
+
+
+class Residual(nn.Sequential):
+    def forward(self, x: Tensor) -> Tensor:
+        return x + super().forward(x)
+
+
+@WITHOUT_BACKWARD
+@pytest.mark.parametrize("target", ["delta", "weight"])
+@pytest.mark.parametrize("residual", [False, True])
+@pytest.mark.parametrize("layers", [["below"], ["below", "above"]], ids=["none above", "one above"])
+def test_codes_of_layers_without_deltas_that_let_no_gradient_through_are_named(
+    quantize: Callable[[nn.Module], None], target: Any, residual: bool, layers: list[str]
+) -> None:
+    """With a delta above, those below would silently not learn."""
+    model = adapted(deep(quantize, residual), target=target, init="random", target_modules=layers, train_others=False)
+    loss = model.train()(inputs()).square().sum()
+    with pytest.raises(ValueError, match=r"lets no gradient through to its input.*weights alone"):
+        loss.backward()
+    with torch.no_grad():
+        expected = model.eval()(inputs())
+    assert torch.equal(model.train()(inputs()), expected)
+    assert not any(module._forward_hooks for module in model.modules())
+
+
+def test_layers_without_backward_below_all_that_learn_are_let_be() -> None:
+    """Also where inputs are made to want gradients, as for checkpointing."""
+    model = adapted(deep(by_kernels_without_backward), init="random", target_modules=["above"]).train()
+    for x in (inputs(), inputs().requires_grad_()):
+        model(x).square().sum().backward()
+        values = model.base_model.model.above.sparse_weight("default").values
+        assert values.grad.abs().sum() > 0
+        values.grad = None
+
+
+def test_layers_without_deltas_that_let_gradients_through_train_as_they_are() -> None:
+    """Gradients are those of the matrices that the codes stand for."""
+    model = adapted(deep(KINDS["torchao, 8 bits"]), init="random", target_modules=["below"]).train()
+    values = model.base_model.model.below.sparse_weight("default").values
+    (found,) = torch.autograd.grad(model(inputs()).square().sum(), values)
+    for name in ("0", "2"):
+        codes: Any = model.base_model.model.middle[int(name)]
+        plain = nn.Linear(64, 64)
+        with torch.no_grad():
+            plain.weight.copy_(numbers(codes, 64))
+            plain.bias.copy_(codes.bias)
+        model.base_model.model.middle[int(name)] = plain
+    (expected,) = torch.autograd.grad(model(inputs()).square().sum(), values)
+    torch.testing.assert_close(found, expected, **CLOSE)
 
 
 def test_what_takes_no_codes_of_torchao_says_so(tmp_path: Path) -> None:

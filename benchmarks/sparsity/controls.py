@@ -19,6 +19,7 @@ from benchmarks.harness.options import RESULTS, at_least_one, common_parser
 from benchmarks.harness.results import read_json, record_run, write_json, write_table
 from benchmarks.harness.tables import markdown, mean_and_interval
 from benchmarks.sparsity import fine_tuning, pretrained_tasks, sparse_training, tasks
+from benchmarks.sparsity.drawn_candidates import ByChance, ByStatistics, keep_statistics
 from benchmarks.sparsity.sparse_training import SPARSITIES, TOPOLOGIES
 from hf_efficient.methods import SPARSITY
 from hf_efficient.optimizer_state import Pace
@@ -121,6 +122,7 @@ class GrowthByMovement(Growth):
         return float((weight.whole_values().float() - start).abs().sum() / start.abs().sum())
 
 
+HALF = {"candidates": 2.0, "score_interval": 10}
 CONTROLS: dict[str, tuple[type[BiDST], dict[str, Any]]] = {
     "bidst": (BiDST, {}),
     "dormant weights do not learn": (Off, {}),
@@ -137,6 +139,13 @@ CONTROLS: dict[str, tuple[type[BiDST], dict[str, Any]]] = {
     "gradients read at exchanges only": (BiDST, {"score_interval": 100}),
     "both (the cheapest)": (BiDST, {"score_interval": 100, "candidates": 1.0}),
     "gradients read at every step": (BiDST, {"score_interval": 1}),
+    "candidates by statistics": (ByStatistics, {}),
+    "candidates by chance": (ByChance, {}),
+    "two candidates, read half as often": (BiDST, HALF),
+    "two by statistics, read half as often": (ByStatistics, HALF),
+    "two by chance, read half as often": (ByChance, HALF),
+    "one candidate by statistics": (ByStatistics, {"candidates": 1.0}),
+    "one candidate by chance": (ByChance, {"candidates": 1.0}),
 }
 
 
@@ -148,8 +157,10 @@ def add_controls() -> None:
     ours = SPARSITY.row("bidst")
     for name, (implementation, settings) in CONTROLS.items():
         if name != "bidst":
-            SPARSITY.methods += (replace(ours, name=name, where=f"{__name__}:{implementation.__name__}"),)
+            where = f"{implementation.__module__}:{implementation.__name__}"
+            SPARSITY.methods += (replace(ours, name=name, where=where),)
         TOPOLOGIES[name] = (name, settings)
+    keep_statistics()
 
 
 def accuracy(task: str, data: tasks.Data, name: str, sparsity: float, seed: int) -> float:

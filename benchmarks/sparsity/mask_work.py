@@ -6,7 +6,7 @@ million. All exchange every 100 steps, as RigL was published. BiDST has three se
 candidates read at every step; and the cheapest, one candidate for every active weight, read at exchanges only. Methods
 take turns, step by step, so that a busy machine hits all alike. Beside the time: mask work as a share of the step's
 time, and the FLOPs that reading gradients adds to a step's (2 for each weight and position read, to 6 for each active
-one). Writes JSON, table and plot.
+one). `--methods` takes BiDST's controls (`controls.py`) as well. Writes JSON, table and plot.
 """
 
 import argparse
@@ -24,6 +24,7 @@ from benchmarks.harness.options import at_least_one, common_parser
 from benchmarks.harness.plots import plt, save
 from benchmarks.harness.results import read_json, record_run, write_json, write_table
 from benchmarks.harness.tables import markdown
+from benchmarks.sparsity.controls import CONTROLS, add_controls
 from benchmarks.sparsity.tasks import mlp
 from hf_efficient import BiDSTConfig, train_sparsely
 
@@ -40,13 +41,14 @@ SETTINGS: dict[str, dict[str, Any]] = {
 }
 
 
-def mask_work(network: str, sparsity: float, steps: int) -> dict[str, dict[str, float]]:
+def mask_work(network: str, methods: list[str], sparsity: float, steps: int) -> dict[str, dict[str, float]]:
     """Method -> ms of mask work and ms of training, for 100 steps, and FLOPs of reading as a share of a step's."""
     sizes, layers, batch = NETWORKS[network]
     generator = torch.Generator().manual_seed(0)
     runs: dict[str, tuple[nn.Module, torch.optim.SGD, Any]] = {}
-    for name, settings in SETTINGS.items():
+    for name in methods:
         torch.manual_seed(0)
+        settings = SETTINGS.get(name) or {"topology": name} | CONTROLS[name][1]
         config = BiDSTConfig(sparsity=sparsity, init="random", target_modules=layers, backend="dense", **settings)
         model: nn.Module = get_peft_model(mlp(*sizes), config)
         parameters = [p for p in model.parameters() if p.requires_grad]
@@ -75,12 +77,12 @@ def mask_work(network: str, sparsity: float, steps: int) -> dict[str, dict[str, 
 def reading(training: Any, steps: int) -> float:
     """FLOPs of the gradients of inactive weights that are read, over those of training the active ones."""
     weights = training.weights.values()
-    active, entries = sum(len(w.indices) for w in weights), sum(w.numel for w in weights)
+    active, topology = sum(len(w.indices) for w in weights), training.topology
     read = 0
     for step in range(1, steps + 1):
-        if training.topology.reads_gradient(step):
-            candidates = sum(len(w.memory.get("candidates", ())) for w in weights)
-            read += entries - active if training.topology.due(step) else candidates
+        if topology.reads_gradient(step):
+            some = [topology.gradient_indices(w, step) for w in weights]
+            read += sum(w.numel if s is None else len(s) for w, s in zip(weights, some, strict=True)) - active
     return 2 * read / (6 * active * steps)
 
 
@@ -91,7 +93,7 @@ def table(results: dict[str, dict[str, Any]]) -> str:
         head = ["mask work of 100 steps", *(f"{float(s):.0%} sparse, ms" for s in result)]
         head += [h for s in result for h in (f"{float(s):.0%}: times RigL's", "of the step's time", "FLOPs added")]
         rows = []
-        for name in SETTINGS:
+        for name in next(iter(result.values())):
             cells = [f"{row[name]['mask_ms']:.1f}" for row in result.values()]
             for row in result.values():
                 of, rigl = row[name], row["rigl"]["mask_ms"]
@@ -106,7 +108,7 @@ def plot(results: dict[str, dict[str, Any]], path: Path) -> None:
     """ms over sparsity, a panel a network."""
     figure, panels = plt.subplots(1, len(results), figsize=(5 * len(results), 3.5), layout="constrained", squeeze=False)
     for axes, (network, result) in zip(panels[0], results.items(), strict=True):
-        for name in SETTINGS:
+        for name in next(iter(result.values())):
             heights = [row[name]["mask_ms"] for row in result.values()]
             axes.plot([f"{float(s):.0%}" for s in result], heights, marker="o", label=name)
         axes.set(title=f"{network} weights", xlabel="sparsity", ylabel="mask work of 100 steps, ms", ylim=0)
@@ -118,6 +120,9 @@ def parser() -> argparse.ArgumentParser:
     """The options."""
     made = common_parser(__doc__, "mask_work")
     made.add_argument("--networks", nargs="+", default=list(NETWORKS), choices=list(NETWORKS))
+    choices = dict.fromkeys([*SETTINGS, *CONTROLS])
+    made.add_argument("--methods", nargs="+", default=list(SETTINGS), choices=list(choices))
+    made.add_argument("--cpu-time", action="store_true", help="count seconds of the processor: for a busy machine")
     made.add_argument("--intervals", type=at_least_one, default=3, help=f"of {INTERVAL} steps each")
     return made
 
@@ -125,12 +130,15 @@ def parser() -> argparse.ArgumentParser:
 def main() -> None:
     arguments = parser().parse_args()
     torch.set_num_threads(1)
+    if arguments.cpu_time:
+        time.perf_counter = time.process_time  # the package's own clock too
+    add_controls()
     record_run(arguments.output)
     path = arguments.output / "results.json"
     results: dict[str, dict[str, Any]] = {k: v for k, v in read_json(path, {}).items() if k in NETWORKS}
     for network in arguments.networks:
         steps = INTERVAL * arguments.intervals
-        results[network] = {str(s): mask_work(network, s, steps) for s in SPARSITIES}
+        results[network] = {str(s): mask_work(network, arguments.methods, s, steps) for s in SPARSITIES}
         write_json(path, results)
     write_table(arguments.output / "table.md", table(results))
     plot(results, arguments.output / "mask_work.png")

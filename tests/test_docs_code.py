@@ -1,6 +1,7 @@
 """Code in the pages: it is Python, what it imports is there, settings are taken, and commands are understood."""
 
 import ast
+import builtins
 import importlib
 import re
 import shlex
@@ -79,3 +80,25 @@ def test_a_command_is_understood(where: str, line: str) -> None:
 def test_code_was_found() -> None:
     assert len(blocks("python")) > 60
     assert len(commands()) > 20
+
+
+def classes_of(codes: list[str]) -> tuple[set[str], set[str]]:
+    """Names that some codes import or define, and names of classes that they use."""
+    known, used = set(dir(builtins)), set()
+    for node in (node for code in codes for node in ast.walk(ast.parse(code))):
+        if isinstance(node, (ast.Import, ast.ImportFrom)):
+            known |= {alias.asname or alias.name for alias in node.names}
+        elif isinstance(node, ast.ClassDef):
+            known.add(node.name)
+        elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+            known.add(node.id)
+        elif isinstance(node, ast.Name) and node.id[0].isupper():
+            used.add(node.id)
+    return known, used
+
+
+@pytest.mark.parametrize("page", sorted({where.rpartition("-")[0] for where, _ in blocks("python")}))
+def test_a_page_imports_the_classes_that_its_code_uses(page: str) -> None:
+    """Who copies its lines knows where each class comes from."""
+    known, used = classes_of([code for where, code in blocks("python") if where.rpartition("-")[0] == page])
+    assert not used - known

@@ -3,6 +3,7 @@
 import ast
 import builtins
 import importlib
+import json
 import re
 import shlex
 import textwrap
@@ -102,3 +103,13 @@ def test_a_page_imports_the_classes_that_its_code_uses(page: str) -> None:
     """Who copies its lines knows where each class comes from."""
     known, used = classes_of([code for where, code in blocks("python") if where.rpartition("-")[0] == page])
     assert not used - known
+
+
+def test_the_small_model_of_the_quick_start_is_there_with_its_picture_and_question() -> None:
+    text = (ROOT / "docs" / "quick_start.md").read_text()
+    model, picture = re.findall(r"hf_efficient/assets/[\w/.]+\w", text)
+    (question,) = re.findall(r'"<image> (what [^"]*)"', text)
+    assert (ROOT / model / "model.safetensors").is_file()
+    lines = (ROOT / picture).parents[1].joinpath("metadata.jsonl").read_text().splitlines()
+    (asked,) = [row["questions"] for row in map(json.loads, lines) if picture.endswith(row["file_name"])]
+    assert question in {one["question"] for one in asked}

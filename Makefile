@@ -110,6 +110,9 @@ bench-speed: $(VENV)/.stamp-dev  ## time and memory of token pruning
 bench-footing: $(VENV)/.stamp-dev  ## all methods on equal footing: settings chosen on validation scenes, then the test
 	$(BIN)/python -m benchmarks.representation.equal_footing choose
 	$(BIN)/python -m benchmarks.representation.equal_footing test --trained hf_efficient/assets/tiny_vlm/refined
+	$(BIN)/python -m benchmarks.representation.equal_footing test \
+	  --model hf_efficient/assets/tiny_vlm benchmarks/models/tiny_vlm_seed1 \
+	  --chosen benchmarks/results/equal_footing/chosen.json --output benchmarks/results/equal_footing_seeds
 
 bench-parts: $(VENV)/.stamp-dev  ## parts of ID-Pruner and ITG switched off and turned round, on validation scenes
 	$(BIN)/python -m benchmarks.representation.parts

@@ -82,56 +82,70 @@ class Card:
 INTERVALS = "intervals are 95 %"
 WORK, VIT = "19M weights > bidst", "vit, 500, 40 % noise zosam"
 FILM = "bbb_full_720p.mp4 56 527,905 delta > bits over"
-FOOT, PHOTO = "equal_footing/table.md", "equal_footing_photo/table.md"
-REAL = "What decides > ID-Pruner against methods that keep real tokens"
-ALL = "anchors > 0 > accuracy > %"
-ANY = "What decides > ITG against any method"
+#: Data set -> the table on equal footing.
+FOOTING = {"tiny": "equal_footing/table.md", "photo": "equal_footing_photo/table.md"}
+ALL = "anchors > all tokens > accuracy > %"
+#: Comparison of that table -> against whom.
+REAL, ANY = "ID-Pruner against methods that keep real tokens", "ITG against any method"
+RIVALS = {REAL: "the best other method that keeps real tokens", ANY: "the best other method"}
+
+
+def _right(data: str, method: str, kept: str, figure: str, how: str = "") -> Result:
+    """What a method's default answers rightly with so many tokens."""
+    place = f"One row > {method} (default), with sizes > {kept.split()[0]}"
+    return Result(data, f"{kept}{how}: % right", figure, f"{FOOTING[data]} > {place}")
+
+
+def _ahead(data: str, comparison: str, kept: str, figure: str) -> Result:
+    """How far it is ahead of the rival that validation names."""
+    place = f"What decides > {comparison} {kept.split()[0]} > ahead by, points#1"
+    return Result(data, f"{kept}: ahead of {RIVALS[comparison]}, points", figure, f"{FOOTING[data]} > {place}")
+
+
+def _tokens(name: str, title: str, text: str, results: tuple[Result, ...], limits: str, tag: str) -> Card:
+    """The card of a method for visual tokens."""
+    load = (
+        "from hf_efficient import TokenPrunerConfig, attach_token_pruner\n\n"
+        f'attach_token_pruner(model, processor, TokenPrunerConfig(method="{name}", budget=64))'
+    )
+    terms = f"{INTERVALS}; others had the same options, chosen on validation scenes"
+    command = "python -m benchmarks.representation.equal_footing"
+    text += " Method and code are of this package."
+    tags = (tag, "vision-language-model", "training-free")
+    return Card(title, text, load, f"{name}.md", terms, command, results, limits, tags)
+
+
 CARDS = {
-    "id_pruner": Card(
+    "id_pruner": _tokens(
+        "id_pruner",
         "ID-Pruner: K visual tokens that are important and stand for all",
         "Keeps exactly K of the visual tokens of a vision-language model, without training: importance and coverage "
-        "are measured apart and joined in one submodular objective. Method and code are of this package.",
-        'from hf_efficient import TokenPrunerConfig, attach_token_pruner\n\n'
-        'attach_token_pruner(model, processor, TokenPrunerConfig(method="id_pruner", budget=64))',
-        "id_pruner.md",
-        f"{INTERVALS}; others had the same options, chosen on validation scenes",
-        "python -m benchmarks.representation.equal_footing",
+        "are measured apart and joined in one submodular objective.",
         (
-            Result("photo", "32 of 256 tokens, proportional attention: % right", "83.0",
-                   f"{PHOTO} > One row > id_pruner (default), with sizes > 32"),
-            Result("photo", "32 of 256 tokens: ahead of the best other method that keeps real tokens, points",
-                   "+2.8 (0.9 to 4.8)", f"{PHOTO} > {REAL} 32 > ahead by, points#1"),
-            Result("photo", "64 of 256 tokens: ahead of the best other method that keeps real tokens, points", "+1.1",
-                   f"{PHOTO} > {REAL} 64 > ahead by, points#1"),
-            Result("tiny", "9 of 144 tokens, proportional attention: % right", "96.5",
-                   f"{FOOT} > One row > id_pruner (default), with sizes > 9"),
-            Result("tiny", "2 of 144 tokens: ahead of the best other method that keeps real tokens, points", "+7.1",
-                   f"{FOOT} > {REAL} 2 > ahead by, points#1"),
+            _right("photo", "id_pruner", "32 of 256 tokens", "83.0", ", proportional attention"),
+            _ahead("photo", REAL, "32 of 256 tokens", "+2.8 (0.9 to 4.8)"),
+            _ahead("photo", REAL, "64 of 256 tokens", "+1.1"),
+            _right("tiny", "id_pruner", "9 of 144 tokens", "96.5", ", proportional attention"),
+            _ahead("tiny", REAL, "2 of 144 tokens", "+7.1"),
         ),
         "With half of the tokens the better methods are level. Pointing and text suffer first: they want a quarter or "
         "more.",
-        ("visual-token-pruning", "vision-language-model", "training-free"),
+        "visual-token-pruning",
     ),
-    "itg": Card(
+    "itg": _tokens(
+        "itg",
         "ITG: K new tokens made of all visual tokens",
         "Makes K tokens that are the best approximation of the weighted distribution of all tokens, without training; "
-        "attention counts each for as many as it stands for. Method and code are of this package.",
-        'from hf_efficient import TokenPrunerConfig, attach_token_pruner\n\n'
-        'attach_token_pruner(model, processor, TokenPrunerConfig(method="itg", budget=64))',
-        "itg.md",
-        f"{INTERVALS}; others had the same options, chosen on validation scenes",
-        "python -m benchmarks.representation.equal_footing",
+        "attention counts each for as many as it stands for.",
         (
-            Result("photo", "32 of 256 tokens: % right", "86.2", f"{PHOTO} > One row > itg (default), with sizes > 32"),
-            Result("photo", "32 of 256 tokens: ahead of the best other method, points", "+6.0 (4.2 to 7.8)",
-                   f"{PHOTO} > {ANY} 32 > ahead by, points#1"),
-            Result("tiny", "9 of 144 tokens: % right", "96.8", f"{FOOT} > One row > itg (default), with sizes > 9"),
-            Result("tiny", "9 of 144 tokens: ahead of the best other method, points", "+0.7 (0.1 to 1.3)",
-                   f"{FOOT} > {ANY} 9 > ahead by, points#1"),
+            _right("photo", "itg", "32 of 256 tokens", "86.2"),
+            _ahead("photo", ANY, "32 of 256 tokens", "+6.0 (4.2 to 7.8)"),
+            _right("tiny", "itg", "9 of 144 tokens", "96.8"),
+            _ahead("tiny", ANY, "9 of 144 tokens", "+0.7 (0.1 to 1.3)"),
         ),
         "Wants sdpa or eager attention in the language model, for the sizes: without them it loses points "
         "at an eighth of the tokens and fewer. With half and a quarter of the tokens other methods are level with it.",
-        ("visual-token-reduction", "vision-language-model", "training-free"),
+        "visual-token-reduction",
     ),
     "bidst": Card(
         "BiDST: sparse models and sparse adapters whose topology is learned",

@@ -12,7 +12,8 @@ is a link to the file; its title names the row and the column. A table has the s
     -->
 
 A place is, for a Markdown table, a heading where several tables have such rows, then row and column; for JSON the keys
-on the way, those of a list being numbers. A row is named by how it begins; of columns of one name, `#2` is the second.
+on the way; an entry of a list is a number, or how its values begin (`itg 0.125` of `{"method": "itg", "budget": 0.125,
+...}`). A row is named by how it begins; of columns of one name, `#2` is the second.
 `=` says that names are those on the page, `-` leaves a row or a column alone, `+` joins places of which a cell holds
 one figure each (or all of theirs, if it holds more), `less` takes the difference of two. `row > {a; b; c}` is the same
 as `row > a + row > b + row > c`. A last part `%` gives a hundred times the figures, and `minus` the first with the
@@ -78,6 +79,20 @@ def read(path: Path) -> Any:
     return json.loads(path.read_text(encoding="utf-8"))
 
 
+def entry(several: list[Any], key: str) -> Any:
+    """The entry of a list by its number, or by how its values begin.
+
+    Raises:
+        LookupError: none or several begin so.
+    """
+    if key.isdigit():
+        return several[int(key)]
+    begun = [one for one in several if f"{plain(' '.join(map(str, one.values())))} ".startswith(f"{plain(key)} ")]
+    if len(begun) != 1:
+        raise LookupError(f"{len(begun)} entries of {len(several)} begin with {key}")
+    return begun[0]
+
+
 def place(path: Path, parts: list[str]) -> str:
     """What stands at a place of a result file.
 
@@ -87,7 +102,7 @@ def place(path: Path, parts: list[str]) -> str:
     if path.suffix == ".json":
         content = read(path)
         for key in parts:
-            content = content[int(key) if isinstance(content, list) else key]
+            content = entry(content, key) if isinstance(content, list) else content[key]
         return str(content)
     *heading, row, column = (plain(part) for part in parts)
     found = set()

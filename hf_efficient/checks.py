@@ -26,12 +26,14 @@ def plain_numbers(settings: Any) -> None:
             setattr(settings, one.name, float(value))
 
 
-def check_model(value: object, expected: str = "a torch.nn.Module, e.g. a model of transformers, loaded") -> None:
-    """Raise TypeError unless the value is a torch module."""
+def check_model(
+    value: object, expected: str = "a torch.nn.Module, e.g. a model of transformers, loaded", name: str = "model"
+) -> None:
+    """Raise TypeError unless the value is a torch module; `name` is the argument's."""
     from torch import nn
 
     if not isinstance(value, nn.Module):
-        raise TypeError(f"model={shown(value)} is not a model; expected {expected}.")
+        raise TypeError(f"{name}={shown(value)} is not a model; expected {expected}.")
 
 
 def checked_path(name: str, value: object) -> Path:

@@ -1,7 +1,9 @@
 """Code in the pages: it is Python, what it imports is there, settings are taken, and commands are understood."""
 
 import ast
+import builtins
 import importlib
+import json
 import re
 import shlex
 import textwrap
@@ -79,3 +81,35 @@ def test_a_command_is_understood(where: str, line: str) -> None:
 def test_code_was_found() -> None:
     assert len(blocks("python")) > 60
     assert len(commands()) > 20
+
+
+def classes_of(codes: list[str]) -> tuple[set[str], set[str]]:
+    """Names that some codes import or define, and names of classes that they use."""
+    known, used = set(dir(builtins)), set()
+    for node in (node for code in codes for node in ast.walk(ast.parse(code))):
+        if isinstance(node, (ast.Import, ast.ImportFrom)):
+            known |= {alias.asname or alias.name for alias in node.names}
+        elif isinstance(node, ast.ClassDef):
+            known.add(node.name)
+        elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+            known.add(node.id)
+        elif isinstance(node, ast.Name) and node.id[0].isupper():
+            used.add(node.id)
+    return known, used
+
+
+@pytest.mark.parametrize("page", sorted({where.rpartition("-")[0] for where, _ in blocks("python")}))
+def test_a_page_imports_the_classes_that_its_code_uses(page: str) -> None:
+    """Who copies its lines knows where each class comes from."""
+    known, used = classes_of([code for where, code in blocks("python") if where.rpartition("-")[0] == page])
+    assert not used - known
+
+
+def test_the_small_model_of_the_quick_start_is_there_with_its_picture_and_question() -> None:
+    text = (ROOT / "docs" / "quick_start.md").read_text()
+    model, picture = re.findall(r"hf_efficient/assets/[\w/.]+\w", text)
+    (question,) = re.findall(r'"<image> (what [^"]*)"', text)
+    assert (ROOT / model / "model.safetensors").is_file()
+    lines = (ROOT / picture).parents[1].joinpath("metadata.jsonl").read_text().splitlines()
+    (asked,) = [row["questions"] for row in map(json.loads, lines) if picture.endswith(row["file_name"])]
+    assert question in {one["question"] for one in asked}

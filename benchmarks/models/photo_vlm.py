@@ -8,12 +8,11 @@ it takes a model that `examples.train_photo_vlm` left and writes into the folder
 import argparse
 from pathlib import Path
 
-import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from transformers import LlavaConfig, LlavaForConditionalGeneration, LlavaProcessor
 
 from benchmarks.models.dinov2_from_wheel import weights_for
-from hf_efficient.files import written_whole
+from benchmarks.models.half_precision import export_half
 
 SHIPPED = Path(__file__).parent / "photo_vlm"
 FOLDERS = {seed: SHIPPED / f"seed{seed}" for seed in (0, 1)}
@@ -26,24 +25,13 @@ def load_photo_vlm(seed: int = 0) -> tuple[LlavaForConditionalGeneration, LlavaP
 
 
 def assemble(folder: Path) -> LlavaForConditionalGeneration:
-    """The model of a folder that `export` wrote, with DINOv2's layers as its tower."""
+    """The model of a folder that `export_half` wrote, with DINOv2's layers as its tower."""
     model = LlavaForConditionalGeneration(LlavaConfig.from_pretrained(folder))
     weights = {name: value.float() for name, value in load_file(folder / "model.safetensors").items()}
     tower = weights_for(model.model.vision_tower)
     model.load_state_dict({**weights, **{TOWER + name: value for name, value in tower.items()}})
     model.generation_config.max_new_tokens = 8
     return model.eval()
-
-
-def export(run: Path, folder: Path) -> None:
-    """Write projector and decoder of a trained model as float16, config and processor beside them."""
-    model = LlavaForConditionalGeneration.from_pretrained(run)
-    kept = {n: v.to(torch.float16).contiguous() for n, v in model.state_dict().items() if not n.startswith(TOWER)}
-    folder.mkdir(parents=True, exist_ok=True)
-    with written_whole(folder / "model.safetensors") as draft:
-        save_file(kept, draft, {"format": "pt"})
-    model.config.save_pretrained(folder)
-    LlavaProcessor.from_pretrained(run).save_pretrained(folder)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -58,7 +46,7 @@ def parser() -> argparse.ArgumentParser:
 def main() -> None:
     arguments = parser().parse_args()
     if arguments.export:
-        export(arguments.export, arguments.folder)
+        export_half(arguments.export, arguments.folder, without=TOWER)
         return
     model, processor = load_photo_vlm(arguments.seed)
     model.save_pretrained(arguments.folder)

@@ -96,7 +96,7 @@ def trained_rows(folders: Sequence[Path]) -> dict[str, dict[str, Any]]:
 
 def test(arguments: argparse.Namespace) -> None:
     """The step that opens the test set."""
-    path = arguments.output / "chosen.json"
+    path = arguments.chosen or arguments.output / "chosen.json"
     chosen = read_json(path, None)
     if chosen is None:
         raise SystemExit(f"{path} is missing: run the step `choose` first, on validation scenes.")
@@ -201,6 +201,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--test-set", default=str(EVALUATION_SET), help="a folder, or LAYOUT:SEED")
     made.add_argument("--scenes", type=at_least_one, help="at most this many of the test set")
     made.add_argument("--trained", nargs="*", type=Path, default=[], help="folders of trained generators' configs")
+    made.add_argument("--chosen", type=Path, help="for `test`: the file of `choose` (default: OUTPUT/chosen.json)")
     made.add_argument("--again", nargs="+", default=[], help="methods whose stored grades are measured anew")
     return made
 

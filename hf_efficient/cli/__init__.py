@@ -226,7 +226,7 @@ def _run(argv: Sequence[str] | None) -> int:
         with extra():
             carried_out(import_module(arguments.module).run, arguments)
     except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
+        print("interrupted" + getattr(arguments, "interrupted", ""), file=sys.stderr)
         return 130
     except BrokenPipeError:
         raise

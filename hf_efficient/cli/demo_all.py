@@ -33,7 +33,9 @@ td, th {{ padding: .2em .8em; text-align: left; border-bottom: 1px solid #ddd; }
 difference may be chance. Figures over several seeds stand in the benchmarks.</p>
 <ul>
 <li><b>prefill</b>: seconds of a forward of the prompts, and <b>cache</b>: bytes of keys and values, both of those with
-all visual tokens. <b>ms a step</b>: on this machine. Seconds of a busy machine say little.</li>
+all visual tokens. <b>ms a step</b>: on this machine. Seconds of a busy machine say little. What S2-SAM adds to a step
+grows with the weights, not with the batch: it is much here, where 32 rows go through a small network, and little in
+networks of which a step takes longer.</li>
 <li><b>right</b>: answers, or classes of {tests} test pictures, with a 95 % interval for so many of them; other seeds
 move it too.</li>
 <li><b>sharpness</b>: by how much the loss of training rises 0.1 away from the weights, along its gradient. ZO-SAM

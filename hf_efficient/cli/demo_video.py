@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import logging
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,7 @@ from hf_efficient.video.encode.fit import fit_video
 from hf_efficient.video.files.color import ColorTags
 from hf_efficient.video.files.reader import VideoInfo
 from hf_efficient.video.files.writer import VideoWriter
+from hf_efficient.video.measure import break_even
 from hf_efficient.video.measure.evaluation import enlarged_frames, evaluate
 from hf_efficient.video.play.player import Player
 from hf_efficient.video.settings import AUTO
@@ -49,7 +52,8 @@ def played(scenes: Sequence[Scene], folder: Path) -> tuple[list[Line], Image.Ima
     shown: list[np.ndarray] = []
     for number, (name, settings) in enumerate(tqdm(NETWORKS.items(), desc="video", unit="method", leave=False)):
         bundle = folder / f"bundle{number}"
-        fit_video(clip, bundle, steps=STEPS, lr_quality=20, progress_bar=False, device="cpu", **settings)
+        with _quiet(break_even.logger):  # that networks are larger than so short a clip, the table says
+            fit_video(clip, bundle, steps=STEPS, lr_quality=20, progress_bar=False, device="cpu", **settings)
         found = evaluate(bundle, clip)
         size, player = sum(found["bytes"].values()), Player(bundle, "cpu")
         if not lines:
@@ -61,6 +65,17 @@ def played(scenes: Sequence[Scene], folder: Path) -> tuple[list[Line], Image.Ima
                           f"{found['stdo']['psnr']:.2f} dB"))  # fmt: skip
         shown.append(next(player.frames()).rgb)
     return lines, Image.fromarray(np.concatenate(shown, axis=1)).resize((len(shown) * 2 * SIDE, 2 * SIDE))
+
+
+@contextmanager
+def _quiet(logger: logging.Logger) -> Iterator[None]:
+    """Errors alone are told."""
+    before = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)
 
 
 def pan(scenes: Sequence[Scene]) -> list[np.ndarray]:

@@ -8,6 +8,7 @@ from importlib.metadata import PackageNotFoundError, requires, version
 from importlib.util import find_spec
 from typing import Any
 
+from hf_efficient.extras import LIBRARIES
 from hf_efficient.methods import KINDS
 
 from .output import Content
@@ -91,6 +92,13 @@ def unmet_names() -> list[str]:
     return [line for library in READ_IN for line in changes(library)]
 
 
+def pip_line(missing: list[str]) -> str:
+    """What installs all of these modules, if one of our extras does; else nothing."""
+    extras = [LIBRARIES.get(name, ()) for name in missing]
+    shared = [name for name in extras[0] if all(name in others for others in extras)]
+    return f": pip install 'hf-efficient[{shared[0]}]'" if shared else ""
+
+
 def text_of(found: dict[str, Any]) -> str:
     """For people."""
     lines = ["versions"]
@@ -99,7 +107,7 @@ def text_of(found: dict[str, Any]) -> str:
     lines.append("\nwhat can run here")
     for use, row in found["uses"].items():
         lines.append(f"  {'yes' if row['runs'] else 'no ':<4} {use}" + (
-            "" if row["runs"] else f"  (missing: {', '.join(row['missing'])})"))  # fmt: skip
+            "" if row["runs"] else f"  (missing: {', '.join(row['missing'])}{pip_line(row['missing'])})"))  # fmt: skip
     lines.append("\nmethods")
     for budget in sorted({row["budget"] for row in found["methods"].values()}):
         of = {name: row["runs"] for name, row in found["methods"].items() if row["budget"] == budget}

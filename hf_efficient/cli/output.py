@@ -9,9 +9,11 @@ import math
 import os
 import sys
 from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from hf_efficient.extras import extra
 from hf_efficient.files import check_output, write_text
 
 Content = dict[str, Any]
@@ -42,6 +44,22 @@ def carried_out(run: Callable[[argparse.Namespace], Content | None], arguments: 
     else:
         check_output(path, "file")
         write_text(path, as_json(run(arguments)))
+
+
+def check_plot(path: Path | None) -> None:
+    """Refuse a plot that could not be drawn at the end.
+
+    Args:
+        path: of the picture, or None where none is asked for.
+
+    Raises:
+        ImportError: matplotlib is absent; the message says what to install.
+        OSError, ValueError: see `check_output`.
+    """
+    if path is not None:
+        check_output(path, "file")
+        with extra("plots"):
+            import_module("matplotlib")
 
 
 def as_json(content: Any) -> str:

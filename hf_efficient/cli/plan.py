@@ -7,7 +7,7 @@ import tempfile
 from hf_efficient.files.outputs import check_output
 
 from .model_options import check_place
-from .output import Content
+from .output import Content, check_plot
 from .plan_models import loaded, rows_for, training_arguments
 
 
@@ -20,8 +20,7 @@ def run(arguments: argparse.Namespace) -> Content:
         OSError: the model cannot be loaded, or the folder not be written.
     """
     check_place(arguments)
-    if arguments.plot is not None:
-        check_output(arguments.plot, "file")
+    check_plot(arguments.plot)
     check_output(arguments.output, "folder")
     names = [name for name, _ in arguments.limit]
     if twice := sorted({name for name in names if names.count(name) > 1}):

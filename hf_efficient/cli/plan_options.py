@@ -6,10 +6,12 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from hf_efficient.methods import REPRESENTATION
+
 from .model_options import add_place
 from .output import add_json
 from .push import add_push
-from .stdo_options import at_least_one
+from .stdo_options import GOES_ON, at_least_one
 
 STEPS = 100  # of a training
 
@@ -44,6 +46,7 @@ def add_plans(commands: Any) -> None:
         "training_bytes, step_seconds of a training step; amounts as 50%% (of now), 40MB, 3GFLOP, 200ms",
     )  # fmt: skip
     plan.add_argument("--methods", nargs="+", default=["id_pruner", "itg", "scope"], metavar="METHOD",
+                      choices=REPRESENTATION.names,
                       help="selections of visual tokens that are tried (default: id_pruner itg scope)")  # fmt: skip
     plan.add_argument("--levers", nargs="*", choices=("sparsegpt", "wanda", "int8", "int4"),
                       default=["sparsegpt", "wanda", "int8", "int4"],
@@ -53,7 +56,7 @@ def add_plans(commands: Any) -> None:
     plan.add_argument("--steps", type=at_least_one, default=STEPS, help="steps of the training that is planned, as of "
                       f"train (default: {STEPS})")  # fmt: skip
     plan.add_argument("--prune", choices=("before", "after"), default="before",
-                      help="the training, where weights are pruned and trained (default: before)")  # fmt: skip
+                      help="prune weights before the training or after it (default: before)")  # fmt: skip
     plan.add_argument("--plot", type=Path, help="PNG file to draw quality over cost to")
     plan.set_defaults(module="hf_efficient.cli.plan")
 
@@ -75,7 +78,7 @@ def add_plans(commands: Any) -> None:
     train.add_argument("--learning-rate", type=positive, default=1e-4, help="of AdamW (default: 0.0001)")
     train.add_argument("--seed", type=int, default=0, help="of everything random (default: 0)")
     add_push(train)
-    train.set_defaults(module="hf_efficient.cli.train")
+    train.set_defaults(module="hf_efficient.cli.train", interrupted=GOES_ON)
 
     for parser in (plan, apply, train):
         parser.add_argument("--data", type=Path, help="folder of images with metadata.jsonl, or a file with a text a "

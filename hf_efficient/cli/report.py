@@ -9,13 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 from hf_efficient.files import find
 from hf_efficient.files.interrupted_save import FILE_NAME
-from hf_efficient.files.outputs import check_output
 from hf_efficient.serving.choice import chosen_config
 from hf_efficient.sparsity.storage.stored import stored_sparsely
 
 from . import pruner_settings
 from .model_options import check_place, of_the_hub, of_the_model
-from .output import Content
+from .output import Content, check_plot
 
 if TYPE_CHECKING:
     from hf_efficient import TokenPrunerConfig
@@ -29,8 +28,7 @@ def run(arguments: argparse.Namespace) -> Content:
         ValueError: a setting is invalid, or options of a pruner are given for a model without pictures.
         OSError: the model or the image cannot be read.
     """
-    if arguments.plot is not None:
-        check_output(arguments.plot, "file")
+    check_plot(arguments.plot)
     check_place(arguments)
     settings, model_id = pruner_settings(arguments), arguments.model
     if model_id is not None and not sees(model_id, **of_the_hub(arguments)):

@@ -16,7 +16,7 @@ from hf_efficient.extras import extra
 from hf_efficient.files import written_whole
 from hf_efficient.modes import evaluating
 from hf_efficient.optimization.engine.given import checked_distance, checked_loss
-from hf_efficient.optimization.engine.perturbation import Direction, Weights, dot, global_norm
+from hf_efficient.optimization.engine.perturbation import Direction, Scaling, Weights, dot, global_norm
 from hf_efficient.optimization.variants.asam import asam_scaling
 from hf_efficient.reading import shown
 
@@ -43,10 +43,8 @@ def sharpness(
         TypeError: `model` is no model.
         ValueError: rho <= 0, no data, or a loss that is not one real value with a graph.
     """
-    check_model(model)
     distance = checked_distance("rho", rho, "a finite number > 0", above=True)
-    weights, loss_of = Weights(model.parameters(), asam_scaling if adaptive else None), loss_of or loss_of_batch
-    batches = _batches(data)
+    weights, batches, loss_of = _taken(model, data, loss_of, asam_scaling if adaptive else None)
     with evaluated(model, weights):
         before = _mean_loss(model, batches, loss_of, backward=True)
         with weights.moved(weights.pack(weights.take_gradients()), distance):
@@ -71,9 +69,7 @@ def top_hessian_eigenvalue(
         TypeError: `model` is no model.
         ValueError: no data, or a loss that is not one real value with a graph.
     """
-    check_model(model)
-    weights, loss_of = Weights(model.parameters()), loss_of or loss_of_batch
-    batches = _batches(data)
+    weights, batches, loss_of = _taken(model, data, loss_of)
     v = _unit(_random_direction(weights, seed))
     value = 0.0
     with evaluated(model, weights), sdpa_kernel(SDPBackend.MATH):  # fused attention has no second derivative
@@ -92,9 +88,7 @@ def loss_along(
     """The mean loss at w + t d for every distance t: along the gradient ("gradient") and along a random direction whose
     parameters have the norms of the weights (Li et al., 2018, arXiv 1712.09913; "random"), both of unit length.
     """
-    check_model(model)
-    weights, loss_of = Weights(model.parameters()), loss_of or loss_of_batch
-    batches = _batches(data)
+    weights, batches, loss_of = _taken(model, data, loss_of)
     curves: dict[str, list[float]] = {}
     with evaluated(model, weights):
         _mean_loss(model, batches, loss_of, backward=True)
@@ -165,11 +159,15 @@ def evaluated(model: nn.Module, weights: Weights) -> Iterator[None]:
             p.grad = gradients.get(p)
 
 
-def _batches(data: Iterable[Any]) -> Sequence[Any]:
+def _taken(
+    model: nn.Module, data: Iterable[Any], loss_of: LossOf | None, scaling: Scaling | None = None
+) -> tuple[Weights, Sequence[Any], LossOf]:
+    """The weights of a model, batches to measure on, and the loss, after checks of all three."""
+    check_model(model)
     batches = data if isinstance(data, Sequence) else list(data)
     if not batches:
         raise ValueError("No data to measure on; pass at least one batch.")
-    return batches
+    return Weights(model.parameters(), scaling), batches, loss_of or loss_of_batch
 
 
 def _mean_loss(model: nn.Module, batches: Sequence[Any], loss_of: LossOf, backward: bool = False) -> float:

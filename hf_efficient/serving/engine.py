@@ -76,9 +76,9 @@ class PrunedModels(ModelManager):
                 kwargs["revision"] = self.source.revision
             try:
                 model, processor = load_token_pruned(self.source.model, self.source.config, **kwargs)
-            except FileNotFoundError as error:
+            except OSError as error:
                 if self.source.config is None and CONFIG_NAME in str(error):
-                    raise no_pruner(self.source.model) from error
+                    raise no_pruner(self.source.model, error, self.source.revision) from error
                 raise
             self.pair = model.eval(), processor
         return self.pair

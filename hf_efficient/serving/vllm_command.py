@@ -89,7 +89,7 @@ def check_saved(model: str, revision: str | None) -> None:
     try:
         TokenPrunerConfig.from_pretrained(model, **({} if revision is None else {"revision": revision}))
     except OSError as error:
-        raise no_pruner(model) from error
+        raise no_pruner(model, error, revision) from error
 
 
 def check_vllm() -> None:

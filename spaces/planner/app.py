@@ -173,10 +173,10 @@ def build_demo() -> gr.Blocks:
                 )  # fmt: skip
                 button = gr.Button("Plan", variant="primary", elem_id="find")
             with gr.Column(scale=7):
-                best = gr.HTML(NOTHING_YET, elem_id="best", padding=True)
+                best = gr.HTML(NOTHING_YET, elem_id="best", elem_classes="space-results", padding=True)
                 front = gr.Image(
                     label="Quality over cost", show_label=False, format="png", interactive=False, buttons=[],
-                    elem_id="front",
+                    elem_id="front", elem_classes="space-chart",
                 )  # fmt: skip
                 tried = gr.HTML(elem_id="tried", padding=True)
                 file = gr.File(label="The plan", interactive=False, elem_id="file")

@@ -208,9 +208,9 @@ def build_demo() -> gr.Blocks:
             with gr.Column(scale=7):
                 landscape = gr.Image(
                     label="Loss around the minimum", show_label=False, format="png", interactive=False,
-                    buttons=[], elem_id="landscape",
+                    buttons=[], elem_id="landscape", elem_classes="space-chart",
                 )  # fmt: skip
-                figures = gr.HTML(elem_id="figures", padding=True)
+                figures = gr.HTML(elem_id="figures", elem_classes="space-results", padding=True)
         button.click(
             compare,
             [methods, rho, wrong, pruned, topology, seed],

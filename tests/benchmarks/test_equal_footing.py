@@ -154,6 +154,9 @@ def test_choose_then_test(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     assert len(result["leads"]) == 2 * len(COMPARISONS)
     assert len(result["rows"]) == 2 * (len(chosen["rows"]) + 1)
     assert result["trained"] == ["itg (refined), trained"]
+    test.chosen, test.output = tmp_path / "out/chosen.json", tmp_path / "seeds"
+    equal_footing.test(test)
+    assert json.loads((tmp_path / "seeds/results.json").read_text()) == result
     table = (tmp_path / "out/table.md").read_text()
     assert re.search(r"## Trained\n\n.*\n.*\n\| itg \(refined\), trained", table)
     assert "itg (refined)" not in table.split("## Trained")[0]

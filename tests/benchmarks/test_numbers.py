@@ -55,7 +55,8 @@ def page(tmp_path: Path) -> Path:
         "| ab | 5 | 9 | 2 |\n"
         "\n**two**\n\n| method | seeds | gain |\n|---|---|---|\n| a | 5 | -3 |\n"
     )
-    (tmp_path / "results/rows.json").write_text('{"rows": [{"right": 0.1234, "time": 1234.5}]}')
+    rows = '[{"method": "a", "right": 0.1234, "time": 1234.5}, {"method": "a b", "right": 0.5}]'
+    (tmp_path / "results/rows.json").write_text(f'{{"rows": {rows}}}')
     return tmp_path / "page.md"
 
 
@@ -72,6 +73,7 @@ def filled(page: Path, text: str) -> str:
         ("−9 %", "−3 %", "table.md > two > a 5 > gain"),
         ("9", "3", "table.md > two > a > gain > minus"),
         (".999", ".123", "rows.json > rows > 0 > right"),
+        ("9.9", "0.5", "rows.json > rows > a b > right"),
         ("9.9 of 9,999", "12.3 of 1,234", "rows.json > rows > 0 > right > % + rows > 0 > time"),
         ("+9", "+4", "table.md > one > a > gain#2 less two > a > gain"),
         ("9, 9 and 9.9", "1, 2 and 5.0", "table.md > one > {a; ab} > gain#2 + one > a > seeds"),
@@ -93,11 +95,18 @@ def test_a_table_is_filled(page: Path) -> None:
 
 @pytest.mark.parametrize(
     ("place", "said"),
-    [("gone > a > gain", "0 cells"), ("a > gain", "cells are named a > gain"), ("two > a > method", "no figure")],
+    [
+        ("table.md > gone > a > gain", "0 cells"),
+        ("table.md > a > gain", "cells are named a > gain"),
+        ("table.md > two > a > method", "no figure"),
+        ("rows.json > rows > a > right", "2 entries of 2 begin with a"),
+        ("rows.json > rows > c > right", "0 entries of 2 begin with c"),
+    ],
 )
 def test_a_place_that_is_not_one_is_said(page: Path, place: str, said: str) -> None:
+    name, _, rest = place.partition(" > ")
     with pytest.raises(LookupError, match=said):
-        filled(page, f'[1](results/table.md "{place}")')
+        filled(page, f'[1](results/{name} "{rest}")')
 
 
 def test_more_figures_than_the_source_has_are_said(page: Path) -> None:

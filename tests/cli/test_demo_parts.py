@@ -1,8 +1,11 @@
 """The data of the demonstration are what the questions say."""
 
+from pathlib import Path
+
 import pytest
 import torch
 
+from hf_efficient.cli import demo_video
 from hf_efficient.cli.demo_all import page_of
 from hf_efficient.cli.demo_line import Line, right
 from hf_efficient.cli.demo_training import PLACES, SIDE, garments_of
@@ -22,6 +25,18 @@ def test_garments_are_cut_out_of_the_place_that_is_asked_about() -> None:
     box = (column * SIDE, row * SIDE, (column + 1) * SIDE, (row + 1) * SIDE)
     cut = torch.tensor(list(scene.image.convert("L").crop(box).tobytes())) / 255
     assert torch.equal(data.x[0], cut)
+
+
+@pytest.mark.skipif(not EVALUATION_SET.is_dir(), reason="the shipped images are not in this checkout")
+def test_the_video_is_played_without_a_warning(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Networks that are larger than a clip of one second are what the table is to show."""
+    monkeypatch.setattr(demo_video, "STEPS", 2)
+    monkeypatch.setattr(demo_video, "NETWORKS", {"STDO": demo_video.NETWORKS["STDO"]})
+    lines, _ = demo_video.played(load_evaluation_set(limit=12), tmp_path)
+    assert "will hardly be smaller" not in caplog.text
+    assert [line.name for line in lines] == ["video at half its size, bicubic", "video by STDO"]
 
 
 def test_shares_have_intervals() -> None:

@@ -264,6 +264,25 @@ def test_an_interrupt_from_the_keyboard_is_one_word(tmp_path: Path) -> None:
     assert "Traceback" not in error
 
 
+@pytest.mark.parametrize(
+    ("command", "told"),
+    [
+        ("stdo encode a b", "interrupted: the same command again goes on from what was saved last"),
+        ("train m plan new", "interrupted: the same command again goes on from what was saved last"),
+        ("stdo decode a b", "interrupted"),
+    ],
+)
+def test_an_interrupt_says_what_goes_on(
+    command: str, told: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted(_: str) -> Any:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("hf_efficient.cli.import_module", interrupted)
+    assert main(command.split()) == 130
+    assert capsys.readouterr().err == f"{told}\n"
+
+
 def test_work_of_another_source_is_told_without_checksums(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     from hf_efficient.video.encode.fit import Fit
     from tests.video.clips import make_clip, moving_frames

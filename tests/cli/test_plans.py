@@ -9,7 +9,7 @@ from transformers import AutoModelForImageTextToText
 
 from hf_efficient import EfficiencyPlan, SAMArguments
 from hf_efficient.cli import build_parser, main
-from hf_efficient.cli.doctor import judged
+from hf_efficient.cli.doctor import judged, pip_line
 from tests.cli.shell import error_of
 from tests.scene_vlm import make_scenes, save_vlm
 
@@ -97,6 +97,7 @@ def test_what_cannot_be_planned_is_told_in_one_line(tmp_path: Path, capsys: pyte
     for given, told in (
         ("plan m p --limit fast", "'fast' is not a limit: NAME=AMOUNT"),
         ("plan m p", "required: --limit"),
+        ("plan m p --limit file_bytes=1MB --methods itg best", "argument --methods: invalid choice: 'best'"),
         ("plan m {tmp}/p --limit file_bytes=1MB --limit file_bytes=2MB", "file_bytes is given more than once"),
         ("plan m {tmp}/p --limit fast=3", "--limit fast is not known"),
         ("plan m {tmp}/p --limit step_seconds=3MB", "step_seconds='3MB' cannot be read"),
@@ -137,3 +138,10 @@ def test_the_doctor_says_what_runs(capsys: pytest.CaptureFixture[str], monkeypat
     said = capsys.readouterr().out
     assert "what can run here" in said
     assert "oak: the name is gone" in said
+
+
+def test_the_doctor_names_the_extra_that_brings_all_that_is_missing() -> None:
+    assert pip_line(["av", "diffusers"]) == ": pip install 'hf-efficient[video]'"
+    assert pip_line(["peft", "accelerate"]) == ": pip install 'hf-efficient[sparsity]'"
+    assert pip_line(["accelerate"]) == ": pip install 'hf-efficient[training]'"
+    assert pip_line(["bitsandbytes", "accelerate"]) == ""  # no extra brings the first

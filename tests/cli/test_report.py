@@ -1,6 +1,7 @@
 """`hf-efficient report`."""
 
 import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -86,9 +87,15 @@ def test_the_saved_model_is_measured_with_its_head(tmp_path: Path, capsys: pytes
 
 
 def test_wrong_arguments_are_refused_before_anything_is_measured(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = text_model(tmp_path / "bert")
+    with monkeypatch.context() as without:
+        without.setitem(sys.modules, "matplotlib", None)
+        assert main(["report", model, "--plot", str(tmp_path / "x.png")]) == 2
+    printed = capsys.readouterr()
+    assert "pip install 'hf-efficient[plots]'" in printed.err
+    assert not printed.out
     for option in ("--json", "--plot"):
         assert main(["report", model, option, str(tmp_path / "nowhere" / "x")]) == 2
         printed = capsys.readouterr()

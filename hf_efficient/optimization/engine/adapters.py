@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
-from hf_efficient.reading import shown
+from hf_efficient.checks import check_model
 
 #: Tuner layers whose trainable values are entries of the merged weight: they move there as any other weight does.
 ENTRIES = ("BiDSTLayer", "TrainableTokensLayer")
@@ -66,8 +66,7 @@ def low_rank_terms(model: nn.Module) -> list[LowRankTerm]:
     from peft.tuners.lora.layer import LoraLayer
     from peft.tuners.tuners_utils import BaseTunerLayer
 
-    if not isinstance(model, nn.Module):
-        raise TypeError(f"merged={shown(model)} is no model; expected what get_peft_model returned.")
+    check_model(model, "what get_peft_model returned", "merged")
     terms, adapters = [], 0
     for name, layer in model.named_modules():
         if not isinstance(layer, BaseTunerLayer) or not _trainable(layer):

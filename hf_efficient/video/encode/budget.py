@@ -3,7 +3,7 @@
 For each scale and codec the stream gets the best constant quality that fits, with room for a delta; it is judged as the
 general network enlarges it, which needs no training. Each codec alone gets the best quality that fits at full size. The
 best is taken: in PSNR of luma on sampled frames, or in VMAF of all. The delta is trained afterwards and can only add to
-its scale: so a codec alone is taken where it may be behind by what a delta gains, 0.05 to 0.4 dB where it was measured.
+its scale: so a codec alone is taken where it may be behind by what a delta gains.
 """
 
 from __future__ import annotations
@@ -151,11 +151,7 @@ def small(trial: Trial, total: int, optimize: str) -> Offer | int:
         settings, lr_quality=quality, model_bytes=total - stream.stat().st_size - MANIFEST_BYTES
     )  # fmt: skip
     name = f"x{settings.scale} by the general network, {settings.lr_codec} crf {quality}, before its delta"
-    if optimize == "vmaf":
-        found = vmaf_of_frames(_played(stream, settings, trial.info), trial.info, trial.source)["vmaf"]
-    else:
-        every = -(-trial.info.frames // SAMPLES)
-        found = _luma_psnr(_played(stream, settings, trial.info, every), trial.source, trial.info, every)
+    found = _judged(lambda every: _played(stream, settings, trial.info, every), trial.source, trial.info, optimize)
     return Offer(name, chosen, stream, found)
 
 
@@ -166,13 +162,22 @@ def full_size(
     size, _ = encode_at_size(source, info, target, codec, total)
     if size > total:
         return size
+
+    def coded(every: int) -> Iterator[np.ndarray]:
+        return (frame.rgb for frame in islice(read_frames(target), 0, None, every))
+
+    return Offer(f"{codec} alone", None, target, _judged(coded, source, info, optimize, target))
+
+
+def _judged(
+    shown: Callable[[int], Iterator[np.ndarray]], source: StrPath, info: VideoInfo, optimize: str,
+    file: Path | None = None,
+) -> float:  # fmt: skip
+    """VMAF of all frames, or PSNR of luma on some; `shown` gives every so many-th, `file` holds them if one does."""
     if optimize == "vmaf":
-        found = vmaf_of_file(target, source)["vmaf"]
-    else:
-        every = -(-info.frames // SAMPLES)
-        coded = (frame.rgb for frame in islice(read_frames(target), 0, None, every))
-        found = _luma_psnr(coded, source, info, every)
-    return Offer(f"{codec} alone", None, target, found)
+        return (vmaf_of_file(file, source) if file else vmaf_of_frames(shown(1), info, source))["vmaf"]
+    every = -(-info.frames // SAMPLES)
+    return _luma_psnr(shown(every), source, info, every)
 
 
 def _played(stream: Path, settings: FitSettings, info: VideoInfo, every: int = 1) -> Iterator[np.ndarray]:

@@ -130,7 +130,7 @@ def test_errors_name_the_fix() -> None:
     for rho in ("0.1", None, torch.ones(2)):
         with pytest.raises(ValueError, match=r"rho=.* is out of range; expected a finite number >= 0, or a function"):
             S2SAM(net.parameters(), rho=rho)  # type: ignore[arg-type]
-    with pytest.raises(TypeError, match=r"merged='lora' is no model; expected what get_peft_model"):
+    with pytest.raises(TypeError, match=r"merged='lora' is not a model; expected what get_peft_model"):
         S2SAM(net.parameters(), merged="lora")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match=r"opt\.perturb\(lambda"):
         ZOSAM(net.parameters()).perturb()

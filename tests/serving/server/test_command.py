@@ -98,6 +98,7 @@ def test_options_override_the_saved_pruner(folder: Path) -> None:
     ("arguments", "told"),
     [
         (["{tiny}"], "was saved without a token pruner: say how many visual tokens to keep, such as --budget 64"),
+        (["no_such_folder"], "'no_such_folder' is missing: there is no such folder, and token_pruner_config.json of"),
         (["{tiny}", "--budget", "0"], "--budget 0 keeps nothing"),
         (["/no/such/folder", "--budget", "3"], "'/no/such/folder' is missing"),
         (["{tiny}", "--budget", "3", "--continuous-batching"], "--continuous-batching is refused: transformers'"),

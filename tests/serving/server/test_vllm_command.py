@@ -16,6 +16,7 @@ from hf_efficient.cli import build_parser, pruner_settings
 from hf_efficient.representation.evaluation.questions import TINY_VLM
 from hf_efficient.serving import vllm_command
 from tests.cli.shell import error_of
+from tests.local_hub import LocalHub
 
 ROOT = Path(__file__).parents[3]
 
@@ -52,6 +53,7 @@ def test_without_settings_the_plug_in_reads_the_folder(tmp_path: Path) -> None:
 def test_without_any_pruner_it_is_refused(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(vllm_command, "check_vllm", lambda: None)
     assert "was saved without a token pruner" in error_of(capsys, "serve", TINY_VLM, "--engine", "vllm")
+    assert "there is no such folder" in error_of(capsys, "serve", "no_such_folder", "--engine", "vllm")
 
 
 def test_settings_take_the_place_of_saved_ones(tmp_path: Path) -> None:
@@ -118,3 +120,25 @@ def test_variables_go_to_the_program_unless_they_are_set(tmp_path: Path, already
     around = os.environ | {"PYTHONPATH": str(ROOT)} | ({} if already is None else {"LIMIT": already})
     done = subprocess.run([sys.executable, "-c", code], env=around, cwd=tmp_path, capture_output=True, text=True)
     assert done.stdout.strip() == (already or "3"), done.stderr
+
+
+def test_a_model_of_the_hub_without_a_pruner_is_told_from_one_that_is_not_there(tmp_path: Path) -> None:
+    code = """
+from huggingface_hub import hf_hub_download
+from hf_efficient.serving.vllm_command import check_saved
+for model in ("tester/stock", "tester/none"):
+    try:
+        hf_hub_download(model, "config.json")
+    except OSError:
+        pass
+    try:
+        check_saved(model, None)
+    except OSError as error:
+        print("was saved without a token pruner" in str(error))
+"""
+    with LocalHub() as hub:
+        hub.repos["tester/stock"] = {"config.json": b"{}"}
+        for offline in ("0", "1"):  # the second time out of the cache
+            environment = hub.environment(tmp_path) | {"HF_HUB_OFFLINE": offline}
+            run = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
+            assert run.stdout.split() == ["True", "False"], run.stderr[-2000:]

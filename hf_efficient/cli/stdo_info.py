@@ -64,12 +64,15 @@ def lines_of_sizes(sizes: Content, source: int) -> list[str]:
 
 def lines_of_fit(manifest: Any) -> list[str]:
     """Networks, what else a budget offered, and the comparison with bicubic enlargement."""
-    lines = [
-        f"network {m}   {expert['patches']} patches, {expert['steps']} steps, {expert['psnr_float32']:.2f} dB "
-        f"({expert['psnr_stored']:.2f} as stored), {expert['error_share']:.1%} of the error"
-        for m, expert in enumerate(manifest.get("experts", []))
-    ]
     record = manifest.get("candidates", {})
+    lines = []
+    for m, expert in enumerate(manifest.get("experts", [])):
+        # a delta may be fitted and something else be taken
+        name, stored = ("fitted", "") if record else (f"network {m}", f" ({expert['psnr_stored']:.2f} as stored)")
+        lines.append(
+            f"{name:<11} {expert['patches']} patches, {expert['steps']} steps, {expert['psnr_float32']:.2f} dB{stored},"
+            f" {expert['error_share']:.1%} of the error"
+        )
     for row in record.get("rows", []):
         taken = "  <- taken" if row["name"] == record["taken"] else ""
         lines.append(

@@ -80,7 +80,14 @@ def model_card(manifest: dict[str, Any], config: dict[str, Any], notes: Sequence
         rate=sum(sizes.values()) * 8 / 1000 / source["seconds"],
         method=fit["method"],
         steps=fit["steps"],
-        psnr=", ".join(f"{e['psnr_float32']:.2f} dB, {e['psnr_stored']:.2f} as stored" for e in manifest["experts"]),
+        psnr=", ".join(f"{e['psnr_float32']:.2f} dB{_sent(e, manifest)}" for e in manifest["experts"]),
         scorer="bicubic enlargement" if fit["scorer"] == "bicubic" else "a network",
         general=manifest["general_patch_psnr"],
     )
+
+
+def _sent(expert: dict[str, Any], manifest: dict[str, Any]) -> str:
+    """What became of a network that was trained: of a delta another part may be sent."""
+    if "candidates" in manifest:
+        return f" by the delta that was trained (sent: {manifest['candidates']['taken']})"
+    return f", {expert['psnr_stored']:.2f} as stored"

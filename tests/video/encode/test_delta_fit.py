@@ -1,6 +1,7 @@
 """method="delta": never worse than its parts, every byte counted, its filter that of least squares."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from hf_efficient.cli import main
 from hf_efficient.video.encode.candidates import best
 from hf_efficient.video.encode.filter import fit_filter
 from hf_efficient.video.encode.fit import fit_video
@@ -49,6 +51,18 @@ def test_no_part_has_less_error_for_its_bytes(fitted: Bundle) -> None:
     cost = {row["name"]: error[row["name"]] + error["bicubic"] * row["bytes"] / stream for row in record["rows"]}
     assert set(cost) == {"bicubic", "filter", "general", "scales", "delta"}
     assert cost[record["taken"]] == pytest.approx(min(cost.values()), rel=1e-4)
+
+
+def test_what_is_said_of_the_fit_is_not_said_of_what_is_sent(
+    fitted: Bundle, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Another part than the delta may be taken: its decibels are those of its own line."""
+    card = (fitted.path / "README.md").read_text()
+    assert f"dB by the delta that was trained (sent: {fitted.manifest['candidates']['taken']})" in card
+    assert main(["stdo", "info", str(fitted.path)]) == 0
+    told = capsys.readouterr().out
+    assert "as stored" not in card + told
+    assert re.search(r"^fitted +\d+ patches", told, re.MULTILINE)
 
 
 def test_the_best_is_the_least_of_error_and_price() -> None:

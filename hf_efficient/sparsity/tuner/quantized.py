@@ -99,11 +99,14 @@ def gaps_named(layers: Iterable[nn.Module]) -> Iterator[None]:
 
 
 def _name_gap(base: nn.Module, inputs: tuple[Any, ...], result: Any) -> Tensor | None:
-    if not isinstance(result, Tensor) or result.requires_grad or not base.training or not torch.is_grad_enabled():
+    if torch.compiler.is_compiling() or not base.training or not torch.is_grad_enabled():
+        return None
+    if not isinstance(result, Tensor) or result.requires_grad:
         return None
     for x in inputs:
         if isinstance(x, Tensor) and _learns(x):
-            gap: Tensor = _NoWayBack.apply(x, result, base)  # type: ignore[no-untyped-call]
+            # checkpointing calls the layer again when backward comes by, and expects the graph that was there before
+            gap: Tensor = _NoWayBack.apply(x, result, base, _Hook(base))  # type: ignore[no-untyped-call]
             return gap
     return None
 
@@ -125,13 +128,26 @@ def _learns(x: Tensor) -> bool:
     return False
 
 
+class _Hook:
+    """Names a layer's gap in every forward, for as long as a graph keeps it."""
+
+    def __init__(self, layer: nn.Module) -> None:
+        self.handle = layer.register_forward_hook(_name_gap)
+
+    def __del__(self) -> None:
+        self.handle.remove()
+
+
 class _NoWayBack(torch.autograd.Function):
-    """A result of x that lacks a gradient to x: said where it is wanted, since outputs alone are right without it."""
+    """A result of x that lacks a gradient to x: said where it is wanted, since outputs alone are right without it.
+
+    What is `kept` lives as long as the graph does.
+    """
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, result: Tensor, base: Any) -> Tensor:
-        ctx.base = base
-        return result.view_as(result)
+    def forward(ctx: Any, x: Tensor, result: Tensor, base: Any, kept: object = None) -> Tensor:
+        ctx.base, ctx.kept = base, kept
+        return result.detach()  # a view could not be changed in place
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> Any:

@@ -1,5 +1,6 @@
 """Sparse deltas on bases that torchao or GPTQ has quantized, against the matrices that their codes stand for."""
 
+import gc
 from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
@@ -10,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from peft import LoraConfig, PeftModel, get_peft_model
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from hf_efficient import BiDSTConfig, compress, keep_sparsity, save_sparse, train_sparsely
 from hf_efficient.sparsity.tuner.layer import BiDSTLayer
@@ -203,10 +205,43 @@ def test_codes_of_layers_without_deltas_that_let_no_gradient_through_are_named(
     loss = model.train()(inputs()).square().sum()
     with pytest.raises(ValueError, match=r"lets no gradient through to its input.*weights alone"):
         loss.backward()
+    del loss  # it has the graph
+    gc.collect()
     with torch.no_grad():
         expected = model.eval()(inputs())
     assert torch.equal(model.train()(inputs()), expected)
     assert not any(module._forward_hooks for module in model.modules())
+
+
+class Checkpointed(nn.Sequential):
+    def forward(self, x: Tensor) -> Any:
+        return checkpoint(super().forward, x, use_reentrant=False)
+
+
+def test_codes_without_deltas_are_named_under_checkpointing() -> None:
+    """Torch would say that the layers are not called again as they were called before."""
+    net: Any = deep(by_kernels_without_backward)
+    net.middle = Checkpointed(net.middle[0], nn.ReLU())
+    model = adapted(net, init="random", target_modules=["below", "above"]).train()
+    loss = model(inputs()).square().sum()
+    with pytest.raises(ValueError, match=r"lets no gradient through to its input.*weights alone"):
+        loss.backward()
+
+
+def test_layers_without_backward_are_compiled_where_the_model_inside_is() -> None:
+    """Nothing is named there, and nothing breaks the graph."""
+    model = adapted(deep(by_kernels_without_backward), init="random", target_modules=["below", "above"])
+    expected = model.train()(inputs())
+    model.base_model.model.compile(backend="eager", fullgraph=True)
+    assert torch.equal(model(inputs()), expected)
+
+
+def test_what_layers_without_backward_give_may_be_changed_in_place() -> None:
+    net: Any = deep(by_kernels_without_backward)
+    net.middle[1] = nn.ReLU(inplace=True)
+    model = adapted(net, init="random", target_modules=["below"])
+    expected = model.eval()(inputs())
+    assert torch.equal(model.train()(inputs()), expected)
 
 
 def test_layers_without_backward_below_all_that_learn_are_let_be() -> None:

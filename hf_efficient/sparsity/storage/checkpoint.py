@@ -204,7 +204,10 @@ def encode(state: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Any]]
         if len(where) + values.nbytes < flat.nbytes:
             stored = {f"{name}:{form}": where, f"{name}:values": values}
         else:
-            form, stored = "dense", {name: flat.clone()}
+            form, stored = (
+                "dense",
+                {name: flat.clone(memory_format=torch.contiguous_format)},
+            )  # one number has any stride
         tensors |= stored
         layout[name] = {
             "dtype": str(tensor.dtype).removeprefix("torch."),

@@ -34,7 +34,8 @@ def tensors_of(model: nn.Module) -> dict[str, Tensor]:
     """A model's state dict, of numbers alone.
 
     Raises:
-        ValueError: it holds something else, as that of `torch.ao.quantization.quantize_dynamic` does.
+        ValueError: it holds something else, as that of `torch.ao.quantization.quantize_dynamic` does, or numbers that
+            safetensors does not store.
     """
     state: dict[str, Any] = model.state_dict()
     for name, stored in state.items():
@@ -44,6 +45,13 @@ def tensors_of(model: nn.Module) -> dict[str, Tensor]:
                 f"{shown(name)} of the {type(model).__name__} is a {kind}, expected a tensor of numbers: sparse files "
                 "hold neither codes, as torch.ao.quantization makes them, nor what modules keep beside their tensors. "
                 "Save and load the model before it is quantized, or keep it by torch.save(model.state_dict(), path)."
+            )
+        unstored = stored.is_complex() and stored.dtype != torch.complex64
+        if unstored or stored.layout != torch.strided:
+            kind = str(stored.dtype if unstored else stored.layout).removeprefix("torch.")
+            raise ValueError(
+                f"{shown(name)} of the {type(model).__name__} is a {kind} tensor, expected a dense one of real numbers "
+                "or complex64: safetensors stores no other. Convert it (.to_dense(), .to(torch.complex64))."
             )
     return state
 

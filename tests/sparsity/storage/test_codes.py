@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 from transformers import BitsAndBytesConfig, LlamaConfig, LlamaForCausalLM
 
 from hf_efficient import load_sparse, save_sparse
@@ -44,3 +44,26 @@ def test_codes_of_torch_in_a_buffer_are_refused(tmp_path: Path) -> None:
         model.register_buffer("codes", torch.quantize_per_tensor(torch.ones(2), 0.1, 0, torch.qint8))
     with pytest.raises(ValueError, match=r"'codes' of the Linear is a tensor of codes, expected a tensor of numbers"):
         save_sparse(model, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("buffer", "kind"),
+    [(torch.ones(2, dtype=torch.complex128), "complex128"), (torch.eye(2).to_sparse(), "sparse_coo")],
+    ids=["complex128", "sparse"],
+)
+def test_tensors_that_files_do_not_hold_are_named(buffer: Tensor, kind: str, tmp_path: Path) -> None:
+    model = nn.Linear(2, 2)
+    model.register_buffer("given", buffer)
+    with pytest.raises(ValueError, match=rf"'given' of the Linear is a {kind} tensor, expected"):
+        save_sparse(model, tmp_path / "none")
+    assert not (tmp_path / "none").exists()
+
+
+def test_one_number_of_a_longer_row_is_stored(tmp_path: Path) -> None:
+    """Torch calls it contiguous, whatever its stride."""
+    model = nn.Linear(2, 2)
+    model.register_buffer("one", torch.arange(1.0, 5.0)[::2][1:])
+    save_sparse(model, tmp_path)
+    other = nn.Linear(2, 2)
+    other.register_buffer("one", torch.zeros(1))
+    assert torch.equal(load_sparse(tmp_path, other).one, torch.tensor([3.0]))

@@ -28,13 +28,18 @@ LIBRARIES = {
 """Module -> the extras of setup.py that bring it. The one place where both are named."""
 
 
+def installing(name: str) -> str:
+    """What installs an extra."""
+    return f"pip install 'hf-efficient[{name}]'"
+
+
 class MissingExtra(ModuleNotFoundError):
     """An optional library is not installed. The message names it and the pip line that installs it."""
 
     def __init__(self, module: str, wanted: str | None = None) -> None:
         extras = LIBRARIES[module]
         chosen = wanted if wanted in extras else extras[0]
-        super().__init__(f"{module} is not installed: pip install 'hf-efficient[{chosen}]'", name=module)
+        super().__init__(f"{module} is not installed: {installing(chosen)}", name=module)
 
 
 @contextmanager

@@ -226,7 +226,8 @@ def _run(argv: Sequence[str] | None) -> int:
         with extra():
             carried_out(import_module(arguments.module).run, arguments)
     except KeyboardInterrupt:
-        print("interrupted" + getattr(arguments, "interrupted", ""), file=sys.stderr)
+        goes_on = ": the same command again goes on from what was saved last"
+        print("interrupted" + (goes_on if getattr(arguments, "goes_on", False) else ""), file=sys.stderr)
         return 130
     except BrokenPipeError:
         raise

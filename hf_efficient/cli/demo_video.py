@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -13,6 +11,7 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
+from hf_efficient.quiet import errors_alone
 from hf_efficient.representation.evaluation.questions import Scene
 from hf_efficient.video.encode.fit import fit_video
 from hf_efficient.video.files.color import ColorTags
@@ -52,7 +51,7 @@ def played(scenes: Sequence[Scene], folder: Path) -> tuple[list[Line], Image.Ima
     shown: list[np.ndarray] = []
     for number, (name, settings) in enumerate(tqdm(NETWORKS.items(), desc="video", unit="method", leave=False)):
         bundle = folder / f"bundle{number}"
-        with _quiet(break_even.logger):  # that networks are larger than so short a clip, the table says
+        with errors_alone(break_even.__name__):  # that networks are larger than so short a clip, the table says
             fit_video(clip, bundle, steps=STEPS, lr_quality=20, progress_bar=False, device="cpu", **settings)
         found = evaluate(bundle, clip)
         size, player = sum(found["bytes"].values()), Player(bundle, "cpu")
@@ -65,17 +64,6 @@ def played(scenes: Sequence[Scene], folder: Path) -> tuple[list[Line], Image.Ima
                           f"{found['stdo']['psnr']:.2f} dB"))  # fmt: skip
         shown.append(next(player.frames()).rgb)
     return lines, Image.fromarray(np.concatenate(shown, axis=1)).resize((len(shown) * 2 * SIDE, 2 * SIDE))
-
-
-@contextmanager
-def _quiet(logger: logging.Logger) -> Iterator[None]:
-    """Errors alone are told."""
-    before = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        logger.setLevel(before)
 
 
 def pan(scenes: Sequence[Scene]) -> list[np.ndarray]:

@@ -8,7 +8,7 @@ from importlib.metadata import PackageNotFoundError, requires, version
 from importlib.util import find_spec
 from typing import Any
 
-from hf_efficient.extras import LIBRARIES
+from hf_efficient.extras import LIBRARIES, installing
 from hf_efficient.methods import KINDS
 
 from .output import Content
@@ -96,7 +96,7 @@ def pip_line(missing: list[str]) -> str:
     """What installs all of these modules, if one of our extras does; else nothing."""
     extras = [LIBRARIES.get(name, ()) for name in missing]
     shared = [name for name in extras[0] if all(name in others for others in extras)]
-    return f": pip install 'hf-efficient[{shared[0]}]'" if shared else ""
+    return f": {installing(shared[0])}" if shared else ""
 
 
 def text_of(found: dict[str, Any]) -> str:

@@ -11,7 +11,7 @@ from hf_efficient.methods import REPRESENTATION
 from .model_options import add_place
 from .output import add_json
 from .push import add_push
-from .stdo_options import GOES_ON, at_least_one
+from .stdo_options import at_least_one
 
 STEPS = 100  # of a training
 
@@ -78,7 +78,7 @@ def add_plans(commands: Any) -> None:
     train.add_argument("--learning-rate", type=positive, default=1e-4, help="of AdamW (default: 0.0001)")
     train.add_argument("--seed", type=int, default=0, help="of everything random (default: 0)")
     add_push(train)
-    train.set_defaults(module="hf_efficient.cli.train", interrupted=GOES_ON)
+    train.set_defaults(module="hf_efficient.cli.train", goes_on=True)
 
     for parser in (plan, apply, train):
         parser.add_argument("--data", type=Path, help="folder of images with metadata.jsonl, or a file with a text a "

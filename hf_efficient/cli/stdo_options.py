@@ -10,8 +10,6 @@ from typing import Any
 from .output import add_json
 from .push import add_push
 
-GOES_ON = ": the same command again goes on from what was saved last"  # said after an interrupt
-
 
 def at_least_one(text: str) -> int:
     """A whole number >= 1."""
@@ -127,7 +125,7 @@ def _add_encode(actions: Any) -> argparse.ArgumentParser:
     encode.add_argument("--overwrite", action="store_true", help="replace an existing output")
     _add_settings(encode)
     add_push(encode)
-    encode.set_defaults(interrupted=GOES_ON)
+    encode.set_defaults(goes_on=True)
     return encode
 
 

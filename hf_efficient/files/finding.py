@@ -5,6 +5,7 @@ from typing import Any
 
 HUB_ARGUMENTS = ("revision", "token", "cache_dir", "local_files_only", "force_download", "subfolder")
 ACCESS_ARGUMENTS = ("token", "cache_dir", "local_files_only", "force_download")
+ADAPTER_CONFIG = "adapter_config.json"  # of PEFT
 ADAPTER_FOLDER = "adapter"  # below the weights that it belongs to, in the folder of an EfficiencyPlan
 
 

@@ -6,31 +6,25 @@ from dataclasses import replace
 from typing import Any
 
 from hf_efficient.files import is_local
+from hf_efficient.files.finding import ADAPTER_CONFIG
 from hf_efficient.representation.config import TokenPrunerConfig
 
-ADAPTER_CONFIG = "adapter_config.json"  # of PEFT
 
-
-def no_pruner(model: str, error: OSError, revision: str | None = None) -> OSError:
-    """The error of a model that is to be served without settings, and whose saved pruner could not be read.
-
-    Args:
-        model: folder or Hub id.
-        error: of looking for the pruner.
-        revision: of the Hub.
-
-    Returns:
-        One that says that none was saved, or `error`, where the model itself may not be there at all.
-    """
-    if not _is_there(model, error, revision):
-        return error
+def no_pruner(model: str) -> FileNotFoundError:
+    """The error of a model without a saved pruner that is to be served without settings."""
     return FileNotFoundError(
         f"{model!r} was saved without a token pruner: say how many visual tokens to keep, such as budget=64 (1.0: all)."
     )
 
 
-def _is_there(model: str, error: OSError, revision: str | None) -> bool:
-    """Whether a model is, of which a file could not be found."""
+def is_there(model: str, error: OSError, revision: str | None = None) -> bool:
+    """Whether a model is, of which a file could not be found.
+
+    Args:
+        model: folder or Hub id.
+        error: of looking for the file.
+        revision: of the Hub.
+    """
     from huggingface_hub import try_to_load_from_cache
     from huggingface_hub.errors import LocalEntryNotFoundError, RemoteEntryNotFoundError
 

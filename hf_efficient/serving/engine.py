@@ -19,7 +19,7 @@ from transformers.cli.serving.chat_completion import ChatCompletionHandler  # no
 from transformers.cli.serving.model_manager import ModelManager  # noqa: E402
 from transformers.cli.serving.utils import GenerateManager, GenerationState  # noqa: E402
 
-from .choice import no_pruner  # noqa: E402
+from .choice import is_there, no_pruner  # noqa: E402
 from .meter import JOB, Meter  # noqa: E402
 from .metrics import Metrics  # noqa: E402
 from .prompts import Prompt  # noqa: E402
@@ -77,8 +77,9 @@ class PrunedModels(ModelManager):
             try:
                 model, processor = load_token_pruned(self.source.model, self.source.config, **kwargs)
             except OSError as error:
-                if self.source.config is None and CONFIG_NAME in str(error):
-                    raise no_pruner(self.source.model, error, self.source.revision) from error
+                missing = self.source.config is None and CONFIG_NAME in str(error)
+                if missing and is_there(self.source.model, error, self.source.revision):
+                    raise no_pruner(self.source.model) from error
                 raise
             self.pair = model.eval(), processor
         return self.pair

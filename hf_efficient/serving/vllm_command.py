@@ -13,7 +13,7 @@ from typing import Any
 from hf_efficient.representation.config import TokenPrunerConfig
 from hf_efficient.sparsity.storage.stored import stored_sparsely
 
-from .choice import chosen_config, no_pruner
+from .choice import chosen_config, is_there, no_pruner
 from .in_place import run_in_place
 
 PLUGINS = "vllm.general_plugins"
@@ -85,11 +85,14 @@ def check_saved(model: str, revision: str | None) -> None:
 
     Raises:
         FileNotFoundError: none is.
+        OSError: the model is not there, or cannot be looked for.
     """
     try:
         TokenPrunerConfig.from_pretrained(model, **({} if revision is None else {"revision": revision}))
     except OSError as error:
-        raise no_pruner(model, error, revision) from error
+        if is_there(model, error, revision):
+            raise no_pruner(model) from error
+        raise
 
 
 def check_vllm() -> None:

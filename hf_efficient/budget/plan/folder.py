@@ -20,7 +20,7 @@ from torch import nn
 from hf_efficient.extras import extra
 from hf_efficient.files import folder_updated, locked, make_folder, write_text
 from hf_efficient.files.card import is_free
-from hf_efficient.files.finding import ADAPTER_FOLDER
+from hf_efficient.files.finding import ADAPTER_CONFIG, ADAPTER_FOLDER
 from hf_efficient.reading import read_json
 from hf_efficient.representation.config import TokenPrunerConfig
 from hf_efficient.sparsity.storage.checkpoint import save_sparse
@@ -30,8 +30,6 @@ from . import file as plan_file
 from .applying import check_model
 from .card import CARD, card_of
 from .pruning import is_pruned
-
-ADAPTER_CONFIG = "adapter_config.json"
 
 ADAPTER_AT_TOP = (
     "{!r} has an adapter at its top, as what a Trainer saves, and transformers would load it with the weights. Name "

@@ -13,6 +13,7 @@ from hf_efficient.budget.plan.pruning import BEFORE
 from hf_efficient.budget.step import random_numbers_kept
 from hf_efficient.checks import check_whole
 from hf_efficient.modes import evaluating
+from hf_efficient.quiet import errors_alone
 from hf_efficient.representation.config import TokenPrunerConfig
 from hf_efficient.representation.evaluation.questions import on_device
 from hf_efficient.representation.vlm.attach import token_pruner
@@ -23,7 +24,7 @@ from .limits import OF_A_FORWARD, LimitError, Limits, amounts, broken, check_lim
 from .recipes import Recipes, TrainBatch
 from .rows import calibration_batches, inputs_of_rows
 from .tokens import TokenCosts, largest_unit, pace_of, stock_costs
-from .weights import LEVERS, WeightLevers, Weights, file_bytes, without_warnings
+from .weights import LEVERS, WeightLevers, Weights, file_bytes
 
 Metric = Callable[[Any, Any, Sequence[Any]], float]
 Inputs = Callable[[Any, Sequence[Any]], dict[str, Any]]
@@ -85,7 +86,7 @@ def find_plan(
     check_limits(limit, args is not None)
     check_whole("batch_size", batch_size, 1)
     check_whole("further", further, 0)
-    with evaluating(model), random_numbers_kept(model), without_warnings():
+    with evaluating(model), random_numbers_kept(model), errors_alone("bitsandbytes"):
         search = _Search(model, processor, data, metric, inputs, batch_size, repeats, progress)
         training = None if args is None else Recipes(model, processor, args, train_batch, recipes, search.calibration)
         return search.found(limit, methods, WeightLevers(model, levers, prune), further, training)

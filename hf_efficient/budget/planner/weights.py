@@ -8,7 +8,6 @@ import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from logging import ERROR, getLogger
 from pathlib import Path
 from typing import Any
 
@@ -192,18 +191,6 @@ def file_bytes(model: Any, weights: Weights) -> float:
         return float(bytes_of(saved(model)))
     tensors, _ = encode(dense_state_dict(model))
     return float(sum(tensor.nbytes for tensor in tensors.values()))
-
-
-@contextmanager
-def without_warnings() -> Iterator[None]:
-    """In the block bitsandbytes does not say at every product that it rounds what goes in."""
-    logger = getLogger("bitsandbytes")
-    before = logger.level
-    logger.setLevel(ERROR)
-    try:
-        yield
-    finally:
-        logger.setLevel(before)
 
 
 def loaded_again(model: Any, precision: dict[str, Any]) -> Any:

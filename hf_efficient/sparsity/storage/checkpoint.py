@@ -204,10 +204,8 @@ def encode(state: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Any]]
         if len(where) + values.nbytes < flat.nbytes:
             stored = {f"{name}:{form}": where, f"{name}:values": values}
         else:
-            form, stored = (
-                "dense",
-                {name: flat.clone(memory_format=torch.contiguous_format)},
-            )  # one number has any stride
+            copied = flat.clone(memory_format=torch.contiguous_format)  # a single number may have any stride
+            form, stored = "dense", {name: copied}
         tensors |= stored
         layout[name] = {
             "dtype": str(tensor.dtype).removeprefix("torch."),

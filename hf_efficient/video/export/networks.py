@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import logging
 import warnings
 from typing import Any
 
@@ -12,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from hf_efficient.extras import extra
+from hf_efficient.quiet import errors_alone
 from hf_efficient.video.networks.backbones.backbone import Conv
 from hf_efficient.video.networks.inference import enlarge_inner
 from hf_efficient.video.networks.spec import NetworkSpec
@@ -51,21 +51,13 @@ def to_onnx(net: nn.Module, spec: NetworkSpec) -> bytes:
     side = 2 * spec.receptive_radius + 8
     frame = torch.rand(1, 3, side, side + 4)
     height, width = (torch.export.Dim(name, min=2 * spec.receptive_radius + 2) for name in ("height", "width"))
-    quiet = logging.getLogger("torch.onnx"), logging.getLogger("onnxscript")
-    levels = [logger.level for logger in quiet]
-    try:
-        for logger in quiet:
-            logger.setLevel(logging.ERROR)
-        with warnings.catch_warnings(), torch.no_grad():
-            warnings.simplefilter("ignore")  # of libraries about themselves
-            plain(frame, trim=True)  # so that nothing is cached for the first time while torch exports, without values
-            program = torch.onnx.export(
-                Inner(plain, spec), (frame,), dynamo=True, opset_version=OPSET, dynamic_shapes=({2: height, 3: width},),
-                input_names=["frame"], output_names=["enlarged"], external_data=False, verbose=False,
-            )  # fmt: skip
-    finally:
-        for logger, level in zip(quiet, levels, strict=True):
-            logger.setLevel(level)
+    with errors_alone("torch.onnx", "onnxscript"), warnings.catch_warnings(), torch.no_grad():
+        warnings.simplefilter("ignore")  # of libraries about themselves
+        plain(frame, trim=True)  # so that nothing is cached for the first time while torch exports, without values
+        program = torch.onnx.export(
+            Inner(plain, spec), (frame,), dynamo=True, opset_version=OPSET, dynamic_shapes=({2: height, 3: width},),
+            input_names=["frame"], output_names=["enlarged"], external_data=False, verbose=False,
+        )  # fmt: skip
     assert program is not None
     model = strip(program.model_proto)
     store_weights(model, net)

@@ -208,10 +208,10 @@ def at(source: str, row: str, column: str) -> str:
 def spread(reference: str) -> str:
     """A reference with `{a; b}` written out: one place for each name, joined by `+`."""
     places = []
-    for place in reference.split(" + "):
-        before, brace, rest = place.partition("{")
+    for one in reference.split(" + "):
+        before, brace, rest = one.partition("{")
         names, _, after = rest.partition("}")
-        places += [before + name.strip() + after for name in names.split(";")] if brace else [place]
+        places += [before + name.strip() + after for name in names.split(";")] if brace else [one]
     return " + ".join(places)
 
 

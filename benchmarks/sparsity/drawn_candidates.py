@@ -16,7 +16,6 @@ from torch.nn.modules.module import register_module_forward_hook
 from hf_efficient.optimizer_state import Pace
 from hf_efficient.sparsity.sparse_weight import SparseWeight
 from hf_efficient.sparsity.topology import BiDST
-from hf_efficient.sparsity.topology.bidst import KEPT, score
 from hf_efficient.sparsity.topology.levels import QUIET
 from hf_efficient.sparsity.tuner.layer import BiDSTLayer
 
@@ -48,19 +47,13 @@ class ByStatistics(BiDST):
         super().observe(weight, step, pace)
 
     def after_exchange(self, weight: SparseWeight) -> None:
-        """New candidates: the best of the old ones, and drawn ones."""
-        memory, inactive = weight.memory, weight.numel - len(weight.indices)
-        memory["levels"] = self.input_levels(weight)
-        count = min(max(1, int(self.candidates * len(weight.indices))), inactive)
-        best = score(memory["dormant"]).topk(min(len(memory["candidates"]), int(KEPT * count)), sorted=False).indices
-        taken = weight.mask().index_fill_(0, memory["candidates"][best], True)
-        fresh = drawn(*self.shares(weight), min(count, inactive) - len(best), taken)
-        nothing = torch.zeros(len(fresh))
-        start = nothing if weight.start is None else weight.start[fresh].float()
-        memory["candidates"] = torch.cat([memory["candidates"][best], fresh])
-        for name, first in (("dormant", start), ("square", nothing), ("reads", nothing)):
-            memory[name] = torch.cat([memory[name][best], first])
-        memory["level"] = memory["levels"][weight.input_of(memory["candidates"])]
+        """As BiDST, with levels by the statistics."""
+        weight.memory["levels"] = self.input_levels(weight)
+        super().after_exchange(weight)
+
+    def new_candidates(self, weight: SparseWeight, kept: Tensor, count: int) -> Tensor:
+        """About `count` drawn ones."""
+        return drawn(*self.shares(weight), count, weight.mask().index_fill_(0, kept, True))
 
     def input_levels(self, weight: SparseWeight) -> Tensor:
         """(in,): what `levels_of` finds in a whole gradient, by the statistics."""

@@ -7,6 +7,7 @@ end: all topologies, and BiDST with parts switched off or turned round. A run ta
 """
 
 import argparse
+import math
 from pathlib import Path
 from statistics import mean
 from typing import Any
@@ -50,8 +51,9 @@ def patterned(shape: tuple[int, ...], axis: int, pattern: NMPattern, seed: int, 
     """A weight with N random active entries of each group along an axis, and `more` beyond them."""
     generator = torch.Generator().manual_seed(seed)
     groups = Groups.along(pattern, shape, axis)
-    first = set(groups.best(torch.rand(SparseWeight(shape, 1).numel, generator=generator)).tolist())
-    rest = [i for i in range(SparseWeight(shape, 1).numel) if i not in first]
+    entries = math.prod(shape)
+    first = set(groups.best(torch.rand(entries, generator=generator)).tolist())
+    rest = [i for i in range(entries) if i not in first]
     chosen = torch.tensor([*first, *rest[:: max(1, len(rest) // max(1, more))][:more]])
     chosen = chosen[torch.randperm(len(chosen), generator=generator)]  # slots have any order
     weight = SparseWeight(shape, len(chosen))

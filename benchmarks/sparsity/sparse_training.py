@@ -189,12 +189,11 @@ def summary(runs: dict[str, dict[str, Any]]) -> str:
         if not ours or not means:
             continue
         best = max(means, key=lambda method: means[method])
-        theirs = by_seed(runs, task, best, sparsity)
-        gain = mean_and_interval([ours[seed] - theirs[seed] for seed in ours if seed in theirs])
+        lead = mean_and_interval(over(runs, task, best, sparsity))
         cells = [f"{means[method]:.1f}" if method in means else "" for method in others]
         dense = accuracies(runs, task, "dense", 0.0)
         dense_cell = f"{mean(dense):.1f}" if dense else ""
-        rows.append([task, f"{sparsity:.0%}", dense_cell, *cells, f"{mean(ours.values()):.1f}", gain, best])
+        rows.append([task, f"{sparsity:.0%}", dense_cell, *cells, f"{mean(ours.values()):.1f}", lead, best])
     head = ["", "sparsity", "dense", *others, "bidst", "bidst minus the best other", "which is"]
     return markdown(head, rows)
 
@@ -204,13 +203,17 @@ def leads(runs: dict[str, dict[str, Any]]) -> str:
     others = [method for method in TOPOLOGIES if method != "bidst"]
     rows = []
     for task, sparsity in itertools.product(dict.fromkeys(key.split()[0] for key in runs), SPARSITIES):
-        ours = by_seed(runs, task, "bidst", sparsity)
-        theirs = [by_seed(runs, task, method, sparsity) for method in others]
-        cells = [gain([ours[seed] - found[seed] for seed in ours if seed in found]) for found in theirs]
+        cells = [gain(over(runs, task, method, sparsity)) for method in others]
         if any(cells):
             rows.append([task, f"{sparsity:.0%}", *cells])
     title = "**BiDST minus each other method**, same seeds: mean and 95 % interval"
     return f"{title}\n\n{markdown(['', 'sparsity', *(f'minus {method}' for method in others)], rows)}"
+
+
+def over(runs: dict[str, dict[str, Any]], task: str, method: str, sparsity: float) -> list[float]:
+    """BiDST minus a method, for each seed that both have."""
+    ours, theirs = (by_seed(runs, task, name, sparsity) for name in ("bidst", method))
+    return [ours[seed] - theirs[seed] for seed in ours if seed in theirs]
 
 
 def by_seed(runs: dict[str, dict[str, Any]], task: str, method: str, sparsity: float) -> dict[str, float]:

@@ -179,16 +179,20 @@ class BiDST(Topology):
             memory[name] = torch.cat([old, dropped.get(name, old.new_zeros(len(slots)))])
         return first
 
+    def new_candidates(self, weight: SparseWeight, kept: Tensor, count: int) -> Tensor:
+        """(count,) inactive entries beside those that are kept: the ones with the largest levelled gradients."""
+        strength = levelled(weight, weight.memory["levels"])
+        strength.index_fill_(0, weight.long_indices, -1.0).index_fill_(0, kept, -1.0)
+        return strength.topk(count, sorted=False).indices
+
     def after_exchange(self, weight: SparseWeight) -> None:
-        """New candidates: the best of the old ones, and the inactive weights with the largest gradient."""
+        """Candidates: the best of the old ones, and new ones."""
         memory = weight.memory
         count = min(max(1, int(self.candidates * len(weight.indices))), weight.numel - len(weight.indices))
         old = memory["candidates"]
         best = score(memory["dormant"]).topk(min(len(old), int(KEPT * count)), sorted=False).indices
-        strength = levelled(weight, memory["levels"])
-        strength.index_fill_(0, weight.long_indices, -1.0).index_fill_(0, old[best], -1.0)
-        fresh = strength.topk(count - len(best), sorted=False).indices
-        nothing = torch.zeros(len(fresh), device=strength.device)
+        fresh = self.new_candidates(weight, old[best], count - len(best))
+        nothing = torch.zeros(len(fresh), device=fresh.device)
         start = nothing if weight.start is None else weight.start[fresh].float()
         memory["candidates"] = torch.cat([old[best], fresh])
         for name, first in (("dormant", start), ("square", nothing), ("reads", nothing)):
